@@ -1,0 +1,49 @@
+"""What every section of the configuration shares: frozen, no unknown keys, and a few constrained types.
+
+This package is free of torch, so that ``--help``, launchers and error messages start within a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen group of options. Field descriptions are what ``--help`` prints."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def _split_commas(value: object) -> object:
+    """``512,256,64`` on a command line is a list, as users of other DLRM trainers write it."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _single_to_list(value: object) -> object:
+    return [value] if isinstance(value, str | int | float) else value
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("is true/false where a number is needed")
+    return value
+
+
+Number = BeforeValidator(_no_bool)
+PositiveInt = Annotated[int, Number, Field(gt=0)]
+NonNegativeInt = Annotated[int, Number, Field(ge=0)]
+PositiveFloat = Annotated[float, Number, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Number, Field(ge=0)]
+Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
+Sizes = Annotated[tuple[PositiveInt, ...], BeforeValidator(_single_to_list), BeforeValidator(_split_commas)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_single_to_list), BeforeValidator(_split_commas)]

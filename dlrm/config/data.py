@@ -1,0 +1,147 @@
+"""Where samples come from. Each source is a variant chosen by ``kind``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlrm.config.base import Names, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Sizes
+
+# 26 tables, one of them tiny, the largest large enough for its tail to be rare: Criteo's shape at a laptop's size.
+PLANTED_ROWS = (
+    1000, 400, 3000, 2000, 100, 20, 1500, 200, 3, 2500, 1200, 3000, 900, 26, 1800, 2400, 10, 800, 500, 4, 2800, 18, 15,
+    2200, 60, 1600,
+)  # fmt: skip
+
+
+class PlantedData(Section):
+    """Criteo-shaped samples whose labels come from a hidden factor model, so that the best reachable AUC is known."""
+
+    kind: Literal["planted"] = "planted"
+    train_samples: PositiveInt = 600_000
+    """Training samples of an epoch."""
+    validation_samples: NonNegativeInt = 50_000
+    """Validation samples (other samples than the training ones)."""
+    test_samples: NonNegativeInt = 100_000
+    """Test samples (other samples than both)."""
+    num_dense: PositiveInt = 13
+    """Dense features of a sample."""
+    rows: Sizes = PLANTED_ROWS
+    """Table size of each sparse feature."""
+    zipf_exponent: NonNegativeFloat = 1.05
+    """Skew of the ids: the id of rank r is drawn with probability ~ 1/r^exponent; 0 is uniform."""
+    click_rate: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of positive labels."""
+    signal: PositiveFloat = 1.5
+    """Standard deviation of the true logit: how much of a label can be known."""
+    rank: PositiveInt = 4
+    """Width of the hidden factors whose products the label depends on."""
+    seed: NonNegativeInt = 0
+    """Seed of the hidden model and of the samples (independent of run.seed)."""
+
+
+class RandomData(Section):
+    """Noise: uniform ids, uniform dense values and coin-flip labels, for measuring speed. AUC stays at 0.5."""
+
+    kind: Literal["random"] = "random"
+    train_samples: PositiveInt = 1_048_576
+    """Training samples of an epoch."""
+    validation_samples: NonNegativeInt = 0
+    """Validation samples."""
+    test_samples: NonNegativeInt = 0
+    """Test samples."""
+    num_dense: PositiveInt = 13
+    """Dense features of a sample."""
+    rows: Sizes = (100_000,) * 26
+    """Table size of each sparse feature."""
+    hotness: Sizes = (1,)
+    """Ids per sample of each sparse feature; a single number is meant for all."""
+    click_rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of positive labels."""
+    seed: NonNegativeInt = 0
+    """Seed of the samples (independent of run.seed)."""
+
+    @model_validator(mode="after")
+    def _one_hotness_per_table(self) -> Self:
+        if len(self.hotness) not in (1, len(self.rows)):
+            raise ValueError(f"hotness has {len(self.hotness)} entries, rows has {len(self.rows)}: give one or as many")
+        return self
+
+
+class VocabularyCategories(Section):
+    """Hexadecimal categories numbered by a vocabulary of the training rows: 0 missing, 1 unseen or rare, then by count."""
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    min_count: PositiveInt = 1
+    """Training rows in which a category must occur to get an id of its own."""
+
+
+class HashedCategories(Section):
+    """Hexadecimal categories hashed into a fixed number of rows: 0 missing, the rest 1 .. rows - 1."""
+
+    kind: Literal["hashing"] = "hashing"
+    rows: Sizes
+    """Table size of each sparse column; a single number is meant for all."""
+
+
+class IdCategories(Section):
+    """Categories that are already decimal ids 0 .. rows - 1; an id beyond its table is an error."""
+
+    kind: Literal["ids"] = "ids"
+    rows: Sizes
+    """Table size of each sparse column; a single number is meant for all."""
+
+
+class DenseTransform(Section):
+    """x -> log(max(x, minimum) + shift), the same for every file and split; then optionally standardised."""
+
+    shift: PositiveFloat = 3.0
+    """Added before the logarithm."""
+    minimum: float = -2.0
+    """Smaller values are clamped to this one."""
+    missing: float = 0.0
+    """Stands for an empty field, before the transform."""
+    standardise: bool = False
+    """Subtract the mean and divide by the standard deviation of the training rows."""
+    buckets: bool = False
+    """Add every dense column a second time, as a sparse feature of logarithmic buckets (missing has its own)."""
+
+    @model_validator(mode="after")
+    def _inside_the_logarithm(self) -> Self:
+        for name, value in (("minimum", self.minimum), ("missing", self.missing)):
+            if value + self.shift <= 0:
+                raise ValueError(f"{name} + shift is {value + self.shift:g}, outside of the logarithm: raise shift")
+        return self
+
+
+class Split(Section):
+    """Rows in file order: training, then validation, then test. A number below 1 is a fraction of all rows."""
+
+    validation: NonNegativeFloat = 0.1
+    """Rows (or fraction of all rows) just before the test rows."""
+    test: NonNegativeFloat = 0.1
+    """Rows (or fraction of all rows) at the end."""
+
+
+class CriteoTsvData(Section):
+    """Raw Criteo files (label, integers, hexadecimal categories; tab separated), read whole into memory.
+
+    For thousands to a few million rows; plain or gzip. Every rank reads the files.
+    """
+
+    kind: Literal["criteo_tsv"] = "criteo_tsv"
+    paths: Names
+    """Files, in time order; together they are one sequence of rows."""
+    num_dense: PositiveInt = 13
+    """Integer columns after the label."""
+    num_sparse: PositiveInt = 26
+    """Category columns after the integers."""
+    split: Split = Split()
+    categories: Annotated[
+        VocabularyCategories | HashedCategories | IdCategories, Field(discriminator="kind")
+    ] = VocabularyCategories()  # fmt: skip
+    dense: DenseTransform = DenseTransform()
+
+
+DataConfig = Annotated[PlantedData | RandomData | CriteoTsvData, Field(discriminator="kind")]

@@ -1,0 +1,105 @@
+"""The model: two MLPs, the tables between them and the interaction (arXiv:1906.00091, figure 1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section, Sizes
+
+Pooling = Literal["sum", "mean"]
+
+
+class DotInteraction(Section):
+    """Dot products of all pairs of vectors (bottom output and pooled embeddings), after the bottom output itself."""
+
+    kind: Literal["dot"] = "dot"
+    self_interaction: bool = False
+    """Include each vector's product with itself."""
+
+
+class CatInteraction(Section):
+    """The bottom output and all pooled embeddings side by side; tables may have different dimensions."""
+
+    kind: Literal["cat"] = "cat"
+
+
+class DcnInteraction(Section):
+    """Low-rank cross network of DCN v2 (arXiv:2008.13535, section 3.4) over the concatenation."""
+
+    kind: Literal["dcn"] = "dcn"
+    layers: PositiveInt = 3
+    """Cross layers."""
+    rank: PositiveInt = 512
+    """Rank of each layer's weight matrix."""
+
+
+class ProjectionInteraction(Section):
+    """Two learned projections of all vectors, multiplied (torchrec's DLRM_Projection)."""
+
+    kind: Literal["projection"] = "projection"
+    branch1: Sizes
+    """Layer sizes of the first projection; the last must be a multiple of embedding_dim."""
+    branch2: Sizes
+    """Layer sizes of the second projection; the last must be a multiple of embedding_dim."""
+
+
+Interaction = Annotated[
+    DotInteraction | CatInteraction | DcnInteraction | ProjectionInteraction, Field(discriminator="kind")
+]
+
+
+class TableOverride(Section):
+    """What differs from the rest for one table."""
+
+    embedding_dim: PositiveInt | None = None
+    """Width of this table's rows."""
+    pooling: Pooling | None = None
+    """How the ids of a sample become one vector."""
+
+
+class ModelConfig(Section):
+    """Layer sizes, embedding dimension and interaction."""
+
+    embedding_dim: PositiveInt = 16
+    """Width of the rows of every table."""
+    bottom_mlp: Sizes = (512, 256, 64, 16)
+    """Layer sizes of the MLP on the dense features; the last must be embedding_dim unless the interaction is cat."""
+    top_mlp: Sizes = (512, 256, 1)
+    """Layer sizes of the MLP on the interaction, its one output (the logit) included."""
+    interaction: Interaction = DotInteraction()
+    pooling: Pooling = "sum"
+    """How the ids of a sample become one vector."""
+    dropout: Fraction = 0.0
+    """Share of the top MLP's hidden units dropped in training."""
+    embedding_init_scale: PositiveFloat = 1.0
+    """Tables start uniform in +-scale * sqrt(1/rows) (the paper's U(+-sqrt(1/n)) at 1)."""
+    tables: dict[str, TableOverride] = Field(default_factory=dict)
+    """Overrides for single tables, by name."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.top_mlp[-1] != 1:
+            raise ValueError(f"top_mlp ends with {self.top_mlp[-1]}: the last layer gives the logit and must be 1")
+        if self.interaction.kind == "cat":
+            return self
+        if self.bottom_mlp[-1] != self.embedding_dim:
+            raise ValueError(
+                f"bottom_mlp ends with {self.bottom_mlp[-1]}, embedding_dim is {self.embedding_dim}: they must be equal "
+                f"for interaction {self.interaction.kind}"
+            )
+        different = [name for name, t in self.tables.items() if t.embedding_dim not in (None, self.embedding_dim)]
+        if different and self.interaction.kind != "dcn":
+            raise ValueError(
+                f"tables.{different[0]}.embedding_dim differs from embedding_dim: interaction {self.interaction.kind} "
+                "needs equal dimensions; cat and dcn do not"
+            )
+        if isinstance(self.interaction, ProjectionInteraction):
+            for name in ("branch1", "branch2"):
+                last = getattr(self.interaction, name)[-1]
+                if last % self.embedding_dim:
+                    raise ValueError(
+                        f"interaction.{name} ends with {last}: must be a multiple of embedding_dim ({self.embedding_dim})"
+                    )
+        return self

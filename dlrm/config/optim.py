@@ -1,0 +1,120 @@
+"""Optimizers of the MLPs (dense) and of the tables (sparse, fused into the backward pass), rates and clipping."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlrm.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Sgd(Section):
+    """Stochastic gradient descent."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty added to the gradient (tables: on the rows that a batch touches)."""
+
+
+class Adagrad(Section):
+    """Adagrad (Duchi et al. 2011), one accumulator a weight."""
+
+    kind: Literal["adagrad"] = "adagrad"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty added to the gradient (tables: on the rows that a batch touches)."""
+
+
+class RowwiseAdagrad(Section):
+    """Adagrad with one accumulator a row, the mean of the row's squared gradients; tables only."""
+
+    kind: Literal["rowwise_adagrad"] = "rowwise_adagrad"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty added to the gradient of the rows that a batch touches."""
+
+
+class Adam(Section):
+    """Adam (arXiv:1412.6980). For tables: the touched rows only, and only on CUDA (fbgemm has none on CPU)."""
+
+    kind: Literal["adam"] = "adam"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    beta1: Beta = 0.9
+    """Decay of the first moment."""
+    beta2: Beta = 0.999
+    """Decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty added to the gradient."""
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay (arXiv:1711.05101); MLPs only."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    beta1: Beta = 0.9
+    """Decay of the first moment."""
+    beta2: Beta = 0.999
+    """Decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay."""
+
+
+DenseOptimizer = Annotated[Sgd | Adagrad | Adam | AdamW, Field(discriminator="kind")]
+SparseOptimizer = Annotated[Sgd | Adagrad | RowwiseAdagrad | Adam, Field(discriminator="kind")]
+
+
+class Schedule(Section):
+    """Learning rate over steps, as a factor on every rate; step counts from 1.
+
+    Linear warm-up to the base rate over ``warmup_steps``, then the base rate, then, for the ``decay_steps`` after
+    ``decay_start_step``, base * ((decay_steps - (step - decay_start_step)) / decay_steps)^2, and the minimum from there.
+    """
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up; 0 starts at the base rate."""
+    decay_start_step: NonNegativeInt | None = None
+    """Step after which the rate decays; none: never."""
+    decay_steps: PositiveInt | None = None
+    """Steps of quadratic decay."""
+    min_lr: NonNegativeFloat = 1e-7
+    """Decay ends at this rate (absolute, for every group)."""
+
+    @model_validator(mode="after")
+    def _complete_and_ordered(self) -> Self:
+        if (self.decay_start_step is None) != (self.decay_steps is None):
+            raise ValueError("decay_start_step and decay_steps go together: give both or neither")
+        if self.decay_start_step is not None and self.decay_start_step < self.warmup_steps:
+            raise ValueError(
+                f"decay_start_step ({self.decay_start_step}) lies inside the warm-up ({self.warmup_steps} steps)"
+            )
+        return self
+
+
+class OptimConfig(Section):
+    """Optimizers, their schedule and clipping."""
+
+    dense: DenseOptimizer = Adagrad(lr=0.02)
+    sparse: SparseOptimizer = RowwiseAdagrad(lr=0.05)
+    lr_scale: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Factor on the rate of a group: bottom_mlp, interaction, top_mlp, or a table by its name."""
+    schedule: Schedule = Schedule()
+    clip_norm: PositiveFloat | None = None
+    """Clip the gradient of the MLPs to this L2 norm (the tables' gradients never leave the fused kernel)."""

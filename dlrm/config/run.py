@@ -1,0 +1,46 @@
+"""Where a run leaves its files, what it is called, where it computes and how it talks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from dlrm.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+
+class RunConfig(Section):
+    """Name, folder and seed of a run."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """Name of the run; its files go to <dir>/<name>."""
+    dir: str = "runs"
+    """Folder that holds the runs."""
+    seed: NonNegativeInt = 0
+    """Seed of initial weights, sample order and dropout. The result does not depend on the number of ranks."""
+    overwrite: bool = False
+    """Replace the files of an earlier run of this name; otherwise a number is added to the name."""
+
+
+class DistributedConfig(Section):
+    """Devices and collectives. World size and ranks come from the launcher (torchrun, torchx), not from here."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute: auto takes CUDA where there is a device for every rank of the host."""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Backend of the collectives: auto takes nccl on CUDA and gloo on CPU."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds after which a collective that does not complete is an error."""
+    threads_per_rank: NonNegativeInt = 0
+    """CPU threads of a rank; 0 divides the cores of the host by its ranks."""
+
+
+class LoggingConfig(Section):
+    """What is shown and written while training."""
+
+    every_steps: PositiveInt = 20
+    """Steps between two entries of metrics.jsonl and TensorBoard (needs one small all-reduce each)."""
+    progress: bool = True
+    """Show progress on the terminal of global rank 0."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""

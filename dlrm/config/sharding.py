@@ -1,0 +1,51 @@
+"""How tables are divided over the ranks, and what the planner is told about the hardware."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section, _single_to_list, _split_commas
+
+ShardingKind = Literal[
+    "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise", "table_column_wise", "grid_shard"
+]
+Kernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
+_AsList = (BeforeValidator(_single_to_list), BeforeValidator(_split_commas))
+ShardingKinds = Annotated[tuple[ShardingKind, ...], *_AsList]
+Kernels = Annotated[tuple[Kernel, ...], *_AsList]
+
+
+class TableSharding(Section):
+    """Constraints for one table; what is left out follows the general ones."""
+
+    types: ShardingKinds | None = None
+    """Sharding types the planner may choose from."""
+    kernels: Kernels | None = None
+    """Compute kernels the planner may choose from."""
+
+
+class ShardingConfig(Section):
+    """Constraints and hardware figures for torchrec's EmbeddingShardingPlanner."""
+
+    types: ShardingKinds = ("table_wise", "column_wise", "row_wise", "table_row_wise", "data_parallel")
+    """Sharding types the planner may choose from, for every table."""
+    kernels: Kernels | None = None
+    """Compute kernels the planner may choose from; all that the device offers if left out."""
+    min_column_width: PositiveInt = 4
+    """Narrowest column shard (a multiple of 4 for fbgemm's kernels)."""
+    tables: dict[str, TableSharding] = Field(default_factory=dict)
+    """Constraints for single tables, by name."""
+    device_memory_gib: PositiveFloat | None = None
+    """Memory a rank may use for tables and activations; the device's own size (on CPU: the host's share) if left out."""
+    host_memory_gib: PositiveFloat | None = None
+    """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out."""
+    reserve_fraction: Fraction = 0.15
+    """Share of the memory the planner leaves free."""
+    intra_host_gib_s: PositiveFloat | None = None
+    """Bandwidth between two devices of a host, GiB/s; torchrec's default if left out."""
+    inter_host_gib_s: PositiveFloat | None = None
+    """Bandwidth between two hosts for one device, GiB/s; torchrec's default if left out."""
+    ranks_per_host: PositiveInt | None = None
+    """Ranks that count as one host for table_row_wise; the launcher's LOCAL_WORLD_SIZE if left out."""

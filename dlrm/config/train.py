@@ -1,0 +1,41 @@
+"""How long and in which portions to train, and when to evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dlrm.config.base import PositiveInt, Section
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    global_batch_size: PositiveInt = 2048
+    """Samples of one step over all ranks together; the number of ranks does not change the training."""
+    epochs: PositiveInt = 1
+    """Passes over the training samples."""
+    max_steps: PositiveInt | None = None
+    """Stop after this many steps in total."""
+    shuffle: bool = True
+    """Another seeded order of the training samples in each epoch; false: as stored."""
+    drop_last: bool = False
+    """Leave out the samples at the end of an epoch that do not fill a global batch (otherwise they are trained)."""
+    pipeline: Literal["sparse_dist", "base"] = "sparse_dist"
+    """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
+    prefetch_batches: PositiveInt = 4
+    """Batches a background thread keeps ready."""
+
+
+class EvaluationConfig(Section):
+    """When and how to score the validation and test samples; each sample is scored exactly once."""
+
+    global_batch_size: PositiveInt | None = None
+    """Samples of one evaluation batch over all ranks together; train.global_batch_size if left out."""
+    every_steps: PositiveInt | None = None
+    """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
+    target_auc: Annotated[float, Field(gt=0.5, le=1)] | None = None
+    """Stop as soon as the validation AUC reaches this."""
+    test: bool = True
+    """Score the test samples once, at the end."""

@@ -1,0 +1,72 @@
+"""The interface between where samples come from and everything else.
+
+A *source* is one split (training, validation or test) that can be read at any sample index. It knows nothing of batches,
+ranks, epochs or shuffling: those are :mod:`dlrm.data.order`'s and :mod:`dlrm.data.loader`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from dlrm.schema import Schema
+
+
+@dataclass(frozen=True)
+class Samples:
+    """B decoded samples on the host, one row a sample.
+
+    Attributes:
+        dense_BN: float32 (B, N), finite.
+        ids_BS: int64 (B, S), S = schema.ids_per_sample: the ids of feature 0, then those of feature 1, ...
+        labels_B: float32 (B,), 0 or 1.
+    """
+
+    dense_BN: torch.Tensor
+    ids_BS: torch.Tensor
+    labels_B: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.labels_B.shape[0]
+
+
+class Source(Protocol):
+    """One split of a data set."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it, e.g. a path."""
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of a sample."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the split; indices are 0 .. num_samples - 1."""
+
+    def read(self, index_B: torch.Tensor) -> Samples:
+        """The samples at these indices, in this order.
+
+        Args:
+            index_B: int64 (B,), each in 0 .. num_samples - 1.
+
+        Raises:
+            DataError: a sample cannot be read or must not be trained on.
+        """
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three splits of a data set; they share no sample."""
+
+    train: Source
+    validation: Source
+    test: Source
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of a sample, the same in every split."""
+        return self.train.schema

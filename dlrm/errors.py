@@ -1,0 +1,99 @@
+"""What can go wrong that the user can mend.
+
+Each error carries facts (where, what, how to mend it); the one-line wording for people is made by ``str(error)`` and
+printed by the command, which then exits with :data:`USER_ERROR_EXIT_CODE`. Everything else that is raised is a bug or
+the machine's fault and keeps its traceback. All of them survive pickling, because rank 0 sends what it found wrong to
+the other ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class DlrmError(Exception):
+    """Root of everything a user can mend without reading the code."""
+
+
+class SetupError(DlrmError):
+    """The installation or the machine does not offer what is needed (packages, devices, environment variables)."""
+
+
+@dataclass(frozen=True)
+class ConfigProblem:
+    """One mistake in the configuration.
+
+    Attributes:
+        key: dotted path of the option, e.g. ``train.epochs``; empty when the file as a whole is meant.
+        origin: where the value came from, e.g. ``configs/a.yaml:12`` or ``command line``.
+        message: what is wrong and how to mend it, without the key.
+    """
+
+    key: str
+    origin: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.origin, self.key, self.message) if part)
+
+
+class ConfigError(DlrmError):
+    """One or more mistakes in the configuration; all of them, so that they can be mended in one go."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__(tuple(problems))
+        self.problems = tuple(problems)
+
+    @classmethod
+    def at(cls, key: str, message: str, origin: str = "") -> ConfigError:
+        """An error with a single problem."""
+        return cls([ConfigProblem(key=key, origin=origin, message=message)])
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        return f"{len(self.problems)} mistakes in the configuration\n{lines}"
+
+
+class DataError(DlrmError):
+    """Data that cannot be read or must not be trained on.
+
+    Attributes:
+        path: the file (or a generator's name), row: 1-based row of the file, column: its name.
+        problem: what is wrong, with the value; mend: what the user can do.
+    """
+
+    def __init__(
+        self, path: str, problem: str, *, row: int | None = None, column: str | None = None, mend: str = ""
+    ) -> None:
+        super().__init__(path, problem, row, column, mend)
+        self.path, self.problem, self.row, self.column, self.mend = path, problem, row, column, mend
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive Exception's own pickling.
+        return _rebuild_data_error, (self.path, self.problem, self.row, self.column, self.mend)
+
+    def __str__(self) -> str:
+        where = [self.path]
+        if self.row is not None:
+            where.append(f"row {self.row}")
+        if self.column is not None:
+            where.append(f"column {self.column}")
+        tail = f"; {self.mend}" if self.mend else ""
+        return f"{', '.join(where)}: {self.problem}{tail}"
+
+
+def _rebuild_data_error(path: str, problem: str, row: int | None, column: str | None, mend: str) -> DataError:
+    return DataError(path, problem, row=row, column=column, mend=mend)
+
+
+class PlanError(DlrmError):
+    """No sharding plan satisfies the constraints on this topology, or a plan asks for what a device cannot do."""
+
+
+class CheckpointError(DlrmError):
+    """A checkpoint that is not whole, not trusted or does not fit the model."""

@@ -1,0 +1,54 @@
+"""What a sample consists of: the columns that the data has and the model expects.
+
+The schema is data, not code: 13 dense and 26 sparse features are Criteo's numbers, not constants of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SparseFeature:
+    """A categorical feature and the size of its embedding table.
+
+    Attributes:
+        name: column name; also the name of its table.
+        rows: number of distinct ids; valid ids are 0 .. rows - 1.
+        hotness: ids per sample (1 for one-hot).
+    """
+
+    name: str
+    rows: int
+    hotness: int = 1
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a sample, in the order in which arrays hold them."""
+
+    dense: tuple[str, ...]
+    sparse: tuple[SparseFeature, ...]
+
+    @property
+    def ids_per_sample(self) -> int:
+        """Number of ids a sample holds over all sparse features."""
+        return sum(feature.hotness for feature in self.sparse)
+
+    @classmethod
+    def numbered(cls, num_dense: int, rows: Sequence[int], hotness: Sequence[int] | None = None) -> Schema:
+        """A schema with the field's usual column names ``int_0``, ``cat_0``, ...
+
+        Args:
+            num_dense: number of dense features.
+            rows: table size of each sparse feature.
+            hotness: ids per sample of each sparse feature; one-hot if left out.
+        """
+        hot = hotness if hotness is not None else [1] * len(rows)
+        return cls(
+            dense=tuple(f"int_{i}" for i in range(num_dense)),
+            sparse=tuple(
+                SparseFeature(name=f"cat_{i}", rows=n, hotness=k) for i, (n, k) in enumerate(zip(rows, hot, strict=True))
+            ),
+        )
