@@ -23,7 +23,7 @@ def _signed(value: int) -> int:
 
 
 def stream_key(seed: int, *names: str | int) -> int:
-    """A key (int64) for the stream of random numbers that ``names`` stand for, e.g. ``stream_key(0, "init", "cat_3")``."""
+    """The int64 key of the stream of random numbers that ``names`` stand for: ``stream_key(0, "init", "cat_3")``."""
     text = "\x1f".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 

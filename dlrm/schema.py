@@ -49,6 +49,7 @@ class Schema:
         return cls(
             dense=tuple(f"int_{i}" for i in range(num_dense)),
             sparse=tuple(
-                SparseFeature(name=f"cat_{i}", rows=n, hotness=k) for i, (n, k) in enumerate(zip(rows, hot, strict=True))
+                SparseFeature(name=f"cat_{i}", rows=n, hotness=k)
+                for i, (n, k) in enumerate(zip(rows, hot, strict=True))
             ),
         )

@@ -70,7 +70,7 @@ class RandomData(Section):
 
 
 class VocabularyCategories(Section):
-    """Hexadecimal categories numbered by a vocabulary of the training rows: 0 missing, 1 unseen or rare, then by count."""
+    """A vocabulary of the training rows numbers the categories: 0 missing, 1 unseen or rare, then by descending count."""
 
     kind: Literal["vocabulary"] = "vocabulary"
     min_count: PositiveInt = 1

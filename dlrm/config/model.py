@@ -86,8 +86,8 @@ class ModelConfig(Section):
             return self
         if self.bottom_mlp[-1] != self.embedding_dim:
             raise ValueError(
-                f"bottom_mlp ends with {self.bottom_mlp[-1]}, embedding_dim is {self.embedding_dim}: they must be equal "
-                f"for interaction {self.interaction.kind}"
+                f"bottom_mlp ends with {self.bottom_mlp[-1]}, embedding_dim is {self.embedding_dim}: "
+                f"they must be equal for interaction {self.interaction.kind}"
             )
         different = [name for name, t in self.tables.items() if t.embedding_dim not in (None, self.embedding_dim)]
         if different and self.interaction.kind != "dcn":
@@ -100,6 +100,7 @@ class ModelConfig(Section):
                 last = getattr(self.interaction, name)[-1]
                 if last % self.embedding_dim:
                     raise ValueError(
-                        f"interaction.{name} ends with {last}: must be a multiple of embedding_dim ({self.embedding_dim})"
+                        f"interaction.{name} ends with {last}: "
+                        f"must be a multiple of embedding_dim ({self.embedding_dim})"
                     )
         return self

@@ -85,7 +85,7 @@ class Schedule(Section):
     """Learning rate over steps, as a factor on every rate; step counts from 1.
 
     Linear warm-up to the base rate over ``warmup_steps``, then the base rate, then, for the ``decay_steps`` after
-    ``decay_start_step``, base * ((decay_steps - (step - decay_start_step)) / decay_steps)^2, and the minimum from there.
+    ``decay_start_step``, base * ((decay_steps - (step - decay_start_step)) / decay_steps)^2, then the minimum.
     """
 
     warmup_steps: NonNegativeInt = 0

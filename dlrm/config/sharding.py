@@ -38,7 +38,7 @@ class ShardingConfig(Section):
     tables: dict[str, TableSharding] = Field(default_factory=dict)
     """Constraints for single tables, by name."""
     device_memory_gib: PositiveFloat | None = None
-    """Memory a rank may use for tables and activations; the device's own size (on CPU: the host's share) if left out."""
+    """Memory a rank may use for tables and activations; the device's (on CPU: its share of the host's) if left out."""
     host_memory_gib: PositiveFloat | None = None
     """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out."""
     reserve_fraction: Fraction = 0.15

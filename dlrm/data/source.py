@@ -1,7 +1,7 @@
 """The interface between where samples come from and everything else.
 
-A *source* is one split (training, validation or test) that can be read at any sample index. It knows nothing of batches,
-ranks, epochs or shuffling: those are :mod:`dlrm.data.order`'s and :mod:`dlrm.data.loader`'s.
+A *source* is one split (training, validation or test) that can be read at any sample index. It knows nothing of
+batches, ranks, epochs or shuffling: those are :mod:`dlrm.data.order`'s and :mod:`dlrm.data.loader`'s.
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""What options there are, read off the sections themselves: for ``--help``, for suggestions and for printing."""
+
+from __future__ import annotations
+
+import textwrap
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from dlrm.config.base import Section
+from dlrm.config.root import Config
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as ``--help`` shows it.
+
+    Attributes:
+        path: dotted path; variant: the kind it belongs to (empty outside of variants).
+        type_name, default, meaning: for people.
+    """
+
+    path: str
+    variant: str
+    type_name: str
+    default: str
+    meaning: str
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """Every option of every variant, in the order of the sections."""
+    return tuple(_of_section(Config, "", ""))
+
+
+def help_text(width: int = 110) -> str:
+    """All options with type, default and meaning, one block a section and variant."""
+    lines: list[str] = []
+    heading = ""
+    for option in options():
+        section = option.path.rpartition(".")[0]
+        title = f"{section} ({option.variant})" if option.variant else section
+        if title != heading:
+            lines += ["", title]
+            heading = title
+        left = f"  --{option.path} {option.type_name}"
+        default = f" (default: {option.default})" if option.default else " (required)"
+        lines += [
+            left,
+            *textwrap.wrap(option.meaning + default, width, initial_indent=" " * 8, subsequent_indent=" " * 8),
+        ]
+    return "\n".join(lines).strip("\n")
+
+
+def to_plain(value: Any) -> Any:
+    """A section as nested dicts and lists that YAML can hold."""
+    if isinstance(value, Section):
+        return {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _of_section(section: type[Section], prefix: str, variant: str) -> Iterator[Option]:
+    for name, field in section.model_fields.items():
+        path = f"{prefix}{name}"
+        sections = _sections_in(field.annotation)
+        if get_origin(_strip(field.annotation)) is dict:
+            yield _leaf(path, field, variant)
+            for inner in sections:
+                yield from _of_section(inner, f"{path}.<name>.", variant)
+        elif len(sections) > 1:
+            for inner in sections:
+                kind = inner.model_fields["kind"].default
+                yield from _of_section(inner, f"{path}.", f"kind {kind}")
+        elif sections:
+            yield from _of_section(sections[0], f"{path}.", variant)
+        else:
+            yield _leaf(path, field, variant)
+
+
+def _leaf(path: str, field: FieldInfo, variant: str) -> Option:
+    default = "" if field.is_required() else _shown(field)
+    return Option(
+        path,
+        variant,
+        _type_name(field.annotation),
+        default,
+        " ".join((field.description or _kind_meaning(path)).split()),
+    )
+
+
+def _kind_meaning(path: str) -> str:
+    return f"Chooses the variant of {path.rpartition('.')[0]}." if path.endswith(".kind") else ""
+
+
+def _shown(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return ""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        text = ",".join(str(item) for item in value)
+        return text if len(text) <= 60 else f"{len(value)} values"
+    return str(value)
+
+
+def _strip(annotation: Any) -> Any:
+    return _strip(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    annotation = _strip(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType, dict):
+        return [section for part in get_args(annotation) for section in _sections_in(part)]
+    return []
+
+
+def _type_name(annotation: Any) -> str:
+    annotation = _strip(annotation)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "|".join(str(value) for value in arguments)
+    if origin in (Union, types.UnionType):
+        return "|".join(_type_name(part) for part in arguments if part is not types.NoneType)
+    if origin is tuple:
+        return f"{_type_name(arguments[0])},..."
+    if origin is dict:
+        return f"{{name: {_type_name(arguments[1])}}}"
+    return {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}.get(annotation, "SECTION")
