@@ -70,7 +70,7 @@ class RandomData(Section):
 
 
 class VocabularyCategories(Section):
-    """A vocabulary of the training rows numbers the categories: 0 missing, 1 unseen or rare, then by descending count."""
+    """A vocabulary of the training rows numbers the categories: 0 missing, 1 unseen or rare, then by count."""
 
     kind: Literal["vocabulary"] = "vocabulary"
     min_count: PositiveInt = 1
@@ -83,6 +83,12 @@ class HashedCategories(Section):
     kind: Literal["hashing"] = "hashing"
     rows: Sizes
     """Table size of each sparse column; a single number is meant for all."""
+
+    @model_validator(mode="after")
+    def _room_beside_missing(self) -> Self:
+        if 1 in self.rows:
+            raise ValueError("rows has a table of 1 row, which id 0 (missing) takes: give every table at least 2")
+        return self
 
 
 class IdCategories(Section):
@@ -123,6 +129,18 @@ class Split(Section):
     test: NonNegativeFloat = 0.1
     """Rows (or fraction of all rows) at the end."""
 
+    @model_validator(mode="after")
+    def _whole_rows_and_some_for_training(self) -> Self:
+        for name, value in (("validation", self.validation), ("test", self.test)):
+            if value >= 1 and value != int(value):
+                raise ValueError(f"{name} is {value:g}: give a fraction below 1 or a whole number of rows")
+        if max(self.validation, self.test) < 1 <= self.validation + self.test:
+            raise ValueError(
+                f"validation ({self.validation:g}) and test ({self.test:g}) leave no rows for training: their sum must "
+                "be below 1"
+            )
+        return self
+
 
 class CriteoTsvData(Section):
     """Raw Criteo files (label, integers, hexadecimal categories; tab separated), read whole into memory.
@@ -142,6 +160,19 @@ class CriteoTsvData(Section):
         VocabularyCategories | HashedCategories | IdCategories, Field(discriminator="kind")
     ] = VocabularyCategories()  # fmt: skip
     dense: DenseTransform = DenseTransform()
+
+    @model_validator(mode="after")
+    def _files_and_one_table_per_column(self) -> Self:
+        if not any(self.paths) or not all(self.paths):
+            raise ValueError("paths must name at least one file, and no name may be empty")
+        if isinstance(self.categories, VocabularyCategories):
+            return self
+        rows = self.categories.rows
+        if len(rows) not in (1, self.num_sparse):
+            raise ValueError(
+                f"categories.rows has {len(rows)} entries, num_sparse is {self.num_sparse}: give one or as many"
+            )
+        return self
 
 
 DataConfig = Annotated[PlantedData | RandomData | CriteoTsvData, Field(discriminator="kind")]

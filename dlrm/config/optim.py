@@ -12,13 +12,23 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Sgd(Section):
-    """Stochastic gradient descent."""
+    """Stochastic gradient descent of the MLPs."""
 
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    momentum: Beta = 0.0
+    """Decay of the running sum of gradients."""
     weight_decay: NonNegativeFloat = 0.0
-    """L2 penalty added to the gradient (tables: on the rows that a batch touches)."""
+    """L2 penalty added to the gradient."""
+
+
+class SparseSgd(Section):
+    """Stochastic gradient descent of the tables (fbgemm's has no weight decay)."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
 
 
 class Adagrad(Section):
@@ -46,7 +56,7 @@ class RowwiseAdagrad(Section):
 
 
 class Adam(Section):
-    """Adam (arXiv:1412.6980). For tables: the touched rows only, and only on CUDA (fbgemm has none on CPU)."""
+    """Adam (arXiv:1412.6980) of the MLPs."""
 
     kind: Literal["adam"] = "adam"
     lr: PositiveFloat
@@ -59,6 +69,20 @@ class Adam(Section):
     """Added to the denominator."""
     weight_decay: NonNegativeFloat = 0.0
     """L2 penalty added to the gradient."""
+
+
+class SparseAdam(Section):
+    """Adam (arXiv:1412.6980) of the rows that a batch touches; only on CUDA (fbgemm has none on CPU)."""
+
+    kind: Literal["adam"] = "adam"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    beta1: Beta = 0.9
+    """Decay of the first moment."""
+    beta2: Beta = 0.999
+    """Decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
 
 
 class AdamW(Section):
@@ -78,7 +102,7 @@ class AdamW(Section):
 
 
 DenseOptimizer = Annotated[Sgd | Adagrad | Adam | AdamW, Field(discriminator="kind")]
-SparseOptimizer = Annotated[Sgd | Adagrad | RowwiseAdagrad | Adam, Field(discriminator="kind")]
+SparseOptimizer = Annotated[SparseSgd | Adagrad | RowwiseAdagrad | SparseAdam, Field(discriminator="kind")]
 
 
 class Schedule(Section):

@@ -13,7 +13,7 @@ from dlrm.schema import Schema
 
 
 @dataclass
-class Batch(Pipelineable):
+class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
     """B samples of one rank, some of which may be padding.
 
     Every rank's part of a global batch has the same B, so that shapes agree under every sharding type; where a global
@@ -48,7 +48,7 @@ class Batch(Pipelineable):
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell CUDA's allocator that ``stream`` uses the memory of this batch."""
         for tensor in (self.dense, self.labels, self.weights, self.loss_scale):
-            tensor.record_stream(stream)  # type: ignore[arg-type]
+            tensor.record_stream(stream)
         self.sparse.record_stream(stream)
 
     def pin_memory(self) -> Batch:
@@ -98,5 +98,5 @@ def _feature_major(ids_BS: torch.Tensor, schema: Schema) -> torch.Tensor:
     """All ids of feature 0 over the batch, then all of feature 1, ...; int64 (B * S,)."""
     if schema.ids_per_sample == len(schema.sparse):  # one-hot: a plain transpose
         return ids_BS.t().reshape(-1)
-    per_feature = ids_BS.split([feature.hotness for feature in schema.sparse], dim=1)
+    per_feature = torch.split(ids_BS, [feature.hotness for feature in schema.sparse], dim=1)
     return torch.cat([ids_BL.reshape(-1) for ids_BL in per_feature])

@@ -1,0 +1,1 @@
+"""Optimizers of MLPs and tables, the learning-rate schedule and clipping."""

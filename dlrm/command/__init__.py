@@ -1,0 +1,1 @@
+"""What a person calls, and how it answers: commands, the check of the installation, leaving after an error."""

@@ -1,0 +1,248 @@
+"""How a process leaves after an error, so that the terminal ends with the cause and no rank stays behind.
+
+A failure is of one of four kinds:
+
+* *user*: a :class:`~dlrm.errors.DlrmError`, which the user can mend. One line, exit code 2, no traceback. Most of them
+  are found by every rank alike, so ranks other than 0 give rank 0 a moment to be the one who says it.
+* *interrupt*: Ctrl-C. One line, exit code 130.
+* *peer*: an operation that failed because another rank left: the consequence of a failure, not its cause. The rank
+  stays silent and waits for the launcher to end it; only if nobody does, it speaks after all.
+* *bug*: everything else. The traceback and a last line that names the rank; exit code 1.
+
+Who speaks: under ``launch/elastic.py`` (it sets ``DLRM_LAUNCHER``) a rank prints nothing, but writes traceback and
+last line to torchelastic's error file (``TORCHELASTIC_ERROR_FILE``), and the launcher prints those of the rank that
+failed first after all ranks have ended. Under plain torchrun or python the rank prints them itself.
+
+Nothing here calls a collective or waits for a peer, and :func:`leave` ends with ``os._exit``: an orderly shutdown could
+hang in a process group whose other ranks are gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError
+
+BUG_EXIT_CODE = 1
+INTERRUPT_EXIT_CODE = 130
+LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # process id of launch/elastic.py, which sets it for its workers
+PEER_PATIENCE_S = 20.0  # a job must be down 30 s after the first failure
+USER_PATIENCE_S = 3.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LONGEST_SUMMARY = 500
+
+# What gloo, NCCL and the stores say when it is the other side that left. Errors of torch.distributed's own types need
+# no text; gloo raises plain RuntimeErrors.
+_PEER_TEXTS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Socket closed",
+    "gloo/transport/",
+    "Timed out waiting",
+    "Application timeout caused pair closure",
+    "NCCL communicator was aborted",
+    "ncclRemoteError",
+    "ncclSystemError",
+    "Watchdog caught collective operation timeout",
+    "failed to pass monitoredBarrier",
+)
+_PEER_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")  # subclasses of torch.distributed.DistError
+
+Kind = Literal["user", "interrupt", "peer", "bug"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a failure means to the person at the terminal.
+
+    Attributes:
+        kind: as the module says.
+        line: the last line to print (only a ConfigError with several mistakes has more).
+        details: what to print before it, usually a traceback; may be empty.
+        exit_code: of this process.
+    """
+
+    kind: Kind
+    line: str
+    details: str
+    exit_code: int
+
+
+def follow_launcher() -> None:
+    """Have the kernel kill this process when its launcher dies, even by SIGKILL; call it before anything slow.
+
+    Without a launcher (torchelastic sets ``TORCHELASTIC_RUN_ID``) nothing is done. Linux only. It does not reach
+    processes that this one starts, nor other hosts: there the next collective fails and the rank leaves as a *peer*.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    try:
+        os.kill(int(os.environ.get(LAUNCHER_VARIABLE, parent)), 0)
+    except ProcessLookupError:  # the launcher died before the call above
+        os._exit(BUG_EXIT_CODE)
+    if os.getppid() != parent:
+        os._exit(BUG_EXIT_CODE)
+
+
+def leave(error: BaseException) -> NoReturn:
+    """End this process after ``error``: say what has to be said, exactly once per job, and exit.
+
+    Call it in the ``except BaseException`` around everything a command does. The rank is read from the launcher's
+    environment variables, because the process group may not exist yet or no longer answer.
+    """
+    if isinstance(error, SystemExit):  # --help, or a parser that has spoken already
+        _exit(error.code if isinstance(error.code, int) else int(error.code is not None))
+    rank, world_size = _place()
+    verdict = judge(error, rank=rank, world_size=world_size)
+    _write_to_log_files(error, verdict)
+    if world_size > 1:
+        _wait_to_be_ended(_patience_s(verdict.kind, rank))
+    if not (_hand_to_launcher(error, verdict) and LAUNCHER_VARIABLE in os.environ):
+        _say(verdict, rank)
+    _exit(verdict.exit_code)
+
+
+def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
+    """Which kind of failure ``error`` is, and what to say about it."""
+    who = f"rank {rank}" if world_size > 1 else ""
+    details = "".join(traceback.format_exception(error))
+    if isinstance(error, KeyboardInterrupt):
+        return Verdict(kind="interrupt", line="interrupted", details="", exit_code=INTERRUPT_EXIT_CODE)
+    if isinstance(error, DlrmError):
+        line = f"{who}: {error}" if rank else str(error)
+        kind: Kind = "peer" if world_size > 1 and is_peer_failure(error) else "user"
+        return Verdict(kind=kind, line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
+    if world_size > 1 and is_peer_failure(error):
+        line = f"{who} lost the other ranks, and none has said why: {summary(error)}"
+        return Verdict(kind="peer", line=line, details=details, exit_code=BUG_EXIT_CODE)
+    line = f"{who} failed: {summary(error)}" if who else ""  # alone, the traceback's last line says it
+    return Verdict(kind="bug", line=line, details=details, exit_code=BUG_EXIT_CODE)
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether ``error``, or what it was raised from, is a failed connection to another rank.
+
+    A cause taken for a consequence costs :data:`PEER_PATIENCE_S` of waiting, not the message: it is printed then.
+    """
+    return any(
+        type(link).__name__ in _PEER_TYPES or (isinstance(link, RuntimeError) and _mentions_peer(str(link)))
+        for link in _causes(error)
+    )
+
+
+def summary(error: BaseException) -> str:
+    """Type and first line of an error."""
+    text = str(error).strip()
+    first_line = text.splitlines()[0] if text else ""
+    line = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return line if len(line) <= _LONGEST_SUMMARY else line[: _LONGEST_SUMMARY - 3] + "..."
+
+
+def _mentions_peer(text: str) -> bool:
+    return any(mark in text for mark in _PEER_TEXTS)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__
+
+
+def _place() -> tuple[int, int]:
+    try:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:  # the error being reported may be just this
+        return 0, 1
+
+
+def _patience_s(kind: Kind, rank: int) -> float:
+    """Seconds to wait for the launcher to end this rank because another one has said, or says better, what happened."""
+    if kind == "peer":
+        return PEER_PATIENCE_S
+    if kind == "user" and rank:
+        return USER_PATIENCE_S + 0.25 * min(rank, 16)  # staggered: of several ranks the lowest speaks
+    return 0.0
+
+
+def _wait_to_be_ended(seconds: float) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a trainer did on SIGTERM is of no use any more
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    time.sleep(seconds)
+
+
+def _write_to_log_files(error: BaseException, verdict: Verdict) -> None:
+    """Every rank's own log keeps its error, whoever speaks to the terminal."""
+    logger: logging.Logger | None = logging.getLogger("dlrm")
+    record = logging.getLogger("dlrm").makeRecord(
+        "dlrm", logging.ERROR, __file__, 0, "%s failure: %s", (verdict.kind, summary(error)),
+        exc_info=None if verdict.kind == "interrupt" else (type(error), error, error.__traceback__),
+    )  # fmt: skip
+    while logger is not None:
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+        logger = logger.parent if logger.propagate else None
+
+
+def _hand_to_launcher(error: BaseException, verdict: Verdict) -> bool:
+    """Write torchelastic's error file, whole or not at all: the agent reads it when this process has ended.
+
+    The first part is torchelastic's own format, from which torchrun and torchx name the root cause; ``dlrm`` is for
+    launch/elastic.py.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return False
+    now_s = time.time()
+    content = {
+        "message": {
+            "message": verdict.line or summary(error),
+            "errorCode": verdict.exit_code,
+            "extraInfo": {"py_callstack": verdict.details or verdict.line, "timestamp": str(int(now_s))},
+        },
+        "dlrm": {"kind": verdict.kind, "line": verdict.line, "details": verdict.details, "time_s": now_s},
+    }
+    unfinished = Path(f"{path}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError:  # a full disk, say: then the rank speaks for itself
+        return False
+    return True
+
+
+def _say(verdict: Verdict, rank: int) -> None:
+    if verdict.kind == "interrupt" and rank:
+        return
+    text = verdict.details + (f"{verdict.line}\n" if verdict.line else "")
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.write(text)
+
+
+def _exit(code: int) -> NoReturn:
+    with suppress(Exception):
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,42 @@
+"""A split that lies in memory as compact arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dlrm.data.source import Samples
+from dlrm.schema import Schema
+
+
+@dataclass(frozen=True)
+class InMemorySource:
+    """The samples of one split (:class:`~dlrm.data.source.Source`), decoded when they are read.
+
+    Attributes:
+        name: how messages call it.
+        schema: the columns of a sample.
+        dense_MN: float32 (M, N), finite; M samples.
+        ids_MS: an integer type (M, S), S = schema.ids_per_sample, each id within its table.
+        labels_M: an integer type (M,), 0 or 1.
+    """
+
+    name: str
+    schema: Schema
+    dense_MN: torch.Tensor
+    ids_MS: torch.Tensor
+    labels_M: torch.Tensor
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the split."""
+        return self.labels_M.shape[0]
+
+    def read(self, index_B: torch.Tensor) -> Samples:
+        """The samples at these indices (int64 (B,)), in this order."""
+        return Samples(
+            dense_BN=self.dense_MN.index_select(0, index_B),
+            ids_BS=self.ids_MS.index_select(0, index_B).to(torch.int64),
+            labels_B=self.labels_M.index_select(0, index_B).to(torch.float32),
+        )

@@ -1,0 +1,105 @@
+"""The few collectives that are used outside of torchrec, and their one-process twin.
+
+Everything that must be the same on every rank although only one rank can know it (a plan, a file's contents, a mistake
+in them) goes through here. None of these is called after a failure: a rank that failed leaves, and the launcher ends the
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from dlrm.errors import DlrmError
+
+T = TypeVar("T")
+
+
+class Collectives(Protocol):
+    """What ranks say to each other."""
+
+    rank: int
+    world_size: int
+
+    def all_reduce_sum_(self, tensor: torch.Tensor) -> None:
+        """Replace ``tensor`` by its sum over all ranks."""
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, by rank, on every rank."""
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+
+
+class OneProcess:
+    """The collectives of a world with one rank."""
+
+    rank = 0
+    world_size = 1
+
+    def all_reduce_sum_(self, tensor: torch.Tensor) -> None:
+        """The sum over one rank is what is there."""
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """A list of one."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+class ProcessGroup:
+    """The collectives of torch.distributed's default group."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+
+    def all_reduce_sum_(self, tensor: torch.Tensor) -> None:
+        """Replace ``tensor`` by its sum over all ranks."""
+        dist.all_reduce(tensor)
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, by rank, on every rank; pickled, so only between the ranks of this job."""
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        dist.barrier()
+
+
+def together(collectives: Collectives, action: Callable[[], T]) -> T:
+    """Run ``action`` on every rank; where it meets a user error on any rank, raise that error on every rank.
+
+    The error of the lowest rank is the one all ranks raise, so that one line says it and nobody waits for a rank that
+    has left.
+    """
+    result: list[T] = []
+    error: DlrmError | None = None
+    try:
+        result.append(action())
+    except DlrmError as caught:
+        error = caught
+    for found in collectives.all_gather_object(error):
+        if found is not None:
+            raise found from error
+    return result[0]
+
+
+def from_rank_0(collectives: Collectives, action: Callable[[], T]) -> T:
+    """Run ``action`` on rank 0 alone and return its result, or raise its user error, on every rank."""
+    outcome: T | DlrmError | None = None
+    if collectives.rank == 0:
+        try:
+            outcome = action()
+        except DlrmError as error:
+            outcome = error
+    outcome = collectives.all_gather_object(outcome)[0]
+    if isinstance(outcome, DlrmError):
+        raise outcome
+    return outcome  # no error, so the result of action

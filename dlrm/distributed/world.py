@@ -1,0 +1,143 @@
+"""Who this process is among the ranks, which device it computes on, and the process group that joins them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from dlrm.config.run import DistributedConfig
+from dlrm.distributed.collectives import Collectives, ProcessGroup
+from dlrm.errors import SetupError
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process's place in the job, as its launcher set it.
+
+    Attributes:
+        rank, world_size: among all processes; local_rank, local_world_size: among those of this host.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
+        """Read what torchrun and torchx set; without them this is the only process.
+
+        Raises:
+            SetupError: some of the variables are there but not all, or they contradict each other.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        given = {name: environment[name] for name in names if name in environment}
+        if "RANK" not in given and "WORLD_SIZE" not in given:
+            return cls()
+        missing = [name for name in (*names, "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+        if missing:
+            raise SetupError(
+                f"{missing[0]} is not set although RANK or WORLD_SIZE is; start ranks with torchrun or torchx"
+            )
+        try:
+            place = cls(*(int(given[name]) for name in names))
+        except ValueError:
+            raise SetupError(f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE must be integers, are {given}") from None
+        if not (0 <= place.rank < place.world_size and 0 <= place.local_rank < place.local_world_size):
+            raise SetupError(f"ranks must be smaller than world sizes, are {given}")
+        return place
+
+
+@dataclass(frozen=True)
+class World:
+    """The joined ranks, seen from one of them."""
+
+    place: Place
+    device: torch.device
+    backend: str
+    collectives: Collectives
+
+    @property
+    def rank(self) -> int:
+        """Global rank of this process."""
+        return self.place.rank
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self.place.world_size
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this is global rank 0, the only one that speaks to the terminal and writes the run's files."""
+        return self.place.rank == 0
+
+
+@contextmanager
+def joined_world(config: DistributedConfig) -> Iterator[World]:
+    """Join the process group for the duration of the block.
+
+    The group is destroyed only after success: after a failure no collective may be called, not even the implicit ones of
+    an orderly shutdown.
+
+    Raises:
+        SetupError: the device or backend asked for is not there, or the ranks do not find each other.
+    """
+    place = Place.from_environment()
+    device = choose_device(config, place)
+    backend = choose_backend(config, device)
+    torch.set_num_threads(config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    _join(place, backend, config.timeout_s)
+    yield World(place=place, device=device, backend=backend, collectives=ProcessGroup())
+    dist.destroy_process_group()
+
+
+def choose_device(config: DistributedConfig, place: Place) -> torch.device:
+    """CUDA where every rank of the host has a device of its own (or where it is asked for), else CPU.
+
+    Raises:
+        SetupError: CUDA is asked for and there are fewer devices than ranks.
+    """
+    devices = torch.cuda.device_count() if config.device != "cpu" else 0
+    if config.device == "cuda" and devices < place.local_world_size:
+        raise SetupError(
+            f"distributed.device is cuda, but this host has {devices} CUDA device(s) for {place.local_world_size} rank(s); "
+            "start fewer ranks or use --distributed.device cpu"
+        )
+    if devices >= place.local_world_size:
+        return torch.device("cuda", place.local_rank)
+    return torch.device("cpu")
+
+
+def choose_backend(config: DistributedConfig, device: torch.device) -> str:
+    """The gloo backend on CPU; on CUDA nccl, with gloo beside it for what lives in host memory.
+
+    Raises:
+        SetupError: nccl is asked for on CPU.
+    """
+    if config.backend == "nccl" and device.type == "cpu":
+        raise SetupError("distributed.backend is nccl, which needs CUDA; use gloo (or auto) on CPU")
+    wanted = config.backend if config.backend != "auto" else ("nccl" if device.type == "cuda" else "gloo")
+    return "cpu:gloo,cuda:nccl" if wanted == "nccl" else "gloo"
+
+
+def _join(place: Place, backend: str, timeout_s: float) -> None:
+    timeout = timedelta(seconds=timeout_s)
+    if place.world_size == 1:  # needs no network and no free port
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        return
+    try:
+        dist.init_process_group(backend, timeout=timeout)
+    except (dist.DistError, ValueError) as error:
+        master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        first_line = str(error).splitlines()[0]
+        raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {first_line}") from error

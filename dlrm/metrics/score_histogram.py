@@ -1,0 +1,152 @@
+"""A histogram of scores, of bounded size and any range, from which AUC is exact for up to a million distinct scores.
+
+Terms:
+
+- The *order key* of a float32 score is an unsigned 32-bit integer that sorts as the score does: the float's own bits,
+  reflected for negative numbers. Neighbouring floats have neighbouring keys.
+- A *bin* of level l holds all scores whose keys agree but for their last l bits. At level 0 each float32 has its own.
+- A *cell* is a bin of one class. Only cells that hold samples are stored, sorted, with their int64 counts.
+
+The level rises, for the whole histogram, exactly when the cells at the present level are more than the capacity. The
+cells of a part of the samples are never more than those of all of them, so the final level is the lowest at which all
+samples fit: a property of the set of samples. Together with integer counts this makes the histogram the same, bit for
+bit, for every order of the samples, every division into updates and every number of ranks.
+
+Resolution: with the default capacity of 2^21 cells every set with at most 2^20 distinct scores stays at level 0, where
+the AUC is that of the float32 scores themselves. Beyond, a bin is 2^(l - 23) wide relative to its scores.
+:attr:`Auc.error_bound` says for every set how far off the AUC can be at most: by half of the pairs that share a bin; as
+the order within a bin is close to a coin flip for each pair, the error is far smaller. Measured, 10 million samples:
+
+- normally distributed logits: level 6, error 2e-10, bound 7e-7;
+- all logits within 5 +- 0.005 or 0.01 +- 0.0005: level 0, exact (few floats lie there);
+- the worst kind: more distinct scores than cells over a wide range, and much of the mass in a narrow band inside of it.
+  Half of the logits normal, half within -1.1 +- 0.0005: level 6, error 3e-5, bound 2e-3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dlrm.distributed.collectives import Collectives
+
+CAPACITY_CELLS = 1 << 21
+_KEY_BITS = 32
+
+
+@dataclass(frozen=True)
+class Auc:
+    """Area under the ROC curve, and how far from it the area of the unbinned scores can be at most (0: exact)."""
+
+    value: float
+    error_bound: float
+
+
+class ScoreHistogram:
+    """Counts of scores by bin and class.
+
+    Attributes:
+        level: see the module's text; 0 as long as the histogram is exact.
+        cells_C: int64 (C,), ascending: the negatives' bins, then 2^(32 - level) + the positives' bins.
+        counts_C: int64 (C,), samples of each cell, at least 1.
+    """
+
+    def __init__(self, device: torch.device, *, capacity_cells: int = CAPACITY_CELLS) -> None:
+        """An empty histogram.
+
+        Args:
+            device: where it is kept and computed.
+            capacity_cells: most cells that it keeps (at least 2), 16 bytes each; see :data:`CAPACITY_CELLS`.
+        """
+        self._capacity_cells = capacity_cells
+        self.level = 0
+        self.cells_C = torch.empty(0, dtype=torch.int64, device=device)
+        self.counts_C = torch.empty(0, dtype=torch.int64, device=device)
+
+    def add(self, scores_B: torch.Tensor, positive_B: torch.Tensor) -> None:
+        """Count samples; waits for the device, so hand over many at a time.
+
+        Args:
+            scores_B: float32 (B,), finite.
+            positive_B: bool (B,).
+        """
+        cells_B = (positive_B.to(torch.int64) << _KEY_BITS) | _order_keys(scores_B)
+        self._merge(0, cells_B, torch.ones_like(cells_B))
+
+    def merge(self, other: ScoreHistogram) -> None:
+        """Add another histogram's counts to this one's."""
+        self._merge(other.level, other.cells_C, other.counts_C)
+
+    def all_reduce(self, collectives: Collectives) -> None:
+        """Replace this histogram by the sum over all ranks, the same on every rank.
+
+        Ranks broadcast their cells one after the other, so that memory stays constant for any number of ranks; each
+        round moves at most 16 bytes times the capacity.
+        """
+        device = self.cells_C.device
+        headers_W2 = torch.zeros(collectives.world_size, 2, dtype=torch.int64, device=device)
+        headers_W2[collectives.rank] = torch.tensor([self.level, self.cells_C.numel()])
+        collectives.all_reduce_sum_(headers_W2)
+        own_2C = torch.stack((self.cells_C, self.counts_C))
+        for rank, (level, num_cells) in enumerate(headers_W2.tolist()):
+            if rank == collectives.rank:
+                collectives.all_reduce_sum_(own_2C)  # the others add zeros
+                continue
+            theirs_2C = torch.zeros(2, num_cells, dtype=torch.int64, device=device)
+            collectives.all_reduce_sum_(theirs_2C)
+            self._merge(level, theirs_2C[0], theirs_2C[1])
+
+    def auc(self) -> Auc | None:
+        """Probability that a positive scores above a negative, a tie counting one half; None with a single class.
+
+        Integer arithmetic up to the last division. Exact up to 2^32 positives.
+        """
+        first_positive = 1 << (_KEY_BITS - self.level)
+        split = int(torch.searchsorted(self.cells_C, first_positive))
+        negative_bins, positive_bins = self.cells_C[:split], self.cells_C[split:] - first_positive
+        positive_counts = self.counts_C[split:]
+        negatives_before = torch.nn.functional.pad(self.counts_C[:split].cumsum(0), (1, 0))
+        positives, negatives = int(positive_counts.sum()), int(negatives_before[-1])
+        if positives == 0 or negatives == 0:
+            return None
+        below = negatives_before[torch.searchsorted(negative_bins, positive_bins)]
+        up_to = negatives_before[torch.searchsorted(negative_bins, positive_bins, right=True)]
+        pairs_twice = 2 * positives * negatives
+        won_twice = _exact_dot(positive_counts, below + up_to)
+        tied = 0 if self.level == 0 else _exact_dot(positive_counts, up_to - below)
+        return Auc(value=won_twice / pairs_twice, error_bound=tied / pairs_twice)
+
+    def _merge(self, level: int, cells_C: torch.Tensor, counts_C: torch.Tensor) -> None:
+        """Add counts of cells (in any order, repeated or not) of any level."""
+        common = max(self.level, level)
+        cells_C = torch.cat((self.cells_C >> (common - self.level), cells_C >> (common - level)))
+        cells_C, order_C = cells_C.sort()
+        counts_C = torch.cat((self.counts_C, counts_C))[order_C]
+        self.level = common
+        self.cells_C, self.counts_C = _sum_runs(cells_C, counts_C)
+        while self.cells_C.numel() > self._capacity_cells:
+            self.level += 1
+            self.cells_C, self.counts_C = _sum_runs(self.cells_C >> 1, self.counts_C)
+
+
+def _order_keys(scores_B: torch.Tensor) -> torch.Tensor:
+    """int64 in 0 .. 2^32 - 1, in the order of the float32 scores; -0 and 0 are equal, as they compare."""
+    bits_B = (scores_B + 0.0).view(torch.int32)  # -0 + 0 is 0
+    signed_B = torch.where(bits_B < 0, bits_B ^ 0x7FFFFFFF, bits_B)
+    return signed_B.to(torch.int64) + (1 << (_KEY_BITS - 1))
+
+
+def _sum_runs(cells_C: torch.Tensor, counts_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each distinct value of the sorted ``cells_C`` once, with the sum of its counts."""
+    last_C = torch.ones_like(cells_C, dtype=torch.bool)
+    torch.ne(cells_C[1:], cells_C[:-1], out=last_C[:-1])
+    sums = counts_C.cumsum(0)[last_C]
+    return cells_C[last_C], torch.diff(sums, prepend=sums.new_zeros(1))
+
+
+def _exact_dot(a: torch.Tensor, b: torch.Tensor) -> int:
+    """Dot product of non-negative int64 vectors, exact beyond 2^63 while the sum of ``a`` stays below 2^32."""
+    low = int((a * (b & 0x7FFFFFFF)).sum())
+    high = int((a * (b >> 31)).sum())
+    return (high << 31) + low

@@ -1,0 +1,146 @@
+"""Initial weights (those of arXiv:1906.00091), each a pure function of the seed and of what the weight is.
+
+- Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
+  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
+- Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
+- Tables with n rows: U(-s sqrt(1 / n), s sqrt(1 / n)), s = model.embedding_init_scale.
+
+Weights of tables follow from (seed, table, row, column) alone, so that every shard of every plan holds the same
+numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from (seed, parameter name).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from dlrm.counter_rng import stream_key, uniform, uniform64
+from dlrm.model.dlrm import DLRM
+
+# Weights drawn at a time. Drawing needs a handful of int64 temporaries, which should stay in a CPU's cache; and below
+# 32768 elements torch keeps to one thread, so that ranks which share the cores do not wait for each other's threads. A
+# GPU wants large kernels.
+_CHUNK_CPU = 1 << 14
+_CHUNK_GPU = 1 << 24
+
+
+def initialise_dense(model: DLRM, seed: int) -> None:
+    """Draw every weight outside of the tables, in place.
+
+    Args:
+        model: its parts' parameters are named relative to it, e.g. ``bottom_mlp.linears.0.weight``.
+        seed: run.seed.
+
+    Raises:
+        TypeError: the model has a parameter for which no rule is known.
+    """
+    for name, parameter, std in _dense_parameters(model):
+        with torch.no_grad():
+            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std)
+
+
+def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, scale: float) -> None:
+    """Draw every weight of tables that are not sharded, in place."""
+    for config in tables.embedding_bag_configs():
+        rows, dim = config.num_embeddings, config.embedding_dim
+        weight = tables.embedding_bags[config.name].weight
+        fill_table_block(weight, seed, config.name, rows=rows, dim=dim, row_start=0, col_start=0, scale=scale)
+
+
+def table_block(
+    seed: int,
+    name: str,
+    *,
+    rows: int,
+    dim: int,
+    row_start: int,
+    row_stop: int,
+    col_start: int,
+    col_stop: int,
+    scale: float = 1.0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Initial weights [row_start:row_stop, col_start:col_stop] of a table; see :func:`fill_table_block`."""
+    out = torch.empty(row_stop - row_start, col_stop - col_start, device=device, dtype=dtype)
+    fill_table_block(out, seed, name, rows=rows, dim=dim, row_start=row_start, col_start=col_start, scale=scale)
+    return out
+
+
+@torch.no_grad()
+def fill_table_block(
+    out: torch.Tensor,
+    seed: int,
+    name: str,
+    *,
+    rows: int,
+    dim: int,
+    row_start: int,
+    col_start: int,
+    scale: float = 1.0,
+    chunk_weights: int | None = None,
+) -> None:
+    """Write the initial weights of a block of a table into ``out``, with bounded extra memory.
+
+    Args:
+        out: any floating type and device, (block rows, block columns): a shard. Need not be contiguous.
+        seed: run.seed.
+        name: of the table.
+        rows: of the whole table.
+        dim: columns of the whole table; rows * dim must be below 2^63.
+        row_start: the block's first row.
+        col_start: the block's first column.
+        scale: s above.
+        chunk_weights: weights drawn at a time (at least a row); changes nothing but time and memory.
+
+    Raises:
+        ValueError: the block does not lie inside of the table.
+    """
+    block_rows, block_cols = out.shape
+    if not (0 <= row_start <= rows - block_rows and 0 <= col_start <= dim - block_cols):
+        block = f"[{row_start}:{row_start + block_rows}, {col_start}:{col_start + block_cols}]"
+        raise ValueError(f"block {block} is not inside of table {name} ({rows} x {dim})")
+    if not out.numel():
+        return
+    key = stream_key(seed, "init", "table", name)
+    bound = scale * math.sqrt(1.0 / rows)
+    chunk = chunk_weights or (_CHUNK_CPU if out.device.type == "cpu" else _CHUNK_GPU)
+    chunk_rows = max(1, chunk // block_cols)
+    col_C = torch.arange(col_start, col_start + block_cols, device=out.device)
+    for start in range(0, block_rows, chunk_rows):
+        stop = min(start + chunk_rows, block_rows)
+        row_R = torch.arange(row_start + start, row_start + stop, device=out.device)
+        uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
+        # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
+        out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(bound)
+
+
+def _dense_parameters(model: DLRM) -> Iterator[tuple[str, nn.Parameter, float]]:
+    """(name, parameter, standard deviation) of every parameter outside of the tables."""
+    for prefix, module in model.named_modules():
+        if prefix.split(".", 1)[0] == "tables":
+            continue
+        crossnet = prefix.rpartition(".")[0]
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if isinstance(module, nn.Linear):
+                yield name, parameter, _std(parameter)
+            elif isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(crossnet), LowRankCrossNet):
+                yield name, parameter, 0.0 if parameter.ndim == 1 else _std(parameter)
+            else:
+                raise TypeError(f"no rule for the initial value of {name} in {type(module).__name__}")
+
+
+def _std(parameter: nn.Parameter) -> float:
+    return math.sqrt((2.0 if parameter.ndim == 2 else 1.0) / sum(parameter.shape))
+
+
+def _normal(key: int, shape: torch.Size) -> torch.Tensor:
+    """float64 standard normals, by inverting the cumulative distribution at the middle of uniform64's cells."""
+    counters = torch.arange(shape.numel()).view(shape)
+    normal: torch.Tensor = torch.special.ndtri(uniform64(key, counters) + 2.0**-54)
+    return normal

@@ -1,0 +1,184 @@
+"""How the bottom MLP's output and the pooled embeddings meet.
+
+Each interaction takes ``dense_BD``, the bottom MLP's output, and ``pooled_BX``, the pooled embeddings of all tables
+side by side in the order of the schema, and returns float32 (B, out_features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchrec.modules.crossnet import LowRankCrossNet
+
+from dlrm.config import model as model_config
+from dlrm.model.mlp import MLP
+
+
+def build_interaction(config: model_config.Interaction, *, dense_dim: int, table_dims: Sequence[int]) -> Interaction:
+    """The configured interaction.
+
+    Args:
+        config: the variant.
+        dense_dim: outputs of the bottom MLP.
+        table_dims: width of each table; for dot and projection all equal to ``dense_dim``, as ModelConfig demands.
+    """
+    width = dense_dim + sum(table_dims)
+    match config:
+        case model_config.DotInteraction():
+            return DotInteraction(dense_dim, len(table_dims) + 1, self_interaction=config.self_interaction)
+        case model_config.CatInteraction():
+            return CatInteraction(width)
+        case model_config.DcnInteraction():
+            return CrossInteraction(width, layers=config.layers, rank=config.rank)
+        case model_config.ProjectionInteraction():
+            return ProjectionInteraction(dense_dim, width, config.branch1, config.branch2)
+
+
+class Interaction(nn.Module):
+    """Base of the interactions.
+
+    Attributes:
+        out_features: columns of the output.
+    """
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = out_features
+
+    def forward(self, dense_BD: torch.Tensor, pooled_BX: torch.Tensor) -> torch.Tensor:
+        """float32 (B, out_features)."""
+        raise NotImplementedError
+
+
+class CatInteraction(Interaction):
+    """Side by side: dense_BD, then pooled_BX. The vectors may have different widths."""
+
+    def forward(self, dense_BD: torch.Tensor, pooled_BX: torch.Tensor) -> torch.Tensor:
+        """float32 (B, D + X)."""
+        return torch.cat((dense_BD, pooled_BX), dim=1)
+
+
+class DotInteraction(Interaction):
+    """dense_BD, then the dot product of each pair of vectors (arXiv:1906.00091, section 2.2).
+
+    Vector 0 is the bottom MLP's, vector t + 1 is table t's. The pairs (i, j), i < j (i <= j with self-interaction), are
+    ordered by i, then j, as in torchrec's InteractionArch.
+    """
+
+    pairs_P: torch.Tensor
+    pair_of_VV: torch.Tensor
+
+    def __init__(self, dim: int, vectors: int, *, self_interaction: bool = False) -> None:
+        """Make the module.
+
+        Args:
+            dim: D, width of every vector.
+            vectors: V, one more than there are tables.
+            self_interaction: whether each vector's product with itself is a pair, too.
+        """
+        first_P, second_P = torch.triu_indices(vectors, vectors, offset=0 if self_interaction else 1)
+        pairs = len(first_P)
+        super().__init__(dim + pairs)
+        self.dim, self.vectors, self.self_interaction = dim, vectors, self_interaction
+        pair_of_VV = torch.full((vectors, vectors), pairs)
+        pair_of_VV[first_P, second_P] = pair_of_VV[second_P, first_P] = torch.arange(pairs)
+        # int64 (P,): where each pair stands in the flattened (V, V) products; and int64 (V * V,): which pair each of
+        # those products is, P standing for none. Both follow from the sizes: no checkpoint needs them.
+        self.register_buffer("pairs_P", first_P * vectors + second_P, persistent=False)
+        self.register_buffer("pair_of_VV", pair_of_VV.flatten(), persistent=False)
+
+    def forward(self, dense_BD: torch.Tensor, pooled_BX: torch.Tensor) -> torch.Tensor:
+        """float32 (B, D + P)."""
+        vectors_BVD = torch.cat((dense_BD, pooled_BX), dim=1).view(-1, self.vectors, self.dim)
+        if self.training:
+            arguments = (vectors_BVD, self.pairs_P, self.pair_of_VV, self.self_interaction)
+            products_BP = _PairProducts.apply(*arguments)  # type: ignore[no-untyped-call]
+        else:  # plain operators, which exporters can trace; the same numbers
+            products_BP = _pair_products(vectors_BVD, self.pairs_P)
+        return torch.cat((dense_BD, products_BP), dim=1)
+
+
+def _pair_products(vectors_BVD: torch.Tensor, pairs_P: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(vectors_BVD, vectors_BVD.transpose(1, 2)).flatten(1).index_select(1, pairs_P)
+
+
+class _PairProducts(torch.autograd.Function):
+    """:func:`_pair_products` with a faster gradient.
+
+    Autograd scatters the gradient into (V, V) matrices (on CUDA by sorting or with atomic additions) and then
+    multiplies these and their transposes with the vectors. No two pairs share a place, so the symmetric matrix can be
+    gathered instead, and one multiplication is enough.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors_BVD: torch.Tensor, pairs_P: torch.Tensor, pair_of_VV: torch.Tensor, self_interaction: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(vectors_BVD, pair_of_VV)
+        ctx.self_interaction = self_interaction
+        return _pair_products(vectors_BVD, pairs_P)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradient_BP,) = gradients
+        vectors_BVD, pair_of_VV = ctx.saved_tensors
+        vectors = vectors_BVD.shape[1]
+        padded_BP = nn.functional.pad(gradient_BP, (0, 1))  # the last column: no pair, no gradient
+        gradient_BVV = padded_BP.index_select(1, pair_of_VV).view(-1, vectors, vectors)
+        if ctx.self_interaction:  # d(x.x) = 2x
+            gradient_BVV.diagonal(dim1=1, dim2=2).mul_(2)
+        return torch.bmm(gradient_BVV, vectors_BVD), None, None, None
+
+
+class CrossInteraction(Interaction):
+    """The low-rank cross network of DCN v2 over the concatenation (arXiv:2008.13535).
+
+    x_0 = (dense_BD, pooled_BX); x_{l+1} = x_0 * (W_l V_l x_l + b_l) + x_l. The vectors may have different widths.
+    """
+
+    def __init__(self, width: int, *, layers: int, rank: int) -> None:
+        """Make the layers.
+
+        Args:
+            width: D + X.
+            layers: number of cross layers.
+            rank: rows of V_l and columns of W_l.
+        """
+        super().__init__(width)
+        self.crossnet = LowRankCrossNet(in_features=width, num_layers=layers, low_rank=rank)
+
+    def forward(self, dense_BD: torch.Tensor, pooled_BX: torch.Tensor) -> torch.Tensor:
+        """float32 (B, D + X)."""
+        return self.crossnet(torch.cat((dense_BD, pooled_BX), dim=1))  # type: ignore[no-any-return]
+
+
+class ProjectionInteraction(Interaction):
+    """dense_BD, then the product of two learned projections of all vectors (torchrec's DLRM_Projection).
+
+    Two MLPs turn the concatenation of all vectors into J and K vectors of width D; the output holds the products
+    (J, D) x (D, K). (The second branch's output is read as (D, K), as torchrec does.)
+    """
+
+    def __init__(self, dim: int, width: int, branch1: Sequence[int], branch2: Sequence[int]) -> None:
+        """Make the two MLPs.
+
+        Args:
+            dim: D, width of every vector.
+            width: V * D.
+            branch1: layer sizes of the first projection, the last one J * D.
+            branch2: layer sizes of the second projection, the last one D * K.
+        """
+        super().__init__(dim + (branch1[-1] // dim) * (branch2[-1] // dim))
+        self.dim = dim
+        self.branch1 = MLP(width, branch1, relu_last=True)
+        self.branch2 = MLP(width, branch2, relu_last=True)
+
+    def forward(self, dense_BD: torch.Tensor, pooled_BX: torch.Tensor) -> torch.Tensor:
+        """float32 (B, D + J * K)."""
+        vectors_BX = torch.cat((dense_BD, pooled_BX), dim=1)
+        left_BJD = self.branch1(vectors_BX).unflatten(1, (-1, self.dim))
+        right_BDK = self.branch2(vectors_BX).unflatten(1, (self.dim, -1))
+        return torch.cat((dense_BD, torch.bmm(left_BJD, right_BDK).flatten(1)), dim=1)

@@ -1,0 +1,102 @@
+"""The embedding tables: from the configuration and the schema to torchrec's EmbeddingBagCollection.
+
+Each sparse feature has one table, and both have the feature's name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from dlrm.config.model import ModelConfig, TableOverride
+from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.model.pooling import PooledColumns
+from dlrm.schema import Schema, SparseFeature
+
+DIM_MULTIPLE = 4
+"""fbgemm's fused kernels take only rows whose width is a multiple of this."""
+
+
+def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[EmbeddingBagConfig]:
+    """What torchrec must know of each table, in the order of ``schema.sparse``.
+
+    Raises:
+        ConfigError: overrides for tables that the data does not have, widths that fbgemm does not take, or data
+            without sparse features.
+    """
+    problems = [*_unknown_tables(config, schema), *_bad_dims(config)]
+    if not schema.sparse:
+        problems.append(ConfigProblem("data", "", "has no sparse feature: this model needs at least one table"))
+    if problems:
+        raise ConfigError(problems)
+    return [_table(config, feature) for feature in schema.sparse]
+
+
+def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> EmbeddingBagCollection:
+    """The tables as one module: KeyedJaggedTensor -> KeyedTensor of summed embeddings, float32 (B, X).
+
+    Args:
+        config: widths.
+        schema: names and rows.
+        device: where the weights live. On ``meta`` they have no memory: DistributedModelParallel gives each rank its
+            shards, which :func:`dlrm.model.init.fill_table_block` then fills.
+
+    Raises:
+        ConfigError: see :func:`embedding_bag_configs`.
+    """
+    return EmbeddingBagCollection(tables=embedding_bag_configs(config, schema), device=torch.device(device))
+
+
+def build_pooling(config: ModelConfig, schema: Schema) -> PooledColumns:
+    """What turns the output of the tables into one tensor."""
+    tables = embedding_bag_configs(config, schema)
+    return PooledColumns(
+        names=[table.name for table in tables],
+        dims=[table.embedding_dim for table in tables],
+        mean=[(_override(config, table.name).pooling or config.pooling) == "mean" for table in tables],
+    )
+
+
+def _table(config: ModelConfig, feature: SparseFeature) -> EmbeddingBagConfig:
+    return EmbeddingBagConfig(
+        name=feature.name,
+        feature_names=[feature.name],
+        num_embeddings=feature.rows,
+        embedding_dim=_override(config, feature.name).embedding_dim or config.embedding_dim,
+        pooling=PoolingType.SUM,  # PooledColumns makes the mean; it says why
+    )
+
+
+def _override(config: ModelConfig, name: str) -> TableOverride:
+    return config.tables.get(name, TableOverride())
+
+
+def _unknown_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigProblem]:
+    known = [feature.name for feature in schema.sparse]
+    for name in config.tables:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {len(known)}: {_shortened(known)}"
+            yield ConfigProblem(f"model.tables.{name}", "", f"the data has no such table; {hint}")
+
+
+def _bad_dims(config: ModelConfig) -> Iterator[ConfigProblem]:
+    dims = {"model.embedding_dim": config.embedding_dim}
+    dims |= {
+        f"model.tables.{name}.embedding_dim": table.embedding_dim
+        for name, table in config.tables.items()
+        if table.embedding_dim is not None
+    }
+    for key, dim in dims.items():
+        if dim % DIM_MULTIPLE:
+            larger = dim + -dim % DIM_MULTIPLE
+            message = f"is {dim}, fbgemm's kernels take multiples of {DIM_MULTIPLE} only: {larger} is the next"
+            yield ConfigProblem(key, "", message)
+
+
+def _shortened(names: list[str], shown: int = 4) -> str:
+    return ", ".join(names) if len(names) <= shown else f"{', '.join(names[: shown - 1])}, ..., {names[-1]}"

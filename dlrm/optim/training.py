@@ -1,0 +1,111 @@
+"""All optimizers of a training run behind one that a torchrec train pipeline can drive."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+
+from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule
+from dlrm.errors import ConfigError
+from dlrm.optim.schedule import learning_rate
+from dlrm.optim.tables import TouchedRowOptimizer
+
+MLP_GROUPS = ("bottom_mlp", "interaction", "top_mlp")
+
+
+class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is untyped here
+    """Fused, dense and data-parallel-table optimizers with their schedule and clipping.
+
+    The rate of a step has to be set before its backward pass, in which the fused kernels apply it; pipelines call
+    ``zero_grad`` (which hands the rate to the kernels) first, so :meth:`set_step` belongs before ``pipeline.progress``.
+
+    Args:
+        optimizers: the parts, each with its base rates in its parameter groups.
+        schedule: factor over steps.
+        clipped: parameters whose joint gradient norm is clipped; the tables' gradients never leave the fused kernels.
+        clip_norm: largest L2 norm of that gradient; None does not clip.
+    """
+
+    def __init__(
+        self,
+        optimizers: list[KeyedOptimizer],
+        *,
+        schedule: Schedule,
+        clipped: list[torch.Tensor],
+        clip_norm: float | None,
+    ) -> None:
+        super().__init__(optimizers)
+        self._schedule = schedule
+        self._clipped = clipped
+        self._clip_norm = clip_norm
+        self._groups: list[dict[str, Any]] = [group for part in optimizers for group in part.param_groups]
+        self._base_rates = [float(group["lr"]) for group in self._groups]
+
+    def set_step(self, step: int) -> None:
+        """Set every group's rate to that of ``step``, the step about to be trained (counted from 1)."""
+        for group, base in zip(self._groups, self._base_rates, strict=True):
+            group["lr"] = learning_rate(self._schedule, base, step)
+
+    def step(self, closure: Any = None) -> None:
+        """Clip, then step every part (the fused ones have updated their tables already)."""
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._clipped, self._clip_norm)
+        super().step(closure)
+
+
+def build_optimizer(
+    config: OptimConfig,
+    *,
+    fused: KeyedOptimizer,
+    mlps: Mapping[str, torch.Tensor],
+    data_parallel_tables: Mapping[str, torch.Tensor],
+) -> TrainingOptimizer:
+    """The optimizer of a sharded model.
+
+    Args:
+        config: kinds, rates, schedule, clipping.
+        fused: the optimizer of the sharded tables, from DistributedModelParallel.
+        mlps: replicated parameters by full name; one part of the name is one of :data:`MLP_GROUPS`.
+        data_parallel_tables: weights of data-parallel tables by full name, ``....<table>.weight``.
+    """
+    parts: list[KeyedOptimizer] = [fused]
+    for group in MLP_GROUPS:
+        params = {name: param for name, param in mlps.items() if group in name.split(".")}
+        if params:
+            lr = config.dense.lr * config.lr_scale.get(group, 1.0)
+            parts.append(
+                KeyedOptimizerWrapper(params, lambda tensors, lr=lr: _dense_optimizer(config.dense, tensors, lr))
+            )
+    for name, weight in data_parallel_tables.items():
+        lr = config.sparse.lr * config.lr_scale.get(name.split(".")[-2], 1.0)
+        factory = lambda tensors, lr=lr: TouchedRowOptimizer(tensors, config.sparse, lr)  # noqa: E731
+        parts.append(KeyedOptimizerWrapper({name: weight}, factory))
+    return TrainingOptimizer(parts, schedule=config.schedule, clipped=list(mlps.values()), clip_norm=config.clip_norm)
+
+
+def check_rate_groups(config: OptimConfig, tables: Collection[str]) -> None:
+    """Refuse a rate factor for a group that does not exist.
+
+    Raises:
+        ConfigError: names the key and the nearest group.
+    """
+    known = [*MLP_GROUPS, *tables]
+    for name in config.lr_scale:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else f"; groups are {', '.join(known)}"
+            raise ConfigError.at(f"optim.lr_scale.{name}", f"is no group of parameters{hint}")
+
+
+def _dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    if isinstance(config, Adam | AdamW):
+        kind = torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam
+        betas = (config.beta1, config.beta2)
+        return kind(tensors, lr=lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
+    if isinstance(config, Adagrad):
+        return torch.optim.Adagrad(tensors, lr=lr, eps=config.eps, weight_decay=config.weight_decay)
+    return torch.optim.SGD(tensors, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -1,0 +1,81 @@
+"""A sharding plan as rows that a person can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchrec.distributed.types import ShardingPlan, ShardingType
+
+from dlrm.config.optim import Adagrad, RowwiseAdagrad, SparseAdam, SparseOptimizer
+
+_BYTES_PER_WEIGHT = 4
+_GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class TablePlacement:
+    """Where one table is.
+
+    Attributes:
+        table, rows, dim: the table.
+        sharding: sharding type; kernel: compute kernel.
+        gib_by_rank: weights and optimizer state on each rank, GiB.
+    """
+
+    table: str
+    rows: int
+    dim: int
+    sharding: str
+    kernel: str
+    gib_by_rank: tuple[float, ...]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Ranks that hold a part of the table."""
+        return tuple(rank for rank, gib in enumerate(self.gib_by_rank) if gib > 0)
+
+
+def placements(
+    plan: ShardingPlan, sizes: dict[str, tuple[int, int]], optimizer: SparseOptimizer, world_size: int
+) -> list[TablePlacement]:
+    """One row a table, in the model's order.
+
+    Args:
+        plan: the plan.
+        sizes: (rows, dim) of each table.
+        optimizer: of the tables; its state counts.
+        world_size: number of ranks.
+    """
+    by_table = {name: parameter for module_plan in plan.plan.values() for name, parameter in module_plan.items()}
+    rows_of_report = []
+    for table, (rows, dim) in sizes.items():
+        parameter = by_table[table]
+        bytes_by_rank = [0] * world_size
+        if parameter.sharding_type == ShardingType.DATA_PARALLEL.value:
+            bytes_by_rank = [_block_bytes(rows, dim, optimizer)] * world_size
+        else:
+            for shard in parameter.sharding_spec.shards:
+                shard_rows, shard_columns = shard.shard_sizes
+                bytes_by_rank[shard.placement.rank()] += _block_bytes(shard_rows, shard_columns, optimizer)
+        gib = tuple(size / _GIB for size in bytes_by_rank)
+        rows_of_report.append(TablePlacement(table, rows, dim, parameter.sharding_type, parameter.compute_kernel, gib))
+    return rows_of_report
+
+
+def _block_bytes(rows: int, columns: int, optimizer: SparseOptimizer) -> int:
+    """Weights and optimizer state of a block of a table in fp32."""
+    state = 0
+    if isinstance(optimizer, Adagrad):
+        state = rows * columns
+    elif isinstance(optimizer, RowwiseAdagrad):
+        state = rows
+    elif isinstance(optimizer, SparseAdam):
+        state = 2 * rows * columns
+    return (rows * columns + state) * _BYTES_PER_WEIGHT
+
+
+def ranks_text(ranks: tuple[int, ...]) -> str:
+    """``0-3`` for consecutive ranks, ``0,2`` otherwise."""
+    if len(ranks) > 2 and ranks[-1] - ranks[0] == len(ranks) - 1:
+        return f"{ranks[0]}-{ranks[-1]}"
+    return ",".join(str(rank) for rank in ranks)

@@ -1,0 +1,73 @@
+"""From a model and a plan to a DistributedModelParallel whose weights do not depend on the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan, ShardingType
+
+from dlrm.distributed.world import World
+from dlrm.sharding.sharder import TableSharder
+
+FillBlock = Callable[[str, torch.Tensor, int, int], None]
+"""``fill(table, block_RC, first_row, first_column)`` writes the initial weights of a block of a table in place."""
+
+
+def shard_model(
+    model: nn.Module, *, plan: ShardingPlan, world: World, fill_block: FillBlock
+) -> DistributedModelParallel:
+    """Shard the tables by ``plan``, replicate the rest by DDP, and write the tables' initial weights.
+
+    Args:
+        model: tables on the meta device, everything else initialised on CPU, the same on every rank.
+        plan: where each table goes.
+        world: ranks and device.
+        fill_block: writes the initial weights of whatever part of a table this rank holds.
+    """
+    sharded = DistributedModelParallel(model, device=world.device, plan=plan, sharders=[TableSharder()])
+    with torch.no_grad():
+        for name, weight in sharded.state_dict().items():
+            if ".embedding_bags." in name:
+                _fill(name.split(".")[-2], weight, fill_block)
+    return sharded
+
+
+def _fill(table: str, weight: torch.Tensor | ShardedTensor, fill_block: FillBlock) -> None:
+    if not isinstance(weight, ShardedTensor):  # data-parallel: the whole table is here
+        fill_block(table, weight.detach(), 0, 0)
+        return
+    for shard in weight.local_shards():
+        first_row, first_column = shard.metadata.shard_offsets
+        fill_block(table, shard.tensor.detach(), first_row, first_column)
+
+
+def data_parallel_tables(plan: ShardingPlan) -> set[str]:
+    """Names of the tables that ``plan`` replicates."""
+    return {
+        table
+        for module_plan in plan.plan.values()
+        for table, parameter in module_plan.items()
+        if parameter.sharding_type == ShardingType.DATA_PARALLEL.value
+    }
+
+
+def split_parameters(
+    sharded: DistributedModelParallel, plan: ShardingPlan
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The parameters that no fused kernel trains, by full name.
+
+    Returns:
+        Those outside of tables (replicated by DDP), and the weights of data-parallel tables.
+    """
+    replicated = data_parallel_tables(plan)
+    mlps, tables = {}, {}
+    for name, parameter in sharded.named_parameters():
+        if ".embedding_bags." not in name:
+            mlps[name] = parameter
+        elif name.split(".")[-2] in replicated:
+            tables[name] = parameter
+    return mlps, tables

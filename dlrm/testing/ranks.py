@@ -1,0 +1,105 @@
+"""Run a function on several gloo ranks of this machine and collect what each returns.
+
+Processes come from a fork server that has imported torch and torchrec once, so that a test pays for its ranks in
+fractions of a second. Production code never imports this.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+PRELOADED = ["torch", "torch.distributed", "torchrec", "torchrec.distributed", "dlrm.distributed.world"]
+
+
+class RankError(AssertionError):
+    """A rank raised; the message is its traceback."""
+
+
+def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0) -> list[Any]:
+    """Call ``fn(rank, world_size, *args)`` on ``world_size`` gloo ranks.
+
+    Args:
+        fn: a function of a module (it is pickled by name); the process group is initialised when it is called.
+        world_size: number of ranks.
+        args: further arguments, pickled.
+        timeout_s: after this the ranks are killed and :class:`TimeoutError` is raised.
+
+    Returns:
+        What ``fn`` returned, by rank.
+
+    Raises:
+        RankError: the first failure of any rank, with its traceback; the others are killed.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory() as folder:
+        processes: list[BaseProcess] = []
+        pipes: list[multiprocessing.connection.Connection] = []
+        for rank in range(world_size):
+            receiver, sender = context.Pipe(duplex=False)
+            process: BaseProcess = context.Process(
+                target=_rank_main, args=(sender, fn, rank, world_size, folder, args), daemon=True
+            )
+            process.start()
+            sender.close()
+            processes.append(process)
+            pipes.append(receiver)
+        try:
+            return _collect(pipes, time.monotonic() + timeout_s)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _collect(pipes: list[multiprocessing.connection.Connection], deadline: float) -> list[Any]:
+    results: list[Any] = [None] * len(pipes)
+    waiting = dict(enumerate(pipes))
+    while waiting:
+        ready = multiprocessing.connection.wait(list(waiting.values()), timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError(f"ranks {sorted(waiting)} did not finish in time")
+        for rank in [rank for rank, pipe in waiting.items() if pipe in ready]:
+            try:
+                failed, results[rank] = waiting.pop(rank).recv()
+            except EOFError:
+                raise RankError(f"rank {rank} died without a word") from None
+            if failed:
+                raise RankError(f"rank {rank}:\n{results[rank]}")
+    return results
+
+
+def _rank_main(
+    sender: multiprocessing.connection.Connection,
+    fn: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    folder: str,
+    args: tuple[Any, ...],
+) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size)
+    )
+    try:
+        store = dist.FileStore(  # type: ignore[attr-defined]
+            os.path.join(folder, "store"), world_size
+        )
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+        sender.send((False, fn(rank, world_size, *args)))
+    except BaseException:  # whatever it was, the parent reports it
+        sender.send((True, traceback.format_exc()))
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,45 @@
+"""Scores every sample of a split exactly once, in constant memory."""
+
+from __future__ import annotations
+
+import torch
+
+from dlrm.data.loader import BatchLoader
+from dlrm.data.planted import PlantedSource
+from dlrm.distributed.world import World
+from dlrm.metrics.binary import BinaryMetrics, BinaryResult
+from dlrm.train.stepper import Stepper
+
+
+class Evaluator:
+    """Evaluates the model, and what could be reached at best, on the batches of a loader.
+
+    Args:
+        stepper: runs the model forward.
+        world: ranks, over which the figures are summed.
+    """
+
+    def __init__(self, stepper: Stepper, world: World) -> None:
+        self._stepper = stepper
+        self._world = world
+
+    def evaluate(self, loader: BatchLoader) -> BinaryResult:
+        """The model's figures over all samples of all ranks; the same on every rank."""
+        metrics = BinaryMetrics(self._world.device)
+        for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
+            metrics.update(output.logits_B, output.labels_B, output.weights_B)
+        metrics.all_reduce(self._world.collectives)
+        return metrics.compute()
+
+    def best_reachable(self, loader: BatchLoader) -> BinaryResult | None:
+        """The figures of the true logit, where the samples' hidden model is known; no score can do better in expectation."""
+        source = loader.source
+        if not isinstance(source, PlantedSource) or source.num_samples == 0:
+            return None
+        metrics = BinaryMetrics(torch.device("cpu"))
+        for k in range(loader.order.num_batches):
+            index_B = loader.order.indices(0, k, self._world.rank, self._world.size)
+            labels_B = source.read(index_B).labels_B
+            metrics.update(source.true_logits(index_B).float(), labels_B, torch.ones_like(labels_B))
+        metrics.all_reduce(self._world.collectives)
+        return metrics.compute()

@@ -1,0 +1,55 @@
+"""What may happen beside the steps: showing, recording, evaluating, saving.
+
+A hook sees every trained step and may ask for *pauses*: moments at which the pipeline has been run empty, so that what is
+trained and what was read are the same, the model can be evaluated or saved, and the run may end. Every decision that a
+hook takes must be the same on every rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlrm.train.stepper import StepOutput
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far training has come; counts trained global batches only.
+
+    Attributes:
+        epoch: finished epochs; batch: trained global batches of the epoch under way.
+        step: trained global batches of the run; samples: trained samples of the run, over all ranks.
+        epoch_ended: whether the step before this position was the last of its epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    samples: int = 0
+    epoch_ended: bool = False
+
+
+class Hook:
+    """Does nothing at every occasion; subclasses override what they care for."""
+
+    def on_start(self, position: Position) -> None:
+        """Before the first step."""
+
+    def next_pause(self, step: int) -> int | None:
+        """The smallest step number after ``step`` at which this hook wants a pause; None: none of its own."""
+        return None
+
+    def on_step(self, position: Position, output: StepOutput) -> None:
+        """After a step; ``position`` includes it."""
+
+    def on_pause(self, position: Position) -> str | None:
+        """At a pause of any hook and at the end of each epoch; a text ends the training and says why."""
+        return None
+
+    def on_end(self, position: Position, reason: str) -> None:
+        """After the last step, in the order of the hooks; not called after a failure."""
+
+
+def multiple_after(step: int, every: int) -> int:
+    """The smallest multiple of ``every`` greater than ``step``."""
+    return (step // every + 1) * every

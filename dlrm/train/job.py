@@ -1,0 +1,157 @@
+"""One training run from configuration to summary."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import rich.console
+from rich.table import Table
+
+from dlrm.config import Config
+from dlrm.distributed.collectives import together
+from dlrm.distributed.world import World, joined_world
+from dlrm.metrics.binary import BinaryResult
+from dlrm.metrics.memory import PeakMemory, peak_memory
+from dlrm.train.build import Job, build_dataset, build_job
+from dlrm.train.console import Console, Display, Silent, plan_table
+from dlrm.train.log import open_log
+from dlrm.train.records import NoRecorder, Recorder, RunRecorder
+from dlrm.train.run_folder import open_run_folder, write_json
+from dlrm.train.standard_hooks import result_text
+
+
+def run_training(config: Config) -> dict[str, Any]:
+    """Train as configured and return the summary, the same on every rank.
+
+    Raises:
+        DlrmError: what the user can mend, before the first step wherever it can be known there.
+    """
+    with joined_world(config.distributed) as world:
+        display: Display = Console(progress=config.logging.progress) if world.is_leader else Silent()
+        try:
+            return _train(config, world, display)
+        finally:
+            display.close()
+
+
+def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
+    dataset = together(world.collectives, lambda: build_dataset(config.data))
+    folder = open_run_folder(config, world)
+    open_log(folder, world.rank)
+    recorder: Recorder = NoRecorder()
+    if world.is_leader:
+        recorder = RunRecorder(folder, tensorboard=config.logging.tensorboard)
+    job = build_job(config, dataset, world, recorder, display)
+    if world.is_leader:
+        _introduce(config, job, folder, world, display)
+    reason = job.trainer.fit()
+    display.close()
+    test, best = _final_scores(config, job, recorder, display)
+    memory = world.collectives.all_gather_object(peak_memory(world.device))
+    summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=folder)
+    if world.is_leader:
+        write_json(folder / "summary.json", summary)
+        recorder.close()
+        display.show(closing_table(summary))
+    return summary
+
+
+def _introduce(config: Config, job: Job, folder: Path, world: World, display: Display) -> None:
+    table = plan_table(job.placements)
+    text = rich.console.Console(file=io.StringIO(), width=110)
+    text.print(table)
+    (folder / "plan.txt").write_text(text.file.getvalue())  # type: ignore[attr-defined]
+    display.show(table)
+    mlps, tables = job.parameters
+    display.say(
+        f"{world.size} rank(s) on {world.device.type}, {world.backend}; {mlps:,} weights in the MLPs, {tables:,} in "
+        f"tables; {job.trainer.total_steps:,} steps of {config.train.global_batch_size:,} samples; files in {folder}/"
+    )
+
+
+def _final_scores(
+    config: Config, job: Job, recorder: Recorder, display: Display
+) -> tuple[BinaryResult | None, BinaryResult | None]:
+    """The model's figures on the test samples and the best reachable ones, each None where there is nothing to score."""
+    if not config.evaluation.test or job.test.source.num_samples == 0:
+        return None, None
+    test = job.evaluator.evaluate(job.test)
+    best = job.evaluator.best_reachable(job.test)
+    reachable = {} if best is None else {"best_reachable_auc": best.auc}
+    recorder.record("test", job.trainer.position.step, {**test.to_dict(), **reachable})
+    display.say(f"step {job.trainer.position.step}: test {result_text(test)}")
+    return test, best
+
+
+def summarise(
+    config: Config,
+    job: Job,
+    world: World,
+    *,
+    reason: str,
+    test: BinaryResult | None,
+    best: BinaryResult | None,
+    memory: list[PeakMemory],
+    folder: Path,
+) -> dict[str, Any]:
+    """The contents of summary.json."""
+    overall = job.measured.throughput.overall()
+    position = job.trainer.position
+    validation = job.measured.validation
+    summary: dict[str, Any] = {
+        "name": config.run.name,
+        "folder": str(folder),
+        "stopped": reason,
+        "ranks": world.size,
+        "device": world.device.type,
+        "epochs": position.epoch,
+        "steps": position.step,
+        "samples": position.samples,
+        "training_time_s": overall.elapsed_s,
+        "samples_per_s": overall.samples_per_s,
+        "resident_gib": max(peak.resident_gib for peak in memory),
+        "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
+        "mlp_weights": job.parameters[0],
+        "table_weights": job.parameters[1],
+        "train": {"loss": job.measured.last_loss},
+        "validation": validation.to_dict() if validation else None,
+        "test": test.to_dict() if test else None,
+    }
+    if best is not None:
+        summary["best_reachable_auc"] = best.auc
+        summary["best_reachable_log_loss"] = best.log_loss
+    return summary
+
+
+def closing_table(summary: dict[str, Any]) -> Table:
+    """The summary for the terminal."""
+    table = Table(title=f"{summary['name']}: {summary['stopped']}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    memory = f"{summary['resident_gib']:.2f} GiB a rank"
+    if summary["device_gib"]:
+        memory += f", {summary['device_gib']:.2f} GiB on the device"
+    seconds = summary["training_time_s"]
+    table.add_row("steps", f"{summary['steps']:,} ({summary['samples']:,} samples, {summary['epochs']} epoch(s))")
+    table.add_row(
+        "training time", f"{seconds:.1f} s ({summary['samples_per_s']:,.0f} samples/s on {summary['ranks']} rank(s))"
+    )
+    table.add_row("peak memory", memory)
+    for split in ("validation", "test"):
+        if (result := summary[split]) is not None:
+            table.add_row(split, _scores(result))
+    if summary.get("best_reachable_auc") is not None:
+        table.add_row(
+            "best reachable (test)",
+            f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
+        )
+    table.add_row("files", f"{summary['folder']}/")
+    return table
+
+
+def _scores(result: dict[str, Any]) -> str:
+    names = {"auc": "AUC", "log_loss": "log loss", "normalised_entropy": "NE", "calibration": "calibration"}
+    figures = [f"{label} {result[name]:.5f}" for name, label in names.items() if result[name] is not None]
+    return f"{'  '.join(figures)}  ({result['samples']:,} samples)"

@@ -1,0 +1,48 @@
+"""Library chatter goes to a file of the run, not to the terminal.
+
+torch, torchrec and fbgemm warn about things that the user of this program can do nothing about. From
+:func:`capture_logs` on, Python warnings and log records are kept in memory; :func:`open_log` moves them, and all later
+ones, into the run's folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_early = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
+
+
+def capture_logs() -> None:
+    """Keep warnings and log records from the terminal; call before the libraries are imported."""
+    logging.captureWarnings(True)
+    logging.root.addHandler(_early)
+    logging.root.setLevel(logging.INFO)
+
+
+def open_log(folder: Path, rank: int) -> None:
+    """Write what was captured and what follows to ``<folder>/log/rank<rank>.log``."""
+    (folder / "log").mkdir(exist_ok=True)
+    handler = logging.FileHandler(folder / "log" / f"rank{rank}.log")
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logging.root.addHandler(handler)
+    _early.setTarget(handler)
+    _early.flush()
+    logging.root.removeHandler(_early)
+    redirect_terminal_handlers()
+
+
+def redirect_terminal_handlers() -> None:
+    """Take the handlers that libraries gave their own loggers off the terminal; the records reach the root's file."""
+    for name in list(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and getattr(handler, "stream", None) in (
+                sys.stderr,
+                sys.stdout,
+            ):
+                logger.removeHandler(handler)
+                logger.propagate = True

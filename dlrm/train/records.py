@@ -1,0 +1,99 @@
+"""Numbers over time: metrics.jsonl for programs, TensorBoard for people, and the same in memory for the curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # no display on training hosts
+
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Recorder(Protocol):
+    """Takes entries; ranks other than 0 have one that drops them."""
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Take an entry of a kind (``train``, ``validation``, ``test``) at a step."""
+
+    def close(self) -> None:
+        """Write what is outstanding."""
+
+
+class NoRecorder:
+    """Drops everything."""
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Drop the entry."""
+
+    def close(self) -> None:
+        """Nothing is outstanding."""
+
+
+class RunRecorder:
+    """Writes entries into a run's folder as they come, and curves.png at the end.
+
+    Args:
+        folder: the run's folder.
+        tensorboard: whether to write TensorBoard events, too.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        self._folder = folder
+        self._lines = (folder / "metrics.jsonl").open("a", buffering=1)
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard")) if tensorboard else None
+        self._entries: list[dict[str, Any]] = []
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write an entry; non-numbers go to metrics.jsonl only."""
+        entry = {"kind": kind, "step": step, **values}
+        self._lines.write(json.dumps(entry) + "\n")
+        self._entries.append(entry)
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the files and draw the curves."""
+        self._lines.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        draw_curves(self._entries).savefig(self._folder / "curves.png", dpi=110)
+
+
+def draw_curves(entries: list[dict[str, Any]]) -> Figure:
+    """Loss, AUC and throughput over steps, side by side.
+
+    Args:
+        entries: as recorded; those without a figure's value are left out of it.
+    """
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    loss, auc, speed = figure.subplots(1, 3)
+    _line(loss, entries, "train", "loss", "training", marker="")
+    _line(loss, entries, "validation", "log_loss", "validation")
+    _line(loss, entries, "test", "log_loss", "test")
+    loss.set(title="Log loss", xlabel="step")
+    _line(auc, entries, "validation", "auc", "validation")
+    _line(auc, entries, "test", "auc", "test")
+    for entry in entries:
+        if entry["kind"] == "test" and entry.get("best_reachable_auc") is not None:
+            auc.axhline(entry["best_reachable_auc"], color="grey", linestyle=":", label="best reachable (test)")
+    auc.set(title="AUC", xlabel="step")
+    _line(speed, entries, "train", "samples_per_s", "training", marker="")
+    speed.set(title="Samples/s", xlabel="step", ylim=(0, None))
+    for axes in (loss, auc, speed):
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    return figure
+
+
+def _line(axes: Any, entries: list[dict[str, Any]], kind: str, name: str, label: str, marker: str = "o") -> None:
+    points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and e.get(name) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=label)

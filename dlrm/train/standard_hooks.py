@@ -1,0 +1,166 @@
+"""The hooks of every run: loss and speed over time, and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from dlrm.config.optim import OptimConfig
+from dlrm.config.train import EvaluationConfig
+from dlrm.distributed.world import World
+from dlrm.metrics.binary import BinaryResult
+from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.optim.schedule import learning_rate
+from dlrm.train.console import Display, Status
+from dlrm.train.hooks import Hook, Position, multiple_after
+from dlrm.train.records import Recorder
+from dlrm.train.stepper import StepOutput
+
+TARGET_REACHED = "evaluation.target_auc reached"
+
+
+@dataclass
+class Measured:
+    """What the hooks found, for the closing table and summary.json.
+
+    Attributes:
+        throughput: training time only.
+        last_loss: mean loss of the last recorded window.
+        validation: of the last evaluation, and the step it was made at.
+    """
+
+    throughput: ThroughputMeter
+    last_loss: float | None = None
+    validation: BinaryResult | None = None
+    validation_step: int | None = None
+    validation_history: list[tuple[int, BinaryResult]] = field(default_factory=list)
+
+
+class LossAndSpeed(Hook):
+    """Counts throughput, sums the loss on the device, and every so many steps records and shows both.
+
+    Args:
+        world: over whose ranks the loss is averaged.
+        optim: for the learning rates in the records.
+        every_steps: steps between records, each of which costs one all-reduce of two numbers.
+        total_steps: for the progress.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        optim: OptimConfig,
+        measured: Measured,
+        recorder: Recorder,
+        display: Display,
+        *,
+        every_steps: int,
+        total_steps: int,
+    ) -> None:
+        self._world = world
+        self._optim = optim
+        self._measured = measured
+        self._recorder = recorder
+        self._display = display
+        self._every_steps = every_steps
+        self._total_steps = total_steps
+        self._position = Position()
+        self._sums_2 = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss * samples, samples
+
+    def on_start(self, position: Position) -> None:
+        """Training time starts here, so that set-up does not count."""
+        self._position = position
+        self._measured.throughput.restart()
+
+    def on_step(self, position: Position, output: StepOutput) -> None:
+        """Add the step up; record at multiples of ``every_steps``."""
+        samples = position.samples - self._position.samples
+        self._position = position
+        self._measured.throughput.count(samples)
+        self._sums_2[0] += output.loss.double() * samples
+        self._sums_2[1] += samples
+        if position.step % self._every_steps == 0:
+            self._record()
+
+    def on_end(self, position: Position, reason: str) -> None:
+        """Record the steps since the last record."""
+        if position.step % self._every_steps:
+            self._record()
+
+    def _record(self) -> None:
+        self._world.collectives.all_reduce_sum_(self._sums_2)  # each rank's loss is already scaled to be averaged
+        weighted, samples = self._sums_2.tolist()
+        self._sums_2.zero_()
+        loss = weighted / samples
+        window = self._measured.throughput.mark()
+        position, optim = self._position, self._optim
+        self._measured.last_loss = loss
+        values = {
+            "epoch": position.epoch,
+            "samples": position.samples,
+            "loss": loss,
+            "samples_per_s": round(window.samples_per_s, 1),
+            "training_time_s": round(self._measured.throughput.overall().elapsed_s, 3),
+            "lr_dense": learning_rate(optim.schedule, optim.dense.lr, position.step),
+            "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr, position.step),
+        }
+        self._recorder.record("train", position.step, values)
+        self._display.status(Status(position.step, self._total_steps, loss, window.samples_per_s, "training"))
+
+
+class Validation(Hook):
+    """Evaluates on the validation samples every so many steps and at the end of each epoch; may end the training.
+
+    Args:
+        config: when, and the AUC to stop at.
+        score: evaluates the model; the same result on every rank.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        score: Callable[[], BinaryResult],
+        measured: Measured,
+        recorder: Recorder,
+        display: Display,
+    ) -> None:
+        self._config = config
+        self._score = score
+        self._measured = measured
+        self._recorder = recorder
+        self._display = display
+
+    def next_pause(self, step: int) -> int | None:
+        """The next multiple of ``every_steps``."""
+        return multiple_after(step, self._config.every_steps) if self._config.every_steps else None
+
+    def on_pause(self, position: Position) -> str | None:
+        """Evaluate if it is time to; ask for the end where the target is reached."""
+        every = self._config.every_steps
+        if not (position.epoch_ended or (every and position.step % every == 0)):
+            return None
+        result = self._evaluate(position)
+        target = self._config.target_auc
+        return TARGET_REACHED if target is not None and result.auc is not None and result.auc >= target else None
+
+    def on_end(self, position: Position, reason: str) -> None:
+        """Evaluate the final weights if the last evaluation was of earlier ones."""
+        if self._measured.validation_step != position.step:
+            self._evaluate(position)
+
+    def _evaluate(self, position: Position) -> BinaryResult:
+        with self._measured.throughput.paused():
+            result = self._score()
+        self._measured.validation, self._measured.validation_step = result, position.step
+        self._measured.validation_history.append((position.step, result))
+        self._recorder.record("validation", position.step, result.to_dict())
+        self._display.say(f"step {position.step}: validation {result_text(result)}")
+        return result
+
+
+def result_text(result: BinaryResult) -> str:
+    """AUC, log loss and normalised entropy in a few words."""
+    shown = {"AUC": result.auc, "log loss": result.log_loss, "NE": result.normalised_entropy}
+    return "  ".join(f"{name} {'-' if value is None else format(value, '.5f')}" for name, value in shown.items())

@@ -1,0 +1,91 @@
+"""One step: the only file that knows torchrec's train pipelines.
+
+A pipeline reads ahead (the exchange of the next batch's ids overlaps with this batch's compute), so what it has consumed is
+not what it has trained. Here an iterator of batches is always run to its end: when :meth:`Stepper.train` returns, every
+batch it was given has been trained and nothing is in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+
+from dlrm.data.batch import Batch
+from dlrm.optim.training import TrainingOptimizer
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step leaves on the device, for one rank.
+
+    Attributes:
+        loss: float32 (); its mean over the ranks is the mean loss of the global batch.
+        logits_B, labels_B, weights_B: float32 (B,); weight 0 is padding.
+    """
+
+    loss: torch.Tensor
+    logits_B: torch.Tensor
+    labels_B: torch.Tensor
+    weights_B: torch.Tensor
+
+
+class Stepper:
+    """Drives a sharded model over batches.
+
+    Args:
+        model: a DistributedModelParallel around a TrainTask.
+        optimizer: its optimizers.
+        device: where it computes.
+        pipeline: ``sparse_dist`` overlaps, ``base`` does one thing after the other.
+    """
+
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        optimizer: TrainingOptimizer,
+        device: torch.device,
+        pipeline: Literal["sparse_dist", "base"],
+    ) -> None:
+        kind = TrainPipelineSparseDist if pipeline == "sparse_dist" else TrainPipelineBase
+        self._model = model
+        self._optimizer = optimizer
+        self._pipeline = kind(model, optimizer, device)
+
+    def train(self, batches: Iterator[Batch], first_step: int) -> Iterator[StepOutput]:
+        """Train every batch.
+
+        Args:
+            batches: the rank's parts of consecutive global batches.
+            first_step: number of the first step, counted from 1 over the whole run; it determines the learning rate.
+
+        Yields:
+            The output of each step, as soon as the batch has been trained.
+        """
+        self._model.train()
+        step = first_step
+        while True:
+            self._optimizer.set_step(step)
+            try:
+                output = self._pipeline.progress(batches)
+            except StopIteration:
+                return
+            yield StepOutput(*output)
+            step += 1
+
+    def predict(self, batches: Iterator[Batch]) -> Iterator[StepOutput]:
+        """Run every batch forward only; the model is left in training mode."""
+        self._model.eval()
+        try:
+            while True:
+                with torch.no_grad():
+                    output = self._pipeline.progress(batches)
+                yield StepOutput(*output)
+        except StopIteration:
+            return
+        finally:
+            self._model.train()

@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""The command: parse, run, turn errors into one line and an exit code.
+
+    dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]
+    dlrm_main.py train --help          every option with its type, default and meaning
+    dlrm_main.py doctor                versions, devices, collectives, and what is wrong
+
+Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dlrm.command import arguments, failure
+
+
+def main(words: list[str]) -> int:
+    """Run the command and return its exit code; errors are :func:`dlrm.command.failure.leave`'s to report."""
+    # Imports are here because --help, --print-config and mistakes in a config need neither torch nor a second's wait.
+    request = arguments.parse(words)
+    if request.command == "doctor":
+        from dlrm.command import doctor
+
+        return doctor.run()
+    config = request.config()
+    if request.print_config:
+        from dlrm.config import dump_config
+
+        print(dump_config(config), end="")  # noqa: T201
+        return 0
+    from dlrm.distributed.versions import check_versions
+    from dlrm.train.log import capture_logs
+
+    check_versions()
+    capture_logs()
+    from dlrm.train.job import run_training
+
+    run_training(config)
+    return 0
+
+
+if __name__ == "__main__":
+    failure.follow_launcher()
+    try:
+        code = main(sys.argv[1:])
+    except BaseException as error:  # whatever it is, this process has to leave in an orderly way
+        failure.leave(error)
+    sys.exit(code)

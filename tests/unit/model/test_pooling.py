@@ -1,0 +1,31 @@
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from dlrm.model.pooling import PooledColumns
+
+SUMS = torch.tensor([[6.0, 12.0, 1.0], [0.0, 0.0, 2.0], [3.0, 5.0, 4.0]])
+BAGS = KeyedJaggedTensor(
+    keys=["a", "b"], values=torch.zeros(11, dtype=torch.int64), lengths=torch.tensor([3, 0, 1, 2, 1, 4]), stride=3
+)
+
+
+def test_sums_in_order_are_handed_on_as_they_are():
+    assert PooledColumns(["a", "b"], [2, 1], [False, False])(KeyedTensor(["a", "b"], [2, 1], SUMS), BAGS) is SUMS
+
+
+def test_sums_are_divided_by_the_sizes_of_their_own_bags_and_empty_bags_stay_zero():
+    pooled = KeyedTensor(["a", "b"], [2, 1], SUMS)
+    assert PooledColumns(["a", "b"], [2, 1], [True, False])(pooled, BAGS).tolist() == [[2, 4, 1], [0, 0, 2], [3, 5, 4]]
+    assert PooledColumns(["a", "b"], [2, 1], [False, True])(pooled, BAGS).tolist() == [
+        [6, 12, 0.5],
+        [0, 0, 2],
+        [3, 5, 1],
+    ]
+
+
+def test_neither_the_order_of_tables_nor_of_features_matters():
+    shuffled = KeyedTensor(["b", "a"], [1, 2], SUMS[:, [2, 0, 1]])
+    bags = KeyedJaggedTensor(keys=["b", "a"], values=BAGS.values(), lengths=torch.tensor([2, 1, 4, 3, 0, 1]), stride=3)
+    columns = PooledColumns(["a", "b"], [2, 1], [True, False])
+    expected = columns(KeyedTensor(["a", "b"], [2, 1], SUMS), BAGS)
+    assert torch.equal(columns(shuffled, bags), expected)
