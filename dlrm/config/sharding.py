@@ -29,7 +29,7 @@ class TableSharding(Section):
 class ShardingConfig(Section):
     """Constraints and hardware figures for torchrec's EmbeddingShardingPlanner."""
 
-    types: ShardingKinds = ("table_wise", "column_wise", "row_wise", "table_row_wise", "data_parallel")
+    types: ShardingKinds = ("table_wise", "row_wise", "table_row_wise", "data_parallel")
     """Sharding types the planner may choose from, for every table."""
     kernels: Kernels | None = None
     """Compute kernels the planner may choose from; all that the device offers if left out."""

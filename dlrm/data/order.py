@@ -48,11 +48,13 @@ class SampleOrder:
     def indices(self, epoch: int, batch: int, rank: int = 0, world_size: int = 1) -> torch.Tensor:
         """The samples of a rank's part of a global batch, int64; the parts in order of rank are the global batch.
 
-        Parts differ by at most one sample and are empty for some ranks where there are fewer samples than ranks.
+        Sample i of the batch is place ``i % rank_size`` of rank ``i // rank_size``, so that what depends on a sample's
+        place in the global batch (dropout) can be found from rank and place. Where the batch does not divide evenly the
+        last ranks have fewer samples, or none.
         """
-        count = self.samples_in(batch)
+        count, share = self.samples_in(batch), self.rank_size(batch, world_size)
         first = batch * self._global_batch_size
-        position = torch.arange(first + count * rank // world_size, first + count * (rank + 1) // world_size)
+        position = torch.arange(first + min(rank * share, count), first + min((rank + 1) * share, count))
         return (
             permuted(position, self._num_samples, stream_key(self._seed, "order", epoch)) if self._shuffle else position
         )

@@ -22,10 +22,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from dlrm.counter_rng import stream_key, uniform, uniform64
 from dlrm.model.dlrm import DLRM
 
-# Weights drawn at a time. Drawing needs a handful of int64 temporaries, which should stay in a CPU's cache; and below
+# Weights drawn at a time. Drawing needs a handful of int64 temporaries, which should stay in a CPU's cache; and up to
 # 32768 elements torch keeps to one thread, so that ranks which share the cores do not wait for each other's threads. A
 # GPU wants large kernels.
-_CHUNK_CPU = 1 << 14
+_CHUNK_CPU = 1 << 15
 _CHUNK_GPU = 1 << 24
 
 

@@ -60,7 +60,7 @@ class PooledColumns(nn.Module):
         return sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
 
     def _divisors(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """int (B, X): for each column the size of the bag where it is averaged, else 1."""
+        """Integers (B, X): for each column the size of the bag where it is averaged, else 1."""
         keys = sparse.keys()
         lengths_FB = sparse.lengths().view(len(keys), -1)
         if keys != self.names:

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from dlrm.config.model import CatInteraction, ModelConfig
 from dlrm.errors import ConfigError

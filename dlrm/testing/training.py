@@ -1,0 +1,65 @@
+"""Small training runs for tests: a data set in memory and the losses that a configuration gives on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dlrm.config import Config
+from dlrm.data.in_memory import InMemorySource
+from dlrm.data.loader import BatchLoader
+from dlrm.data.order import SampleOrder
+from dlrm.data.source import Dataset
+from dlrm.distributed.collectives import ProcessGroup
+from dlrm.distributed.world import Place, World
+from dlrm.schema import Schema
+from dlrm.train.build import build_stepper
+
+ROWS = (7, 50, 300, 40)
+
+
+def tiny_source(num_samples: int, *, rows: tuple[int, ...] = ROWS, num_dense: int = 3, seed: int = 0) -> InMemorySource:
+    """Random samples whose labels depend on the first table and the first dense feature."""
+    generator = torch.Generator().manual_seed(seed)
+    dense_BN = torch.randn(num_samples, num_dense, generator=generator)
+    ids_BF = torch.stack([torch.randint(0, n, (num_samples,), generator=generator) for n in rows], dim=1)
+    logits_B = dense_BN[:, 0] + (ids_BF[:, 0] % 2) * 2 - 1
+    labels_B = torch.rand(num_samples, generator=generator) < logits_B.sigmoid()
+    return InMemorySource(
+        "tiny", Schema.numbered(num_dense, rows), dense_BN, ids_BF.to(torch.int32), labels_B.to(torch.uint8)
+    )
+
+
+def tiny_dataset(num_samples: int, **kwargs: Any) -> Dataset:
+    """Three splits of :func:`tiny_source`."""
+    train, validation, test = (tiny_source(num_samples, seed=seed, **kwargs) for seed in range(3))
+    return Dataset(train, validation, test)
+
+
+def this_world() -> World:
+    """The world of a process that :func:`dlrm.testing.ranks.run_ranks` started."""
+    place = Place(dist.get_rank(), dist.get_world_size(), dist.get_rank(), dist.get_world_size())
+    return World(place=place, device=torch.device("cpu"), backend="gloo", collectives=ProcessGroup())
+
+
+def training_losses(rank: int, world_size: int, config: Config, num_samples: int, steps: int) -> list[float]:
+    """The mean loss of each of the first ``steps`` global batches, for :func:`dlrm.testing.ranks.run_ranks`."""
+    world = this_world()
+    dataset = tiny_dataset(num_samples)
+    stepper, _, _ = build_stepper(config, dataset, world)
+    order = SampleOrder(
+        num_samples, global_batch_size=config.train.global_batch_size, seed=config.run.seed, shuffle=True
+    )
+    loader = BatchLoader(dataset.train, order, rank=rank, world_size=world_size)
+    losses = []
+    epoch = 0
+    while len(losses) < steps:
+        stop = min(order.num_batches, steps - len(losses))
+        for output in stepper.train(loader.batches(epoch, 0, stop), first_step=len(losses) + 1):
+            loss = output.loss.double() / world_size
+            world.collectives.all_reduce_sum_(loss)
+            losses.append(loss.item())
+        epoch += 1
+    return losses
