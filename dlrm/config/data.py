@@ -106,17 +106,19 @@ class DenseTransform(Section):
     """Added before the logarithm."""
     minimum: float = -2.0
     """Smaller values are clamped to this one."""
-    missing: float = 0.0
-    """Stands for an empty field, before the transform."""
+    missing: float | Literal["mean"] = 0.0
+    """Stands for an empty field, before the transform; mean: the mean of the column's training rows, after it."""
     standardise: bool = False
-    """Subtract the mean and divide by the standard deviation of the training rows."""
+    """Subtract the mean and divide by the standard deviation of the training rows that have a value."""
     buckets: bool = False
     """Add every dense column a second time, as a sparse feature of logarithmic buckets (missing has its own)."""
+    bucket_min_count: PositiveInt = 1
+    """Training rows in which a bucket must occur to get an id of its own."""
 
     @model_validator(mode="after")
     def _inside_the_logarithm(self) -> Self:
         for name, value in (("minimum", self.minimum), ("missing", self.missing)):
-            if value + self.shift <= 0:
+            if value != "mean" and value + self.shift <= 0:
                 raise ValueError(f"{name} + shift is {value + self.shift:g}, outside of the logarithm: raise shift")
         return self
 

@@ -73,8 +73,8 @@ class ModelConfig(Section):
     """How the ids of a sample become one vector."""
     dropout: Fraction = 0.0
     """Share of the top MLP's hidden units dropped in training."""
-    embedding_init_scale: PositiveFloat = 1.0
-    """Tables start uniform in +-scale * sqrt(1/rows) (the paper's U(+-sqrt(1/n)) at 1)."""
+    embedding_init_bound: PositiveFloat | None = None
+    """Tables start uniform between -bound and bound; the paper's sqrt(1/rows) if left out."""
     tables: dict[str, TableOverride] = Field(default_factory=dict)
     """Overrides for single tables, by name."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dlrm.config.base import PositiveInt, Section
+from dlrm.config.base import Fraction, PositiveInt, Section
 
 
 class TrainConfig(Section):
@@ -22,6 +22,12 @@ class TrainConfig(Section):
     """Another seeded order of the training samples in each epoch; false: as stored."""
     drop_last: bool = False
     """Leave out the samples at the end of an epoch that do not fill a global batch (otherwise they are trained)."""
+    reset_tables_each_epoch: bool = False
+    """Put the tables and their optimizer state back to where they started after each epoch but the last, and keep the
+    MLPs: what a table memorised of an epoch does not overfit the next (multi-epoch training, arXiv:2305.19531)."""
+    average_decay: Fraction = 0.0
+    """Evaluate an exponential moving average of all weights with this decay (0: the weights themselves). Costs a copy of
+    every weight and one pass over all of them a step, so it is for small tables."""
     pipeline: Literal["sparse_dist", "base"] = "sparse_dist"
     """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
     prefetch_batches: PositiveInt = 4

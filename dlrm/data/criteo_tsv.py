@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from dlrm.config.data import CriteoTsvData, DenseTransform, HashedCategories, IdCategories, Split
-from dlrm.data.dense_transform import bucket_ids, dense_values
+from dlrm.data.dense_transform import bucket_of, dense_values
 from dlrm.data.in_memory import InMemorySource
-from dlrm.data.raw_rows import Int64s, RawRows
+from dlrm.data.raw_rows import MISSING_CATEGORY, MISSING_INTEGER, Int64s, RawRows
 from dlrm.data.source import Dataset
 from dlrm.data.tsv_parse import Layout, read_tsv
 from dlrm.data.vocabulary import Vocabulary, hashed_ids
@@ -57,7 +57,8 @@ def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
     sparse = [_category_column(config, rows, split.train, i) for i in range(config.num_sparse)]
     if config.dense.buckets:
         sparse += [
-            _bucket_column(name, raw_M) for name, raw_M in zip(layout.dense_names, rows.integers_NM, strict=True)
+            _bucket_column(name, raw_M, split.train, config.dense.bucket_min_count)
+            for name, raw_M in zip(layout.dense_names, rows.integers_NM, strict=True)
         ]
     schema = Schema(dense=layout.dense_names, sparse=tuple(column.feature for column in sparse))
     dense_MN = _dense_matrix(rows, config.dense, split.train)
@@ -111,9 +112,10 @@ def _category_column(config: CriteoTsvData, rows: RawRows, train_rows: int, i: i
     return _SparseColumn(SparseFeature(name, vocabulary.rows), vocabulary.encode(raw_M))
 
 
-def _bucket_column(name: str, raw_M: Int64s) -> _SparseColumn:
-    ids_M, buckets = bucket_ids(raw_M)
-    return _SparseColumn(SparseFeature(f"{name}_bucket", buckets), ids_M)
+def _bucket_column(name: str, raw_M: Int64s, train_rows: int, min_count: int) -> _SparseColumn:
+    buckets_M = np.where(raw_M == MISSING_INTEGER, MISSING_CATEGORY, bucket_of(raw_M))
+    vocabulary = Vocabulary.of(buckets_M[:train_rows], min_count=min_count)
+    return _SparseColumn(SparseFeature(f"{name}_bucket", vocabulary.rows), vocabulary.encode(buckets_M))
 
 
 def _dense_matrix(rows: RawRows, transform: DenseTransform, train_rows: int) -> torch.Tensor:

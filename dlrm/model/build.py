@@ -46,5 +46,5 @@ def build_model(
     )
     initialise_dense(model, seed)
     if torch.device(tables_device).type != "meta":
-        initialise_tables(tables, seed, scale=config.embedding_init_scale)
+        initialise_tables(tables, seed, bound=config.embedding_init_bound)
     return model

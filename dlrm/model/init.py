@@ -3,7 +3,7 @@
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
   normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
 - Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
-- Tables with n rows: U(-s sqrt(1 / n), s sqrt(1 / n)), s = model.embedding_init_scale.
+- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound.
 
 Weights of tables follow from (seed, table, row, column) alone, so that every shard of every plan holds the same
 numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from (seed, parameter name).
@@ -44,12 +44,12 @@ def initialise_dense(model: DLRM, seed: int) -> None:
             parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std)
 
 
-def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, scale: float) -> None:
+def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, bound: float | None) -> None:
     """Draw every weight of tables that are not sharded, in place."""
     for config in tables.embedding_bag_configs():
         rows, dim = config.num_embeddings, config.embedding_dim
         weight = tables.embedding_bags[config.name].weight
-        fill_table_block(weight, seed, config.name, rows=rows, dim=dim, row_start=0, col_start=0, scale=scale)
+        fill_table_block(weight, seed, config.name, rows=rows, dim=dim, row_start=0, col_start=0, bound=bound)
 
 
 def table_block(
@@ -62,13 +62,13 @@ def table_block(
     row_stop: int,
     col_start: int,
     col_stop: int,
-    scale: float = 1.0,
+    bound: float | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Initial weights [row_start:row_stop, col_start:col_stop] of a table; see :func:`fill_table_block`."""
     out = torch.empty(row_stop - row_start, col_stop - col_start, device=device, dtype=dtype)
-    fill_table_block(out, seed, name, rows=rows, dim=dim, row_start=row_start, col_start=col_start, scale=scale)
+    fill_table_block(out, seed, name, rows=rows, dim=dim, row_start=row_start, col_start=col_start, bound=bound)
     return out
 
 
@@ -82,7 +82,7 @@ def fill_table_block(
     dim: int,
     row_start: int,
     col_start: int,
-    scale: float = 1.0,
+    bound: float | None = None,
     chunk_weights: int | None = None,
 ) -> None:
     """Write the initial weights of a block of a table into ``out``, with bounded extra memory.
@@ -95,7 +95,7 @@ def fill_table_block(
         dim: columns of the whole table; rows * dim must be below 2^63.
         row_start: the block's first row.
         col_start: the block's first column.
-        scale: s above.
+        bound: weights are uniform within +-bound; the paper's sqrt(1 / rows) if None.
         chunk_weights: weights drawn at a time (at least a row); changes nothing but time and memory.
 
     Raises:
@@ -108,7 +108,7 @@ def fill_table_block(
     if not out.numel():
         return
     key = stream_key(seed, "init", "table", name)
-    bound = scale * math.sqrt(1.0 / rows)
+    limit = math.sqrt(1.0 / rows) if bound is None else bound
     chunk = chunk_weights or (_CHUNK_CPU if out.device.type == "cpu" else _CHUNK_GPU)
     chunk_rows = max(1, chunk // block_cols)
     col_C = torch.arange(col_start, col_start + block_cols, device=out.device)
@@ -117,7 +117,7 @@ def fill_table_block(
         row_R = torch.arange(row_start + start, row_start + stop, device=out.device)
         uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
         # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
-        out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(bound)
+        out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
 
 
 def _dense_parameters(model: DLRM) -> Iterator[tuple[str, nn.Parameter, float]]:

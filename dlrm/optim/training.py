@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule
@@ -28,12 +29,14 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         schedule: factor over steps.
         clipped: parameters whose joint gradient norm is clipped; the tables' gradients never leave the fused kernels.
         clip_norm: largest L2 norm of that gradient; None does not clip.
+        table_optimizers: those of ``optimizers`` that train tables.
     """
 
     def __init__(
         self,
         optimizers: list[KeyedOptimizer],
         *,
+        table_optimizers: list[KeyedOptimizer],
         schedule: Schedule,
         clipped: list[torch.Tensor],
         clip_norm: float | None,
@@ -42,6 +45,7 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         self._schedule = schedule
         self._clipped = clipped
         self._clip_norm = clip_norm
+        self._table_optimizers = table_optimizers
         self._groups: list[dict[str, Any]] = [group for part in optimizers for group in part.param_groups]
         self._base_rates = [float(group["lr"]) for group in self._groups]
 
@@ -55,6 +59,14 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         if self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._clipped, self._clip_norm)
         super().step(closure)
+
+    def reset_table_state(self) -> None:
+        """Zero the accumulators of all tables, or the moments (Adam goes on counting its steps)."""
+        for optimizer in self._table_optimizers:
+            for state in optimizer.state.values():
+                for value in state.values():
+                    for part in _local_parts(value):
+                        part.zero_()
 
 
 def build_optimizer(
@@ -72,19 +84,32 @@ def build_optimizer(
         mlps: replicated parameters by full name; one part of the name is one of :data:`MLP_GROUPS`.
         data_parallel_tables: weights of data-parallel tables by full name, ``....<table>.weight``.
     """
-    parts: list[KeyedOptimizer] = [fused]
+    tables: list[KeyedOptimizer] = [fused]
+    for name, weight in data_parallel_tables.items():
+        lr = config.sparse.lr * config.lr_scale.get(name.split(".")[-2], 1.0)
+        factory = lambda tensors, lr=lr: TouchedRowOptimizer(tensors, config.sparse, lr)  # noqa: E731
+        tables.append(KeyedOptimizerWrapper({name: weight}, factory))
+    dense: list[KeyedOptimizer] = []
     for group in MLP_GROUPS:
         params = {name: param for name, param in mlps.items() if group in name.split(".")}
         if params:
             lr = config.dense.lr * config.lr_scale.get(group, 1.0)
-            parts.append(
+            dense.append(
                 KeyedOptimizerWrapper(params, lambda tensors, lr=lr: _dense_optimizer(config.dense, tensors, lr))
             )
-    for name, weight in data_parallel_tables.items():
-        lr = config.sparse.lr * config.lr_scale.get(name.split(".")[-2], 1.0)
-        factory = lambda tensors, lr=lr: TouchedRowOptimizer(tensors, config.sparse, lr)  # noqa: E731
-        parts.append(KeyedOptimizerWrapper({name: weight}, factory))
-    return TrainingOptimizer(parts, schedule=config.schedule, clipped=list(mlps.values()), clip_norm=config.clip_norm)
+    return TrainingOptimizer(
+        [*tables, *dense],
+        table_optimizers=tables,
+        schedule=config.schedule,
+        clipped=list(mlps.values()),
+        clip_norm=config.clip_norm,
+    )
+
+
+def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
+    if isinstance(value, ShardedTensor):
+        return [shard.tensor for shard in value.local_shards()]
+    return [value]
 
 
 def check_rate_groups(config: OptimConfig, tables: Collection[str]) -> None:

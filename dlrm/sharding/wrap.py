@@ -29,11 +29,16 @@ def shard_model(
         fill_block: writes the initial weights of whatever part of a table this rank holds.
     """
     sharded = DistributedModelParallel(model, device=world.device, plan=plan, sharders=[TableSharder()])
-    with torch.no_grad():
-        for name, weight in sharded.state_dict().items():
-            if ".embedding_bags." in name:
-                _fill(name.split(".")[-2], weight, fill_block)
+    fill_tables(sharded, fill_block)
     return sharded
+
+
+@torch.no_grad()
+def fill_tables(sharded: DistributedModelParallel, fill_block: FillBlock) -> None:
+    """Write the initial weights of every part of a table that this rank holds."""
+    for name, weight in sharded.state_dict().items():
+        if ".embedding_bags." in name:
+            _fill(name.split(".")[-2], weight, fill_block)
 
 
 def _fill(table: str, weight: torch.Tensor | ShardedTensor, fill_block: FillBlock) -> None:
@@ -43,6 +48,17 @@ def _fill(table: str, weight: torch.Tensor | ShardedTensor, fill_block: FillBloc
     for shard in weight.local_shards():
         first_row, first_column = shard.metadata.shard_offsets
         fill_block(table, shard.tensor.detach(), first_row, first_column)
+
+
+def local_weights(sharded: DistributedModelParallel) -> list[torch.Tensor]:
+    """This rank's part of every trained weight, as views that training changes."""
+    weights = []
+    for weight in sharded.state_dict().values():
+        if isinstance(weight, ShardedTensor):
+            weights += [shard.tensor.detach() for shard in weight.local_shards()]
+        elif weight.is_floating_point():  # dropout's step counter is no weight
+            weights.append(weight.detach())
+    return weights
 
 
 def data_parallel_tables(plan: ShardingPlan) -> set[str]:

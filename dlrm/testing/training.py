@@ -15,7 +15,7 @@ from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.distributed.world import Place, World
 from dlrm.schema import Schema
-from dlrm.train.build import build_stepper
+from dlrm.train.engine import build_engine
 
 ROWS = (7, 50, 300, 40)
 
@@ -48,7 +48,7 @@ def training_losses(rank: int, world_size: int, config: Config, num_samples: int
     """The mean loss of each of the first ``steps`` global batches, for :func:`dlrm.testing.ranks.run_ranks`."""
     world = this_world()
     dataset = tiny_dataset(num_samples)
-    stepper, _, _ = build_stepper(config, dataset, world)
+    stepper = build_engine(config, dataset.schema, world).stepper
     order = SampleOrder(
         num_samples, global_batch_size=config.train.global_batch_size, seed=config.run.seed, shuffle=True
     )

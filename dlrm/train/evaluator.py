@@ -8,6 +8,7 @@ from dlrm.data.loader import BatchLoader
 from dlrm.data.planted import PlantedSource
 from dlrm.distributed.world import World
 from dlrm.metrics.binary import BinaryMetrics, BinaryResult
+from dlrm.optim.averaging import Averaging
 from dlrm.train.stepper import Stepper
 
 
@@ -16,23 +17,26 @@ class Evaluator:
 
     Args:
         stepper: runs the model forward.
+        average: whose weights are evaluated.
         world: ranks, over which the figures are summed.
     """
 
-    def __init__(self, stepper: Stepper, world: World) -> None:
+    def __init__(self, stepper: Stepper, average: Averaging, world: World) -> None:
         self._stepper = stepper
+        self._average = average
         self._world = world
 
     def evaluate(self, loader: BatchLoader) -> BinaryResult:
         """The model's figures over all samples of all ranks; the same on every rank."""
         metrics = BinaryMetrics(self._world.device)
-        for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
-            metrics.update(output.logits_B, output.labels_B, output.weights_B)
+        with self._average.applied():
+            for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
+                metrics.update(output.logits_B, output.labels_B, output.weights_B)
         metrics.all_reduce(self._world.collectives)
         return metrics.compute()
 
     def best_reachable(self, loader: BatchLoader) -> BinaryResult | None:
-        """The figures of the true logit, where the samples' hidden model is known; no score can do better in expectation."""
+        """The figures of the true logit, where the samples' hidden model is known: no score is better in expectation."""
         source = loader.source
         if not isinstance(source, PlantedSource) or source.num_samples == 0:
             return None

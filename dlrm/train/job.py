@@ -59,15 +59,16 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
 
 
 def _introduce(config: Config, job: Job, folder: Path, world: World, display: Display) -> None:
-    table = plan_table(job.placements)
+    table = plan_table(job.engine.placements)
     text = rich.console.Console(file=io.StringIO(), width=110)
     text.print(table)
     (folder / "plan.txt").write_text(text.file.getvalue())  # type: ignore[attr-defined]
     display.show(table)
-    mlps, tables = job.parameters
+    engine, trainer = job.engine, job.trainer
     display.say(
-        f"{world.size} rank(s) on {world.device.type}, {world.backend}; {mlps:,} weights in the MLPs, {tables:,} in "
-        f"tables; {job.trainer.total_steps:,} steps of {config.train.global_batch_size:,} samples; files in {folder}/"
+        f"{world.size} rank(s) on {world.device.type}, {world.backend}; {engine.mlp_weights:,} weights in the MLPs, "
+        f"{engine.table_weights:,} in tables; {trainer.total_steps:,} steps of {config.train.global_batch_size:,} samples; "
+        f"files in {folder}/"
     )
 
 
@@ -113,8 +114,8 @@ def summarise(
         "samples_per_s": overall.samples_per_s,
         "resident_gib": max(peak.resident_gib for peak in memory),
         "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
-        "mlp_weights": job.parameters[0],
-        "table_weights": job.parameters[1],
+        "mlp_weights": job.engine.mlp_weights,
+        "table_weights": job.engine.table_weights,
         "train": {"loss": job.measured.last_loss},
         "validation": validation.to_dict() if validation else None,
         "test": test.to_dict() if test else None,

@@ -12,6 +12,7 @@ from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.world import World
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
 from dlrm.train.console import Display, Status
 from dlrm.train.hooks import Hook, Position, multiple_after
@@ -158,6 +159,40 @@ class Validation(Hook):
         self._recorder.record("validation", position.step, result.to_dict())
         self._display.say(f"step {position.step}: validation {result_text(result)}")
         return result
+
+
+class AverageWeights(Hook):
+    """Keeps the average of the weights up to date.
+
+    Args:
+        average: follows the weights.
+    """
+
+    def __init__(self, average: Averaging) -> None:
+        self._average = average
+
+    def on_step(self, position: Position, output: StepOutput) -> None:
+        """Take the step's weights into account."""
+        self._average.update()
+
+
+class ResetTables(Hook):
+    """Puts the tables back to their initial weights after each epoch but the last.
+
+    Args:
+        reset: does it, optimizer state included.
+        epochs: of the run.
+    """
+
+    def __init__(self, reset: Callable[[], None], *, epochs: int) -> None:
+        self._reset = reset
+        self._epochs = epochs
+
+    def on_pause(self, position: Position) -> str | None:
+        """Reset at the end of an epoch that another one follows."""
+        if position.epoch_ended and position.epoch < self._epochs:
+            self._reset()
+        return None
 
 
 def result_text(result: BinaryResult) -> str:

@@ -51,7 +51,7 @@ class Trainer:
         reason = self._stop_reason()
         while reason is None:
             self._train_until(self._next_pause())
-            wishes = [hook.on_pause(self.position) for hook in self._hooks]
+            wishes = (hook.on_pause(self.position) for hook in self._hooks)  # the first that asks to stop is the last
             reason = next((wish for wish in wishes if wish), None) or self._stop_reason()
         for hook in self._hooks:
             hook.on_end(self.position, reason)

@@ -128,11 +128,20 @@ def test_standardisation_knows_the_training_rows_alone(tmp_path):
 
 
 def test_buckets_are_sparse_features_after_the_categories(tmp_path):
-    data = dataset(write(tmp_path, line(integers=("3", "")), line(integers=("-1", "0"))), dense={"buckets": True})
+    lines = [line(integers=integers) for integers in (("3", ""), ("4", "7"), ("-1", "0"), ("5", "0"))]
+    data = dataset(write(tmp_path, *lines), split={"validation": 0, "test": 1}, dense={"buckets": True})
     assert [f.name for f in data.schema.sparse] == ["cat_0", "cat_1", "cat_2", "int_0_bucket", "int_1_bucket"]
     assert data.schema.dense == ("int_0", "int_1")
-    assert everything(data.train).ids_BS[:, 3:].tolist() == [[7, 0], [3, 4]]
-    assert data.schema.sparse[3].rows == data.schema.sparse[4].rows > 7
+    assert [feature.rows for feature in data.schema.sparse[3:]] == [2 + 2, 2 + 2]  # missing, unseen, two buckets each
+    assert everything(data.train).ids_BS[:, 3:].tolist() == [[2, 0], [2, 3], [3, 2]]
+    assert everything(data.test).ids_BS[:, 3:].tolist() == [[1, 2]]
+
+
+def test_rare_buckets_share_the_row_of_unseen_ones(tmp_path):
+    lines = [line(integers=(x, "1")) for x in ("3", "4", "9", "3")]
+    dense = {"buckets": True, "bucket_min_count": 2}
+    data = dataset(write(tmp_path, *lines), split={"validation": 0, "test": 0}, dense=dense)
+    assert everything(data.train).ids_BS[:, 3].tolist() == [2, 2, 1, 2]
 
 
 def test_hashed_categories_fill_tables_of_the_size_asked_for(tmp_path):

@@ -82,11 +82,11 @@ def test_a_parameter_without_a_rule_is_refused():
         initialise_dense(model, 0)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.25])
-def test_tables_are_uniform_within_the_papers_bound(scale):
+@pytest.mark.parametrize("configured", [None, 0.25])
+def test_tables_are_uniform_within_the_papers_bound_or_the_configured_one(configured):
     rows, dim = 4000, 32
-    bound = scale * math.sqrt(1 / rows)
-    u = whole(rows, dim, scale=scale).double() / bound
+    bound = configured or math.sqrt(1 / rows)
+    u = whole(rows, dim, bound=configured).double() / bound
     count = rows * dim
     assert u.min() >= -1
     assert u.max() <= 1
@@ -96,11 +96,11 @@ def test_tables_are_uniform_within_the_papers_bound(scale):
     assert (shares - 1 / 16).abs().max() < 5 * math.sqrt(1 / 16 / count)
 
 
-def test_tables_on_a_device_are_initialised_with_the_configured_scale():
-    model = cpu_model(ModelConfig(**SIZES, embedding_init_scale=0.5), SCHEMA, seed=7)
+def test_tables_on_a_device_are_initialised_with_the_configured_bound():
+    model = cpu_model(ModelConfig(**SIZES, embedding_init_bound=0.5), SCHEMA, seed=7)
     for name, rows in (("cat_0", 300), ("cat_1", 20)):
         weight = model.tables.embedding_bags[name].weight
-        assert torch.equal(weight, whole(rows, 16, seed=7, name=name, scale=0.5))
+        assert torch.equal(weight, whole(rows, 16, seed=7, name=name, bound=0.5))
     assert not torch.equal(whole(20, 16, name="cat_0"), whole(20, 16, name="cat_1"))
     assert not torch.equal(whole(20, 16, seed=0), whole(20, 16, seed=1))
 
@@ -155,7 +155,7 @@ def test_a_block_beyond_the_table_is_refused():
 def test_cuda_draws_the_same_numbers_to_the_last_bit():
     options = {"rows": 40_000_000, "dim": 128, "row_start": 39_990_000, "row_stop": 40_000_000}
     blocks = [
-        table_block(0, "cat_0", col_start=32, col_stop=64, device=device, scale=0.7, **options)
+        table_block(0, "cat_0", col_start=32, col_stop=64, device=device, bound=0.7, **options)
         for device in ("cpu", "cuda")
     ]
     assert torch.equal(blocks[0], blocks[1].cpu())

@@ -1,0 +1,75 @@
+"""An exponential moving average of weights, for evaluation (Polyak and Juditsky 1992 averaged all iterates alike)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+_WARM_UP_STEPS = 10
+
+
+class Averaging(Protocol):
+    """Follows the weights of training and can stand in for them."""
+
+    def update(self) -> None:
+        """Take the weights of a step into account."""
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside."""
+        yield
+
+
+class NoAverage:
+    """The weights themselves."""
+
+    def update(self) -> None:
+        """Nothing to follow."""
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model as it is."""
+        yield
+
+
+class ExponentialAverage:
+    """avg <- d * avg + (1 - d) * weight after step n, with d = min(decay, n / (n + 10)): early weights fade fast.
+
+    Element by element, so every rank averages what it holds and no plan changes the result.
+
+    Args:
+        weights: this rank's parts of all weights, float; they are read and, while applied, exchanged in place.
+        decay: d once training is under way.
+    """
+
+    def __init__(self, weights: Sequence[torch.Tensor], decay: float) -> None:
+        self._weights = list(weights)
+        self._averages = [weight.detach().clone() for weight in weights]
+        self._decay = decay
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights of a step into account."""
+        self._steps += 1
+        decay = min(self._decay, self._steps / (self._steps + _WARM_UP_STEPS))
+        torch._foreach_lerp_(self._averages, self._weights, 1.0 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside, and its own again afterwards."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for weight, average in zip(self._weights, self._averages, strict=True):
+            own = weight.clone()
+            weight.copy_(average)
+            average.copy_(own)

@@ -1,0 +1,111 @@
+"""The sharded model with everything that trains it: what the configuration's model, optim and sharding sections become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
+
+from dlrm.config import Config
+from dlrm.distributed.world import World
+from dlrm.model.build import build_model
+from dlrm.model.dlrm import TrainTask
+from dlrm.model.init import fill_table_block
+from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
+from dlrm.optim.tables import check_table_optimizer, fuse_optimizer
+from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_rate_groups
+from dlrm.schema import Schema
+from dlrm.sharding.planner import make_plan
+from dlrm.sharding.report import TablePlacement, placements
+from dlrm.sharding.wrap import FillBlock, fill_tables, local_weights, shard_model, split_parameters
+from dlrm.train.stepper import Stepper
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model that can be trained and evaluated.
+
+    Attributes:
+        model: tables sharded, MLPs replicated; optimizer: of all of it; stepper: drives both.
+        average: of the weights, for evaluation.
+        plan, placements: where the tables are, for torchrec and for people.
+        mlp_weights, table_weights: numbers of weights, each counted once.
+    """
+
+    model: DistributedModelParallel
+    optimizer: TrainingOptimizer
+    stepper: Stepper
+    average: Averaging
+    plan: ShardingPlan
+    placements: list[TablePlacement]
+    mlp_weights: int
+    table_weights: int
+    fill_block: FillBlock
+
+    def reset_tables(self) -> None:
+        """Put tables and their optimizer state back to where they started."""
+        fill_tables(self.model, self.fill_block)
+        self.optimizer.reset_table_state()
+
+
+def build_engine(config: Config, schema: Schema, world: World) -> Engine:
+    """Make the model, plan its sharding, shard it, and give it its optimizers.
+
+    Raises:
+        ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
+    """
+    check_table_optimizer(config.optim.sparse, world.device)
+    check_rate_groups(config.optim, [feature.name for feature in schema.sparse])
+    model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
+    fuse_optimizer(model.tables, config.optim)
+    sizes = {table.name: (table.num_embeddings, table.embedding_dim) for table in model.tables.embedding_bag_configs()}
+    table_weights = sum(rows * dim for rows, dim in sizes.values())
+    mlp_weights = sum(parameter.numel() for parameter in model.parameters()) - table_weights
+    task = TrainTask(model)
+    plan = make_plan(
+        task,
+        config=config.sharding,
+        optimizer=config.optim.sparse,
+        schema=schema,
+        world=world,
+        rank_batch_size=config.train.global_batch_size // world.size,
+    )
+    fill_block = _block_filler(config, sizes)
+    sharded = shard_model(task, plan=plan, world=world, fill_block=fill_block)
+    mlps, replicated = split_parameters(sharded, plan)
+    average: Averaging = NoAverage()
+    if config.train.average_decay > 0:
+        average = ExponentialAverage(local_weights(sharded), config.train.average_decay)
+    optimizer = build_optimizer(config.optim, fused=sharded.fused_optimizer, mlps=mlps, data_parallel_tables=replicated)
+    return Engine(
+        model=sharded,
+        optimizer=optimizer,
+        stepper=Stepper(sharded, optimizer, world.device, config.train.pipeline),
+        average=average,
+        plan=plan,
+        placements=placements(plan, sizes, config.optim.sparse, world.size),
+        mlp_weights=mlp_weights,
+        table_weights=table_weights,
+        fill_block=fill_block,
+    )
+
+
+def _block_filler(config: Config, sizes: dict[str, tuple[int, int]]) -> FillBlock:
+    """What writes the initial weights of any part of any table."""
+
+    def fill(table: str, block_RC: torch.Tensor, first_row: int, first_column: int) -> None:
+        rows, dim = sizes[table]
+        fill_table_block(
+            block_RC,
+            config.run.seed,
+            table,
+            rows=rows,
+            dim=dim,
+            row_start=first_row,
+            col_start=first_column,
+            bound=config.model.embedding_init_bound,
+        )
+
+    return fill

@@ -1,0 +1,99 @@
+"""Starting launchers from tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = "tests/launch/rank_program.py"
+ELASTIC = ("launch/elastic.py", "--standalone", "--local-addr", "localhost", "--nproc-per-node", "2", PROGRAM)
+LOCAL = ("launch/local.py", "--nproc", "2", "--script", PROGRAM, "--config", "none.yaml")
+HANG_S = 90  # a guard against hanging tests; nothing is said about speed
+# What a test runner's own launcher may have set, and this machine's log level, are not meant for these launchers.
+_NOT_PASSED = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "LOGLEVEL",
+    "DLRM_LAUNCHER",
+    "TORCHELASTIC_RUN_ID",
+)
+
+
+@contextmanager
+def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A python command in the checkout, in a session of its own; everything it started is gone afterwards."""
+    passed = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**passed, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for child in _descendants(process.pid):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+        process.communicate()
+
+
+def finished(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    with started(*command, **environment) as process:
+        out, err = process.communicate(timeout=HANG_S)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def ranks_up(process: subprocess.Popen[str], count: int) -> list[int]:
+    """Wait until ``count`` ranks have joined; their process ids."""
+    pids: list[int] = []
+    assert process.stdout is not None
+    while len(pids) < count:
+        line = process.stdout.readline()
+        assert line, "the job ended before its ranks were up"
+        if line.startswith("up "):
+            pids.append(int(line.split()[2]))
+    return pids
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """What a terminal does on Ctrl-C."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def all_end(pids: list[int]) -> bool:
+    """Whether all processes end before the guard against hanging."""
+    deadline = time.monotonic() + HANG_S
+    while any(_runs(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # nobody may be there to collect an orphan
+    return False
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []

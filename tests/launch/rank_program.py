@@ -1,0 +1,50 @@
+"""What the launch tests start as ranks: joins gloo, then fails as its argument says (or as STAND_IN_MODE says).
+
+Modes: alike (every rank finds the same user error), user, bug, killed, exit (rank 1 does it while the others wait in an
+all-reduce), wait (all wait), ok.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from dlrm.command.failure import follow_launcher, leave
+from dlrm.errors import DataError
+
+
+def main() -> None:
+    follow_launcher()
+    mode = os.environ.get("STAND_IN_MODE") or sys.argv[1]
+    error = DataError("day_0.tsv", "'x' is not an integer", row=3, column="I1")
+    if mode == "alike":
+        raise error
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    print("up", dist.get_rank(), os.getpid(), flush=True)
+    if dist.get_rank() == 1:
+        if mode == "user":
+            raise error
+        if mode == "bug":
+            raise ValueError("boom")
+        if mode == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if mode == "exit":
+            os._exit(3)
+        if mode == "wait":
+            time.sleep(120)
+    if mode != "ok":
+        dist.all_reduce(torch.ones(4))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:
+        leave(error)

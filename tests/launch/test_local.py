@@ -1,0 +1,39 @@
+import os
+import signal
+
+from tests.launch.launching import HANG_S, LOCAL, all_end, finished, interrupt, ranks_up, started
+
+
+def test_through_torchx_a_user_error_is_one_line_and_exit_code_2():
+    job = finished(*LOCAL, STAND_IN_MODE="alike")
+    assert job.returncode == 2
+    assert job.stderr == "day_0.tsv, row 3, column I1: 'x' is not an integer\n"
+
+
+def test_through_torchx_a_bug_ends_with_the_line_of_the_rank():
+    job = finished(*LOCAL, STAND_IN_MODE="bug")
+    assert job.returncode == 1
+    assert job.stderr.splitlines()[-1] == "rank 1 failed: ValueError: boom"
+    assert sorted(line.split()[1] for line in job.stdout.splitlines()) == ["0", "1"]
+
+
+def test_through_torchx_ctrl_c_is_one_line_and_exit_code_130():
+    with started(*LOCAL, STAND_IN_MODE="wait") as job:
+        pids = ranks_up(job, 2)
+        interrupt(job)
+        _, err = job.communicate(timeout=HANG_S)
+        assert (job.returncode, err) == (130, "interrupted\n")
+        assert all_end(pids)
+
+
+def test_ranks_do_not_outlive_a_killed_torchx_client():
+    with started(*LOCAL, STAND_IN_MODE="wait") as job:
+        pids = ranks_up(job, 2)
+        os.kill(job.pid, signal.SIGKILL)
+        assert all_end(pids)
+
+
+def test_a_component_argument_that_makes_no_sense_is_one_line():
+    job = finished("launch/local.py", "--nproc", "0", "--config", "none.yaml")
+    assert job.returncode == 2
+    assert job.stderr.splitlines() == ["components/dlrm.py:train: nproc (0) and nnodes (1) must be at least 1"]
