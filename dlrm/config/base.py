@@ -39,11 +39,20 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _not_empty(value: object) -> object:
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError("is empty; give at least one value")
+    return value
+
+
 Number = BeforeValidator(_no_bool)
-PositiveInt = Annotated[int, Number, Field(gt=0)]
-NonNegativeInt = Annotated[int, Number, Field(ge=0)]
+LARGEST_INT = 2**63 - 1  # what torch, numpy and fbgemm count with
+PositiveInt = Annotated[int, Number, Field(gt=0, le=LARGEST_INT)]
+NonNegativeInt = Annotated[int, Number, Field(ge=0, le=LARGEST_INT)]
 PositiveFloat = Annotated[float, Number, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Number, Field(ge=0)]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
-Sizes = Annotated[tuple[PositiveInt, ...], BeforeValidator(_single_to_list), BeforeValidator(_split_commas)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_single_to_list), BeforeValidator(_split_commas)]
+Share = Annotated[float, Number, Field(gt=0, lt=1)]
+AS_LIST = (BeforeValidator(_not_empty), BeforeValidator(_single_to_list), BeforeValidator(_split_commas))  # last first
+Sizes = Annotated[tuple[PositiveInt, ...], *AS_LIST]
+Names = Annotated[tuple[str, ...], *AS_LIST]

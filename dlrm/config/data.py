@@ -6,7 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Names, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Sizes
+from dlrm.config.base import (
+    Names,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    Sizes,
+)
 
 # 26 tables, one of them tiny, the largest large enough for its tail to be rare: Criteo's shape at a laptop's size.
 PLANTED_ROWS = (
@@ -31,7 +41,7 @@ class PlantedData(Section):
     """Table size of each sparse feature."""
     zipf_exponent: NonNegativeFloat = 1.05
     """Skew of the ids: the id of rank r is drawn with probability ~ 1/r^exponent; 0 is uniform."""
-    click_rate: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    click_rate: Share = 0.25
     """Share of positive labels."""
     signal: PositiveFloat = 1.5
     """Standard deviation of the true logit: how much of a label can be known."""
@@ -57,7 +67,7 @@ class RandomData(Section):
     """Table size of each sparse feature."""
     hotness: Sizes = (1,)
     """Ids per sample of each sparse feature; a single number is meant for all."""
-    click_rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    click_rate: Share = 0.5
     """Share of positive labels."""
     seed: NonNegativeInt = 0
     """Seed of the samples (independent of run.seed)."""
@@ -104,9 +114,9 @@ class DenseTransform(Section):
 
     shift: PositiveFloat = 3.0
     """Added before the logarithm."""
-    minimum: float = -2.0
+    minimum: Annotated[float, Number] = -2.0
     """Smaller values are clamped to this one."""
-    missing: float | Literal["mean"] = 0.0
+    missing: Annotated[float, Number] | Literal["mean"] = 0.0
     """Stands for an empty field, before the transform; mean: the mean of the column's training rows, after it."""
     standardise: bool = False
     """Subtract the mean and divide by the standard deviation of the training rows that have a value."""

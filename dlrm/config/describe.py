@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 import types
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ class Option:
 
     Attributes:
         path: dotted path; variant: the kind it belongs to (empty outside of variants).
-        type_name, default, meaning: for people.
+        type_name, default, meaning: for people; about: what its section is for.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Option:
     type_name: str
     default: str
     meaning: str
+    about: str
 
 
 @cache
@@ -41,19 +43,19 @@ def options() -> tuple[Option, ...]:
 def help_text(width: int = 110) -> str:
     """All options with type, default and meaning, one block a section and variant."""
     lines: list[str] = []
-    heading = ""
+    heading, introduced = "", set()
     for option in options():
         section = option.path.rpartition(".")[0]
         title = f"{section} ({option.variant})" if option.variant else section
         if title != heading:
             lines += ["", title]
             heading = title
-        left = f"  --{option.path} {option.type_name}"
+        if option.about and title not in introduced:
+            introduced.add(title)
+            lines += textwrap.wrap(option.about, width, initial_indent=" " * 4, subsequent_indent=" " * 4)
         default = f" (default: {option.default})" if option.default else " (required)"
-        lines += [
-            left,
-            *textwrap.wrap(option.meaning + default, width, initial_indent=" " * 8, subsequent_indent=" " * 8),
-        ]
+        lines.append(f"  --{option.path} {option.type_name}")
+        lines += textwrap.wrap(option.meaning + default, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines).strip("\n")
 
 
@@ -71,34 +73,36 @@ def to_plain(value: Any) -> Any:
 def _of_section(section: type[Section], prefix: str, variant: str) -> Iterator[Option]:
     for name, field in section.model_fields.items():
         path = f"{prefix}{name}"
-        sections = _sections_in(field.annotation)
+        sections = sections_in(field.annotation)
         if get_origin(_strip(field.annotation)) is dict:
-            yield _leaf(path, field, variant)
+            yield _leaf(path, field, variant, section)
             for inner in sections:
                 yield from _of_section(inner, f"{path}.<name>.", variant)
         elif len(sections) > 1:
+            yield _choice(path, field, sections)
             for inner in sections:
-                kind = inner.model_fields["kind"].default
-                yield from _of_section(inner, f"{path}.", f"kind {kind}")
+                yield from _of_section(inner, f"{path}.", f"kind {_kind(inner)}")
         elif sections:
             yield from _of_section(sections[0], f"{path}.", variant)
-        else:
-            yield _leaf(path, field, variant)
+        elif name != "kind":
+            yield _leaf(path, field, variant, section)
 
 
-def _leaf(path: str, field: FieldInfo, variant: str) -> Option:
+def _leaf(path: str, field: FieldInfo, variant: str, section: type[Section]) -> Option:
     default = "" if field.is_required() else _shown(field)
-    return Option(
-        path,
-        variant,
-        _type_name(field.annotation),
-        default,
-        " ".join((field.description or _kind_meaning(path)).split()),
-    )
+    meaning, about = " ".join((field.description or "").split()), " ".join((inspect.getdoc(section) or "").split())
+    return Option(path, variant, _type_name(field.annotation), default, meaning, about)
 
 
-def _kind_meaning(path: str) -> str:
-    return f"Chooses the variant of {path.rpartition('.')[0]}." if path.endswith(".kind") else ""
+def _choice(path: str, field: FieldInfo, sections: list[type[Section]]) -> Option:
+    """The ``kind`` of a variant, which is a field of every section among which it chooses."""
+    default = field.get_default(call_default_factory=True)
+    kind = _kind(type(default)) if isinstance(default, Section) else ""
+    return Option(f"{path}.kind", "", "|".join(map(_kind, sections)), kind, f"Which of these {path} is.", "")
+
+
+def _kind(section: type[Section]) -> str:
+    return str(section.model_fields["kind"].default)
 
 
 def _shown(field: FieldInfo) -> str:
@@ -119,12 +123,13 @@ def _strip(annotation: Any) -> Any:
     return _strip(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that a field of this type may hold: several for a variant, none for a plain option."""
     annotation = _strip(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     if get_origin(annotation) in (Union, types.UnionType, dict):
-        return [section for part in get_args(annotation) for section in _sections_in(part)]
+        return [section for part in get_args(annotation) for section in sections_in(part)]
     return []
 
 

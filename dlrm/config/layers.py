@@ -7,14 +7,14 @@ sets only fields, the kind below is kept.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dlrm.config.dialect import MERGE_TAG, STR_TAG, Loader
 from dlrm.errors import ConfigProblem
 
 COMMAND_LINE = "command line"
@@ -29,32 +29,6 @@ class Layer:
     problems: list[ConfigProblem] = field(default_factory=list)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the numbers and booleans that people mean: ``1e-3`` is a float, ``on`` and ``no`` are strings."""
-
-
-def _install_resolvers() -> None:
-    # PyYAML follows YAML 1.1, which reads 1e-3 as text and `no` as false; the core schema of YAML 1.2 does neither.
-    _Loader.yaml_implicit_resolvers = {
-        first: [
-            (tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in ("bool", "float", "timestamp")
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    number = re.compile(
-        r"""^[-+]?(?:\d[\d_]*\.[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?$  # 1.5, .5, 1., 1.5e3
-          |^[-+]?\d[\d_]*[eE][-+]?\d+$                               # 1e-3
-          |^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$""",
-        re.VERBOSE,
-    )
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    boolean = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", boolean, list("tTfF"))
-
-
-_install_resolvers()
-
-
 def file_layer(path: Path) -> Layer:
     """The values of a YAML file with the line on which each was written.
 
@@ -62,13 +36,8 @@ def file_layer(path: Path) -> Layer:
     """
     name = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
         layer = Layer({})
-        if node is not None:
-            layer.problems.extend(_walk(node, "", name, layer.origins))
-        if node is not None and not layer.problems:
-            layer.values.update(yaml.load(text, Loader=_Loader))
+        value = _read(path.read_text(encoding="utf-8"), "", lambda node: f"{name}:{node.start_mark.line + 1}", layer)
     except OSError as error:
         return _unreadable(name, f"{error.strerror}; give --config the path of a YAML file")
     except UnicodeDecodeError:
@@ -77,8 +46,13 @@ def file_layer(path: Path) -> Layer:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         what = " ".join(part for part in (error.context, error.problem) if part)
         return _unreadable(f"{name}{line}", f"is not valid YAML: {what}")
+    except RecursionError:
+        return _unreadable(name, "is nested too deeply, or an alias in it contains itself")
     except (yaml.YAMLError, ValueError) as error:
         return _unreadable(name, f"is not valid YAML: {error}".splitlines()[0])
+    if not isinstance(value, dict):
+        return _unreadable(f"{name}:1", "holds no options; expected a mapping such as `train: {epochs: 1}`")
+    layer.values.update(value)
     return layer
 
 
@@ -86,26 +60,41 @@ def _unreadable(origin: str, message: str) -> Layer:
     return Layer({}, problems=[ConfigProblem("", origin, message)])
 
 
-def _walk(node: yaml.Node, prefix: str, name: str, origins: dict[str, str]) -> Iterator[ConfigProblem]:
-    """Record the line of every key below ``node``; yield what YAML would accept and we do not."""
+def _read(text: str, prefix: str, origin_of: Callable[[yaml.Node], str], layer: Layer) -> Any:
+    """The value that a YAML text holds; the origins of the keys in it, and what is wrong with them, go to ``layer``.
+
+    Nothing at all (an empty file, comments) is an empty mapping.
+    """
+    loader = Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return {}
+    layer.problems.extend(_walk(node, prefix, origin_of, layer.origins))
+    return loader.construct_document(node)
+
+
+def _walk(
+    node: yaml.Node, prefix: str, origin_of: Callable[[yaml.Node], str], origins: dict[str, str]
+) -> Iterator[ConfigProblem]:
+    """Record the origin of every key below ``node``, and make every key text; yield the keys that are given twice."""
     if not isinstance(node, yaml.MappingNode):
-        if prefix == "":
-            yield ConfigProblem("", f"{name}:1", "holds no options; expected a mapping such as `train: {epochs: 1}`")
         return
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == MERGE_TAG:
+            continue  # the first is refused when the values are made; what the second brings in has its own origin
+        key_node.tag = STR_TAG  # or else a table named 1 would have another name here than on the command line
         path = f"{prefix}{key_node.value}"
-        line = f"{name}:{key_node.start_mark.line + 1}"
         if path in origins:
-            yield ConfigProblem(path, line, f"is given twice, first at {origins[path]}")
-        origins[path] = line
-        if isinstance(value_node, yaml.MappingNode):
-            yield from _walk(value_node, f"{path}.", name, origins)
+            yield ConfigProblem(path, origin_of(key_node), f"is given twice, first at {origins[path]}")
+        origins[path] = origin_of(key_node)
+        yield from _walk(value_node, f"{path}.", origin_of, origins)
 
 
 def command_line_layer(arguments: Sequence[str]) -> Layer:
     """The values of ``--section.key value``, ``--section.key=value`` and ``section.key=value`` arguments.
 
-    Values are read as YAML, so ``[512, 16]``, ``true`` and ``null`` mean what they mean in a file.
+    Values are read as YAML, so ``[512, 16]``, ``true`` and ``null`` mean what they mean in a file. Of an option that is
+    given twice the later value counts, so that a command can be repeated with one thing changed at its end.
     """
     layer = Layer({})
     rest = list(arguments)
@@ -121,48 +110,74 @@ def command_line_layer(arguments: Sequence[str]) -> Layer:
                 layer.problems.append(ConfigProblem(key, COMMAND_LINE, "has no value; write --section.key value"))
                 continue
             text = rest.pop(0)
-        _assign(layer, key, _parsed(text))
+        layer = merge(layer, _argument_layer(key, text))
     return layer
 
 
-def _parsed(text: str) -> Any:
+def _argument_layer(key: str, text: str) -> Layer:
+    parts = key.split(".")
+    if not all(parts) or key.startswith("-"):
+        message = f"{key!r} is no name of an option; write --section.key value or section.key=value"
+        return Layer({}, problems=[ConfigProblem("", COMMAND_LINE, message)])
+    layer = Layer({}, {key: COMMAND_LINE})
+    value = _argument_value(text, key, layer)
+    for part in reversed(parts[1:]):
+        value = {part: value}
+    layer.values[parts[0]] = value
+    return layer
+
+
+def _argument_value(text: str, key: str, layer: Layer) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+        value = _read(text, f"{key}.", lambda node: COMMAND_LINE, layer) if text.strip() else None
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text  # e.g. a path with a colon: plain text, which the option's type accepts or refuses
-
-
-def _assign(layer: Layer, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    target = layer.values
-    for parent in parents:
-        below = target.setdefault(parent, {})
-        if not isinstance(below, dict):
-            message = f"lies inside {parent}, which was given a value of its own"
-            layer.problems.append(ConfigProblem(key, COMMAND_LINE, message))
-            return
-        target = below
-    target[last] = value
-    layer.origins[key] = COMMAND_LINE
+    return text if isinstance(value, str) and text[0] not in "'\"" else value  # YAML would take `a #1` for `a`
 
 
 def merge(lower: Layer, upper: Layer) -> Layer:
-    """``upper`` over ``lower``: mappings are merged key by key, everything else is replaced."""
+    """``upper`` over ``lower``: mappings are merged key by key, everything else is replaced.
+
+    Options inside of what the lower layer gives a value of its own (``optim.dense.lr`` where ``optim.dense`` is
+    ``adam``) are a problem of the result.
+    """
     origins = dict(lower.origins)
+    clashes = list(_clashes(lower, upper))
     values = _merge(lower.values, upper.values, "", origins)
     origins.update(upper.origins)
-    return Layer(values, origins, [*lower.problems, *upper.problems])
+    return Layer(values, origins, [*lower.problems, *upper.problems, *clashes])
+
+
+def _clashes(lower: Layer, upper: Layer) -> Iterator[ConfigProblem]:
+    for path, origin in upper.origins.items():
+        value: Any = lower.values
+        section = ""
+        for part in path.split(".")[:-1]:
+            section = f"{section}.{part}" if section else part
+            value = value.get(part)
+            if not isinstance(value, dict):
+                if value is not None and section in lower.origins:
+                    message = f"lies inside {section}, which is {value!r} ({lower.origins[section]})"
+                    yield ConfigProblem(path, origin, message)
+                break
 
 
 def _merge(lower: dict[str, Any], upper: dict[str, Any], prefix: str, origins: dict[str, str]) -> dict[str, Any]:
-    changes_variant = "kind" in upper and "kind" in lower and upper["kind"] != lower["kind"]
-    merged: dict[str, Any] = {} if changes_variant else dict(lower)
+    """Merge; ``origins`` loses those of what is replaced."""
+    merged = dict(lower)
+    if "kind" in upper and "kind" in lower and upper["kind"] != lower["kind"]:
+        merged = {}
+        _forget(prefix, origins)
     for key, value in upper.items():
         below = merged.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
             merged[key] = _merge(below, value, f"{prefix}{key}.", origins)
         else:
-            for stale in [path for path in origins if path.startswith(f"{prefix}{key}.")]:
-                del origins[stale]
+            _forget(f"{prefix}{key}.", origins)
             merged[key] = value
     return merged
+
+
+def _forget(prefix: str, origins: dict[str, str]) -> None:
+    for path in [path for path in origins if path.startswith(prefix)]:
+        del origins[path]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dlrm.config.describe import options, to_plain
-from dlrm.config.layers import Layer, command_line_layer, file_layer, merge
+from dlrm.config.base import Section
+from dlrm.config.describe import options, sections_in, to_plain
+from dlrm.config.dialect import Dumper
+from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_layer, merge
 from dlrm.config.root import Config
 from dlrm.errors import ConfigError, ConfigProblem
+
+_LONGEST_SHOWN = 60
 
 
 def load_config(path: str | Path | None = None, arguments: Sequence[str] = ()) -> Config:
@@ -27,15 +32,19 @@ def load_config(path: str | Path | None = None, arguments: Sequence[str] = ()) -
     Raises:
         ConfigError: every mistake that can be found without looking at data or devices.
     """
+    file = file_layer(Path(path)) if path is not None else Layer({})
+    flags = command_line_layer(arguments)
+    if file.problems and not file.values:  # which options there are depends on what the file would have said
+        raise ConfigError([*file.problems, *flags.problems])
     merged = Layer(to_plain(Config()))
-    if path is not None:
-        merged = merge(merged, file_layer(Path(path)))
-    merged = merge(merged, command_line_layer(arguments))
+    for layer in (file, flags):
+        merged = merge(merged, layer)
+        merged = replace(merged, values=_with_kinds(Config, merged.values))
     problems = list(merged.problems)
     try:
         config = Config.model_validate(merged.values)
     except ValidationError as error:
-        problems += [_problem(detail, merged) for detail in error.errors(include_url=False)]
+        problems += _problems(error, merged)
     if problems:
         raise ConfigError(problems)
     return config
@@ -43,64 +52,119 @@ def load_config(path: str | Path | None = None, arguments: Sequence[str] = ()) -
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML; loading it gives the same configuration."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    plain = to_plain(config)
+    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
-def _problem(detail: ErrorDetails, merged: Layer) -> ConfigProblem:
-    key, variant = _dotted(detail["loc"], merged.values)
-    if detail["type"].startswith("union_tag"):
-        key += ".kind"
-    return ConfigProblem(key=key, origin=_origin(key, merged), message=_message(detail, key, variant))
+def _with_kinds(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` of ``section`` where every variant that is given without its ``kind`` has the default's."""
+    completed = dict(values)
+    for name, field in section.model_fields.items():
+        inner, value = sections_in(field.annotation), values.get(name)
+        if not inner or not isinstance(value, dict):
+            continue
+        default = field.get_default(call_default_factory=True)
+        if len(inner) > 1 and isinstance(default, Section) and "kind" not in value:
+            value = {"kind": to_plain(default)["kind"], **value}
+        chosen = [kind for kind in inner if len(inner) == 1 or kind.model_fields["kind"].default == value.get("kind")]
+        completed[name] = _with_kinds(chosen[0], value) if chosen else value
+    return completed
+
+
+def _problems(error: ValidationError, merged: Layer) -> list[ConfigProblem]:
+    """One problem a key: of an option that may be of several types, pydantic says why it is none of them one by one."""
+    by_key: dict[str, ConfigProblem] = {}
+    for detail in error.errors(include_url=False):
+        key, variant = _dotted(detail["loc"], merged.values)
+        if detail["type"] == "union_tag_invalid":
+            key += ".kind"
+        message = _message(detail, key, variant)
+        if key in by_key:
+            message = message.removeprefix(f"is {_shown(detail['input'])}, ")
+            message = f"{by_key[key].message}; or {message}"
+        by_key[key] = ConfigProblem(key=key, origin=_origin(key, merged), message=message)
+    return list(by_key.values())
 
 
 def _dotted(location: tuple[int | str, ...], values: Any) -> tuple[str, str]:
-    """The dotted path of pydantic's location, without the variant tags it inserts, and the innermost of those tags.
+    """The dotted path of pydantic's location, without the tags it inserts, and the innermost variant among those.
 
-    ``("optim", "sparse", "sgd", "lr")`` is ``optim.sparse.lr`` of variant ``sgd``.
+    ``("optim", "sparse", "sgd", "lr")`` is ``optim.sparse.lr`` of variant ``sgd``; ``("data", "dense", "missing",
+    "float")`` is ``data.dense.missing``.
     """
     path, variant = "", ""
     node = values
     for part in location:
-        if isinstance(node, dict) and part not in node and node.get("kind") == part:
-            variant = str(part)
-        elif isinstance(part, int):
+        if isinstance(part, int):
             path += f"[{part}]"
             node = node[part] if isinstance(node, list | tuple) and part < len(node) else None
+        elif not isinstance(node, dict):
+            break
+        elif part not in node and node.get("kind") == part:
+            variant = part
         else:
             path += f".{part}" if path else part
-            node = node.get(part) if isinstance(node, dict) else None
+            node = node.get(part)
     return path, variant
 
 
 def _origin(key: str, merged: Layer) -> str:
-    """Where the value, or failing that the section around it, was written."""
+    """Where the value or something in it was written; for one left out, where what chose or holds its section was."""
     path = key.split("[", 1)[0]
-    while path and path not in merged.origins:
+    origins = {option: origin for option, origin in merged.origins.items() if f"{option}.".startswith(f"{path}.")}
+    if COMMAND_LINE in origins.values():  # the last word on a section that does not hold together
+        return COMMAND_LINE
+    while path:
+        for place in (f"{path}.kind", path):
+            if place in merged.origins:
+                return merged.origins[place]
         path = path.rpartition(".")[0]
-    return merged.origins.get(path, "")
+    return ""
 
 
 def _message(detail: ErrorDetails, key: str, variant: str) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
-    shown = f"is {value!r}, " if isinstance(value, str | int | float | bool) or value is None else ""
     if kind == "extra_forbidden":
         return _unknown(key, variant)
     if kind == "missing":
         return "is required and was not given"
-    if kind == "union_tag_not_found":
-        return "needs a `kind`, or options of the kind chosen before"
-    if kind in ("union_tag_invalid", "literal_error"):
-        given = str(context.get("tag", value))
-        expected = str(context.get("expected_tags") or context["expected"]).replace(" or ", ", ")
-        choices = [choice.strip(" '") for choice in expected.split(",")]
-        nearest = difflib.get_close_matches(given, choices, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        return f"is {given!r}, must be one of {', '.join(choices)}{hint}"
     if kind == "value_error":
         return str(context["error"])
+    if kind in ("union_tag_invalid", "literal_error"):
+        given = _shown(value.get("kind") if isinstance(value, dict) else value)
+        expected = str(context.get("expected_tags") or context["expected"]).replace(" or ", ", ")
+        choices = [choice.strip(" '") for choice in expected.split(",")]
+        nearest = difflib.get_close_matches(given.strip("'"), choices, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        return f"is {given}, must be one of {', '.join(choices)}{hint}"
+    return f"is {_shown(value)}, {_expectation(detail, key)}"
+
+
+def _expectation(detail: ErrorDetails, key: str) -> str:
+    """What the value has to be, in the words of the file's author rather than of Python."""
+    kind = detail["type"]
+    if kind in ("model_type", "model_attributes_type", "union_tag_not_found"):
+        first = next((option.path for option in options() if option.path.startswith(f"{key}.")), "--help lists them")
+        return f"but is a section: set options in it, such as {first}"
+    if kind == "dict_type":
+        return "must be a mapping from names to values"
+    if kind == "tuple_type":
+        return "must be a list"
+    if kind == "string_type":
+        return "must be text"
+    if kind.startswith("bool_"):
+        return "must be true or false"
     if kind == "string_pattern_mismatch":
-        return f"is {value!r}, must consist of letters, digits, '.', '_' and '-' and start with a letter or digit"
-    return shown + detail["msg"].replace("Input should be", "must be")
+        return "must consist of letters, digits, '.', '_' and '-' and start with a letter or digit"
+    return detail["msg"].replace("Input should be", "must be")
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML would have it, in a few words."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _unknown(key: str, variant: str) -> str:
@@ -110,7 +174,8 @@ def _unknown(key: str, variant: str) -> str:
     owners = [option.variant for option in siblings if option.path == key and option.path not in known]
     if owners:
         return f"is an option of {' and '.join(owners)}, not of kind {variant}"
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    sections = {path.rpartition(".")[0] for path in known if path.count(".") == key.count(".") + 1}
+    nearest = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
     if not nearest:  # the right name in the wrong section, or without its section
         by_name = {path.rpartition(".")[2]: path for path in reversed(known)}
         names = difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1, cutoff=0.7)

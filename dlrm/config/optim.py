@@ -6,9 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
+from dlrm.config.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
 class Sgd(Section):
@@ -17,14 +15,18 @@ class Sgd(Section):
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
-    momentum: Beta = 0.0
+    momentum: Fraction = 0.0
     """Decay of the running sum of gradients."""
     weight_decay: NonNegativeFloat = 0.0
     """L2 penalty added to the gradient."""
 
 
+# The tables' optimizers have no weight decay: fbgemm 1.8's SGD and Adagrad have none, and its row-wise Adagrad takes one
+# that its CPU kernel ignores.
+
+
 class SparseSgd(Section):
-    """Stochastic gradient descent of the tables (fbgemm's has no weight decay)."""
+    """Stochastic gradient descent of the tables."""
 
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat
@@ -32,7 +34,7 @@ class SparseSgd(Section):
 
 
 class Adagrad(Section):
-    """Adagrad (Duchi et al. 2011), one accumulator a weight."""
+    """Adagrad (Duchi et al. 2011) of the MLPs."""
 
     kind: Literal["adagrad"] = "adagrad"
     lr: PositiveFloat
@@ -40,19 +42,27 @@ class Adagrad(Section):
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
     weight_decay: NonNegativeFloat = 0.0
-    """L2 penalty added to the gradient (tables: on the rows that a batch touches)."""
+    """L2 penalty added to the gradient."""
+
+
+class SparseAdagrad(Section):
+    """Adagrad (Duchi et al. 2011) of the tables, one accumulator a weight."""
+
+    kind: Literal["adagrad"] = "adagrad"
+    lr: PositiveFloat
+    """Learning rate of a step with the whole global batch (loss averaged over it)."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
 
 
 class RowwiseAdagrad(Section):
-    """Adagrad with one accumulator a row, the mean of the row's squared gradients; tables only."""
+    """Adagrad of the tables with one accumulator a row, the mean of the row's squared gradients."""
 
     kind: Literal["rowwise_adagrad"] = "rowwise_adagrad"
     lr: PositiveFloat
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
-    weight_decay: NonNegativeFloat = 0.0
-    """L2 penalty added to the gradient of the rows that a batch touches."""
 
 
 class Adam(Section):
@@ -61,9 +71,9 @@ class Adam(Section):
     kind: Literal["adam"] = "adam"
     lr: PositiveFloat
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
-    beta1: Beta = 0.9
+    beta1: Fraction = 0.9
     """Decay of the first moment."""
-    beta2: Beta = 0.999
+    beta2: Fraction = 0.999
     """Decay of the second moment."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
@@ -77,9 +87,9 @@ class SparseAdam(Section):
     kind: Literal["adam"] = "adam"
     lr: PositiveFloat
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
-    beta1: Beta = 0.9
+    beta1: Fraction = 0.9
     """Decay of the first moment."""
-    beta2: Beta = 0.999
+    beta2: Fraction = 0.999
     """Decay of the second moment."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
@@ -91,9 +101,9 @@ class AdamW(Section):
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
-    beta1: Beta = 0.9
+    beta1: Fraction = 0.9
     """Decay of the first moment."""
-    beta2: Beta = 0.999
+    beta2: Fraction = 0.999
     """Decay of the second moment."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
@@ -102,7 +112,7 @@ class AdamW(Section):
 
 
 DenseOptimizer = Annotated[Sgd | Adagrad | Adam | AdamW, Field(discriminator="kind")]
-SparseOptimizer = Annotated[SparseSgd | Adagrad | RowwiseAdagrad | SparseAdam, Field(discriminator="kind")]
+SparseOptimizer = Annotated[SparseSgd | SparseAdagrad | RowwiseAdagrad | SparseAdam, Field(discriminator="kind")]
 
 
 class Schedule(Section):

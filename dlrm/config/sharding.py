@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section, _single_to_list, _split_commas
+from dlrm.config.base import AS_LIST, Fraction, PositiveFloat, PositiveInt, Section
 
 ShardingKind = Literal[
     "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise", "table_column_wise", "grid_shard"
 ]
 Kernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
-_AsList = (BeforeValidator(_single_to_list), BeforeValidator(_split_commas))
-ShardingKinds = Annotated[tuple[ShardingKind, ...], *_AsList]
-Kernels = Annotated[tuple[Kernel, ...], *_AsList]
+ShardingKinds = Annotated[tuple[ShardingKind, ...], *AS_LIST]
+Kernels = Annotated[tuple[Kernel, ...], *AS_LIST]
 
 
 class TableSharding(Section):

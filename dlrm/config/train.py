@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dlrm.config.base import Fraction, PositiveInt, Section
+from dlrm.config.base import Fraction, Number, PositiveInt, Section
 
 
 class TrainConfig(Section):
@@ -41,7 +41,7 @@ class EvaluationConfig(Section):
     """Samples of one evaluation batch over all ranks together; train.global_batch_size if left out."""
     every_steps: PositiveInt | None = None
     """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
-    target_auc: Annotated[float, Field(gt=0.5, le=1)] | None = None
+    target_auc: Annotated[float, Number, Field(gt=0.5, le=1)] | None = None
     """Stop as soon as the validation AUC reaches this."""
     test: bool = True
     """Score the test samples once, at the end."""

@@ -15,7 +15,7 @@ from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from dlrm.config.optim import Adagrad, OptimConfig, RowwiseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
+from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
 from dlrm.errors import ConfigError
 
 
@@ -49,16 +49,15 @@ def _fbgemm_optimizer(config: SparseOptimizer) -> tuple[type[torch.optim.Optimiz
     if isinstance(config, SparseAdam):
         return torch.optim.Adam, {"beta1": config.beta1, "beta2": config.beta2, "eps": config.eps}
     kind = RowWiseAdagrad if isinstance(config, RowwiseAdagrad) else torch.optim.Adagrad
-    return kind, {"eps": config.eps, "weight_decay": config.weight_decay}
+    return kind, {"eps": config.eps}
 
 
 class TouchedRowOptimizer(torch.optim.Optimizer):
     """SGD, Adagrad or row-wise Adagrad of whole tables with fbgemm's sparse arithmetic.
 
-    A row counts as touched where its gradient is not zero; only touched rows are decayed and updated. With g the gradient
-    of a touched row w of width D, weight decay adding ``weight_decay * w`` to g first: SGD subtracts ``lr * g``; Adagrad
-    adds g^2 to its accumulator s (one a weight), row-wise Adagrad adds mean(g^2) (one a row), and both subtract
-    ``lr * g / (sqrt(s) + eps)``.
+    With g the gradient of a row w of width D: SGD subtracts ``lr * g``; Adagrad adds g^2 to its accumulator s (one a
+    weight), row-wise Adagrad adds mean(g^2) (one a row), and both subtract ``lr * g / (sqrt(s) + eps)``. Rows whose
+    gradient is zero, untouched ones above all, stay as they are, so only the others are computed.
 
     Args:
         params: tables, each (rows, D).
@@ -71,7 +70,7 @@ class TouchedRowOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
         for group in self.param_groups:
             for table in group["params"]:  # all state exists from the start, so that a checkpoint can be loaded into it
-                if isinstance(config, Adagrad):
+                if isinstance(config, SparseAdagrad):
                     self.state[table]["sum"] = torch.zeros_like(table, memory_format=torch.contiguous_format).detach()
                 elif isinstance(config, RowwiseAdagrad):
                     self.state[table]["sum"] = table.detach().new_zeros(table.shape[0])
@@ -87,13 +86,12 @@ class TouchedRowOptimizer(torch.optim.Optimizer):
 
     def _update(self, table: torch.Tensor, gradient: torch.Tensor, lr: float) -> None:
         rows = gradient.ne(0).any(dim=1).nonzero().squeeze(1)
-        weight_RD, gradient_RD = table.detach()[rows], gradient[rows]
+        gradient_RD = gradient[rows]
         config = self._config
-        if isinstance(config, Adagrad | RowwiseAdagrad):
-            gradient_RD = gradient_RD + config.weight_decay * weight_RD
+        if isinstance(config, SparseAdagrad | RowwiseAdagrad):
             state = self.state[table]["sum"]
             square = gradient_RD.square()
-            state.index_add_(0, rows, square if isinstance(config, Adagrad) else square.mean(dim=1))
-            root = state[rows].sqrt() if isinstance(config, Adagrad) else state[rows].sqrt().unsqueeze(1)
+            state.index_add_(0, rows, square if isinstance(config, SparseAdagrad) else square.mean(dim=1))
+            root = state[rows].sqrt() if isinstance(config, SparseAdagrad) else state[rows].sqrt().unsqueeze(1)
             gradient_RD = gradient_RD / (root + config.eps)
         table.detach().index_add_(0, rows, gradient_RD, alpha=-lr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,16 +88,14 @@ def build_optimizer(
     tables: list[KeyedOptimizer] = [fused]
     for name, weight in data_parallel_tables.items():
         lr = config.sparse.lr * config.lr_scale.get(name.split(".")[-2], 1.0)
-        factory = lambda tensors, lr=lr: TouchedRowOptimizer(tensors, config.sparse, lr)  # noqa: E731
+        factory = partial(TouchedRowOptimizer, config=config.sparse, lr=lr)
         tables.append(KeyedOptimizerWrapper({name: weight}, factory))
     dense: list[KeyedOptimizer] = []
     for group in MLP_GROUPS:
         params = {name: param for name, param in mlps.items() if group in name.split(".")}
         if params:
             lr = config.dense.lr * config.lr_scale.get(group, 1.0)
-            dense.append(
-                KeyedOptimizerWrapper(params, lambda tensors, lr=lr: _dense_optimizer(config.dense, tensors, lr))
-            )
+            dense.append(KeyedOptimizerWrapper(params, partial(_dense_optimizer, config.dense, lr=lr)))
     return TrainingOptimizer(
         [*tables, *dense],
         table_optimizers=tables,
@@ -126,7 +125,7 @@ def check_rate_groups(config: OptimConfig, tables: Collection[str]) -> None:
             raise ConfigError.at(f"optim.lr_scale.{name}", f"is no group of parameters{hint}")
 
 
-def _dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+def _dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: float) -> torch.optim.Optimizer:
     if isinstance(config, Adam | AdamW):
         kind = torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam
         betas = (config.beta1, config.beta2)

@@ -14,7 +14,7 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
-from dlrm.config.optim import RowwiseAdagrad, SparseAdam, SparseOptimizer
+from dlrm.config.optim import SparseAdam, SparseOptimizer
 from dlrm.config.sharding import ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
@@ -125,21 +125,15 @@ def table_constraints(
 def _faithful_types(kinds: Sequence[ShardingKind], optimizer: SparseOptimizer, key: str) -> list[str]:
     """The sharding types under which ``optimizer`` does what it does on one device.
 
-    Row-wise Adagrad keeps one accumulator a row; cut into columns, torchrec keeps one a row *and shard*, which is another
-    algorithm. Adam of data-parallel tables has no sparse counterpart here.
+    Adam of data-parallel tables has no sparse counterpart here.
     """
-    by_column = {ShardingType.COLUMN_WISE.value, ShardingType.TABLE_COLUMN_WISE.value, ShardingType.GRID_SHARD.value}
-    unfaithful: set[str] = set()
-    if isinstance(optimizer, RowwiseAdagrad):
-        unfaithful = by_column
-    elif isinstance(optimizer, SparseAdam):
-        unfaithful = {ShardingType.DATA_PARALLEL.value}
-    faithful: list[str] = [kind for kind in kinds if kind not in unfaithful]
+    faithful: list[str] = [
+        kind for kind in kinds if not (isinstance(optimizer, SparseAdam) and kind == ShardingType.DATA_PARALLEL.value)
+    ]
     if not faithful:
-        why = "one accumulator a row and column shard" if unfaithful == by_column else "moments of untouched rows"
         raise ConfigError.at(
             key,
-            f"{', '.join(kinds)} would change the optimizer ({optimizer.kind} would keep {why}); "
+            f"{', '.join(kinds)} would change the optimizer ({optimizer.kind} would keep moments of untouched rows); "
             "add another sharding type, or use optim.sparse.kind adagrad or sgd",
         )
     return faithful

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
-from dlrm.config.optim import Adagrad, RowwiseAdagrad, SparseAdam, SparseOptimizer
+from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer
 
 _BYTES_PER_WEIGHT = 4
 _GIB = 1024**3
@@ -65,7 +65,7 @@ def placements(
 def _block_bytes(rows: int, columns: int, optimizer: SparseOptimizer) -> int:
     """Weights and optimizer state of a block of a table in fp32."""
     state = 0
-    if isinstance(optimizer, Adagrad):
+    if isinstance(optimizer, SparseAdagrad):
         state = rows * columns
     elif isinstance(optimizer, RowwiseAdagrad):
         state = rows

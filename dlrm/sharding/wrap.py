@@ -51,7 +51,7 @@ def _fill(table: str, weight: torch.Tensor | ShardedTensor, fill_block: FillBloc
 
 
 def local_weights(sharded: DistributedModelParallel) -> list[torch.Tensor]:
-    """This rank's part of every trained weight, as views that training changes."""
+    """The parts of all trained weights that this rank holds, as views that training changes."""
     weights = []
     for weight in sharded.state_dict().values():
         if isinstance(weight, ShardedTensor):

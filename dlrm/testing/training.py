@@ -53,7 +53,7 @@ def training_losses(rank: int, world_size: int, config: Config, num_samples: int
         num_samples, global_batch_size=config.train.global_batch_size, seed=config.run.seed, shuffle=True
     )
     loader = BatchLoader(dataset.train, order, rank=rank, world_size=world_size)
-    losses = []
+    losses: list[float] = []
     epoch = 0
     while len(losses) < steps:
         stop = min(order.num_batches, steps - len(losses))

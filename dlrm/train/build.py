@@ -17,7 +17,7 @@ from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.train.console import Display
-from dlrm.train.engine import Engine, build_engine
+from dlrm.train.engine import Engine
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
 from dlrm.train.records import Recorder
@@ -56,13 +56,14 @@ def build_dataset(config: DataConfig) -> Dataset:
     return noise_dataset(config)
 
 
-def build_job(config: Config, dataset: Dataset, world: World, recorder: Recorder, display: Display) -> Job:
-    """Every part of a training run.
+def build_job(
+    config: Config, dataset: Dataset, engine: Engine, world: World, recorder: Recorder, display: Display
+) -> Job:
+    """Every part of a training run around its engine.
 
     Raises:
-        ConfigError, PlanError: what does not fit the data or the devices; the same on every rank.
+        ConfigError: what does not fit the data; the same on every rank.
     """
-    engine = build_engine(config, dataset.schema, world)
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.global_batch_size
     evaluator = Evaluator(engine.stepper, engine.average, world)
     validation = _evaluation_loader(dataset.validation, evaluation_batch_size, config, world)

@@ -17,6 +17,7 @@ from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
 from dlrm.optim.tables import check_table_optimizer, fuse_optimizer
 from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_rate_groups
 from dlrm.schema import Schema
+from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
 from dlrm.sharding.wrap import FillBlock, fill_tables, local_weights, shard_model, split_parameters
@@ -74,6 +75,7 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     )
     fill_block = _block_filler(config, sizes)
     sharded = shard_model(task, plan=plan, world=world, fill_block=fill_block)
+    train_column_shards(sharded, plan=plan, optimizer=config.optim.sparse)
     mlps, replicated = split_parameters(sharded, plan)
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:

@@ -16,8 +16,10 @@ from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.train.build import Job, build_dataset, build_job
 from dlrm.train.console import Console, Display, Silent, plan_table
+from dlrm.train.engine import build_engine
 from dlrm.train.log import open_log
 from dlrm.train.records import NoRecorder, Recorder, RunRecorder
+from dlrm.train.report import write_report
 from dlrm.train.run_folder import open_run_folder, write_json
 from dlrm.train.standard_hooks import result_text
 
@@ -38,12 +40,13 @@ def run_training(config: Config) -> dict[str, Any]:
 
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
+    engine = build_engine(config, dataset.schema, world)
     folder = open_run_folder(config, world)
     open_log(folder, world.rank)
     recorder: Recorder = NoRecorder()
     if world.is_leader:
         recorder = RunRecorder(folder, tensorboard=config.logging.tensorboard)
-    job = build_job(config, dataset, world, recorder, display)
+    job = build_job(config, dataset, engine, world, recorder, display)
     if world.is_leader:
         _introduce(config, job, folder, world, display)
     reason = job.trainer.fit()
@@ -54,6 +57,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         write_json(folder / "summary.json", summary)
         recorder.close()
+        write_report(folder, summary)
         display.show(closing_table(summary))
     return summary
 

@@ -16,8 +16,8 @@ SMALL = [
 ]
 OPTIMIZERS = {
     "sgd": ["optim.sparse.kind=sgd", "optim.sparse.lr=0.1", "optim.dense.kind=sgd", "optim.dense.lr=0.05"],
-    "adagrad": ["optim.sparse.kind=adagrad", "optim.sparse.lr=0.05", "optim.sparse.weight_decay=1e-3"],
-    "rowwise_adagrad": ["optim.sparse.lr=0.05", "optim.sparse.weight_decay=1e-3", "optim.dense.lr=0.01"],
+    "adagrad": ["optim.sparse.kind=adagrad", "optim.sparse.lr=0.05"],
+    "rowwise_adagrad": ["optim.sparse.lr=0.05", "optim.dense.lr=0.01"],
 }
 MODEL_PARALLEL = ["table_wise", "row_wise", "table_row_wise", "column_wise"]
 

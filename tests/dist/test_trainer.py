@@ -9,6 +9,7 @@ from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.train.build import build_job
 from dlrm.train.console import Silent
+from dlrm.train.engine import build_engine
 from dlrm.train.hooks import Hook
 from dlrm.train.records import NoRecorder
 
@@ -47,7 +48,9 @@ class CountingSource:
 def fit(rank, world_size, sizes, options):
     config = load_config(None, [*SMALL, *options])
     sources = [CountingSource(tiny_source(n, seed=seed)) for seed, n in enumerate(sizes)]
-    job = build_job(config, Dataset(*sources), this_world(), NoRecorder(), Silent())
+    world = this_world()
+    engine = build_engine(config, sources[0].schema, world)
+    job = build_job(config, Dataset(*sources), engine, world, NoRecorder(), Silent())
     seen = Seen()
     job.trainer._hooks.append(seen)
     reason = job.trainer.fit()

@@ -1,0 +1,243 @@
+"""Row-wise Adagrad that stays the same algorithm when a table is cut into columns.
+
+Row-wise Adagrad keeps one number a row, the sum over the steps of the mean square of the row's D gradients. Where a plan
+cuts a table into columns (column_wise, table_column_wise, grid_shard), fbgemm's fused kernel sees the columns of one shard
+and takes the mean over these: it keeps one number a row *and shard*, and each shard learns at a rate of its own. That is
+another algorithm, and its state cannot be given to another plan.
+
+So here such tables are only looked up by the fused kernel. In the backward pass, in its place:
+
+1. From the ids of the global batch and the gradient of the pooled embeddings (that of a bag is that of each id in it,
+   since the tables all sum) each rank adds up the gradient of every row that its shards meet.
+2. The ranks that hold shards of the same rows sum the squares of these gradients: one float32 a touched row. They have
+   been sent the same ids, so their touched rows are the same and in the same order.
+3. Each adds the sum, divided by the D of the whole table, to its copy of the accumulators, and updates its columns.
+
+The accumulators of all column shards of a row are therefore equal to the bit: one number a row, whatever the plan.
+
+It costs a sort of the ids and torch's indexing instead of one fused kernel, and an all-reduce for each set of ranks that
+share rows. Lookups without a table that is cut keep their fused kernel and cost nothing. Other optimizers work on each
+weight by itself, so that cutting columns does not change them.
+
+Terms: a *block* is a range of rows of a table over all of its columns, a *piece* is what a rank holds of a block, the
+*holders* of a block are the ranks with a piece of it. C columns of a piece, U touched rows, X columns of a lookup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.distributed.types import ShardingPlan, ShardMetadata
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dlrm.config.optim import RowwiseAdagrad, SparseOptimizer
+from dlrm.errors import PlanError
+
+_UNCACHED_KERNELS = (EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.FUSED_UVM.value)
+
+
+def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: SparseOptimizer) -> None:
+    """Take the update of tables that are cut into columns over from the fused kernels, if it is row-wise Adagrad.
+
+    Every rank has to call it, once, after the model has been wrapped and before the first step.
+
+    Args:
+        sharded: the sharded model.
+        plan: by which it was sharded.
+        optimizer: of the tables.
+
+    Raises:
+        PlanError: a table is cut into columns and lies behind a cache, where its rows cannot be reached; on every rank.
+    """
+    if not isinstance(optimizer, RowwiseAdagrad):
+        return
+    holders = _holders_of_cut_blocks(plan)
+    groups = _process_groups(holders.values())
+    for module in sharded.modules():
+        if isinstance(module, ShardedEmbeddingBagCollection):
+            for lookup in module._lookups:
+                if not isinstance(lookup, GroupedPooledEmbeddingsLookup):
+                    continue  # data-parallel tables, inside of their DistributedDataParallel
+                pieces = _pieces_by_block(lookup)
+                if any(block in holders for block in pieces):
+                    group_of = {block: groups.get(holders.get(block, ())) for block in pieces}
+                    lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer).watch)
+
+
+class _Block(NamedTuple):
+    """Consecutive rows of a table."""
+
+    table: str
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What this rank holds of a block: some columns of each of its rows.
+
+    Attributes:
+        kernel: fbgemm's module; it knows the learning rate.
+        weight_RC, sums_R: views of the weights and the accumulators in it.
+        dim: columns of the whole table.
+        feature, columns: where its ids are among those of the lookup, and its columns in the lookup's output.
+    """
+
+    kernel: Any
+    weight_RC: torch.Tensor
+    sums_R: torch.Tensor
+    dim: int
+    feature: int
+    columns: slice
+
+
+@dataclass(frozen=True)
+class _Touched:
+    """What a step brings to the pieces of a block.
+
+    Attributes:
+        rows_U: int64 (U,), ascending.
+        gradients_UC: gradients of these rows, one tensor a piece.
+        squares_U: sum of their squares over the columns, first of the pieces here, then of all.
+    """
+
+    rows_U: torch.Tensor
+    gradients_UC: list[torch.Tensor]
+    squares_U: torch.Tensor
+
+
+class _LookupUpdate:
+    """Updates every piece of a lookup in the backward pass.
+
+    Args:
+        pieces: of this rank, by block, in an order that all ranks have in common.
+        group_of: the process group of the block's holders; None where this rank is the only one.
+        optimizer: its hyper-parameters.
+    """
+
+    def __init__(
+        self,
+        pieces: dict[_Block, list[_Piece]],
+        group_of: dict[_Block, dist.ProcessGroup | None],
+        optimizer: RowwiseAdagrad,
+    ) -> None:
+        self._pieces = pieces
+        self._optimizer = optimizer
+        self._blocks_of: dict[dist.ProcessGroup, list[_Block]] = {}
+        for block, group in group_of.items():
+            if group is not None:
+                self._blocks_of.setdefault(group, []).append(block)
+
+    def watch(
+        self, lookup: nn.Module, inputs: tuple[KeyedJaggedTensor], pooled_BX: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Forward hook: cut the output off from the fused kernel's backward pass and wait for its gradient instead."""
+        if not torch.is_grad_enabled():
+            return None
+        leaf_BX = pooled_BX.detach().requires_grad_()
+        leaf_BX.register_hook(partial(self._update, inputs[0]))  # type: ignore[no-untyped-call]
+        return leaf_BX
+
+    @torch.no_grad()
+    def _update(self, ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> None:
+        touched = {block: self._add_up(pieces, ids, gradient_BX) for block, pieces in self._pieces.items()}
+        for group, blocks in self._blocks_of.items():
+            _all_reduce_together([touched[block].squares_U for block in blocks], group)
+        for block, pieces in self._pieces.items():
+            self._apply(pieces, touched[block])
+
+    def _add_up(self, pieces: list[_Piece], ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> _Touched:
+        ids_N, bags_N = _ids_and_bags(ids, pieces[0].feature)  # those of the other pieces are the same
+        rows_U, position_N = torch.unique(ids_N, return_inverse=True)
+        squares_U = gradient_BX.new_zeros(len(rows_U), dtype=torch.float32)
+        gradients_UC = []
+        for piece in pieces:
+            gradient_NC = gradient_BX[:, piece.columns].index_select(0, bags_N).float()
+            gradient_UC = gradient_NC.new_zeros(len(rows_U), gradient_NC.shape[1]).index_add_(
+                0, position_N, gradient_NC
+            )
+            squares_U += gradient_UC.square().sum(dim=1)
+            gradients_UC.append(gradient_UC)
+        return _Touched(rows_U, gradients_UC, squares_U)
+
+    def _apply(self, pieces: list[_Piece], touched: _Touched) -> None:
+        rows_U = touched.rows_U
+        for piece, gradient_UC in zip(pieces, touched.gradients_UC, strict=True):
+            sums_U = piece.sums_R.index_select(0, rows_U) + touched.squares_U / piece.dim
+            piece.sums_R.index_copy_(0, rows_U, sums_U)
+            rates_U = piece.kernel.get_learning_rate() / (sums_U.sqrt() + self._optimizer.eps)
+            weight_UC = piece.weight_RC.index_select(0, rows_U) - gradient_UC * rates_U[:, None]
+            piece.weight_RC.index_copy_(0, rows_U, weight_UC)
+
+
+def _ids_and_bags(ids: KeyedJaggedTensor, feature: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids of a feature, and the bag (sample) that each is in, both int64 (N,)."""
+    offsets = ids.offset_per_key()
+    ids_N = ids.values()[offsets[feature] : offsets[feature + 1]].long()
+    lengths_B = ids.lengths().view(len(offsets) - 1, -1)[feature]
+    bags_N = torch.arange(len(lengths_B), device=ids_N.device).repeat_interleave(lengths_B, output_size=len(ids_N))
+    return ids_N, bags_N
+
+
+def _all_reduce_together(tensors: list[torch.Tensor], group: dist.ProcessGroup) -> None:
+    """Sum each vector over the ranks of the group, in place, with one call."""
+    flat = torch.cat(tensors)
+    dist.all_reduce(flat, group=group)
+    for tensor, total in zip(tensors, torch.split(flat, [len(tensor) for tensor in tensors]), strict=True):
+        tensor.copy_(total)
+
+
+def _holders_of_cut_blocks(plan: ShardingPlan) -> dict[_Block, tuple[int, ...]]:
+    """The ranks with a piece, ascending, of each block that is cut into columns."""
+    ranks: dict[_Block, list[int]] = {}
+    for module_plan in plan.plan.values():
+        for table, parameter in module_plan.items():
+            of_table: dict[_Block, list[int]] = {}
+            for shard in parameter.sharding_spec.shards if parameter.sharding_spec is not None else []:
+                of_table.setdefault(_block(table, shard), []).append(shard.placement.rank())
+            cut = {block: held for block, held in of_table.items() if len(held) > 1 and block.rows}
+            if cut and parameter.compute_kernel not in _UNCACHED_KERNELS:
+                raise PlanError(
+                    f"table {table} is cut into columns ({parameter.sharding_type}) with kernel "
+                    f"{parameter.compute_kernel}, behind whose cache row-wise Adagrad cannot reach the rows; set "
+                    f"sharding.tables.{table}.kernels to fused or fused_uvm, or its types to row_wise"
+                )
+            ranks |= cut
+    return {block: tuple(sorted(set(held))) for block, held in sorted(ranks.items())}
+
+
+def _process_groups(rank_sets: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], dist.ProcessGroup]:
+    """A process group for every set of two or more ranks, made in the same order on all ranks."""
+    return {ranks: dist.new_group(ranks) for ranks in sorted(set(rank_sets)) if len(ranks) > 1}
+
+
+def _block(table: str, shard: ShardMetadata) -> _Block:
+    return _Block(table, shard.shard_offsets[0], shard.shard_sizes[0])
+
+
+def _pieces_by_block(lookup: GroupedPooledEmbeddingsLookup) -> dict[_Block, list[_Piece]]:
+    """What this rank holds in a lookup, sorted by table and rows."""
+    pieces: dict[_Block, list[_Piece]] = {}
+    feature = column = 0
+    for config, module in zip(lookup.grouped_configs, lookup._emb_modules, strict=True):
+        kernel = module.emb_module
+        tables, weights, states = (
+            config.embedding_tables,
+            kernel.split_embedding_weights(),
+            kernel.split_optimizer_states(),
+        )
+        for table, weight_RC, (sums_R, *_) in zip(tables, weights, states, strict=True):
+            columns = slice(column, column + table.local_cols)
+            piece = _Piece(kernel, weight_RC, sums_R, table.embedding_dim, feature, columns)
+            pieces.setdefault(_block(table.name, table.local_metadata), []).append(piece)
+            feature, column = feature + 1, columns.stop  # one feature a table
+    return dict(sorted(pieces.items()))

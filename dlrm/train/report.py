@@ -1,0 +1,41 @@
+"""report.html: a finished run on one page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ summary.name }}</title><style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
+tr { border-bottom: 1px solid #ddd; } img { max-width: 100%; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; }
+</style></head><body>
+<h1>{{ summary.name }}</h1>
+<p>{{ summary.stopped }}: {{ "{:,}".format(summary.steps) }} steps, {{ "{:,}".format(summary.samples) }} samples,
+{{ "%.1f" | format(summary.training_time_s) }} s of training, {{ "{:,.0f}".format(summary.samples_per_s) }} samples/s
+on {{ summary.ranks }} rank(s) ({{ summary.device }}).</p>
+<table><tr><th></th><th>AUC</th><th>log loss</th><th>NE</th><th>calibration</th><th>samples</th></tr>
+{% for split in ("validation", "test") if summary[split] %}<tr><th>{{ split }}</th>
+{% for name in ("auc", "log_loss", "normalised_entropy", "calibration") %}
+<td>{{ "-" if summary[split][name] is none else "%.5f" | format(summary[split][name]) }}</td>{% endfor %}
+<td>{{ "{:,}".format(summary[split].samples) }}</td></tr>{% endfor %}
+{% if summary.best_reachable_auc %}<tr><th>best reachable (test)</th>
+<td>{{ "%.5f" | format(summary.best_reachable_auc) }}</td>
+<td>{{ "%.5f" | format(summary.best_reachable_log_loss) }}</td><td></td><td></td><td></td></tr>{% endif %}</table>
+<img alt="log loss, AUC and samples per second over steps" src="data:image/png;base64,{{ curves }}">
+{% for title, text in texts %}<h2>{{ title }}</h2><pre>{{ text }}</pre>{% endfor %}
+</body></html>
+"""
+
+
+def write_report(folder: Path, summary: dict[str, Any]) -> None:
+    """Write report.html from a run's summary and the files that its folder holds by now."""
+    curves = base64.b64encode((folder / "curves.png").read_bytes()).decode()
+    titles = {"plan.txt": "Sharding plan", "config.yaml": "Configuration", "environment.json": "Environment"}
+    texts = [(title, (folder / name).read_text()) for name, title in titles.items()]
+    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    (folder / "report.html").write_text(page.render(summary=summary, curves=curves, texts=texts))
