@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import sys
 
-from dlrm.command import arguments, failure
+from dlrm.command import failure
 
 
 def main(words: list[str]) -> int:
     """Run the command and return its exit code; errors are :func:`dlrm.command.failure.leave`'s to report."""
-    # Imports are here because --help, --print-config and mistakes in a config need neither torch nor a second's wait.
+    # Imports are here because --help, --print-config and mistakes in a config need neither torch nor a second's wait, and
+    # because a package that is missing should be one line as well.
+    from dlrm.command import arguments
+
     request = arguments.parse(words)
     if request.command == "doctor":
         from dlrm.command import doctor

@@ -2,8 +2,8 @@
 
 A failure is of one of four kinds:
 
-* *user*: a :class:`~dlrm.errors.DlrmError`, which the user can mend. One line, exit code 2, no traceback. Most of them
-  are found by every rank alike, so ranks other than 0 give rank 0 a moment to be the one who says it.
+* *user*: a :class:`~dlrm.errors.DlrmError` or a missing package, which the user can mend. One line, exit code 2, no
+  traceback. Most are found by every rank alike, so ranks other than 0 give rank 0 a moment to be the one who says it.
 * *interrupt*: Ctrl-C. One line, exit code 130.
 * *peer*: an operation that failed because another rank left: the consequence of a failure, not its cause. The rank
   stays silent and waits for the launcher to end it; only if nobody does, it speaks after all.
@@ -40,7 +40,7 @@ BUG_EXIT_CODE = 1
 INTERRUPT_EXIT_CODE = 130
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # process id of launch/elastic.py, which sets it for its workers
 PEER_PATIENCE_S = 20.0  # a job must be down 30 s after the first failure
-USER_PATIENCE_S = 3.0
+USER_PATIENCE_S = 6.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LONGEST_SUMMARY = 500
 
@@ -107,6 +107,13 @@ def leave(error: BaseException) -> NoReturn:
     Call it in the ``except BaseException`` around everything a command does. The rank is read from the launcher's
     environment variables, because the process group may not exist yet or no longer answer.
     """
+    try:
+        _leave(error)
+    except KeyboardInterrupt as interrupt:  # it came while the rank was in C++, and the error is what ended that
+        _leave(interrupt)
+
+
+def _leave(error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):  # --help, or a parser that has spoken already
         _exit(error.code if isinstance(error.code, int) else int(error.code is not None))
     rank, world_size = _place()
@@ -129,9 +136,14 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         line = f"{who}: {error}" if rank else str(error)
         kind: Kind = "peer" if world_size > 1 and is_peer_failure(error) else "user"
         return Verdict(kind=kind, line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "dlrm").partition(".")[0] != "dlrm":
+        line = (
+            f"the package {error.name} is not installed for {sys.executable}; run `make install`, use .venv/bin/python"
+        )
+        return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
     if world_size > 1 and is_peer_failure(error):
-        line = f"{who} lost the other ranks, and none has said why: {summary(error)}"
-        return Verdict(kind="peer", line=line, details=details, exit_code=BUG_EXIT_CODE)
+        line = f"{who} lost another rank, and none on this host has said why: {summary(error)}"
+        return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)
     line = f"{who} failed: {summary(error)}" if who else ""  # alone, the traceback's last line says it
     return Verdict(kind="bug", line=line, details=details, exit_code=BUG_EXIT_CODE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from dlrm.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
@@ -29,7 +29,7 @@ class DistributedConfig(Section):
     """Where to compute: auto takes CUDA where there is a device for every rank of the host."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Backend of the collectives: auto takes nccl on CUDA and gloo on CPU."""
-    timeout_s: PositiveFloat = 600.0
+    timeout_s: Annotated[PositiveFloat, Field(le=31_536_000)] = 600.0
     """Seconds after which a collective that does not complete is an error."""
     threads_per_rank: NonNegativeInt = 0
     """CPU threads of a rank; 0 divides the cores of the host by its ranks."""

@@ -30,6 +30,9 @@ class Collectives(Protocol):
     def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's ``value``, by rank, on every rank."""
 
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's ``value`` on every rank; that of the others is not looked at."""
+
     def barrier(self) -> None:
         """Return when every rank has called it."""
 
@@ -46,6 +49,10 @@ class OneProcess:
     def all_gather_object(self, value: Any) -> list[Any]:
         """A list of one."""
         return [value]
+
+    def broadcast_object(self, value: Any) -> Any:
+        """What is there."""
+        return value
 
     def barrier(self) -> None:
         """Nobody to wait for."""
@@ -68,6 +75,12 @@ class ProcessGroup:
         dist.all_gather_object(gathered, value)
         return gathered
 
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's ``value`` on every rank; pickled, so only between the ranks of this job."""
+        sent = [value]
+        dist.broadcast_object_list(sent, src=0)
+        return sent[0]
+
     def barrier(self) -> None:
         """Return when every rank has called it."""
         dist.barrier()
@@ -85,9 +98,9 @@ def together(collectives: Collectives, action: Callable[[], T]) -> T:
         result.append(action())
     except DlrmError as caught:
         error = caught
-    for found in collectives.all_gather_object(error):
+    for rank, found in enumerate(collectives.all_gather_object(error)):
         if found is not None:
-            raise found from error
+            raise error if error is not None and rank == collectives.rank else found  # its own has a traceback
     return result[0]
 
 
@@ -99,7 +112,7 @@ def from_rank_0(collectives: Collectives, action: Callable[[], T]) -> T:
             outcome = action()
         except DlrmError as error:
             outcome = error
-    outcome = collectives.all_gather_object(outcome)[0]
+    outcome = collectives.broadcast_object(outcome)
     if isinstance(outcome, DlrmError):
         raise outcome
     return outcome  # no error, so the result of action

@@ -51,6 +51,8 @@ class Place:
             raise SetupError(f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE must be integers, are {given}") from None
         if not (0 <= place.rank < place.world_size and 0 <= place.local_rank < place.local_world_size):
             raise SetupError(f"ranks must be smaller than world sizes, are {given}")
+        if place.local_rank > place.rank or place.local_world_size > place.world_size:
+            raise SetupError(f"a host cannot have more ranks than the whole job, are {given}")
         return place
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignor
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule
-from dlrm.errors import ConfigError
+from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables import TouchedRowOptimizer
 
@@ -111,18 +111,21 @@ def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
     return [value]
 
 
-def check_rate_groups(config: OptimConfig, tables: Collection[str]) -> None:
-    """Refuse a rate factor for a group that does not exist.
+def check_rate_groups(config: OptimConfig, tables: Sequence[str]) -> None:
+    """Refuse rate factors for groups that do not exist.
 
     Raises:
-        ConfigError: names the key and the nearest group.
+        ConfigError: names each key and the nearest group.
     """
-    known = [*MLP_GROUPS, *tables]
+    problems = []
     for name in config.lr_scale:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else f"; groups are {', '.join(known)}"
-            raise ConfigError.at(f"optim.lr_scale.{name}", f"is no group of parameters{hint}")
+        if name not in (*MLP_GROUPS, *tables):
+            nearest = difflib.get_close_matches(name, [*MLP_GROUPS, *tables], n=1)
+            all_groups = f"groups are {', '.join(MLP_GROUPS)} and the tables {tables[0]} .. {tables[-1]}"
+            hint = f"did you mean {nearest[0]}?" if nearest else all_groups
+            problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", f"is no group of parameters; {hint}"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: float) -> torch.optim.Optimizer:

@@ -162,9 +162,8 @@ class _LookupUpdate:
         gradients_UC = []
         for piece in pieces:
             gradient_NC = gradient_BX[:, piece.columns].index_select(0, bags_N).float()
-            gradient_UC = gradient_NC.new_zeros(len(rows_U), gradient_NC.shape[1]).index_add_(
-                0, position_N, gradient_NC
-            )
+            gradient_UC = gradient_NC.new_zeros(len(rows_U), gradient_NC.shape[1])
+            gradient_UC.index_add_(0, position_N, gradient_NC)
             squares_U += gradient_UC.square().sum(dim=1)
             gradients_UC.append(gradient_UC)
         return _Touched(rows_U, gradients_UC, squares_U)
@@ -198,21 +197,21 @@ def _all_reduce_together(tensors: list[torch.Tensor], group: dist.ProcessGroup) 
 
 def _holders_of_cut_blocks(plan: ShardingPlan) -> dict[_Block, tuple[int, ...]]:
     """The ranks with a piece, ascending, of each block that is cut into columns."""
+    parameters = {table: parameter for of_module in plan.plan.values() for table, parameter in of_module.items()}
     ranks: dict[_Block, list[int]] = {}
-    for module_plan in plan.plan.values():
-        for table, parameter in module_plan.items():
-            of_table: dict[_Block, list[int]] = {}
-            for shard in parameter.sharding_spec.shards if parameter.sharding_spec is not None else []:
-                of_table.setdefault(_block(table, shard), []).append(shard.placement.rank())
-            cut = {block: held for block, held in of_table.items() if len(held) > 1 and block.rows}
-            if cut and parameter.compute_kernel not in _UNCACHED_KERNELS:
-                raise PlanError(
-                    f"table {table} is cut into columns ({parameter.sharding_type}) with kernel "
-                    f"{parameter.compute_kernel}, behind whose cache row-wise Adagrad cannot reach the rows; set "
-                    f"sharding.tables.{table}.kernels to fused or fused_uvm, or its types to row_wise"
-                )
-            ranks |= cut
-    return {block: tuple(sorted(set(held))) for block, held in sorted(ranks.items())}
+    for table, parameter in parameters.items():
+        for shard in parameter.sharding_spec.shards if parameter.sharding_spec is not None else []:
+            ranks.setdefault(_block(table, shard), []).append(shard.placement.rank())
+    holders = {block: tuple(sorted(set(held))) for block, held in ranks.items() if len(held) > 1 and block.rows}
+    own_update = {parameters[block.table].sharding_type for block in holders}  # all tables of a type share a lookup
+    for table, parameter in parameters.items():
+        if parameter.sharding_type in own_update and parameter.compute_kernel not in _UNCACHED_KERNELS:
+            raise PlanError(
+                f"table {table} is sharded {parameter.sharding_type} with kernel {parameter.compute_kernel}, behind whose "
+                "cache row-wise Adagrad by columns cannot reach the rows; "
+                f"set sharding.tables.{table}.kernels to fused,fused_uvm, or its types to row_wise"
+            )
+    return holders
 
 
 def _process_groups(rank_sets: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], dist.ProcessGroup]:

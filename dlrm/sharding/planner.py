@@ -127,9 +127,8 @@ def _faithful_types(kinds: Sequence[ShardingKind], optimizer: SparseOptimizer, k
 
     Adam of data-parallel tables has no sparse counterpart here.
     """
-    faithful: list[str] = [
-        kind for kind in kinds if not (isinstance(optimizer, SparseAdam) and kind == ShardingType.DATA_PARALLEL.value)
-    ]
+    unfaithful = {ShardingType.DATA_PARALLEL.value} if isinstance(optimizer, SparseAdam) else set()
+    faithful: list[str] = [kind for kind in kinds if kind not in unfaithful]
     if not faithful:
         raise ConfigError.at(
             key,

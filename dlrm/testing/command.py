@@ -20,7 +20,7 @@ from pathlib import Path
 from dlrm.testing.ranks import PRELOADED
 
 PROGRAM = Path(__file__).resolve().parents[2] / "dlrm_main.py"
-_GRACE_S = 15.0  # of the others once one rank has failed; what remains is ended, as a launcher would
+_GRACE_S = 1.0  # of the others once one rank has failed; then they are ended, as a launcher would
 
 
 @dataclass(frozen=True)

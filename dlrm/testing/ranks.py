@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import tempfile
 import time
 import traceback
@@ -70,7 +71,7 @@ def _collect(pipes: list[multiprocessing.connection.Connection], deadline: float
             raise TimeoutError(f"ranks {sorted(waiting)} did not finish in time")
         for rank in [rank for rank, pipe in waiting.items() if pipe in ready]:
             try:
-                failed, results[rank] = waiting.pop(rank).recv()
+                failed, results[rank] = pickle.loads(waiting.pop(rank).recv_bytes())
             except EOFError:
                 raise RankError(f"rank {rank} died without a word") from None
             if failed:
@@ -98,8 +99,9 @@ def _rank_main(
             os.path.join(folder, "store"), world_size
         )
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
-        sender.send((False, fn(rank, world_size, *args)))
+        # Plain pickle: multiprocessing's own would pass tensors by shared memory, which ends with this process.
+        sender.send_bytes(pickle.dumps((False, fn(rank, world_size, *args))))
     except BaseException:  # whatever it was, the parent reports it
-        sender.send((True, traceback.format_exc()))
+        sender.send_bytes(pickle.dumps((True, traceback.format_exc())))
         os._exit(1)
     os._exit(0)

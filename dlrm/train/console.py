@@ -5,7 +5,6 @@ On a terminal there is a live progress bar; where the output is a file or a laun
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,15 +62,16 @@ class Silent:
 
 
 class Console:
-    """Shows everything, on standard error for progress and standard output for the rest.
+    """Shows everything on standard output.
 
     Args:
         progress: whether to show progress at all.
     """
 
     def __init__(self, *, progress: bool) -> None:
-        width = None if sys.stdout.isatty() else 110
-        self._out = rich.console.Console(width=width, highlight=False, soft_wrap=False)
+        self._out = rich.console.Console(highlight=False)
+        if not self._out.is_terminal:
+            self._out = rich.console.Console(highlight=False, width=110)
         self._progress_wanted = progress
         self._live: Progress | None = None
         self._task: TaskID | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import sys
 from pathlib import Path
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -19,6 +18,7 @@ _early = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRI
 def capture_logs() -> None:
     """Keep warnings and log records from the terminal; call before the libraries are imported."""
     logging.captureWarnings(True)
+    _leave_terminal()
     logging.root.addHandler(_early)
     logging.root.setLevel(logging.INFO)
 
@@ -32,17 +32,22 @@ def open_log(folder: Path, rank: int) -> None:
     _early.setTarget(handler)
     _early.flush()
     logging.root.removeHandler(_early)
-    redirect_terminal_handlers()
+    _leave_terminal()
 
 
-def redirect_terminal_handlers() -> None:
-    """Take the handlers that libraries gave their own loggers off the terminal; the records reach the root's file."""
-    for name in list(logging.root.manager.loggerDict):
-        logger = logging.getLogger(name)
+def _leave_terminal() -> None:
+    """Take the handlers that libraries gave loggers off the terminal; the records reach the root's file all the same."""
+    for logger in (logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))):
         for handler in list(logger.handlers):
-            if isinstance(handler, logging.StreamHandler) and getattr(handler, "stream", None) in (
-                sys.stderr,
-                sys.stdout,
-            ):
+            if _writes_to_terminal(handler):
                 logger.removeHandler(handler)
                 logger.propagate = True
+
+
+def _writes_to_terminal(handler: logging.Handler) -> bool:
+    if not isinstance(handler, logging.StreamHandler) or isinstance(handler, logging.FileHandler):
+        return False
+    try:
+        return handler.stream.fileno() in (1, 2)
+    except (AttributeError, OSError, ValueError):  # no stream, not a real file, or closed
+        return False

@@ -26,7 +26,7 @@ def main() -> None:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    print("up", dist.get_rank(), os.getpid(), flush=True)
+    os.write(1, f"up {dist.get_rank()} {os.getpid()}\n".encode())  # at once: print would mix the ranks' lines
     if dist.get_rank() == 1:
         if mode == "user":
             raise error

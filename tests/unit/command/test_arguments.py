@@ -1,0 +1,67 @@
+import pytest
+
+from dlrm.command.arguments import Request, parse
+from dlrm.errors import ConfigError
+
+
+def test_options_of_the_configuration_keep_their_order_around_the_command_s_own():
+    words = ["a.b=1", "--config", "f.yaml", "--c.d", "-3", "--print-config", "--e.f=-.5", "g.h=-1e-3", "--i.j", "x"]
+    options = ("a.b=1", "--c.d", "-3", "--e.f=-.5", "g.h=-1e-3", "--i.j", "x")
+    assert parse(["train", *words]) == Request("train", "f.yaml", options, print_config=True)
+
+
+def test_values_with_spaces_stay_whole():
+    words = ["train", "--run.dir=a b", "--config", "f", "--x.y", "1 2", "c.d=e f", "--g.h", ""]
+    assert parse(words).options == ("--run.dir=a b", "--x.y", "1 2", "c.d=e f", "--g.h", "")
+
+
+def test_the_command_s_options_are_never_abbreviated():
+    assert parse(["train", "--conf", "x", "--print"]).options == ("--conf", "x", "--print")
+    with pytest.raises(ConfigError, match="conf: unknown option"):
+        parse(["train", "--conf", "x"]).config()
+
+
+def test_of_two_files_the_later_counts():
+    assert parse(["train", "--config", "a", "--config=b"]).config_path == "b"
+
+
+def test_a_request_becomes_a_configuration(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {epochs: 2}")
+    config = parse(["train", "--config", str(tmp_path / "a.yaml"), "--train.max_steps", "7"]).config()
+    assert (config.train.epochs, config.train.max_steps) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["trian"], "invalid choice: 'trian' (choose from 'train', 'doctor')"),
+        (["train", "--config"], "argument --config: expected one argument"),
+        (["doctor", "--verbose"], "doctor takes no options, got --verbose"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_that_points_to_help(words, said):
+    with pytest.raises(ConfigError) as caught:
+        parse(words)
+    assert str(caught.value).startswith("command line: ")
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("; see --help")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["train", "--config", "f", "-h"]])
+def test_help_of_train_lists_the_options_of_the_configuration(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse(words)
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--config FILE", "--print-config", "--train.global_batch_size INT", "--optim.dense.beta1 FLOAT"):
+        assert option in shown
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "train as a YAML file and further options say" in shown
+    assert "doctor" in shown

@@ -1,0 +1,75 @@
+from dlrm.config.base import Section
+from dlrm.config.describe import help_text, options, sections_in
+from dlrm.config.root import Config
+
+
+def every_section(section=Config):
+    yield section
+    for field in section.model_fields.values():
+        for inner in sections_in(field.annotation):
+            yield from every_section(inner)
+
+
+def test_every_section_is_described():
+    assert len(set(every_section())) > 25
+    assert [section for section in every_section() if not section.__dict__.get("__doc__")] == []
+
+
+def test_every_field_is_described_or_is_a_section_which_is():
+    bare = [
+        f"{section.__name__}.{name}"
+        for section in every_section()
+        for name, field in section.model_fields.items()
+        if not field.description and not sections_in(field.annotation) and name != "kind"
+    ]
+    assert bare == []
+
+
+def test_help_shows_every_field_of_every_section():
+    shown = {(option.path.rpartition(".")[2], option.about) for option in options()}
+    for section in every_section():
+        about = " ".join(section.__doc__.split())
+        for name, field in section.model_fields.items():
+            if name != "kind" and not sections_in(field.annotation):
+                assert (name, about) in shown
+
+
+def test_help_names_type_default_and_meaning_of_every_option():
+    text = " ".join(help_text().split())
+    for option in options():
+        assert option.meaning
+        default = f"(default: {option.default})" if option.default else "(required)"
+        assert f"--{option.path} {option.type_name} {option.meaning} {default}" in text
+
+
+def test_help_reads_like_this():
+    blocks = help_text().split("\n\n")
+    assert blocks[0].splitlines()[:4] == [
+        "run",
+        "    Name, folder and seed of a run.",
+        "  --run.name TEXT",
+        "        Name of the run; its files go to <dir>/<name>. (default: run)",
+    ]
+    assert "  --data.kind planted|random|criteo_tsv\n        Which of these data is. (default: planted)" in blocks[2]
+    (hashing,) = [block for block in blocks if block.startswith("data.categories (kind hashing)")]
+    assert hashing.endswith(
+        "  --data.categories.rows INT,...\n"
+        "        Table size of each sparse column; a single number is meant for all. (required)"
+    )
+    (dense,) = [block for block in blocks if block.startswith("data.dense")]
+    assert "  --data.dense.missing FLOAT|mean\n" in dense
+
+
+def test_help_fits_a_terminal():
+    assert max(len(line) for line in help_text(100).splitlines() if not line.startswith("  --")) <= 100
+
+
+def test_options_of_a_variant_belong_to_its_kind():
+    kinds = {option.variant for option in options() if option.path == "optim.dense.beta1"}
+    assert kinds == {"kind adam", "kind adamw"}
+    assert {option.variant for option in options() if option.path.startswith("train.")} == {""}
+
+
+def test_sections_of_an_option():
+    assert sections_in(int | None) == []
+    assert all(issubclass(section, Section) for section in sections_in(Config.model_fields["data"].annotation))

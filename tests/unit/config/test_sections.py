@@ -1,0 +1,90 @@
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+from pydantic import BeforeValidator, ValidationError
+
+from dlrm.config import Config, dump_config, load_config
+from dlrm.config.base import Number
+from dlrm.config.data import CriteoTsvData, DenseTransform, HashedCategories, RandomData, Split
+from dlrm.config.model import CatInteraction, DcnInteraction, ModelConfig, ProjectionInteraction
+from dlrm.config.optim import Schedule
+from tests.unit.config.mistakes import from_text
+from tests.unit.config.test_describe import every_section
+
+CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").rglob("*"))
+
+
+def takes_booleans_for_numbers(annotation: Any, metadata: list[Any]) -> bool:
+    if get_origin(annotation) is Annotated:
+        return takes_booleans_for_numbers(get_args(annotation)[0], [*get_args(annotation)[1:], *metadata])
+    if annotation in (int, float):
+        return Number not in metadata
+    inner = [part for part in get_args(annotation) if part not in (NoneType, Ellipsis)]
+    inner = [part for part in inner if part in (int, float) or get_args(part)]
+    return any(takes_booleans_for_numbers(part, metadata) for part in inner)
+
+
+def test_no_number_of_any_section_can_be_given_as_true_or_false():
+    loose = [
+        f"{section.__name__}.{name}"
+        for section in every_section()
+        for name, field in section.model_fields.items()
+        if takes_booleans_for_numbers(field.annotation, field.metadata)
+    ]
+    assert loose == []
+    assert isinstance(Number, BeforeValidator)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_file_in_configs_loads_and_is_printed_back_equal(path, tmp_path):
+    assert path.suffix == ".yaml"
+    config = load_config(path)
+    assert from_text(tmp_path, dump_config(config)) == config
+    assert config.run.name == path.stem
+
+
+def test_the_defaults_are_valid_and_complete():
+    assert Config.model_validate(Config().model_dump()) == Config()
+
+
+@pytest.mark.parametrize(
+    ("section", "arguments", "message"),
+    [
+        (ModelConfig, {"top_mlp": (8, 2)}, "top_mlp ends with 2"),
+        (ModelConfig, {"bottom_mlp": (8,)}, "bottom_mlp ends with 8, embedding_dim is 16"),
+        (ModelConfig, {"tables": {"a": {"embedding_dim": 8}}}, "tables.a.embedding_dim differs"),
+        (
+            ModelConfig,
+            {"interaction": ProjectionInteraction(branch1=(17,), branch2=(16,))},
+            "interaction.branch1 ends with 17",
+        ),
+        (ModelConfig, {"dropout": 1.0}, "less than 1"),
+        (ModelConfig, {"bottom_mlp": ()}, "is empty"),
+        (RandomData, {"rows": (5, 6, 7), "hotness": (1, 2)}, "hotness has 2 entries, rows has 3"),
+        (HashedCategories, {"rows": (5, 1)}, "a table of 1 row"),
+        (DenseTransform, {"minimum": -3.0}, "minimum \\+ shift is 0"),
+        (DenseTransform, {"missing": -4.0}, "missing \\+ shift is -1"),
+        (Split, {"validation": 0.5, "test": 0.5}, "leave no rows for training"),
+        (Split, {"test": 1.5}, "give a fraction below 1 or a whole number of rows"),
+        (CriteoTsvData, {"paths": ()}, "is empty"),
+        (CriteoTsvData, {"paths": "a,,b"}, "no name may be empty"),
+        (CriteoTsvData, {"paths": "a", "categories": {"kind": "ids", "rows": (1, 2)}}, "categories.rows has 2 entries"),
+        (Schedule, {"decay_steps": 5}, "go together"),
+        (Schedule, {"decay_start_step": 5}, "go together"),
+        (Schedule, {"warmup_steps": 9, "decay_start_step": 8, "decay_steps": 1}, "lies inside the warm-up"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(section, arguments, message):
+    with pytest.raises(ValidationError, match=message):
+        section(**arguments)
+
+
+@pytest.mark.parametrize("interaction", [CatInteraction(), DcnInteraction()])
+def test_tables_of_their_own_width_are_taken_where_the_interaction_takes_them(interaction):
+    ModelConfig(interaction=interaction, tables={"a": {"embedding_dim": 8}})
+
+
+def test_a_decay_may_start_where_the_warm_up_ends():
+    Schedule(warmup_steps=8, decay_start_step=8, decay_steps=1)

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from dlrm.data.batch import Batch, make_batch
+from dlrm.data.source import Samples
+from dlrm.schema import Schema
+
+ONE_HOT = Schema.numbered(2, rows=[10, 20, 30])
+MULTI_HOT = Schema.numbered(2, rows=[10, 20, 30], hotness=[2, 1, 4])
+
+
+def some_samples(schema, count):
+    generator = torch.Generator().manual_seed(count)
+    ids = [torch.randint(0, f.rows, (count, f.hotness), generator=generator) for f in schema.sparse]
+    return Samples(
+        dense_BN=torch.randn(count, len(schema.dense), generator=generator),
+        ids_BS=torch.cat(ids, dim=1),
+        labels_B=torch.randint(0, 2, (count,), generator=generator).float(),
+    )
+
+
+def batch_of(schema, count, size, **kwargs):
+    return make_batch(some_samples(schema, count), schema, size=size, **{"global_samples": 7, "world_size": 1} | kwargs)
+
+
+@pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])
+@pytest.mark.parametrize(("count", "size"), [(4, 4), (4, 6), (1, 1), (0, 2)])
+def test_each_bag_holds_the_ids_of_its_sample_and_feature_and_padding_is_empty(schema, count, size):
+    samples, sparse = some_samples(schema, count), batch_of(schema, count, size).sparse
+    assert sparse.keys() == ["cat_0", "cat_1", "cat_2"]
+    assert sparse.stride() == size
+    start = 0
+    for feature in schema.sparse:
+        bags = sparse[feature.name].to_dense()
+        expected = samples.ids_BS[:, start : start + feature.hotness]
+        assert [bag.tolist() for bag in bags] == expected.tolist() + [[]] * (size - count)
+        start += feature.hotness
+    assert sparse.values().dtype == torch.int64
+
+
+@pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])
+def test_torchrec_pools_what_a_loop_over_samples_would(schema):
+    configs = [
+        EmbeddingBagConfig(name=f.name, feature_names=[f.name], num_embeddings=f.rows, embedding_dim=4)
+        for f in schema.sparse
+    ]
+    tables = EmbeddingBagCollection(tables=configs)
+    samples, pooled = some_samples(schema, 5), tables(batch_of(schema, 5, 7).sparse).to_dict()
+    start = 0
+    for feature in schema.sparse:
+        weight = tables.embedding_bags[feature.name].weight
+        for b in range(5):
+            ids = samples.ids_BS[b, start : start + feature.hotness]
+            torch.testing.assert_close(pooled[feature.name][b], sum(weight[i] for i in ids), rtol=1e-6, atol=0)
+        assert pooled[feature.name][5:].eq(0).all()
+        start += feature.hotness
+
+
+def test_dense_values_labels_and_weights_are_padded_with_zeros():
+    samples, batch = some_samples(ONE_HOT, 3), batch_of(ONE_HOT, 3, 5)
+    assert torch.equal(batch.dense, torch.cat([samples.dense_BN, torch.zeros(2, 2)]))
+    assert torch.equal(batch.labels, torch.cat([samples.labels_B, torch.zeros(2)]))
+    assert batch.weights.tolist() == [1, 1, 1, 0, 0]
+    assert {batch.dense.dtype, batch.labels.dtype, batch.weights.dtype, batch.loss_scale.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("shares", [(4, 4), (4, 3), (1, 0), (2, 2, 2, 1)])
+def test_the_mean_over_ranks_of_scaled_sums_is_the_mean_over_samples(shares):
+    losses = torch.rand(sum(shares), dtype=torch.float64)
+    scaled = []
+    for part in losses.split(list(shares)):
+        batch = batch_of(ONE_HOT, len(part), max(shares), global_samples=sum(shares), world_size=len(shares))
+        padded = torch.full((max(shares),), 123.0, dtype=torch.float64)  # what a model makes of padding does not count
+        padded[: len(part)] = part
+        scaled.append(batch.loss_scale.double() * (batch.weights * padded).sum())
+    assert torch.stack(scaled).mean().item() == pytest.approx(losses.mean().item(), rel=1e-6)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    tensors = ("dense", "labels", "weights", "loss_scale")
+    return (
+        all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors)
+        and one.sparse.keys() == other.sparse.keys()
+        and torch.equal(one.sparse.values(), other.sparse.values())
+        and torch.equal(one.sparse.lengths(), other.sparse.lengths())
+        and one.sparse.stride() == other.sparse.stride()
+    )
+
+
+def test_a_batch_moves_whole():
+    batch = batch_of(MULTI_HOT, 3, 5)
+    assert same(batch.to(torch.device("cpu")), batch)
+    elsewhere = batch.to(torch.device("meta"), non_blocking=True)
+    assert elsewhere.sparse.values().shape == batch.sparse.values().shape
+    parts = (elsewhere.dense, elsewhere.sparse, elsewhere.labels, elsewhere.weights, elsewhere.loss_scale)
+    assert {part.device.type if isinstance(part, torch.Tensor) else part.device().type for part in parts} == {"meta"}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pinned_memory_holds_the_same_batch():
+    batch = batch_of(MULTI_HOT, 3, 5)
+    pinned = batch.pin_memory()
+    assert pinned.dense.is_pinned()
+    assert pinned.sparse.values().is_pinned()
+    assert same(pinned, batch)
+    assert same(pinned.to(torch.device("cuda"), non_blocking=True).to(torch.device("cpu")), batch)

@@ -1,0 +1,195 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dlrm.config.run import DistributedConfig
+from dlrm.distributed import world
+from dlrm.distributed.world import Place, choose_backend, choose_device, joined_world
+from dlrm.errors import SetupError
+
+PROJECT = Path(__file__).resolve().parents[3]
+LAUNCHED = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Sets how many CUDA devices there are."""
+    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+# The environment
+
+
+def test_without_a_launcher_this_is_the_only_process():
+    assert Place.from_environment({}) == Place(0, 1, 0, 1)
+    assert Place.from_environment({"MASTER_ADDR": "x", "LOCAL_RANK": "3"}) == Place(0, 1, 0, 1)
+
+
+def test_the_place_is_what_the_launcher_says():
+    assert Place.from_environment(LAUNCHED) == Place(rank=5, world_size=8, local_rank=1, local_world_size=4)
+
+
+@pytest.mark.parametrize(
+    "missing", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"]
+)
+def test_half_an_environment_names_what_is_missing(missing):
+    environment = {name: value for name, value in LAUNCHED.items() if name != missing}
+    with pytest.raises(SetupError, match=rf"^{missing} is not set although .*; start ranks with torchrun or torchx$"):
+        Place.from_environment(environment)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"RANK": "8"},
+        {"RANK": "-1"},
+        {"LOCAL_RANK": "4"},
+        {"WORLD_SIZE": "0"},
+        {"RANK": "one"},
+        {"WORLD_SIZE": ""},
+        {"LOCAL_RANK": "1.0"},
+        {"RANK": "0"},  # and yet the second of its host
+        {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "7"},
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_one_line_with_the_values(changes):
+    with pytest.raises(SetupError) as caught:
+        Place.from_environment(LAUNCHED | changes)
+    assert all(f"'{name}': '{value}'" in str(caught.value) for name, value in changes.items())
+    assert "\n" not in str(caught.value)
+
+
+# Devices and backends
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "local_world_size", "expected"),
+    [
+        ("auto", 0, 1, "cpu"),
+        ("auto", 1, 1, "cuda:0"),
+        ("auto", 8, 4, "cuda:0"),
+        ("auto", 1, 2, "cpu"),  # not a device for every rank
+        ("cpu", 8, 4, "cpu"),
+        ("cuda", 4, 4, "cuda:0"),
+    ],
+)
+def test_cuda_is_taken_where_every_rank_of_the_host_has_a_device(devices, asked, count, local_world_size, expected):
+    devices(count)
+    place = Place(world_size=local_world_size, local_world_size=local_world_size)
+    assert str(choose_device(DistributedConfig(device=asked), place)) == expected
+
+
+def test_each_rank_takes_the_device_of_its_place_on_the_host(devices):
+    devices(4)
+    assert str(choose_device(DistributedConfig(), Place(6, 8, 2, 4))) == "cuda:2"
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(0, 1), (1, 2), (3, 4)])
+def test_too_few_devices_for_cuda_are_one_line_with_both_numbers(devices, count, ranks):
+    devices(count)
+    with pytest.raises(
+        SetupError, match=rf"{count} CUDA device\(s\) for {ranks} rank\(s\); start fewer ranks or use --d"
+    ):
+        choose_device(DistributedConfig(device="cuda"), Place(0, ranks, 0, ranks))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"),
+    [
+        ("auto", CPU, "gloo"),
+        ("gloo", CPU, "gloo"),
+        ("auto", CUDA, "cpu:gloo,cuda:nccl"),
+        ("nccl", CUDA, "cpu:gloo,cuda:nccl"),
+        ("gloo", CUDA, "gloo"),
+    ],
+)
+def test_the_backend_fits_the_device(asked, device, expected):
+    assert choose_backend(DistributedConfig(backend=asked), device) == expected
+
+
+def test_nccl_on_cpu_is_refused():
+    with pytest.raises(SetupError, match="backend is nccl, which needs CUDA"):
+        choose_backend(DistributedConfig(backend="nccl"), CPU)
+
+
+# Joining
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No launcher; whatever the test leaves of a process group is taken down."""
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_one_process_joins_alone_without_a_network_and_leaves_in_order(alone):
+    with joined_world(DistributedConfig(device="cpu", threads_per_rank=1)) as joined:
+        assert (joined.rank, joined.size, joined.is_leader) == (0, 1, True)
+        assert (joined.device, joined.backend) == (CPU, "gloo")
+        assert joined.collectives.all_gather_object("x") == ["x"]
+        assert torch.get_num_threads() == 1
+    assert not dist.is_initialized()
+
+
+def test_threads_are_the_cores_divided_by_the_ranks_of_the_host(alone, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)))
+    for local_world_size, threads in ((1, 7), (3, 2), (8, 1)):
+        monkeypatch.setattr(world.Place, "from_environment", lambda n=local_world_size: Place(local_world_size=n))
+        with joined_world(DistributedConfig(device="cpu")):
+            assert torch.get_num_threads() == threads
+
+
+def test_after_an_error_no_collective_is_called_not_even_to_leave(alone):
+    with pytest.raises(ZeroDivisionError), joined_world(DistributedConfig(device="cpu")):
+        1 / 0  # noqa: B018
+    assert dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"MASTER_PORT": "none"}, "rank 1 cannot join the other ranks at 127.0.0.1:none"),
+        ({"MASTER_PORT": "99999"}, "rank 1 cannot join the other ranks at 127.0.0.1:99999"),
+        ({"MASTER_PORT": "1"}, "rank 1 cannot join the other ranks at 127.0.0.1:1"),  # where nobody listens
+    ],
+)
+def test_ranks_that_do_not_find_each_other_say_where_they_looked(changes, said):
+    program = (
+        "from dlrm.config.run import DistributedConfig as C\n"
+        "from dlrm.distributed.world import joined_world\n"
+        "from dlrm.errors import SetupError\n"
+        "try:\n"
+        "    with joined_world(C(device='cpu', timeout_s=1)): pass\n"
+        "except SetupError as error: print(error)\n"
+    )
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    environment = os.environ | LAUNCHED | place | changes
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(said), done.stderr

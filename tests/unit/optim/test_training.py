@@ -1,0 +1,200 @@
+"""All optimizers together, on a sharded model, against plain torch in float64 with every rate set by hand."""
+
+import pytest
+import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from dlrm.config import Config, load_config
+from dlrm.config.optim import OptimConfig
+from dlrm.data.loader import BatchLoader
+from dlrm.data.order import SampleOrder
+from dlrm.distributed.collectives import ProcessGroup
+from dlrm.errors import ConfigError
+from dlrm.optim.schedule import learning_rate
+from dlrm.optim.training import check_rate_groups
+from dlrm.testing.ranks import run_ranks
+from dlrm.testing.training import this_world, tiny_source
+from dlrm.train.engine import build_engine
+from tests.unit.model.helpers import cpu_model
+
+SAMPLES, BATCH, STEPS = 39, 8, 5  # the last batch has 7: padding on the second of two ranks
+COMMON = [
+    "model={embedding_dim: 4, bottom_mlp: [8, 4], top_mlp: [8, 1]}",
+    "train.global_batch_size=8",
+    "optim.schedule={warmup_steps: 2, decay_start_step: 3, decay_steps: 3}",
+    "optim.lr_scale={top_mlp: 0.5, bottom_mlp: 3, cat_0: 2, cat_1: 0.25}",
+    "sharding.types=table_wise",
+    "sharding.tables={cat_0: {types: data_parallel}, cat_2: {types: row_wise}, cat_3: {types: data_parallel}}",
+]
+DENSE = {
+    "sgd": (
+        "{kind: sgd, lr: 0.2, momentum: 0.9, weight_decay: 0.01}",
+        torch.optim.SGD,
+        {"momentum": 0.9, "weight_decay": 0.01},
+    ),
+    "adagrad": ("{kind: adagrad, lr: 0.1, eps: 1e-4}", torch.optim.Adagrad, {"eps": 1e-4}),
+    "adam": ("{kind: adam, lr: 0.01, beta1: 0.8, eps: 1e-4}", torch.optim.Adam, {"betas": (0.8, 0.999), "eps": 1e-4}),
+    "adamw": ("{kind: adamw, lr: 0.01, eps: 1e-4}", torch.optim.AdamW, {"eps": 1e-4, "weight_decay": 0.01}),
+}
+
+
+def config_of(dense: str, sparse: str, *options: str) -> Config:
+    return load_config(
+        None, [*COMMON, f"optim.dense={DENSE[dense][0]}", f"optim.sparse={{kind: {sparse}, lr: 0.3}}", *options]
+    )
+
+
+def rate_group(name: str) -> str:
+    """``bottom_mlp``, ``interaction``, ``top_mlp`` or the table of a parameter."""
+    parts = name.split(".")
+    return parts[parts.index("embedding_bags") + 1] if "embedding_bags" in parts else parts[0]
+
+
+def short(name: str) -> str:
+    """A parameter's name in the plain model."""
+    return name.removeprefix("_dmp_wrapped_module.").replace("module.", "").removeprefix("model.")
+
+
+def trained_on_ranks(rank: int, world_size: int, config: Config) -> tuple[dict[str, list], list[float]]:
+    """(first row, part) of every parameter on this rank, and the norms of the MLPs' gradients after each step."""
+    engine = build_engine(config, tiny_source(1).schema, this_world())
+    order = SampleOrder(SAMPLES, global_batch_size=BATCH)
+    loader = BatchLoader(tiny_source(SAMPLES), order, rank=rank, world_size=world_size)
+    mlps = [p for name, p in engine.model.named_parameters() if "embedding_bags" not in name]
+    norms = []
+    for _ in engine.stepper.train(loader.batches(0, 0, STEPS), first_step=1):
+        norms.append(torch.cat([p.grad.flatten() for p in mlps]).norm().item())
+    parts = {}
+    for name, value in engine.model.state_dict().items():
+        if isinstance(value, ShardedTensor):
+            parts[short(name)] = [(s.metadata.shard_offsets[0], s.tensor.clone()) for s in value.local_shards()]
+        else:
+            parts[short(name)] = [(0, value.clone())]
+    return parts, norms
+
+
+def assembled(ranks: list[dict[str, list]]) -> dict[str, torch.Tensor]:
+    """Whole parameters; parts that several ranks hold have to be equal."""
+    whole = {}
+    for name in ranks[0]:
+        by_row: dict[int, torch.Tensor] = {}
+        for first_row, part in (piece for parts in ranks for piece in parts[name]):
+            assert torch.equal(by_row.setdefault(first_row, part), part), name
+        whole[name] = torch.cat([by_row[row] for row in sorted(by_row)])
+    return whole
+
+
+def trained_by_hand(config: Config, dense: str) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same in float64 on the plain model: torch's own optimizers, rates set step by step, tables by formula."""
+    model = cpu_model(config.model, tiny_source(1).schema, seed=config.run.seed).double()
+    mlps = {name: p for name, p in model.named_parameters() if "embedding_bags" not in name}
+    tables = {name: p for name, p in model.named_parameters() if "embedding_bags" in name}
+    _, kind, arguments = DENSE[dense]
+    optimizers = {name: kind([p], lr=1.0, **arguments) for name, p in mlps.items()}
+    sums = {name: torch.zeros_like(p) for name, p in tables.items()}
+    optim, norms = config.optim, []
+    loader = BatchLoader(tiny_source(SAMPLES), SampleOrder(SAMPLES, global_batch_size=BATCH))
+    for step in range(1, STEPS + 1):
+        batch = loader.batch(0, step - 1)
+        logits = model(batch.dense.double(), batch.sparse)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.double()).backward()
+        norm = torch.cat([p.grad.flatten() for p in mlps.values()]).norm()
+        if optim.clip_norm is not None and norm > optim.clip_norm:
+            for p in mlps.values():
+                p.grad *= optim.clip_norm / norm
+        norms.append(torch.cat([p.grad.flatten() for p in mlps.values()]).norm().item())
+        for name, p in mlps.items():
+            base = optim.dense.lr * optim.lr_scale.get(rate_group(name), 1.0)
+            optimizers[name].param_groups[0]["lr"] = learning_rate(optim.schedule, base, step)
+            optimizers[name].step()
+        with torch.no_grad():
+            for name, table in tables.items():
+                base = optim.sparse.lr * optim.lr_scale.get(rate_group(name), 1.0)
+                direction = table.grad
+                if optim.sparse.kind != "sgd":
+                    square = table.grad.square()
+                    sums[name] += square if optim.sparse.kind == "adagrad" else square.mean(dim=1, keepdim=True)
+                    direction = direction / (sums[name].sqrt() + optim.sparse.eps)
+                table -= learning_rate(optim.schedule, base, step) * direction
+        model.zero_grad()
+    return {name: p.detach() for name, p in model.named_parameters()}, norms
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    ("dense", "sparse", "options"),
+    [
+        ("sgd", "sgd", ["train.pipeline=base"]),
+        ("adagrad", "adagrad", ["train.pipeline=sparse_dist"]),
+        ("adam", "rowwise_adagrad", ["optim.clip_norm=0.05"]),
+        (
+            "adamw",
+            "rowwise_adagrad",
+            ["model.interaction={kind: dcn, layers: 2, rank: 4}", "optim.lr_scale.interaction=0.1"],
+        ),
+    ],
+)
+def test_every_parameter_is_trained_at_the_rate_of_its_group_and_step(dense, sparse, options, world_size):
+    config = config_of(dense, sparse, *options)
+    ranks = run_ranks(trained_on_ranks, world_size, config)
+    found = assembled([parts for parts, _ in ranks])
+    expected, expected_norms = trained_by_hand(config, dense)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name].double(), value, rtol=2e-4, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    for _, norms in ranks:
+        assert norms == pytest.approx(expected_norms, rel=1e-4)
+
+
+def test_clipping_leaves_a_gradient_of_exactly_the_norm_asked_for_or_less():
+    clipped = trained_by_hand(config_of("sgd", "sgd", "optim.clip_norm=0.05"), "sgd")[1]
+    free = trained_by_hand(config_of("sgd", "sgd"), "sgd")[1]
+    assert min(free) > 0.05  # or else the test above would show nothing
+    assert clipped == pytest.approx([0.05] * STEPS)
+    ((_, norms),) = run_ranks(trained_on_ranks, 1, config_of("sgd", "sgd", "optim.clip_norm=0.05"))
+    assert norms == pytest.approx([0.05] * STEPS, rel=1e-5)
+    ((_, norms),) = run_ranks(trained_on_ranks, 1, config_of("sgd", "sgd", "optim.clip_norm=1000"))
+    assert norms == pytest.approx(free, rel=1e-4)
+
+
+def state_after_reset(rank: int, world_size: int, config: Config) -> tuple[float, float]:
+    """Largest table state before and after it is put back to zero, over all ranks."""
+    engine = build_engine(config, tiny_source(1).schema, this_world())
+    loader = BatchLoader(
+        tiny_source(SAMPLES), SampleOrder(SAMPLES, global_batch_size=BATCH), rank=rank, world_size=world_size
+    )
+
+    def largest() -> float:
+        values = [0.0]
+        for name, state in engine.optimizer.state_dict()["state"].items():
+            for value in state.values():
+                if "embedding_bags" in name:
+                    parts = [s.tensor for s in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
+                    values += [float(part.abs().max()) for part in parts if part.numel()]
+        return max(ProcessGroup().all_gather_object(max(values)))
+
+    list(engine.stepper.train(loader.batches(0, 0, STEPS), first_step=1))
+    before = largest()
+    engine.optimizer.reset_table_state()
+    return before, largest()
+
+
+@pytest.mark.parametrize("sparse", ["adagrad", "rowwise_adagrad"])
+def test_the_state_of_every_table_can_be_put_back_to_zero(sparse):
+    for before, after in run_ranks(state_after_reset, 2, config_of("sgd", sparse)):
+        assert before > 0
+        assert after == 0
+
+
+def test_a_rate_for_a_group_that_does_not_exist_is_refused_with_the_nearest():
+    tables = ["cat_0", "cat_1"]
+    check_rate_groups(OptimConfig(lr_scale={"cat_0": 2.0, "top_mlp": 0.5, "bottom_mlp": 1, "interaction": 3}), tables)
+    with pytest.raises(ConfigError) as caught:
+        check_rate_groups(OptimConfig(lr_scale={"top_mpl": 2.0, "cat_1": 1.0, "elsewhere": 3.0}), tables)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "optim.lr_scale.top_mpl: is no group of parameters; did you mean top_mlp?",
+        "optim.lr_scale.elsewhere: is no group of parameters; groups are bottom_mlp, interaction, top_mlp and the tables "
+        "cat_0 .. cat_1",
+    ]
