@@ -21,7 +21,7 @@ from pathlib import Path
 from dlrm.distributed import versions
 from dlrm.errors import USER_ERROR_EXIT_CODE
 
-PACKAGES = ("torch", *versions.FBGEMM_BUILDS, "torchrec", "tensordict", "torchmetrics", "torchx", "numpy", "pyarrow")
+PACKAGES = ("torch", *versions.FBGEMM_BUILDS, "torchrec", "tensordict", "torchmetrics", "torchx", "numpy")
 LAUNCHER_VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_",
     "TORCHX_", "SLURM_JOB_ID", "SLURM_NODELIST", "SLURM_PROCID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",

@@ -16,6 +16,9 @@ ShardingKinds = Annotated[tuple[ShardingKind, ...], *AS_LIST]
 Kernels = Annotated[tuple[Kernel, ...], *AS_LIST]
 
 
+Gib = Annotated[PositiveFloat, Field(le=2**30)]
+
+
 class TableSharding(Section):
     """Constraints for one table; what is left out follows the general ones."""
 
@@ -36,9 +39,9 @@ class ShardingConfig(Section):
     """Narrowest column shard (a multiple of 4 for fbgemm's kernels)."""
     tables: dict[str, TableSharding] = Field(default_factory=dict)
     """Constraints for single tables, by name."""
-    device_memory_gib: PositiveFloat | None = None
+    device_memory_gib: Gib | None = None
     """Memory a rank may use for tables and activations; the device's (on CPU: its share of the host's) if left out."""
-    host_memory_gib: PositiveFloat | None = None
+    host_memory_gib: Gib | None = None
     """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out."""
     reserve_fraction: Fraction = 0.15
     """Share of the memory the planner leaves free."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim import optimizers as placeholders
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
@@ -46,8 +47,8 @@ def _fbgemm_optimizer(config: SparseOptimizer) -> tuple[type[torch.optim.Optimiz
     """The optimizer class by which torchrec names an fbgemm kernel, and that kernel's hyper-parameters."""
     if isinstance(config, SparseSgd):
         return torch.optim.SGD, {}
-    if isinstance(config, SparseAdam):
-        return torch.optim.Adam, {"beta1": config.beta1, "beta2": config.beta2, "eps": config.eps}
+    if isinstance(config, SparseAdam):  # torch's own class does not take the names that the kernel has for its betas
+        return placeholders.Adam, {"beta1": config.beta1, "beta2": config.beta2, "eps": config.eps}
     kind = RowWiseAdagrad if isinstance(config, RowwiseAdagrad) else torch.optim.Adagrad
     return kind, {"eps": config.eps}
 

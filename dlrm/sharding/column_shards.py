@@ -16,7 +16,8 @@ So here such tables are only looked up by the fused kernel. In the backward pass
 The accumulators of all column shards of a row are therefore equal to the bit: one number a row, whatever the plan.
 
 It costs a sort of the ids and torch's indexing instead of one fused kernel, and an all-reduce for each set of ranks that
-share rows. Lookups without a table that is cut keep their fused kernel and cost nothing. Other optimizers work on each
+share rows: with all tables column_wise on two CPU ranks a step of small models took 1.4 to 1.8 times as long as with the
+fused kernels alone. Lookups without a table that is cut keep their fused kernel and cost nothing. Other optimizers work on each
 weight by itself, so that cutting columns does not change them.
 
 Terms: a *block* is a range of rows of a table over all of its columns, a *piece* is what a rank holds of a block, the
@@ -202,6 +203,7 @@ def _holders_of_cut_blocks(plan: ShardingPlan) -> dict[_Block, tuple[int, ...]]:
     for table, parameter in parameters.items():
         for shard in parameter.sharding_spec.shards if parameter.sharding_spec is not None else []:
             ranks.setdefault(_block(table, shard), []).append(shard.placement.rank())
+    # Ranks without a row of a short table all hold the same empty block.
     holders = {block: tuple(sorted(set(held))) for block, held in ranks.items() if len(held) > 1 and block.rows}
     own_update = {parameters[block.table].sharding_type for block in holders}  # all tables of a type share a lookup
     for table, parameter in parameters.items():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
 
 import psutil
 import torch
@@ -13,16 +13,23 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterCons
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.optim import SparseAdam, SparseOptimizer
-from dlrm.config.sharding import ShardingConfig, ShardingKind
+from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
-from dlrm.errors import ConfigError, PlanError
+from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.schema import Schema
+from dlrm.sharding.report import block_bytes
 from dlrm.sharding.sharder import TableSharder
 
 _GIB = 1024**3
+_DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, but not one by one
+    PlannerErrorType.INSUFFICIENT_STORAGE,
+    PlannerErrorType.PARTITION,
+    PlannerErrorType.STRICT_CONSTRAINTS,
+)
 
 
 def make_plan(
@@ -45,12 +52,14 @@ def make_plan(
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
 
     Raises:
-        ConfigError: constraints for a table that does not exist.
+        ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
     constraints = table_constraints(config, optimizer, schema)
+    check_kernels(config, constraints, world.device.type)
+    hardware = topology(config, world)
     planner = EmbeddingShardingPlanner(
-        topology=topology(config, world),
+        topology=hardware,
         batch_size=max(1, rank_batch_size),
         storage_reservation=FixedPercentageStorageReservation(percentage=config.reserve_fraction),
         constraints=constraints,
@@ -61,7 +70,7 @@ def make_plan(
         try:
             return planner.plan(model, [TableSharder()])
         except PlannerError as error:
-            raise PlanError(_planner_message(error, config, world)) from error
+            raise PlanError(_planner_message(error, model, optimizer, hardware, rank_batch_size)) from error
 
     return from_rank_0(world.collectives, plan)
 
@@ -78,6 +87,7 @@ def topology(config: ShardingConfig, world: World) -> Topology:
     if config.device_memory_gib is not None:
         device_bytes = config.device_memory_gib * _GIB
     host_bytes = config.host_memory_gib * _GIB if config.host_memory_gib is not None else host_share
+    ddr_bytes = (host_bytes if on_cuda else device_bytes) * (1 - config.reserve_fraction)
     bandwidths = {
         name: value * _GIB / 1000  # torchrec counts bytes per millisecond
         for name, value in (("intra_host_bw", config.intra_host_gib_s), ("inter_host_bw", config.inter_host_gib_s))
@@ -88,7 +98,7 @@ def topology(config: ShardingConfig, world: World) -> Topology:
         local_world_size=ranks_per_host,
         compute_device=world.device.type,
         hbm_cap=int(device_bytes) if on_cuda else 0,
-        ddr_cap=int(host_bytes if on_cuda else device_bytes),
+        ddr_cap=int(ddr_bytes),  # torchrec's storage reservation only looks at device memory
         **bandwidths,
     )
 
@@ -99,14 +109,11 @@ def table_constraints(
     """The planner's constraints for every table.
 
     Raises:
-        ConfigError: constraints for a table that does not exist, or sharding types that all change the optimizer.
+        ConfigError: constraints for tables that do not exist, or sharding types that all change the optimizer.
     """
-    names = [feature.name for feature in schema.sparse]
-    for name in config.tables:
-        if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else f"; tables are {names[0]} .. {names[-1]}"
-            raise ConfigError.at(f"sharding.tables.{name}", f"is no table{hint}")
+    unknown = list(_unknown_tables(config, [feature.name for feature in schema.sparse]))
+    if unknown:
+        raise ConfigError(unknown)
     constraints = {}
     for feature in schema.sparse:
         own = config.tables.get(feature.name)
@@ -120,6 +127,33 @@ def table_constraints(
             pooling_factors=[float(feature.hotness)],
         )
     return constraints
+
+
+def _unknown_tables(config: ShardingConfig, names: Sequence[str]) -> Iterator[ConfigProblem]:
+    for name in config.tables:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"tables are {names[0]} .. {names[-1]}"
+            yield ConfigProblem(f"sharding.tables.{name}", "", f"is no table; {hint}")
+
+
+def check_kernels(config: ShardingConfig, constraints: Mapping[str, ParameterConstraints], device_type: str) -> None:
+    """Refuse compute kernels of which the device offers none for any sharding type that a table may have.
+
+    Raises:
+        ConfigError: names the option and the kernels there are.
+    """
+    for table, constraint in constraints.items():
+        if constraint.compute_kernels is None:
+            continue
+        types = constraint.sharding_types or []
+        offered = list(dict.fromkeys(k for kind in types for k in TableSharder().compute_kernels(kind, device_type)))
+        if not set(offered) & set(constraint.compute_kernels):
+            own = config.tables.get(table)
+            key = f"sharding.tables.{table}.kernels" if own and own.kernels else "sharding.kernels"
+            known = ", ".join(kernel for kernel in offered if kernel in get_args(Kernel))
+            given = ", ".join(constraint.compute_kernels)
+            raise ConfigError.at(key, f"is {given}, but for {', '.join(types)} on {device_type} there is only {known}")
 
 
 def _faithful_types(kinds: Sequence[ShardingKind], optimizer: SparseOptimizer, key: str) -> list[str]:
@@ -138,22 +172,27 @@ def _faithful_types(kinds: Sequence[ShardingKind], optimizer: SparseOptimizer, k
     return faithful
 
 
-def _planner_message(error: PlannerError, config: ShardingConfig, world: World) -> str:
+def _planner_message(
+    error: PlannerError, model: nn.Module, optimizer: SparseOptimizer, hardware: Topology, rank_batch_size: int
+) -> str:
     """One line for the planner's report of many."""
-    memory = "device" if world.device.type == "cuda" else "host"
-    if error.error_type in (PlannerErrorType.INSUFFICIENT_STORAGE, PlannerErrorType.PARTITION):
-        needed = re.search(r"(\d+\.\d+|\d+) ?GB", str(error))
-        limit = (
-            f"sharding.device_memory_gib is {config.device_memory_gib:g}" if config.device_memory_gib else "detected"
-        )
-        return (
-            f"the tables do not fit into the {memory} memory of {world.size} rank(s) ({limit}"
-            f"{', planner: ' + needed.group(0) if needed else ''}); use more ranks, smaller tables or dimensions, "
-            "more sharding.device_memory_gib, or allow more sharding.types (row_wise splits a large table)"
-        )
-    if error.error_type == PlannerErrorType.STRICT_CONSTRAINTS:
-        return f"no sharding type and kernel satisfy sharding.types and sharding.kernels: {_first_line(error)}"
-    return f"the planner found no plan: {_first_line(error)}"
+    if error.error_type not in _DOES_NOT_FIT:
+        return f"the planner found no plan: {_first_line(error)}"
+    gib = {
+        table.name: block_bytes(table.num_embeddings, table.embedding_dim, optimizer) / _GIB
+        for module in model.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for table in module.embedding_bag_configs()
+    }
+    largest = max(gib, key=lambda name: gib[name])
+    storage = hardware.devices[0].storage
+    memory, bytes_a_rank = ("device", storage.hbm) if hardware.compute_device == "cuda" else ("host", storage.ddr)
+    return (
+        f"the tables need {sum(gib.values()):.3g} GiB with their optimizer's state ({largest} alone {gib[largest]:.3g}) "
+        f"and do not fit into {hardware.world_size} rank(s) with {bytes_a_rank / _GIB:.3g} GiB of {memory} memory each "
+        f"beside the activations of {rank_batch_size} samples; use more ranks, smaller tables, dimensions or batches, more "
+        "sharding.device_memory_gib, or allow more sharding.types (row_wise splits a large table)"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -52,17 +52,17 @@ def placements(
         parameter = by_table[table]
         bytes_by_rank = [0] * world_size
         if parameter.sharding_type == ShardingType.DATA_PARALLEL.value:
-            bytes_by_rank = [_block_bytes(rows, dim, optimizer)] * world_size
+            bytes_by_rank = [block_bytes(rows, dim, optimizer)] * world_size
         else:
             for shard in parameter.sharding_spec.shards:
                 shard_rows, shard_columns = shard.shard_sizes
-                bytes_by_rank[shard.placement.rank()] += _block_bytes(shard_rows, shard_columns, optimizer)
+                bytes_by_rank[shard.placement.rank()] += block_bytes(shard_rows, shard_columns, optimizer)
         gib = tuple(size / _GIB for size in bytes_by_rank)
         rows_of_report.append(TablePlacement(table, rows, dim, parameter.sharding_type, parameter.compute_kernel, gib))
     return rows_of_report
 
 
-def _block_bytes(rows: int, columns: int, optimizer: SparseOptimizer) -> int:
+def block_bytes(rows: int, columns: int, optimizer: SparseOptimizer) -> int:
     """Weights and optimizer state of a block of a table in fp32."""
     state = 0
     if isinstance(optimizer, SparseAdagrad):

@@ -30,7 +30,7 @@ from dlrm.sharding.wrap import shard_model
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, training_losses
 
-SAMPLES = 330  # no multiple of the batch: the epoch's last batch holds 30
+SAMPLES = 2480  # no multiple of the batch: the last of 50 batches holds 30
 SMALL = [
     "model.bottom_mlp=16,16",
     "model.embedding_dim=16",
@@ -127,20 +127,20 @@ def test_the_fused_kernels_alone_would_train_otherwise(whole_tables):
 
 # The update alone, against float64 by hand: gradients are given, bags hold 0 to 4 ids, some of them twice.
 
-TABLES = {"a": (13, 16), "b": (5, 8), "c": (40, 16), "d": (9, 12)}  # rows, dim
+TABLES = {"a": (13, 256), "b": (5, 8), "c": (40, 16), "d": (2, 12), "e": (8, 12)}  # rows, dim; grids are cut at 128
 FASTER = "c"  # has a rate, and so a fused kernel, of its own
 RATE, EPS, STEPS, BAGS = 0.3, 1e-8, 5, 6
 
 
 def plans(world_size):
-    """Table by table: pieces on one rank and on several, on all ranks and on some, rows cut or not; d is not cut."""
+    """Pieces on one rank and on several, on all ranks and on some; d and e, of which some ranks hold no row, are whole."""
     if world_size == 1:
-        return dict.fromkeys(["a", "b", "c"], column_wise(ranks=[0, 0])) | {"d": table_wise(rank=0)}
+        return dict.fromkeys(["a", "b", "c"], column_wise(ranks=[0, 0])) | dict.fromkeys(["d", "e"], table_wise(rank=0))
     if world_size == 2:
         pieces = {"a": column_wise(ranks=[1, 0, 1, 0]), "b": column_wise(ranks=[1, 1])}
-        return pieces | {"c": column_wise(size_per_rank=[12, 4]), "d": row_wise()}
-    pieces = {"a": grid_shard(host_indexes=[0, 1]), "b": column_wise(ranks=[3, 0])}
-    return pieces | {"c": column_wise(ranks=[2, 1, 2, 0]), "d": row_wise()}
+        return pieces | {"c": column_wise(size_per_rank=[12, 4])} | dict.fromkeys(["d", "e"], row_wise())
+    pieces = {"a": grid_shard(host_indexes=[1, 0]), "b": column_wise(ranks=[3, 0])}
+    return pieces | {"c": column_wise(ranks=[2, 1, 2, 0])} | dict.fromkeys(["d", "e"], row_wise())
 
 
 def weights(table):
@@ -266,6 +266,12 @@ def watched_tables(rank, world_size, optimizer):
 
 def test_tables_that_are_not_cut_and_other_optimizers_keep_the_fused_kernels():
     assert run_ranks(watched_tables, 1, RowwiseAdagrad(lr=RATE)) == [{"a", "b", "c"}]
+    assert run_ranks(watched_tables, 4, RowwiseAdagrad(lr=RATE)) == [
+        {"a", "b", "c"},
+        {"a", "c"},
+        {"a", "c"},
+        {"a", "b"},
+    ]
     assert run_ranks(watched_tables, 1, SparseSgd(lr=RATE)) == [set()]
 
 

@@ -1,12 +1,17 @@
+import inspect
+
 import pytest
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
+from torchrec.distributed.utils import optimizer_type_to_emb_opt_type
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
+from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
 from dlrm.errors import ConfigError
-from dlrm.optim.tables import TouchedRowOptimizer, check_table_optimizer
+from dlrm.optim.tables import TouchedRowOptimizer, check_table_optimizer, fuse_optimizer
 
 ROWS, DIM, BAGS, STEPS = 40, 8, 16, 6
 KINDS = {
@@ -120,6 +125,30 @@ def test_the_rate_of_a_step_is_that_of_its_group():
         weight.grad = torch.ones(1, 2)
         optimizer.step()
         assert weight.tolist() == [[expected, expected]]
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "arguments"),
+    [
+        (SparseSgd(lr=0.5), EmbOptimType.EXACT_SGD, {}),
+        (SparseAdagrad(lr=0.5, eps=1e-3), EmbOptimType.EXACT_ADAGRAD, {"eps": 1e-3}),
+        (RowwiseAdagrad(lr=0.5, eps=1e-3), EmbOptimType.EXACT_ROWWISE_ADAGRAD, {"eps": 1e-3}),
+        (SparseAdam(lr=0.5, beta1=0.8, eps=1e-3), EmbOptimType.ADAM, {"beta1": 0.8, "beta2": 0.999, "eps": 1e-3}),
+    ],
+)
+def test_every_table_is_marked_with_a_kernel_of_fbgemm_and_arguments_that_it_takes(config, kind, arguments):
+    configs = [
+        EmbeddingBagConfig(name=name, feature_names=[name], num_embeddings=5, embedding_dim=4) for name in ("a", "b")
+    ]
+    tables = EmbeddingBagCollection(tables=configs, device=torch.device("meta"))
+    fuse_optimizer(tables, OptimConfig(sparse=config, lr_scale={"b": 3.0}))
+    for name, rate in (("a", 0.5), ("b", 1.5)):
+        weight = tables.embedding_bags[name].weight
+        (optimizer_class,), (given,) = weight._optimizer_classes, weight._optimizer_kwargs
+        assert optimizer_type_to_emb_opt_type(optimizer_class) == kind
+        assert given == {"lr": rate, **arguments}
+    taken = inspect.signature(SplitTableBatchedEmbeddingBagsCodegen.__init__).parameters
+    assert {"learning_rate", *arguments} <= set(taken)
 
 
 def test_adam_of_tables_on_cpu_is_refused_with_what_there_is_instead():

@@ -1,0 +1,59 @@
+"""Plans for worlds that are not there: planning needs no other ranks."""
+
+import torch
+from torchrec.distributed.types import ParameterSharding, ShardingPlan
+
+from dlrm.config import Config, load_config
+from dlrm.distributed.collectives import OneProcess
+from dlrm.distributed.world import Place, World
+from dlrm.model.build import build_model
+from dlrm.model.dlrm import TrainTask
+from dlrm.optim.tables import fuse_optimizer
+from dlrm.schema import Schema
+from dlrm.sharding.planner import make_plan
+
+ROWS = (7, 50, 300, 40)
+COMMON = ["model.embedding_dim=16", "model.bottom_mlp=8,16", "optim.sparse={kind: adagrad, lr: 0.1}"]
+
+
+def config_of(*options: str) -> Config:
+    return load_config(None, [*COMMON, *options])
+
+
+def world_of(ranks: int, ranks_per_host: int | None = None) -> World:
+    place = Place(0, ranks, 0, ranks_per_host or ranks)
+    return World(place=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+
+
+def task_of(config: Config, schema: Schema) -> TrainTask:
+    model = build_model(config.model, schema, seed=0)
+    fuse_optimizer(model.tables, config.optim)
+    return TrainTask(model)
+
+
+def plan_of(
+    config: Config,
+    world: World,
+    *,
+    rows: tuple[int, ...] = ROWS,
+    hotness: tuple[int, ...] | None = None,
+    batch: int = 8,
+) -> ShardingPlan:
+    schema = Schema.numbered(3, rows, hotness)
+    return make_plan(
+        task_of(config, schema),
+        config=config.sharding,
+        optimizer=config.optim.sparse,
+        schema=schema,
+        world=world,
+        rank_batch_size=batch,
+    )
+
+
+def tables_in(plan: ShardingPlan) -> dict[str, ParameterSharding]:
+    return {table: parameter for module_plan in plan.plan.values() for table, parameter in module_plan.items()}
+
+
+def blocks_of(parameter: ParameterSharding) -> list[tuple[int, int, int, int, int]]:
+    """(rank, first row, first column, rows, columns) of every shard."""
+    return [(s.placement.rank(), *s.shard_offsets, *s.shard_sizes) for s in parameter.sharding_spec.shards]

@@ -1,0 +1,197 @@
+import pytest
+import torch
+
+from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
+from dlrm.config.sharding import ShardingConfig
+from dlrm.errors import ConfigError, PlanError
+from dlrm.schema import Schema
+from dlrm.sharding.planner import table_constraints, topology
+from tests.unit.sharding.plans import ROWS, blocks_of, config_of, plan_of, tables_in, world_of
+
+MODEL_PARALLEL = ["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
+
+
+def times_covered(parameter, rows, dim):
+    """How many shards hold each weight."""
+    covered = torch.zeros(rows, dim, dtype=torch.int64)
+    for _, row, column, num_rows, num_columns in blocks_of(parameter):
+        covered[row : row + num_rows, column : column + num_columns] += 1
+    return covered
+
+
+@pytest.mark.parametrize(("ranks", "ranks_per_host"), [(1, 1), (2, 2), (4, 4), (4, 2), (3, 3)])
+@pytest.mark.parametrize("kind", MODEL_PARALLEL)
+def test_the_shards_of_a_table_cover_it_exactly_once(kind, ranks, ranks_per_host):
+    plan = tables_in(plan_of(config_of(f"sharding.types={kind}"), world_of(ranks, ranks_per_host)))
+    assert list(plan) == [f"cat_{i}" for i in range(4)]
+    for rows, parameter in zip(ROWS, plan.values(), strict=True):
+        assert parameter.sharding_type == kind
+        assert times_covered(parameter, rows, 16).eq(1).all()
+        assert {rank for rank, *_ in blocks_of(parameter)} <= set(range(ranks))
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (5, 3), (4, 1)])
+@pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "grid_shard"])
+def test_tables_with_fewer_rows_than_ranks_are_covered_too(kind, rows):
+    plan = tables_in(plan_of(config_of(f"sharding.types={kind}"), world_of(4), rows=rows))
+    for count, parameter in zip(rows, plan.values(), strict=True):
+        assert times_covered(parameter, count, 16).eq(1).all()
+
+
+def test_a_data_parallel_table_is_on_every_rank_whole():
+    for parameter in tables_in(plan_of(config_of("sharding.types=data_parallel"), world_of(4))).values():
+        assert (parameter.sharding_type, parameter.compute_kernel) == ("data_parallel", "dense")
+        assert parameter.ranks == [0, 1, 2, 3]
+
+
+def test_tables_of_one_host_stay_on_its_ranks():
+    plan = tables_in(plan_of(config_of("sharding.types=table_row_wise", "sharding.ranks_per_host=2"), world_of(4)))
+    for parameter in plan.values():
+        assert {rank for rank, *_ in blocks_of(parameter)} in ({0, 1}, {2, 3})
+
+
+@pytest.mark.parametrize(("width", "columns"), [(4, 4), (8, 8), (5, 8), (16, 16), (128, 16)])
+def test_columns_are_no_narrower_than_asked_for_and_fit_fbgemm(width, columns):
+    config = config_of("sharding.types=column_wise", f"sharding.min_column_width={width}")
+    for parameter in tables_in(plan_of(config, world_of(4))).values():
+        assert {block[4] for block in blocks_of(parameter)} == {columns}
+
+
+def test_each_table_follows_its_own_constraints_and_the_rest_the_general_ones():
+    config = config_of(
+        "sharding.types=row_wise,row_wise",
+        "sharding.tables={cat_1: {types: table_wise}, cat_3: {types: [data_parallel]}}",
+    )
+    types = {name: parameter.sharding_type for name, parameter in tables_in(plan_of(config, world_of(4))).items()}
+    assert types == {"cat_0": "row_wise", "cat_1": "table_wise", "cat_2": "row_wise", "cat_3": "data_parallel"}
+
+
+def test_memory_makes_the_planner_split_what_does_not_fit_on_one_rank():
+    options = ["sharding.types=table_wise,row_wise", "sharding.device_memory_gib=0.1"]
+    plan = tables_in(plan_of(config_of(*options), world_of(4), rows=(1_000_000, 50)))
+    assert plan["cat_0"].sharding_type == "row_wise"
+
+
+def test_more_ranks_than_tables_and_a_batch_smaller_than_the_ranks_have_a_plan():
+    assert len(tables_in(plan_of(config_of(), world_of(8), rows=(5,), batch=0))) == 1
+
+
+def test_the_planner_is_told_how_many_ids_a_sample_has():
+    schema = Schema.numbered(1, [5, 6], [1, 100])
+    constraints = table_constraints(ShardingConfig(), SparseSgd(lr=1.0), schema)
+    assert [constraint.pooling_factors for constraint in constraints.values()] == [[1.0], [100.0]]
+
+
+# What cannot be
+
+
+def refusal(kind, *options, ranks=4, rows=ROWS, batch=8):
+    with pytest.raises(kind) as caught:
+        plan_of(config_of(*options), world_of(ranks), rows=rows, batch=batch)
+    return caught.value
+
+
+def test_constraints_for_tables_that_do_not_exist_are_all_named():
+    error = refusal(ConfigError, "sharding.tables={cat_00: {types: row_wise}, elsewhere: {}, cat_1: {}}")
+    assert [str(problem) for problem in error.problems] == [
+        "sharding.tables.cat_00: is no table; did you mean cat_0?",
+        "sharding.tables.elsewhere: is no table; tables are cat_0 .. cat_3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "batch", "largest"),
+    [
+        (["sharding.device_memory_gib=1e-6"], ROWS, 8, "cat_2"),
+        (["sharding.types=table_wise", "sharding.device_memory_gib=0.1"], (50, 1_000_000), 8, "cat_1"),
+        (["sharding.types=data_parallel", "sharding.device_memory_gib=0.1"], (50, 1_000_000), 8, "cat_1"),
+        (
+            ["sharding.types=table_wise", "sharding.device_memory_gib=0.2"],
+            (1_000_000,) * 5,
+            8,
+            "cat_0",
+        ),  # in sum they fit
+        (["sharding.device_memory_gib=1", "sharding.reserve_fraction=0.9999999"], ROWS, 8, "cat_2"),
+        (["sharding.device_memory_gib=1"], ROWS, 10**9, "cat_2"),
+        ([], (10**12, 5), 8, "cat_0"),
+    ],
+)
+def test_tables_that_do_not_fit_are_one_line_with_what_is_needed_and_what_there_is(options, rows, batch, largest):
+    said = str(refusal(PlanError, *options, rows=rows, batch=batch))
+    needed = sum(2 * 4 * 16 * count for count in rows) / 1024**3  # weights and one accumulator each
+    assert said.startswith(f"the tables need {needed:.3g} GiB with their optimizer's state ({largest} alone ")
+    assert "do not fit into 4 rank(s) with " in said
+    assert f"beside the activations of {batch} samples; use more ranks" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["sharding.types=data_parallel", "sharding.kernels=fused"],
+            "sharding.kernels: is fused, but for data_parallel on cpu there is only dense",
+        ),
+        (
+            ["sharding.types=row_wise,data_parallel", "sharding.kernels=fused_uvm"],
+            "sharding.kernels: is fused_uvm, but for row_wise, data_parallel on cpu there is only fused, dense",
+        ),
+        (
+            ["sharding.types=table_wise", "sharding.tables.cat_2.kernels=dense"],
+            "sharding.tables.cat_2.kernels: is dense, but for table_wise on cpu there is only fused",
+        ),
+    ],
+)
+def test_kernels_that_no_sharding_type_has_are_refused(options, said):
+    assert str(refusal(ConfigError, *options)) == said
+
+
+def test_a_kernel_that_one_of_the_types_has_decides_among_them():
+    plan = tables_in(
+        plan_of(config_of("sharding.types=table_wise,data_parallel", "sharding.kernels=dense"), world_of(2))
+    )
+    assert {parameter.sharding_type for parameter in plan.values()} == {"data_parallel"}
+
+
+@pytest.mark.parametrize("ranks_per_host", [3, 8])
+def test_hosts_that_do_not_divide_the_ranks_are_refused(ranks_per_host):
+    said = str(refusal(ConfigError, f"sharding.ranks_per_host={ranks_per_host}"))
+    assert said == f"sharding.ranks_per_host: is {ranks_per_host}, which does not divide the 4 ranks"
+
+
+def test_adam_never_gets_a_data_parallel_table():
+    schema = Schema.numbered(1, [5])
+    config = ShardingConfig(types=("data_parallel", "row_wise"))
+    assert table_constraints(config, SparseAdam(lr=1.0), schema)["cat_0"].sharding_types == ["row_wise"]
+    with pytest.raises(ConfigError, match=r"sharding\.types: data_parallel would change the optimizer"):
+        table_constraints(ShardingConfig(types=("data_parallel",)), SparseAdam(lr=1.0), schema)
+    own = ShardingConfig(tables={"cat_0": {"types": ("data_parallel",)}})
+    with pytest.raises(ConfigError, match=r"sharding\.tables\.cat_0\.types: data_parallel would change"):
+        table_constraints(own, SparseAdam(lr=1.0), schema)
+
+
+@pytest.mark.parametrize("optimizer", [SparseSgd(lr=1.0), SparseAdagrad(lr=1.0), RowwiseAdagrad(lr=1.0)])
+def test_the_other_optimizers_take_every_sharding_type(optimizer):
+    kinds = (*MODEL_PARALLEL, "data_parallel")
+    constraints = table_constraints(ShardingConfig(types=kinds), optimizer, Schema.numbered(1, [5]))
+    assert constraints["cat_0"].sharding_types == list(kinds)
+
+
+# What the planner is told of the hardware
+
+
+def test_memory_and_bandwidths_are_those_of_the_configuration():
+    config = ShardingConfig(
+        device_memory_gib=2, reserve_fraction=0.25, intra_host_gib_s=100, inter_host_gib_s=5, ranks_per_host=2
+    )
+    hardware = topology(config, world_of(4))
+    assert (hardware.world_size, hardware.local_world_size, hardware.compute_device) == (4, 2, "cpu")
+    assert {(device.storage.hbm, device.storage.ddr) for device in hardware.devices} == {(0, int(1.5 * 1024**3))}
+    per_ms = 1024**3 / 1000
+    assert (hardware.intra_host_bw, hardware.inter_host_bw) == (100 * per_ms, 5 * per_ms)
+
+
+def test_the_ranks_of_a_host_share_its_memory(monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 8 * 1024**3}))
+    hardware = topology(ShardingConfig(reserve_fraction=0), world_of(4, ranks_per_host=2))
+    assert {device.storage.ddr for device in hardware.devices} == {4 * 1024**3}
