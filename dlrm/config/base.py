@@ -53,6 +53,7 @@ PositiveFloat = Annotated[float, Number, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Number, Field(ge=0)]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
 Share = Annotated[float, Number, Field(gt=0, lt=1)]
+Size = Annotated[int, Number, Field(gt=0, le=2**40)]  # beyond it, sizes of tables overflow what torch counts with
 AS_LIST = (BeforeValidator(_not_empty), BeforeValidator(_single_to_list), BeforeValidator(_split_commas))  # last first
-Sizes = Annotated[tuple[PositiveInt, ...], *AS_LIST]
+Sizes = Annotated[tuple[Size, ...], *AS_LIST]
 Names = Annotated[tuple[str, ...], *AS_LIST]

@@ -31,7 +31,7 @@ class DistributedConfig(Section):
     """Backend of the collectives: auto takes nccl on CUDA and gloo on CPU."""
     timeout_s: Annotated[PositiveFloat, Field(le=31_536_000)] = 600.0
     """Seconds after which a collective that does not complete is an error."""
-    threads_per_rank: NonNegativeInt = 0
+    threads_per_rank: Annotated[NonNegativeInt, Field(le=4096)] = 0
     """CPU threads of a rank; 0 divides the cores of the host by its ranks."""
 
 

@@ -62,6 +62,12 @@ class ThroughputMeter:
         self._before = Throughput()
         self._samples, self._steps, self._elapsed_s = 0, 0, 0.0
         self._running_since = self._clock()
+        self._pauses = 0
+
+    def stop(self) -> None:
+        """Close the last window: no more time counts."""
+        self._elapsed_s = self.window().elapsed_s
+        self._pauses += 1
 
     def count(self, samples: int, steps: int = 1) -> None:
         """Add trained samples (of all ranks together, or of one; the rates then mean the same) and steps."""

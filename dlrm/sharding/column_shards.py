@@ -16,9 +16,9 @@ So here such tables are only looked up by the fused kernel. In the backward pass
 The accumulators of all column shards of a row are therefore equal to the bit: one number a row, whatever the plan.
 
 It costs a sort of the ids and torch's indexing instead of one fused kernel, and an all-reduce for each set of ranks that
-share rows: with all tables column_wise on two CPU ranks a step of small models took 1.4 to 1.8 times as long as with the
-fused kernels alone. Lookups without a table that is cut keep their fused kernel and cost nothing. Other optimizers work on each
-weight by itself, so that cutting columns does not change them.
+share rows: with every table column_wise on two CPU ranks, steps of small models took up to twice as long as with the
+fused kernels alone. Lookups without a table that is cut keep their fused kernel and cost nothing. Other optimizers work
+on each weight by itself, so that cutting columns does not change them.
 
 Terms: a *block* is a range of rows of a table over all of its columns, a *piece* is what a rank holds of a block, the
 *holders* of a block are the ranks with a piece of it. C columns of a piece, U touched rows, X columns of a lookup.

@@ -86,9 +86,10 @@ class LossAndSpeed(Hook):
             self._record()
 
     def on_end(self, position: Position, reason: str) -> None:
-        """Record the steps since the last record."""
+        """Record the steps since the last record; training time ends here."""
         if position.step % self._every_steps:
             self._record()
+        self._measured.throughput.stop()
 
     def _record(self) -> None:
         self._world.collectives.all_reduce_sum_(self._sums_2)  # each rank's loss is already scaled to be averaged

@@ -73,6 +73,7 @@ class Stepper:
             try:
                 output = self._pipeline.progress(batches)
             except StopIteration:
+                self._pipeline.reset()  # the base pipeline would take the next iterator for exhausted, too
                 return
             yield StepOutput(*output)
             step += 1
@@ -86,6 +87,7 @@ class Stepper:
                     output = self._pipeline.progress(batches)
                 yield StepOutput(*output)
         except StopIteration:
+            self._pipeline.reset()
             return
         finally:
             self._model.train()

@@ -103,7 +103,7 @@ def trained_by_hand(config: Config, dense: str) -> tuple[dict[str, torch.Tensor]
             for p in mlps.values():
                 p.grad *= optim.clip_norm / norm
         norms.append(torch.cat([p.grad.flatten() for p in mlps.values()]).norm().item())
-        for name, p in mlps.items():
+        for name in mlps:
             base = optim.dense.lr * optim.lr_scale.get(rate_group(name), 1.0)
             optimizers[name].param_groups[0]["lr"] = learning_rate(optim.schedule, base, step)
             optimizers[name].step()
