@@ -33,8 +33,9 @@ def train(seed: int, ranks: int, options: list[str]) -> dict[str, Any]:
         began = time.perf_counter()
         subprocess.run(
             [
-                *(sys.executable, "launch/elastic.py", "--standalone", f"--nproc-per-node={ranks}", "dlrm_main.py", "train"),
-                *("--config", "configs/criteo_sample.yaml", "--data.paths", str(SAMPLE), "--run.dir", folder),
+                *(sys.executable, "launch/elastic.py", "--standalone", f"--nproc-per-node={ranks}"),
+                *("dlrm_main.py", "train", "--config", "configs/criteo_sample.yaml"),
+                *("--data.paths", str(SAMPLE), "--run.dir", folder),
                 *("--run.seed", str(seed), "--logging.progress", "false", *options),
             ],
             cwd=ROOT,

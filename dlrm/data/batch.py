@@ -98,5 +98,5 @@ def _feature_major(ids_BS: torch.Tensor, schema: Schema) -> torch.Tensor:
     """All ids of feature 0 over the batch, then all of feature 1, ...; int64 (B * S,)."""
     if schema.ids_per_sample == len(schema.sparse):  # one-hot: a plain transpose
         return ids_BS.t().reshape(-1)
-    per_feature = torch.split(ids_BS, [feature.hotness for feature in schema.sparse], dim=1)
+    per_feature = ids_BS.split([feature.hotness for feature in schema.sparse], dim=1)
     return torch.cat([ids_BL.reshape(-1) for ids_BL in per_feature])
