@@ -49,5 +49,3 @@ class ShardingConfig(Section):
     """Bandwidth between two devices of a host, GiB/s; torchrec's default if left out."""
     inter_host_gib_s: PositiveFloat | None = None
     """Bandwidth between two hosts for one device, GiB/s; torchrec's default if left out."""
-    ranks_per_host: PositiveInt | None = None
-    """Ranks that count as one host for table_row_wise; the launcher's LOCAL_WORLD_SIZE if left out."""

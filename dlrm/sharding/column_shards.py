@@ -145,7 +145,7 @@ class _LookupUpdate:
         if not torch.is_grad_enabled():
             return None
         leaf_BX = pooled_BX.detach().requires_grad_()
-        leaf_BX.register_hook(partial(self._update, inputs[0]))  # type: ignore[no-untyped-call]
+        leaf_BX.register_hook(partial(self._update, inputs[0]))
         return leaf_BX
 
     @torch.no_grad()

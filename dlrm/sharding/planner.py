@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import get_args
 
 import psutil
@@ -18,13 +19,14 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from dlrm.config.optim import SparseAdam, SparseOptimizer
 from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
-from dlrm.distributed.world import World
+from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.schema import Schema
 from dlrm.sharding.report import block_bytes
 from dlrm.sharding.sharder import TableSharder
 
 _GIB = 1024**3
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst
 _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, but not one by one
     PlannerErrorType.INSUFFICIENT_STORAGE,
     PlannerErrorType.PARTITION,
@@ -55,7 +57,7 @@ def make_plan(
         ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
-    constraints = table_constraints(config, optimizer, schema)
+    constraints = table_constraints(config, optimizer, schema, world.place)
     check_kernels(config, constraints, world.device.type)
     hardware = topology(config, world)
     planner = EmbeddingShardingPlanner(
@@ -72,16 +74,18 @@ def make_plan(
         except PlannerError as error:
             raise PlanError(_planner_message(error, model, optimizer, hardware, rank_batch_size)) from error
 
-    return from_rank_0(world.collectives, plan)
+    made = from_rank_0(world.collectives, plan)
+    if world.device.type == "cpu":
+        check_no_rank_without_rows(made)
+    return made
 
 
 def topology(config: ShardingConfig, world: World) -> Topology:
     """What the planner is told of devices, memory and bandwidths; torchrec's defaults are nobody's hardware."""
-    ranks_per_host = config.ranks_per_host or world.place.local_world_size
+    ranks_per_host = world.place.local_world_size
     if world.size % ranks_per_host:
-        message = f"is {ranks_per_host}, which does not divide the {world.size} ranks"
-        raise ConfigError.at("sharding.ranks_per_host", message)
-    host_share = psutil.virtual_memory().total / world.place.local_world_size
+        raise PlanError(f"{world.size} ranks do not divide into hosts of {ranks_per_host}; start as many on every host")
+    host_share = _host_memory_bytes() / world.place.local_world_size
     on_cuda = world.device.type == "cuda"
     device_bytes = torch.cuda.get_device_properties(world.device).total_memory if on_cuda else host_share
     if config.device_memory_gib is not None:
@@ -103,8 +107,15 @@ def topology(config: ShardingConfig, world: World) -> Topology:
     )
 
 
+def _host_memory_bytes() -> int:
+    """Memory of the host, or of the container where that is less."""
+    total = int(psutil.virtual_memory().total)
+    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
 def table_constraints(
-    config: ShardingConfig, optimizer: SparseOptimizer, schema: Schema
+    config: ShardingConfig, optimizer: SparseOptimizer, schema: Schema, place: Place
 ) -> dict[str, ParameterConstraints]:
     """The planner's constraints for every table.
 
@@ -121,12 +132,49 @@ def table_constraints(
         kinds = own.types if own and own.types else config.types
         kernels = own.kernels if own and own.kernels else config.kernels
         constraints[feature.name] = ParameterConstraints(
-            sharding_types=_faithful_types(kinds, optimizer, key),
+            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), feature.rows, place),
             compute_kernels=list(kernels) if kernels else None,
             min_partition=config.min_column_width,
             pooling_factors=[float(feature.hotness)],
         )
     return constraints
+
+
+def _filling_types(kinds: list[str], rows: int, place: Place) -> list[str]:
+    """``kinds`` without those that cut a small table into row ranges of which some ranks get none, if others remain."""
+
+    def fills(ranks: int) -> bool:
+        return -(-rows // ranks) * (ranks - 1) < rows
+
+    cut_over = {
+        ShardingType.ROW_WISE.value: place.world_size,
+        ShardingType.TABLE_ROW_WISE.value: place.local_world_size,
+        ShardingType.GRID_SHARD.value: place.local_world_size,
+    }
+    return [kind for kind in kinds if fills(cut_over.get(kind, 1))] or kinds
+
+
+def check_no_rank_without_rows(plan: ShardingPlan) -> None:
+    """Refuse what fbgemm's CPU kernels crash on: a rank that has row ranges of a sharding type, all of them empty.
+
+    Raises:
+        PlanError: names the tables.
+    """
+    rows: dict[tuple[str, int], int] = {}
+    tables: dict[tuple[str, int], list[str]] = {}
+    for module_plan in plan.plan.values():
+        for table, parameter in module_plan.items():
+            for shard in parameter.sharding_spec.shards if parameter.sharding_spec is not None else ():
+                place = (parameter.sharding_type, shard.placement.rank())
+                rows[place] = rows.get(place, 0) + shard.shard_sizes[0]
+                tables.setdefault(place, []).append(table)
+    for (kind, rank), total in rows.items():
+        if total == 0:
+            names = ", ".join(tables[kind, rank])
+            raise PlanError(
+                f"{names}: {kind} leaves rank {rank} without a row of any table, which fbgemm's CPU kernels cannot do; "
+                "use fewer ranks, or table_wise or data_parallel for small tables"
+            )
 
 
 def _unknown_tables(config: ShardingConfig, names: Sequence[str]) -> Iterator[ConfigProblem]:

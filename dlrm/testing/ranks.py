@@ -92,8 +92,9 @@ def _rank_main(
 
     torch.set_num_threads(1)
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size)
-    )
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="nowhere", MASTER_PORT="0",  # the ranks meet in a file
+    )  # fmt: skip
     try:
         store = dist.FileStore(  # type: ignore[attr-defined]
             os.path.join(folder, "store"), world_size

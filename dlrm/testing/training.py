@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from dlrm.config import Config
 from dlrm.data.in_memory import InMemorySource
@@ -40,8 +39,7 @@ def tiny_dataset(num_samples: int, **kwargs: Any) -> Dataset:
 
 def this_world() -> World:
     """The world of a process that :func:`dlrm.testing.ranks.run_ranks` started."""
-    place = Place(dist.get_rank(), dist.get_world_size(), dist.get_rank(), dist.get_world_size())
-    return World(place=place, device=torch.device("cpu"), backend="gloo", collectives=ProcessGroup())
+    return World(place=Place.from_environment(), device=torch.device("cpu"), backend="gloo", collectives=ProcessGroup())
 
 
 def training_losses(rank: int, world_size: int, config: Config, num_samples: int, steps: int) -> list[float]:

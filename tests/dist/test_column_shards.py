@@ -65,7 +65,7 @@ def losses_and_cuts(rank, world_size, ranks_per_host, correct, config):
 
 
 def train(world_size, ranks_per_host, *options, correct=True):
-    config = load_config(None, [*SMALL, f"sharding.ranks_per_host={ranks_per_host}", *options])
+    config = load_config(None, [*SMALL, *options])
     by_rank = run_ranks(losses_and_cuts, world_size, ranks_per_host, correct, config)
     assert all(of_rank == by_rank[0] for of_rank in by_rank)
     return by_rank[0]
