@@ -29,7 +29,7 @@ class PlantedData(Section):
     """Criteo-shaped samples whose labels come from a hidden factor model, so that the best reachable AUC is known."""
 
     kind: Literal["planted"] = "planted"
-    train_samples: PositiveInt = 600_000
+    train_samples: PositiveInt = 800_000
     """Training samples of an epoch."""
     validation_samples: NonNegativeInt = 50_000
     """Validation samples (other samples than the training ones)."""
@@ -40,13 +40,13 @@ class PlantedData(Section):
     rows: Sizes = PLANTED_ROWS
     """Table size of each sparse feature."""
     zipf_exponent: NonNegativeFloat = 1.05
-    """Skew of the ids: the id of rank r is drawn with probability ~ 1/r^exponent; 0 is uniform."""
+    """Skew of the ids: id i is drawn with probability ~ 1/(i + 1)^exponent; 0 is uniform."""
     click_rate: Share = 0.25
     """Share of positive labels."""
-    signal: PositiveFloat = 1.5
-    """Standard deviation of the true logit: how much of a label can be known."""
+    signal: PositiveFloat = 1.7
+    """Standard deviation of the true logit: how much of a label can be known (1.7: best reachable AUC about 0.84)."""
     rank: PositiveInt = 4
-    """Width of the hidden factors whose products the label depends on."""
+    """Width of the hidden vectors whose products the label depends on; each factor is weaker than the one before."""
     seed: NonNegativeInt = 0
     """Seed of the hidden model and of the samples (independent of run.seed)."""
 

@@ -10,8 +10,8 @@ linear map of the dense features:
     logit = bias + a * sum_n f_n(s_n) + b * sum_r V_r + c * sum_{t < t'} <v_t, v_t'> + d * <V, M s>,   V = sum_t v_t
 
 - s_n is dense feature n, standardised; f_n mixes a straight line with a V shape, which no linear model can follow.
-- v_t is the hidden vector (``rank`` wide) of the id in table t. Its entries are uniform around 0 and each factor is half
-  as strong as the one before. An id's first-order effect is the sum of its vector: the direction in which embeddings
+- v_t is the hidden vector (``rank`` wide) of the id in table t. Its entries are uniform around 0 and each factor has 0.4
+  times the size of the one before. An id's first-order effect is the sum of its vector: the direction in which embeddings
   move first is then one in which their products matter, so that one pass over the data is enough to find them.
 - Tables and dense features differ in weight (by up to exp(4)), as the columns of a real log do.
 - *Familiarity* sqrt(min(1, p / p_0)) scales the vector of an id of probability p: what is rare differs little from the
@@ -80,7 +80,6 @@ class ZipfIds:
     """
 
     def __init__(self, rows: tuple[int, ...], exponent: float) -> None:
-        self._cumulative_F: list[torch.Tensor] = []
         familiarity: list[torch.Tensor] = []
         cumulative: dict[int, torch.Tensor] = {}
         start: dict[int, int] = {}
@@ -223,8 +222,8 @@ class HiddenModel:
         Without centring, products would hold first-order effects, and a linear model would explain part of them.
         """
         chunks = [self.draw("calibration", i) for i in torch.arange(_CALIBRATION_SAMPLES).split(_CHUNK_SAMPLES)]
-        sums_FR1 = sum(self._vectors(chunk.ids_FB).sum(2, keepdim=True, dtype=torch.float64) for chunk in chunks)
-        self._centre_FR1 = (sums_FR1 / _CALIBRATION_SAMPLES).round().to(torch.float32)
+        sums_CFR1 = torch.stack([self._vectors(c.ids_FB).sum(2, keepdim=True, dtype=torch.float64) for c in chunks])
+        self._centre_FR1 = (sums_CFR1.sum(0) / _CALIBRATION_SAMPLES).round().to(torch.float32)
         parts_PB = torch.cat([torch.stack(self._parts(chunk)) for chunk in chunks], dim=1)
         means_P, std_P = parts_PB.mean(1), parts_PB.std(1)
         # A part that never varies (products of a single table, say) has nothing to say: the others fill its share.
@@ -250,32 +249,18 @@ class PlantedSource:
     def __init__(self, config: PlantedData, split: Split, hidden: HiddenModel | None = None) -> None:
         self._config = config
         self._split = split
+        self.name = f"planted {split} data"
         self._hidden = hidden if hidden is not None else HiddenModel(config)
         self._label_key = stream_key(config.seed, "planted", split, "label")
-        self._schema = Schema.numbered(config.num_dense, config.rows)
-        self._num_samples: int = {
+        self.schema = Schema.numbered(config.num_dense, config.rows)
+        self.num_samples: int = {
             "train": config.train_samples,
             "validation": config.validation_samples,
             "test": config.test_samples,
         }[split]
 
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return f"planted {self._split} data"
-
-    @property
-    def schema(self) -> Schema:
-        """The columns of a sample."""
-        return self._schema
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in the split."""
-        return self._num_samples
-
     def read(self, index_B: torch.Tensor) -> Samples:
-        """The samples at these indices (int64, (B,)), in this order; ids and dense features are transposed views."""
+        """The samples at these indices (int64, (B,)), in this order; ids_BS is a transposed view."""
         batch = len(index_B)
         dense_NB = torch.empty(self._config.num_dense, batch)
         ids_FB = torch.empty(len(self._config.rows), batch, dtype=torch.int64)
@@ -287,7 +272,7 @@ class PlantedSource:
             dense_NB[:, chunk] = self._hidden.dense.values(drawn.levels_NB)
             # The last bit of sigmoid may depend on the vector lane; a 53-bit random number would have to fall on it.
             labels_B[chunk] = uniform64(self._label_key, index_B[chunk]) < self._hidden.logits(drawn).sigmoid_()
-        return Samples(dense_BN=dense_NB.t(), ids_BS=ids_FB.t(), labels_B=labels_B)
+        return Samples(dense_BN=dense_NB.t().contiguous(), ids_BS=ids_FB.t(), labels_B=labels_B)
 
     def true_logits(self, index_B: torch.Tensor) -> torch.Tensor:
         """The hidden log-odds of a click of the samples at these indices; float64 (B,).
@@ -327,7 +312,8 @@ def _standardised(levels_NK: torch.Tensor) -> torch.Tensor:
 
 def _lanes(bits: torch.Tensor) -> torch.Tensor:
     """Four 16-bit numbers from each 64-bit one: (..., D, B) int64 becomes (..., D, 4, B) int16."""
-    return bits.contiguous().view(torch.int16).unflatten(-1, (-1, _LANES)).transpose(-1, -2)
+    lanes = bits.contiguous().view(torch.int16)
+    return lanes.view(*bits.shape, _LANES).transpose(-1, -2)
 
 
 def _bias_for_rate(logits_B: torch.Tensor, click_rate: float) -> float:

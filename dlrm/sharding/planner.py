@@ -151,7 +151,11 @@ def _filling_types(kinds: list[str], rows: int, place: Place) -> list[str]:
         ShardingType.TABLE_ROW_WISE.value: place.local_world_size,
         ShardingType.GRID_SHARD.value: place.local_world_size,
     }
-    return [kind for kind in kinds if fills(cut_over.get(kind, 1))] or kinds
+    filling = [kind for kind in kinds if fills(cut_over.get(kind, 1))] or kinds
+    if place.local_world_size == place.world_size and ShardingType.ROW_WISE.value in filling:
+        # On a single host the two are one and the same; the plan should call it by its simpler name.
+        filling = [kind for kind in filling if kind != ShardingType.TABLE_ROW_WISE.value]
+    return filling
 
 
 def check_no_rank_without_rows(plan: ShardingPlan) -> None:

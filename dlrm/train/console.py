@@ -153,10 +153,15 @@ def plan_table(placements: list[TablePlacement]) -> Table:
         ("sharding", "", "left"),
         ("kernel", "", "left"),
         ("ranks", "", "left"),
-        ("GiB a rank", f"{min(totals, default=0):.3g} - {max(totals, default=0):.3g}", "right"),
+        ("GiB a rank", f"{_gib(min(totals, default=0.0))} - {_gib(max(totals, default=0.0))}", "right"),
     ):
         table.add_column(name, footer=footer, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for p in placements:
-        gib = max(p.gib_by_rank, default=0.0)
-        table.add_row(p.table, f"{p.rows:,}", str(p.dim), p.sharding, p.kernel, ranks_text(p.ranks), f"{gib:.3g}")
+        gib = _gib(max(p.gib_by_rank, default=0.0))
+        table.add_row(p.table, f"{p.rows:,}", str(p.dim), p.sharding, p.kernel, ranks_text(p.ranks), gib)
     return table
+
+
+def _gib(value: float) -> str:
+    """Three decimals, or six for what would vanish in them."""
+    return f"{value:.3f}" if value >= 0.1 or value == 0 else f"{value:.6f}"

@@ -174,8 +174,17 @@ def test_adam_never_gets_a_data_parallel_table():
 @pytest.mark.parametrize("optimizer", [SparseSgd(lr=1.0), SparseAdagrad(lr=1.0), RowwiseAdagrad(lr=1.0)])
 def test_the_other_optimizers_take_every_sharding_type(optimizer):
     kinds = (*MODEL_PARALLEL, "data_parallel")
-    constraints = table_constraints(ShardingConfig(types=kinds), optimizer, Schema.numbered(1, [5]), Place())
+    two_hosts = Place(0, 4, 0, 2)
+    constraints = table_constraints(ShardingConfig(types=kinds), optimizer, Schema.numbered(1, [8]), two_hosts)
     assert constraints["cat_0"].sharding_types == list(kinds)
+
+
+def test_on_one_host_table_row_wise_is_called_row_wise_where_both_are_allowed():
+    schema, host = Schema.numbered(1, [8]), Place(0, 4, 0, 4)
+    both = table_constraints(ShardingConfig(types=("row_wise", "table_row_wise")), SparseSgd(lr=1.0), schema, host)
+    assert both["cat_0"].sharding_types == ["row_wise"]
+    one = table_constraints(ShardingConfig(types=("table_row_wise",)), SparseSgd(lr=1.0), schema, host)
+    assert one["cat_0"].sharding_types == ["table_row_wise"]
 
 
 # What the planner is told of the hardware

@@ -78,9 +78,9 @@ def test_the_plan_is_a_table_with_a_line_for_each_table_and_the_sums_at_its_foot
     ]
     lines = [line.replace("│", " ").split() for line in rendered(plan_table(placed)).splitlines()]
     assert lines[0] == ["Sharding", "plan", "over", "4", "rank(s)"]
-    assert ["cat_0", "40,000,000", "128", "row_wise", "fused", "0-3", "5"] in lines
-    assert ["cat_1", "63", "16", "table_wise", "fused", "2", "0.25"] in lines
-    assert ["2", "tables", "40,000,063", "4.5", "-", "5.25"] in lines
+    assert ["cat_0", "40,000,000", "128", "row_wise", "fused", "0-3", "5.000"] in lines
+    assert ["cat_1", "63", "16", "table_wise", "fused", "2", "0.250"] in lines
+    assert ["2", "tables", "40,000,063", "4.500", "-", "5.250"] in lines
 
 
 def test_a_plan_without_tables_is_an_empty_table():

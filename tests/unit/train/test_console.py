@@ -36,5 +36,5 @@ def test_the_plan_names_every_table_and_sums_the_memory_of_each_rank(capsys):
     ]
     Console(progress=True).show(plan_table(placements))
     shown = capsys.readouterr().out
-    for part in ("cat_0", "1,000", "row_wise", "0,1", "cat_1", "table_wise", "2 tables", "1,010", "1.5 - 1.75"):
+    for part in ("cat_0", "1,000", "row_wise", "0,1", "cat_1", "table_wise", "2 tables", "1,010", "1.500 - 1.750"):
         assert part in shown
