@@ -52,7 +52,7 @@ _FACTOR_DECAY = 0.4
 _EFFECT_UNIT = 2.0**-6  # a lane times this is a hidden factor before weighting, about +-512
 _DENSE_UNIT = 2.0**-6
 _MAP_UNIT = 2.0**-4
-_CHUNK_SAMPLES = 2048  # intermediate results of this many samples stay in the cache
+_CHUNK_SAMPLES = 1024  # intermediate results of this many samples stay in the cache
 _CALIBRATION_SAMPLES = 65_536
 
 

@@ -16,6 +16,15 @@ from dlrm.data.planted import HiddenModel, PlantedSource, planted_dataset
 MANY = 100_000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Small tensors gain nothing from a second thread, and on a busy machine wait for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def config() -> PlantedData:
     return PlantedData()
@@ -126,9 +135,8 @@ def test_ids_follow_zipfs_law(exponent):
 
 def test_columns_are_drawn_independently(many):
     ids = many.ids_BS.numpy()
-    columns = [t for t in range(26) if ids[:, t].max() > 0]
-    frequent = (ids[:, columns] == 0).astype(np.float64)
-    correlation = np.corrcoef(frequent.T) - np.eye(len(columns))
+    frequent = (ids == 0).astype(np.float64)
+    correlation = np.corrcoef(frequent.T) - np.eye(26)
     assert np.abs(correlation).max() < 5 / MANY**0.5
 
 
