@@ -176,7 +176,7 @@ class CriteoTsvData(Section):
     @model_validator(mode="after")
     def _files_and_one_table_per_column(self) -> Self:
         if not any(self.paths) or not all(self.paths):
-            raise ValueError("paths must name at least one file, and no name may be empty")
+            raise ValueError("paths holds an empty name")
         if isinstance(self.categories, VocabularyCategories):
             return self
         rows = self.categories.rows

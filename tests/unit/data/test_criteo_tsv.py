@@ -72,11 +72,11 @@ def test_a_split_that_leaves_no_training_row_is_an_error(tmp_path, validation, t
     [
         ({"split": {"test": 2.5}}, "test is 2.5: give a fraction below 1 or a whole number"),
         ({"split": {"test": 0.5, "validation": 0.5}}, "leave no rows for training"),
-        ({"paths": []}, "at least one file"),
-        ({"paths": "a,,b"}, "no name may be empty"),
+        ({"paths": []}, "is empty; give at least one value"),
+        ({"paths": "a,,b"}, "paths holds an empty name"),
         ({"categories": {"kind": "hashing", "rows": "5,1"}}, "at least 2"),
         ({"categories": {"kind": "hashing", "rows": "5,7"}}, "rows has 2 entries, num_sparse is 26"),
-        ({"categories": {"kind": "ids", "rows": []}}, "rows has 0 entries, num_sparse is 26"),
+        ({"categories": {"kind": "ids", "rows": []}}, "is empty; give at least one value"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, words):
