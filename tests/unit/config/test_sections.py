@@ -69,7 +69,7 @@ def test_the_defaults_are_valid_and_complete():
         (Split, {"validation": 0.5, "test": 0.5}, "leave no rows for training"),
         (Split, {"test": 1.5}, "give a fraction below 1 or a whole number of rows"),
         (CriteoTsvData, {"paths": ()}, "is empty"),
-        (CriteoTsvData, {"paths": "a,,b"}, "no name may be empty"),
+        (CriteoTsvData, {"paths": "a,,b"}, "paths holds an empty name"),
         (CriteoTsvData, {"paths": "a", "categories": {"kind": "ids", "rows": (1, 2)}}, "categories.rows has 2 entries"),
         (Schedule, {"decay_steps": 5}, "go together"),
         (Schedule, {"decay_start_step": 5}, "go together"),
