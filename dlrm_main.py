@@ -49,4 +49,6 @@ if __name__ == "__main__":
         code = main(sys.argv[1:])
     except BaseException as error:  # whatever it is, this process has to leave in an orderly way
         failure.leave(error)
-    sys.exit(code)
+    # As after an error, without the interpreter's tear-down: gloo's threads outlive the process group, and one that is
+    # still letting go of a finished collective then would abort a rank that has done all its work.
+    failure.leave(SystemExit(code))

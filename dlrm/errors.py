@@ -95,5 +95,19 @@ class PlanError(DlrmError):
     """No sharding plan satisfies the constraints on this topology, or a plan asks for what a device cannot do."""
 
 
+class DivergedError(DlrmError):
+    """Training has left the finite numbers; the learning rates are the user's."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.found}: training has diverged; lower the learning rates (optim.dense.lr, optim.sparse.lr), warm up "
+            "longer or set optim.clip_norm"
+        )
+
+
 class CheckpointError(DlrmError):
     """A checkpoint that is not whole, not trusted or does not fit the model."""

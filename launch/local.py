@@ -28,6 +28,7 @@ from torchx.runner import Runner, get_runner
 from torchx.schedulers.api import Stream
 from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppState
+from torchx.specs.api import NONE
 from torchx.specs.finder import ComponentNotFoundException, ComponentValidationException
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +72,8 @@ def _follow(runner: Runner, job: str) -> int:
         copy.join()
     if status is None or status.state == AppState.SUCCEEDED:
         return 0
+    if status.structured_error_msg == NONE:
+        _say(f"{_fresh_line()}the job ended without saying why: its launcher (launch/elastic.py) was killed")
     return _exit_code(status.structured_error_msg)
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from dlrm.distributed.collectives import Collectives
+from dlrm.errors import DivergedError
 from dlrm.metrics.score_histogram import CAPACITY_CELLS, ScoreHistogram
 
 BUFFER_SAMPLES = 1 << 20
@@ -144,17 +145,13 @@ class BinaryMetrics:
         """The metrics of everything counted.
 
         Raises:
-            FloatingPointError: a prediction was NaN or infinite. Not a user error of the data: training has diverged.
-                After ``all_reduce`` it is raised on every rank alike.
+            DivergedError: a prediction was NaN or infinite. After ``all_reduce`` it is raised on every rank alike.
         """
         self._fold()
         samples, positives, correct, non_finite = self._counts_4.tolist()
         loss_sum, prediction_sum = self._sums_2.tolist()
         if non_finite:
-            raise FloatingPointError(
-                f"{non_finite} of {samples + non_finite} predictions are NaN or infinite: training has diverged; lower "
-                "the learning rates (optim.dense.lr, optim.sparse.lr), warm up longer or set optim.clip_norm"
-            )
+            raise DivergedError(f"{non_finite} of {samples + non_finite} predictions are NaN or infinite")
         auc = self.histogram.auc()
         entropy = _entropy(positives, samples)
         log_loss = _ratio(loss_sum, samples)

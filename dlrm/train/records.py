@@ -13,6 +13,8 @@ mpl.use("Agg")  # no display on training hosts
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+_COLOURS = {"train": "C0", "validation": "C1", "test": "C2"}  # the same in every figure
+
 
 class Recorder(Protocol):
     """Takes entries; ranks other than 0 have one that drops them."""
@@ -96,4 +98,4 @@ def draw_curves(entries: list[dict[str, Any]]) -> Figure:
 def _line(axes: Any, entries: list[dict[str, Any]], kind: str, name: str, label: str, marker: str = "o") -> None:
     points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and e.get(name) is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=label)
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=label, color=_COLOURS[kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from dlrm.config.optim import OptimConfig
 from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.world import World
+from dlrm.errors import DivergedError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.optim.averaging import Averaging
@@ -76,7 +78,11 @@ class LossAndSpeed(Hook):
         self._measured.throughput.restart()
 
     def on_step(self, position: Position, output: StepOutput) -> None:
-        """Add the step up; record at multiples of ``every_steps``."""
+        """Add the step up; record at multiples of ``every_steps``.
+
+        Raises:
+            DivergedError: at a record, if the loss is no longer finite.
+        """
         samples = position.samples - self._position.samples
         self._position = position
         self._measured.throughput.count(samples)
@@ -96,6 +102,8 @@ class LossAndSpeed(Hook):
         weighted, samples = self._sums_2.tolist()
         self._sums_2.zero_()
         loss = weighted / samples
+        if not math.isfinite(loss):  # of all ranks together, so that all of them leave
+            raise DivergedError(f"step {self._position.step}: the training loss is {loss}")
         window = self._measured.throughput.mark()
         position, optim = self._position, self._optim
         self._measured.last_loss = loss

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dlrm.distributed.collectives import ProcessGroup
+from dlrm.errors import DivergedError
 from dlrm.metrics.binary import BinaryMetrics
 from dlrm.testing.ranks import run_ranks
 
@@ -38,7 +39,7 @@ def divergence_on_rank(rank, world_size):
     share = SHARES[world_size]
     metrics = score(slice(share[rank], share[rank + 1]), 10_000, bad=True)
     metrics.all_reduce(ProcessGroup())
-    with pytest.raises(FloatingPointError, match="1 of 5000 predictions"):
+    with pytest.raises(DivergedError, match="1 of 5000 predictions"):
         metrics.compute()
 
 

@@ -101,3 +101,12 @@ def test_a_mistake_in_the_configuration_is_named(tmp_path, options, parts, world
     ]
     assert_one_line_and_exit_code_2(run_command(["train", *data, *SMALL, *options], world_size), *parts)
     assert not list(tmp_path.glob("*/metrics.jsonl"))  # nothing is left behind that looks like a run
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_training_that_diverges_ends_at_the_next_record_and_names_the_step(tmp_path, world_size):
+    size = ["data.train_samples=64", "data.validation_samples=0", "data.test_samples=0", "data.rows=4,4"]
+    rate = ["optim.dense.kind=sgd", "optim.dense.lr=1e30", "logging.every_steps=4"]
+    outcomes = run_command(["train", *size, *rate, *SMALL, f"run.dir={tmp_path}"], world_size)
+    assert_one_line_and_exit_code_2(outcomes, "step 4: the training loss is nan", "optim.dense.lr")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""  # NaN is no JSON

@@ -1,6 +1,8 @@
 import os
 import signal
 
+import psutil
+
 from tests.launch.launching import HANG_S, LOCAL, all_end, finished, interrupt, ranks_up, started
 
 
@@ -30,6 +32,16 @@ def test_ranks_do_not_outlive_a_killed_torchx_client():
     with started(*LOCAL, STAND_IN_MODE="wait") as job:
         pids = ranks_up(job, 2)
         os.kill(job.pid, signal.SIGKILL)
+        assert all_end(pids)
+
+
+def test_a_launcher_that_was_killed_is_said_to_be():
+    with started(*LOCAL, STAND_IN_MODE="wait") as job:
+        pids = ranks_up(job, 2)
+        os.kill(psutil.Process(pids[0]).ppid(), signal.SIGKILL)
+        _, err = job.communicate(timeout=HANG_S)
+        line = "the job ended without saying why: its launcher (launch/elastic.py) was killed\n"
+        assert (job.returncode, err) == (1, line)
         assert all_end(pids)
 
 

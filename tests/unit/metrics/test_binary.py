@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from dlrm.distributed.collectives import OneProcess
+from dlrm.errors import DivergedError
 from dlrm.metrics.binary import BinaryMetrics
 
 CPU = torch.device("cpu")
@@ -133,7 +134,7 @@ def test_an_empty_set_defines_no_metric_and_fits_into_json():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_prediction_that_is_not_finite_is_counted_and_refused(bad):
     metrics = metrics_of([0.0, bad, 1.0, bad], [0, 1, 1, 0], batch=1, buffer_samples=2)
-    with pytest.raises(FloatingPointError, match="2 of 4 predictions are NaN or infinite"):
+    with pytest.raises(DivergedError, match="2 of 4 predictions are NaN or infinite"):
         metrics.compute()
 
 
