@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dlrm.config.base import Fraction, Number, PositiveInt, Section
+from dlrm.config.base import Fraction, NonNegativeInt, Number, PositiveInt, Section
 
 
 class TrainConfig(Section):
@@ -20,6 +20,11 @@ class TrainConfig(Section):
     """Stop after this many steps in total."""
     shuffle: bool = True
     """Another seeded order of the training samples in each epoch; false: as stored."""
+    shuffle_block_samples: NonNegativeInt = 0
+    """Shuffle stored blocks of so many samples and the samples within them, instead of all samples one by one (0): reads
+    stay local, which matters when the data does not fit into memory."""
+    shuffle_window_blocks: PositiveInt = 64
+    """Blocks whose samples are mixed with each other when shuffling in blocks."""
     drop_last: bool = False
     """Leave out the samples at the end of an epoch that do not fill a global batch (otherwise they are trained)."""
     reset_tables_each_epoch: bool = False

@@ -22,11 +22,14 @@ class Samples:
         dense_BN: float32 (B, N), finite.
         ids_BS: int64 (B, S), S = schema.ids_per_sample: the ids of feature 0, then those of feature 1, ...
         labels_B: float32 (B,), 0 or 1.
+        lengths_BF: int32 (B, F), ids of each bag, at most the feature's hotness; None where every bag has as many as
+            that. What lies beyond a bag's length in ``ids_BS`` is 0 and no id.
     """
 
     dense_BN: torch.Tensor
     ids_BS: torch.Tensor
     labels_B: torch.Tensor
+    lengths_BF: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels_B.shape[0]

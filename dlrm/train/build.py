@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from dlrm.config import Config
-from dlrm.config.data import CriteoTsvData, DataConfig, PlantedData
-from dlrm.data.criteo_tsv import criteo_tsv_dataset
+from dlrm.config.data import CriteoTsvData, DataConfig, PlantedData, RandomData
 from dlrm.data.loader import BatchLoader
-from dlrm.data.noise import noise_dataset
 from dlrm.data.order import SampleOrder
-from dlrm.data.planted import planted_dataset
+from dlrm.data.raw.criteo_tsv import criteo_tsv_dataset
 from dlrm.data.source import Dataset, Source
+from dlrm.data.synthetic.noise import noise_dataset
+from dlrm.data.synthetic.planted import planted_dataset
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.metrics.throughput import ThroughputMeter
@@ -53,7 +53,9 @@ def build_dataset(config: DataConfig) -> Dataset:
         return planted_dataset(config)
     if isinstance(config, CriteoTsvData):
         return criteo_tsv_dataset(config)
-    return noise_dataset(config)
+    if isinstance(config, RandomData):
+        return noise_dataset(config)
+    raise NotImplementedError  # the readers of packed and Parquet data are on their way
 
 
 def build_job(

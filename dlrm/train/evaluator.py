@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dlrm.data.loader import BatchLoader
-from dlrm.data.planted import PlantedSource
+from dlrm.data.synthetic.planted import PlantedSource
 from dlrm.distributed.world import World
 from dlrm.metrics.binary import BinaryMetrics, BinaryResult
 from dlrm.optim.averaging import Averaging

@@ -50,7 +50,10 @@ def test_help_reads_like_this():
         "  --run.name TEXT",
         "        Name of the run; its files go to <dir>/<name>. (default: run)",
     ]
-    assert "  --data.kind planted|random|criteo_tsv\n        Which of these data is. (default: planted)" in blocks[2]
+    assert (
+        "  --data.kind planted|random|criteo_tsv|packed|parquet\n        Which of these data is. (default: planted)"
+        in blocks[2]
+    )
     (hashing,) = [block for block in blocks if block.startswith("data.categories (kind hashing)")]
     assert hashing.endswith(
         "  --data.categories.rows INT,...\n"

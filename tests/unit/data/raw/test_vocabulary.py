@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dlrm.data.raw_rows import MISSING_CATEGORY
-from dlrm.data.vocabulary import MISSING_ID, UNSEEN_ID, Vocabulary, hashed_ids
+from dlrm.data.raw.raw_rows import MISSING_CATEGORY
+from dlrm.data.raw.vocabulary import MISSING_ID, UNSEEN_ID, Vocabulary, hashed_ids
 
 HIGHEST = 2**32 - 1
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from dlrm.config.data import PlantedData
 from dlrm.data.batch import make_batch
-from dlrm.data.planted import HiddenModel, PlantedSource, planted_dataset
+from dlrm.data.synthetic.planted import HiddenModel, PlantedSource, planted_dataset
 
 MANY = 100_000
 

@@ -1,4 +1,4 @@
-"""Where samples come from. Each source is a variant chosen by ``kind``."""
+"""Raw Criteo files, read as they are, and the transforms that preprocessing shares with that."""
 
 from __future__ import annotations
 
@@ -6,77 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import (
-    Names,
-    NonNegativeFloat,
-    NonNegativeInt,
-    Number,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Share,
-    Sizes,
-)
-
-# 26 tables, one of them tiny, the largest large enough for its tail to be rare: Criteo's shape at a laptop's size.
-PLANTED_ROWS = (
-    1000, 400, 3000, 2000, 100, 20, 1500, 200, 3, 2500, 1200, 3000, 900, 26, 1800, 2400, 10, 800, 500, 4, 2800, 18, 15,
-    2200, 60, 1600,
-)  # fmt: skip
-
-
-class PlantedData(Section):
-    """Criteo-shaped samples whose labels come from a hidden factor model, so that the best reachable AUC is known."""
-
-    kind: Literal["planted"] = "planted"
-    train_samples: PositiveInt = 800_000
-    """Training samples of an epoch."""
-    validation_samples: NonNegativeInt = 50_000
-    """Validation samples (other samples than the training ones)."""
-    test_samples: NonNegativeInt = 100_000
-    """Test samples (other samples than both)."""
-    num_dense: PositiveInt = 13
-    """Dense features of a sample."""
-    rows: Sizes = PLANTED_ROWS
-    """Table size of each sparse feature."""
-    zipf_exponent: NonNegativeFloat = 1.05
-    """Skew of the ids: id i is drawn with probability ~ 1/(i + 1)^exponent; 0 is uniform."""
-    click_rate: Share = 0.25
-    """Share of positive labels."""
-    signal: PositiveFloat = 1.7
-    """Standard deviation of the true logit: how much of a label can be known (1.7: best reachable AUC about 0.84)."""
-    rank: PositiveInt = 4
-    """Width of the hidden vectors whose products the label depends on; each factor is weaker than the one before."""
-    seed: NonNegativeInt = 0
-    """Seed of the hidden model and of the samples (independent of run.seed)."""
-
-
-class RandomData(Section):
-    """Noise: uniform ids, uniform dense values and coin-flip labels, for measuring speed. AUC stays at 0.5."""
-
-    kind: Literal["random"] = "random"
-    train_samples: PositiveInt = 1_048_576
-    """Training samples of an epoch."""
-    validation_samples: NonNegativeInt = 0
-    """Validation samples."""
-    test_samples: NonNegativeInt = 0
-    """Test samples."""
-    num_dense: PositiveInt = 13
-    """Dense features of a sample."""
-    rows: Sizes = (100_000,) * 26
-    """Table size of each sparse feature."""
-    hotness: Sizes = (1,)
-    """Ids per sample of each sparse feature; a single number is meant for all."""
-    click_rate: Share = 0.5
-    """Share of positive labels."""
-    seed: NonNegativeInt = 0
-    """Seed of the samples (independent of run.seed)."""
-
-    @model_validator(mode="after")
-    def _one_hotness_per_table(self) -> Self:
-        if len(self.hotness) not in (1, len(self.rows)):
-            raise ValueError(f"hotness has {len(self.hotness)} entries, rows has {len(self.rows)}: give one or as many")
-        return self
+from dlrm.config.base import Names, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Sizes
 
 
 class VocabularyCategories(Section):
@@ -185,6 +115,3 @@ class CriteoTsvData(Section):
                 f"categories.rows has {len(rows)} entries, num_sparse is {self.num_sparse}: give one or as many"
             )
         return self
-
-
-DataConfig = Annotated[PlantedData | RandomData | CriteoTsvData, Field(discriminator="kind")]

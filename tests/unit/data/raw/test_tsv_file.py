@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dlrm.data import tsv_file
-from dlrm.data.tsv_file import line_blocks
-from dlrm.data.tsv_parse import read_tsv
+from dlrm.data.raw import tsv_file
+from dlrm.data.raw.tsv_file import line_blocks
+from dlrm.data.raw.tsv_parse import read_tsv
 from dlrm.errors import DataError
-from tests.unit.data.tsv_files import LAYOUT, line, write
+from tests.unit.data.raw.tsv_files import LAYOUT, line, write
 
 LINES = [f"{i}\t{'x' * (i % 7)}".encode() for i in range(200)]
 TEXT = b"".join(text + b"\n" for text in LINES)

@@ -4,11 +4,11 @@ import random
 import numpy as np
 import pytest
 
-from dlrm.data import tsv_file
-from dlrm.data.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
-from dlrm.data.tsv_parse import Layout, parse_lines, read_tsv
+from dlrm.data.raw import tsv_file
+from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
+from dlrm.data.raw.tsv_parse import Layout, parse_lines, read_tsv
 from dlrm.errors import DataError
-from tests.unit.data.tsv_files import CATEGORIES, INTEGERS, LAYOUT, first_problem, line, write
+from tests.unit.data.raw.tsv_files import CATEGORIES, INTEGERS, LAYOUT, first_problem, line, write
 
 IDS = Layout(num_dense=2, num_sparse=3, id_rows=(10, 20, 3_000_000_000))
 GOOD = line()

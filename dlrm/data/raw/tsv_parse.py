@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dlrm.data.raw_rows import MISSING_CATEGORY, MISSING_INTEGER, Int64s, RawRows
-from dlrm.data.tsv_file import line_blocks, raise_if_damaged
+from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER, Int64s, RawRows
+from dlrm.data.raw.tsv_file import line_blocks, raise_if_damaged
 from dlrm.errors import DataError
 
 _MAX_DECIMAL_DIGITS = 18  # the most that any int64 can hold

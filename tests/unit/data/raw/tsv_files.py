@@ -4,7 +4,7 @@ import gzip
 import re
 from pathlib import Path
 
-from dlrm.data.tsv_parse import Layout
+from dlrm.data.raw.tsv_parse import Layout
 
 LAYOUT = Layout(num_dense=2, num_sparse=3)
 INTEGERS = slice(1, 3)

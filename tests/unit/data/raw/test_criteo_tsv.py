@@ -11,11 +11,11 @@ import torch
 from pydantic import ValidationError
 
 from dlrm.config.data import CriteoTsvData, Split
-from dlrm.data.criteo_tsv import SplitRows, criteo_tsv_dataset, split_rows
-from dlrm.data.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
-from dlrm.data.tsv_parse import Layout, read_tsv
+from dlrm.data.raw.criteo_tsv import SplitRows, criteo_tsv_dataset, split_rows
+from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
+from dlrm.data.raw.tsv_parse import Layout, read_tsv
 from dlrm.errors import ConfigError, DataError
-from tests.unit.data.tsv_files import line, write
+from tests.unit.data.raw.tsv_files import line, write
 
 REPOSITORY = Path(__file__).parents[3]
 SAMPLE = Path(os.environ.get("CRITEO_SAMPLE", REPOSITORY.parent / "shared" / "data" / "criteo_kaggle_sample.tsv.gz"))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dlrm.counter_rng import integers, stream_key
-from dlrm.data.raw_rows import MISSING_CATEGORY, Int64s
+from dlrm.data.raw.raw_rows import MISSING_CATEGORY, Int64s
 
 MISSING_ID = 0
 UNSEEN_ID = 1

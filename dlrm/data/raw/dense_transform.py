@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm.config.data import DenseTransform
-from dlrm.data.raw_rows import MISSING_INTEGER, Int64s
+from dlrm.data.raw.raw_rows import MISSING_INTEGER, Int64s
 
 _LARGEST_BUCKETED = 2**31 - 1
 

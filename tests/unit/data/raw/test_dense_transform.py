@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from dlrm.config.data import DenseTransform
-from dlrm.data.dense_transform import bucket_of, dense_values
-from dlrm.data.raw_rows import MISSING_INTEGER
+from dlrm.data.raw.dense_transform import bucket_of, dense_values
+from dlrm.data.raw.raw_rows import MISSING_INTEGER
 
 RAW = [0, 1, 2, 5, -1, -2, -3, -(10**17), 65535, 10**18 - 1, MISSING_INTEGER]
 

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from dlrm.config.data import RandomData
-from dlrm.data.noise import NoiseSource, noise_dataset
+from dlrm.data.synthetic.noise import NoiseSource, noise_dataset
 from dlrm.errors import ConfigError
 
 MLPERF_HOTNESS = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)

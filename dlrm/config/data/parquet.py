@@ -1,0 +1,63 @@
+"""Parquet files whose columns the configuration maps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
+
+from dlrm.config.base import Names, Number, PositiveFloat, Section, Sizes
+from dlrm.config.data.packed import BadRows
+
+
+class FileSplit(Section):
+    """Which files are for what, as patterns (``*``, ``?``) relative to the folder, in the order of their names."""
+
+    train: Names = ("train*.parquet",)
+    """Files to train on."""
+    validation: tuple[str, ...] = ("val*.parquet",)
+    """Files to validate on; none may match."""
+    test: tuple[str, ...] = ("test*.parquet",)
+    """Files to test on; none may match."""
+
+
+class ParquetData(Section):
+    """A folder of Parquet files with one row a sample: a label, numbers, and ids or lists of ids.
+
+    Row groups are decoded when they are needed and kept while ``cache_gib`` lasts: read in stored order or shuffle in
+    blocks (train.shuffle_block_samples); a shuffle over all rows decodes a row group for every sample.
+    """
+
+    kind: Literal["parquet"] = "parquet"
+    path: str
+    """Folder of the files."""
+    files: FileSplit = FileSplit()
+    label: str = "label"
+    """Column of the label: 0 and 1, or false and true."""
+    dense: Names
+    """Columns of numbers, in the model's order; a null is dense_missing."""
+    dense_missing: Annotated[float, Number] = 0.0
+    """Stands for a null in a dense column."""
+    sparse: Names
+    """Columns of ids (integers) or of lists of ids, in the model's order."""
+    rows: Sizes
+    """Table size of each sparse column; a single number is meant for all."""
+    hotness: Sizes = (1,)
+    """Most ids a sample may have in each sparse column (lists may be shorter); a single number is meant for all."""
+    cache_gib: PositiveFloat = 1.0
+    """Memory of a rank for decoded row groups."""
+    bad_rows: BadRows = "error"
+    """As for packed data; a null id counts as one outside of its table."""
+
+    @model_validator(mode="after")
+    def _one_entry_per_column(self) -> Self:
+        for name, given in (("rows", self.rows), ("hotness", self.hotness)):
+            if len(given) not in (1, len(self.sparse)):
+                raise ValueError(
+                    f"{name} has {len(given)} entries, sparse names {len(self.sparse)} columns: give one or as many"
+                )
+        columns = [self.label, *self.dense, *self.sparse]
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise ValueError(f"column {twice[0]} is named twice: every column is label, dense or sparse")
+        return self

@@ -1,0 +1,172 @@
+"""What the commands that prepare data can be told: preprocess, inspect, materialize, synthesize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlrm.config.base import Names, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Sizes
+from dlrm.config.data.packed import PartSplit
+from dlrm.config.run import DistributedConfig
+
+
+class FileParts(Section):
+    """Every file is a part and gives it its name (``day_0.gz`` is ``day_0``), in natural order of the names."""
+
+    kind: Literal["files"] = "files"
+
+
+class EqualParts(Section):
+    """All files together are one sequence of rows in time order, cut into days of equal size (Criteo Kaggle: seven).
+
+    Where the rows do not divide evenly the first days have one row more.
+    """
+
+    kind: Literal["days"] = "days"
+    days: PositiveInt = 7
+    """Number of parts."""
+
+
+class ContiguousVocabulary(Section):
+    """Every category that occurs often enough has an id of its own; ids are contiguous, in order of the raw values."""
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    min_count: Annotated[PositiveInt, Field(le=65_535)] = 1
+    """Rows in which a category must occur to get an id of its own (MLPerf: 1)."""
+    of: Literal["train", "all"] = "train"
+    """Rows that are counted: those of the training split, or all (MLPerf)."""
+    reserved: Literal["separate", "mlperf"] = "separate"
+    """separate: id 0 is missing, id 1 is unseen or rare, categories start at 2. mlperf: a missing category is the raw
+    value 0, as in MLPerf's preprocessing, with an id like any other; only min_count 1 and all rows."""
+
+    @model_validator(mode="after")
+    def _mlperf_has_no_unseen(self) -> Self:
+        if self.reserved == "mlperf" and (self.of != "all" or self.min_count > 1):
+            raise ValueError(
+                "reserved mlperf has no id for unseen or rare categories: set of to all and min_count to 1"
+            )
+        return self
+
+
+class HashedVocabulary(Section):
+    """Categories hashed into a fixed number of rows: 0 missing, the rest 1 .. rows - 1."""
+
+    kind: Literal["hashing"] = "hashing"
+    rows: Sizes
+    """Table size of each sparse column; a single number is meant for all."""
+
+    @model_validator(mode="after")
+    def _room_beside_missing(self) -> Self:
+        if 1 in self.rows:
+            raise ValueError("rows has a table of 1 row, which id 0 (missing) takes: give every table at least 2")
+        return self
+
+
+class FixedDense(Section):
+    """x -> log(max(x, minimum) + shift) in every file and split alike."""
+
+    shift: PositiveFloat = 3.0
+    """Added before the logarithm."""
+    minimum: Annotated[float, Number] = -2.0
+    """Smaller values are clamped to this one."""
+    missing: Annotated[float, Number] = 0.0
+    """Stands for an empty field, before the transform."""
+
+    @model_validator(mode="after")
+    def _inside_the_logarithm(self) -> Self:
+        for name, value in (("minimum", self.minimum), ("missing", self.missing)):
+            if value + self.shift <= 0:
+                raise ValueError(f"{name} + shift is {value + self.shift:g}, outside of the logarithm: raise shift")
+        return self
+
+
+class PreprocessConfig(Section):
+    """Raw Criteo files into a packed data set."""
+
+    input: Names
+    """Raw files (plain, gzip or zstd), patterns (``raw/day_*``) or a folder of them."""
+    output: str
+    """Folder for the packed data set; with several hosts, one that all of them see."""
+    num_dense: PositiveInt = 13
+    """Integer columns after the label."""
+    num_sparse: PositiveInt = 26
+    """Category columns after the integers."""
+    parts: Annotated[FileParts | EqualParts, Field(discriminator="kind")] = FileParts()
+    split: PartSplit = PartSplit()
+    categories: Annotated[
+        ContiguousVocabulary | HashedVocabulary, Field(discriminator="kind")
+    ] = ContiguousVocabulary()  # fmt: skip
+    dense: FixedDense = FixedDense()
+    shuffle: bool = False
+    """Shuffle the training rows over all training parts, out of core; the same rows for the same seed."""
+    seed: NonNegativeInt = 0
+    """Seed of the shuffle."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What to do about a malformed row: stop with its file, row and column, or leave it out and count it."""
+    workers: NonNegativeInt = 0
+    """Threads of this process; 0: one a core."""
+    chunk_mib: Annotated[PositiveInt, Field(le=1024)] = 32
+    """MiB of raw text a worker takes at a time; memory is about ten times this for each worker."""
+    bucket_rows: PositiveInt = 1_000_000
+    """Rows that are shuffled in memory at a time, for each worker."""
+    keep_work: bool = False
+    """Keep the intermediate files (<output>/work) after the end."""
+    overwrite: bool = False
+    """Start over where the output was begun or made with other parameters; otherwise that is an error."""
+    distributed: DistributedConfig = DistributedConfig()
+
+
+class InspectConfig(Section):
+    """What to show of a packed data set."""
+
+    path: str
+    """Folder of the data set."""
+    verify: bool = False
+    """Read everything: check every checksum, every id, every label and dense value."""
+    pictures: str = ""
+    """Folder for the pictures; <path>/inspect if left out."""
+    sample_rows: PositiveInt = 1_000_000
+    """Rows of each part that figures without a record in dataset.json are taken from, spread evenly."""
+
+
+class MaterializeConfig(Section):
+    """MLPerf DLRM-DCNv2's multi-hot files from a packed one-hot data set."""
+
+    path: str
+    """Folder of the packed one-hot data set."""
+    output: str = ""
+    """Folder for ``<part>_sparse_multi_hot.npz``; the data set's own if left out."""
+    rows: Sizes | None = None
+    """Table size of each sparse feature, where dataset.json does not say."""
+    hotness: Sizes = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
+    """Ids per sample of each sparse feature, the stored one included; a single number is meant for all (MLPerf v2)."""
+    distribution: Literal["uniform", "pareto"] = "uniform"
+    """How the further ids are distributed over their table (MLPerf: uniform)."""
+    seed: NonNegativeInt = 0
+    """Seed of the recipe's generator (MLPerf: 0)."""
+    overwrite: bool = False
+    """Write files anew that are there already."""
+
+
+class SynthesizeConfig(Section):
+    """Profile the id streams of a packed data set, or write a packed data set that repeats ids like a profile."""
+
+    source: str = ""
+    """Packed data set to profile."""
+    profile: str
+    """File of the profile (JSON): written where source is given, read otherwise."""
+    max_ids: PositiveInt = 10_000_000
+    """Ids of each column to profile, from the first training row on."""
+    output: str = ""
+    """Folder of a packed data set to write from the profile; none if left out."""
+    samples: PositiveInt = 1_000_000
+    """Samples to write."""
+    rows: Sizes | None = None
+    """Table sizes to write for; those of the profiled data set if left out."""
+    num_dense: PositiveInt = 13
+    """Dense features to write."""
+    click_rate: Annotated[NonNegativeFloat, Field(le=1)] = 0.25
+    """Share of positive labels."""
+    seed: NonNegativeInt = 0
+    """Seed of what is written."""
