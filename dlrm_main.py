@@ -2,8 +2,9 @@
 """The command: parse, run, turn errors into one line and an exit code.
 
     dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]
-    dlrm_main.py train --help          every option with its type, default and meaning
-    dlrm_main.py doctor                versions, devices, collectives, and what is wrong
+    dlrm_main.py preprocess --input 'raw/day_*' --output packed     raw Criteo files to a packed data set
+    dlrm_main.py inspect | materialize | synthesize | doctor        --help says what each does
+    dlrm_main.py train --help                                       every option with type, default and meaning
 
 Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 1 anything else.
 """
@@ -32,14 +33,9 @@ def main(words: list[str]) -> int:
 
         print(dump_config(config), end="")  # noqa: T201
         return 0
-    from dlrm.distributed.versions import check_versions
-    from dlrm.train.log import capture_logs
+    from dlrm.command.run import run
 
-    check_versions()
-    capture_logs()
-    from dlrm.train.job import run_training
-
-    run_training(config)
+    run(config)
     return 0
 
 

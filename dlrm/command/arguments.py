@@ -6,13 +6,35 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlrm.config import Config, load_config
+from dlrm.config import Config, load_options
+from dlrm.config.base import Section
 from dlrm.config.describe import help_text
+from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``dlrm_main.py``.
+
+    Attributes:
+        purpose: what it does, for ``--help``.
+        options: the sections of its configuration; None for a command without options.
+        positional: the option that a first word without ``--`` or ``=`` is the value of; empty if there is none.
+    """
+
+    purpose: str
+    options: type[Section] | None = None
+    positional: str = ""
+
+
 COMMANDS = {
-    "train": "train as a YAML file and further options say",
-    "doctor": "show versions, devices, collectives and what is wrong with them",
+    "train": Command("train as a YAML file and further options say", Config),
+    "preprocess": Command("turn raw Criteo files into a packed data set; started again, it goes on", PreprocessConfig),
+    "inspect": Command("show what a packed data set holds; --verify checks all of it", InspectConfig, "path"),
+    "materialize": Command("write MLPerf's multi-hot files for a packed data set", MaterializeConfig, "path"),
+    "synthesize": Command("profile how ids repeat in a data set; write data that repeats like it", SynthesizeConfig),
+    "doctor": Command("show versions, devices, collectives and what is wrong with them"),
 }
 
 
@@ -22,22 +44,28 @@ class Request:
 
     Attributes:
         command: one of :data:`COMMANDS`.
-        config_path: YAML file, if given; options: further words, each an option of the configuration or its value.
+        config_path: YAML file, if given.
+        words: further words, each an option of the configuration or its value.
         print_config: show the resolved configuration and do nothing else.
     """
 
     command: str
     config_path: str | None = None
-    options: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     print_config: bool = False
 
-    def config(self) -> Config:
-        """The configuration: defaults < file < command line.
+    def config(self) -> Section:
+        """The command's configuration: defaults < file < command line.
 
         Raises:
             ConfigError: every mistake in it.
         """
-        return load_config(self.config_path, self.options)
+        command = COMMANDS[self.command]
+        assert command.options is not None, f"{self.command} has no configuration"
+        words = self.words
+        if command.positional and words and not words[0].startswith("--") and "=" not in words[0]:
+            words = (f"--{command.positional}={words[0]}", *words[1:])
+        return load_options(command.options, self.config_path, words)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,21 +81,25 @@ def parse(words: Sequence[str]) -> Request:
     """
     parser = _Parser(prog="dlrm_main.py", description="Train deep learning recommendation models on torchrec.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    train = commands.add_parser(
-        "train",
-        help=COMMANDS["train"],
-        description="Train as --config says; options given here replace the file's.",
-        usage="dlrm_main.py train --config FILE [--section.key value | section.key=value ...]",
-        epilog="options of the configuration:\n\n" + help_text(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    train.add_argument("--config", metavar="FILE", help="YAML file; without it all options have their defaults")
-    train.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
-    commands.add_parser("doctor", help=COMMANDS["doctor"], description=COMMANDS["doctor"])
+    for name, command in COMMANDS.items():
+        if command.options is None:
+            commands.add_parser(name, help=command.purpose, description=command.purpose)
+            continue
+        positional = f" {command.positional.upper()}" if command.positional else ""
+        options = commands.add_parser(
+            name,
+            help=command.purpose,
+            description=f"{command.purpose[0].upper()}{command.purpose[1:]}.",
+            usage=f"dlrm_main.py {name}{positional} [--config FILE] [--section.key value | section.key=value ...]",
+            epilog="options of the configuration:\n\n" + help_text(command.options),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        options.add_argument("--config", metavar="FILE", help="YAML file with options; those given here replace them")
+        options.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     known, rest = parser.parse_known_args(words)
-    if known.command == "doctor":
+    if COMMANDS[known.command].options is None:
         if rest:
-            parser.error(f"doctor takes no options, got {rest[0]}")
-        return Request("doctor")
-    return Request("train", known.config, tuple(rest), known.print_config)
+            parser.error(f"{known.command} takes no options, got {rest[0]}")
+        return Request(known.command)
+    return Request(known.command, known.config, tuple(rest), known.print_config)

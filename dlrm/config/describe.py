@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dlrm.config.base import Section
-from dlrm.config.root import Config
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,16 @@ class Option:
 
 
 @cache
-def options() -> tuple[Option, ...]:
+def options(root: type[Section]) -> tuple[Option, ...]:
     """Every option of every variant, in the order of the sections."""
-    return tuple(_of_section(Config, "", ""))
+    return tuple(_of_section(root, "", ""))
 
 
-def help_text(width: int = 110) -> str:
+def help_text(root: type[Section], width: int = 110) -> str:
     """All options with type, default and meaning, one block a section and variant."""
     lines: list[str] = []
     heading, introduced = "", set()
-    for option in options():
+    for option in sorted(options(root), key=lambda option: "." in option.path):  # those outside of sections first
         section = option.path.rpartition(".")[0]
         title = f"{section} ({option.variant})" if option.variant else section
         if title != heading:
@@ -57,6 +56,15 @@ def help_text(width: int = 110) -> str:
         lines.append(f"  --{option.path} {option.type_name}")
         lines += textwrap.wrap(option.meaning + default, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines).strip("\n")
+
+
+def defaults(root: type[Section]) -> dict[str, Any]:
+    """What is not required, as nested dicts and lists."""
+    return {
+        name: to_plain(field.get_default(call_default_factory=True))
+        for name, field in root.model_fields.items()
+        if not field.is_required()
+    }
 
 
 def to_plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ sets only fields, the kind below is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,10 @@ def _walk(
         yield from _walk(value_node, f"{path}.", origin_of, origins)
 
 
-def command_line_layer(arguments: Sequence[str]) -> Layer:
+def command_line_layer(arguments: Sequence[str], switches: Collection[str] = ()) -> Layer:
     """The values of ``--section.key value``, ``--section.key=value`` and ``section.key=value`` arguments.
+
+    Of ``switches``, the options that are true or false, the name alone means true: ``--section.key``.
 
     Values are read as YAML, so ``[512, 16]``, ``true`` and ``null`` mean what they mean in a file. Of an option that is
     given twice the later value counts, so that a command can be repeated with one thing changed at its end.
@@ -105,7 +107,9 @@ def command_line_layer(arguments: Sequence[str]) -> Layer:
             message = f"{word!r} is neither --section.key value nor section.key=value"
             layer.problems.append(ConfigProblem("", COMMAND_LINE, message))
             continue
-        if not equals:
+        if not equals and key in switches and not (rest and rest[0].lower() in ("true", "false")):
+            text = "true"
+        elif not equals:
             if not rest or rest[0].startswith("--"):
                 layer.problems.append(ConfigProblem(key, COMMAND_LINE, "has no value; write --section.key value"))
                 continue

@@ -1,4 +1,4 @@
-"""From a YAML file and command-line arguments to a :class:`~dlrm.config.root.Config`, with every mistake at once."""
+"""From a YAML file and command-line arguments to a command's configuration, with every mistake at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dlrm.config.base import Section
-from dlrm.config.describe import options, sections_in, to_plain
+from dlrm.config.describe import defaults, options, sections_in, to_plain
 from dlrm.config.dialect import Dumper
 from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_layer, merge
 from dlrm.config.root import Config
@@ -21,11 +21,19 @@ from dlrm.errors import ConfigError, ConfigProblem
 
 _LONGEST_SHOWN = 60
 
+Root = TypeVar("Root", bound=Section)
+
 
 def load_config(path: str | Path | None = None, arguments: Sequence[str] = ()) -> Config:
+    """The configuration of a training run; see :func:`load_options`."""
+    return load_options(Config, path, arguments)
+
+
+def load_options(root: type[Root], path: str | Path | None = None, arguments: Sequence[str] = ()) -> Root:
     """Read a configuration: defaults < file < command line.
 
     Args:
+        root: what the configuration consists of.
         path: YAML file; none: defaults only.
         arguments: ``--section.key value`` or ``section.key=value`` words.
 
@@ -33,24 +41,24 @@ def load_config(path: str | Path | None = None, arguments: Sequence[str] = ()) -
         ConfigError: every mistake that can be found without looking at data or devices.
     """
     file = file_layer(Path(path)) if path is not None else Layer({})
-    flags = command_line_layer(arguments)
+    flags = command_line_layer(arguments, switches={o.path for o in options(root) if o.type_name == "true|false"})
     if file.problems and not file.values:  # which options there are depends on what the file would have said
         raise ConfigError([*file.problems, *flags.problems])
-    merged = Layer(to_plain(Config()))
+    merged = Layer(defaults(root))
     for layer in (file, flags):
         merged = merge(merged, layer)
-        merged = replace(merged, values=_with_kinds(Config, merged.values))
+        merged = replace(merged, values=_with_kinds(root, merged.values))
     problems = list(merged.problems)
     try:
-        config = Config.model_validate(merged.values)
+        config = root.model_validate(merged.values)
     except ValidationError as error:
-        problems += _problems(error, merged)
+        problems += _problems(error, merged, root)
     if problems:
         raise ConfigError(problems)
     return config
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: Section) -> str:
     """The resolved configuration as YAML; loading it gives the same configuration."""
     plain = to_plain(config)
     return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
@@ -71,14 +79,14 @@ def _with_kinds(section: type[Section], values: Mapping[str, Any]) -> dict[str, 
     return completed
 
 
-def _problems(error: ValidationError, merged: Layer) -> list[ConfigProblem]:
+def _problems(error: ValidationError, merged: Layer, root: type[Section]) -> list[ConfigProblem]:
     """One problem a key: of an option that may be of several types, pydantic says why it is none of them one by one."""
     by_key: dict[str, ConfigProblem] = {}
     for detail in error.errors(include_url=False):
         key, variant = _dotted(detail["loc"], merged.values)
         if detail["type"] == "union_tag_invalid":
             key += ".kind"
-        message = _message(detail, key, variant)
+        message = _message(detail, key, variant, root)
         if key in by_key:
             message = message.removeprefix(f"is {_shown(detail['input'])}, ")
             message = f"{by_key[key].message}; or {message}"
@@ -122,10 +130,10 @@ def _origin(key: str, merged: Layer) -> str:
     return ""
 
 
-def _message(detail: ErrorDetails, key: str, variant: str) -> str:
+def _message(detail: ErrorDetails, key: str, variant: str, root: type[Section]) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
     if kind == "extra_forbidden":
-        return _unknown(key, variant)
+        return _unknown(key, variant, root)
     if kind == "missing":
         return "is required and was not given"
     if kind == "value_error":
@@ -137,14 +145,16 @@ def _message(detail: ErrorDetails, key: str, variant: str) -> str:
         nearest = difflib.get_close_matches(given.strip("'"), choices, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return f"is {given}, must be one of {', '.join(choices)}{hint}"
-    return f"is {_shown(value)}, {_expectation(detail, key)}"
+    return f"is {_shown(value)}, {_expectation(detail, key, root)}"
 
 
-def _expectation(detail: ErrorDetails, key: str) -> str:
+def _expectation(detail: ErrorDetails, key: str, root: type[Section]) -> str:
     """What the value has to be, in the words of the file's author rather than of Python."""
     kind = detail["type"]
     if kind in ("model_type", "model_attributes_type", "union_tag_not_found"):
-        first = next((option.path for option in options() if option.path.startswith(f"{key}.")), "--help lists them")
+        first = next(
+            (option.path for option in options(root) if option.path.startswith(f"{key}.")), "--help lists them"
+        )
         return f"but is a section: set options in it, such as {first}"
     if kind == "dict_type":
         return "must be a mapping from names to values"
@@ -167,10 +177,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def _unknown(key: str, variant: str) -> str:
+def _unknown(key: str, variant: str, root: type[Section]) -> str:
     """What to say of an option that does not exist (here): the nearest that does."""
-    siblings = [option for option in options() if option.path.rpartition(".")[0] == key.rpartition(".")[0]]
-    known = [o.path for o in options() if not variant or o not in siblings or o.variant == f"kind {variant}"]
+    siblings = [option for option in options(root) if option.path.rpartition(".")[0] == key.rpartition(".")[0]]
+    known = [o.path for o in options(root) if not variant or o not in siblings or o.variant == f"kind {variant}"]
     owners = [option.variant for option in siblings if option.path == key and option.path not in known]
     if owners:
         return f"is an option of {' and '.join(owners)}, not of kind {variant}"

@@ -12,11 +12,11 @@ def test_options_of_the_configuration_keep_their_order_around_the_command_s_own(
 
 def test_values_with_spaces_stay_whole():
     words = ["train", "--run.dir=a b", "--config", "f", "--x.y", "1 2", "c.d=e f", "--g.h", ""]
-    assert parse(words).options == ("--run.dir=a b", "--x.y", "1 2", "c.d=e f", "--g.h", "")
+    assert parse(words).words == ("--run.dir=a b", "--x.y", "1 2", "c.d=e f", "--g.h", "")
 
 
 def test_the_command_s_options_are_never_abbreviated():
-    assert parse(["train", "--conf", "x", "--print"]).options == ("--conf", "x", "--print")
+    assert parse(["train", "--conf", "x", "--print"]).words == ("--conf", "x", "--print")
     with pytest.raises(ConfigError, match="conf: unknown option"):
         parse(["train", "--conf", "x"]).config()
 
@@ -35,7 +35,7 @@ def test_a_request_becomes_a_configuration(tmp_path):
     ("words", "said"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["trian"], "invalid choice: 'trian' (choose from 'train', 'doctor')"),
+        (["trian"], "invalid choice: 'trian' (choose from 'train', 'preprocess'"),
         (["train", "--config"], "argument --config: expected one argument"),
         (["doctor", "--verbose"], "doctor takes no options, got --verbose"),
     ],

@@ -26,7 +26,7 @@ def test_every_field_is_described_or_is_a_section_which_is():
 
 
 def test_help_shows_every_field_of_every_section():
-    shown = {(option.path.rpartition(".")[2], option.about) for option in options()}
+    shown = {(option.path.rpartition(".")[2], option.about) for option in options(Config)}
     for section in every_section():
         about = " ".join(section.__doc__.split())
         for name, field in section.model_fields.items():
@@ -35,15 +35,15 @@ def test_help_shows_every_field_of_every_section():
 
 
 def test_help_names_type_default_and_meaning_of_every_option():
-    text = " ".join(help_text().split())
-    for option in options():
+    text = " ".join(help_text(Config).split())
+    for option in options(Config):
         assert option.meaning
         default = f"(default: {option.default})" if option.default else "(required)"
         assert f"--{option.path} {option.type_name} {option.meaning} {default}" in text
 
 
 def test_help_reads_like_this():
-    blocks = help_text().split("\n\n")
+    blocks = help_text(Config).split("\n\n")
     assert blocks[0].splitlines()[:4] == [
         "run",
         "    Name, folder and seed of a run.",
@@ -64,13 +64,13 @@ def test_help_reads_like_this():
 
 
 def test_help_fits_a_terminal():
-    assert max(len(line) for line in help_text(100).splitlines() if not line.startswith("  --")) <= 100
+    assert max(len(line) for line in help_text(Config, 100).splitlines() if not line.startswith("  --")) <= 100
 
 
 def test_options_of_a_variant_belong_to_its_kind():
-    kinds = {option.variant for option in options() if option.path == "optim.dense.beta1"}
+    kinds = {option.variant for option in options(Config) if option.path == "optim.dense.beta1"}
     assert kinds == {"kind adam", "kind adamw"}
-    assert {option.variant for option in options() if option.path.startswith("train.")} == {""}
+    assert {option.variant for option in options(Config) if option.path.startswith("train.")} == {""}
 
 
 def test_sections_of_an_option():

@@ -1,0 +1,44 @@
+"""From a command's configuration to the code that does it."""
+
+from __future__ import annotations
+
+from dlrm.config import Config
+from dlrm.config.base import Section
+from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+
+
+def run(config: Section) -> None:
+    """Do what the configuration is for.
+
+    Raises:
+        DlrmError: what the user can mend.
+    """
+    # A command imports what it needs and no more: preprocess starts without torchrec, training without pyarrow.
+    match config:
+        case Config():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.train.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.train.job import run_training
+
+            run_training(config)
+        case PreprocessConfig():
+            from dlrm.prepare.preprocess.job import run_preprocess
+
+            run_preprocess(config)
+        case InspectConfig():
+            from dlrm.prepare.inspect import run_inspect
+
+            run_inspect(config)
+        case MaterializeConfig():
+            from dlrm.prepare.materialize import run_materialize
+
+            run_materialize(config)
+        case SynthesizeConfig():
+            from dlrm.prepare.synthesize import run_synthesize
+
+            run_synthesize(config)
+        case _:
+            raise AssertionError(type(config))
