@@ -1,6 +1,7 @@
 """torchx components of this project: how a training job is described to a scheduler.
 
     torchx run -s local_cwd components/dlrm.py:train --nproc 2 --config configs/quickstart.yaml -- --train.epochs 2
+    torchx run -s slurm components/dlrm.py:preprocess --nnodes 4 -- --input='raw/day_*' --output=packed
 
 This file imports torchx and the standard library only, because the machine that launches a job need not be able to run
 it. torchx 0.7.0's parser accepts Optional, List and Dict of typing, not ``X | None`` or ``list[str]``, and makes the
@@ -10,6 +11,7 @@ help of ``torchx run components/dlrm.py:train --help`` from the docstring.
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from typing import Dict, List, Optional
 
 from torchx import specs
@@ -49,37 +51,105 @@ def train(
         memMB: memory of each host in MB
         rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
     """
+    words = [script, "train", "--config", config, *script_args]
+    launch = _Launch(nproc=nproc, nnodes=nnodes, max_restarts=max_restarts, rdzv_port=rdzv_port)
+    host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB))
+    return _job(name, "train", words, launch, host)
+
+
+def preprocess(
+    *script_args: str,
+    config: Optional[str] = None,
+    nnodes: int = 1,
+    nproc: int = 1,
+    name: str = "dlrm-preprocess",
+    script: str = "dlrm_main.py",
+    image: str = "",
+    python: str = "",
+    env: Optional[Dict[str, str]] = None,
+    cpu: int = -1,
+    memMB: int = -1,
+    rdzv_port: int = 29500,
+) -> specs.AppDef:
+    """Turn raw Criteo files into a packed data set: the hosts share the files among them, with the same result as one.
+
+    All hosts must see the input and the output folder. Started again after a failure, the job goes on where it was.
+
+    Args:
+        script_args: options of preprocess, after --, e.g. -- --input=raw --output=packed --shuffle
+        config: YAML file with options
+        nnodes: hosts
+        nproc: processes on each host; one uses all cores by threads (--workers)
+        name: name of the job
+        script: what each process runs
+        image: container image, for schedulers that use one
+        python: interpreter on the hosts; the one that runs torchx if left out (python if there is an image)
+        env: environment variables of the job
+        cpu: cores of each host
+        memMB: memory of each host in MB
+        rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
+    """
+    words = [script, "preprocess", *(["--config", config] if config else []), *script_args]
+    launch = _Launch(nproc=nproc, nnodes=nnodes, max_restarts=0, rdzv_port=rdzv_port)
+    host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=0, memMB=memMB))
+    return _job(name, "preprocess", words, launch, host)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """How many processes start where and how they find each other."""
+
+    nproc: int
+    nnodes: int
+    max_restarts: int
+    rdzv_port: int
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What each host offers."""
+
+    image: str
+    python: str
+    env: Dict[str, str]
+    resource: specs.Resource
+
+
+def _job(name: str, role: str, words: List[str], launch: _Launch, host: _Host) -> specs.AppDef:
+    """A role with one replica a host, each of which runs launch/elastic.py."""
+    nproc, nnodes = launch.nproc, launch.nnodes
     if nproc < 1 or nnodes < 1:
         raise ValueError(f"nproc ({nproc}) and nnodes ({nnodes}) must be at least 1")
-    interpreter = python or ("python" if image else sys.executable)
-    trainer = [_escape(word) for word in (script, "train", "--config", config, *script_args)]
-    launcher = [interpreter, "launch/elastic.py", "--nproc-per-node", str(nproc), "--max-restarts", str(max_restarts)]
+    interpreter = host.python or ("python" if host.image else sys.executable)
+    program = [_escape(word) for word in words]
+    restarts = ["--max-restarts", str(launch.max_restarts)]
+    launcher = [interpreter, "launch/elastic.py", "--nproc-per-node", str(nproc), *restarts]
     if nnodes == 1:
-        command = [*launcher, "--standalone", "--local-addr", "localhost", *trainer]
+        command = [*launcher, "--standalone", "--local-addr", "localhost", *program]
     else:
-        command = ["bash", "-c", _command_over_hosts(launcher, trainer, nnodes, rdzv_port)]
+        command = ["bash", "-c", _command_over_hosts(launcher, program, nnodes, launch.rdzv_port)]
     return specs.AppDef(
         name=name,
         roles=[
             specs.Role(
-                name="train",
-                image=image,
+                name=role,
+                image=host.image,
                 entrypoint=command[0],
                 args=command[1:],
                 num_replicas=nnodes,
-                resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB),
-                env={"DLRM_CLIENT": str(os.getpid()), **(env or {})},
-                port_map={"c10d": rdzv_port} if nnodes > 1 else {},
+                resource=host.resource,
+                env={"DLRM_CLIENT": str(os.getpid()), **host.env},
+                port_map={"c10d": launch.rdzv_port} if nnodes > 1 else {},
             )
         ],
     )
 
 
-def _command_over_hosts(launcher: List[str], trainer: List[str], nnodes: int, rdzv_port: int) -> str:
+def _command_over_hosts(launcher: List[str], program: List[str], nnodes: int, rdzv_port: int) -> str:
     """The hosts meet at the first one, whose address the scheduler puts into an environment variable of each."""
     meeting = ["--nnodes", str(nnodes), "--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
     first_host = f"$${{{specs.macros.rank0_env}:-localhost}}"
-    return f"{shlex.join(launcher)} {' '.join(meeting)} --rdzv-endpoint {first_host}:{rdzv_port} {shlex.join(trainer)}"
+    return f"{shlex.join(launcher)} {' '.join(meeting)} --rdzv-endpoint {first_host}:{rdzv_port} {shlex.join(program)}"
 
 
 def _escape(text: str) -> str:

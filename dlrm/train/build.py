@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dlrm.config import Config
-from dlrm.config.data import CriteoTsvData, DataConfig, PlantedData, RandomData
+from dlrm.config.data import CriteoTsvData, DataConfig, PackedData, ParquetData, PlantedData, RandomData
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.raw.criteo_tsv import criteo_tsv_dataset
@@ -49,13 +49,22 @@ def build_dataset(config: DataConfig) -> Dataset:
     Raises:
         DataError, ConfigError: what is wrong with the files or how they are to be split.
     """
-    if isinstance(config, PlantedData):
-        return planted_dataset(config)
-    if isinstance(config, CriteoTsvData):
-        return criteo_tsv_dataset(config)
-    if isinstance(config, RandomData):
-        return noise_dataset(config)
-    raise NotImplementedError  # the readers of packed and Parquet data are on their way
+    # A reader imports what it needs and no more: planted data starts without pyarrow.
+    match config:
+        case PlantedData():
+            return planted_dataset(config)
+        case RandomData():
+            return noise_dataset(config)
+        case CriteoTsvData():
+            return criteo_tsv_dataset(config)
+        case PackedData():
+            from dlrm.data.packed.dataset import packed_dataset
+
+            return packed_dataset(config)
+        case ParquetData():
+            from dlrm.data.parquet import parquet_dataset
+
+            return parquet_dataset(config)
 
 
 def build_job(

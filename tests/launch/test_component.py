@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = str(ROOT / "components" / "dlrm.py")
 
 
-def app(*arguments):
-    return materialize_appdef(get_component(f"{COMPONENT}:train").fn, list(arguments))
+def app(*arguments, component="train"):
+    return materialize_appdef(get_component(f"{COMPONENT}:{component}").fn, list(arguments))
 
 
 def rendered_args(definition):
@@ -66,10 +66,19 @@ def test_less_than_one_rank_or_host_is_refused(option):
         app("--config", "a.yaml", option, "0")
 
 
-def test_torchx_accepts_the_component():
+@pytest.mark.parametrize("component", ["train", "preprocess"])
+def test_torchx_accepts_the_components(component):
     with get_runner() as runner:
-        info = runner.dryrun_component(f"{COMPONENT}:train", ["--config", "a.yaml"], "local_cwd")
-    assert info.request.role_params["train"][0].args[1] == "launch/elastic.py"
+        info = runner.dryrun_component(f"{COMPONENT}:{component}", ["--config", "a.yaml"], "local_cwd")
+    assert info.request.role_params[component][0].args[1] == "launch/elastic.py"
+
+
+def test_preprocessing_on_several_hosts_is_one_process_a_host():
+    definition = app("--nnodes", "4", "--", "--input=raw/day_*", "--output=packed", component="preprocess")
+    (role,) = definition.roles
+    assert (role.name, role.entrypoint, role.num_replicas) == ("preprocess", "bash", 4)
+    assert rendered_args(definition)[1].endswith("dlrm_main.py preprocess '--input=raw/day_*' --output=packed")
+    assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in rendered_args(definition)[1]
 
 
 def test_components_import_torchx_and_the_standard_library_only():
