@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Names, NonNegativeFloat, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Sizes
+from dlrm.config.base import Names, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
 from dlrm.config.data.packed import PartSplit
 from dlrm.config.run import DistributedConfig
 
@@ -143,8 +143,13 @@ class MaterializeConfig(Section):
     """Ids per sample of each sparse feature, the stored one included; a single number is meant for all (MLPerf v2)."""
     distribution: Literal["uniform", "pareto"] = "uniform"
     """How the further ids are distributed over their table (MLPerf: uniform)."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
     """Seed of the recipe's generator (MLPerf: 0)."""
+    bad_ids: Literal["error", "hash"] = "error"
+    """What to do about a stored id outside of its table: error, or hash: take it modulo the table's rows, as MLPerf's
+    script does (its data has more categories than the largest tables have rows)."""
+    cache_dir: str = "~/.cache/dlrm"
+    """Folder of the recipe's lookup tables, 4 bytes * rows * (hotness - 1) a table (MLPerf: 21 GiB in all)."""
     overwrite: bool = False
     """Write files anew that are there already."""
 
@@ -157,16 +162,18 @@ class SynthesizeConfig(Section):
     profile: str
     """File of the profile (JSON): written where source is given, read otherwise."""
     max_ids: PositiveInt = 10_000_000
-    """Ids of each column to profile, from the first training row on."""
+    """Ids of each column to profile, from the first training row on; about 45 bytes of memory each, for up to 4 columns at
+    a time."""
     output: str = ""
     """Folder of a packed data set to write from the profile; none if left out."""
     samples: PositiveInt = 1_000_000
     """Samples to write."""
     rows: Sizes | None = None
-    """Table sizes to write for; those of the profiled data set if left out."""
+    """Table sizes to write for, a single number is meant for all; those of the profiled data set if left out. With more or
+    fewer tables than the profile has columns, these are taken in turn."""
     num_dense: PositiveInt = 13
     """Dense features to write."""
-    click_rate: Annotated[NonNegativeFloat, Field(le=1)] = 0.25
+    click_rate: Share = 0.25
     """Share of positive labels."""
     seed: NonNegativeInt = 0
     """Seed of what is written."""

@@ -36,7 +36,9 @@ class TrainConfig(Section):
     pipeline: Literal["sparse_dist", "base"] = "sparse_dist"
     """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
     prefetch_batches: PositiveInt = 4
-    """Batches a background thread keeps ready."""
+    """Batches that are read ahead of their use."""
+    read_threads: PositiveInt = 2
+    """Threads of each rank that read them."""
 
 
 class EvaluationConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -11,6 +12,10 @@ from torchrec.streamable import Pipelineable
 from dlrm.data.source import Samples
 from dlrm.schema import Schema
 
+# torch spreads a copy of more elements over threads of its own, which in a reader's thread would only get in the way of
+# those that compute (measured on two busy cores: a hundredth of the speed).
+_SERIAL_ELEMENTS = 32_768
+
 
 @dataclass
 class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
@@ -18,15 +23,19 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
 
     Every rank's part of a global batch has the same B, so that shapes agree under every sharding type; where a global
     batch does not divide evenly (or has fewer samples than ranks) the last places are padding: empty bags, which touch
-    no row of any table, and weight 0, which adds nothing to the loss or to a metric.
+    no row of any table, and weight 0, which adds nothing to the loss or to a metric. A sample that the policy for bad
+    rows skips becomes padding at its place, so that ranks need not agree on which samples are bad.
+
+    Tensors are not to be written to: batches share those that are the same for all.
 
     Attributes:
         dense: float32 (B, N).
-        sparse: ids by feature, feature-major, as torchrec wants them; bags of padding are empty.
+        sparse: ids by feature, int64, feature-major, as torchrec wants them; bags of padding are empty.
         labels: float32 (B,), 0 or 1 (0 for padding).
         weights: float32 (B,), 1 for a sample, 0 for padding.
         loss_scale: float32 (), ranks / samples of the global batch: the mean over ranks (which DDP and torchrec's
             gradient division both take) of loss_scale * sum of the rank's losses is the mean loss of the global batch.
+            Skipped samples are among those samples, as no rank knows of another's: they count as a loss of 0.
     """
 
     dense: torch.Tensor
@@ -51,18 +60,10 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
             tensor.record_stream(stream)
         self.sparse.record_stream(stream)
 
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from which copies to a CUDA device overlap with compute."""
-        return Batch(
-            dense=self.dense.pin_memory(),
-            sparse=self.sparse.pin_memory(),
-            labels=self.labels.pin_memory(),
-            weights=self.weights.pin_memory(),
-            loss_scale=self.loss_scale.pin_memory(),
-        )
 
-
-def make_batch(samples: Samples, schema: Schema, *, size: int, global_samples: int, world_size: int) -> Batch:
+def make_batch(
+    samples: Samples, schema: Schema, *, size: int, global_samples: int, world_size: int, pin_memory: bool = False
+) -> Batch:
     """Lay out a rank's samples feature-major and pad them to ``size``.
 
     Args:
@@ -71,32 +72,79 @@ def make_batch(samples: Samples, schema: Schema, *, size: int, global_samples: i
         size: B, the same on every rank.
         global_samples: samples of the global batch over all ranks (without padding).
         world_size: number of ranks.
+        pin_memory: write into page-locked memory, from which copies to a CUDA device overlap with compute.
     """
-    count = len(samples)
-    padding = size - count
-    hotness_F = torch.tensor([feature.hotness for feature in schema.sparse])
-    lengths_FB = torch.zeros(len(schema.sparse), size, dtype=torch.int32)
-    lengths_FB[:, :count] = hotness_F[:, None].to(torch.int32)
-    sparse = KeyedJaggedTensor(
-        keys=[feature.name for feature in schema.sparse],
-        values=_feature_major(samples.ids_BS, schema),
-        lengths=lengths_FB.view(-1),
-        stride=size,
-    )
-    weights_B = torch.ones(size)
-    weights_B[count:] = 0.0
+    weights_B = torch.ones(len(samples)) if samples.weights_B is None else samples.weights_B
     return Batch(
-        dense=torch.nn.functional.pad(samples.dense_BN, (0, 0, 0, padding)),
-        sparse=sparse,
-        labels=torch.nn.functional.pad(samples.labels_B, (0, padding)),
-        weights=weights_B,
-        loss_scale=torch.tensor(world_size / global_samples, dtype=torch.float32),
+        dense=_placed(samples.dense_BN, size, pin_memory),
+        sparse=_sparse(samples, schema, size, pin_memory),
+        labels=_placed(samples.labels_B, size, pin_memory),
+        weights=_placed(weights_B, size, pin_memory),
+        loss_scale=torch.tensor(world_size / global_samples, dtype=torch.float32, pin_memory=pin_memory),
     )
 
 
-def _feature_major(ids_BS: torch.Tensor, schema: Schema) -> torch.Tensor:
+def _placed(values_BX: torch.Tensor, size: int, pin_memory: bool) -> torch.Tensor:
+    """The values padded with zeros to ``size`` places, in page-locked memory if asked for; not copied without need."""
+    if not pin_memory and len(values_BX) == size:
+        return values_BX
+    placed_BX = torch.empty(size, *values_BX.shape[1:], dtype=values_BX.dtype, pin_memory=pin_memory)
+    placed_BX[: len(values_BX)] = values_BX
+    placed_BX[len(values_BX) :] = 0
+    return placed_BX
+
+
+def _sparse(samples: Samples, schema: Schema, size: int, pin_memory: bool) -> KeyedJaggedTensor:
+    names = [feature.name for feature in schema.sparse]
+    hotness_F = tuple(feature.hotness for feature in schema.sparse)
+    count = len(samples)
+    if samples.lengths_BF is None:
+        return KeyedJaggedTensor(
+            keys=names,
+            values=_feature_major(samples.ids_BS, hotness_F, pin_memory),
+            lengths=_full_lengths(hotness_F, count, size, pin_memory),
+            stride=size,
+            length_per_key=[hotness * count for hotness in hotness_F],
+        )
+    lengths_FB = _placed(samples.lengths_BF, size, False).t().contiguous()
+    values = _feature_major_ragged(samples.ids_BS, samples.lengths_BF, hotness_F)
+    return KeyedJaggedTensor(
+        keys=names,
+        values=_placed(values, len(values), pin_memory),
+        lengths=_placed(lengths_FB.view(-1), lengths_FB.numel(), pin_memory),
+        stride=size,
+        length_per_key=lengths_FB.sum(1).tolist(),
+    )
+
+
+@lru_cache(maxsize=16)
+def _full_lengths(hotness_F: tuple[int, ...], count: int, size: int, pin_memory: bool) -> torch.Tensor:
+    """int32 (F * size,): every bag full, those of padding empty. All batches of an epoch but the last share one."""
+    lengths_FB = torch.zeros(len(hotness_F), size, dtype=torch.int32)
+    lengths_FB[:, :count] = torch.tensor(hotness_F, dtype=torch.int32)[:, None]
+    return _placed(lengths_FB.view(-1), lengths_FB.numel(), pin_memory)
+
+
+def _feature_major(ids_BS: torch.Tensor, hotness_F: tuple[int, ...], pin_memory: bool) -> torch.Tensor:
     """All ids of feature 0 over the batch, then all of feature 1, ...; int64 (B * S,)."""
-    if schema.ids_per_sample == len(schema.sparse):  # one-hot: a plain transpose
-        return ids_BS.t().reshape(-1)
-    per_feature = ids_BS.split([feature.hotness for feature in schema.sparse], dim=1)
-    return torch.cat([ids_BL.reshape(-1) for ids_BL in per_feature])
+    one_hot = max(hotness_F) == 1
+    if one_hot and not pin_memory and ids_BS.dtype == torch.int64 and ids_BS.t().is_contiguous():
+        return ids_BS.t().reshape(-1)  # what is generated feature by feature lies so already
+    values = torch.empty(ids_BS.numel(), dtype=torch.int64, pin_memory=pin_memory)
+    if one_hot:
+        values_SB = values.view(ids_BS.shape[::-1])
+        step = max(1, _SERIAL_ELEMENTS // len(hotness_F))
+        for start in range(0, len(ids_BS), step):
+            chunk = slice(start, start + step)
+            values_SB[:, chunk].copy_(ids_BS[chunk].t())  # widens and transposes in one pass
+        return values
+    places = values.split([hotness * len(ids_BS) for hotness in hotness_F])
+    for ids_BL, place in zip(ids_BS.split(hotness_F, dim=1), places, strict=True):
+        place.view(ids_BL.shape).copy_(ids_BL)
+    return values
+
+
+def _feature_major_ragged(ids_BS: torch.Tensor, lengths_BF: torch.Tensor, hotness_F: tuple[int, ...]) -> torch.Tensor:
+    """The ids within the bags' lengths, in the same order; int64."""
+    bags = zip(ids_BS.split(hotness_F, dim=1), lengths_BF.t(), strict=True)
+    return torch.cat([ids_BL[torch.arange(ids_BL.shape[1]) < length_B[:, None]] for ids_BL, length_B in bags]).long()

@@ -35,8 +35,12 @@ class InMemorySource:
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64 (B,)), in this order."""
-        return Samples(
-            dense_BN=self.dense_MN.index_select(0, index_B),
-            ids_BS=self.ids_MS.index_select(0, index_B).to(torch.int64),
-            labels_B=self.labels_M.index_select(0, index_B).to(torch.float32),
+        dense_BN, ids_BS, labels_B = (
+            torch.from_numpy(array.numpy().take(index_B.numpy(), axis=0))  # NumPy's copy stays in this thread
+            for array in (self.dense_MN, self.ids_MS, self.labels_M)
         )
+        return Samples(dense_BN, ids_BS.to(torch.int64), labels_B.to(torch.float32))
+
+    def locate(self, index: int, column: str) -> tuple[str, int]:
+        """The name of these samples and the 1-based row among them."""
+        return self.name, index + 1

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from dlrm.config.data.packed import BadRows
 from dlrm.data.batch import Batch, make_batch
-from dlrm.data.check import SampleCheck
+from dlrm.data.check import BadValueCounts, SampleCheck
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Source
 
 T = TypeVar("T")
 
+THREAD_NAME = "read-ahead"
+
 
 class BatchLoader:
     """The batches of one rank, at any position of any epoch.
+
+    Batches are made of fresh tensors. Their memory is reused all the same: by the C library's heap and, where it is
+    page-locked, by torch's caching allocator for such memory, which know when a batch is no longer in use.
 
     Args:
         source: where samples come from.
         order: which samples form which global batch.
         rank, world_size: whose part of each global batch.
         pin_memory: keep batches in page-locked memory (for CUDA).
-        prefetch_batches: batches that a background thread keeps ready.
+        prefetch_batches: batches that are made ahead of the one in use.
+        read_threads: threads that make them.
+        bad_rows: what to do about bad values (:class:`~dlrm.data.check.SampleCheck`).
     """
 
     def __init__(
@@ -35,6 +43,8 @@ class BatchLoader:
         world_size: int = 1,
         pin_memory: bool = False,
         prefetch_batches: int = 2,
+        read_threads: int = 1,
+        bad_rows: BadRows = "error",
     ) -> None:
         self.source = source
         self.order = order
@@ -42,66 +52,51 @@ class BatchLoader:
         self._world_size = world_size
         self._pin_memory = pin_memory
         self._prefetch_batches = prefetch_batches
-        self._check = SampleCheck(source.schema, source.name)
+        self._read_threads = read_threads
+        self._check = SampleCheck(source, bad_rows)
+
+    @property
+    def bad_values(self) -> BadValueCounts:
+        """What was wrong with the samples read so far and let pass."""
+        return self._check.counts
 
     def batches(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
-        """The rank's part of global batches ``start`` .. ``stop - 1`` of an epoch, read ahead in a thread.
+        """The rank's part of global batches ``start`` .. ``stop - 1`` of an epoch, read ahead in threads.
 
         Raises:
             DataError: from the place of the batch that cannot be read, after all batches before it.
         """
-        return read_ahead((self.batch(epoch, k) for k in range(start, stop)), self._prefetch_batches)
+        made = (lambda k=k: self.batch(epoch, k) for k in range(start, stop))
+        return read_ahead(made, depth=self._prefetch_batches, threads=self._read_threads)
 
     def batch(self, epoch: int, k: int) -> Batch:
         """The rank's part of global batch ``k``."""
         index_B = self.order.indices(epoch, k, self._rank, self._world_size)
-        samples = self._check(self.source.read(index_B), index_B)
-        batch = make_batch(
-            samples,
+        return make_batch(
+            self._check(self.source.read(index_B), index_B),
             self.source.schema,
             size=self.order.rank_size(k, self._world_size),
             global_samples=self.order.samples_in(k),
             world_size=self._world_size,
+            pin_memory=self._pin_memory,
         )
-        return batch.pin_memory() if self._pin_memory else batch
 
 
-class _Failure:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+def read_ahead(calls: Iterator[Callable[[], T]], *, depth: int, threads: int) -> Iterator[T]:
+    """What the calls return, in their order, up to ``depth`` of them called ahead of their use in threads.
 
-
-def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, up to ``depth`` of them produced ahead by a thread; an error is raised at the item's place.
-
-    The thread ends when the items do or when the consumer closes the iterator.
+    What a call raises is raised at its place. The threads end when all is consumed or the consumer closes the iterator,
+    which waits for no more than the calls already running.
     """
-    ready: queue.Queue[T | _Failure | None] = queue.Queue(maxsize=depth)
-    closed = threading.Event()
-
-    def offer(item: T | _Failure | None) -> None:
-        while not closed.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue  # the consumer may have gone meanwhile
-
-    def produce() -> None:
+    with ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME) as pool:
+        ahead: deque[Future[T]] = deque()
         try:
-            for item in items:
-                offer(item)
-                if closed.is_set():
-                    return
-            offer(None)
-        except BaseException as error:  # travels to the consumer, who raises it
-            offer(_Failure(error))
-
-    threading.Thread(target=produce, name="read-ahead", daemon=True).start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        closed.set()
+            for call in calls:
+                ahead.append(pool.submit(call))
+                if len(ahead) > depth:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -1,18 +1,125 @@
 """Which samples form global batch k of epoch e.
 
-A pure function of (seed, e, k, global batch size) and the number of samples: not of ranks, workers or restarts. Ranks
-take slices of each global batch. The permutation of an epoch is never stored: position -> sample index is a Feistel
-network (Luby and Rackoff 1988) over the smallest power of four that holds the samples, walked until it lands on a sample
-(cycle walking, Black and Rogaway 2002, section 4), so any batch of any epoch is found in constant time and memory.
+A pure function of (seed, e, k, global batch size), the number of samples and the way of shuffling: not of ranks, workers
+or restarts. Ranks take slices of each global batch. An epoch is a permutation of the samples that is never stored, so any
+batch of any epoch is found in constant time and memory.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
 import torch
 
-from dlrm.counter_rng import random_bits, stream_key
+from dlrm.counter_rng import stream_key
+from dlrm.data.permutation import permuted
 
-_FEISTEL_ROUNDS = 6
+
+class Arrangement(Protocol):
+    """The sequence in which an epoch takes the samples."""
+
+    def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
+        """The samples at places ``start`` .. ``stop - 1`` of an epoch; int64 (stop - start,)."""
+
+
+@dataclass(frozen=True)
+class AsStored:
+    """The stored order, in every epoch."""
+
+    def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
+        """The samples at places ``start`` .. ``stop - 1``: these very numbers."""
+        return torch.arange(start, stop)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """All samples one by one: reads go everywhere, which is best for training where the data lies in memory."""
+
+    num_samples: int
+    seed: int
+
+    def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
+        """The samples at places ``start`` .. ``stop - 1`` of an epoch."""
+        return permuted(torch.arange(start, stop), self.num_samples, stream_key(self.seed, "order", epoch))
+
+
+@dataclass(frozen=True)
+class ShuffledInBlocks:
+    """Blocks of neighbours are shuffled, then the samples within each window of consecutive shuffled blocks.
+
+    While an epoch is within a window it reads nothing but that window's blocks, so data larger than memory is read from
+    disk once and in large pieces. Each epoch cuts its blocks from a place of its own: the samples are a ring, and the
+    first block starts at a random one. What is left after the whole blocks is a shorter block, other samples in each
+    epoch; it always belongs to the last window. Windows hold equally many blocks (give or take one).
+
+    Attributes:
+        num_samples: samples of an epoch.
+        seed: seed of all that is drawn.
+        block_samples: samples of a block.
+        window_blocks: the most blocks of a window.
+    """
+
+    num_samples: int
+    seed: int
+    block_samples: int
+    window_blocks: int
+
+    def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
+        """The samples at places ``start`` .. ``stop - 1`` of an epoch."""
+        parts = [torch.arange(0)]
+        while start < stop:
+            window = self._window_at(start)
+            end = min(stop, self._first_place(window + 1))
+            parts.append(self._within_window(epoch, window, start, end))
+            start = end
+        ring_B = torch.cat(parts) + stream_key(self.seed, "order", epoch, "first") % self.num_samples
+        return torch.where(ring_B < self.num_samples, ring_B, ring_B - self.num_samples)
+
+    def _within_window(self, epoch: int, window: int, start: int, stop: int) -> torch.Tensor:
+        """What these places, all of one window, hold; counted from the start of the first block."""
+        first, end = self._first_place(window), self._first_place(window + 1)
+        key = stream_key(self.seed, "order", epoch, "window", window)
+        mixed_B = permuted(torch.arange(start - first, stop - first), end - first, key)
+        slot_B = torch.div(mixed_B, self.block_samples, rounding_mode="trunc")
+        starts_B = _starts_of_blocks(self, epoch, window)[slot_B]
+        return starts_B + (mixed_B - slot_B * self.block_samples)
+
+    @property
+    def whole_blocks(self) -> int:
+        """Blocks of full size."""
+        return self.num_samples // self.block_samples
+
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch; at least one."""
+        return max(1, -(-self.whole_blocks // self.window_blocks))
+
+    def first_block(self, window: int) -> int:
+        """The first of a window's whole blocks, in shuffled order; for the number of windows, how many blocks there are."""
+        return window * self.whole_blocks // self.windows
+
+    def _first_place(self, window: int) -> int:
+        return self.num_samples if window == self.windows else self.first_block(window) * self.block_samples
+
+    def _window_at(self, place: int) -> int:
+        """The last window whose first place is not beyond ``place``."""
+        if self.windows == 1:
+            return 0
+        block = min(place // self.block_samples, self.whole_blocks - 1)
+        return ((block + 1) * self.windows - 1) // self.whole_blocks
+
+
+@lru_cache(maxsize=16)  # batch after batch needs the same window's
+def _starts_of_blocks(order: ShuffledInBlocks, epoch: int, window: int) -> torch.Tensor:
+    """Where the blocks of a window start, int64 (K,); what is left after the whole blocks is the last window's last."""
+    slot_K = torch.arange(order.first_block(window), order.first_block(window + 1))
+    key = stream_key(order.seed, "order", epoch, "blocks")
+    block_K = permuted(slot_K, order.whole_blocks, key)
+    if window + 1 == order.windows:
+        block_K = torch.cat([block_K, torch.tensor([order.whole_blocks])])
+    return block_K * order.block_samples
 
 
 class SampleOrder:
@@ -23,16 +130,30 @@ class SampleOrder:
         global_batch_size: samples of a batch over all ranks; the last batch holds what remains.
         seed: seed of the permutations.
         shuffle: another permutation in each epoch; false: as stored.
+        block_samples: shuffle blocks of so many neighbours and the samples within ``window_blocks`` of them
+            (:class:`ShuffledInBlocks`) instead of all samples one by one (0).
+        window_blocks: blocks whose samples are mixed with each other.
         drop_last: leave out a last batch that is not full.
     """
 
     def __init__(
-        self, num_samples: int, *, global_batch_size: int, seed: int = 0, shuffle: bool = False, drop_last: bool = False
+        self,
+        num_samples: int,
+        *,
+        global_batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        block_samples: int = 0,
+        window_blocks: int = 64,
+        drop_last: bool = False,
     ) -> None:
         self._num_samples = num_samples
         self._global_batch_size = global_batch_size
-        self._seed = seed
-        self._shuffle = shuffle
+        self._arrangement: Arrangement = AsStored()
+        if shuffle and block_samples:
+            self._arrangement = ShuffledInBlocks(num_samples, seed, block_samples, window_blocks)
+        elif shuffle:
+            self._arrangement = Shuffled(num_samples, seed)
         whole, remainder = divmod(num_samples, global_batch_size)
         self.num_batches = whole + (remainder > 0 and not drop_last)
         """Global batches of an epoch."""
@@ -54,37 +175,6 @@ class SampleOrder:
         """
         count, share = self.samples_in(batch), self.rank_size(batch, world_size)
         first = batch * self._global_batch_size
-        position = torch.arange(first + min(rank * share, count), first + min((rank + 1) * share, count))
-        return (
-            permuted(position, self._num_samples, stream_key(self._seed, "order", epoch)) if self._shuffle else position
+        return self._arrangement.indices(
+            epoch, first + min(rank * share, count), first + min((rank + 1) * share, count)
         )
-
-
-def permuted(position: torch.Tensor, size: int, key: int) -> torch.Tensor:
-    """Apply the pseudo-random permutation of 0 .. size - 1 that ``key`` stands for.
-
-    Args:
-        position: int64, any shape, each in 0 .. size - 1.
-        size: number of elements permuted.
-        key: from :func:`dlrm.counter_rng.stream_key`.
-
-    Returns:
-        int64 of the same shape; distinct positions give distinct results in 0 .. size - 1.
-    """
-    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    result = _feistel(position, half_bits, key)
-    outside = result >= size
-    while outside.any():  # fewer than four rounds on average: the domain is smaller than 4 * size
-        result[outside] = _feistel(result[outside], half_bits, key)
-        outside = result >= size
-    return result
-
-
-def _feistel(value: torch.Tensor, half_bits: int, key: int) -> torch.Tensor:
-    """One pass of a balanced Feistel network: a bijection of 0 .. 4^half_bits - 1."""
-    mask = (1 << half_bits) - 1
-    left, right = value >> half_bits, value & mask
-    for round_number in range(_FEISTEL_ROUNDS):
-        mixed = random_bits(key, right * _FEISTEL_ROUNDS + round_number) & mask
-        left, right = right, left ^ mixed
-    return (left << half_bits) | right

@@ -20,16 +20,18 @@ class Samples:
 
     Attributes:
         dense_BN: float32 (B, N), finite.
-        ids_BS: int64 (B, S), S = schema.ids_per_sample: the ids of feature 0, then those of feature 1, ...
+        ids_BS: int32 or int64 (B, S), S = schema.ids_per_sample: the ids of feature 0, then those of feature 1, ...
         labels_B: float32 (B,), 0 or 1.
         lengths_BF: int32 (B, F), ids of each bag, at most the feature's hotness; None where every bag has as many as
             that. What lies beyond a bag's length in ``ids_BS`` is 0 and no id.
+        weights_B: float32 (B,), 1 for a sample that counts, 0 for one that is skipped; None where all count.
     """
 
     dense_BN: torch.Tensor
     ids_BS: torch.Tensor
     labels_B: torch.Tensor
     lengths_BF: torch.Tensor | None = None
+    weights_B: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels_B.shape[0]
@@ -51,13 +53,20 @@ class Source(Protocol):
         """Samples in the split; indices are 0 .. num_samples - 1."""
 
     def read(self, index_B: torch.Tensor) -> Samples:
-        """The samples at these indices, in this order.
+        """The samples at these indices, in this order. Several threads may read at once.
 
         Args:
             index_B: int64 (B,), each in 0 .. num_samples - 1.
 
         Raises:
             DataError: a sample cannot be read or must not be trained on.
+        """
+
+    def locate(self, index: int, column: str) -> tuple[str, int]:
+        """Where a person finds the value of ``column`` (a name of the schema, or ``label``) of a sample.
+
+        Returns:
+            the file, or the name of what generates it, and the 1-based row in it.
         """
 
 

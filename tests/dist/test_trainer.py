@@ -1,5 +1,7 @@
 """Every sample once, positions, pauses, evaluation and early stopping, on one to four ranks."""
 
+import threading
+
 import pytest
 import torch
 
@@ -39,10 +41,15 @@ class CountingSource:
         self._source = source
         self.name, self.schema, self.num_samples = source.name, source.schema, source.num_samples
         self.reads = torch.zeros(source.num_samples, dtype=torch.int64)
+        self._lock = threading.Lock()
 
     def read(self, index_B):
-        self.reads.index_add_(0, index_B, torch.ones_like(index_B))
+        with self._lock:
+            self.reads.index_add_(0, index_B, torch.ones_like(index_B))
         return self._source.read(index_B)
+
+    def locate(self, index, column):
+        return self._source.locate(index, column)
 
 
 def fit(rank, world_size, sizes, options):

@@ -55,12 +55,16 @@ class _MadeMultiHot(Section):
 class MlperfMultiHot(_MadeMultiHot):
     """MLPerf DLRM-DCNv2's synthetic multi-hot ids, made from the one-hot ones by its published recipe, without files.
 
-    The recipe looks the further ids up by the stored one: 4 bytes * rows * (hotness - 1) of memory a table and host.
+    The recipe looks the further ids up by the stored one, 4 bytes * rows * (hotness - 1) a table (MLPerf: 21 GiB in all,
+    drawn in a minute or two). Up to 64 MiB every process holds its own; more is a file in cache_dir, which later runs
+    use again and whose pages all processes of a host share.
     """
 
     kind: Literal["mlperf"] = "mlperf"
-    seed: NonNegativeInt = 0
+    seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
     """Seed of the recipe's generator (MLPerf: 0)."""
+    cache_dir: str = "~/.cache/dlrm"
+    """Folder of the lookup tables: a fast local disk with room for them, best no larger than the host's memory."""
 
 
 class HashedMultiHot(_MadeMultiHot):

@@ -25,7 +25,8 @@ class ParquetData(Section):
     """A folder of Parquet files with one row a sample: a label, numbers, and ids or lists of ids.
 
     Row groups are decoded when they are needed and kept while ``cache_gib`` lasts: read in stored order or shuffle in
-    blocks (train.shuffle_block_samples); a shuffle over all rows decodes a row group for every sample.
+    blocks (train.shuffle_block_samples); a shuffle over all rows decodes a row group for every sample. Every file must
+    hold all columns; widths of numbers may differ from file to file.
     """
 
     kind: Literal["parquet"] = "parquet"
@@ -39,18 +40,20 @@ class ParquetData(Section):
     dense_missing: Annotated[float, Number] = 0.0
     """Stands for a null in a dense column."""
     sparse: Names
-    """Columns of ids (integers) or of lists of ids, in the model's order."""
+    """Columns of ids (integers) or of lists of ids, in the model's order. A null list is an empty one."""
     rows: Sizes
     """Table size of each sparse column; a single number is meant for all."""
     hotness: Sizes = (1,)
     """Most ids a sample may have in each sparse column (lists may be shorter); a single number is meant for all."""
     cache_gib: PositiveFloat = 1.0
-    """Memory of a rank for decoded row groups."""
+    """Memory of a rank for decoded row groups; the largest must fit."""
     bad_rows: BadRows = "error"
-    """As for packed data; a null id counts as one outside of its table."""
+    """As for packed data; a null id counts as -1, which is outside of every table."""
 
     @model_validator(mode="after")
-    def _one_entry_per_column(self) -> Self:
+    def _path_and_one_entry_per_column(self) -> Self:
+        if not self.path:
+            raise ValueError("path is empty: name the folder of the files")
         for name, given in (("rows", self.rows), ("hotness", self.hotness)):
             if len(given) not in (1, len(self.sparse)):
                 raise ValueError(

@@ -58,12 +58,14 @@ class ZipfIds(Section):
 class TraceIds(Section):
     """Ids that repeat as in a recorded stream (arXiv:1906.00091, algorithms 1 and 2).
 
-    The stream's distribution of stack distances is replayed. Kept in memory: 4 bytes an id.
+    The stream's distribution of stack distances is replayed. Generated before training and kept in memory by every rank:
+    4 bytes an id, all bags counted as full.
     """
 
     kind: Literal["trace"] = "trace"
     path: str
-    """Profile written by ``dlrm_main.py synthesize``; its columns are reused in turn if there are fewer than tables."""
+    """Profile written by ``dlrm_main.py synthesize``; if it has fewer columns than there are tables, they are taken in
+    turn."""
 
 
 class RandomData(Section):

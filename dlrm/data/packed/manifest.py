@@ -8,18 +8,20 @@ A *part* (``day_0``) is three row-aligned files: ``<part>_dense.npy`` float32 (M
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from dlrm.data.packed.split import Part, ResolvedSplit, Span
+from dlrm.data.packed.split import Part, ResolvedSplit, Span, find_overlap
 from dlrm.errors import DataError
 from dlrm.schema import Schema, SparseFeature
 
 MANIFEST_NAME = "dataset.json"
 FORMAT: Literal["dlrm-packed"] = "dlrm-packed"
 VERSION: Literal[1] = 1
+RESTORE = "restore it or preprocess again"
 
 FileKind = Literal["dense", "sparse", "labels", "multi_hot"]
 SUFFIXES: dict[FileKind, str] = {
@@ -33,8 +35,10 @@ SUFFIXES: dict[FileKind, str] = {
 
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
         raise ValueError(f"the path {name!r} leaves the folder")
+    if not name.isprintable() or str(path) != name or any(piece.startswith(".") for piece in path.parts):
+        raise ValueError(f"{name!r} is no plain path")
     return name
 
 
@@ -95,9 +99,9 @@ class Manifest(_Record):
 
     format: Literal["dlrm-packed"] = FORMAT
     version: Literal[1] = VERSION
-    dense: tuple[str, ...]
-    sparse: tuple[SparseRecord, ...]
-    parts: tuple[PartRecord, ...]
+    dense: Annotated[tuple[str, ...], Field(min_length=1)]
+    sparse: Annotated[tuple[SparseRecord, ...], Field(min_length=1)]
+    parts: Annotated[tuple[PartRecord, ...], Field(min_length=1)]
     split: dict[Literal["train", "validation", "test"], tuple[SpanRecord, ...]]
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     vocabularies: dict[str, FileRecord] = Field(default_factory=dict)
@@ -156,7 +160,7 @@ def parse_manifest(text: str | bytes, path: str) -> Manifest:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})", mend="restore it or preprocess again") from None
+        raise DataError(path, f"is not valid JSON ({error})", mend=RESTORE) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise DataError(path, f"is not the manifest of a packed data set (no format: {FORMAT})", mend="check the path")
     if found.get("version") != VERSION:
@@ -166,9 +170,11 @@ def parse_manifest(text: str | bytes, path: str) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in detail["loc"])
-        raise DataError(path, f"{where}: {_plain(detail['msg'])}", mend="restore it or preprocess again") from None
-    _check_parts(manifest, path)
+        where = ".".join(ascii(part).strip("'") for part in detail["loc"])
+        raise DataError(path, f"{where}: {_plain(detail['msg'])}", mend=RESTORE) from None
+    problem = _contradiction(manifest)
+    if problem:
+        raise DataError(path, problem, mend=RESTORE)
     return manifest
 
 
@@ -176,19 +182,25 @@ def _plain(message: str) -> str:
     return message.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
-def _check_parts(manifest: Manifest, path: str) -> None:
-    mend = "restore it or preprocess again"
-    rows: dict[str, int] = {}
-    for part in manifest.parts:
-        if part.name in rows:
-            raise DataError(path, f"part {part.name} is listed twice", mend=mend)
-        rows[part.name] = part.rows
+def _contradiction(manifest: Manifest) -> str:
+    """The first thing in a manifest that contradicts another, in words; empty if nothing does."""
+    rows = {part.name: part.rows for part in manifest.parts}
+    repeated = (
+        _repeated("part", [part.name for part in manifest.parts])
+        or _repeated("feature", [*manifest.dense, *(feature.name for feature in manifest.sparse)])
+        or _repeated("file", [MANIFEST_NAME, *(file.name for part in manifest.parts for file in part.files.values())])
+    )
+    if repeated:
+        return repeated
     for name, spans in manifest.split.items():
         for span in spans:
             if span.part not in rows:
-                raise DataError(path, f"split.{name} names part {span.part}, which is not listed", mend=mend)
+                return f"split.{name} names part {span.part}, which is not listed"
             if not span.start <= span.stop <= rows[span.part]:
-                problem = (
-                    f"split.{name} has rows {span.start} .. {span.stop} of {span.part}, which has {rows[span.part]}"
-                )
-                raise DataError(path, problem, mend=mend)
+                return f"split.{name} has rows {span.start} .. {span.stop} of {span.part}, which has {rows[span.part]}"
+    return find_overlap(manifest.resolved_split)
+
+
+def _repeated(kind: str, names: list[str]) -> str:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    return f"{kind} {twice[0]} is listed twice" if twice else ""

@@ -46,7 +46,7 @@ class ResolvedSplit:
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sorts ``day_2`` before ``day_10``."""
-    return tuple((0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", name) if piece)
+    return tuple((0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", name) if piece)
 
 
 def resolve_split(config: PartSplit, parts: Sequence[Part], key: str) -> ResolvedSplit:
@@ -62,7 +62,7 @@ def resolve_split(config: PartSplit, parts: Sequence[Part], key: str) -> Resolve
         ConfigError: every entry that names no part or no rows, rows that are used twice, no training rows.
     """
     if not (config.train or config.validation or config.test):
-        return _last_part_halved(parts, key)
+        return _with_training_rows(_last_part_halved(parts, key), key)
     problems: list[ConfigError] = []
     spans: dict[str, tuple[Span, ...]] = {}
     for name in ("train", "validation", "test"):
@@ -74,10 +74,28 @@ def resolve_split(config: PartSplit, parts: Sequence[Part], key: str) -> Resolve
             problems.append(error)
     if problems:
         raise ConfigError([problem for error in problems for problem in error.problems])
-    _check_disjoint(spans, key)
-    if not sum(len(span) for span in spans["train"]):
+    split = ResolvedSplit(**spans)
+    overlap = find_overlap(split)
+    if overlap:
+        raise ConfigError.at(key, overlap)
+    return _with_training_rows(split, key)
+
+
+def find_overlap(split: ResolvedSplit) -> str:
+    """Which rows are used twice, in words; empty if none are."""
+    named = (("train", split.train), ("validation", split.validation), ("test", split.test))
+    used = sorted((span.part, span.start, span.stop, name) for name, spans in named for span in spans if len(span))
+    for (part, _, stop, name), (other, start, other_stop, other_name) in itertools.pairwise(used):
+        if part == other and start < stop:
+            users = f"{name} and {other_name} share" if name != other_name else f"{name} uses twice the"
+            return f"{users} rows {start} .. {min(stop, other_stop) - 1} of {part}"
+    return ""
+
+
+def _with_training_rows(split: ResolvedSplit, key: str) -> ResolvedSplit:
+    if not any(len(span) for span in split.train):
         raise ConfigError.at(f"{key}.train", "holds no row: name parts to train on")
-    return ResolvedSplit(**spans)
+    return split
 
 
 def _last_part_halved(parts: Sequence[Part], key: str) -> ResolvedSplit:
@@ -123,17 +141,8 @@ def _row(text: str, rows: int, entry: str, key: str) -> int:
     """``0.5`` is half of the rows, rounded up; a number without a point is a number of rows."""
     try:
         return math.ceil(Decimal(text) * rows) if "." in text else int(text)
-    except ArithmeticError:
+    except (ArithmeticError, ValueError):  # "." is no number, and int() takes 4300 digits at most
         raise ConfigError.at(key, f"{text!r} in {entry!r} is neither a number of rows nor a fraction") from None
-
-
-def _check_disjoint(spans: dict[str, tuple[Span, ...]], key: str) -> None:
-    used = sorted(
-        (span.part, span.start, span.stop, name) for name, chosen in spans.items() for span in chosen if len(span)
-    )
-    for (part, _, stop, name), (other, start, _, other_name) in itertools.pairwise(used):
-        if part == other and start < stop:
-            raise ConfigError.at(key, f"{name} and {other_name} share rows {start} .. {stop - 1} of {part}")
 
 
 def _listed(names: Sequence[str]) -> str:

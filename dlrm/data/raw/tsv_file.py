@@ -18,12 +18,13 @@ from dlrm.errors import DataError
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_OTHER_MAGIC = {
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+OTHER_MAGIC = {
     b"PK\x03\x04": "a zip archive",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ\x00": "an xz file",
-    b"\x28\xb5\x2f\xfd": "a zstd file",
+    ZSTD_MAGIC: "a zstd file",
     b"PAR1": "a Parquet file",
     b"\x93NUMPY": "a NumPy file",
 }
@@ -69,7 +70,7 @@ def raise_if_damaged(path: str) -> None:
     if not os.path.isfile(path):  # a pipe cannot be read twice
         return
     with open(path, "rb") as file:
-        if file.read(len(_GZIP_MAGIC)) != _GZIP_MAGIC:
+        if file.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
             return
     for _ in _blocks(path):
         pass
@@ -80,10 +81,10 @@ def _blocks(path: str) -> Iterator[bytes]:
     try:
         with open(path, "rb") as file:
             magic = file.peek(8)[:8]
-            if magic.startswith(_GZIP_MAGIC):
+            if magic.startswith(GZIP_MAGIC):
                 yield from _gunzip(file, path)
                 return
-            for other, kind in _OTHER_MAGIC.items():
+            for other, kind in OTHER_MAGIC.items():
                 if magic.startswith(other):
                     raise DataError(path, f"is {kind}", mend="give the raw tab separated file, plain or gzip")
             while block := file.read(BLOCK_BYTES):

@@ -37,11 +37,13 @@ class Layout:
     Attributes:
         num_dense: integer columns; num_sparse: category columns.
         id_rows: where categories are decimal ids instead of hexadecimal values: the table size of each column.
+        options: what the dotted keys start with under which messages name the options.
     """
 
     num_dense: int
     num_sparse: int
     id_rows: tuple[int, ...] | None = None
+    options: str = "data."
 
     @property
     def dense_names(self) -> tuple[str, ...]:
@@ -226,7 +228,8 @@ def _malformed_row(line: bytes, width: int, layout: Layout, *, path: str, row: i
         f"row has {width} column{'' if width == 1 else 's'}, expected {len(columns)} ({columns[0]}, {columns[1]} .. "
         f"{columns[layout.num_dense]}, {columns[layout.num_dense + 1]} .. {columns[-1]}); it starts with {_shown(line)}"
     )
-    mend = "columns are separated by single tabs; data.num_dense and data.num_sparse say how many there are"
+    options = f"{layout.options}num_dense and {layout.options}num_sparse"
+    mend = f"columns are separated by single tabs; {options} say how many there are"
     if row == 1:
         mend = _first_row_mend(line) or mend
         if width == len(columns) - 1:
@@ -244,7 +247,9 @@ def _malformed_field(value: bytes, layout: Layout, column: int, *, path: str, ro
         rows = layout.id_rows[column - 1 - layout.num_dense]
         problem, mend = _id_problem(value, rows), "mend the id or raise data.categories.rows"
     else:
-        problem, mend = _hex_problem(value), "data.categories.kind=ids reads decimal ids; an empty field is missing"
+        problem, mend = _hex_problem(value), "give hexadecimal digits, or leave the field empty where it is missing"
+        if layout.options == "data.":  # preprocessing does not read ids
+            mend = "data.categories.kind=ids reads decimal ids; an empty field is missing"
     return DataError(path, f"is {_shown(value)}, {problem}", row=row, column=layout.columns[column], mend=mend)
 
 

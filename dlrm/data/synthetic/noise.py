@@ -1,22 +1,29 @@
-"""Random data: uniform ids, uniform dense values, coin-flip labels. There is nothing to learn; it measures speed.
+"""Random data: labels are coin flips that nothing predicts. There is nothing to learn; it measures speed.
 
-Nothing is stored, so tables and splits can be of any size. A sample is a pure function of (seed, split, index): every
-split, index and rank sees other numbers.
+With the distributions of arXiv:1906.00091: dense values uniform or normal; bags of a fixed or a random number of ids; ids
+uniform, Zipf-distributed, or repeating like those of a recorded trace. But for a trace nothing is stored, so tables and
+splits can be of any size. A sample is a pure function of (seed, split, index): every split, index and rank sees other
+numbers.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from dlrm.config.data import RandomData
-from dlrm.counter_rng import random_bits, stream_key, uniform
+from dlrm.counter_rng import stream_key, uniform
 from dlrm.data.source import Dataset, Samples
+from dlrm.data.synthetic.ids import (
+    BagLengths,
+    IdDraws,
+    Split,
+    hotness_of,
+    id_draws,
+    random_lanes,
+    samples_of,
+)
 from dlrm.errors import ConfigError
 from dlrm.schema import Schema
-
-Split = Literal["train", "validation", "test"]
 
 _CHUNK_LANES = 131_072  # intermediate results of this many 32-bit numbers stay in the cache
 
@@ -24,66 +31,85 @@ _CHUNK_LANES = 131_072  # intermediate results of this many 32-bit numbers stay 
 class NoiseSource:
     """One split of random data; implements :class:`dlrm.data.source.Source`.
 
-    Ids are uniform over their table to within rows / 2^32 of their probability; the ids of a multi-hot bag are
-    independent and may repeat. Dense values are uniform in [0, 1).
+    The ids of a multi-hot bag may repeat.
 
     Args:
         config: what to draw.
-        split: the splits are independent draws.
+        split: the splits hold different samples.
+        ids: the split's ids of the same config, where they were prepared already.
 
     Raises:
         ConfigError: a table has 2^31 rows or more.
+        DataError: the profile of a trace cannot be read.
     """
 
-    def __init__(self, config: RandomData, split: Split) -> None:
-        for table, rows in enumerate(config.rows):
-            if rows >= 2**31:
-                raise ConfigError.at(
-                    "data.rows", f"table {table} has {rows} rows; random data draws ids for at most {2**31 - 1}"
-                )
-        hotness = config.hotness if len(config.hotness) > 1 else config.hotness * len(config.rows)
+    def __init__(self, config: RandomData, split: Split, ids: IdDraws | None = None) -> None:
+        _check_rows(config)
         self._config = config
         self.name = f"random {split} data"
-        self.schema = Schema.numbered(config.num_dense, config.rows, hotness)
+        self.schema = Schema.numbered(config.num_dense, config.rows, hotness_of(config))
+        self.num_samples = samples_of(config, split)
+        self._ids = ids if ids is not None else id_draws(config)[split]
+        self._lengths = BagLengths(config, split) if config.random_hotness else None
+        hotness = [feature.hotness for feature in self.schema.sparse]
+        self._feature_S = torch.arange(len(hotness)).repeat_interleave(torch.tensor(hotness))
+        self._place_S = torch.cat([torch.arange(hot) for hot in hotness])
         self._features_key = stream_key(config.seed, "noise", split, "features")
         self._label_key = stream_key(config.seed, "noise", split, "label")
-        self._rows_S = torch.tensor(config.rows).repeat_interleave(torch.tensor(hotness))
-        self.num_samples: int = {
-            "train": config.train_samples,
-            "validation": config.validation_samples,
-            "test": config.test_samples,
-        }[split]
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64, (B,)), in this order."""
-        batch, ids_per_sample, num_dense = len(index_B), len(self._rows_S), self._config.num_dense
+        batch, ids_per_sample = len(index_B), len(self._place_S)
         ids_BS = torch.empty(batch, ids_per_sample, dtype=torch.int64)
-        dense_BN = torch.empty(batch, num_dense)
-        step = max(1, _CHUNK_LANES // (ids_per_sample + num_dense))
+        dense_BN = torch.empty(batch, self._config.num_dense)
+        step = max(1, _CHUNK_LANES // (ids_per_sample + self._config.num_dense))
         for start in range(0, batch, step):
             chunk = slice(start, start + step)
-            lanes_BL = self._lanes(index_B[chunk])
-            # (bits * rows) >> 32 scales 32 random bits to 0 .. rows - 1 (Lemire, arXiv:1805.10941).
-            ids_BS[chunk] = lanes_BL[:, :ids_per_sample]
-            ids_BS[chunk].add_(2**31).mul_(self._rows_S).bitwise_right_shift_(32)
-            # The upper 24 bits, -2^23 .. 2^23 - 1, are exact in float32.
-            dense_BN[chunk] = lanes_BL[:, ids_per_sample:] >> 8
-        dense_BN.add_(2.0**23).mul_(2.0**-24)
-        labels_B = (uniform(self._label_key, index_B) < self._config.click_rate).to(torch.float32)
-        return Samples(dense_BN=dense_BN, ids_BS=ids_BS, labels_B=labels_B)
+            self._ids.draw(index_B[chunk], ids_BS[chunk])
+            dense_BN[chunk] = self.dense(index_B[chunk])
+        lengths_BF = self._lengths(index_B) if self._lengths is not None else None
+        if lengths_BF is not None:
+            ids_BS.masked_fill_(lengths_BF[:, self._feature_S] <= self._place_S, 0)
+        return Samples(dense_BN=dense_BN, ids_BS=ids_BS, labels_B=self.labels(index_B), lengths_BF=lengths_BF)
 
-    def _lanes(self, index_B: torch.Tensor) -> torch.Tensor:
-        """One random int32 for each id and dense value; (B, S + N)."""
-        lanes = len(self._rows_S) + self._config.num_dense
-        draws = -(-lanes // 2)
-        counters_BD = index_B[:, None] * draws + torch.arange(draws)
-        return random_bits(self._features_key, counters_BD).view(torch.int32)[:, :lanes]
+    def locate(self, index: int, column: str) -> tuple[str, int]:
+        """The generator and the sample's 1-based number, for messages."""
+        return self.name, index + 1
+
+    def dense(self, index_B: torch.Tensor) -> torch.Tensor:
+        """The dense values of the samples at these indices; float32 (B, N)."""
+        first, count = self.schema.ids_per_sample, self._config.num_dense
+        lanes_BN = random_lanes(self._features_key, index_B, lanes=first + count, start=first, stop=first + count)
+        if self._config.dense == "normal":
+            quantile_BN = lanes_BN.to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
+            normal_BN: torch.Tensor = torch.special.ndtri(quantile_BN)
+            return normal_BN.to(torch.float32)
+        # The upper 24 bits, -2^23 .. 2^23 - 1, are exact in float32.
+        return (lanes_BN >> 8).to(torch.float32).add_(2.0**23).mul_(2.0**-24)
+
+    def labels(self, index_B: torch.Tensor) -> torch.Tensor:
+        """The labels of the samples at these indices; float32 (B,)."""
+        return (uniform(self._label_key, index_B) < self._config.click_rate).to(torch.float32)
 
 
 def noise_dataset(config: RandomData) -> Dataset:
-    """The three splits."""
+    """The three splits.
+
+    Raises:
+        ConfigError: a table has 2^31 rows or more.
+        DataError: the profile of a trace cannot be read.
+    """
+    _check_rows(config)
+    ids = id_draws(config)
     return Dataset(
-        train=NoiseSource(config, "train"),
-        validation=NoiseSource(config, "validation"),
-        test=NoiseSource(config, "test"),
+        train=NoiseSource(config, "train", ids["train"]),
+        validation=NoiseSource(config, "validation", ids["validation"]),
+        test=NoiseSource(config, "test", ids["test"]),
     )
+
+
+def _check_rows(config: RandomData) -> None:
+    for table, rows in enumerate(config.rows):
+        if rows >= 2**31:
+            message = f"table {table} has {rows} rows; random data draws ids for at most {2**31 - 1}"
+            raise ConfigError.at("data.rows", message)

@@ -274,6 +274,10 @@ class PlantedSource:
             labels_B[chunk] = uniform64(self._label_key, index_B[chunk]) < self._hidden.logits(drawn).sigmoid_()
         return Samples(dense_BN=dense_NB.t().contiguous(), ids_BS=ids_FB.t(), labels_B=labels_B)
 
+    def locate(self, index: int, column: str) -> tuple[str, int]:
+        """The generator and the sample's 1-based number, for messages."""
+        return self.name, index + 1
+
     def true_logits(self, index_B: torch.Tensor) -> torch.Tensor:
         """The hidden log-odds of a click of the samples at these indices; float64 (B,).
 

@@ -1,7 +1,10 @@
+import dataclasses
+
 import pytest
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.data.batch import Batch, make_batch
 from dlrm.data.source import Samples
@@ -38,6 +41,65 @@ def test_each_bag_holds_the_ids_of_its_sample_and_feature_and_padding_is_empty(s
         assert [bag.tolist() for bag in bags] == expected.tolist() + [[]] * (size - count)
         start += feature.hotness
     assert sparse.values().dtype == torch.int64
+
+
+def with_lengths(samples, schema, *, seed=0):
+    """The same samples with bags of random lengths, some of them empty, and 0 beyond."""
+    hotness = torch.tensor([f.hotness for f in schema.sparse])
+    random = torch.rand(len(samples), len(hotness), generator=torch.Generator().manual_seed(seed))
+    lengths = (random * (hotness + 1)).int()
+    place = torch.cat([torch.arange(h) for h in hotness.tolist()])
+    kept = place < lengths.repeat_interleave(hotness, dim=1)
+    return dataclasses.replace(samples, ids_BS=samples.ids_BS * kept, lengths_BF=lengths)
+
+
+@pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])
+@pytest.mark.parametrize(("count", "size"), [(5, 5), (5, 7), (1, 1), (0, 2)])
+def test_bags_of_other_lengths_hold_their_ids_and_nothing_of_what_lies_beyond(schema, count, size):
+    samples = with_lengths(some_samples(schema, count), schema)
+    sparse = make_batch(samples, schema, size=size, global_samples=7, world_size=1).sparse
+    start = 0
+    for i, feature in enumerate(schema.sparse):
+        bags = [bag.tolist() for bag in sparse[feature.name].to_dense()]
+        ids = samples.ids_BS[:, start : start + feature.hotness].tolist()
+        kept = zip(ids, samples.lengths_BF[:, i].tolist(), strict=True)
+        assert bags == [row[:length] for row, length in kept] + [[]] * (size - count)
+        start += feature.hotness
+    assert (sparse.values().dtype, sparse.lengths().dtype) == (torch.int64, torch.int32)
+    assert len(sparse.values()) == samples.lengths_BF.sum()
+
+
+@pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])
+@pytest.mark.parametrize("count", [4, 5000])
+def test_ids_of_either_width_and_in_either_memory_order_give_the_same_batch(schema, count):
+    samples = some_samples(schema, count)
+    batch = make_batch(samples, schema, size=count, global_samples=7, world_size=1)
+    for ids_BS in (
+        samples.ids_BS.int(),
+        samples.ids_BS.t().contiguous().t(),
+        samples.ids_BS.int().t().contiguous().t(),
+    ):
+        other = dataclasses.replace(samples, ids_BS=ids_BS)
+        assert same(make_batch(other, schema, size=count, global_samples=7, world_size=1), batch)
+
+
+@pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(("count", "size"), [(5, 5), (5, 7), (0, 2)])
+def test_what_torchrec_is_told_of_the_keys_is_what_it_would_compute(schema, ragged, count, size):
+    samples = some_samples(schema, count)
+    samples = with_lengths(samples, schema) if ragged else samples
+    told = make_batch(samples, schema, size=size, global_samples=7, world_size=1).sparse
+    asked = KeyedJaggedTensor(told.keys(), told.values(), lengths=told.lengths(), stride=size)
+    assert told.length_per_key_or_none() == asked.length_per_key()
+    assert told.offset_per_key() == asked.offset_per_key()
+
+
+def test_samples_that_are_skipped_have_weight_0_at_their_place():
+    samples = dataclasses.replace(some_samples(ONE_HOT, 3), weights_B=torch.tensor([1.0, 0.0, 1.0]))
+    batch = make_batch(samples, ONE_HOT, size=5, global_samples=5, world_size=2)
+    assert batch.weights.tolist() == [1, 0, 1, 0, 0]
+    assert batch.loss_scale.item() == pytest.approx(2 / 5)
 
 
 @pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])
@@ -100,10 +162,14 @@ def test_a_batch_moves_whole():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_pinned_memory_holds_the_same_batch():
-    batch = batch_of(MULTI_HOT, 3, 5)
-    pinned = batch.pin_memory()
-    assert pinned.dense.is_pinned()
-    assert pinned.sparse.values().is_pinned()
+@pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_pinned_memory_holds_the_same_batch(schema, ragged):
+    samples = some_samples(schema, 3)
+    samples = with_lengths(samples, schema) if ragged else samples
+    batch = make_batch(samples, schema, size=5, global_samples=7, world_size=1)
+    pinned = make_batch(samples, schema, size=5, global_samples=7, world_size=1, pin_memory=True)
+    tensors = (pinned.dense, pinned.labels, pinned.weights, pinned.loss_scale)
+    assert all(tensor.is_pinned() for tensor in (*tensors, pinned.sparse.values(), pinned.sparse.lengths()))
     assert same(pinned, batch)
     assert same(pinned.to(torch.device("cuda"), non_blocking=True).to(torch.device("cpu")), batch)

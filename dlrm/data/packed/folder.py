@@ -1,0 +1,216 @@
+"""Open a packed data set: find its parts, map their files, and check all that can be checked without reading them.
+
+What is checked: that every part has its files, that they lie inside the folder, that their types, shapes and sizes are as
+they should be and agree with each other, with dataset.json where there is one, and with the configured table sizes. What
+is in the rows is checked when they are read; checksums are ``dlrm_main.py inspect --verify``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrm.data.packed.arrays import PREPARE_AGAIN, MappedFile, map_array
+from dlrm.data.packed.manifest import FileKind, Manifest
+from dlrm.data.packed.naming import PartFiles, find_parts, read_manifest
+from dlrm.data.packed.npz import map_members
+from dlrm.data.packed.remote import fetch_folder, is_remote
+from dlrm.errors import ConfigError, DataError
+from dlrm.schema import Schema, SparseFeature
+
+_TYPES: dict[FileKind, tuple[str, ...]] = {
+    "dense": ("<f4",),
+    "sparse": ("<i4", "<i8"),
+    "labels": ("<i4",),
+    "multi_hot": ("<i4",),
+}
+"""Types of the files, as NumPy writes them."""
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """The files of a part, mapped read-only; M rows.
+
+    Attributes:
+        dense_MN: float32 (M, N).
+        sparse_MF: int32 or int64 (M, F); (M, 0) where multi-hot files were asked for and there is no one-hot one.
+        labels_M: int32 (M,).
+        multi_hot: int32 (M, hotness) by sparse feature, possibly unaligned; None where it was not asked for.
+        paths: the files; files: the same, opened.
+    """
+
+    name: str
+    rows: int
+    dense_MN: NDArray[np.float32]
+    sparse_MF: NDArray[np.int32] | NDArray[np.int64]
+    labels_M: NDArray[np.int32]
+    multi_hot: tuple[NDArray[np.int32], ...] | None
+    paths: dict[FileKind, str]
+    files: dict[FileKind, MappedFile]
+
+
+@dataclass(frozen=True)
+class PackedFolder:
+    """A packed data set.
+
+    Attributes:
+        path: the folder on this host; manifest: its dataset.json, if there is one.
+        schema: columns of a sample: one-hot, or of the multi-hot files where those were asked for.
+        parts: in order.
+    """
+
+    path: str
+    manifest: Manifest | None
+    schema: Schema
+    parts: tuple[PackedPart, ...]
+
+
+def open_packed(
+    path: str,
+    *,
+    rows: Sequence[int] | None = None,
+    multi_hot: bool = False,
+    cache_dir: str = "~/.cache/dlrm",
+    rows_key: str = "data.rows",
+) -> PackedFolder:
+    """Open and check a packed data set.
+
+    Args:
+        path: its folder, or its URL.
+        rows: table size of each sparse feature, one for all or none; needed where there is no dataset.json, and where
+            there is one at least as large as its own.
+        multi_hot: take the ids of the multi-hot files.
+        cache_dir: where files of a remote data set are kept.
+        rows_key: what the option for ``rows`` is called, for messages.
+
+    Raises:
+        DataError: the first thing that is wrong with the files.
+        ConfigError: ``rows`` does not fit them.
+    """
+    needed: tuple[FileKind, ...] = ("dense", "labels", "multi_hot" if multi_hot else "sparse")
+    folder = fetch_folder(path, cache_dir, needed) if is_remote(path) else path
+    manifest = read_manifest(folder)
+    found = find_parts(folder, manifest, needed)
+    parts = tuple(_open_part(files, multi_hot=multi_hot) for files in found)
+    _check_columns(parts, manifest)
+    if multi_hot:
+        _check_hotness(parts, manifest)
+    hotness = _hotness(parts[0]) if multi_hot else None
+    return PackedFolder(folder, manifest, _schema(parts[0], manifest, hotness, rows, rows_key), parts)
+
+
+def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
+    wanted = {kind: path for kind, path in part.paths.items() if kind != "multi_hot" or multi_hot}
+    files = {kind: MappedFile(path) for kind, path in wanted.items()}
+    if part.record is not None:
+        _check_sizes(files, part)
+    arrays = {kind: map_array(file, _TYPES[kind]) for kind, file in files.items() if kind != "multi_hot"}
+    rows = part.record.rows if part.record is not None else len(arrays["dense"])
+    for kind, array_MX in arrays.items():
+        _check_rows(files[kind].path, array_MX, rows, part)
+    if arrays["labels"].shape[1] != 1:
+        problem = f"has {arrays['labels'].shape[1]} columns, where labels have one"
+        raise DataError(files["labels"].path, problem, mend=PREPARE_AGAIN)
+    members = map_members(files["multi_hot"], _TYPES["multi_hot"]) if multi_hot else None
+    for feature, array_ML in enumerate(members or ()):
+        _check_rows(f"{files['multi_hot'].path}:{feature}.npy", array_ML, rows, part)
+    return PackedPart(
+        name=part.name,
+        rows=rows,
+        dense_MN=arrays["dense"],
+        sparse_MF=arrays.get("sparse", np.empty((rows, 0), dtype=np.int32)),
+        labels_M=arrays["labels"].reshape(-1),
+        multi_hot=members,
+        paths=wanted,
+        files=files,
+    )
+
+
+def _check_sizes(files: dict[FileKind, MappedFile], part: PartFiles) -> None:
+    recorded = part.record.files if part.record is not None else {}
+    for kind, file in files.items():
+        if kind in recorded and file.size != recorded[kind].bytes:
+            problem = f"has {file.size:,} bytes, dataset.json says {recorded[kind].bytes:,}"
+            raise DataError(file.path, problem, mend=PREPARE_AGAIN)
+
+
+def _check_rows(path: str, array_MX: NDArray[Any], rows: int, part: PartFiles) -> None:
+    if len(array_MX) != rows:
+        says = "dataset.json says" if part.record is not None else f"{part.paths['dense']} has"
+        raise DataError(path, f"has {len(array_MX):,} rows, {says} {rows:,}", mend="prepare the part again")
+
+
+def _check_columns(parts: Sequence[PackedPart], manifest: Manifest | None) -> None:
+    """Every part has the columns of the manifest or, where there is none, of the first part."""
+    kinds: tuple[FileKind, ...] = ("dense", "sparse")
+    first: dict[FileKind, PackedPart] = {}
+    for part in parts:
+        for kind in kinds:
+            if kind not in part.paths:
+                continue
+            reference = first.setdefault(kind, part)
+            expected, says = _columns(reference, kind), f"{reference.paths[kind]} has"
+            if manifest is not None:
+                expected, says = len(manifest.dense if kind == "dense" else manifest.sparse), "dataset.json says"
+            if _columns(part, kind) != expected:
+                problem = f"has {_columns(part, kind)} columns, {says} {expected}"
+                raise DataError(part.paths[kind], problem, mend=PREPARE_AGAIN)
+
+
+def _columns(part: PackedPart, kind: FileKind) -> int:
+    columns: int = (part.dense_MN if kind == "dense" else part.sparse_MF).shape[1]
+    return columns
+
+
+def _hotness(part: PackedPart) -> list[int]:
+    return [array_ML.shape[1] for array_ML in part.multi_hot or ()]
+
+
+def _check_hotness(parts: Sequence[PackedPart], manifest: Manifest | None) -> None:
+    """Every part has the hotness of the manifest or, where that lists no multi-hot files, of the first part."""
+    first = parts[0]
+    expected, says = _hotness(first), f"{first.paths['multi_hot']} has"
+    features = first.sparse_MF.shape[1] or len(expected)
+    if manifest is not None:
+        features = len(manifest.sparse)
+        if any("multi_hot" in record.files for record in manifest.parts):
+            expected, says = [feature.hotness for feature in manifest.sparse], "dataset.json says"
+    for part in parts:
+        path, found = part.paths["multi_hot"], _hotness(part)
+        if len(found) != features:
+            raise DataError(
+                path, f"holds {len(found)} arrays, there are {features} sparse features", mend=PREPARE_AGAIN
+            )
+        for i, (hotness, right) in enumerate(zip(found, expected, strict=True)):
+            if hotness != right:
+                raise DataError(f"{path}:{i}.npy", f"has {hotness} columns, {says} {right}", mend=PREPARE_AGAIN)
+
+
+def _schema(
+    part: PackedPart, manifest: Manifest | None, hotness: list[int] | None, rows: Sequence[int] | None, rows_key: str
+) -> Schema:
+    count = len(hotness) if hotness is not None else part.sparse_MF.shape[1]
+    given = _one_per_feature(rows, count, rows_key) if rows is not None else None
+    if manifest is None:
+        if given is None:
+            message = f"is needed for {part.paths['dense']}, as there is no dataset.json: give the size of every table"
+            raise ConfigError.at(rows_key, message)
+        return Schema.numbered(part.dense_MN.shape[1], given, hotness)
+    sizes = [feature.rows for feature in manifest.sparse] if given is None else given
+    for feature, size in zip(manifest.sparse, sizes, strict=True):
+        if size < feature.rows:
+            message = f"{size:,} is too small for {feature.name}: dataset.json says {feature.rows:,}"
+            raise ConfigError.at(rows_key, message)
+    sparse = zip(manifest.sparse, sizes, hotness or [1] * count, strict=True)
+    return Schema(manifest.dense, tuple(SparseFeature(feature.name, size, hot) for feature, size, hot in sparse))
+
+
+def _one_per_feature(rows: Sequence[int], count: int, rows_key: str) -> list[int]:
+    if len(rows) not in (1, count):
+        message = f"has {len(rows)} entries, the data have {count} sparse features: give one or as many"
+        raise ConfigError.at(rows_key, message)
+    return list(rows) * (count if len(rows) == 1 else 1)

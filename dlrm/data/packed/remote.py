@@ -1,0 +1,264 @@
+"""Packed data sets that lie elsewhere: fetched once per host, through iopath, and then read like local ones.
+
+A remote data set needs a dataset.json, which says what there is. It is fetched on every run, and the *cached folder* is
+named after the URL and after its bytes: another manifest is another folder, so nothing of an older version is ever mixed
+in. A file is written beside, its size and SHA-256 are compared with the manifest, and only then it gets its name; one that
+has its name and its size is not fetched again. The ranks of a host take turns with a lock on each file: one fetches it, the
+others find it there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import IO, Any
+
+from iopath.common.file_io import HTTPURLHandler, PathManager
+
+from dlrm.data.packed.manifest import MANIFEST_NAME, FileKind, FileRecord, parse_manifest
+from dlrm.errors import DataError
+
+_REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_BLOCK_BYTES = 1 << 22
+_MAX_MANIFEST_BYTES = 1 << 26
+_TIMEOUT_S = 60.0
+_FILES_AT_ONCE = 4  # a single connection rarely fills the line
+_KEY_LENGTH = 16
+_UNFINISHED = ".unfinished"
+
+
+def is_remote(path: str) -> bool:
+    """Whether ``path`` is a URL rather than a folder."""
+    return _REMOTE.match(path) is not None
+
+
+def fetch_folder(url: str, cache_dir: str, kinds: Sequence[FileKind]) -> str:
+    """Bring the files of a remote data set that are not there yet into the cache.
+
+    Args:
+        url: of the folder that holds dataset.json.
+        cache_dir: where this host keeps remote data sets; ``~`` is the home directory.
+        kinds: the files of each part that are needed.
+
+    Returns:
+        The cached folder.
+
+    Raises:
+        DataError: nobody knows the URL's scheme; an object is missing or not what the manifest says; no connection; the
+            disk is full or cannot be written.
+    """
+    url = url.rstrip("/")
+    store = _Store(url)
+    text = store.read_small(f"{url}/{MANIFEST_NAME}")
+    manifest = parse_manifest(text, f"{url}/{MANIFEST_NAME}")
+    folder = os.path.join(os.path.expanduser(cache_dir), f"{_key(url.encode())}-{_key(text)}")
+    records = [file for part in manifest.parts for kind, file in part.files.items() if kind in kinds]
+    files = [_File(f"{url}/{record.name}", folder, record) for record in records]
+    try:
+        os.makedirs(os.path.join(folder, _UNFINISHED), exist_ok=True)
+        _check_free_space(folder, files)
+        _fetch_all(store, files)
+        _write_manifest(folder, text)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise DataError(folder, problem, mend="make room, or set data.cache_dir to another disk") from None
+    return folder
+
+
+def _key(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_KEY_LENGTH]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of the data set: where it comes from and where it goes."""
+
+    url: str
+    folder: str
+    record: FileRecord
+
+    @property
+    def target(self) -> str:
+        return os.path.join(self.folder, self.record.name)
+
+    @property
+    def beside(self) -> str:
+        """Where it is written until it is whole."""
+        return os.path.join(self.folder, _UNFINISHED, _key(self.record.name.encode()))
+
+    @property
+    def is_there(self) -> bool:
+        return _size(self.target) == self.record.bytes
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; -1 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _check_free_space(folder: str, files: Sequence[_File]) -> None:
+    to_come = sum(file.record.bytes - max(0, _size(file.beside)) for file in files if not file.is_there)
+    free = shutil.disk_usage(folder).free
+    if to_come > free:
+        problem = f"has too little room: {to_come:,} bytes are to come, {free:,} are free"
+        raise DataError(folder, problem, mend="make room, or set data.cache_dir to another disk")
+
+
+def _fetch_all(store: _Store, files: Sequence[_File]) -> None:
+    """Fetch a few files at a time; what fails ends the others, and the first in order is raised."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="fetch") as threads:
+        pending = [threads.submit(_fetch, store, file, stop) for file in files]
+        try:
+            wait(pending, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            threads.shutdown(cancel_futures=True)
+    for finished in pending:
+        if not finished.cancelled():
+            finished.result()
+
+
+def _fetch(store: _Store, file: _File, stop: threading.Event) -> None:
+    if file.is_there:
+        return
+    os.makedirs(os.path.dirname(file.target), exist_ok=True)
+    with _turn(file.beside):
+        if file.is_there:  # another rank of this host was faster
+            return
+        try:
+            if _download(store, file, stop):
+                os.replace(file.beside, file.target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file.beside)
+
+
+@contextlib.contextmanager
+def _turn(path: str) -> Iterator[None]:
+    """One process of the host after the other; a lock that is released however its process ends."""
+    with open(f"{path}.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _download(store: _Store, file: _File, stop: threading.Event) -> bool:
+    """Write the file beside and check it; false if stopped."""
+    digest, count = hashlib.sha256(), 0
+    with open(file.beside, "wb") as out:
+        for block in store.blocks(file.url):
+            count += len(block)
+            if stop.is_set():
+                return False
+            if count > file.record.bytes:
+                break
+            digest.update(block)
+            out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
+    mend = "upload the data set again"
+    if count != file.record.bytes:
+        found = f"more than {file.record.bytes:,}" if count > file.record.bytes else f"{count:,}"
+        raise DataError(file.url, f"has {found} bytes, dataset.json says {file.record.bytes:,}", mend=mend)
+    if digest.hexdigest() != file.record.sha256:
+        problem = f"has SHA-256 {digest.hexdigest()[:12]}.., dataset.json says {file.record.sha256[:12]}.."
+        raise DataError(file.url, problem, mend=mend)
+    return True
+
+
+def _write_manifest(folder: str, text: bytes) -> None:
+    """Last, so that a folder with a manifest is whole."""
+    beside = os.path.join(folder, _UNFINISHED, MANIFEST_NAME)
+    with _turn(beside):
+        with open(beside, "wb") as out:
+            out.write(text)
+        os.replace(beside, os.path.join(folder, MANIFEST_NAME))
+
+
+class _HttpHandler(HTTPURLHandler):  # type: ignore[misc]  # iopath is untyped
+    """iopath's handler for http:// and https://, but streaming: its own keeps a second copy of every file."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["http://", "https://"]
+
+    def _open(self, path: str, mode: str = "rb", buffering: int = -1, **_: Any) -> IO[bytes]:
+        quoted = urllib.parse.quote(path, safe="%/:?&=@#+,;~[]!$'()*")
+        return urllib.request.urlopen(quoted, timeout=_TIMEOUT_S)  # type: ignore[no-any-return]
+
+
+class _Store:
+    """Objects behind URLs, read through iopath's handlers.
+
+    Raises:
+        DataError: there is no handler for the URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._manager = PathManager()
+        self._manager.register_handler(_HttpHandler())
+        self._failures: tuple[type[Exception], ...] = (OSError, http.client.HTTPException, ValueError)
+        schemes = ["http://", "https://"]
+        if importlib.util.find_spec("boto3") is not None:
+            self._register_s3()
+            schemes.append("s3://")
+        if not url.startswith(tuple(schemes)):
+            problem = f"has a scheme that cannot be read; there are {', '.join(schemes)}"
+            mend = "install boto3 for s3://" if url.startswith("s3://") else "use one of them, or a folder"
+            raise DataError(url, problem, mend=mend)
+
+    def _register_s3(self) -> None:
+        from iopath.common.s3 import S3PathHandler
+
+        errors = importlib.import_module("botocore.exceptions")
+        self._manager.register_handler(S3PathHandler(profile=None))  # its default is a profile of its authors' company
+        self._failures += (errors.BotoCoreError, errors.ClientError)
+
+    def blocks(self, url: str) -> Iterator[bytes]:
+        """The bytes of an object, a block at a time.
+
+        Raises:
+            DataError: it is missing, or cannot be reached.
+        """
+        try:
+            with self._manager.open(url, "rb", read_chunk_size=_BLOCK_BYTES) as stream:
+                while block := stream.read(_BLOCK_BYTES):
+                    yield block
+        except urllib.error.HTTPError as error:
+            problem = "is missing" if error.code in (404, 410) else "cannot be read"
+            problem = f"{problem} (HTTP {error.code} {error.reason})"
+            raise DataError(url, problem, mend="check the URL and what was uploaded") from None
+        except self._failures as error:
+            raise DataError(url, f"cannot be read ({_reason(error)})", mend="check the URL and the network") from None
+
+    def read_small(self, url: str) -> bytes:
+        """All bytes of a small object."""
+        content = b""
+        for block in self.blocks(url):
+            content += block
+            if len(content) > _MAX_MANIFEST_BYTES:
+                problem = f"is no manifest: it is larger than {_MAX_MANIFEST_BYTES:,} bytes"
+                raise DataError(url, problem, mend="check the URL")
+        return content
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line; urllib wraps the error of the connection."""
+    cause = getattr(error, "reason", error)
+    return " ".join(str(getattr(cause, "strerror", None) or cause or type(error).__name__).split())

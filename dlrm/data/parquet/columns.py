@@ -1,0 +1,146 @@
+"""Which columns of a Parquet file are wanted for what, and whether their types will do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from dlrm.config.data import ParquetData
+from dlrm.errors import ConfigProblem
+from dlrm.schema import Schema, SparseFeature
+
+_INT32_IDS = 2**31  # tables with more rows have ids that need int64
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """The columns of a sample.
+
+    Attributes:
+        label: column of the label.
+        schema: names of the dense and sparse columns, table sizes and most ids of a bag.
+        dense_missing: stands for a null in a dense column.
+    """
+
+    label: str
+    schema: Schema
+    dense_missing: float
+
+    @classmethod
+    def of(cls, config: ParquetData) -> ColumnMap:
+        """The columns that a configuration names."""
+        count = len(config.sparse)
+        rows = config.rows * count if len(config.rows) == 1 else config.rows
+        hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
+        sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, strict=True))
+        return cls(config.label, Schema(config.dense, sparse), config.dense_missing)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns to read."""
+        return (self.label, *self.schema.dense, *(feature.name for feature in self.schema.sparse))
+
+    def decoded_bytes(self, rows: int, *, lists: bool) -> int:
+        """Bytes of ``rows`` samples once decoded (:class:`~dlrm.data.parquet.decode.DecodedGroup`).
+
+        Args:
+            rows: samples.
+            lists: whether any sparse column holds lists, so that the lengths of bags are kept.
+        """
+        schema = self.schema
+        id_bytes = 8 if max(feature.rows for feature in schema.sparse) > _INT32_IDS else 4
+        lengths = 4 * len(schema.sparse) if lists else 0
+        return rows * (4 + 4 * len(schema.dense) + id_bytes * schema.ids_per_sample + lengths)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds several values a row."""
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+
+
+def mapping_problems(columns: ColumnMap, found: pa.Schema, path: str) -> list[ConfigProblem]:
+    """Everything that keeps the columns of a file from being what the configuration says.
+
+    Args:
+        columns: what is wanted.
+        found: the file's columns.
+        path: how messages call the file.
+    """
+    return [ConfigProblem(key, "", f"{path}: {message}") for key, message in _mistakes(columns, found)]
+
+
+def _mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
+    """Dotted option and message of each mistake."""
+    kind, missing = _kind(found, columns.label)
+    if missing:
+        yield "data.label", missing
+    elif kind is not None and not _is_number(kind):
+        yield "data.label", f"column {columns.label} is {_named(kind)}, not numbers: a label is 0 or 1"
+    for name in columns.schema.dense:
+        kind, missing = _kind(found, name)
+        if missing:
+            yield "data.dense", missing
+        elif kind is not None and not _is_number(kind):
+            yield "data.dense", f"column {name} is {_named(kind)}, not numbers: convert it or leave it out"
+    for feature in columns.schema.sparse:
+        kind, missing = _kind(found, feature.name)
+        if missing:
+            yield "data.sparse", missing
+        elif kind is not None:
+            yield from _sparse_mistakes(feature, kind)
+
+
+def _kind(found: pa.Schema, name: str) -> tuple[pa.DataType | None, str]:
+    """The type of a column, a dictionary's being that of its values; or why there is none."""
+    places = found.get_all_field_indices(name)
+    if not places:
+        return None, f"there is no column {name}{_nearest(name, found.names)}"
+    if len(places) > 1:
+        return None, f"there are {len(places)} columns {name}: rename all but one"
+    return _values_kind(found.field(places[0]).type), ""
+
+
+def _values_kind(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType) -> Iterator[tuple[str, str]]:
+    ids = _values_kind(kind.value_type) if is_list(kind) else kind
+    if not pa.types.is_integer(ids):
+        held = f"lists of {_named(ids)}" if is_list(kind) else _named(ids)
+        yield "data.sparse", f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
+    elif feature.hotness > 1 and not is_list(kind):
+        message = f"column {feature.name} holds one id a row ({kind}), not lists: hotness {feature.hotness} must be 1"
+        yield "data.hotness", message
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
+    )  # fmt: skip
+
+
+def _named(kind: pa.DataType) -> str:
+    """A type as people call it."""
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return f"text ({kind})" if text else str(kind)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    by_lower_case = {other.lower(): other for other in names}
+    close = difflib.get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.65)
+    if close:
+        return f"; did you mean {by_lower_case[close[0]]}?"
+    shown = ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
+    return f"; there are {shown}" if names else "; it has no columns"

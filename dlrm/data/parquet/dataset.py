@@ -1,0 +1,201 @@
+"""A folder of Parquet files as the three splits of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dlrm.config.data import ParquetData
+from dlrm.data.parquet.cache import GroupCache
+from dlrm.data.parquet.columns import ColumnMap, is_list, mapping_problems
+from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
+from dlrm.data.parquet.files import ParquetPart, find_files, open_part, probe
+from dlrm.data.source import Dataset, Samples
+from dlrm.errors import ConfigError, DataError
+from dlrm.schema import Schema
+
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group: of which file, which of it, and the rows of the file before it."""
+
+    part: ParquetPart
+    number: int
+    rows_before: int
+
+    @property
+    def rows(self) -> int:
+        return self.part.group_rows[self.number]
+
+
+class ParquetSource:
+    """The rows of some Parquet files, one after the other (:class:`~dlrm.data.source.Source`).
+
+    Only the row groups that the samples lie in are decoded, and of them only the columns that are mapped. Any number
+    of threads may read.
+
+    Args:
+        name: how messages call it.
+        parts: the files, in order.
+        columns: which of their columns are for what.
+        cache: where decoded row groups are kept.
+    """
+
+    def __init__(self, name: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache) -> None:
+        self._name = name
+        self._columns = columns
+        self._cache = cache
+        self._groups = tuple(group for part in parts for group in _groups(part))
+        *starts, self._num_samples = accumulate((group.rows for group in self._groups), initial=0)
+        self._start_G = np.array(starts, np.int64)
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self._name
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of a sample."""
+        return self._columns.schema
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of all files."""
+        return self._num_samples
+
+    def locate(self, index: int, column: str) -> tuple[str, int]:
+        """The file and the 1-based row in it of a sample; every column of a row is in the same file."""
+        at = self._group_of(index)
+        group = self._groups[at]
+        return group.part.path, group.rows_before + index - int(self._start_G[at]) + 1
+
+    def read(self, index_B: torch.Tensor) -> Samples:
+        """The samples at these indices (int64 (B,)), in this order.
+
+        Ids are as stored: null is -1, and an id outside of its table is for :mod:`dlrm.data.check` to judge.
+
+        Raises:
+            DataError: see :func:`~dlrm.data.parquet.decode.decode_group`.
+        """
+        index: NDArray[np.int64] = index_B.numpy()
+        group_B = np.searchsorted(self._start_G, index, side="right") - 1
+        order = np.argsort(group_B, kind="stable")  # of one group after the other, so that no two are needed at a time
+        _, first = np.unique(group_B[order], return_index=True)
+        found = joined([self._take(index[places]) for places in np.split(order, first[1:])])
+        if (np.diff(order) < 0).any():
+            found = found.take(np.argsort(order))
+        return Samples(
+            dense_BN=torch.from_numpy(found.dense_MN),
+            ids_BS=torch.from_numpy(found.ids_MS),
+            labels_B=torch.from_numpy(found.labels_M),
+            lengths_BF=None if found.lengths_MF is None else torch.from_numpy(found.lengths_MF),
+        )
+
+    def _take(self, index: NDArray[np.int64]) -> DecodedGroup:
+        """Samples of one row group, or none."""
+        if not len(index):
+            return no_samples(self.schema)
+        at = self._group_of(int(index[0]))
+        return self._decoded(self._groups[at]).take(index - self._start_G[at])
+
+    def _group_of(self, index: int) -> int:
+        return int(np.searchsorted(self._start_G, index, side="right")) - 1
+
+    def _decoded(self, group: _Group) -> DecodedGroup:
+        decode: Callable[[], DecodedGroup] = partial(decode_group, group.part, group.number, self._columns)
+        return self._cache.get((group.part.path, group.number), _decoded_bytes(self._columns, group), decode)
+
+
+def parquet_dataset(config: ParquetData) -> Dataset:
+    """Open the files and check what can be checked without reading them whole.
+
+    A split without files is empty. Row groups of all splits share one cache.
+
+    Raises:
+        ConfigError: no file to train on, a file in two splits, a column that is not there or of a type that will not do,
+            a row group that is larger than the cache.
+        DataError: a file that cannot be read, is empty, cut off, encrypted or not Parquet; files without a row.
+    """
+    columns = ColumnMap.of(config)
+    paths = {split: find_files(config.path, getattr(config.files, split), f"data.files.{split}") for split in _SPLITS}
+    _check_paths(config, paths)
+    parts = {split: [_checked_part(path, columns) for path in found] for split, found in paths.items()}
+    cache = GroupCache(int(config.cache_gib * 2**30))
+    for split, opened in parts.items():
+        _check_like_first(parts["train"][0], opened, columns)
+        _check_rows(split, opened, columns, cache)
+    train, validation, test = (
+        ParquetSource(f"{config.path} ({split} files)", parts[split], columns, cache) for split in _SPLITS
+    )
+    return Dataset(train=train, validation=validation, test=test)
+
+
+def _groups(part: ParquetPart) -> Iterator[_Group]:
+    before = 0
+    for number, rows in enumerate(part.group_rows):
+        if rows:
+            yield _Group(part, number, before)
+        before += rows
+
+
+def _decoded_bytes(columns: ColumnMap, group: _Group) -> int:
+    lists = any(is_list(group.part.columns.field(feature.name).type) for feature in columns.schema.sparse)
+    return columns.decoded_bytes(group.rows, lists=lists)
+
+
+def _check_paths(config: ParquetData, paths: dict[str, tuple[str, ...]]) -> None:
+    if not paths["train"]:
+        patterns = ", ".join(config.files.train)
+        raise ConfigError.at("data.files.train", f"no file of {config.path} matches {patterns}")
+    split_of: dict[str, str] = {}
+    for split, found in paths.items():
+        for path in found:
+            if path in split_of:
+                message = f"{path} is in {split_of[path]} as well: splits must not share samples"
+                raise ConfigError.at(f"data.files.{split}", message)
+            split_of[path] = split
+
+
+def _checked_part(path: str, columns: ColumnMap) -> ParquetPart:
+    part = open_part(path)
+    problems = mapping_problems(columns, part.columns, path)
+    if problems:
+        raise ConfigError(problems)
+    return part
+
+
+def _check_like_first(first: ParquetPart, parts: Sequence[ParquetPart], columns: ColumnMap) -> None:
+    """Lists in one file and single ids in another are two ways of encoding; widths of numbers may differ."""
+    for part in parts:
+        for feature in columns.schema.sparse:
+            here, there = (other.columns.field(feature.name).type for other in (part, first))
+            if is_list(here) != is_list(there):
+                problem = f"is {here}, but {there} in {first.path}"
+                raise DataError(part.path, problem, column=feature.name, mend="write all files with one schema")
+
+
+def _check_rows(split: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache) -> None:
+    if parts and not any(part.rows for part in parts):
+        mend = f"write the rows, or leave the file out of data.files.{split}"
+        raise DataError(parts[0].path, "holds no row", mend=mend)
+    for part in parts:
+        for group in _groups(part):
+            needed = _decoded_bytes(columns, group)
+            if needed > cache.capacity_bytes:
+                message = (
+                    f"{part.path}: row group {group.number} ({group.rows:,} rows) takes {needed / 2**30:.2f} GiB "
+                    f"decoded, more than cache_gib {cache.capacity_bytes / 2**30:.3g}: raise it or write smaller row groups"
+                )
+                raise ConfigError.at("data.cache_gib", message)
+    with_rows = next((part for part in parts if part.rows), None)
+    if with_rows is not None:
+        probe(with_rows, columns.names)

@@ -1,0 +1,216 @@
+"""A row group as arrays: what is stored compressed and by column becomes compact and by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dlrm.data.parquet.columns import ColumnMap, is_list
+from dlrm.data.parquet.files import ParquetPart, file_identity, reading
+from dlrm.errors import DataError
+from dlrm.schema import Schema, SparseFeature
+
+NULL_ID = -1
+"""Stands for a null id; outside of every table, so that the check of samples decides what becomes of it."""
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class DecodedGroup:
+    """M samples.
+
+    Attributes:
+        dense_MN: float32 (M, N).
+        ids_MS: int32, or int64 where an id or a table needs it, (M, S), S = schema.ids_per_sample; 0 beyond a bag's end.
+        labels_M: float32 (M,); NaN where null.
+        lengths_MF: int32 (M, F), ids of each bag; None where no column holds lists.
+    """
+
+    dense_MN: NDArray[np.float32]
+    ids_MS: NDArray[np.int32] | NDArray[np.int64]
+    labels_M: NDArray[np.float32]
+    lengths_MF: NDArray[np.int32] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        lengths = 0 if self.lengths_MF is None else self.lengths_MF.nbytes
+        return self.dense_MN.nbytes + self.ids_MS.nbytes + self.labels_M.nbytes + lengths
+
+    def take(self, rows_B: NDArray[np.int64]) -> DecodedGroup:
+        """A copy of the samples at these places, in this order."""
+        return DecodedGroup(
+            dense_MN=self.dense_MN.take(rows_B, axis=0),
+            ids_MS=self.ids_MS.take(rows_B, axis=0),
+            labels_M=self.labels_M.take(rows_B),
+            lengths_MF=None if self.lengths_MF is None else self.lengths_MF.take(rows_B, axis=0),
+        )
+
+
+def joined(groups: Sequence[DecodedGroup]) -> DecodedGroup:
+    """The samples of groups of one schema, one group after the other; at least one group."""
+    if len(groups) == 1:
+        return groups[0]
+    lengths = [group.lengths_MF for group in groups if group.lengths_MF is not None]  # of all groups or of none
+    return DecodedGroup(
+        dense_MN=np.concatenate([group.dense_MN for group in groups]),
+        ids_MS=np.concatenate([group.ids_MS for group in groups]),
+        labels_M=np.concatenate([group.labels_M for group in groups]),
+        lengths_MF=np.concatenate(lengths) if lengths else None,
+    )
+
+
+def no_samples(schema: Schema) -> DecodedGroup:
+    """A group of no samples."""
+    return DecodedGroup(
+        dense_MN=np.empty((0, len(schema.dense)), np.float32),
+        ids_MS=np.empty((0, schema.ids_per_sample), np.int32),
+        labels_M=np.empty(0, np.float32),
+        lengths_MF=None,
+    )
+
+
+def decode_group(part: ParquetPart, group: int, columns: ColumnMap) -> DecodedGroup:
+    """Read one row group in the calling thread, a column at a time, so that little more than the result is in memory.
+
+    Raises:
+        DataError: the file was changed since it was opened or is damaged, a bag is longer than its hotness, an id is
+            beyond int64.
+    """
+    _raise_if_changed(part)
+    reader = _GroupReader(part, group)
+    schema = columns.schema
+    dense_MN = np.empty((reader.rows, len(schema.dense)), np.float32)
+    for i, name in enumerate(schema.dense):
+        dense_MN[:, i] = _numbers(reader.column(name), missing=columns.dense_missing)
+    ids_MS, lengths_MF = _sparse(reader, columns)
+    labels_M = _numbers(reader.column(columns.label), missing=np.nan)
+    reader.close()
+    _raise_if_changed(part)
+    return DecodedGroup(dense_MN, ids_MS, labels_M, lengths_MF)
+
+
+class _GroupReader:
+    """The columns of a row group. pyarrow's readers are not made for several threads: each decoding has its own."""
+
+    def __init__(self, part: ParquetPart, group: int) -> None:
+        self.path = part.path
+        self.rows = part.group_rows[group]
+        self.first_row = sum(part.group_rows[:group]) + 1
+        self.columns = part.columns
+        self._group = group
+        with reading(part.path):
+            self._file = pq.ParquetFile(part.path, pre_buffer=False, page_checksum_verification=True)
+
+    def column(self, name: str) -> pa.Array:
+        """The values of a column, those of a dictionary looked up."""
+        with reading(self.path, row=self.first_row, column=name):
+            table = self._file.read_row_group(self._group, columns=[name], use_threads=False)
+            values = table.column(name).combine_chunks()
+        if len(values) != self.rows:
+            problem = f"row group {self._group} holds {len(values)} rows, the footer says {self.rows}"
+            raise DataError(self.path, problem, row=self.first_row, column=name, mend="write or fetch the file again")
+        return _looked_up(values)
+
+    def error(self, at: int, column: str, problem: str, mend: str) -> DataError:
+        return DataError(self.path, problem, row=self.first_row + at, column=column, mend=mend)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _raise_if_changed(part: ParquetPart) -> None:
+    if file_identity(part.path) != part.identity:
+        raise DataError(part.path, "was changed while in use", mend="start again, and leave data alone that is read")
+
+
+def _looked_up(values: pa.Array) -> pa.Array:
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _numbers(values: pa.Array, *, missing: float) -> NDArray[np.float32]:
+    """float32 (M,), ``missing`` where null."""
+    numbers = values.cast(pa.float32(), safe=False)
+    if numbers.null_count:
+        numbers = pc.fill_null(numbers, pa.scalar(missing, pa.float32()))
+    result: NDArray[np.float32] = numbers.to_numpy(zero_copy_only=False)
+    return result
+
+
+def _sparse(
+    reader: _GroupReader, columns: ColumnMap
+) -> tuple[NDArray[np.int32] | NDArray[np.int64], NDArray[np.int32] | None]:
+    """``ids_MS`` and ``lengths_MF`` of :class:`DecodedGroup`."""
+    features = columns.schema.sparse
+    wide = max(feature.rows for feature in features) - 1 > _INT32_MAX
+    shape = reader.rows, columns.schema.ids_per_sample
+    ids_MS: NDArray[np.int32] | NDArray[np.int64] = np.empty(shape, np.int64) if wide else np.empty(shape, np.int32)
+    lists = any(is_list(reader.columns.field(feature.name).type) for feature in features)
+    lengths_MF = np.ones((reader.rows, len(features)), np.int32) if lists else None
+    at = 0
+    for i, feature in enumerate(features):
+        values = reader.column(feature.name)
+        if is_list(values.type):
+            ids_ML, lengths_M = _bags(reader, values, feature)
+            assert lengths_MF is not None  # the file's schema says which columns hold lists
+            lengths_MF[:, i] = lengths_M
+        else:
+            ids_ML = _ids(reader, values, feature.name)[:, None]
+        if ids_MS.dtype == np.int32 and _needs_int64(ids_ML):
+            ids_MS = ids_MS.astype(np.int64)  # an id outside of its table, kept as it is for whoever judges it
+        ids_MS[:, at : at + feature.hotness] = ids_ML
+        at += feature.hotness
+    return ids_MS, lengths_MF
+
+
+def _needs_int64(ids: NDArray[np.int64]) -> bool:
+    return bool(ids.size) and (int(ids.max()) > _INT32_MAX or int(ids.min()) < -_INT32_MAX)
+
+
+def _ids(
+    reader: _GroupReader, values: pa.Array, column: str, row_of: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """int64 (M,), :data:`NULL_ID` where null.
+
+    Args:
+        reader: for messages.
+        values: integers of any width.
+        column: for messages.
+        row_of: row (from 0) of each value, where that is not its place.
+    """
+    values = _looked_up(values)
+    if pa.types.is_uint64(values.type):
+        numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        beyond = numbers > np.iinfo(np.int64).max
+        if beyond.any():
+            at = int(beyond.argmax())
+            problem = f"id {numbers[at]} is beyond int64"
+            raise reader.error(
+                int(row_of[at]) if row_of is not None else at, column, problem, "hash or renumber the ids"
+            )
+    ids: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64()), NULL_ID).to_numpy(zero_copy_only=False)
+    return ids
+
+
+def _bags(
+    reader: _GroupReader, values: pa.Array, feature: SparseFeature
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag."""
+    lengths_M = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    if lengths_M.max() > feature.hotness:
+        at = int((lengths_M > feature.hotness).argmax())
+        problem = f"has {lengths_M[at]} ids, more than hotness {feature.hotness}"
+        raise reader.error(at, feature.name, problem, "raise the column's data.hotness or shorten the list")
+    row_of = np.repeat(np.arange(reader.rows), lengths_M)
+    ids = _ids(reader, values.flatten(), feature.name, row_of)
+    if len(ids) == reader.rows * feature.hotness:
+        return ids.reshape(reader.rows, feature.hotness), lengths_M
+    ids_ML = np.zeros((reader.rows, feature.hotness), np.int64)
+    ids_ML[np.arange(feature.hotness) < lengths_M[:, None]] = ids  # row by row, as the ids follow each other
+    return ids_ML, lengths_M

@@ -1,0 +1,98 @@
+"""``dlrm_main.py inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich.console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from dlrm.config.data.packed import PartSplit
+from dlrm.config.prepare import InspectConfig
+from dlrm.data.packed.folder import PackedFolder, open_packed
+from dlrm.data.packed.manifest import Manifest
+from dlrm.data.packed.naming import find_parts, read_manifest
+from dlrm.data.packed.remote import is_remote
+from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
+from dlrm.errors import ConfigError, DataError
+from dlrm.prepare.inspect import tables
+from dlrm.prepare.inspect.figures import figures_of
+from dlrm.prepare.inspect.pictures import draw
+from dlrm.prepare.inspect.sample import sample_rows
+from dlrm.prepare.inspect.verify import recorded_bytes, verify
+
+_ANY_TABLE = 2**40  # rows of the tables while nothing says how many they have
+
+
+def run_inspect(config: InspectConfig) -> None:
+    """Verify a packed data set if that is asked for, then show what is in it.
+
+    Raises:
+        ConfigError: the path is remote.
+        DataError: the data set cannot be opened; or the first fault of ``verify``, after all were printed.
+        SetupError: the pictures cannot be written.
+    """
+    console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        console = rich.console.Console(highlight=False, width=110)
+    if is_remote(config.path):
+        raise ConfigError.at("path", f"{config.path} is remote: name a folder that this host sees")
+    manifest = read_manifest(config.path)
+    if config.verify:
+        _verify(config.path, manifest, console)
+    _show(config, manifest, console)
+
+
+def _verify(path: str, manifest: Manifest | None, console: rich.console.Console) -> None:
+    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("verify", total=recorded_bytes(manifest))
+        found = verify(path, manifest, lambda nbytes: progress.advance(bar, nbytes))
+    for fault in found.faults:
+        console.print(str(fault), markup=False, soft_wrap=True)
+    if found.faults:
+        first, others = found.faults[0], len(found.faults) - 1
+        further = f" ({tables.counted(others, 'further fault')} in other files)" if others else ""
+        raise DataError(first.path, first.problem + further, row=first.row, column=first.column, mend=first.mend)
+    what = "checksums, ids, labels and dense values are" if manifest is not None else "ids, labels and dense values are"
+    console.print(
+        f"verified {tables.counted(found.files, 'file')} ({tables.byte_size(found.nbytes)}): {what} as they should be"
+    )
+
+
+def _show(config: InspectConfig, manifest: Manifest | None, console: rich.console.Console) -> None:
+    path = config.path
+    folder = _open(path, manifest)
+    sizes = [Part(part.name, part.rows) for part in folder.parts]
+    if not any(part.rows for part in sizes):
+        raise DataError(path, "holds no row", mend="preprocess again")
+    sample = sample_rows(sizes, _split(manifest, sizes), config.sample_rows)
+    with console.status(f"reading {sample.taken:,} rows"):
+        figures = figures_of(folder, sample)
+    console.print(tables.headline(figures), markup=False, soft_wrap=True)
+    console.print()
+    shown = (
+        tables.splits_table(figures),
+        tables.parts_table(figures),
+        tables.sparse_table(figures.sparse),
+        tables.dense_table(figures.dense),
+    )
+    for table in shown:
+        console.print(table)
+    pictures = draw(figures, Path(config.pictures or Path(path) / "inspect"))
+    drawn = f"Pictures in {pictures[0].parent}: {', '.join(picture.name for picture in pictures)}."
+    console.print(tables.bullets([*tables.notes(figures), drawn]))
+
+
+def _open(path: str, manifest: Manifest | None) -> PackedFolder:
+    """The data set with its one-hot ids or, where it has none, with its multi-hot ones."""
+    found = find_parts(path, manifest, ("dense", "labels"))
+    one_hot = any("sparse" in part.paths for part in found)
+    return open_packed(path, rows=None if manifest is not None else (_ANY_TABLE,), multi_hot=not one_hot)
+
+
+def _split(manifest: Manifest | None, parts: list[Part]) -> ResolvedSplit | None:
+    """The recorded split; without a record, what training would take, if it can tell."""
+    if manifest is not None:
+        return manifest.resolved_split
+    return resolve_split(PartSplit(), parts, "data.split") if len(parts) > 1 else None

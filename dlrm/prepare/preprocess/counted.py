@@ -1,0 +1,70 @@
+"""The second step: how many rows there are, which parts they form and what each is for."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from dlrm.config.prepare import EqualParts
+from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
+from dlrm.errors import ConfigError, DataError
+from dlrm.prepare.preprocess.raw_chunk import ChunkCounts
+from dlrm.prepare.preprocess.rows import Chunk, RowMap, Rows
+from dlrm.prepare.preprocess.setting import Setting
+from dlrm.prepare.preprocess.work_folder import read_json
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is known once all files were parsed.
+
+    Attributes:
+        rows: how chunks, parts and training rows overlap; split: which rows are for what.
+        skipped_rows: malformed rows that were left out, by file.
+    """
+
+    rows: RowMap
+    split: ResolvedSplit
+    skipped_rows: tuple[int, ...]
+
+
+def count_rows(setting: Setting) -> Counted:
+    """Read what was counted in all files.
+
+    Raises:
+        ConfigError: parts or split do not fit the rows.
+        DataError: there are no rows.
+    """
+    chunks: list[Chunk] = []
+    file_rows: list[int] = []
+    skipped: list[int] = []
+    start = 0
+    for file in range(len(setting.sources)):
+        counts = [ChunkCounts(rows, clicks, missing, skip) for rows, clicks, skip, missing in _counts(setting, file)]
+        for index, count in enumerate(counts):
+            chunks.append(Chunk(file, index, Rows(start, start + count.rows)))
+            start += count.rows
+        file_rows.append(sum(count.rows for count in counts))
+        skipped.append(sum(count.skipped_rows for count in counts))
+    if not start:
+        raise DataError(setting.sources[0].file.path, "there is no row in any file", mend="check input")
+    parts = _parts(setting, file_rows)
+    split = resolve_split(setting.config.split, parts, "split")
+    bucket_rows = setting.bucket_rows if setting.config.shuffle else 0
+    return Counted(RowMap(chunks, parts, split, bucket_rows), split, tuple(skipped))
+
+
+def _counts(setting: Setting, file: int) -> list[tuple[int, int, int, dict[str, int]]]:
+    counts: list[tuple[int, int, int, dict[str, int]]] = read_json(setting.work.counts(file))
+    return counts
+
+
+def _parts(setting: Setting, file_rows: list[int]) -> list[Part]:
+    config = setting.config.parts
+    if not isinstance(config, EqualParts):
+        return [Part(source.file.part, rows) for source, rows in zip(setting.sources, file_rows, strict=True)]
+    total = sum(file_rows)
+    if config.days > total:
+        raise ConfigError.at("parts.days", f"is {config.days}, but there are {total} rows only")
+    edges = [total // config.days * day + min(day, total % config.days) for day in range(config.days + 1)]
+    return [Part(f"day_{day}", stop - start) for day, (start, stop) in enumerate(itertools.pairwise(edges))]

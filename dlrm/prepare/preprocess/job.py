@@ -1,0 +1,214 @@
+"""``preprocess``: raw Criteo files into a packed data set, in bounded memory, as often interrupted as need be.
+
+The steps are parse, count, vocabularies, shuffle (if asked for) and write; each leaves files by which a later run of the
+same command knows what is done (:mod:`dlrm.prepare.preprocess.work_folder`). The bytes of the output depend on the
+parameters and the rows only, not on interruptions, threads, ranks, chunks, buckets or how the raw files are compressed.
+
+With several ranks each parses its own files, counts their categories and writes its own parts, in one folder that all of
+them see. Between steps the ranks wait for each other, for hours if one has more to do: collectives have a week.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from dlrm.config.prepare import ContiguousVocabulary, EqualParts, PreprocessConfig
+from dlrm.data.packed.manifest import Manifest, SparseRecord, split_records
+from dlrm.data.packed.write import file_record, write_manifest
+from dlrm.distributed.collectives import Collectives, from_rank_0, together
+from dlrm.distributed.world import Place, joined_world
+from dlrm.errors import DataError
+from dlrm.prepare.preprocess.assemble import assemble_parts, part_record
+from dlrm.prepare.preprocess.begin import State, begin, finished_output, parameters, source_records
+from dlrm.prepare.preprocess.counted import Counted, count_rows
+from dlrm.prepare.preprocess.disk import check_room, disk_errors, extent_of, peak_bytes
+from dlrm.prepare.preprocess.encode import Encoder
+from dlrm.prepare.preprocess.parse_files import parse_files
+from dlrm.prepare.preprocess.progress import duration, shown_progress
+from dlrm.prepare.preprocess.setting import Setting, Source
+from dlrm.prepare.preprocess.shuffle import spill_training_rows
+from dlrm.prepare.preprocess.sources import find_sources
+from dlrm.prepare.preprocess.vocabularies import write_vocabularies
+from dlrm.prepare.preprocess.work_folder import WorkFolder, locked
+
+T = TypeVar("T")
+
+_WEEK_S = 7 * 24 * 3600.0
+_SEEN_WITHIN_S = 10.0  # network file systems show new files to other hosts after a while
+
+
+def run_preprocess(config: PreprocessConfig) -> None:
+    """Preprocess as one rank of the job that the launcher has started, or alone.
+
+    Raises:
+        ConfigError, DataError, SetupError: what the user can mend; on several ranks the same on each.
+    """
+    patient = max(config.distributed.timeout_s, _WEEK_S)
+    distributed = config.distributed.model_copy(update={"device": "cpu", "timeout_s": patient})
+    with joined_world(distributed) as world:
+        preprocess(config, world.collectives, chunk_bytes=config.chunk_mib << 20)
+
+
+def preprocess(config: PreprocessConfig, collectives: Collectives, *, chunk_bytes: int) -> None:
+    """Preprocess with text chunks of any size; otherwise as :func:`run_preprocess`."""
+    work = WorkFolder(Path(config.output).expanduser())
+    with shown_progress(collectives.rank == 0) as progress, ExitStack() as lock:
+        begun = from_rank_0(collectives, partial(_begin, config, work, lock, chunk_bytes))
+        if begun is None:
+            progress.say(f"{config.output} is complete already")
+            return
+        together(collectives, partial(_see_token, work, begun.token))
+        setting = Setting(
+            config=config,
+            work=work,
+            sources=begun.sources,
+            chunk_bytes=begun.state.chunk_bytes,
+            bucket_rows=begun.state.bucket_rows,
+            rank=collectives.rank,
+            world_size=collectives.world_size,
+            threads=_threads(config),
+            progress=progress,
+        )
+        _run_steps(setting, collectives)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What rank 0 has found and tells the others."""
+
+    sources: tuple[Source, ...]
+    state: State
+    token: str
+
+
+def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_bytes: int) -> _Begun | None:
+    """Rank 0's preparations; None if the output is complete."""
+    with disk_errors(work.output):
+        sources = _find(config, work.output)
+        if finished_output(config, sources) is not None and not work.path.exists():
+            return None
+        work.output.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(locked(work))
+        if finished_output(config, sources) is not None:  # by a job that ended, or was interrupted, since then
+            _tidy_up(config, work)
+            return None
+        need_bytes = peak_bytes(config, _rough_part_rows(config, sources))
+        state = begin(config, sources, work, chunk_bytes, partial(check_room, work.output, need_bytes))
+        token = secrets.token_hex()
+        (work.path / "token").write_text(token)
+        return _Begun(sources, state, token)
+
+
+def _find(config: PreprocessConfig, output: Path) -> tuple[Source, ...]:
+    files = find_sources(config.input)
+    for file in files:
+        if Path(file.path).resolve().parent == output.resolve():
+            raise DataError(file.path, "is in the folder of the output", mend="choose another output")
+    return tuple(Source(file, os.stat(file.path).st_mtime_ns, extent_of(file)) for file in files)
+
+
+def _rough_part_rows(config: PreprocessConfig, sources: tuple[Source, ...]) -> list[int]:
+    rows = [source.extent.rows for source in sources]
+    return [sum(rows) // config.parts.days] * config.parts.days if isinstance(config.parts, EqualParts) else rows
+
+
+def _see_token(work: WorkFolder, token: str) -> None:
+    """Make sure that the output's folder is the same one on every rank.
+
+    Raises:
+        DataError: it is not.
+    """
+    path = work.path / "token"
+    give_up_at = time.monotonic() + _SEEN_WITHIN_S
+    while not (path.exists() and path.read_text() == token):
+        if time.monotonic() > give_up_at:
+            problem = f"host {socket.gethostname()} does not see what rank 0 writes there"
+            raise DataError(str(work.output), problem, mend="choose an output that all hosts share")
+        time.sleep(0.1)
+
+
+def _threads(config: PreprocessConfig) -> int:
+    return config.workers or max(1, len(os.sched_getaffinity(0)) // Place.from_environment().local_world_size)
+
+
+def _run_steps(setting: Setting, collectives: Collectives) -> None:
+    began_s = time.monotonic()
+
+    def on_every_rank(step: Callable[[], T]) -> T:
+        return together(collectives, partial(_with_disk_errors, setting.work.output, step))
+
+    on_every_rank(partial(parse_files, setting))
+    counted = on_every_rank(partial(count_rows, setting))
+    categories = setting.config.categories
+    if isinstance(categories, ContiguousVocabulary):
+        write_vocabularies(setting, categories, counted.rows, collectives)
+    encoder = on_every_rank(partial(_encoder, setting))
+    if counted.rows.buckets:
+        on_every_rank(partial(spill_training_rows, setting, encoder, counted.rows))
+    on_every_rank(partial(assemble_parts, setting, encoder, counted.rows))
+    manifest = from_rank_0(
+        collectives, partial(_with_disk_errors, setting.work.output, partial(_finish, setting, counted, encoder))
+    )
+    setting.progress.close()
+    setting.progress.say(_summary(setting, manifest, time.monotonic() - began_s))
+
+
+def _with_disk_errors(output: Path, step: Callable[[], T]) -> T:
+    with disk_errors(output):
+        return step()
+
+
+def _encoder(setting: Setting) -> Encoder:
+    config = setting.config
+    vocabularies = None
+    if isinstance(config.categories, ContiguousVocabulary):
+        vocabularies = [
+            np.load(setting.work.vocabulary(f), mmap_mode="r", allow_pickle=False) for f in range(config.num_sparse)
+        ]
+    return Encoder(config.categories, vocabularies, num_sparse=config.num_sparse)
+
+
+def _finish(setting: Setting, counted: Counted, encoder: Encoder) -> Manifest:
+    """Write the manifest, with which the data set is complete, and remove the intermediate files."""
+    config, output = setting.config, setting.work.output
+    sources = source_records([source.file for source in setting.sources])
+    for record, skipped in zip(sources, counted.skipped_rows, strict=True):
+        record["rows_skipped"] = skipped
+    vocabularies = {}
+    if isinstance(config.categories, ContiguousVocabulary):
+        paths = [setting.work.vocabulary(f) for f in range(config.num_sparse)]
+        vocabularies = {path.stem: file_record(path, output) for path in paths}
+    manifest = Manifest(
+        dense=tuple(f"int_{n}" for n in range(config.num_dense)),
+        sparse=tuple(SparseRecord(name=f"cat_{f}", rows=rows) for f, rows in enumerate(encoder.rows)),
+        parts=tuple(part_record(setting, part) for part in counted.rows.parts),
+        split=split_records(counted.split),
+        preprocessing={"parameters": parameters(config), "sources": sources},
+        vocabularies=vocabularies,
+    )
+    write_manifest(output, manifest)
+    _tidy_up(config, setting.work)
+    return manifest
+
+
+def _tidy_up(config: PreprocessConfig, work: WorkFolder) -> None:
+    if not config.keep_work:
+        work.remove()
+
+
+def _summary(setting: Setting, manifest: Manifest, seconds: float) -> str:
+    rows = sum(part.rows for part in manifest.parts)
+    skipped = sum(source["rows_skipped"] for source in manifest.preprocessing["sources"])
+    left_out = f", {skipped:,} malformed rows left out" if skipped else ""
+    return f"{rows:,} rows in {len(manifest.parts)} parts{left_out} in {duration(seconds)}: {setting.work.output}"

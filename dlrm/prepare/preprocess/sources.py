@@ -1,0 +1,291 @@
+"""The raw files to preprocess, and their text in chunks of whole lines.
+
+A file is plain, gzip or zstd, which its first bytes say and not its name. Its *text* is what it holds decompressed. Chunk
+k of a text consists of the lines that start in bytes k * chunk_bytes .. (k + 1) * chunk_bytes - 1 of it, so that chunks do
+not depend on how a file is compressed, on who reads it or on which chunks were read before. The *part* of a file is its
+name without what says how it is stored: ``day_0.gz`` is ``day_0``.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pyarrow as pa
+
+from dlrm.data.raw.tsv_file import GZIP_MAGIC, MAX_LINE_BYTES, OTHER_MAGIC, ZSTD_MAGIC
+from dlrm.errors import DataError
+
+# Reads are small enough for a decompressor's output to stay in a core's cache: zstd gave 1.6 GB/s, at 32 MiB 1.0 GB/s.
+READ_BYTES = 1 << 20
+_LOOK_BYTES = 1 << 12  # several rows
+_SUFFIX = re.compile(r"(\.(txt|tsv))?(\.(gz|zst))?$")
+
+Compression = Literal["none", "gzip", "zstd"]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A raw file.
+
+    Attributes:
+        path: where it is; part: the part that it is.
+        bytes: its size as it is stored; compression: what its first bytes say.
+    """
+
+    path: str
+    part: str
+    bytes: int
+    compression: Compression
+
+
+@dataclass(frozen=True)
+class TextChunk:
+    """Whole lines of a text.
+
+    Attributes:
+        index: k; lines: the lines, the last one with a newline even where the file lacks it; empty where a single line
+            goes over the whole of the chunk's bytes.
+        last: whether no line follows.
+    """
+
+    index: int
+    lines: bytes
+    last: bool
+
+
+def find_sources(input: Sequence[str]) -> tuple[SourceFile, ...]:
+    """The files that are meant, in natural order of their parts (``day_2`` before ``day_10``).
+
+    Args:
+        input: files, patterns (``raw/day_*``) and folders, of which all files are meant. Hidden files, and folders
+            inside a folder or among a pattern's matches, are left out.
+
+    Raises:
+        DataError: nothing is found, a file is empty, of another format or cannot be read, or two files are one part.
+    """
+    sources = sorted((_source(path) for entry in input for path in _paths(entry)), key=lambda s: _natural(s.part))
+    for one, other in pairwise(sources):
+        if one.part == other.part:
+            mend = "give every part once: remove or rename one of the two"
+            raise DataError(other.path, f"is the part {other.part}, which {one.path} is too", mend=mend)
+    return tuple(sources)
+
+
+def text_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bool]) -> Iterator[TextChunk]:
+    """The chunks of a file's text.
+
+    Args:
+        source: the file.
+        chunk_bytes: size of a chunk before it is extended to whole lines.
+        wanted: whether chunk k is wanted, asked once for each chunk there is, in order; others are not yielded. Of a
+            plain file they are not read, a compressed one has to be decompressed all the same.
+
+    Raises:
+        DataError: the file cannot be read, has no text, is cut off or damaged (compressed ones), has changed since
+            :func:`find_sources` or while it is read, or has a line of more than
+            :data:`~dlrm.data.raw.tsv_file.MAX_LINE_BYTES`.
+    """
+    with _errors_of(source.path):
+        stamp = os.stat(source.path)
+        if stamp.st_size != source.bytes:
+            problem = f"has {stamp.st_size} bytes, but had {source.bytes} at first"
+            raise DataError(source.path, problem, mend="leave the input alone while it is read")
+        chunks = _plain_chunks if source.compression == "none" else _compressed_chunks
+        for chunk in chunks(source, chunk_bytes, wanted):
+            now = os.stat(source.path)
+            if (now.st_size, now.st_mtime_ns) != (stamp.st_size, stamp.st_mtime_ns):
+                raise DataError(source.path, "has changed while it was read", mend="leave it alone and run again")
+            yield chunk
+
+
+def first_row(source: SourceFile, chunk_bytes: int, index: int) -> int:
+    """The 1-based row that a chunk starts at, for an error's sake: the text before the chunk is read to count its lines.
+
+    A malformed row may be the consequence of a damaged file, which is then the mistake to report; so of a compressed
+    file the rest is read as well.
+
+    Raises:
+        DataError: as :func:`text_chunks`.
+    """
+    with _errors_of(source.path):
+        # The first line to start in the chunk follows the first newline at or behind the byte before the chunk.
+        return _newlines(source, index * chunk_bytes - 1) + (2 if index else 1)
+
+
+def _paths(entry: str) -> list[str]:
+    path = Path(entry).expanduser()
+    with _errors_of(entry):
+        if path.is_dir():
+            found = [str(p) for p in path.iterdir() if not p.name.startswith(".") and not p.is_dir()]
+            if not found:
+                raise DataError(entry, "the folder holds no files", mend="check input")
+            return found
+        if path.exists() or path.is_symlink() or not glob.has_magic(entry):
+            return [str(path)]
+    found = [p for p in glob.glob(str(path), recursive=True) if not os.path.isdir(p)]
+    if not found:
+        raise DataError(entry, "the pattern matches no file", mend="check input, and quote patterns for the shell")
+    return found
+
+
+def _natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
+    """Sorts digits by the number that they are; the name itself decides where that leaves a tie (``1`` and ``01``)."""
+    pieces = re.split(r"([0-9]+)", name)  # text and digits in turn
+    return tuple((int(piece) if i % 2 else 0, piece if i % 2 == 0 else "") for i, piece in enumerate(pieces)), name
+
+
+def _source(path: str) -> SourceFile:
+    with _errors_of(path):
+        if not os.path.isfile(path) and os.path.exists(path):
+            raise DataError(path, "is no regular file", mend="give files: the input is read more than once")
+        with open(path, "rb") as file:
+            magic, size = file.read(8), os.fstat(file.fileno()).st_size
+    if not size:
+        raise DataError(path, "the file is empty", mend="remove it from input or fetch it again")
+    name = os.path.basename(path)
+    part = _SUFFIX.sub("", name) or name
+    if "\\" in part or not part.isprintable():
+        raise DataError(repr(path), "the name has characters that cannot name files everywhere", mend="rename the file")
+    if magic.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
+        return SourceFile(path, part, size, "gzip" if magic.startswith(GZIP_MAGIC) else "zstd")
+    for other, kind in OTHER_MAGIC.items():
+        if magic.startswith(other):
+            raise DataError(path, f"is {kind}", mend="give the raw tab separated file, plain, gzip or zstd")
+    return SourceFile(path, part, size, "none")
+
+
+def _plain_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bool]) -> Iterator[TextChunk]:
+    with open(source.path, "rb", buffering=0) as file:
+        index = start = 0
+        while start < source.bytes:
+            end = _line_start(file.fileno(), source, (index + 1) * chunk_bytes)
+            if wanted(index):
+                # Not the file's own read: the offset would have to be moved, and bytes be sliced to whole lines.
+                lines = os.pread(file.fileno(), end - start, start)
+                if end == source.bytes and not lines.endswith(b"\n"):
+                    lines += b"\n"
+                yield TextChunk(index, lines, last=end == source.bytes)
+            start = end
+            index += 1
+
+
+def _line_start(file: int, source: SourceFile, offset: int) -> int:
+    """Where the first line starts at or behind an offset of a plain file; its size if none does."""
+    at = offset - 1
+    while piece := os.pread(file, _LOOK_BYTES, at):
+        newline = piece.find(b"\n")
+        if newline >= 0:
+            return at + newline + 1
+        at += len(piece)
+        if at - offset >= MAX_LINE_BYTES:
+            raise _overlong(source, offset)
+    return source.bytes
+
+
+def _compressed_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bool]) -> Iterator[TextChunk]:
+    with _text(source) as stream:
+        lines = _LinesAhead(source, stream)
+        if lines.at_end:
+            raise DataError(source.path, "the file is empty", mend="remove it from input or fetch it again")
+        index = 0
+        while not lines.at_end:
+            keep = wanted(index)
+            taken = lines.take((index + 1) * chunk_bytes, keep=keep)
+            if keep:
+                yield TextChunk(index, taken, last=lines.at_end)
+            index += 1
+
+
+class _LinesAhead:
+    """The text of a compressed file, of which the next lines can be taken.
+
+    Args:
+        source: the file; stream: its text, at the start.
+    """
+
+    def __init__(self, source: SourceFile, stream: _Stream) -> None:
+        self._source, self._stream = source, stream
+        self._at = 0  # where the line starts that is next
+        self._ahead = stream.read(READ_BYTES)  # the text from there on, as far as it was read; empty at the end
+
+    @property
+    def at_end(self) -> bool:
+        """Whether no line is left."""
+        return not self._ahead
+
+    def take(self, stop: int, *, keep: bool) -> bytes:
+        """The lines that start before an offset of the text; nothing, but behind them all the same, unless ``keep``."""
+        pieces: list[bytes] = []
+        taken = self._at >= stop
+        while not taken and self._ahead:
+            newline = self._ahead.find(b"\n", max(stop - 1 - self._at, 0))
+            taken = newline >= 0
+            length = newline + 1 if taken else len(self._ahead)
+            if keep:
+                pieces.append(self._ahead[:length])
+            self._at += length
+            self._ahead = self._ahead[length:] or self._stream.read(READ_BYTES)
+            if not taken and self._at - stop >= MAX_LINE_BYTES:
+                raise _overlong(self._source, stop)
+        if keep and not taken and not pieces[-1].endswith(b"\n"):
+            pieces.append(b"\n")
+        return b"".join(pieces)
+
+
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+@contextmanager
+def _text(source: SourceFile) -> Iterator[_Stream]:
+    """The text of a file, from the start."""
+    if source.compression == "none":
+        with open(source.path, "rb", buffering=0) as file:
+            yield file
+    else:
+        # Takes concatenated members as one text, as gzip and zstd do, and works without the GIL.
+        with pa.CompressedInputStream(pa.OSFile(source.path), source.compression) as stream:
+            yield stream
+
+
+def _newlines(source: SourceFile, stop: int) -> int:
+    """Newlines before an offset of the text; a compressed file is read on to its end."""
+    count = at = 0
+    with _text(source) as stream:
+        while (at < stop or source.compression != "none") and (piece := stream.read(READ_BYTES)):
+            count += piece.count(b"\n", 0, max(stop - at, 0))
+            at += len(piece)
+    return count
+
+
+def _overlong(source: SourceFile, offset: int) -> DataError:
+    """The line that goes over an offset of the text has no end in sight."""
+    row = _newlines(source, offset - 1) + 1
+    problem = f"the row is longer than {MAX_LINE_BYTES} bytes"
+    return DataError(source.path, problem, row=row, mend="rows must end with a newline; is this a text file?")
+
+
+@contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+    """What the operating system and the decompressor say of a file, as errors of the data."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(path, "no such file", mend="check input") from None
+    except PermissionError:
+        raise DataError(path, "no permission to read it", mend="check the file's owner and mode") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise DataError(path, f"cannot be read ({error.strerror})", mend="check the disk or mount") from error
+        cut_off = "truncated" in str(error).lower()  # the decompressor's words
+        problem = "is cut off" if cut_off else f"is damaged ({str(error).splitlines()[0]})"
+        mend = "fetch the file again (gzip -t or zstd -t checks it)"
+        raise DataError(path, f"the compressed data {problem}", mend=mend) from error

@@ -1,0 +1,174 @@
+"""The intermediate files of a preprocessing job: what is done is what is there.
+
+All of them are below ``<output>/work``, which whoever interrupted the job finds again and which goes away at its end:
+
+    lock                     held by the job that writes the output
+    state.json               what the output is made from and with; there before any other file
+    raw/<file>/<chunk>       parsed rows of a chunk; ``<chunk>.used`` once their successor exists and they are removed
+    raw/<file>/counts.json   what was counted in the chunks of a file; there once all of them were parsed
+    spill/<file>/<group>     training rows of some chunks in the order after the shuffle
+    parts/<part>/begun       the part's files are laid out
+    parts/<part>/<row>.json  what was counted in the piece that is written at that row; there once it is on the disk
+    parts/<part>/record.json the part's entry in the manifest; there once its files are finished
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlrm.data.packed.write import sync_folder, written_beside
+from dlrm.errors import DataError
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Where the intermediate files of an output are."""
+
+    output: Path
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.output / "work"
+
+    @property
+    def state(self) -> Path:
+        """What the output is made from and with."""
+        return self.path / "state.json"
+
+    def raw(self, file: int, chunk: int) -> Path:
+        """The parsed rows of a chunk."""
+        return self._raw_folder(file) / str(chunk)
+
+    def has_raw(self, file: int, chunk: int) -> bool:
+        """Whether a chunk was parsed."""
+        path = self.raw(file, chunk)
+        return path.exists() or _used(path).exists()
+
+    def drop_raw(self, file: int, chunk: int) -> None:
+        """Remove the parsed rows of a chunk, which are not needed any more."""
+        path = self.raw(file, chunk)
+        _used(path).touch()
+        path.unlink(missing_ok=True)
+
+    def counts(self, file: int) -> Path:
+        """What was counted in the chunks of a file."""
+        return self._raw_folder(file) / "counts.json"
+
+    def spill(self, file: int, group: int) -> Path:
+        """The training rows of a group of a file's chunks."""
+        return self.path / "spill" / str(file) / str(group)
+
+    def begun(self, part: str) -> Path:
+        """Says that the files of a part are laid out."""
+        return self._part_folder(part) / "begun"
+
+    def piece(self, part: str, start: int) -> Path:
+        """What was counted in the piece of a part that starts at a row of it."""
+        return self._part_folder(part) / f"{start}.json"
+
+    def record(self, part: str) -> Path:
+        """A finished part's entry in the manifest."""
+        return self._part_folder(part) / "record.json"
+
+    def vocabulary(self, column: int) -> Path:
+        """The raw values of a column that have ids of their own; part of the output."""
+        return self.output / "vocabulary" / f"cat_{column}.npy"
+
+    def forget_pieces(self, part: str) -> None:
+        """Remove what a finished part's record has made superfluous."""
+        for path in self._part_folder(part).iterdir():
+            if path != self.record(part):
+                path.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder; whoever holds the lock still does."""
+        for path in self.path.iterdir():
+            if path.name == "lock":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        (self.path / "lock").unlink()
+        with suppress(OSError):  # somebody who waits for the lock has just made a new one
+            self.path.rmdir()
+
+    def _raw_folder(self, file: int) -> Path:
+        return self.path / "raw" / str(file)
+
+    def _part_folder(self, part: str) -> Path:
+        return self.path / "parts" / part
+
+
+def _used(raw: Path) -> Path:
+    return raw.with_name(raw.name + ".used")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small file, whole or not at all; its folder is made if necessary."""
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sync_folder(path.parent.parent)
+    with written_beside(path) as file:
+        file.write(json.dumps(value).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read what :func:`write_json` has written.
+
+    Raises:
+        DataError: the file is absent or damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        problem = "no such file"
+    except ValueError:
+        problem = "is damaged"
+    raise DataError(str(path), problem, mend="start over (overwrite=true, or remove the output)")
+
+
+@contextmanager
+def locked(work: WorkFolder) -> Iterator[None]:
+    """Be the only job that writes the output.
+
+    Raises:
+        DataError: there is another one.
+    """
+    while True:
+        work.path.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), open(work.path / "lock", "ab") as lock:
+            _lock(lock.fileno(), work.output)
+            if _is_at(lock.fileno(), work.path / "lock"):  # else it was removed by a job that has just ended
+                yield
+                return
+
+
+def _lock(descriptor: int, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        problem = "another job is writing this data set"
+        raise DataError(str(output), problem, mend="wait for it to end, or choose another output") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:  # where there are no locks, there is nobody to ask
+            raise
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
