@@ -84,11 +84,12 @@ class PackedData(Section):
 
     kind: Literal["packed"] = "packed"
     path: str
-    """Folder of the data set, or its URL (http://, s3:// and whatever else iopath has a handler for)."""
+    """Folder of the data set, or its URL: http://, https:// or, where boto3 is installed, s3://."""
     cache_dir: str = "~/.cache/dlrm"
     """Where files of a remote data set are kept on this host."""
     rows: Sizes | None = None
-    """Table size of each sparse feature, where dataset.json does not say; a single number is meant for all."""
+    """Table size of each sparse feature, where dataset.json does not say or says otherwise; a single number is meant for
+    all. Smaller tables than it says need bad_rows (MLPerf: 40,000,000 rows at most, bad_rows hash)."""
     split: PartSplit = PartSplit()
     multi_hot: Annotated[
         OneHot | MultiHotFiles | MlperfMultiHot | HashedMultiHot, Field(discriminator="kind")

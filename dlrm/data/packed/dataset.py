@@ -19,7 +19,13 @@ def packed_dataset(config: PackedData) -> Dataset:
         ConfigError: what is configured does not fit them.
     """
     multi_hot = config.multi_hot
-    folder = open_packed(config.path, rows=config.rows, multi_hot=multi_hot.kind == "files", cache_dir=config.cache_dir)
+    folder = open_packed(
+        config.path,
+        rows=config.rows,
+        may_be_smaller=config.bad_rows != "error",
+        multi_hot=multi_hot.kind == "files",
+        cache_dir=config.cache_dir,
+    )
     split = choose_split(folder, config.split)
     dataset = Dataset(
         train=PackedSource(f"{config.path} (train)", folder.schema, folder.parts, split.train),

@@ -73,6 +73,7 @@ def open_packed(
     path: str,
     *,
     rows: Sequence[int] | None = None,
+    may_be_smaller: bool = False,
     multi_hot: bool = False,
     cache_dir: str = "~/.cache/dlrm",
     rows_key: str = "data.rows",
@@ -81,8 +82,8 @@ def open_packed(
 
     Args:
         path: its folder, or its URL.
-        rows: table size of each sparse feature, one for all or none; needed where there is no dataset.json, and where
-            there is one at least as large as its own.
+        rows: table size of each sparse feature, one for all or none; needed where there is no dataset.json.
+        may_be_smaller: whether ``rows`` may be smaller than dataset.json says, because ids beyond will be dealt with.
         multi_hot: take the ids of the multi-hot files.
         cache_dir: where files of a remote data set are kept.
         rows_key: what the option for ``rows`` is called, for messages.
@@ -100,7 +101,10 @@ def open_packed(
     if multi_hot:
         _check_hotness(parts, manifest)
     hotness = _hotness(parts[0]) if multi_hot else None
-    return PackedFolder(folder, manifest, _schema(parts[0], manifest, hotness, rows, rows_key), parts)
+    schema = _schema(parts[0], manifest, hotness, rows, rows_key)
+    if manifest is not None and not may_be_smaller:
+        _check_tables(schema, manifest, rows_key)
+    return PackedFolder(folder, manifest, schema, parts)
 
 
 def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
@@ -201,12 +205,18 @@ def _schema(
             raise ConfigError.at(rows_key, message)
         return Schema.numbered(part.dense_MN.shape[1], given, hotness)
     sizes = [feature.rows for feature in manifest.sparse] if given is None else given
-    for feature, size in zip(manifest.sparse, sizes, strict=True):
-        if size < feature.rows:
-            message = f"{size:,} is too small for {feature.name}: dataset.json says {feature.rows:,}"
-            raise ConfigError.at(rows_key, message)
     sparse = zip(manifest.sparse, sizes, hotness or [1] * count, strict=True)
     return Schema(manifest.dense, tuple(SparseFeature(feature.name, size, hot) for feature, size, hot in sparse))
+
+
+def _check_tables(schema: Schema, manifest: Manifest, rows_key: str) -> None:
+    for feature, record in zip(schema.sparse, manifest.sparse, strict=True):
+        if feature.rows < record.rows:
+            message = (
+                f"{feature.rows:,} is too small for {feature.name}: dataset.json says {record.rows:,}; give as many, or "
+                "say what to do about ids beyond (data.bad_rows: hash)"
+            )
+            raise ConfigError.at(rows_key, message)
 
 
 def _one_per_feature(rows: Sequence[int], count: int, rows_key: str) -> list[int]:

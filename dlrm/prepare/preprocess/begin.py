@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from dlrm.prepare.preprocess.sources import SourceFile
 from dlrm.prepare.preprocess.work_folder import WorkFolder, read_json, write_json
 
 _START_OVER = "set overwrite to true to start over, or choose another output"
-_NO_LONGER = "(none)"
+_ABSENT = "(none)"
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,16 @@ def _data_files(output: Path) -> list[Path]:
 def _check_same_parameters(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
     before, after = _flat(old), _flat(new)
     differences = [
-        f"{key}: {before.get(key, _NO_LONGER)} -> {after.get(key, _NO_LONGER)}"
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
     if differences:
         raise ConfigError.at("output", f"{what} other parameters ({', '.join(differences)}); {_START_OVER}")
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else _ABSENT
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

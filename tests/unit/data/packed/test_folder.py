@@ -121,6 +121,12 @@ def test_table_sizes_that_do_not_fit_the_data_are_refused(tmp_path, manifest, ro
     assert "\n" not in str(caught.value)
 
 
+def test_tables_may_be_smaller_than_the_manifests_where_ids_beyond_them_are_dealt_with(tmp_path):
+    write_days(tmp_path, manifest=True)
+    found = open_packed(str(tmp_path), rows=[6], may_be_smaller=True)
+    assert [feature.rows for feature in found.schema.sparse] == [6, 6, 6]
+
+
 @pytest.mark.parametrize("renamed", [False, True])
 def test_folders_of_torchrecs_scripts_are_read_as_they_are(tmp_path, renamed):
     """The steps of torchrec's preprocessing on made-up rows; users rename the output of its second step, or do not."""

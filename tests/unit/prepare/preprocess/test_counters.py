@@ -5,18 +5,19 @@ from dlrm.prepare.preprocess.counters import VALUES, Counters, counter_bits
 from tests.unit.prepare.preprocess.columns import HIGHEST, clustered_columns, distinct, present, skewed_column
 
 
-def full_values(counters):
-    return np.concatenate([np.empty(0, np.uint32), *(values.copy() for values in counters.full_values())])
+def taken(counters, number):
+    return np.concatenate([np.empty(0, np.uint32), *(values.copy() for values in counters.take_full_values(number))])
 
 
 def counted(columns, full, *, parts=1, missing_is_zero=False):
     """The values of all slices that are counted to ``full``, in the order in which they are found."""
+    counters = Counters(full, missing_is_zero=missing_is_zero)
     found = []
-    for number in range(counter_bits(full)):
-        counters = Counters(full, number, missing_is_zero=missing_is_zero)
+    for number in range(counters.bits):
         for part in range(parts):
-            counters.add(columns, part=part, parts=parts)
-        found.append(full_values(counters))
+            counters.add(columns, number, part=part, parts=parts)
+        found.append(taken(counters, number))
+        assert not counters.touched_L.any()
     return np.concatenate(found)
 
 
@@ -60,29 +61,38 @@ def test_missing_values_are_not_counted_or_are_zeros():
     assert counted([(categories, is_missing)], 5, missing_is_zero=True).tolist() == []
 
 
-@pytest.mark.parametrize("many_values", [False, True])
-def test_what_is_expected_changes_nothing_that_is_found(many_values):
-    categories, is_missing = skewed_column()
-    counters = Counters(1, 0, missing_is_zero=False)
-    counters.expect(many_values=many_values)
-    counters.add([(categories, is_missing)])
-    assert (full_values(counters) == np.unique(categories[~is_missing])).all()
+@pytest.mark.parametrize("full", [1, 2, 300])
+def test_taken_counters_are_0_and_count_anew(full):
+    first, second = (np.repeat(skewed_column(seed=seed)[0], full) for seed in (1, 2))
+    counters = Counters(full, missing_is_zero=False)
+    for column in (first, first[:-1], second):
+        counters.add([present(*column)], 0)
+        values, counts = np.unique(column, return_counts=True)
+        of_slice = values < VALUES // counters.bits
+        assert (taken(counters, 0) == values[of_slice & (counts >= full)]).all()
+        assert len(taken(counters, 0)) == 0
+
+
+def test_more_values_than_are_taken_at_a_time_are_taken_in_order():
+    values = np.arange(5_000_000, 8_000_000, dtype=np.uint32)
+    found = counted([(values, np.zeros(len(values), bool))], 1, parts=2)
+    assert (found == values).all()
 
 
 @pytest.mark.parametrize("full", [2, 9, 200, 3000])
-def test_counts_of_a_page_are_what_was_counted_and_can_be_replaced(full):
-    counters = Counters(full, 0, missing_is_zero=False)
-    counters.add([present(*[3] * 2, *[100] * 5, *[101] * (full + 5))])
-    pages = np.array([0])
-    counts = counters.unpacked(pages).reshape(-1)
-    assert np.flatnonzero(counts).tolist() == [3, 100, 101]
-    assert counts[[3, 100, 101]].tolist() == [2, min(5, full), full]
+def test_counts_of_a_line_are_what_was_counted_and_can_be_replaced(full):
+    counters = Counters(full, missing_is_zero=False)
+    counters.add([present(*[3] * 2, *[20] * 5, *[21] * (full + 5))], 0)
+    lines = np.array([0])
+    counts = counters.unpacked(lines).reshape(-1)
+    assert np.flatnonzero(counts).tolist() == [3, 20, 21]
+    assert counts[[3, 20, 21]].tolist() == [2, min(5, full), full]
 
     counts[:] = 0
     counts[[0, 7, len(counts) - 1]] = full - 1, full, full + 1000
-    counters.replace(pages, counts.reshape(1, 512, -1))
-    assert full_values(counters).tolist() == [7, len(counts) - 1]
-    assert counters.unpacked(pages).max() == full
+    counters.replace(lines, counts.reshape(1, 8, -1))
+    assert counters.unpacked(lines).max() == full
+    assert taken(counters, 0).tolist() == [7, len(counts) - 1]
 
 
 def test_slices_cover_the_value_space_without_overlap():

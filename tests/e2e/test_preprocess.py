@@ -1,0 +1,345 @@
+"""Preprocessing as a whole: what comes out, and that it does not depend on what happened on the way."""
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dlrm.counter_rng import stream_key
+from dlrm.data.packed.manifest import parse_manifest
+from dlrm.data.permutation import permuted
+from dlrm.errors import ConfigError, DataError
+from dlrm.testing.ranks import PRELOADED
+from tests.unit.prepare.preprocess.tiny_criteo import (
+    CHUNK_BYTES, ROWS, arrays, contents, expected, make, make_rows, options, write_raw,
+)  # fmt: skip
+
+DAYS = [make_rows(count, seed=day) for day, count in enumerate(ROWS)]
+TRAINING = DAYS[0] + DAYS[1]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_raw(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["in order", "shuffled"])
+def reference(request, raw, tmp_path_factory):
+    """(shuffle, folder) of an output that was made without interruption."""
+    return request.param, make(raw, tmp_path_factory.mktemp("reference") / "out", shuffle=request.param)
+
+
+def assert_equal(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
+
+
+def test_parts_are_what_the_recipe_in_plain_python_gives(raw, tmp_path):
+    output = make(raw, tmp_path / "out")
+    for day, rows in enumerate(DAYS):
+        dense, ids, labels = expected(rows, TRAINING)
+        found_dense, found_ids, found_labels = arrays(output, f"day_{day}")
+        np.testing.assert_allclose(found_dense, dense, rtol=1e-6)
+        assert_equal((found_ids, found_labels), (ids, labels))
+
+
+def test_the_manifest_says_what_there_is(raw, tmp_path):
+    output = make(raw, tmp_path / "out")
+    manifest = parse_manifest((output / "dataset.json").read_text(), "dataset.json")
+    for part, rows in zip(manifest.parts, DAYS, strict=True):
+        assert part.rows == len(rows)
+        assert part.clicks == sum(fields[0] == "1" for fields in rows)
+        names = ["int_0", "int_1", "cat_0", "cat_1", "cat_2"]
+        assert part.missing == {name: sum(not f[1 + i] for f in rows) for i, name in enumerate(names)}
+    assert [(s.part, s.start, s.stop) for s in manifest.split["validation"]] == [("day_2", 0, 17)]
+    assert manifest.sparse[2].rows == 2 + len({fields[5] for fields in TRAINING if fields[5]})
+    assert manifest.preprocessing["sources"][0] == {
+        "name": "day_0", "bytes": (raw / "day_0").stat().st_size, "rows_skipped": 0,
+    }  # fmt: skip
+    assert str(tmp_path) not in (output / "dataset.json").read_text()
+    assert not (output / "work").exists()
+
+
+def test_training_rows_go_where_the_permutation_says_and_others_stay(raw, tmp_path):
+    output = make(raw, tmp_path / "out", shuffle=True, seed=5)
+    order = permuted(torch.arange(len(TRAINING)), len(TRAINING), stream_key(5, "preprocess", "shuffle"))
+    shuffled = [fields for _, fields in sorted(zip(order.tolist(), TRAINING, strict=True))]
+    assert shuffled != TRAINING
+    for day, rows in enumerate((shuffled[: ROWS[0]], shuffled[ROWS[0] :], DAYS[2])):
+        dense, ids, labels = expected(rows, TRAINING)
+        found_dense, found_ids, found_labels = arrays(output, f"day_{day}")
+        np.testing.assert_allclose(found_dense, dense, rtol=1e-6)
+        assert_equal((found_ids, found_labels), (ids, labels))
+        manifest = parse_manifest((output / "dataset.json").read_text(), "dataset.json")
+        assert manifest.parts[day].clicks == labels.sum()
+        assert manifest.parts[day].missing["cat_1"] == (ids[:, 1] == 0).sum()
+
+
+def test_one_sequence_of_rows_is_cut_into_days_of_equal_size(raw, tmp_path):
+    split = {"train": ["day_0..day_4"], "validation": ["day_5[:0.5]"], "test": ["day_5[0.5:]", "day_6"]}
+    output = make(raw, tmp_path / "out", parts={"kind": "days", "days": 7}, split=split)
+    rows = [fields for day in DAYS for fields in day]
+    sizes = [21] + [20] * 6
+    assert sum(sizes) == len(rows) == 141
+    training = rows[:101]
+    for day, stop in enumerate(itertools.accumulate(sizes)):
+        _, ids, labels = expected(rows[stop - sizes[day] : stop], training)
+        assert_equal(arrays(output, f"day_{day}")[1:], (ids, labels))
+
+
+def test_shuffled_training_rows_may_be_any_part_of_a_part(raw, tmp_path):
+    split = {"train": ["day_1[10:]", "day_0[:50]"], "validation": ["day_1[:10]"], "test": ["day_2"]}
+    output = make(raw, tmp_path / "out", shuffle=True, split=split)
+    training = DAYS[1][10:] + DAYS[0][:50]
+    order = permuted(torch.arange(len(training)), len(training), stream_key(0, "preprocess", "shuffle"))
+    shuffled = [fields for _, fields in sorted(zip(order.tolist(), training, strict=True))]
+    for day, rows in enumerate((shuffled[37:] + DAYS[0][50:], DAYS[1][:10] + shuffled[:37], DAYS[2])):
+        _, ids, labels = expected(rows, training)
+        assert_equal(arrays(output, f"day_{day}")[1:], (ids, labels))
+
+
+OTHER_WAYS = {
+    "one worker": {"workers": 1},
+    "three workers": {"workers": 3},
+    "one chunk": {"chunk_bytes": 1 << 20},
+    "chunks of a few rows": {"chunk_bytes": 64},
+    "one bucket": {"bucket_rows": 10_000},
+    "tiny buckets": {"bucket_rows": 3},
+    "kept work": {"keep_work": True},
+}
+
+
+@pytest.mark.parametrize("way", list(OTHER_WAYS))
+def test_bytes_do_not_depend_on_how_the_work_is_cut(reference, raw, tmp_path, way):
+    shuffle, folder = reference
+    output = make(raw, tmp_path / "out", shuffle=shuffle, **OTHER_WAYS[way])
+    found = {name: value for name, value in contents(output).items() if not name.startswith("work/")}
+    assert found == contents(folder)
+    assert (output / "work").exists() == (way == "kept work")
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_bytes_do_not_depend_on_how_the_input_is_compressed(reference, tmp_path, kind):
+    shuffle, folder = reference
+    output = make(write_raw(tmp_path / "raw", kind), tmp_path / "out", shuffle=shuffle)
+    assert contents(output) == contents(folder)
+
+
+def test_a_complete_output_is_left_alone(raw, tmp_path, capsys):
+    output = make(raw, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    make(raw, output, workers=1, bucket_rows=99, chunk_bytes=64)
+    assert "complete already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def test_other_parameters_are_refused_by_name_unless_they_may_overwrite(raw, tmp_path):
+    output = make(raw, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"dense\.shift: 3\.0 -> 4\.0, .*shuffle: false -> true.*overwrite"):
+        make(raw, output, shuffle=True, dense={"shift": 4})
+    with_shift = make(raw, output, shuffle=True, dense={"shift": 4}, overwrite=True)
+    assert contents(with_shift) == contents(make(raw, tmp_path / "anew", shuffle=True, dense={"shift": 4}))
+
+
+def test_other_sources_are_refused_by_name(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    output = make(raw, tmp_path / "out")
+    with open(raw / "day_1", "ab") as file:
+        file.write(b"1\t\t\t\t\t\n")
+    (raw / "day_2").unlink()
+    write_raw(tmp_path / "more", rows=(3, 3, 3, 3))
+    (tmp_path / "more" / "day_3").rename(raw / "day_3")
+    with pytest.raises(DataError, match=r"day_1: \d+ -> \d+ bytes, day_2 is gone, day_3 is new"):
+        make(raw, output)
+
+
+def test_a_source_that_was_modified_later_is_refused_though_its_size_is_the_same(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    output = make(raw, tmp_path / "out")
+    later = time.time() + 5
+    os.utime(raw / "day_1", (later, later))
+    with pytest.raises(DataError, match="day_1 was modified"):
+        make(raw, output)
+
+
+def test_a_folder_with_somebody_elses_data_is_refused(raw, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "day_0_dense.npy").write_bytes(b"precious")
+    with pytest.raises(DataError, match=r"day_0_dense\.npy already, which this job did not write"):
+        make(raw, output)
+    assert (output / "day_0_dense.npy").read_bytes() == b"precious"
+
+
+def test_only_one_job_at_a_time_writes_an_output(raw, tmp_path):
+    import fcntl
+
+    (tmp_path / "out" / "work").mkdir(parents=True)
+    with open(tmp_path / "out" / "work" / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another job is writing"):
+            make(raw, tmp_path / "out")
+    make(raw, tmp_path / "out")
+
+
+def test_a_malformed_row_is_named_and_can_be_mended_or_skipped(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    lines = (raw / "day_1").read_text().splitlines(keepends=True)
+    lines[40] = "1\t2\t3\tzz\t\t\n"
+    (raw / "day_1").write_text("".join(lines))
+    with pytest.raises(DataError) as error:
+        make(raw, tmp_path / "out")
+    assert (error.value.path, error.value.row, error.value.column) == (str(raw / "day_1"), 41, "cat_0")
+
+    output = make(raw, tmp_path / "out", bad_rows="skip", overwrite=True)
+    manifest = parse_manifest((output / "dataset.json").read_text(), "dataset.json")
+    assert [source["rows_skipped"] for source in manifest.preprocessing["sources"]] == [0, 1, 0]
+    assert [part.rows for part in manifest.parts] == [61, 46, 33]
+    _, ids, labels = expected(DAYS[1][:40] + DAYS[1][41:], DAYS[0] + DAYS[1][:40] + DAYS[1][41:])
+    assert_equal(arrays(output, "day_1")[1:], (ids, labels))
+
+
+def test_a_source_that_changes_between_two_runs_of_a_job_is_refused(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    fail_at(raw, tmp_path / "out", 20)
+    os.utime(raw / "day_2", ns=(1, 1))
+    with pytest.raises(DataError, match="day_2 was modified"):
+        make(raw, tmp_path / "out")
+
+
+def test_too_small_a_disk_is_said_before_anything_is_written(raw, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"GiB are needed, .* GiB are free.*another disk"):
+        make(raw, tmp_path / "out")
+    assert not (tmp_path / "out" / "work" / "state.json").exists()
+
+
+# Calls by which something becomes durable or gets its name. A job that fails, or dies, right before any of them has to
+# go on from there.
+CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink")
+
+
+class FaultyDisk:
+    """From call number ``at`` on, every one of :data:`CALLS` acts instead of doing its work."""
+
+    def __init__(self, at, act):
+        self._at, self._act, self._count, self._lock = at, act, 0, threading.Lock()
+
+    def __enter__(self):
+        self._real = {name: getattr(os, name) for name in CALLS}
+        for name in CALLS:
+            setattr(os, name, self._faulty(self._real[name]))
+        return self
+
+    def __exit__(self, *_):
+        for name, call in self._real.items():
+            setattr(os, name, call)
+
+    def _faulty(self, call):
+        def instead(*arguments, **keywords):
+            with self._lock:
+                self._count += 1
+            if self._count > self._at:
+                self._act()
+            return call(*arguments, **keywords)
+
+        return instead
+
+
+def full_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail_at(raw, output, at, shuffle=False):
+    """Whether a job on a disk that is full from some call on got to its end; if not, it said so in one line."""
+    try:
+        with FaultyDisk(at, full_disk):
+            make(raw, output, shuffle=shuffle, workers=1)
+    except DataError as error:
+        assert "No space left on device" in str(error), error
+        assert len(str(error).splitlines()) == 1
+        return False
+    return True
+
+
+def test_a_disk_that_is_full_at_any_moment_loses_nothing(reference, raw, tmp_path):
+    shuffle, folder = reference
+    for at in itertools.count(step=7):
+        output = tmp_path / str(at)
+        if fail_at(raw, output, at, shuffle):
+            break
+        make(raw, output, shuffle=shuffle)
+        assert contents(output) == contents(folder), at
+    assert at > 100
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_and_die(raw, output, shuffle, at):
+    with FaultyDisk(at, die):
+        make(raw, output, shuffle=shuffle)
+
+
+def run_killed(target, *arguments, after_s=None):
+    """The exit code of a process that ends by itself, or is killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, "tests.unit.prepare.preprocess.tiny_criteo"])
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    process.join(after_s)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+def test_a_job_that_is_killed_again_and_again_ends_with_the_same_bytes(reference, raw, tmp_path):
+    shuffle, folder = reference
+    draw = random.Random(1)
+    kills = 0
+    while run_killed(make_and_die, raw, tmp_path / "out", shuffle, draw.randrange(5, 60)) == -signal.SIGKILL:
+        kills += 1
+        assert kills < 100
+    assert kills > 2
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+def test_a_job_that_is_killed_from_outside_ends_with_the_same_bytes(reference, raw, tmp_path):
+    shuffle, folder = reference
+    draw = random.Random(2)
+    for _ in range(8):
+        run_killed(make_quietly, raw, tmp_path / "out", shuffle, after_s=draw.uniform(0.05, 1.0))
+    make(raw, tmp_path / "out", shuffle=shuffle)
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+def make_quietly(raw, output, shuffle):
+    make(raw, output, shuffle=shuffle)
+
+
+def test_a_finished_part_is_not_written_again(raw, tmp_path):
+    output = tmp_path / "out"
+    at = next(at for at in itertools.count(start=100, step=3) if is_last_part_left(raw, output, at))
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.npy")}
+    assert before
+    make(raw, output)
+    after = {path.name: path.stat().st_mtime_ns for path in output.glob("*.npy")}
+    assert before.items() <= after.items()
+    assert at
+
+
+def is_last_part_left(raw, output, at):
+    fail_at(raw, output, at)
+    return len(list((output / "work" / "parts").glob("*/record.json"))) == 2
