@@ -31,13 +31,14 @@ class Job:
 
     Attributes:
         trainer: the loop with its hooks; measured: what the hooks find.
-        evaluator, validation, test: for scoring.
+        evaluator: scores; training, validation, test: the samples.
         engine: the model and what trains it.
     """
 
     trainer: Trainer
     measured: Measured
     evaluator: Evaluator
+    training: BatchLoader
     validation: BatchLoader
     test: BatchLoader
     engine: Engine
@@ -77,13 +78,14 @@ def build_job(
     """
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.global_batch_size
     evaluator = Evaluator(engine.stepper, engine.average, world)
+    training = _training_loader(dataset.train, config, world)
     validation = _evaluation_loader(dataset.validation, evaluation_batch_size, config, world)
     test = _evaluation_loader(dataset.test, evaluation_batch_size, config, world)
     measured = Measured(ThroughputMeter())
     hooks: list[Hook] = []
     trainer = Trainer(
         stepper=engine.stepper,
-        loader=_training_loader(dataset.train, config, world),
+        loader=training,
         hooks=hooks,
         epochs=config.train.epochs,
         max_steps=config.train.max_steps,
@@ -105,7 +107,7 @@ def build_job(
         hooks.append(Validation(config.evaluation, score, measured, recorder, display))
     if config.train.reset_tables_each_epoch:
         hooks.append(ResetTables(engine.reset_tables, epochs=config.train.epochs))
-    return Job(trainer, measured, evaluator, validation, test, engine)
+    return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 
 def _training_loader(source: Source, config: Config, world: World) -> BatchLoader:
@@ -114,6 +116,8 @@ def _training_loader(source: Source, config: Config, world: World) -> BatchLoade
         global_batch_size=config.train.global_batch_size,
         seed=config.run.seed,
         shuffle=config.train.shuffle,
+        block_samples=config.train.shuffle_block_samples,
+        window_blocks=config.train.shuffle_window_blocks,
         drop_last=config.train.drop_last,
     )
     if order.num_batches == 0:
@@ -136,4 +140,6 @@ def _loader(source: Source, order: SampleOrder, config: Config, world: World) ->
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
         prefetch_batches=config.train.prefetch_batches,
+        read_threads=config.train.read_threads,
+        bad_rows=config.data.bad_rows if isinstance(config.data, PackedData | ParquetData) else "error",
     )

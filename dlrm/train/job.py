@@ -54,6 +54,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     test, best = _final_scores(config, job, recorder, display)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=folder)
+    summary["bad_values"] = _bad_values(job, world)
     if world.is_leader:
         write_json(folder / "summary.json", summary)
         recorder.close()
@@ -88,6 +89,16 @@ def _final_scores(
     recorder.record("test", job.trainer.position.step, {**test.to_dict(), **reachable})
     display.say(f"step {job.trainer.position.step}: test {result_text(test)}")
     return test, best
+
+
+def _bad_values(job: Job, world: World) -> dict[str, dict[str, int]]:
+    """By split and column how many bad values were let pass, over all ranks and evaluations; what is clean is left out."""
+    found = {}
+    for split, loader in (("train", job.training), ("validation", job.validation), ("test", job.test)):
+        counts_C = loader.bad_values.snapshot()
+        world.collectives.all_reduce_sum_(counts_C)
+        found[split] = loader.bad_values.by_column(counts_C)
+    return {split: counts for split, counts in found.items() if counts}
 
 
 def summarise(
@@ -152,6 +163,8 @@ def closing_table(summary: dict[str, Any]) -> Table:
             "best reachable (test)",
             f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
         )
+    for split, counts in summary["bad_values"].items():
+        table.add_row(f"bad values ({split})", ", ".join(f"{column}: {count:,}" for column, count in counts.items()))
     table.add_row("files", f"{summary['folder']}/")
     return table
 

@@ -1,13 +1,19 @@
+import pytest
+
 from dlrm.config.base import Section
 from dlrm.config.describe import help_text, options, sections_in
+from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.root import Config
 
+ROOTS = (Config, PreprocessConfig, InspectConfig, MaterializeConfig, SynthesizeConfig)
 
-def every_section(section=Config):
-    yield section
-    for field in section.model_fields.values():
-        for inner in sections_in(field.annotation):
-            yield from every_section(inner)
+
+def every_section(*sections):
+    for section in sections or ROOTS:
+        yield section
+        for field in section.model_fields.values():
+            for inner in sections_in(field.annotation):
+                yield from every_section(inner)
 
 
 def test_every_section_is_described():
@@ -25,18 +31,20 @@ def test_every_field_is_described_or_is_a_section_which_is():
     assert bare == []
 
 
-def test_help_shows_every_field_of_every_section():
-    shown = {(option.path.rpartition(".")[2], option.about) for option in options(Config)}
-    for section in every_section():
+@pytest.mark.parametrize("root", ROOTS)
+def test_help_shows_every_field_of_every_section(root):
+    shown = {(option.path.rpartition(".")[2], option.about) for option in options(root)}
+    for section in every_section(root):
         about = " ".join(section.__doc__.split())
         for name, field in section.model_fields.items():
             if name != "kind" and not sections_in(field.annotation):
                 assert (name, about) in shown
 
 
-def test_help_names_type_default_and_meaning_of_every_option():
-    text = " ".join(help_text(Config).split())
-    for option in options(Config):
+@pytest.mark.parametrize("root", ROOTS)
+def test_help_names_type_default_and_meaning_of_every_option(root):
+    text = " ".join(help_text(root).split())
+    for option in options(root):
         assert option.meaning
         default = f"(default: {option.default})" if option.default else "(required)"
         assert f"--{option.path} {option.type_name} {option.meaning} {default}" in text

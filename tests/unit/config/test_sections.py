@@ -5,15 +5,18 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 from pydantic import BeforeValidator, ValidationError
 
-from dlrm.config import Config, dump_config, load_config
+from dlrm.config import Config, dump_config, load_config, load_options
 from dlrm.config.base import Number
 from dlrm.config.data import CriteoTsvData, DenseTransform, HashedCategories, RandomData, Split
 from dlrm.config.model import CatInteraction, DcnInteraction, ModelConfig, ProjectionInteraction
 from dlrm.config.optim import Schedule
+from dlrm.config.prepare import PreprocessConfig
 from tests.unit.config.mistakes import from_text
 from tests.unit.config.test_describe import every_section
 
-CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").rglob("*"))
+FOLDER = Path(__file__).resolve().parents[3] / "configs"
+CONFIGS = sorted(path for path in FOLDER.iterdir() if path.is_file())
+PREPROCESSING = sorted((FOLDER / "preprocess").iterdir())
 
 
 def takes_booleans_for_numbers(annotation: Any, metadata: list[Any]) -> bool:
@@ -43,6 +46,13 @@ def test_every_file_in_configs_loads_and_is_printed_back_equal(path, tmp_path):
     config = load_config(path)
     assert from_text(tmp_path, dump_config(config)) == config
     assert config.run.name == path.stem
+
+
+@pytest.mark.parametrize("path", PREPROCESSING, ids=lambda path: path.name)
+def test_every_file_for_preprocessing_loads_and_is_printed_back_equal(path, tmp_path):
+    config = load_options(PreprocessConfig, path)
+    (tmp_path / "printed.yaml").write_text(dump_config(config))
+    assert load_options(PreprocessConfig, tmp_path / "printed.yaml") == config
 
 
 def test_the_defaults_are_valid_and_complete():
