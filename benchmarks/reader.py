@@ -10,11 +10,12 @@ are medians over the rounds with the lowest and the highest. The files lie in th
 - *taken*: batches are received and dropped. torchrec's pipe hands on views of its arrays: of a sample's 160 bytes it
   touches the ids alone.
 - *moved*: every tensor of a batch is copied to a buffer that stands for a device, so everything has been read.
-- *CPU*: what taking a sample costs on all threads together.
+- *CPU*: what taking a sample costs on all threads of this process together.
 - *wait*: the consumer computes for a while after each batch, without the GIL, as a device does; what it waits for the
   next batch is what training loses.
 
-torchrec's pipe is used as facebookresearch/dlrm's trainer does: DataLoader(pipe, batch_size=None, num_workers=0). Its files
+torchrec's pipe is used as facebookresearch/dlrm's trainer does: DataLoader(pipe, batch_size=None, num_workers=0); and, to
+read ahead as ours does, with one worker process (more would each yield all batches). Its files
 are loaded before the clock starts (*open*). It offers three orders: as stored; the samples of each batch shuffled among
 themselves (shuffle_batches); all samples shuffled once for all epochs, in memory, while loading (shuffle_training_set).
 Ours checks every value, widens ids to 64 bits, and draws another order in every epoch.
@@ -70,6 +71,7 @@ ORDERS: dict[str, dict[str, Any]] = {
 PEER_ORDERS: dict[str, dict[str, Any]] = {
     "as stored": {},
     "as stored, mapped": {"mmap_mode": True},
+    "as stored, 1 worker": {"workers": 1},
     "within batches": {"shuffle_batches": True},
     "once, while loading": {"shuffle_training_set": True},
 }
@@ -100,12 +102,14 @@ def ours(folder: Path, batch: int, threads: int, order: dict[str, Any]) -> Batch
     return lambda: loader.batches(next(epochs), 0, sample_order.num_batches)
 
 
-def peers_pipe(folder: Path, batch: int, rank: int, world_size: int, **options: Any) -> Batches:
+def peers_pipe(folder: Path, batch: int, rank: int, world_size: int, *, workers: int = 0, **options: Any) -> Batches:
     paths = [[str(folder / f"day_{p}_{kind}.npy") for p in range(PARTS)] for kind in ("dense", "sparse", "labels")]
     pipe = InMemoryBinaryCriteoIterDataPipe(
         "train", *paths, batch_size=batch, rank=rank, world_size=world_size, **options
     )
-    return lambda: iter(DataLoader(pipe, batch_size=None, num_workers=0, pin_memory=False, collate_fn=lambda x: x))
+    return lambda: iter(
+        DataLoader(pipe, batch_size=None, num_workers=workers, pin_memory=False, collate_fn=lambda x: x)
+    )
 
 
 def tensors_of(batch: Any) -> list[torch.Tensor]:

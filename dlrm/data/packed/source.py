@@ -63,16 +63,18 @@ class PackedSource:
         """The samples at these indices (int64 (B,)), in this order.
 
         Raises:
-            DataError: a file has become shorter or longer since it was opened.
+            DataError: a file was written to since it was opened.
         """
         size = len(index_B)
         dense_BN = np.empty((size, len(self.schema.dense)), dtype=np.float32)
         ids_BS = np.empty((size, self.schema.ids_per_sample), dtype=self._id_type)
         labels_B1 = np.empty((size, 1), dtype=np.float32)
+        checked = set[int]()
         for piece in self._pieces(index_B.numpy()):
             part = self._parts[piece.span]
-            for file in part.files.values():
-                file.check_size()
+            if piece.span not in checked:
+                _check_unchanged(part)
+                checked.add(piece.span)
             _copy_rows(part.files["dense"], part.dense_MN, piece, dense_BN)
             _copy_rows(part.files["labels"], part.labels_M[:, None], piece, labels_B1)
             column = 0
@@ -104,8 +106,7 @@ class PackedSource:
             DataError: a file was written to meanwhile.
         """
         for part in self._parts:
-            for file in part.files.values():
-                file.check_unchanged()
+            _check_unchanged(part)
 
     def _pieces(self, index_B: NDArray[np.int64]) -> Iterator[_Piece]:
         if not len(index_B):
@@ -124,6 +125,11 @@ class PackedSource:
             whole = span_B[0] == span and (span_B == span).all()
             at = slice(None) if whole else np.flatnonzero(span_B == span)
             yield _Piece(span, at, index_B[at] + self._shifts[span])
+
+
+def _check_unchanged(part: PackedPart) -> None:
+    for file in part.files.values():
+        file.check_unchanged()
 
 
 def _ids(part: PackedPart) -> tuple[NDArray[np.int32] | NDArray[np.int64], ...]:
