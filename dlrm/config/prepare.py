@@ -108,13 +108,24 @@ class PreprocessConfig(Section):
     """Threads of this process; 0: one a core."""
     chunk_mib: Annotated[PositiveInt, Field(le=1024)] = 32
     """MiB of raw text a worker takes at a time; memory is about ten times this for each worker."""
-    bucket_rows: PositiveInt = 1_000_000
+    bucket_rows: Annotated[PositiveInt, Field(le=2**31)] = 1_000_000
     """Rows that are shuffled in memory at a time, for each worker."""
     keep_work: bool = False
     """Keep the intermediate files (<output>/work) after the end."""
     overwrite: bool = False
     """Start over where the output was begun or made with other parameters; otherwise that is an error."""
     distributed: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _an_output_and_one_table_per_column(self) -> Self:
+        if not self.output:
+            raise ValueError("output is empty: name a folder for the data set")
+        if isinstance(self.categories, HashedVocabulary) and len(self.categories.rows) not in (1, self.num_sparse):
+            raise ValueError(
+                f"categories.rows has {len(self.categories.rows)} entries, num_sparse is {self.num_sparse}: give one or "
+                "as many"
+            )
+        return self
 
 
 class InspectConfig(Section):

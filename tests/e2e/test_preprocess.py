@@ -1,15 +1,15 @@
 """Preprocessing as a whole: what comes out, and that it does not depend on what happened on the way."""
 
+import _thread
+import contextlib
 import errno
 import itertools
-import json
 import multiprocessing
 import os
 import random
 import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +21,13 @@ from dlrm.data.permutation import permuted
 from dlrm.errors import ConfigError, DataError
 from dlrm.testing.ranks import PRELOADED
 from tests.unit.prepare.preprocess.tiny_criteo import (
-    CHUNK_BYTES, ROWS, arrays, contents, expected, make, make_rows, options, write_raw,
+    ROWS,
+    arrays,
+    contents,
+    expected,
+    make,
+    make_rows,
+    write_raw,
 )  # fmt: skip
 
 DAYS = [make_rows(count, seed=day) for day, count in enumerate(ROWS)]
@@ -178,7 +184,7 @@ def test_a_folder_with_somebody_elses_data_is_refused(raw, tmp_path):
     (output / "day_0_dense.npy").write_bytes(b"precious")
     with pytest.raises(DataError, match=r"day_0_dense\.npy already, which this job did not write"):
         make(raw, output)
-    assert (output / "day_0_dense.npy").read_bytes() == b"precious"
+    assert [(path.name, path.read_bytes()) for path in output.iterdir()] == [("day_0_dense.npy", b"precious")]
 
 
 def test_only_one_job_at_a_time_writes_an_output(raw, tmp_path):
@@ -222,7 +228,54 @@ def test_too_small_a_disk_is_said_before_anything_is_written(raw, tmp_path, monk
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"GiB are needed, .* GiB are free.*another disk"):
         make(raw, tmp_path / "out")
-    assert not (tmp_path / "out" / "work" / "state.json").exists()
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("split", "problem"),
+    [
+        ({"train": ["day_0..day_7"]}, "no part 'day_7'"),
+        ({"train": ["day_0[:0.6]"], "test": ["day_0[0.5:]"]}, "train and test share rows"),
+    ],
+)
+def test_a_split_that_can_never_fit_is_refused_before_anything_is_read(raw, tmp_path, split, problem):
+    with pytest.raises(ConfigError, match=problem):
+        make(raw, tmp_path / "out", split=split)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_split_by_rows_is_not_refused_for_what_is_only_estimated(raw, tmp_path):
+    split = {"train": ["day_0", "day_1[:47]"], "validation": ["day_2[:33]"]}  # all rows there are
+    output = make(raw, tmp_path / "out", split=split)
+    manifest = parse_manifest((output / "dataset.json").read_text(), "dataset.json")
+    assert [span.stop for span in manifest.split["train"]] == [61, 47]
+
+
+def test_a_complete_output_of_which_a_file_is_gone_is_not_called_complete(raw, tmp_path):
+    output = make(raw, tmp_path / "out")
+    (output / "day_1_sparse.npy").unlink()
+    with pytest.raises(DataError, match=r"day_1_sparse\.npy: is gone; restore it, or set overwrite"):
+        make(raw, output)
+    again = make(raw, output, overwrite=True)
+    assert contents(again) == contents(make(raw, tmp_path / "other"))
+
+
+def test_input_in_the_folder_of_the_output_is_refused(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    with pytest.raises(DataError, match="in the folder of the output"):
+        make(raw, raw)
+
+
+def test_damaged_intermediate_rows_are_named_and_made_anew(raw, tmp_path):
+    output = tmp_path / "out"
+    fail_at(raw, output, 60)
+    chunk = next(iter(sorted((output / "work" / "raw" / "1").glob("[0-9]"))))
+    chunk.write_bytes(chunk.read_bytes()[:-3] + b"xxx")
+    with pytest.raises(DataError, match=r"damaged.*delete it and run the command again"):
+        make(raw, output)
+    chunk.unlink()
+    make(raw, output)
+    assert contents(output) == contents(make(raw, tmp_path / "other"))
 
 
 # Calls by which something becomes durable or gets its name. A job that fails, or dies, right before any of them has to
@@ -231,9 +284,10 @@ CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink")
 
 
 class FaultyDisk:
-    """From call number ``at`` on, every one of :data:`CALLS` acts instead of doing its work."""
+    """Acts before every one of :data:`CALLS` from number ``at`` on (or just that one)."""
 
-    def __init__(self, at, act):
+    def __init__(self, at, act, *, once=False):
+        self._once = once
         self._at, self._act, self._count, self._lock = at, act, 0, threading.Lock()
 
     def __enter__(self):
@@ -250,7 +304,8 @@ class FaultyDisk:
         def instead(*arguments, **keywords):
             with self._lock:
                 self._count += 1
-            if self._count > self._at:
+                count = self._count
+            if count == self._at or (count > self._at and not self._once):
                 self._act()
             return call(*arguments, **keywords)
 
@@ -263,14 +318,14 @@ def full_disk():
 
 def fail_at(raw, output, at, shuffle=False):
     """Whether a job on a disk that is full from some call on got to its end; if not, it said so in one line."""
-    try:
+    with contextlib.ExitStack() as stack:
+        error = stack.enter_context(pytest.raises(DataError, match=r"\A.*No space left on device.*\Z"))
         with FaultyDisk(at, full_disk):
             make(raw, output, shuffle=shuffle, workers=1)
-    except DataError as error:
-        assert "No space left on device" in str(error), error
-        assert len(str(error).splitlines()) == 1
-        return False
-    return True
+        stack.pop_all()
+        return True
+    assert error
+    return False
 
 
 def test_a_disk_that_is_full_at_any_moment_loses_nothing(reference, raw, tmp_path):
@@ -320,7 +375,16 @@ def test_a_job_that_is_killed_from_outside_ends_with_the_same_bytes(reference, r
     shuffle, folder = reference
     draw = random.Random(2)
     for _ in range(8):
-        run_killed(make_quietly, raw, tmp_path / "out", shuffle, after_s=draw.uniform(0.05, 1.0))
+        run_killed(make_quietly, raw, tmp_path / "out", shuffle, after_s=draw.uniform(0.02, 0.4))
+    make(raw, tmp_path / "out", shuffle=shuffle)
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+def test_an_interrupted_job_is_gone_on_with(reference, raw, tmp_path):
+    shuffle, folder = reference
+    for at in (15, 60, 90):
+        with pytest.raises(KeyboardInterrupt), FaultyDisk(at, _thread.interrupt_main, once=True):
+            make(raw, tmp_path / "out", shuffle=shuffle)
     make(raw, tmp_path / "out", shuffle=shuffle)
     assert contents(tmp_path / "out") == contents(folder)
 

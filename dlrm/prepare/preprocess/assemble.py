@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial, reduce
 
 from dlrm.data.packed.manifest import PartRecord
@@ -31,26 +33,38 @@ def assemble_parts(setting: Setting, encoder: Encoder, rows: RowMap) -> None:
         Records(config.num_dense, config.num_sparse, wide=encoder.wide),
         len(rows.buckets),
     )
-    with Crew(setting.threads) as crew:
+    with ExitStack() as opened, Crew(setting.threads) as crew:
         # A generator: a part's files are laid out when its first piece is due, not before.
-        for _ in crew.each(task for part in todo for task in _Assembly(setting, part, encoder, rows, buckets).tasks()):
+        assemblies = (
+            _Assembly(setting=setting, part=part, encoder=encoder, rows=rows, buckets=buckets, opened=opened)
+            for part in todo
+        )
+        for _ in crew.each(task for assembly in assemblies for task in assembly.tasks()):
             pass
 
 
+@dataclass(kw_only=True)
 class _Assembly:
-    """A part that is put together; the thread that writes its last piece finishes it."""
+    """A part that is put together; the thread that writes its last piece finishes it.
 
-    def __init__(self, setting: Setting, part: Part, encoder: Encoder, rows: RowMap, buckets: BucketReader) -> None:
-        self._setting, self._part, self._encoder, self._rows, self._buckets = setting, part, encoder, rows, buckets
-        self._pieces = list(rows.pieces(part.name))
-        self._lock = threading.Lock()
+    Attributes:
+        opened: closes the part's files if it is not finished.
+    """
+
+    setting: Setting
+    part: Part
+    encoder: Encoder
+    rows: RowMap
+    buckets: BucketReader
+    opened: ExitStack
 
     def tasks(self) -> Iterator[Callable[[], None]]:
         """What is left to do for the part."""
-        work, name = self._setting.work, self._part.name
+        work, name = self.setting.work, self.part.name
+        self._pieces = list(self.rows.pieces(name))
         todo = [piece for piece in self._pieces if not work.piece(name, piece.start).exists()]
-        self._setting.progress.advance(self._part.rows - sum(len(piece) for piece in todo))
-        self._left = len(todo)
+        self.setting.progress.advance(self.part.rows - sum(len(piece) for piece in todo))
+        self._lock, self._left = threading.Lock(), len(todo)
         self._writer = self._open()
         if not todo:
             yield self._finish
@@ -58,25 +72,26 @@ class _Assembly:
             yield partial(self._write, piece)
 
     def _open(self) -> PartWriter:
-        begun = self._setting.work.begun(self._part.name)
+        begun = self.setting.work.begun(self.part.name)
         writer = PartWriter(
-            self._setting.work.output,
-            self._part.name,
-            rows=self._part.rows,
-            num_dense=self._setting.config.num_dense,
-            num_sparse=self._setting.config.num_sparse,
-            wide_ids=self._encoder.wide,
+            self.setting.work.output,
+            self.part.name,
+            rows=self.part.rows,
+            num_dense=self.setting.config.num_dense,
+            num_sparse=self.setting.config.num_sparse,
+            wide_ids=self.encoder.wide,
             resume=begun.exists(),
         )
+        self.opened.callback(writer.close)
         if not begun.exists():
-            write_json(begun, {"rows": self._part.rows})
+            write_json(begun, {"rows": self.part.rows})
         return writer
 
     def _write(self, piece: Piece) -> None:
         counts = self._copy(piece) if isinstance(piece, Copy) else self._place(piece)
         self._writer.sync()
-        write_json(self._setting.work.piece(self._part.name, piece.start), vars(counts))
-        self._setting.progress.advance(len(piece))
+        write_json(self.setting.work.piece(self.part.name, piece.start), vars(counts))
+        self.setting.progress.advance(len(piece))
         with self._lock:
             self._left -= 1
             is_last = not self._left
@@ -84,9 +99,9 @@ class _Assembly:
             self._finish()
 
     def _copy(self, piece: Copy) -> PieceCounts:
-        chunk = read_raw_chunk(self._setting.work.raw(piece.chunk.file, piece.chunk.index))
+        chunk = read_raw_chunk(self.setting.work.raw(piece.chunk.file, piece.chunk.index))
         first = piece.chunk.rows.start
-        rows = PackedRows.encoded(chunk, slice(piece.rows.start - first, piece.rows.stop - first), self._encoder)
+        rows = PackedRows.encoded(chunk, slice(piece.rows.start - first, piece.rows.stop - first), self.encoder)
         self._writer.write(piece.start, rows.dense_MN, rows.ids_MF, rows.labels_M)
         if piece.rows == piece.chunk.rows:
             return PieceCounts(chunk.counts.clicks, chunk.counts.missing)
@@ -94,19 +109,19 @@ class _Assembly:
 
     def _place(self, bucket: Bucket) -> PieceCounts:
         found: list[PieceCounts] = []
-        for start, rows in self._buckets.blocks(bucket):
+        for start, rows in self.buckets.blocks(bucket):
             self._writer.write(bucket.start + start, rows.dense_MN, rows.ids_MF, rows.labels_M)
             found.append(rows.counts())
         return reduce(PieceCounts.__add__, found)
 
     def _finish(self) -> None:
-        work, name = self._setting.work, self._part.name
+        work, name = self.setting.work, self.part.name
         found = [PieceCounts(**read_json(work.piece(name, piece.start))) for piece in self._pieces]
         counts = reduce(PieceCounts.__add__, found) if found else PieceCounts(0, {})
         record = self._writer.finish(clicks=counts.clicks, missing=counts.missing)
         write_json(work.record(name), record.model_dump(mode="json", exclude_none=True))
         work.forget_pieces(name)
-        for chunk in self._rows.within(name):
+        for chunk in self.rows.within(name):
             work.drop_raw(chunk.file, chunk.index)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,27 +49,28 @@ def source_records(sources: Sequence[SourceFile]) -> list[dict[str, Any]]:
     return [{"name": os.path.basename(source.path), "bytes": source.bytes} for source in sources]
 
 
-def finished_output(config: PreprocessConfig, sources: Sequence[Source]) -> Manifest | None:
+def finished_output(config: PreprocessConfig, sources: Sequence[Source], output: Path) -> Manifest | None:
     """The manifest of an output that is complete and what the job would make; None if there is work to do.
 
     Raises:
         ConfigError: a complete output was made with other parameters (unless they may be overwritten).
-        DataError: it was made from other sources, or its manifest is none.
+        DataError: it was made from other sources, a file of it is gone, or its manifest is none.
     """
-    path = Path(config.output, MANIFEST_NAME)
+    path = output / MANIFEST_NAME
     if not path.exists():
         return None
     try:
         manifest = parse_manifest(path.read_bytes(), str(path))
         made = manifest.preprocessing
         made_from = [{"name": source["name"], "bytes": source["bytes"]} for source in made.get("sources", [])]
-        _check_same_parameters(made.get("parameters", {}), parameters(config), f"{config.output} was made with")
+        _check_same_parameters(made.get("parameters", {}), parameters(config), f"{output} was made with")
         newest_ns = path.stat().st_mtime_ns
         found = source_records([source.file for source in sources])
         for source, record in zip(sources, found, strict=True):
             if source.mtime_ns > newest_ns:
                 record["changed"] = "after the data set was made"
-        _check_same_sources(made_from, found, config.output)
+        _check_same_sources(made_from, found, str(output))
+        _check_whole(manifest, output)
     except (ConfigError, DataError):
         if config.overwrite:
             return None
@@ -77,13 +78,17 @@ def finished_output(config: PreprocessConfig, sources: Sequence[Source]) -> Mani
     return manifest
 
 
-def begin(
-    config: PreprocessConfig,
-    sources: Sequence[Source],
-    work: WorkFolder,
-    chunk_bytes: int,
-    check_room: Callable[[], None],
-) -> State:
+def _check_whole(manifest: Manifest, folder: Path) -> None:
+    """Make sure that all files are still there, as far as their sizes tell."""
+    for record in (*manifest.vocabularies.values(), *(file for part in manifest.parts for file in part.files.values())):
+        path = folder / record.name
+        size = path.stat().st_size if path.exists() else None
+        if size != record.bytes:
+            problem = "is gone" if size is None else f"has {size} bytes, not {record.bytes}"
+            raise DataError(str(path), problem, mend=f"restore it, or {_START_OVER}")
+
+
+def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder, chunk_bytes: int) -> State:
     """Begin a job, or go on with one that was interrupted. The lock is held.
 
     Raises:
@@ -101,8 +106,6 @@ def begin(
         begun = None
     if begun is None:
         _clear(work)
-    check_room()
-    if begun is None:
         write_json(work.state, vars(state))
     return begun or state
 
@@ -122,12 +125,11 @@ def _begun(work: WorkFolder, state: State) -> State | None:
 
 def _clear(work: WorkFolder) -> None:
     """Remove what another job has left, the manifest first: without it nobody takes the rest for a data set."""
-    for path in (work.output / MANIFEST_NAME, *_data_files(work.output)):
+    for path in (work.output / MANIFEST_NAME, work.state, *_data_files(work.output)):
         path.unlink(missing_ok=True)
     for folder in (work.output / "vocabulary", *(path for path in work.path.iterdir() if path.is_dir())):
         if folder.exists():
             shutil.rmtree(folder)
-    work.state.unlink(missing_ok=True)
 
 
 def _data_files(output: Path) -> list[Path]:

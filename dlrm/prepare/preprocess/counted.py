@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from dlrm.config.prepare import EqualParts
+from dlrm.config.data.packed import PartSplit
+from dlrm.config.prepare import EqualParts, PreprocessConfig
 from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
 from dlrm.errors import ConfigError, DataError
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts
 from dlrm.prepare.preprocess.rows import Chunk, RowMap, Rows
-from dlrm.prepare.preprocess.setting import Setting
+from dlrm.prepare.preprocess.setting import Setting, Source
 from dlrm.prepare.preprocess.work_folder import read_json
+
+_MANY_ROWS = 10**15
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,26 @@ def count_rows(setting: Setting) -> Counted:
     split = resolve_split(setting.config.split, parts, "split")
     bucket_rows = setting.bucket_rows if setting.config.shuffle else 0
     return Counted(RowMap(chunks, parts, split, bucket_rows), split, tuple(skipped))
+
+
+def roughly_counted(config: PreprocessConfig, sources: Sequence[Source]) -> list[Part]:
+    """The parts before anything was counted: their names, and about as many rows as they will have."""
+    rows = [source.extent.rows for source in sources]
+    if isinstance(config.parts, EqualParts):
+        return [Part(f"day_{day}", sum(rows) // config.parts.days) for day in range(config.parts.days)]
+    return [Part(source.file.part, count) for source, count in zip(sources, rows, strict=True)]
+
+
+def check_split(split: PartSplit, parts: Sequence[Part]) -> None:
+    """Find mistakes in a split before hours of work, when it is only roughly known how many rows there are.
+
+    Raises:
+        ConfigError: the split is wrong however many rows the parts have.
+    """
+    with suppress(ConfigError):
+        resolve_split(split, parts, "split")
+        return
+    resolve_split(split, [Part(part.name, _MANY_ROWS) for part in parts], "split")
 
 
 def _counts(setting: Setting, file: int) -> list[tuple[int, int, int, dict[str, int]]]:

@@ -89,19 +89,20 @@ class Counters:
         The ranges have no line in common, so that as many threads can count the same columns at the same time.
 
         Args:
-            columns: raw values uint32 (M,) and where they are missing, bool (M,).
+            columns: raw values uint32 (M,), 0 where missing, and where they are missing, bool (M,).
             number: which slice, 0 .. bits - 1.
             part: which range, 0 .. parts - 1.
             parts: number of ranges.
         """
         line_values = LINE_WORDS * 64 // self.bits
-        begin, end = (LINES * edge // parts * line_values for edge in (part, part + 1))
+        begin, end = (np.uint64(LINES * edge // parts * line_values) for edge in (part, part + 1))
+        first, log2_bits, full = np.uint64(self._first(number)), np.uint64(self._log2_bits), np.uint64(self.full)
         for categories_M, missing_M in columns:
-            _count(
-                read_only(categories_M), read_only(missing_M), self._missing_is_zero,
-                np.uint64(self._first(number)), np.uint64(begin), np.uint64(end),
-                np.uint64(self._log2_bits), np.uint64(self.full), self._words, self.touched_L,
-            )  # fmt: skip
+            counted = (read_only(categories_M), read_only(missing_M), self._missing_is_zero)
+            if self.bits == 1:
+                _mark(*counted, begin, end, self._words, self.touched_L)
+            else:
+                _count(*counted, begin, end, self._words, self.touched_L, first, log2_bits, full)
 
     def take_full_values(self, number: int) -> Iterator[UInt32s]:
         """The values of slice ``number`` whose counters are full, ascending; afterwards all counters are 0.
@@ -139,33 +140,54 @@ def read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     return view
 
 
+# In the two loops below no jump depends on who owns a value, which a processor would guess wrong half of the time: the
+# values of others go to the last word, whose counters are full.
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _mark(
+    categories_M: UInt32s,
+    missing_M: Bools,
+    missing_is_zero: bool,
+    begin: np.uint64,
+    end: np.uint64,
+    words: UInt64s,
+    touched_L: npt.NDArray[np.uint8],
+) -> None:
+    """Count the values ``begin .. end - 1`` to 1: the same as :func:`_count`, in two thirds of the time."""
+    beyond = np.uint64(words.shape[0] - 1)
+    for i in range(categories_M.shape[0]):
+        value = np.uint64(categories_M[i])
+        owned = ((value - begin) < end - begin) & (missing_is_zero | (not missing_M[i]))
+        word = value >> np.uint64(6) if owned else beyond
+        bit = np.uint64(1) << (value & np.uint64(63))
+        bits = words[word]
+        if not bits & bit:
+            words[word] = bits | bit
+            touched_L[word >> np.uint64(3)] = 1
+
+
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _count(
     categories_M: UInt32s,
     missing_M: Bools,
     missing_is_zero: bool,
-    first: np.uint64,
     begin: np.uint64,
     end: np.uint64,
-    log2_bits: np.uint64,
-    full: np.uint64,
     words: UInt64s,
     touched_L: npt.NDArray[np.uint8],
+    first: np.uint64,
+    log2_bits: np.uint64,
+    full: np.uint64,
 ) -> None:
-    """Count the values ``first + begin .. first + end - 1``.
-
-    There is no jump that depends on who owns a value, which a processor would guess wrong half of the time: those of
-    others go to the last counter, which is full.
-    """
+    """Count the values ``first + begin .. first + end - 1`` to ``full``."""
     log2_counters = np.uint64(6) - log2_bits
     place_mask = (np.uint64(1) << log2_counters) - np.uint64(1)
     count_mask = (np.uint64(1) << (np.uint64(1) << log2_bits)) - np.uint64(1)
-    size = end - begin
     beyond = np.uint64(words.shape[0] - 1)
     for i in range(categories_M.shape[0]):
-        value = np.uint64(0) if missing_M[i] else np.uint64(categories_M[i])
-        offset = value - first  # wraps around below the slice
-        owned = ((offset - begin) < size) & (missing_is_zero | (not missing_M[i]))
+        offset = np.uint64(categories_M[i]) - first  # wraps around below the slice
+        owned = ((offset - begin) < end - begin) & (missing_is_zero | (not missing_M[i]))
         word = offset >> log2_counters if owned else beyond
         shift = (offset & place_mask) << log2_bits
         counts = words[word]

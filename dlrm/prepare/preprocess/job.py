@@ -23,15 +23,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from dlrm.config.prepare import ContiguousVocabulary, EqualParts, PreprocessConfig
+from dlrm.config.prepare import ContiguousVocabulary, PreprocessConfig
 from dlrm.data.packed.manifest import Manifest, SparseRecord, split_records
 from dlrm.data.packed.write import file_record, write_manifest
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.distributed.world import Place, joined_world
-from dlrm.errors import DataError
+from dlrm.errors import DataError, DlrmError
 from dlrm.prepare.preprocess.assemble import assemble_parts, part_record
 from dlrm.prepare.preprocess.begin import State, begin, finished_output, parameters, source_records
-from dlrm.prepare.preprocess.counted import Counted, count_rows
+from dlrm.prepare.preprocess.counted import Counted, check_split, count_rows, roughly_counted
 from dlrm.prepare.preprocess.disk import check_room, disk_errors, extent_of, peak_bytes
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.parse_files import parse_files
@@ -96,15 +96,24 @@ def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_by
     """Rank 0's preparations; None if the output is complete."""
     with disk_errors(work.output):
         sources = _find(config, work.output)
-        if finished_output(config, sources) is not None and not work.path.exists():
+        if finished_output(config, sources, work.output) is not None and not work.path.exists():
             return None
         work.output.mkdir(parents=True, exist_ok=True)
         lock.enter_context(locked(work))
-        if finished_output(config, sources) is not None:  # by a job that ended, or was interrupted, since then
+        if (
+            finished_output(config, sources, work.output) is not None
+        ):  # by a job that ended, or was interrupted, since then
             _tidy_up(config, work)
             return None
-        need_bytes = peak_bytes(config, _rough_part_rows(config, sources))
-        state = begin(config, sources, work, chunk_bytes, partial(check_room, work.output, need_bytes))
+        try:
+            parts = roughly_counted(config, sources)
+            check_split(config.split, parts)
+            check_room(work.output, peak_bytes(config, [part.rows for part in parts]))
+            state = begin(config, sources, work, chunk_bytes)
+        except DlrmError:
+            if not work.state.exists():  # nothing of it is this job's
+                work.remove()
+            raise
         token = secrets.token_hex()
         (work.path / "token").write_text(token)
         return _Begun(sources, state, token)
@@ -116,11 +125,6 @@ def _find(config: PreprocessConfig, output: Path) -> tuple[Source, ...]:
         if Path(file.path).resolve().parent == output.resolve():
             raise DataError(file.path, "is in the folder of the output", mend="choose another output")
     return tuple(Source(file, os.stat(file.path).st_mtime_ns, extent_of(file)) for file in files)
-
-
-def _rough_part_rows(config: PreprocessConfig, sources: tuple[Source, ...]) -> list[int]:
-    rows = [source.extent.rows for source in sources]
-    return [sum(rows) // config.parts.days] * config.parts.days if isinstance(config.parts, EqualParts) else rows
 
 
 def _see_token(work: WorkFolder, token: str) -> None:

@@ -29,9 +29,10 @@ def write_vocabularies(setting: Setting, config: ContiguousVocabulary, rows: Row
         if there[column]:
             continue
         pieces = partial(_pieces, setting, config, rows, chunks, column)
-        values = build_vocabulary(
-            pieces, config, threads=setting.threads, collectives=collectives, folder=setting.work.path
-        )
+        with disk_errors(setting.work.output):
+            values = build_vocabulary(
+                pieces, config, threads=setting.threads, collectives=collectives, folder=setting.work.path
+            )
         from_rank_0(collectives, partial(_write, setting, column, values))
         setting.progress.advance(1)
 

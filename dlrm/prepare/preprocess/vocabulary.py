@@ -68,10 +68,10 @@ class VocabularyBuilder:
         process with all rows.
 
         Args:
-            columns: gives this rank's rows, in pieces of any size: raw values uint32 (M,) and where they are missing,
-                bool (M,). Called anew for each reading: one of the first million rows, then 1, 2, 4, 8 or 16 of all for
-                a ``min_count`` up to 1, 3, 15, 255 or 65535. One thread reads while others count, so it should read
-                ahead where that takes time, and must not reuse its arrays.
+            columns: gives this rank's rows, in pieces of any size: raw values uint32 (M,), 0 where missing, and where
+                they are missing, bool (M,). Called anew for each reading: one of the first million rows, then 1, 2, 4,
+                8 or 16 of all for a ``min_count`` up to 1, 3, 15, 255 or 65535. One thread reads while others count, so
+                it should read ahead where that takes time, and must not reuse its arrays.
 
         Returns:
             uint32 (K,), ascending, a read-only memory map (an array in memory if K is 0).
@@ -83,6 +83,7 @@ class VocabularyBuilder:
         with tempfile.TemporaryFile(dir=self._folder) as file:
             for values in self._values_in_order(columns):
                 file.write(values.data)
+            file.flush()
             count = file.tell() // 4
             return np.memmap(file, np.uint32, mode="r", shape=(count,)) if count else np.empty(0, np.uint32)
 
@@ -113,8 +114,7 @@ class VocabularyBuilder:
             rows += len(categories_M)
             if rows > _FEW_ROWS // self._collectives.world_size:
                 return None
-            present_M = np.where(missing_M, 0, categories_M) if self._missing_is_zero else categories_M[~missing_M]
-            occurrences.append(present_M.astype(np.uint32))
+            occurrences.append(categories_M if self._missing_is_zero else categories_M[~missing_M])
         return np.concatenate(occurrences)
 
     def _count(self, columns: Columns, counters: Counters, number: int) -> None:

@@ -54,9 +54,10 @@ def test_values_wherever_they_lie_are_found_once_whoever_counts_them(name, parts
 
 
 def test_missing_values_are_not_counted_or_are_zeros():
-    categories, is_missing = np.array([0, 5, 0, 5, 0], np.uint32), np.array([True, True, True, False, False])
+    categories, is_missing = np.array([0, 0, 0, 5, 0], np.uint32), np.array([True, True, True, False, False])
     assert counted([(categories, is_missing)], 1).tolist() == [0, 5]
     assert counted([(categories, is_missing)], 2).tolist() == []
+    assert counted([(categories, is_missing)], 1, missing_is_zero=True).tolist() == [0, 5]
     assert counted([(categories, is_missing)], 4, missing_is_zero=True).tolist() == [0]
     assert counted([(categories, is_missing)], 5, missing_is_zero=True).tolist() == []
 
