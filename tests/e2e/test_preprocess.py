@@ -70,7 +70,8 @@ def test_the_manifest_says_what_there_is(raw, tmp_path):
     assert [(s.part, s.start, s.stop) for s in manifest.split["validation"]] == [("day_2", 0, 17)]
     assert manifest.sparse[2].rows == 2 + len({fields[5] for fields in TRAINING if fields[5]})
     assert manifest.preprocessing["sources"][0] == {
-        "name": "day_0", "bytes": (raw / "day_0").stat().st_size, "rows_skipped": 0,
+        "name": "day_0", "bytes": (raw / "day_0").stat().st_size, "rows": ROWS[0], "rows_skipped": 0,
+        "missing": manifest.parts[0].missing,
     }  # fmt: skip
     assert str(tmp_path) not in (output / "dataset.json").read_text()
     assert not (output / "work").exists()

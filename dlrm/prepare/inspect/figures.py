@@ -245,12 +245,17 @@ def _shares(folder: PackedFolder, blocks: Sequence[Block], value: int | None) ->
 
 
 def _missing(folder: PackedFolder, column: str) -> Rate | None:
-    """What dataset.json counted over all parts."""
-    records = folder.manifest.parts if folder.manifest is not None else ()
-    rows = sum(record.rows for record in records)
-    counts = [record.missing.get(column) if record.missing is not None else None for record in records]
-    known = [count for count in counts if count is not None]
-    return Rate(sum(known) / rows, exact=True) if rows and len(known) == len(records) else None
+    """What dataset.json counted over all parts or, where rows were moved between parts, over all raw files."""
+    if folder.manifest is None:
+        return None
+    records = [(part.rows, part.missing or {}) for part in folder.manifest.parts]
+    raw = folder.manifest.preprocessing.get("sources", ())
+    sources = [(source.get("rows", 0), source.get("missing", {})) for source in raw]
+    for counted in (records, sources):
+        rows = sum(count for count, _ in counted)
+        if rows and all(column in missing for _, missing in counted):
+            return Rate(sum(missing[column] for _, missing in counted) / rows, exact=True)
+    return None
 
 
 def _dense(folder: PackedFolder, sample: RowSample) -> list[DenseFigures]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,12 +26,12 @@ class Counted:
 
     Attributes:
         rows: how chunks, parts and training rows overlap; split: which rows are for what.
-        skipped_rows: malformed rows that were left out, by file.
+        files: what was counted in each file.
     """
 
     rows: RowMap
     split: ResolvedSplit
-    skipped_rows: tuple[int, ...]
+    files: tuple[ChunkCounts, ...]
 
 
 def count_rows(setting: Setting) -> Counted:
@@ -41,22 +42,20 @@ def count_rows(setting: Setting) -> Counted:
         DataError: there are no rows.
     """
     chunks: list[Chunk] = []
-    file_rows: list[int] = []
-    skipped: list[int] = []
+    files: list[ChunkCounts] = []
     start = 0
     for file in range(len(setting.sources)):
         counts = [ChunkCounts(rows, clicks, missing, skip) for rows, clicks, skip, missing in _counts(setting, file)]
         for index, count in enumerate(counts):
             chunks.append(Chunk(file, index, Rows(start, start + count.rows)))
             start += count.rows
-        file_rows.append(sum(count.rows for count in counts))
-        skipped.append(sum(count.skipped_rows for count in counts))
+        files.append(_total(counts))
     if not start:
         raise DataError(setting.sources[0].file.path, "there is no row in any file", mend="check input")
-    parts = _parts(setting, file_rows)
+    parts = _parts(setting, [file.rows for file in files])
     split = resolve_split(setting.config.split, parts, "split")
     bucket_rows = setting.bucket_rows if setting.config.shuffle else 0
-    return Counted(RowMap(chunks, parts, split, bucket_rows), split, tuple(skipped))
+    return Counted(RowMap(chunks, parts, split, bucket_rows), split, tuple(files))
 
 
 def roughly_counted(config: PreprocessConfig, sources: Sequence[Source]) -> list[Part]:
@@ -82,6 +81,18 @@ def check_split(split: PartSplit, parts: Sequence[Part]) -> None:
 def _counts(setting: Setting, file: int) -> list[tuple[int, int, int, dict[str, int]]]:
     counts: list[tuple[int, int, int, dict[str, int]]] = read_json(setting.work.counts(file))
     return counts
+
+
+def _total(counts: Sequence[ChunkCounts]) -> ChunkCounts:
+    missing: Counter[str] = Counter()
+    for count in counts:
+        missing.update(count.missing)
+    return ChunkCounts(
+        rows=sum(count.rows for count in counts),
+        clicks=sum(count.clicks for count in counts),
+        missing=dict(missing),
+        skipped_rows=sum(count.skipped_rows for count in counts),
+    )
 
 
 def _parts(setting: Setting, file_rows: list[int]) -> list[Part]:

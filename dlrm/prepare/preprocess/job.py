@@ -187,8 +187,8 @@ def _finish(setting: Setting, counted: Counted, encoder: Encoder) -> Manifest:
     """Write the manifest, with which the data set is complete, and remove the intermediate files."""
     config, output = setting.config, setting.work.output
     sources = source_records([source.file for source in setting.sources])
-    for record, skipped in zip(sources, counted.skipped_rows, strict=True):
-        record["rows_skipped"] = skipped
+    for record, file in zip(sources, counted.files, strict=True):
+        record.update(rows=file.rows, rows_skipped=file.skipped_rows, missing=file.missing)
     vocabularies = {}
     if isinstance(config.categories, ContiguousVocabulary):
         paths = [setting.work.vocabulary(f) for f in range(config.num_sparse)]

@@ -61,8 +61,14 @@ def test_what_was_counted_when_the_data_were_written_comes_first(tmp_path):
     assert found.sparse[1].missing == Rate(0.0, exact=True)  # not counted: the share of id 0
 
 
+def test_where_shuffled_parts_have_no_counts_of_their_own_those_of_the_raw_files_are_taken(tmp_path):
+    raw = [{"name": "a", "rows": 6, "missing": {"int_0": 1}}, {"name": "b", "rows": 4, "missing": {"int_0": 2}}]
+    found = by_hand(tmp_path, preprocessing={**SEPARATE, "sources": raw})
+    assert found.dense[0].missing == Rate(0.3, exact=True)
+
+
 def test_a_rate_that_the_data_do_not_tell_is_none(tmp_path):
-    found = by_hand(tmp_path, missing={"day_0": {"cat_0": 3}})  # of one part only
+    found = by_hand(tmp_path, missing={"day_0": {"cat_0": 3}})
     assert [column.missing for column in found.sparse] == [None, None]
     assert [column.unseen for column in found.sparse] == [None, None]
     assert found.dense[0].missing is None
