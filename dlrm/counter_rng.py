@@ -12,9 +12,9 @@ import hashlib
 
 import torch
 
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+MIX_1 = 0xBF58476D1CE4E5B9
+MIX_2 = 0x94D049BB133111EB
 
 
 def _signed(value: int) -> int:
@@ -38,9 +38,9 @@ def random_bits(key: int, counters: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 tensor of the same shape, all bits random (so negative half of the time).
     """
-    z = counters * _signed(_GOLDEN_GAMMA)
+    z = counters * _signed(GOLDEN_GAMMA)
     z += key
-    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+    for shift, factor in ((30, MIX_1), (27, MIX_2)):
         z ^= _logical_shift_right(z, shift)
         z *= _signed(factor)
     z ^= _logical_shift_right(z, 31)

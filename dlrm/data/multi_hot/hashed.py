@@ -12,11 +12,11 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from dlrm.counter_rng import _GOLDEN_GAMMA, _MIX_1, _MIX_2, random_bits, stream_key
+from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, random_bits, stream_key
 from dlrm.data.multi_hot.recipe import INT32_OVERFLOW, Distribution
 from dlrm.schema import Schema
 
-_GAMMA, _FACTOR_1, _FACTOR_2 = np.uint64(_GOLDEN_GAMMA), np.uint64(_MIX_1), np.uint64(_MIX_2)
+_GAMMA, _FACTOR_1, _FACTOR_2 = np.uint64(GOLDEN_GAMMA), np.uint64(MIX_1), np.uint64(MIX_2)
 _OVERFLOW = np.int64(INT32_OVERFLOW)
 
 
