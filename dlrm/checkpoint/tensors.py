@@ -1,0 +1,43 @@
+"""What a checkpoint is made of, independent of how it is sharded: logical tensors, of which each rank holds blocks.
+
+A *logical tensor* is what there would be with one rank and no sharding: a whole table, the whole state of its optimizer, a
+weight of an MLP. A *block* is a rectangle of one; the blocks of all ranks together cover it. Saving writes blocks, loading
+fills blocks, and the two need not be cut alike, so that any world and sharding loads what any other has saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle of a logical tensor.
+
+    Attributes:
+        offsets: where it begins in each dimension.
+        tensor: its values, as this rank holds them (a view: loading writes into it).
+    """
+
+    offsets: tuple[int, ...]
+    tensor: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LogicalTensor:
+    """A tensor of the training state and what this rank holds of it.
+
+    Attributes:
+        name: unique in the state, e.g. ``tables.cat_0.weight``, ``tables.cat_0.optimizer.momentum1``.
+        shape, dtype: of the whole.
+        blocks: what this rank holds; none, one or several. They do not overlap.
+        replicated: whether every rank holds all of it (equal values); otherwise no two ranks hold the same element.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    blocks: tuple[Block, ...]
+    replicated: bool = False
