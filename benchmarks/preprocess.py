@@ -116,9 +116,9 @@ class PeakAnonymous:
             except (FileNotFoundError, ProcessLookupError):
                 return
             for line in lines:
-                name, value = line.split(maxsplit=1)
+                name, *values = line.split()
                 if name in names:
-                    gib = int(value.split()[0]) / 2**20
+                    gib = int(values[0]) / 2**20
                     self._peak[names[name]] = max(self._peak[names[name]], gib)
 
 

@@ -106,7 +106,7 @@ class PreprocessConfig(Section):
     """What to do about a malformed row: stop with its file, row and column, or leave it out and count it."""
     workers: NonNegativeInt = 0
     """Threads of this process; 0: one a core."""
-    chunk_mib: Annotated[PositiveInt, Field(le=1024)] = 32
+    chunk_mib: Annotated[PositiveInt, Field(le=1024)] = 16
     """MiB of raw text a worker takes at a time; memory is about ten times this for each worker."""
     bucket_rows: Annotated[PositiveInt, Field(le=2**31)] = 1_000_000
     """Rows that are shuffled in memory at a time, for each worker."""

@@ -15,9 +15,10 @@ from dlrm.prepare.preprocess.crew import Crew
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.packed_rows import PackedRows, PieceCounts
 from dlrm.prepare.preprocess.raw_chunk import read_raw_chunk
+from dlrm.prepare.preprocess.records import Records
 from dlrm.prepare.preprocess.rows import Bucket, Copy, Piece, RowMap
 from dlrm.prepare.preprocess.setting import Setting
-from dlrm.prepare.preprocess.shuffle import BucketReader, Records, groups_of
+from dlrm.prepare.preprocess.shuffle import BucketReader, groups_of
 from dlrm.prepare.preprocess.work_folder import read_json, write_json
 
 
@@ -33,7 +34,7 @@ def assemble_parts(setting: Setting, encoder: Encoder, rows: RowMap) -> None:
         Records(config.num_dense, config.num_sparse, wide=encoder.wide),
         len(rows.buckets),
     )
-    with ExitStack() as opened, Crew(setting.threads) as crew:
+    with ExitStack() as opened, Crew(setting.threads + 1) as crew:
         # A generator: a part's files are laid out when its first piece is due, not before.
         assemblies = (
             _Assembly(setting=setting, part=part, encoder=encoder, rows=rows, buckets=buckets, opened=opened)
@@ -91,6 +92,8 @@ class _Assembly:
         counts = self._copy(piece) if isinstance(piece, Copy) else self._place(piece)
         self._writer.sync()
         write_json(self.setting.work.piece(self.part.name, piece.start), vars(counts))
+        if isinstance(piece, Bucket):
+            self.buckets.forget(piece)
         self.setting.progress.advance(len(piece))
         with self._lock:
             self._left -= 1
@@ -101,18 +104,18 @@ class _Assembly:
     def _copy(self, piece: Copy) -> PieceCounts:
         chunk = read_raw_chunk(self.setting.work.raw(piece.chunk.file, piece.chunk.index))
         first = piece.chunk.rows.start
-        rows = PackedRows.encoded(chunk, slice(piece.rows.start - first, piece.rows.stop - first), self.encoder)
+        here = slice(piece.rows.start - first, piece.rows.stop - first)
+        rows = PackedRows.encoded(chunk, here, self.encoder)
         self._writer.write(piece.start, rows.dense_MN, rows.ids_MF, rows.labels_M)
         if piece.rows == piece.chunk.rows:
             return PieceCounts(chunk.counts.clicks, chunk.counts.missing)
-        return rows.counts()
+        return PieceCounts.of(chunk, here)
 
     def _place(self, bucket: Bucket) -> PieceCounts:
-        found: list[PieceCounts] = []
-        for start, rows in self.buckets.blocks(bucket):
+        blocks, counts = self.buckets.read(bucket)
+        for start, rows in blocks:
             self._writer.write(bucket.start + start, rows.dense_MN, rows.ids_MF, rows.labels_M)
-            found.append(rows.counts())
-        return reduce(PieceCounts.__add__, found)
+        return counts
 
     def _finish(self) -> None:
         work, name = self.setting.work, self.part.name

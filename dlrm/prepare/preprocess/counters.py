@@ -216,21 +216,24 @@ def _take_full(
     group_values = (_GROUP_LINES * LINE_WORDS) << log2_counters
     found = 0
     while group < len(touched_G) and found + group_values <= len(values):
-        if touched_G[group]:
-            touched_G[group] = 0
-            for word in range(_GROUP_LINES * LINE_WORDS):
-                line = group * _GROUP_LINES + word // LINE_WORDS
-                counts = words_LW[line, word % LINE_WORDS]
-                if counts:
-                    words_LW[line, word % LINE_WORDS] = 0
-                value = first + (np.uint64(line * LINE_WORDS + word % LINE_WORDS) << log2_counters)
-                while counts:
-                    lowest_bit = counts & (~counts + np.uint64(1))
-                    place = _POSITION_OF_PRODUCT[(lowest_bit * np.uint64(_DE_BRUIJN)) >> np.uint64(58)] >> log2_bits
-                    shift = place << log2_bits
-                    if (counts >> shift) & count_mask >= full:
-                        values[found] = value + place
-                        found += 1
-                    counts &= ~(count_mask << shift)
+        touched = touched_G[group]
+        touched_G[group] = 0
+        line = group * _GROUP_LINES
+        while touched:
+            if touched & np.uint64(0xFF):
+                for word in range(LINE_WORDS):
+                    counts = words_LW[line, word]
+                    words_LW[line, word] = 0
+                    value = first + (np.uint64(line * LINE_WORDS + word) << log2_counters)
+                    while counts:
+                        lowest_bit = counts & (~counts + np.uint64(1))
+                        place = _POSITION_OF_PRODUCT[(lowest_bit * np.uint64(_DE_BRUIJN)) >> np.uint64(58)] >> log2_bits
+                        shift = place << log2_bits
+                        if (counts >> shift) & count_mask >= full:
+                            values[found] = value + place
+                            found += 1
+                        counts &= ~(count_mask << shift)
+            touched >>= np.uint64(8)
+            line += 1
         group += 1
     return found, group

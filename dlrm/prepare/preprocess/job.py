@@ -34,6 +34,7 @@ from dlrm.prepare.preprocess.begin import State, begin, finished_output, paramet
 from dlrm.prepare.preprocess.counted import Counted, check_split, count_rows, roughly_counted
 from dlrm.prepare.preprocess.disk import check_room, disk_errors, extent_of, peak_bytes
 from dlrm.prepare.preprocess.encode import Encoder
+from dlrm.prepare.preprocess.memory import keep_freed_memory
 from dlrm.prepare.preprocess.parse_files import parse_files
 from dlrm.prepare.preprocess.progress import duration, shown_progress
 from dlrm.prepare.preprocess.setting import Setting, Source
@@ -54,6 +55,7 @@ def run_preprocess(config: PreprocessConfig) -> None:
     Raises:
         ConfigError, DataError, SetupError: what the user can mend; on several ranks the same on each.
     """
+    keep_freed_memory()
     patient = max(config.distributed.timeout_s, _WEEK_S)
     distributed = config.distributed.model_copy(update={"device": "cpu", "timeout_s": patient})
     with joined_world(distributed) as world:

@@ -53,10 +53,10 @@ class SortedValues:
         log2_buckets = min(_MAX_LOG2_BUCKETS, (len(values) // 2).bit_length())
         shift = max(0, span.bit_length() - log2_buckets)
 
-        lowest = first + (np.arange((span >> shift) + 1) << shift)  # of each bucket
-        starts = np.append(np.searchsorted(values, lowest.astype(np.uint32)), len(values))
-        narrow: Ids = starts.astype(np.int32) if len(values) < 2**31 else starts
-        self._index = _Index(read_only(values), narrow, first, span, shift)
+        size = (span >> shift) + 2
+        starts: Ids = np.zeros(size, np.int32) if len(values) < 2**31 else np.zeros(size, np.int64)
+        _find_starts(read_only(values), first, shift, starts)
+        self._index = _Index(read_only(values), starts, first, span, shift)
 
     def ids(
         self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids, *, missing_id: int, absent_id: int, first_id: int
@@ -76,6 +76,15 @@ class SortedValues:
         """
         reserved = (missing_id, absent_id, first_id)
         return int(_write_ids(read_only(categories_M), read_only(missing_M), self._index, reserved, ids_M))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _find_starts(values: UInt32s, first: int, shift: int, starts: Ids) -> None:
+    """Where each bucket begins: the number of values in those before it."""
+    for value in values:
+        starts[((np.int64(value) - first) >> shift) + 1] += 1
+    for bucket in range(1, len(starts)):
+        starts[bucket] += starts[bucket - 1]
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -18,29 +18,20 @@ class PackedRows:
 
     Attributes:
         dense_MN: float32 (M, N); ids_MF: int32 or int64 (M, F); labels_M: uint8 (M,).
-        missing_FM: bool (F, M), where a category is missing.
     """
 
     dense_MN: npt.NDArray[np.float32]
     ids_MF: npt.NDArray[Any]
     labels_M: npt.NDArray[np.uint8]
-    missing_FM: npt.NDArray[np.bool_]
 
     @classmethod
     def encoded(cls, chunk: RawChunk, rows: slice, encoder: Encoder) -> PackedRows:
         """Some rows of a chunk."""
-        missing_FM = chunk.missing_FM[:, rows]
         return cls(
             dense_MN=chunk.dense_MN[rows],
-            ids_MF=encoder.encode(chunk.categories_FM[:, rows], missing_FM),
+            ids_MF=encoder.encode(chunk.categories_FM[:, rows], chunk.missing_FM[:, rows]),
             labels_M=chunk.labels_M[rows],
-            missing_FM=missing_FM,
         )
-
-    def counts(self) -> PieceCounts:
-        """What can be counted in them."""
-        missing = {f"cat_{f}": int(np.count_nonzero(missing_M)) for f, missing_M in enumerate(self.missing_FM)}
-        return PieceCounts(int(np.count_nonzero(self.labels_M)), missing)
 
 
 @dataclass(frozen=True)
@@ -53,6 +44,13 @@ class PieceCounts:
 
     clicks: int
     missing: dict[str, int]
+
+    @classmethod
+    def of(cls, chunk: RawChunk, rows: slice) -> PieceCounts:
+        """What can be counted in some rows of a chunk: the dense columns say no more where they were missing."""
+        missing_FM = chunk.missing_FM[:, rows]
+        missing = {f"cat_{f}": int(np.count_nonzero(missing_M)) for f, missing_M in enumerate(missing_FM)}
+        return cls(int(np.count_nonzero(chunk.labels_M[rows])), missing)
 
     def __add__(self, other: PieceCounts) -> PieceCounts:
         """Of both; columns that are not known of one are not known of both."""

@@ -1,11 +1,11 @@
 """The out-of-core shuffle of the training rows.
 
 Where a training row goes is known beforehand: place i moves to ``permuted(i)``, a seeded permutation of all places. So
-each *group* of chunks is written once, as a *spill*: its training rows in the order of their new places, with the offsets
-of every bucket. A bucket is then read from all spills, a stretch of each, and put in order in memory.
+each *group* of chunks is written once, as a *spill*: its training rows by bucket, with the offsets of every bucket. A
+bucket is then read from all spills, a stretch of each, and put in order in memory.
 
-Format of a spill: int64 offsets (buckets + 1,), in rows; then a *record* of 32-bit words for every row: its place within
-its bucket; its flags (bit 0 the label, bit 1 + f whether category f is missing); dense; ids.
+Format of a spill: int64 offsets (buckets + 1,), in rows; then a record (:mod:`dlrm.prepare.preprocess.records`) for every
+row.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,54 +27,18 @@ from dlrm.data.packed.write import written_beside
 from dlrm.data.permutation import permuted
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.crew import Crew
+from dlrm.prepare.preprocess.disk import give_back
 from dlrm.prepare.preprocess.encode import Encoder
-from dlrm.prepare.preprocess.packed_rows import PackedRows
+from dlrm.prepare.preprocess.memory import Scratch
+from dlrm.prepare.preprocess.packed_rows import PackedRows, PieceCounts
 from dlrm.prepare.preprocess.raw_chunk import read_raw_chunk
+from dlrm.prepare.preprocess.records import Records, Words, order_by_bucket
 from dlrm.prepare.preprocess.rows import Bucket, Chunk, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 
 _STRETCH_ROWS = 400  # of a spill in a bucket: 64 KiB, so that reading them all is no random access
-_BLOCK_ROWS = 1 << 16  # of a bucket that are put in order and written at a time
+_BLOCK_ROWS = 1 << 14  # that are put in order and written at a time
 _AGAIN = "start over (overwrite=true)"
-
-Words = npt.NDArray[np.uint32]
-
-
-class Records:
-    """How a row is laid out in a spill.
-
-    Args:
-        num_dense: N; num_sparse: F; wide: whether ids take two words.
-    """
-
-    def __init__(self, num_dense: int, num_sparse: int, *, wide: bool) -> None:
-        self._num_sparse, self._id_type = num_sparse, np.dtype(np.int64 if wide else np.int32)
-        self._dense = 1 + -(-(1 + num_sparse) // 32)
-        self._ids = self._dense + num_dense
-        self.words = self._ids + num_sparse * (2 if wide else 1)
-        """Words of a record."""
-
-    def pack(self, rows: PackedRows, records_MW: Words) -> None:
-        """Write rows as records, except for their places."""
-        flags_MK = records_MW[:, 1 : self._dense]
-        flags_MK[:] = 0
-        flags_MK[:, 0] = rows.labels_M
-        for f, missing_M in enumerate(rows.missing_FM):
-            word, bit = divmod(1 + f, 32)
-            flags_MK[:, word] |= missing_M.astype(np.uint32) << np.uint32(bit)
-        records_MW[:, self._dense : self._ids] = rows.dense_MN.view(np.uint32)
-        records_MW[:, self._ids :] = rows.ids_MF.view(np.uint32)
-
-    def unpack(self, records_MW: Words) -> PackedRows:
-        """The rows of records."""
-        flags_KM = np.ascontiguousarray(records_MW[:, 1 : self._dense].T)
-        bits = (divmod(1 + f, 32) for f in range(self._num_sparse))
-        return PackedRows(
-            dense_MN=np.ascontiguousarray(records_MW[:, self._dense : self._ids]).view(np.float32),
-            ids_MF=np.ascontiguousarray(records_MW[:, self._ids :]).view(self._id_type),
-            labels_M=(flags_KM[0] & np.uint32(1)).astype(np.uint8),
-            missing_FM=np.stack([flags_KM[word] & np.uint32(1 << bit) != 0 for word, bit in bits]),
-        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +76,7 @@ def spill_training_rows(setting: Setting, encoder: Encoder, rows: RowMap) -> Non
     for group in todo:
         group.spill.parent.mkdir(parents=True, exist_ok=True)
     spiller = _Spiller(setting, encoder, rows)
-    with Crew(setting.threads) as crew:
+    with Crew(setting.threads + 1) as crew:
         for _ in crew.each(partial(spiller.spill, group) for group in todo):
             setting.progress.advance(1)
     for group in groups:  # including those that were spilled just before an interruption
@@ -124,48 +89,44 @@ class _Spiller:
         config = setting.config
         self._records = Records(config.num_dense, config.num_sparse, wide=encoder.wide)
         self._key = stream_key(config.seed, "preprocess", "shuffle")
+        self._scratch = Scratch()
         self._bucket_edges = np.array([bucket.first for bucket in rows.buckets] + [rows.training_rows])
 
     def spill(self, group: Group) -> None:
         """Write a group's spill and remove its chunks."""
-        size = sum(len(found) for chunk in group.chunks for found, _ in self._rows.training(chunk.rows))
-        records_MW = np.empty((size, self._records.words), np.uint32)
-        places_M = np.empty(size, np.int64)
-        filled = 0
+        places_M = self._places(group)
+        offsets, within_M, from_M = order_by_bucket(places_M, self._bucket_edges)
+        records_MW = self._scratch.words(len(places_M), self._records.words)
+        start = 0
         for chunk in group.chunks:
-            filled = self._fill(chunk, records_MW, places_M, filled)
-        self._write(group.spill, records_MW, places_M)
+            raw = read_raw_chunk(self._setting.work.raw(chunk.file, chunk.index))
+            for found, _ in self._rows.training(chunk.rows):
+                here = slice(found.start - chunk.rows.start, found.stop - chunk.rows.start)
+                rows = PackedRows.encoded(raw, here, self._encoder)
+                stop = start + len(found)
+                self._records.pack(rows, raw.missing_FM[:, here], records_MW[start:stop])
+                start = stop
+        records_MW[:, 0] = within_M
+        with written_beside(group.spill) as file:
+            file.write(offsets.astype("<i8").data)
+            for start in range(0, len(from_M), _BLOCK_ROWS):
+                file.write(_rows_of(records_MW, from_M[start : start + _BLOCK_ROWS]).data)
         self.drop_chunks(group)
+
+    def _places(self, group: Group) -> npt.NDArray[np.int64]:
+        """Where the group's training rows go."""
+        old = [
+            torch.arange(first, first + len(found))
+            for chunk in group.chunks
+            for found, first in self._rows.training(chunk.rows)
+        ]
+        return permuted(torch.cat(old), self._rows.training_rows, self._key).numpy()
 
     def drop_chunks(self, group: Group) -> None:
         """Remove the chunks all of whose rows are in the spill."""
         for chunk in group.chunks:
             if sum(len(found) for found, _ in self._rows.training(chunk.rows)) == len(chunk.rows):
                 self._setting.work.drop_raw(chunk.file, chunk.index)
-
-    def _fill(self, chunk: Chunk, records_MW: Words, places_M: npt.NDArray[np.int64], start: int) -> int:
-        raw = read_raw_chunk(self._setting.work.raw(chunk.file, chunk.index))
-        for found, first in self._rows.training(chunk.rows):
-            here = slice(found.start - chunk.rows.start, found.stop - chunk.rows.start)
-            stop = start + len(found)
-            self._records.pack(PackedRows.encoded(raw, here, self._encoder), records_MW[start:stop])
-            old = torch.arange(first, first + len(found))
-            places_M[start:stop] = permuted(old, self._rows.training_rows, self._key).numpy()
-            start = stop
-        return start
-
-    def _write(self, path: Path, records_MW: Words, places_M: npt.NDArray[np.int64]) -> None:
-        order_M = np.argsort(places_M)
-        sorted_M = places_M[order_M]
-        offsets = np.searchsorted(sorted_M, self._bucket_edges)
-        within_M = sorted_M - np.repeat(self._bucket_edges[:-1], np.diff(offsets))
-        with written_beside(path) as file:
-            file.write(offsets.astype("<i8").data)
-            for start in range(0, len(order_M), _BLOCK_ROWS):
-                block = slice(start, start + _BLOCK_ROWS)
-                sorted_BW = np.take(records_MW, order_M[block], axis=0)
-                sorted_BW[:, 0] = within_M[block]
-                file.write(sorted_BW.data)
 
 
 class BucketReader:
@@ -179,40 +140,70 @@ class BucketReader:
 
     def __init__(self, spills: Sequence[Path], records: Records, num_buckets: int) -> None:
         self._spills, self._records, self._num_buckets = spills, records, num_buckets
+        self._scratch = Scratch()
 
-    def blocks(self, bucket: Bucket) -> Iterator[tuple[int, PackedRows]]:
-        """The rows of a bucket in their new order, in blocks, each with the place within the bucket of its first row.
+    def read(self, bucket: Bucket) -> tuple[Iterator[tuple[int, PackedRows]], PieceCounts]:
+        """A bucket's rows in their new order, in blocks, each with the place of its first row; and what was counted.
+
+        The blocks are to be used up before the same thread reads another bucket.
 
         Raises:
             DataError: the spills do not hold each row of the bucket once.
         """
         records_MW = self._read(bucket)
-        source_M = np.full(bucket.count, -1, np.int64)
-        if records_MW[:, 0].max(initial=0) < bucket.count:
-            source_M[records_MW[:, 0]] = np.arange(bucket.count)
-        if source_M.min(initial=0) < 0:
+        found = self._records.look_over(records_MW)
+        if found is None:
             folder = str(self._spills[0].parent.parent)
             raise DataError(folder, f"the rows of bucket {bucket.number} are damaged", mend=_AGAIN)
-        for start in range(0, bucket.count, _BLOCK_ROWS):
-            yield start, self._records.unpack(np.take(records_MW, source_M[start : start + _BLOCK_ROWS], axis=0))
+        from_M, counts = found
+        blocks = (
+            (start, self._records.unpack(_rows_of(records_MW, from_M[start : start + _BLOCK_ROWS])))
+            for start in range(0, bucket.count, _BLOCK_ROWS)
+        )
+        return blocks, counts
+
+    def forget(self, bucket: Bucket) -> None:
+        """Free the room that a bucket takes in the spills: it is not going to be read again."""
+        for path in self._spills:
+            with _opened(path, os.O_RDWR) as descriptor:
+                start, stop = self._stretch(descriptor, bucket)
+                give_back(descriptor, self._offset(start), self._offset(stop) - self._offset(start))
 
     def _read(self, bucket: Bucket) -> Words:
-        records_MW = np.empty((bucket.count, self._records.words), np.uint32)
+        records_MW = self._scratch.words(bucket.count, self._records.words)
         filled = 0
         for path in self._spills:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                start, stop = np.frombuffer(os.pread(descriptor, 16, 8 * bucket.number), "<i8")
-                wanted = records_MW[filled : filled + stop - start]
-                offset = 8 * (self._num_buckets + 1) + 4 * self._records.words * int(start)
-                _read_into(descriptor, wanted, offset, path)
-            finally:
-                os.close(descriptor)
-            filled += int(stop - start)
+            with _opened(path, os.O_RDONLY) as descriptor:
+                start, stop = self._stretch(descriptor, bucket)
+                _read_into(descriptor, records_MW[filled : filled + stop - start], self._offset(start), path)
+            filled += stop - start
         if filled != bucket.count:
             folder = str(self._spills[0].parent.parent)
             raise DataError(folder, f"bucket {bucket.number} has {filled} rows instead of {bucket.count}", mend=_AGAIN)
         return records_MW
+
+    def _stretch(self, descriptor: int, bucket: Bucket) -> tuple[int, int]:
+        """The records of a spill that are a bucket's."""
+        start, stop = np.frombuffer(os.pread(descriptor, 16, 8 * bucket.number), "<i8")
+        return int(start), int(stop)
+
+    def _offset(self, record: int) -> int:
+        """Where a record is in a spill."""
+        return 8 * (self._num_buckets + 1) + 4 * self._records.words * record
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _rows_of(records_MW: Words, from_B: npt.NDArray[np.int64]) -> Words:
+    # Clipping is what np.take does without looking at every index first.
+    return np.take(records_MW, from_B, axis=0, mode="clip")
 
 
 def _read_into(descriptor: int, wanted: Words, offset: int, path: Path) -> None:

@@ -23,7 +23,7 @@ from dlrm.prepare.preprocess.counters import LINE_WORDS, LINES, Bools, Counters,
 
 Columns = Callable[[], Iterable[tuple[UInt32s, Bools]]]
 
-_FEW_ROWS = 1 << 20  # of all ranks together, each of which gets all of them
+_FEW_ROWS = 1 << 22  # of all ranks together, each of which gets all of them
 _BATCH_ROWS = 1 << 20  # rows that threads count at a time, so that starting them costs nothing
 _MERGE_BYTES = 16 << 20  # of memory for what ranks exchange at a time
 
@@ -69,7 +69,7 @@ class VocabularyBuilder:
 
         Args:
             columns: gives this rank's rows, in pieces of any size: raw values uint32 (M,), 0 where missing, and where
-                they are missing, bool (M,). Called anew for each reading: one of the first million rows, then 1, 2, 4,
+                they are missing, bool (M,). Called anew for each reading: one of the first 4 million rows, then 1, 2, 4,
                 8 or 16 of all for a ``min_count`` up to 1, 3, 15, 255 or 65535. One thread reads while others count, so
                 it should read ahead where that takes time, and must not reuse its arrays.
 

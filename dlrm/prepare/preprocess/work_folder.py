@@ -6,7 +6,7 @@ All of them are below ``<output>/work``, which whoever interrupted the job finds
     state.json               what the output is made from and with; there before any other file
     raw/<file>/<chunk>       parsed rows of a chunk; ``<chunk>.used`` once their successor exists and they are removed
     raw/<file>/counts.json   what was counted in the chunks of a file; there once all of them were parsed
-    spill/<file>/<group>     training rows of some chunks in the order after the shuffle
+    spill/<file>/<group>     training rows of some chunks by bucket; those of a bucket that is on the disk are zeros
     parts/<part>/begun       the part's files are laid out
     parts/<part>/<row>.json  what was counted in the piece that is written at that row; there once it is on the disk
     parts/<part>/record.json the part's entry in the manifest; there once its files are finished

@@ -50,7 +50,7 @@ def test_after_a_failure_no_task_is_begun_and_those_that_run_are_awaited():
     tasks = [fail, *(partial(run, i) for i in range(50))]
     with pytest.raises(ValueError), Crew(2) as crew:  # noqa: PT011
         list(crew.each(tasks))
-    assert ended == begun
+    assert sorted(ended) == sorted(begun)  # two may run at a time and end in either order
     assert len(begun) < 5
     assert crew.stop.is_set()
 

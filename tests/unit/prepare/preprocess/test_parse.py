@@ -262,3 +262,14 @@ def test_the_real_sample_parses_as_pyarrow_reads_it():
         expected = [int(text, 16) if text else 0 for text in table[f"c{14 + i}"].to_pylist()]
         np.testing.assert_array_equal(np.concatenate([chunk.categories_FM[i] for chunk in chunks]), expected)
         assert sum(chunk.counts.missing[f"cat_{i}"] for chunk in chunks) == expected.count(0)
+
+
+def test_a_digit_is_known_at_each_of_eight_places_and_no_other_byte_is():
+    for place in range(8):
+        for byte in sorted(set(range(256)) - set(b"\t\n\r")):
+            category = b"0123aBcF"[:place] + bytes([byte]) + b"9876dEf0"[place + 1 :]
+            text = b"1\t2\t3\t" + category + b"\t1\t2"
+            if byte in b"0123456789abcdefABCDEF":
+                assert parse(text, GOOD).categories_FM[0, 0] == int(category, 16)
+            else:
+                assert "cat_0" in str(error_of(text, GOOD)), category
