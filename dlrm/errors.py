@@ -110,4 +110,51 @@ class DivergedError(DlrmError):
 
 
 class CheckpointError(DlrmError):
-    """A checkpoint that is not whole, not trusted or does not fit the model."""
+    """A checkpoint that cannot be written, is not whole or is not to be trusted.
+
+    Attributes:
+        path: the file or folder; problem: what is wrong with it, with the value; mend: what the user can do.
+    """
+
+    def __init__(self, path: str, problem: str, *, mend: str = "") -> None:
+        super().__init__(path, problem, mend)
+        self.path, self.problem, self.mend = path, problem, mend
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive Exception's own pickling.
+        return _rebuild_checkpoint_error, (type(self), self.path, self.problem, self.mend)
+
+    def __str__(self) -> str:
+        tail = f"; {self.mend}" if self.mend else ""
+        return f"{self.path}: {self.problem}{tail}"
+
+
+def _rebuild_checkpoint_error(kind: type[CheckpointError], path: str, problem: str, mend: str) -> CheckpointError:
+    return kind(path, problem, mend=mend)
+
+
+class HalfLoadedError(CheckpointError):
+    """Storage failed while a checkpoint that had been found whole was loaded: the state is part old, part new."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A checkpoint that is whole but of another model; all that differs, so that it can be judged in one go.
+
+    Attributes:
+        differences: each in words.
+    """
+
+    def __init__(self, path: str, differences: Sequence[str], *, mend: str = "") -> None:
+        if len(differences) == 1:
+            problem = f"does not fit: {differences[0]}"
+        else:
+            problem = "\n  ".join([f"does not fit in {len(differences)} places:", *differences])
+        super().__init__(path, problem, mend=mend)
+        self.differences = tuple(differences)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_mismatch_error, (self.path, self.differences, self.mend)
+
+
+def _rebuild_mismatch_error(path: str, differences: tuple[str, ...], mend: str) -> CheckpointMismatchError:
+    return CheckpointMismatchError(path, differences, mend=mend)

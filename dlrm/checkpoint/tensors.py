@@ -19,10 +19,12 @@ class Block:
     Attributes:
         offsets: where it begins in each dimension.
         tensor: its values, as this rank holds them (a view: loading writes into it).
+        primary: whether saving takes the values from here; a copy of what another block holds is only filled by loading.
     """
 
     offsets: tuple[int, ...]
     tensor: torch.Tensor
+    primary: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,11 @@ class LogicalTensor:
     """A tensor of the training state and what this rank holds of it.
 
     Attributes:
-        name: unique in the state, e.g. ``tables.cat_0.weight``, ``tables.cat_0.optimizer.momentum1``.
+        name: unique in the state, e.g. ``tables.cat_0.weight``, ``tables.cat_0.optimizer.sum``.
         shape, dtype: of the whole.
-        blocks: what this rank holds; none, one or several. They do not overlap.
-        replicated: whether every rank holds all of it (equal values); otherwise no two ranks hold the same element.
+        blocks: what this rank holds; none, one or several. The primary ones do not overlap.
+        replicated: whether every rank holds all of it (equal values); otherwise exactly one primary block of all ranks
+            holds an element.
     """
 
     name: str

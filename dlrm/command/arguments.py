@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
-from dlrm.config.describe import help_text
+from dlrm.config.describe import help_text, options
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
@@ -62,10 +62,19 @@ class Request:
         """
         command = COMMANDS[self.command]
         assert command.options is not None, f"{self.command} has no configuration"
-        words = self.words
-        if command.positional and words and not words[0].startswith("--") and "=" not in words[0]:
-            words = (f"--{command.positional}={words[0]}", *words[1:])
-        return load_options(command.options, self.config_path, words)
+        return load_options(command.options, self.config_path, self._named(command))
+
+    def _named(self, command: Command) -> tuple[str, ...]:
+        """The words with the name of the option that a word on its own is the value of."""
+        if not command.positional or command.options is None:
+            return self.words
+        switches = {f"--{option.path}" for option in options(command.options) if option.type_name == "true|false"}
+        for i, word in enumerate(self.words):
+            before = self.words[i - 1] if i else "="
+            alone = "=" in before or not before.startswith("--") or before in switches
+            if alone and not word.startswith("--") and "=" not in word and word not in ("true", "false"):
+                return (*self.words[:i], f"--{command.positional}={word}", *self.words[i + 1 :])
+        return self.words
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,7 +95,7 @@ def parse(words: Sequence[str]) -> Request:
             commands.add_parser(name, help=command.purpose, description=command.purpose)
             continue
         positional = f" {command.positional.upper()}" if command.positional else ""
-        options = commands.add_parser(
+        described = commands.add_parser(
             name,
             help=command.purpose,
             description=f"{command.purpose[0].upper()}{command.purpose[1:]}.",
@@ -95,8 +104,8 @@ def parse(words: Sequence[str]) -> Request:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        options.add_argument("--config", metavar="FILE", help="YAML file with options; those given here replace them")
-        options.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+        described.add_argument("--config", metavar="FILE", help="YAML file with options; those given here replace them")
+        described.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     known, rest = parser.parse_known_args(words)
     if COMMANDS[known.command].options is None:
         if rest:

@@ -57,3 +57,4 @@ Size = Annotated[int, Number, Field(gt=0, le=2**40)]  # beyond it, sizes of tabl
 AS_LIST = (BeforeValidator(_not_empty), BeforeValidator(_single_to_list), BeforeValidator(_split_commas))  # last first
 Sizes = Annotated[tuple[Size, ...], *AS_LIST]
 Names = Annotated[tuple[str, ...], *AS_LIST]
+NamesIfAny = Annotated[tuple[str, ...], *AS_LIST[1:]]

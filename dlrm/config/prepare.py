@@ -75,9 +75,8 @@ class FixedDense(Section):
 
     @model_validator(mode="after")
     def _inside_the_logarithm(self) -> Self:
-        for name, value in (("minimum", self.minimum), ("missing", self.missing)):
-            if value + self.shift <= 0:
-                raise ValueError(f"{name} + shift is {value + self.shift:g}, outside of the logarithm: raise shift")
+        if self.minimum + self.shift <= 0:  # what stands for missing is clamped, too
+            raise ValueError(f"minimum + shift is {self.minimum + self.shift:g}, outside of the logarithm: raise shift")
         return self
 
 

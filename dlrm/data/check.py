@@ -41,6 +41,11 @@ class BadValueCounts:
         with self._lock:
             self._counts_C += counts_C
 
+    def clear(self) -> None:
+        """Begin anew."""
+        with self._lock:
+            self._counts_C.zero_()
+
     def snapshot(self) -> torch.Tensor:
         """The counts so far, int64 (C,), of all samples that this rank has read (also ahead); ranks may sum them."""
         with self._lock:

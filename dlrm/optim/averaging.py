@@ -43,19 +43,34 @@ class ExponentialAverage:
     Args:
         weights: this rank's parts of all weights, float; they are read and, while applied, exchanged in place.
         decay: d once training is under way.
+
+    Attributes:
+        steps: int64 (), n; on the CPU.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor], decay: float) -> None:
         self._weights = list(weights)
         self._averages = [weight.detach().clone() for weight in weights]
+        self._average_at = {weight.data_ptr(): average for weight, average in zip(weights, self._averages, strict=True)}
         self._decay = decay
-        self._steps = 0
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def average_of(self, weight: torch.Tensor) -> torch.Tensor:
+        """The average of one of the weights: the tensor that goes on following it."""
+        return self._average_at[weight.data_ptr()]
+
+    @torch.no_grad()
+    def start_from_weights(self) -> None:
+        """Begin anew from what the weights are now."""
+        self.steps.zero_()
+        torch._foreach_copy_(self._averages, self._weights)
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights of a step into account."""
-        self._steps += 1
-        decay = min(self._decay, self._steps / (self._steps + _WARM_UP_STEPS))
+        self.steps += 1
+        steps = int(self.steps)
+        decay = min(self._decay, steps / (steps + _WARM_UP_STEPS))
         torch._foreach_lerp_(self._averages, self._weights, 1.0 - decay)
 
     @contextmanager

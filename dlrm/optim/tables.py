@@ -43,6 +43,15 @@ def fuse_optimizer(tables: EmbeddingBagCollection, config: OptimConfig) -> None:
         _apply_optimizer_in_backward(optimizer_class, [weight], arguments)
 
 
+def table_state_shapes(config: SparseOptimizer, rows: int, dim: int) -> dict[str, tuple[int, ...]]:
+    """By name the shapes of the float32 state that the optimizer of a table keeps, whatever kernel trains the table."""
+    if isinstance(config, SparseSgd):
+        return {}
+    if isinstance(config, SparseAdam):
+        return {"exp_avg": (rows, dim), "exp_avg_sq": (rows, dim)}
+    return {"sum": (rows,) if isinstance(config, RowwiseAdagrad) else (rows, dim)}
+
+
 def _fbgemm_optimizer(config: SparseOptimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """The optimizer class by which torchrec names an fbgemm kernel, and that kernel's hyper-parameters."""
     if isinstance(config, SparseSgd):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
-from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule
+from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule, Sgd, SparseOptimizer
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables import TouchedRowOptimizer
@@ -31,6 +31,8 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         clipped: parameters whose joint gradient norm is clipped; the tables' gradients never leave the fused kernels.
         clip_norm: largest L2 norm of that gradient; None does not clip.
         table_optimizers: those of ``optimizers`` that train tables.
+        sparse: what trains the tables.
+        kernels: fbgemm's modules among them.
     """
 
     def __init__(
@@ -38,11 +40,15 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         optimizers: list[KeyedOptimizer],
         *,
         table_optimizers: list[KeyedOptimizer],
+        sparse: SparseOptimizer,
+        kernels: list[Any],
         schedule: Schedule,
         clipped: list[torch.Tensor],
         clip_norm: float | None,
     ) -> None:
         super().__init__(optimizers)
+        self.sparse = sparse
+        self._kernels = kernels
         self._schedule = schedule
         self._clipped = clipped
         self._clip_norm = clip_norm
@@ -51,9 +57,26 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         self._base_rates = [float(group["lr"]) for group in self._groups]
 
     def set_step(self, step: int) -> None:
-        """Set every group's rate to that of ``step``, the step about to be trained (counted from 1)."""
+        """Set every group's rate to that of ``step``, the step about to be trained (counted from 1).
+
+        The kernels, too, are told the step. They count their forward passes, those of evaluations as well, and Adam
+        corrects the bias of its moments by that number.
+        """
         for group, base in zip(self._groups, self._base_rates, strict=True):
             group["lr"] = learning_rate(self._schedule, base, step)
+        for kernel in self._kernels:
+            kernel.iter_cpu.fill_(step - 1)
+            if step == 1:  # a kernel whose iter_cpu is 0 takes it from here
+                kernel.iter.zero_()
+
+    def unfused_state(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The state of every parameter that no fused kernel trains, by the parameter's full name; live tensors."""
+        return {
+            name: dict(part.state.get(parameter, {}))
+            for _, part in self.optimizers
+            if isinstance(part, KeyedOptimizerWrapper)
+            for name, parameter in part.params.items()
+        }
 
     def step(self, closure: Any = None) -> None:
         """Clip, then step every part (the fused ones have updated their tables already)."""
@@ -99,10 +122,21 @@ def build_optimizer(
     return TrainingOptimizer(
         [*tables, *dense],
         table_optimizers=tables,
+        sparse=config.sparse,
+        kernels=list(_kernels(fused)),
         schedule=config.schedule,
         clipped=list(mlps.values()),
         clip_norm=config.clip_norm,
     )
+
+
+def _kernels(optimizer: KeyedOptimizer) -> Iterator[Any]:
+    """The modules of fbgemm behind torchrec's fused optimizers."""
+    if isinstance(optimizer, CombinedOptimizer):
+        for _, part in optimizer.optimizers:
+            yield from _kernels(part)
+    else:
+        yield optimizer._emb_module
 
 
 def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
@@ -129,6 +163,18 @@ def check_rate_groups(config: OptimConfig, tables: Sequence[str]) -> None:
 
 
 def _dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: float) -> torch.optim.Optimizer:
+    """An optimizer with all of its state. Torch would make it at the first step, too late for a checkpoint to be loaded."""
+    optimizer = _lazy_optimizer(config, tensors, lr=lr)
+    for tensor in tensors:
+        if isinstance(config, Adam | AdamW):
+            moments = {name: torch.zeros_like(tensor).detach() for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[tensor].update(step=torch.tensor(0.0), **moments)
+        elif isinstance(config, Sgd) and config.momentum > 0:  # torch starts from the gradient, which is 0 + gradient
+            optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor).detach()
+    return optimizer
+
+
+def _lazy_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: float) -> torch.optim.Optimizer:
     if isinstance(config, Adam | AdamW):
         kind = torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam
         betas = (config.beta1, config.beta2)

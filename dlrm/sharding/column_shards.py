@@ -36,12 +36,12 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import ShardingPlan, ShardMetadata
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.optim import RowwiseAdagrad, SparseOptimizer
 from dlrm.errors import PlanError
+from dlrm.sharding.wrap import fused_lookups
 
 _UNCACHED_KERNELS = (EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.FUSED_UVM.value)
 
@@ -63,15 +63,11 @@ def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: Sp
         return
     holders = _holders_of_cut_blocks(plan)
     groups = _process_groups(holders.values())
-    for module in sharded.modules():
-        if isinstance(module, ShardedEmbeddingBagCollection):
-            for lookup in module._lookups:
-                if not isinstance(lookup, GroupedPooledEmbeddingsLookup):
-                    continue  # data-parallel tables, inside of their DistributedDataParallel
-                pieces = _pieces_by_block(lookup)
-                if any(block in holders for block in pieces):
-                    group_of = {block: groups.get(holders.get(block, ())) for block in pieces}
-                    lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer).watch)
+    for lookup in fused_lookups(sharded):
+        pieces = _pieces_by_block(lookup)
+        if any(block in holders for block in pieces):
+            group_of = {block: groups.get(holders.get(block, ())) for block in pieces}
+            lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer).watch)
 
 
 class _Block(NamedTuple):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
 from dlrm.distributed.world import World
+from dlrm.sharding.replicas import Replicas, settle_gradient_buckets
 from dlrm.sharding.sharder import TableSharder
 
 FillBlock = Callable[[str, torch.Tensor, int, int], None]
@@ -28,7 +32,10 @@ def shard_model(
         world: ranks and device.
         fill_block: writes the initial weights of whatever part of a table this rank holds.
     """
-    sharded = DistributedModelParallel(model, device=world.device, plan=plan, sharders=[TableSharder()])
+    sharded = DistributedModelParallel(
+        model, device=world.device, plan=plan, sharders=[TableSharder()], data_parallel_wrapper=Replicas()
+    )
+    settle_gradient_buckets(sharded)
     fill_tables(sharded, fill_block)
     return sharded
 
@@ -39,6 +46,7 @@ def fill_tables(sharded: DistributedModelParallel, fill_block: FillBlock) -> Non
     for name, weight in sharded.state_dict().items():
         if ".embedding_bags." in name:
             _fill(name.split(".")[-2], weight, fill_block)
+    forget_cached_rows(sharded)
 
 
 def _fill(table: str, weight: torch.Tensor | ShardedTensor, fill_block: FillBlock) -> None:
@@ -59,6 +67,48 @@ def local_weights(sharded: DistributedModelParallel) -> list[torch.Tensor]:
         elif weight.is_floating_point():  # dropout's step counter is no weight
             weights.append(weight.detach())
     return weights
+
+
+@dataclass(frozen=True)
+class FusedShard:
+    """The optimizer's state of a part of a table, inside of the fused kernel that trains it.
+
+    Attributes:
+        table: its name.
+        first_row, first_column: where the part begins.
+        states: views by name: ``sum`` of Adagrad, ``exp_avg`` and ``exp_avg_sq`` of Adam; (rows, columns) of the part, or
+            (rows,) of row-wise Adagrad.
+    """
+
+    table: str
+    first_row: int
+    first_column: int
+    states: dict[str, torch.Tensor]
+
+
+def fused_shards(sharded: nn.Module) -> Iterator[FusedShard]:
+    """What the fused kernels of this rank hold; nothing if their optimizer keeps no state."""
+    for lookup in fused_lookups(sharded):
+        for config, module in zip(lookup.grouped_configs, lookup._emb_modules, strict=True):
+            # no list of states where there are none, so not strict
+            for table, states in zip(config.embedding_tables, module.emb_module.get_optimizer_state(), strict=False):
+                first_row, first_column = table.local_metadata.shard_offsets
+                yield FusedShard(table.name, first_row, first_column, states)
+
+
+def forget_cached_rows(sharded: nn.Module) -> None:
+    """Let kernels that cache rows read them anew: the weights behind the cache have been written to."""
+    for lookup in fused_lookups(sharded):
+        lookup.purge()
+
+
+def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]:
+    """Torchrec's modules, one a sharding type, that hold the fused kernels of this rank."""
+    for module in sharded.modules():
+        if isinstance(module, ShardedEmbeddingBagCollection):
+            for lookup in module._lookups:  # those of data-parallel tables are inside of a DistributedDataParallel
+                if isinstance(lookup, GroupedPooledEmbeddingsLookup):
+                    yield lookup
 
 
 def data_parallel_tables(plan: ShardingPlan) -> set[str]:

@@ -29,6 +29,7 @@ class Evaluator:
     def evaluate(self, loader: BatchLoader) -> BinaryResult:
         """The model's figures over all samples of all ranks; the same on every rank."""
         metrics = BinaryMetrics(self._world.device)
+        loader.bad_values.clear()
         with self._average.applied():
             for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
                 metrics.update(output.logits_B, output.labels_B, output.weights_B)

@@ -92,7 +92,7 @@ def _final_scores(
 
 
 def _bad_values(job: Job, world: World) -> dict[str, dict[str, int]]:
-    """By split and column how many bad values were let pass, over all ranks and evaluations; what is clean is left out."""
+    """By split and column how many bad values were let pass: in all epochs of training, in the last evaluation."""
     found = {}
     for split, loader in (("train", job.training), ("validation", job.validation), ("test", job.test)):
         counts_C = loader.bad_values.snapshot()

@@ -11,7 +11,7 @@ import torch
 from dlrm.config.optim import OptimConfig
 from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.world import World
-from dlrm.errors import DivergedError
+from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.optim.averaging import Averaging
@@ -70,7 +70,7 @@ class LossAndSpeed(Hook):
         self._every_steps = every_steps
         self._total_steps = total_steps
         self._position = Position()
-        self._sums_2 = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss * samples, samples
+        self._sums_2 = torch.zeros(2, dtype=torch.float64, device=world.device)  # sum of losses, samples
 
     def on_start(self, position: Position) -> None:
         """Training time starts here, so that set-up does not count."""
@@ -86,8 +86,8 @@ class LossAndSpeed(Hook):
         samples = position.samples - self._position.samples
         self._position = position
         self._measured.throughput.count(samples)
-        self._sums_2[0] += output.loss.double() * samples
-        self._sums_2[1] += samples
+        self._sums_2[0] += output.loss.double() * (samples / self._world.size)
+        self._sums_2[1] += output.weights_B.sum()  # without padding and without samples that were skipped
         if position.step % self._every_steps == 0:
             self._record()
 
@@ -98,10 +98,13 @@ class LossAndSpeed(Hook):
         self._measured.throughput.stop()
 
     def _record(self) -> None:
-        self._world.collectives.all_reduce_sum_(self._sums_2)  # each rank's loss is already scaled to be averaged
-        weighted, samples = self._sums_2.tolist()
+        self._world.collectives.all_reduce_sum_(self._sums_2)
+        losses, samples = self._sums_2.tolist()
         self._sums_2.zero_()
-        loss = weighted / samples
+        if not samples:  # of all ranks together, so that all of them leave
+            problem = f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip)"
+            raise DataError("training samples", problem, mend="check data.rows and the files: nothing is trained on")
+        loss = losses / samples
         if not math.isfinite(loss):  # of all ranks together, so that all of them leave
             raise DivergedError(f"step {self._position.step}: the training loss is {loss}")
         window = self._measured.throughput.mark()

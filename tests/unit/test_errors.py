@@ -4,10 +4,12 @@ import pytest
 
 from dlrm.errors import (
     CheckpointError,
+    CheckpointMismatchError,
     ConfigError,
     ConfigProblem,
     DataError,
     DlrmError,
+    HalfLoadedError,
     PlanError,
     SetupError,
 )
@@ -15,7 +17,9 @@ from dlrm.errors import (
 EVERY_ERROR = [
     SetupError("no device"),
     PlanError("does not fit"),
-    CheckpointError("is torn"),
+    CheckpointError("step_1/manifest.json", "is torn", mend="restore it"),
+    HalfLoadedError("step_1/a", "is gone"),
+    CheckpointMismatchError("step_1", ["a is missing", "b is int64"], mend="use its configuration"),
     ConfigError.at("train.epochs", "is 0", "a.yaml:3"),
     ConfigError([ConfigProblem("a.b", "", "x"), ConfigProblem("", "a.yaml", "y")]),
     DataError("a.tsv", "is empty"),
@@ -42,4 +46,15 @@ def test_an_error_in_the_data_names_file_row_and_column():
 def test_one_mistake_is_one_line_and_several_are_listed():
     assert str(ConfigError.at("train.epochs", "is 0", "a.yaml:3")) == "a.yaml:3: train.epochs: is 0"
     assert str(ConfigError.at("train.epochs", "is 0")) == "train.epochs: is 0"
-    assert str(EVERY_ERROR[4]) == "2 mistakes in the configuration\n  a.b: x\n  a.yaml: y"
+    several = ConfigError([ConfigProblem("a.b", "", "x"), ConfigProblem("", "a.yaml", "y")])
+    assert str(several) == "2 mistakes in the configuration\n  a.b: x\n  a.yaml: y"
+
+
+def test_an_error_of_a_checkpoint_names_the_file_and_lists_all_that_differs():
+    assert (
+        str(CheckpointError("a/manifest.json", "is torn", mend="restore it")) == "a/manifest.json: is torn; restore it"
+    )
+    assert str(CheckpointMismatchError("a", ["x is missing"])) == "a: does not fit: x is missing"
+    assert str(CheckpointMismatchError("a", ["x is missing", "y is int64"])) == (
+        "a: does not fit in 2 places:\n  x is missing\n  y is int64"
+    )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import NonNegativeInt, Section, Sizes
+from dlrm.config.base import NamesIfAny, NonNegativeInt, Section, Sizes
 
 BadRows = Literal["error", "hash", "clamp", "skip"]
 
@@ -19,11 +19,11 @@ class PartSplit(Section):
     where it has none, all parts but the last for training and the halves of the last for validation and test.
     """
 
-    train: tuple[str, ...] = ()
+    train: NamesIfAny = ()
     """Parts to train on."""
-    validation: tuple[str, ...] = ()
+    validation: NamesIfAny = ()
     """Parts to validate on."""
-    test: tuple[str, ...] = ()
+    test: NamesIfAny = ()
     """Parts to test on."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from dlrm.config.base import Names, Number, PositiveFloat, Section, Sizes
+from dlrm.config.base import Names, NamesIfAny, Number, PositiveFloat, Section, Sizes
 from dlrm.config.data.packed import BadRows
 
 
@@ -15,9 +15,9 @@ class FileSplit(Section):
 
     train: Names = ("train*.parquet",)
     """Files to train on."""
-    validation: tuple[str, ...] = ("val*.parquet",)
+    validation: NamesIfAny = ("val*.parquet",)
     """Files to validate on; none may match."""
-    test: tuple[str, ...] = ("test*.parquet",)
+    test: NamesIfAny = ("test*.parquet",)
     """Files to test on; none may match."""
 
 

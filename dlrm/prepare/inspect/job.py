@@ -29,7 +29,7 @@ def run_inspect(config: InspectConfig) -> None:
 
     Raises:
         ConfigError: the path is remote.
-        DataError: the data set cannot be opened; or the first fault of ``verify``, after all were printed.
+        DataError: the data set cannot be opened; or the first fault of ``verify``, after the others were printed.
         SetupError: the pictures cannot be written.
     """
     console = rich.console.Console(highlight=False)
@@ -48,7 +48,7 @@ def _verify(path: str, manifest: Manifest | None, console: rich.console.Console)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("verify", total=recorded_bytes(manifest))
         found = verify(path, manifest, lambda nbytes: progress.advance(bar, nbytes))
-    for fault in found.faults:
+    for fault in found.faults[1:]:  # the first is the error
         console.print(str(fault), markup=False, soft_wrap=True)
     if found.faults:
         first, others = found.faults[0], len(found.faults) - 1

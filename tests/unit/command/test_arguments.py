@@ -65,3 +65,18 @@ def test_help_lists_the_commands(capsys):
     shown = capsys.readouterr().out
     assert "train as a YAML file and further options say" in shown
     assert "doctor" in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["p", "--verify"],
+        ["--verify", "p"],
+        ["--verify=true", "p"],
+        ["--verify", "true", "p"],
+        ["--path", "p", "--verify"],
+    ],
+)
+def test_the_path_to_inspect_may_stand_anywhere(words):
+    config = parse(["inspect", *words]).config()
+    assert (config.path, config.verify) == ("p", True)

@@ -254,3 +254,10 @@ def test_a_file_that_cannot_be_read_does_not_make_the_flags_look_wrong(tmp_path)
 def test_reading_a_configuration_does_not_import_torch():
     program = "import sys, dlrm.config, dlrm.command.arguments; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=PROJECT).returncode == 0
+
+
+def test_lists_that_may_be_empty_take_a_single_word_or_words_with_commas():
+    words = ("--data.kind=packed", "--data.path=x", "--data.split.train", "day_0..day_4,day_5[:0.5]")
+    split = load_config(None, words).data.split
+    assert split.train == ("day_0..day_4", "day_5[:0.5]")
+    assert split.test == ()

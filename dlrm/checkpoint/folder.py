@@ -1,0 +1,145 @@
+"""A run's folder of checkpoints: which there are, which is the newest good one, which may go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlrm.checkpoint.manifest import COMMITTED_NAME
+from dlrm.checkpoint.names import OWNER_NAME, damaged_path, is_discarded, is_working, step_of
+from dlrm.checkpoint.owner import is_surely_dead
+from dlrm.checkpoint.save import discard, remove_if_possible, storage_errors
+from dlrm.checkpoint.storage import LocalStorage, Storage, names_if_there
+from dlrm.checkpoint.stored import Checkpoint, find_damage, open_checkpoint
+from dlrm.errors import CheckpointError
+
+ABANDONED_S = 24 * 3600.0
+"""After so long without a change, an unfinished save is dead wherever it came from."""
+_MAX_OWNER_BYTES = 1000
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A checkpoint that is not good, and why."""
+
+    path: str
+    why: str
+
+
+def checkpoint_paths(folder: str | Path, storage: Storage | None = None) -> list[str]:
+    """The folders with names of checkpoints, the newest first; whether they are good is not looked at.
+
+    Raises:
+        CheckpointError: the folder cannot be listed; one that is not there holds nothing.
+    """
+    storage = storage or LocalStorage()
+    with storage_errors(str(folder), mend=""):
+        names = names_if_there(storage, str(folder))
+    steps = [(step, name) for name in names if (step := step_of(name)) is not None]
+    return [f"{folder}/{name}" for _, name in sorted(steps, reverse=True)]
+
+
+def newest_good(
+    folder: str | Path, *, storage: Storage | None = None, verify: bool = False, before: int | None = None
+) -> tuple[Checkpoint | None, list[Skipped]]:
+    """The newest committed checkpoint that can be trusted, and the newer ones that cannot.
+
+    Args:
+        folder: of a run's checkpoints; need not exist.
+        storage: where it is.
+        before: look only at steps smaller than this.
+        verify: read every byte (:func:`find_damage`), not only manifest and sizes; pieces are verified when loaded anyway.
+
+    Raises:
+        CheckpointError: the folder cannot be listed.
+    """
+    storage = storage or LocalStorage()
+    skipped: list[Skipped] = []
+    for path in checkpoint_paths(folder, storage):
+        if before is not None and (step_of(path.rpartition("/")[2]) or 0) >= before:
+            continue
+        try:
+            return _good(path, storage, verify=verify), skipped
+        except CheckpointError as error:
+            skipped.append(Skipped(path, str(error)))
+    return None, skipped
+
+
+def _good(path: str, storage: Storage, *, verify: bool) -> Checkpoint:
+    with storage_errors(path, mend=""):
+        if not storage.is_folder(path):
+            raise CheckpointError(path, "is no folder", mend="checkpoints are not looked for behind links")
+    checkpoint = open_checkpoint(path, storage)
+    if checkpoint.step != step_of(path.rpartition("/")[2]):
+        raise CheckpointError(path, f"is of step {checkpoint.step}", mend="rename it")
+    if verify and (damage := find_damage(checkpoint)):
+        raise damage[0]
+    return checkpoint
+
+
+def set_aside(path: str, storage: Storage | None = None) -> str:
+    """Rename a damaged checkpoint, so that its step can be saved anew; return where it is now.
+
+    Raises:
+        CheckpointError: it cannot be renamed.
+    """
+    aside = damaged_path(path)
+    with storage_errors(path, mend=""):
+        (storage or LocalStorage()).rename_folder(path, aside)
+    return aside
+
+
+def prune(
+    folder: str | Path, *, keep: int, protected: Collection[int] = (), storage: Storage | None = None
+) -> list[str]:
+    """Remove all but the newest good checkpoints, and what dead saves have left; return the checkpoints removed.
+
+    Damaged checkpoints do not count, and are not touched. Wherever this is interrupted, what remains under the name of a
+    checkpoint is whole. For rank 0, while no other process prunes.
+
+    Args:
+        folder: of a run's checkpoints.
+        keep: how many, at least 2, so that one is left when the newest turns out to be damaged.
+        protected: steps to keep besides.
+        storage: where the folder is.
+
+    Raises:
+        CheckpointError: the storage fails.
+    """
+    if keep < 2:
+        raise ValueError(f"keep is {keep}, but the last good checkpoint needs one behind it")
+    storage, good, removed = storage or LocalStorage(), 0, []
+    for path in checkpoint_paths(folder, storage):
+        try:
+            checkpoint = _good(path, storage, verify=False)
+        except CheckpointError:
+            continue  # somebody may still want to see what is left of it
+        good += 1
+        if good > keep and checkpoint.step not in protected:
+            with storage_errors(path, mend=""):
+                discard(storage, path)
+            removed.append(path)
+    _clean(str(folder), storage)
+    return removed
+
+
+def _clean(folder: str, storage: Storage) -> None:
+    with storage_errors(folder, mend=""):
+        for name in names_if_there(storage, folder):
+            path = f"{folder}/{name}"
+            if is_discarded(name) or (_is_unfinished(path, name, storage) and _is_abandoned(path, storage)):
+                remove_if_possible(storage, path)
+
+
+def _is_unfinished(path: str, name: str, storage: Storage) -> bool:
+    if not storage.is_folder(path):
+        return False
+    return is_working(name) or (step_of(name) is not None and COMMITTED_NAME not in storage.names(path))
+
+
+def _is_abandoned(path: str, storage: Storage) -> bool:
+    """Whether nobody will finish a save: its rank 0 is dead, or nothing has happened for a day."""
+    if OWNER_NAME in storage.names(path) and is_surely_dead(storage.read(f"{path}/{OWNER_NAME}", 0, _MAX_OWNER_BYTES)):
+        return True
+    return storage.idle_s(path) > ABANDONED_S

@@ -1,0 +1,158 @@
+"""Filling the training state from a checkpoint, whatever the worlds and shardings of the two.
+
+A rank reads the pieces that overlap its blocks, twice: first it verifies all of them, and only when every rank has found
+all its pieces whole does any rank change a block. Then each piece is read again, verified again, and copied into the
+blocks. Verifying into fresh memory instead would need that much memory again, which is what large tables do not leave; so
+only as many verified pieces as :data:`KEPT_BYTES` are kept in between, and these are not read twice. Should storage that
+was whole a moment ago fail in the second reading, the error says that the state is part old, part new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from dlrm.checkpoint.manifest import DTYPES
+from dlrm.checkpoint.rectangles import Rectangle, intersection
+from dlrm.checkpoint.snapshot import check_blocks
+from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredPiece
+from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.distributed.collectives import Collectives, OneProcess, together
+from dlrm.errors import CheckpointError, CheckpointMismatchError, HalfLoadedError
+
+KEPT_BYTES = 1 << 30
+
+
+def differences(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> list[str]:
+    """In what a checkpoint does not fit the state, each in words; nothing where it fits.
+
+    Args:
+        checkpoint: an open one.
+        tensors: the whole state; names, shapes and dtypes count.
+    """
+    here = {tensor.name: tensor for tensor in tensors}
+    found = []
+    for name, tensor in here.items():
+        stored = checkpoint.tensors.get(name)
+        if stored is None:
+            found.append(f"{name} is not in the checkpoint")
+            continue
+        if stored.shape != tensor.shape:
+            found.append(f"{name} has shape {list(stored.shape)} in the checkpoint, {list(tensor.shape)} here")
+        if DTYPES[stored.dtype] != tensor.dtype:
+            wanted = str(tensor.dtype).removeprefix("torch.")
+            found.append(f"{name} is {stored.dtype} in the checkpoint, {wanted} here")
+    found += [f"{name} is in the checkpoint, not here" for name in checkpoint.tensors if name not in here]
+    return found
+
+
+def load_tensors(
+    checkpoint: Checkpoint,
+    tensors: Sequence[LogicalTensor],
+    *,
+    strict: bool = True,
+    collectives: Collectives | None = None,
+) -> list[str]:
+    """Write a checkpoint's values into all blocks of this rank.
+
+    Args:
+        checkpoint: an open one.
+        tensors: the whole state, with the blocks to fill.
+        strict: refuse a checkpoint that does not fit; otherwise what does not fit is left as it is.
+        collectives: of the ranks that load together. None changes anything if one of them finds something wrong.
+
+    Returns:
+        What was left: the differences; empty if ``strict``.
+
+    Raises:
+        CheckpointMismatchError: it does not fit; all differences are in it.
+        HalfLoadedError: what was whole in the first reading was not in the second.
+        CheckpointError: a piece is damaged or cannot be read; no block was changed on any rank.
+    """
+    collectives = collectives or OneProcess()
+    for tensor in tensors:
+        check_blocks(tensor)
+
+    def verify() -> tuple[list[str], list[_Target], dict[tuple[str, int], bytearray]]:
+        found = differences(checkpoint, tensors)
+        if found and strict:
+            raise CheckpointMismatchError(checkpoint.path, found, mend="use the configuration that it was saved with")
+        targets = _targets(checkpoint, tensors)
+        return found, targets, _verified(checkpoint, targets)
+
+    left, targets, kept = together(collectives, verify)
+    together(collectives, lambda: _fill(checkpoint, targets, kept))
+    return left
+
+
+class _Target:
+    """A piece and the parts of this rank's blocks that its values go to."""
+
+    def __init__(self, stored: StoredPiece, dtype: torch.dtype) -> None:
+        self.stored, self.dtype = stored, dtype
+        self.parts: list[tuple[Rectangle, torch.Tensor]] = []
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells a piece of a checkpoint from the others."""
+        return self.stored.file.name, self.stored.piece.range[0]
+
+    def fill(self, data: bytearray) -> None:
+        """Copy what the blocks need of a piece's bytes."""
+        piece = self.stored.piece
+        values = torch.frombuffer(data, dtype=self.dtype).view(piece.shape)
+        for overlap, part in self.parts:
+            part.copy_(values[overlap.slices_from(piece.offsets)])
+
+
+def _targets(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> list[_Target]:
+    found = []
+    for tensor in tensors:
+        record = checkpoint.tensors.get(tensor.name)
+        if record is None or record.shape != tensor.shape or DTYPES[record.dtype] != tensor.dtype:
+            continue
+        for stored in checkpoint.pieces.get(tensor.name, ()):
+            target = _Target(stored, tensor.dtype)
+            for block in tensor.blocks:
+                held = Rectangle(tuple(block.offsets), tuple(block.tensor.shape))
+                overlap = intersection(held, stored.piece.rectangle)
+                if overlap is not None:
+                    view = block.tensor.detach()[overlap.slices_from(block.offsets)]
+                    target.parts.append((overlap, view))
+            if target.parts:
+                found.append(target)
+    return found
+
+
+def _verified(checkpoint: Checkpoint, targets: list[_Target]) -> dict[tuple[str, int], bytearray]:
+    """Read all pieces, and return the first ones of them."""
+    for file in {target.stored.file.name: target.stored.file for target in targets}.values():
+        checkpoint.check_header(file)
+    keep, total = set(), 0
+    for target in targets:
+        total += target.stored.piece.range[1] - target.stored.piece.range[0]
+        if total <= KEPT_BYTES:
+            keep.add(target.key)
+
+    def read(target: _Target) -> bytearray | None:
+        data = checkpoint.read(target.stored)
+        return data if target.key in keep else None
+
+    with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
+        return {
+            target.key: data for target, data in zip(targets, pool.map(read, targets), strict=True) if data is not None
+        }
+
+
+def _fill(checkpoint: Checkpoint, targets: list[_Target], kept: dict[tuple[str, int], bytearray]) -> None:
+    for target in targets:
+        data = kept.pop(target.key, None)
+        if data is None:
+            try:
+                data = checkpoint.read(target.stored)
+            except CheckpointError as error:
+                problem = f"{error.problem}, although it was whole a moment ago; the state is part old, part new"
+                raise HalfLoadedError(error.path, problem, mend="start again from a checkpoint") from error
+        target.fill(data)

@@ -1,0 +1,68 @@
+"""Names in a folder of checkpoints, and in a checkpoint."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+OWNER_NAME = "owner.json"
+"""In a working folder: who rank 0 of the save is."""
+_COMPLETE = re.compile(r"step_([0-9]{8,18})")
+_WORKING = re.compile(r"step_[0-9]{8,18}\.tmp-[0-9a-f]{16}")
+_DISCARDED = re.compile(r"step_[0-9]{8,18}\.dead-[0-9a-f]{16}")
+
+
+def new_token() -> str:
+    """What tells one save from any other."""
+    return secrets.token_hex(8)
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint of a step: ``step_00001200``."""
+    return f"step_{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder, None for anything else."""
+    match = _COMPLETE.fullmatch(name)
+    return int(match[1]) if match and checkpoint_name(int(match[1])) == name else None
+
+
+def working_path(final: str, token: str) -> str:
+    """Where a checkpoint is until it is whole."""
+    return f"{final}.tmp-{token}"
+
+
+def discarded_path(final: str) -> str:
+    """Where a folder goes that is about to be removed."""
+    return f"{final}.dead-{new_token()}"
+
+
+def damaged_path(final: str) -> str:
+    """Where a damaged checkpoint goes that somebody may want to look at."""
+    return f"{final}.damaged-{new_token()}"
+
+
+def is_working(name: str) -> bool:
+    """Whether a name is one that :func:`working_path` makes."""
+    return _WORKING.fullmatch(name) is not None
+
+
+def is_discarded(name: str) -> bool:
+    """Whether a name is one that :func:`discarded_path` makes."""
+    return _DISCARDED.fullmatch(name) is not None
+
+
+def tensors_name(rank: int, index: int) -> str:
+    """A rank's file number ``index`` of tensors."""
+    return f"rank_{rank:04d}.safetensors" if index == 0 else f"rank_{rank:04d}_{index}.safetensors"
+
+
+def done_name(rank: int) -> str:
+    """The file by which a rank says that it has written everything, and what."""
+    return f"rank_{rank:04d}.json"
+
+
+def failed_name(rank: int) -> str:
+    """The file by which a rank says that it has failed, and why."""
+    return f"rank_{rank:04d}.failed"

@@ -1,0 +1,44 @@
+"""Whether the process that made something is surely dead, so that what it left unfinished can be removed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def this_process() -> bytes:
+    """Text by which :func:`is_surely_dead` knows this process again."""
+    return json.dumps({"place": _place(), "pid": os.getpid(), "started": _started(os.getpid())}).encode()
+
+
+def is_surely_dead(owner: bytes | bytearray) -> bool:
+    """Whether the process that :func:`this_process` described is gone; False where that cannot be known from here.
+
+    It can be known in the same system boot and process namespace alone: another host, or container, may be anything.
+    """
+    try:
+        found: Any = json.loads(owner)
+        place, pid, started = found["place"], found["pid"], found["started"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return False
+    if place is None or place != _place() or type(pid) is not int or type(started) is not int:
+        return False
+    return _started(pid) != started
+
+
+def _place() -> str | None:
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None  # no Linux: nothing is surely dead
+
+
+def _started(pid: int) -> int | None:
+    """When a living process started, in clock ticks since boot (proc(5), field 22); None: there is none."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(fields[18])

@@ -1,0 +1,94 @@
+"""Going on from the newest checkpoint that can be trusted, the same one on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlrm.checkpoint.folder import Skipped, newest_good
+from dlrm.checkpoint.load import load_tensors
+from dlrm.checkpoint.storage import LocalStorage, Storage
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.distributed.collectives import Collectives, from_rank_0, together
+from dlrm.errors import CheckpointError, CheckpointMismatchError, HalfLoadedError
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What training goes on from.
+
+    Attributes:
+        checkpoint: None if there is none to be trusted, and the state as it was.
+        left: where the checkpoint does not fit and the state is as it was (only if not strict).
+        skipped: newer checkpoints, and why they were not taken; the same on every rank.
+    """
+
+    checkpoint: Checkpoint | None
+    left: list[str]
+    skipped: list[Skipped]
+
+
+def load_newest(
+    folder: str | Path,
+    tensors: Sequence[LogicalTensor],
+    collectives: Collectives,
+    *,
+    strict: bool = True,
+    storage: Storage | None = None,
+) -> Resumed:
+    """Load the newest checkpoint of which every rank finds all that it needs whole; collective.
+
+    Args:
+        folder: of a run's checkpoints.
+        tensors: the whole state, with the blocks to fill.
+        collectives: of the ranks that load together.
+        strict: refuse a checkpoint that does not fit; otherwise what does not fit is left as it is.
+        storage: where the folder is, this host's file system by default.
+
+    Raises:
+        CheckpointMismatchError: the newest good one does not fit: an older one would be no better.
+        HalfLoadedError: storage failed in the middle.
+        CheckpointError: the folder cannot be listed.
+    """
+    storage = storage or LocalStorage()
+    skipped: list[Skipped] = []
+    before: int | None = None
+    while True:
+        checkpoint, passed_over = _agreed(folder, storage, before, collectives)
+        skipped += passed_over
+        if checkpoint is None:
+            return Resumed(None, [], skipped)
+        try:
+            return Resumed(
+                checkpoint, load_tensors(checkpoint, tensors, strict=strict, collectives=collectives), skipped
+            )
+        except (CheckpointMismatchError, HalfLoadedError):
+            raise
+        except CheckpointError as error:  # the same on every rank
+            skipped.append(Skipped(checkpoint.path, str(error)))
+            before = checkpoint.step
+
+
+def _agreed(
+    folder: str | Path, storage: Storage, before: int | None, collectives: Collectives
+) -> tuple[Checkpoint | None, list[Skipped]]:
+    """The checkpoint that rank 0 finds, opened on every rank."""
+
+    def find() -> tuple[str | None, str, list[Skipped]]:
+        found, skipped = newest_good(folder, storage=storage, before=before)
+        return (None, "", skipped) if found is None else (found.path, found.manifest_checksum, skipped)
+
+    path, manifest_checksum, skipped = from_rank_0(collectives, find)
+    if path is None:
+        return None, skipped
+
+    def open_it() -> Checkpoint:
+        checkpoint = open_checkpoint(path, storage)
+        if checkpoint.manifest_checksum != manifest_checksum:
+            problem = f"rank {collectives.rank} sees another checkpoint than rank 0"
+            raise CheckpointError(path, problem, mend="use a folder that all hosts share")
+        return checkpoint
+
+    return together(collectives, open_it), skipped

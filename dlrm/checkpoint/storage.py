@@ -1,0 +1,185 @@
+"""Where checkpoints are kept: the few operations that saving and loading need, and the local file system's.
+
+Terms: a file is *durable* when it survives the machine's failure. Paths are text, joined with ``/``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_UNFINISHED = ".unfinished"
+
+
+class FileWriter(Protocol):
+    """A file being written from its beginning to its end."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append ``data``, all of it."""
+
+
+class Storage(Protocol):
+    """Folders and files; every operation may raise OSError.
+
+    A file name is never used twice: no operation replaces a file or a folder that holds something.
+    """
+
+    def names(self, folder: str) -> list[str]:
+        """What a folder holds, sorted; FileNotFoundError if there is no folder."""
+
+    def size(self, path: str) -> int:
+        """Bytes of a plain file; OSError for anything else, a link included."""
+
+    def read(self, path: str, start: int, size: int) -> bytearray:
+        """Bytes ``start .. start + size - 1`` of a plain file, fewer where it ends before; never follows a link."""
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, and those above it; FileExistsError if it is there."""
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[FileWriter]:
+        """A new file to write, durable when the block has ended; FileExistsError if it is there."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a small new file, durable, so that it is seen whole or not at all."""
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in a folder durable."""
+
+    def rename_folder(self, old: str, new: str) -> None:
+        """Rename a folder at once; OSError if ``new`` is there and holds something."""
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file."""
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder with all it holds, links themselves instead of what they lead to; not at once."""
+
+    def is_folder(self, path: str) -> bool:
+        """Whether it is a folder, and no link to one."""
+
+    def idle_s(self, folder: str) -> float:
+        """Seconds since anything directly in a folder was last changed."""
+
+
+def names_if_there(storage: Storage, folder: str) -> list[str]:
+    """What a folder holds; nothing where there is none."""
+    try:
+        return storage.names(folder)
+    except FileNotFoundError:
+        return []
+
+
+class LocalStorage:
+    """The file system of this host, or one that all hosts have mounted."""
+
+    def names(self, folder: str) -> list[str]:
+        """What a folder holds."""
+        return sorted(os.listdir(folder))
+
+    def size(self, path: str) -> int:
+        """Bytes of a plain file."""
+        return _plain_size(os.lstat(path), path)
+
+    def read(self, path: str, start: int, size: int) -> bytearray:
+        """A range of a plain file."""
+        # Without O_NONBLOCK a named pipe in a file's place would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size = max(0, min(size, _plain_size(os.fstat(descriptor), path) - start))
+            data = bytearray(size)
+            view, done = memoryview(data), 0
+            while done < size:
+                count = os.preadv(descriptor, [view[done:]], start + done)
+                if count == 0:
+                    return data[:done]
+                done += count
+            return data
+        finally:
+            os.close(descriptor)
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, and those above it."""
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        os.mkdir(path)
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[FileWriter]:
+        """A new file to write."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            yield _LocalWriter(descriptor, path)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a small file beside and rename it."""
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        beside = path + _UNFINISHED
+        with self.writer(beside) as file:
+            file.write(data)
+        os.rename(beside, path)
+        self.sync_folder(os.path.dirname(path))
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in a folder durable."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename_folder(self, old: str, new: str) -> None:
+        """Rename a folder; the system refuses where ``new`` is a folder that holds something, or no folder."""
+        os.rename(old, new)
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder with all it holds."""
+        shutil.rmtree(path)
+
+    def is_folder(self, path: str) -> bool:
+        """Whether it is a folder."""
+        try:
+            return stat.S_ISDIR(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def idle_s(self, folder: str) -> float:
+        """Seconds since the last change, by the clock of this host."""
+        latest = os.lstat(folder).st_mtime
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                latest = max(latest, entry.stat(follow_symlinks=False).st_mtime)
+        return time.time() - latest
+
+
+class _LocalWriter:
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor, self._path = descriptor, path
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append ``data``; the system may take it in parts."""
+        view = memoryview(data)
+        while view:
+            written = os.write(self._descriptor, view)
+            if written == 0:
+                raise OSError(errno.EIO, "nothing was written", self._path)
+            view = view[written:]
+
+
+def _plain_size(status: os.stat_result, path: str) -> int:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is no plain file", path)
+    return status.st_size

@@ -1,0 +1,194 @@
+"""A committed checkpoint: opened strictly, and verified to the last byte."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlrm.checkpoint.manifest import (
+    COMMITTED_NAME,
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    RESTORE,
+    FileRecord,
+    Manifest,
+    PieceRecord,
+    TensorRecord,
+    checksum,
+    committed_text,
+    header,
+    parse_manifest,
+    tensor_dtypes,
+)
+from dlrm.checkpoint.storage import LocalStorage, Storage
+from dlrm.errors import CheckpointError
+
+VERIFYING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class StoredPiece:
+    """A piece and the file that holds it."""
+
+    file: FileRecord
+    piece: PieceRecord
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint whose manifest is as it was written, and whose files have their sizes.
+
+    Attributes:
+        path: its folder; storage: where that is.
+        manifest_checksum: by which two checkpoints can be told apart.
+    """
+
+    path: str
+    storage: Storage
+    manifest: Manifest
+    manifest_checksum: str
+
+    @property
+    def step(self) -> int:
+        """Trained global batches."""
+        return self.manifest.step
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was saved beside the tensors."""
+        return self.manifest.facts
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorRecord]:
+        """The logical tensors by name."""
+        return {tensor.name: tensor for tensor in self.manifest.tensors}
+
+    @cached_property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Their types."""
+        return tensor_dtypes(self.manifest.tensors)
+
+    @cached_property
+    def pieces(self) -> dict[str, list[StoredPiece]]:
+        """The pieces of each tensor; none for one without elements."""
+        found: dict[str, list[StoredPiece]] = defaultdict(list)
+        for file in self.manifest.files:
+            for piece in file.pieces:
+                found[piece.tensor].append(StoredPiece(file, piece))
+        return found
+
+    def read(self, stored: StoredPiece) -> bytearray:
+        """The bytes of a piece, verified.
+
+        Raises:
+            CheckpointError: they are not those that were written, or cannot be read.
+        """
+        path, (start, stop) = f"{self.path}/{stored.file.name}", stored.piece.range
+        with _reading(path):
+            data = self.storage.read(path, start, stop - start)
+        if len(data) != stop - start or checksum(data) != stored.piece.checksum:
+            problem = f"bytes {start} .. {stop - 1} ({stored.piece.tensor}) are not those that were written"
+            raise CheckpointError(path, problem, mend=RESTORE)
+        return data
+
+    def check_header(self, file: FileRecord) -> None:
+        """See that a file begins as it was written.
+
+        Raises:
+            CheckpointError: it does not, or cannot be read.
+        """
+        path, expected = f"{self.path}/{file.name}", header(file.pieces, self.dtypes)
+        with _reading(path):
+            if self.storage.size(path) != file.bytes or self.storage.read(path, 0, len(expected)) != expected:
+                raise CheckpointError(path, "does not begin as it was written", mend=RESTORE)
+
+
+def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpoint:
+    """Open a checkpoint; its pieces are verified when they are read.
+
+    Args:
+        path: its folder.
+        storage: where that is, this host's file system by default.
+
+    Raises:
+        CheckpointError: it is not committed, its manifest is not the one that was committed or contradicts itself, a file
+            is missing, too many, a link, or of another size.
+    """
+    storage, folder = storage or LocalStorage(), str(path).rstrip("/") or "/"
+    names = _names(storage, folder)
+    for name in (COMMITTED_NAME, MANIFEST_NAME):
+        if name not in names:
+            raise CheckpointError(folder, f"is no committed checkpoint (no {name})", mend="use another checkpoint")
+    manifest_path = f"{folder}/{MANIFEST_NAME}"
+    with _reading(manifest_path):
+        size = storage.size(manifest_path)
+        if size > MAX_MANIFEST_BYTES:
+            raise CheckpointError(manifest_path, f"has {size} bytes, more than any manifest ({MAX_MANIFEST_BYTES})")
+        text = storage.read(manifest_path, 0, size)
+    expected = committed_text(bytes(text))
+    with _reading(f"{folder}/{COMMITTED_NAME}"):
+        found = storage.read(f"{folder}/{COMMITTED_NAME}", 0, len(expected) + 1)
+    if found != expected:
+        raise CheckpointError(manifest_path, f"is not the one whose checksum is in {COMMITTED_NAME}", mend=RESTORE)
+    manifest = parse_manifest(text, manifest_path)
+    _check_files(storage, folder, names, manifest)
+    return Checkpoint(folder, storage, manifest, checksum(text))
+
+
+def _names(storage: Storage, folder: str) -> set[str]:
+    with _reading(folder):
+        try:
+            return set(storage.names(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(folder, "there is no such folder", mend="check the path") from None
+
+
+def _check_files(storage: Storage, folder: str, names: set[str], manifest: Manifest) -> None:
+    listed = {COMMITTED_NAME, MANIFEST_NAME, *(file.name for file in manifest.files)}
+    if missing := sorted(listed - names):
+        raise CheckpointError(f"{folder}/{missing[0]}", "is missing", mend=RESTORE)
+    if extra := sorted(names - listed):
+        raise CheckpointError(
+            f"{folder}/{ascii(extra[0])[1:-1]}", "does not belong to the checkpoint", mend="remove it"
+        )
+    for file in manifest.files:
+        with _reading(f"{folder}/{file.name}"):
+            found = storage.size(f"{folder}/{file.name}")
+        if found != file.bytes:
+            problem = f"has {found} bytes, {file.bytes} were written"
+            raise CheckpointError(f"{folder}/{file.name}", problem, mend=RESTORE)
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror or error})", mend=RESTORE) from error
+
+
+def find_damage(checkpoint: Checkpoint) -> list[CheckpointError]:
+    """Read all of a checkpoint and return what is wrong with it: each damaged header and piece; nothing if it is whole."""
+
+    def damage(what: FileRecord | StoredPiece) -> CheckpointError | None:
+        try:
+            if isinstance(what, StoredPiece):
+                checkpoint.read(what)
+            else:
+                checkpoint.check_header(what)
+        except CheckpointError as error:
+            return error
+        return None
+
+    files = checkpoint.manifest.files
+    everything = [*files, *(StoredPiece(file, piece) for file in files for piece in file.pieces)]
+    with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
+        return [found for found in pool.map(damage, everything) if found is not None]

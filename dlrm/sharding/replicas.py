@@ -1,0 +1,55 @@
+"""What is not sharded: replicated by DistributedDataParallel, with gradients that sum up the same way in every step."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
+from torchrec.distributed.types import ShardingEnv
+
+
+class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is untyped here
+    """Replicates the MLPs by a DistributedDataParallel whose parameters come in reverse order.
+
+    :func:`settle_gradient_buckets` lays them out in the order of the parameters. Gradients of the last layers are ready
+    first, so these parameters come first: their bucket is reduced while the rest is still being computed.
+    """
+
+    def _ddp_wrap(
+        self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device, ddp_ignore_param_names: set[str]
+    ) -> None:
+        module = dmp._dmp_wrapped_module
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ddp_ignore_param_names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames broadcast_buffers, 2.12 knows only this
+            dmp._dmp_wrapped_module = _LastLayersFirst(
+                module.to(device),
+                device_ids=None if device.type == "cpu" else [device],
+                process_group=env.process_group,
+                gradient_as_bucket_view=True,
+                broadcast_buffers=False,
+                static_graph=True,
+            )
+
+
+class _LastLayersFirst(DistributedDataParallel):
+    def _build_params_for_reducer(self) -> tuple[list[torch.Tensor], list[bool]]:
+        parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
+        return parameters[::-1], sparse[::-1]
+
+
+def settle_gradient_buckets(sharded: nn.Module) -> None:
+    """Have DistributedDataParallel lay out its buckets of gradients for good, before the first step.
+
+    Left alone, it lays them out anew after the first backward pass, in the order in which gradients became ready. The
+    order in which an all-reduce adds up the ranks' values of an element depends on where the element lies, so from three
+    ranks on the first step of a resumed run would round otherwise than the same step of a run that was never interrupted.
+    """
+    for module in sharded.modules():
+        if isinstance(module, DistributedDataParallel):
+            module.reducer._push_all_rebuilt_params()
+            module.reducer._rebuild_buckets()

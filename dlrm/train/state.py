@@ -1,0 +1,136 @@
+"""The state of training as logical tensors: what a checkpoint holds of an engine.
+
+Names, shapes and meaning are the same whatever the plan, the number of ranks and the kernels:
+
+========================================  ==================  ==========================================================
+name                                      shape               what it is
+========================================  ==================  ==========================================================
+``tables.<table>.weight``                 (rows, dim)         weights of a table
+``tables.<table>.optimizer.<state>``      (rows, dim) or      Adagrad's ``sum``, row-wise Adagrad's (rows,); Adam's
+                                          (rows,)             ``exp_avg`` and ``exp_avg_sq``; SGD has none
+``<module path>``                         the parameter's     everything else: weights of MLPs and interactions, and the
+                                                              step counters of dropout
+``<module path>.optimizer.<state>``       the parameter's     its optimizer's state by torch's names: ``sum``, ``exp_avg``,
+                                          or ()               ``exp_avg_sq``, ``momentum_buffer``, ``step``
+``average.<name of a weight>``            the weight's        its exponential average, where there is one
+``average.steps``                         ()                  steps that went into it
+========================================  ==================  ==========================================================
+
+What else a step depends on follows from its number: learning rates, the step that fbgemm's Adam counts
+(:meth:`dlrm.optim.training.TrainingOptimizer.set_step`) and which samples it trains.
+
+A table that is cut into columns has a copy of row-wise Adagrad's vector in each column shard, equal to the bit
+(:mod:`dlrm.sharding.column_shards`). The shards that begin at column 0 save it; all of them load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
+
+from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.optim.averaging import ExponentialAverage
+from dlrm.optim.tables import table_state_shapes
+from dlrm.sharding.wrap import forget_cached_rows, fused_shards
+from dlrm.train.engine import Engine
+
+
+def engine_tensors(engine: Engine) -> tuple[LogicalTensor, ...]:
+    """Every tensor of the training state, in the same order on every rank.
+
+    The blocks are views of the memory that training uses. Call it anew for each save, between steps: it brings rows home
+    that a kernel has changed in a cache. After loading call :func:`after_load`.
+    """
+    weights = {name: _logical_weight(name, weight) for name, weight in _named_weights(engine)}
+    return (
+        *weights.values(),
+        *_table_state(engine, weights),
+        *_dense_state(engine),
+        *_average(engine, weights.values()),
+    )
+
+
+def after_load(engine: Engine) -> None:
+    """Make the engine take notice of what has been written into the blocks of :func:`engine_tensors`.
+
+    An average that was not in the checkpoint begins with the weights that were.
+    """
+    forget_cached_rows(engine.model)
+    if isinstance(engine.average, ExponentialAverage) and engine.average.steps == 0:
+        engine.average.start_from_weights()
+
+
+def _named_weights(engine: Engine) -> Iterator[tuple[str, torch.Tensor | ShardedTensor]]:
+    for full_name, weight in engine.model.state_dict().items():
+        yield _logical_name(full_name), weight
+
+
+def _logical_name(full_name: str) -> str:
+    """The name of a weight without what wraps it: TrainTask's ``model.`` and torchrec's collection of tables."""
+    if ".embedding_bags." in full_name:
+        return _table_weight(full_name.split(".")[-2])
+    return full_name.removeprefix("model.")
+
+
+def _table_weight(table: str) -> str:
+    return f"tables.{table}.weight"
+
+
+def _logical_weight(name: str, weight: torch.Tensor | ShardedTensor) -> LogicalTensor:
+    if not isinstance(weight, ShardedTensor):
+        return _replicated(name, weight)
+    whole, shards = weight.metadata(), weight.local_shards()
+    blocks = tuple(Block(tuple(shard.metadata.shard_offsets), shard.tensor.detach()) for shard in shards)
+    return LogicalTensor(name, tuple(whole.size), whole.tensor_properties.dtype, _not_empty(blocks))
+
+
+def _replicated(name: str, tensor: torch.Tensor) -> LogicalTensor:
+    block = Block((0,) * tensor.dim(), tensor.detach())
+    return LogicalTensor(name, tuple(tensor.shape), tensor.dtype, (block,), replicated=True)
+
+
+def _not_empty(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Without those of ranks that a short table has no rows for."""
+    return tuple(block for block in blocks if block.tensor.numel())
+
+
+def _table_state(engine: Engine, weights: dict[str, LogicalTensor]) -> Iterator[LogicalTensor]:
+    """The optimizer's state of each table, from fused kernels or, of data-parallel tables, from torch's optimizers."""
+    blocks: dict[str, list[Block]] = {}
+    for shard in fused_shards(engine.model):
+        for state, tensor in shard.states.items():
+            offsets = (shard.first_row, shard.first_column)[: tensor.dim()]
+            primary = tensor.dim() == 2 or shard.first_column == 0
+            blocks.setdefault(f"tables.{shard.table}.optimizer.{state}", []).append(Block(offsets, tensor, primary))
+    unfused = {_logical_name(name): state for name, state in engine.optimizer.unfused_state().items()}
+    for weight_name, weight in weights.items():
+        if not weight_name.startswith("tables."):
+            continue
+        rows, dim = weight.shape
+        for state, shape in table_state_shapes(engine.optimizer.sparse, rows, dim).items():
+            name = f"{weight_name.removesuffix('.weight')}.optimizer.{state}"
+            if weight.replicated:
+                yield _replicated(name, unfused[weight_name][state])
+            else:
+                yield LogicalTensor(name, shape, torch.float32, _not_empty(tuple(blocks.get(name, ()))))
+
+
+def _dense_state(engine: Engine) -> Iterator[LogicalTensor]:
+    for full_name, states in engine.optimizer.unfused_state().items():
+        name = _logical_name(full_name)
+        if not name.startswith("tables."):
+            for state, tensor in states.items():
+                yield _replicated(f"{name}.optimizer.{state}", tensor)
+
+
+def _average(engine: Engine, weights: Iterable[LogicalTensor]) -> Iterator[LogicalTensor]:
+    average = engine.average
+    if not isinstance(average, ExponentialAverage):
+        return
+    yield _replicated("average.steps", average.steps)
+    for weight in weights:
+        if weight.dtype.is_floating_point:  # dropout's step counter is no weight
+            blocks = tuple(Block(block.offsets, average.average_of(block.tensor)) for block in weight.blocks)
+            yield LogicalTensor(f"average.{weight.name}", weight.shape, weight.dtype, blocks, weight.replicated)
