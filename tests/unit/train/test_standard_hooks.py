@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from dlrm.config import Config
+from dlrm.distributed.collectives import OneProcess
+from dlrm.distributed.world import Place, World
+from dlrm.errors import DataError
+from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.train.console import Silent
+from dlrm.train.hooks import Position
+from dlrm.train.records import NoRecorder
+from dlrm.train.standard_hooks import LossAndSpeed, Measured
+from dlrm.train.stepper import StepOutput
+
+
+def hook_of_one_rank(every_steps=2):
+    place = Place(rank=0, local_rank=0, world_size=1, local_world_size=1)
+    world = World(place=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+    measured = Measured(ThroughputMeter())
+    hook = LossAndSpeed(
+        world, Config().optim, measured, NoRecorder(), Silent(), every_steps=every_steps, total_steps=every_steps
+    )
+    hook.on_start(Position())
+    return hook, measured
+
+
+def output(losses_B, weights_B):
+    """A step of one rank as the model gives it: the losses of what counts, divided by all samples of the batch."""
+    losses_B, weights_B = torch.tensor(losses_B), torch.tensor(weights_B)
+    return StepOutput((losses_B * weights_B).sum() / len(losses_B), losses_B, losses_B, weights_B)
+
+
+def test_the_loss_shown_is_the_mean_over_the_samples_that_were_not_skipped():
+    hook, measured = hook_of_one_rank()
+    hook.on_step(Position(step=1, samples=4), output([0.5, 0.7, 9.0, 9.0], [1.0, 1.0, 0.0, 0.0]))
+    hook.on_step(Position(step=2, samples=8), output([0.3, 0.1, 0.2, 9.0], [1.0, 1.0, 1.0, 0.0]))
+    assert measured.last_loss == pytest.approx((0.5 + 0.7 + 0.3 + 0.1 + 0.2) / 5)
+
+
+def test_a_record_without_a_sample_that_was_not_skipped_ends_the_run_in_one_line():
+    hook, _ = hook_of_one_rank(every_steps=1)
+    with pytest.raises(DataError, match=r"\A.*every sample of the steps up to 1 was skipped.*\Z"):
+        hook.on_step(Position(step=1, samples=2), output([0.5, 0.7], [0.0, 0.0]))
