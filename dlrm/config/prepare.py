@@ -110,9 +110,10 @@ class PreprocessConfig(Section):
     bucket_rows: Annotated[PositiveInt, Field(le=2**31)] = 1_000_000
     """Rows that are shuffled in memory at a time, for each worker."""
     keep_work: bool = False
-    """Keep the intermediate files (<output>/work) after the end."""
+    """Keep the intermediate files (<output>/preprocess.work) after the end."""
     overwrite: bool = False
-    """Start over where the output was begun or made with other parameters; otherwise that is an error."""
+    """Start over: remove what this command has left in the output, finished or not, and make it anew. Without it an
+    interrupted job goes on, a finished one stays, and other parameters or sources are an error."""
     distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")

@@ -74,7 +74,7 @@ def test_the_manifest_says_what_there_is(raw, tmp_path):
         "missing": manifest.parts[0].missing,
     }  # fmt: skip
     assert str(tmp_path) not in (output / "dataset.json").read_text()
-    assert not (output / "work").exists()
+    assert not (output / "preprocess.work").exists()
 
 
 def test_training_rows_go_where_the_permutation_says_and_others_stay(raw, tmp_path):
@@ -130,9 +130,9 @@ OTHER_WAYS = {
 def test_bytes_do_not_depend_on_how_the_work_is_cut(reference, raw, tmp_path, way):
     shuffle, folder = reference
     output = make(raw, tmp_path / "out", shuffle=shuffle, **OTHER_WAYS[way])
-    found = {name: value for name, value in contents(output).items() if not name.startswith("work/")}
+    found = {name: value for name, value in contents(output).items() if not name.startswith("preprocess.work/")}
     assert found == contents(folder)
-    assert (output / "work").exists() == (way == "kept work")
+    assert (output / "preprocess.work").exists() == (way == "kept work")
 
 
 @pytest.mark.parametrize("kind", ["gz", "zst"])
@@ -191,8 +191,8 @@ def test_a_folder_with_somebody_elses_data_is_refused(raw, tmp_path):
 def test_only_one_job_at_a_time_writes_an_output(raw, tmp_path):
     import fcntl
 
-    (tmp_path / "out" / "work").mkdir(parents=True)
-    with open(tmp_path / "out" / "work" / "lock", "ab") as lock:
+    (tmp_path / "out" / "preprocess.work").mkdir(parents=True)
+    with open(tmp_path / "out" / "preprocess.work" / "lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(DataError, match="another job is writing"):
             make(raw, tmp_path / "out")
@@ -270,7 +270,7 @@ def test_input_in_the_folder_of_the_output_is_refused(tmp_path):
 def test_damaged_intermediate_rows_are_named_and_made_anew(raw, tmp_path):
     output = tmp_path / "out"
     fail_at(raw, output, 60)
-    chunk = next(iter(sorted((output / "work" / "raw" / "1").glob("[0-9]"))))
+    chunk = next(iter(sorted((output / "preprocess.work" / "raw" / "1").glob("[0-9]"))))
     chunk.write_bytes(chunk.read_bytes()[:-3] + b"xxx")
     with pytest.raises(DataError, match=r"damaged.*delete it and run the command again"):
         make(raw, output)
@@ -406,7 +406,31 @@ def test_a_finished_part_is_not_written_again(raw, tmp_path):
 def interrupted_before_the_last_part(raw, folder):
     """The output of a job whose disk filled up when two parts of three were finished."""
     at, output = 20, folder / "20"
-    while len(list((output / "work" / "parts").glob("*/record.json"))) != 2:
+    while len(list((output / "preprocess.work" / "parts").glob("*/record.json"))) != 2:
         at, output = at + 1, folder / str(at + 1)
         assert not fail_at(raw, output, at), "the job ended without having two parts finished at any call"
     return output
+
+
+def test_what_others_keep_in_the_output_s_folder_stays(raw, tmp_path):
+    """Also where the job is refused, and where it starts over."""
+    mine = [tmp_path / "out" / folder / "thesis.txt" for folder in ("work", "vocabulary", "preprocess.work/mine")]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("months of it")
+    with pytest.raises(ConfigError):
+        make(raw, tmp_path / "out", split={"train": ["day_9"]})
+    make(raw, tmp_path / "out")
+    make(raw, tmp_path / "out", overwrite=True)
+    assert [path.read_text() for path in mine] == ["months of it"] * 3
+
+
+def test_a_damaged_data_set_is_made_anew_where_it_may_be_overwritten(reference, raw, tmp_path):
+    shuffle, folder = reference
+    output = make(raw, tmp_path / "out", shuffle=shuffle)
+    path = output / "day_1_dense.npy"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    make(raw, output, shuffle=shuffle, overwrite=True)
+    assert contents(output) == contents(folder)

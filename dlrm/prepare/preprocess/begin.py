@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,29 +51,26 @@ def source_records(sources: Sequence[SourceFile]) -> list[dict[str, Any]]:
 def finished_output(config: PreprocessConfig, sources: Sequence[Source], output: Path) -> Manifest | None:
     """The manifest of an output that is complete and what the job would make; None if there is work to do.
 
+    There always is where the job is to start over.
+
     Raises:
-        ConfigError: a complete output was made with other parameters (unless they may be overwritten).
+        ConfigError: a complete output was made with other parameters.
         DataError: it was made from other sources, a file of it is gone, or its manifest is none.
     """
     path = output / MANIFEST_NAME
-    if not path.exists():
+    if config.overwrite or not path.exists():
         return None
-    try:
-        manifest = parse_manifest(path.read_bytes(), str(path))
-        made = manifest.preprocessing
-        made_from = [{"name": source["name"], "bytes": source["bytes"]} for source in made.get("sources", [])]
-        _check_same_parameters(made.get("parameters", {}), parameters(config), f"{output} was made with")
-        newest_ns = path.stat().st_mtime_ns
-        found = source_records([source.file for source in sources])
-        for source, record in zip(sources, found, strict=True):
-            if source.mtime_ns > newest_ns:
-                record["changed"] = "after the data set was made"
-        _check_same_sources(made_from, found, str(output))
-        _check_whole(manifest, output)
-    except (ConfigError, DataError):
-        if config.overwrite:
-            return None
-        raise
+    manifest = parse_manifest(path.read_bytes(), str(path))
+    made = manifest.preprocessing
+    made_from = [{"name": source["name"], "bytes": source["bytes"]} for source in made.get("sources", [])]
+    _check_same_parameters(made.get("parameters", {}), parameters(config), f"{output} was made with")
+    newest_ns = path.stat().st_mtime_ns
+    found = source_records([source.file for source in sources])
+    for source, record in zip(sources, found, strict=True):
+        if source.mtime_ns > newest_ns:
+            record["changed"] = "after the data set was made"
+    _check_same_sources(made_from, found, str(output))
+    _check_whole(manifest, output)
     return manifest
 
 
@@ -125,11 +121,10 @@ def _begun(work: WorkFolder, state: State) -> State | None:
 
 def _clear(work: WorkFolder) -> None:
     """Remove what another job has left, the manifest first: without it nobody takes the rest for a data set."""
-    for path in (work.output / MANIFEST_NAME, work.state, *_data_files(work.output)):
+    for path in (work.output / MANIFEST_NAME, *_data_files(work.output)):
         path.unlink(missing_ok=True)
-    for folder in (work.output / "vocabulary", *(path for path in work.path.iterdir() if path.is_dir())):
-        if folder.exists():
-            shutil.rmtree(folder)
+    work.clear()
+    work.clear_vocabularies()
 
 
 def _data_files(output: Path) -> list[Path]:

@@ -102,9 +102,7 @@ def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_by
             return None
         work.output.mkdir(parents=True, exist_ok=True)
         lock.enter_context(locked(work))
-        if (
-            finished_output(config, sources, work.output) is not None
-        ):  # by a job that ended, or was interrupted, since then
+        if finished_output(config, sources, work.output) is not None:  # a job ended, or was interrupted, since then
             _tidy_up(config, work)
             return None
         try:

@@ -11,44 +11,28 @@ from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.packed.write import written_beside
 from dlrm.distributed.collectives import Collectives, from_rank_0
 from dlrm.prepare.preprocess.counters import Bools, UInt32s
-from dlrm.prepare.preprocess.crew import Crew, StoppedError
 from dlrm.prepare.preprocess.disk import disk_errors
 from dlrm.prepare.preprocess.raw_chunk import read_category
 from dlrm.prepare.preprocess.rows import Chunk, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 from dlrm.prepare.preprocess.vocabulary import VocabularyBuilder
 
-_AT_A_TIME = 2  # vocabularies, each with up to 600 MiB of counters
-
 
 def write_vocabularies(setting: Setting, config: ContiguousVocabulary, rows: RowMap, collectives: Collectives) -> None:
-    """Write the vocabularies that are not there; every rank counts in its own files, rank 0 writes.
-
-    A process alone finds two at a time where it may use several threads; ranks go through the columns together.
-    """
+    """Write the vocabularies that are not there; every rank counts in its own files, rank 0 writes."""
     columns = range(setting.config.num_sparse)
     there = from_rank_0(collectives, lambda: [setting.work.vocabulary(column).exists() for column in columns])
     own = set(setting.own_files)
     chunks = [chunk for chunk in rows.chunks if chunk.file in own and len(chunk.rows)]
     setting.progress.step("vocabularies", len(columns), sum(there))
-    todo = iter([column for column in columns if not there[column]])
-    at_a_time = min(setting.threads, _AT_A_TIME) if collectives.world_size == 1 else 1
-
-    def write() -> None:
-        builder = VocabularyBuilder(
-            config, threads=setting.threads // at_a_time, collectives=collectives, folder=setting.work.path
-        )
-        for column in todo:
-            if crew.stop.is_set():
-                raise StoppedError
-            with disk_errors(setting.work.output):
-                values = builder.build(partial(_pieces, setting, config, rows, chunks, column))
-            from_rank_0(collectives, partial(_write, setting, column, values))
-            setting.progress.advance(1)
-
-    with Crew(at_a_time) as crew:
-        for _ in crew.each(write for _ in range(at_a_time)):
-            pass
+    builder = VocabularyBuilder(config, threads=setting.threads, collectives=collectives, folder=setting.work.path)
+    for column in columns:
+        if there[column]:
+            continue
+        with disk_errors(setting.work.output):
+            values = builder.build(partial(_pieces, setting, config, rows, chunks, column))
+        from_rank_0(collectives, partial(_write, setting, column, values))
+        setting.progress.advance(1)
 
 
 def _pieces(

@@ -1,6 +1,7 @@
 """The intermediate files of a preprocessing job: what is done is what is there.
 
-All of them are below ``<output>/work``, which whoever interrupted the job finds again and which goes away at its end:
+All of them are below ``<output>/preprocess.work``, which whoever interrupted the job finds again and which goes away at
+its end:
 
     lock                     held by the job that writes the output
     state.json               what the output is made from and with; there before any other file
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrm.data.packed.write import sync_folder, written_beside
+from dlrm.data.packed.write import UNFINISHED, sync_folder, unfinished, written_beside
 from dlrm.errors import DataError
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -40,7 +41,7 @@ class WorkFolder:
     @property
     def path(self) -> Path:
         """The folder itself."""
-        return self.output / "work"
+        return self.output / "preprocess.work"
 
     @property
     def state(self) -> Path:
@@ -93,17 +94,28 @@ class WorkFolder:
                 path.unlink()
 
     def remove(self) -> None:
-        """Remove the folder; whoever holds the lock still does."""
-        for path in self.path.iterdir():
-            if path.name == "lock":
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        """Remove what a job has left, and the folder if nothing else is in it; whoever holds the lock still does."""
+        self.clear()
         (self.path / "lock").unlink()
         with suppress(OSError):  # somebody who waits for the lock has just made a new one
             self.path.rmdir()
+
+    def clear(self) -> None:
+        """Remove what a job has left, the state first: without it nobody goes on with the rest."""
+        for name in ("state.json", "token"):
+            for path in (self.path / name, unfinished(self.path / name)):
+                path.unlink(missing_ok=True)
+        for name in ("raw", "spill", "parts"):
+            if (self.path / name).exists():
+                shutil.rmtree(self.path / name)
+
+    def clear_vocabularies(self) -> None:
+        """Remove the vocabularies that a job has left, finished or not."""
+        folder = self.output / "vocabulary"
+        for path in [*folder.glob("cat_*.npy"), *folder.glob(f"cat_*.npy{UNFINISHED}")]:
+            path.unlink()
+        with suppress(OSError):  # it is not there, or something else is in it
+            folder.rmdir()
 
     def _raw_folder(self, file: int) -> Path:
         return self.path / "raw" / str(file)
