@@ -112,8 +112,8 @@ class PreprocessConfig(Section):
     keep_work: bool = False
     """Keep the intermediate files (<output>/preprocess.work) after the end."""
     overwrite: bool = False
-    """Start over: remove what this command has left in the output, finished or not, and make it anew. Without it an
-    interrupted job goes on, a finished one stays, and other parameters or sources are an error."""
+    """Start over where the output is finished, or was begun with other parameters or sources: what this command has left
+    there is removed first. Without it a finished output stays, and other parameters or sources are an error."""
     distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")

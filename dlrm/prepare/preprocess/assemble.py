@@ -107,8 +107,6 @@ class _Assembly:
         here = slice(piece.rows.start - first, piece.rows.stop - first)
         rows = PackedRows.encoded(chunk, here, self.encoder)
         self._writer.write(piece.start, rows.dense_MN, rows.ids_MF, rows.labels_M)
-        if piece.rows == piece.chunk.rows:
-            return PieceCounts(chunk.counts.clicks, chunk.counts.missing)
         return PieceCounts.of(chunk, here)
 
     def _place(self, bucket: Bucket) -> PieceCounts:

@@ -95,7 +95,7 @@ def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder,
     stamped = [{**record, "mtime_ns": source.mtime_ns} for record, source in zip(records, sources, strict=True)]
     state = State(parameters(config), stamped, chunk_bytes, config.bucket_rows)
     try:
-        begun = _begun(work, state)
+        begun = _begun(config, work, state)
     except (ConfigError, DataError):
         if not config.overwrite:
             raise
@@ -106,9 +106,11 @@ def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder,
     return begun or state
 
 
-def _begun(work: WorkFolder, state: State) -> State | None:
+def _begun(config: PreprocessConfig, work: WorkFolder, state: State) -> State | None:
+    if config.overwrite and (work.output / MANIFEST_NAME).exists():  # finished, and its intermediate files were kept
+        return None
     if not work.state.exists():
-        strangers = _data_files(work.output)
+        strangers = [*_data_files(work.output), *work.vocabularies()]
         if strangers:
             problem = f"holds {strangers[0].name} already, which this job did not write"
             raise DataError(str(work.output), problem, mend=_START_OVER)

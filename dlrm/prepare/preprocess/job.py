@@ -96,6 +96,8 @@ class _Begun:
 
 def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_bytes: int) -> _Begun | None:
     """Rank 0's preparations; None if the output is complete."""
+    if work.output.exists() and not work.output.is_dir():
+        raise DataError(str(work.output), "is a file, where a folder is needed", mend="choose another output")
     with disk_errors(work.output):
         sources = _find(config, work.output)
         if finished_output(config, sources, work.output) is not None and not work.path.exists():

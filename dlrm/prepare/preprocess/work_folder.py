@@ -111,11 +111,15 @@ class WorkFolder:
 
     def clear_vocabularies(self) -> None:
         """Remove the vocabularies that a job has left, finished or not."""
-        folder = self.output / "vocabulary"
-        for path in [*folder.glob("cat_*.npy"), *folder.glob(f"cat_*.npy{UNFINISHED}")]:
+        for path in self.vocabularies():
             path.unlink()
         with suppress(OSError):  # it is not there, or something else is in it
-            folder.rmdir()
+            (self.output / "vocabulary").rmdir()
+
+    def vocabularies(self) -> list[Path]:
+        """The vocabularies that are there, finished or not."""
+        found = [path for end in ("", UNFINISHED) for path in (self.output / "vocabulary").glob(f"cat_[0-9]*.npy{end}")]
+        return [path for path in found if path.name.removesuffix(UNFINISHED)[len("cat_") : -len(".npy")].isdigit()]
 
     def _raw_folder(self, file: int) -> Path:
         return self.path / "raw" / str(file)
