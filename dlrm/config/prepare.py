@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dlrm.config.base import Names, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
 from dlrm.config.data.packed import PartSplit
+from dlrm.config.data.raw import HashedCategories
 from dlrm.config.run import DistributedConfig
 
 
@@ -49,20 +50,6 @@ class ContiguousVocabulary(Section):
         return self
 
 
-class HashedVocabulary(Section):
-    """Categories hashed into a fixed number of rows: 0 missing, the rest 1 .. rows - 1."""
-
-    kind: Literal["hashing"] = "hashing"
-    rows: Sizes
-    """Table size of each sparse column; a single number is meant for all."""
-
-    @model_validator(mode="after")
-    def _room_beside_missing(self) -> Self:
-        if 1 in self.rows:
-            raise ValueError("rows has a table of 1 row, which id 0 (missing) takes: give every table at least 2")
-        return self
-
-
 class FixedDense(Section):
     """x -> log(max(x, minimum) + shift) in every file and split alike."""
 
@@ -94,7 +81,7 @@ class PreprocessConfig(Section):
     parts: Annotated[FileParts | EqualParts, Field(discriminator="kind")] = FileParts()
     split: PartSplit = PartSplit()
     categories: Annotated[
-        ContiguousVocabulary | HashedVocabulary, Field(discriminator="kind")
+        ContiguousVocabulary | HashedCategories, Field(discriminator="kind")
     ] = ContiguousVocabulary()  # fmt: skip
     dense: FixedDense = FixedDense()
     shuffle: bool = False
@@ -120,7 +107,7 @@ class PreprocessConfig(Section):
     def _an_output_and_one_table_per_column(self) -> Self:
         if not self.output:
             raise ValueError("output is empty: name a folder for the data set")
-        if isinstance(self.categories, HashedVocabulary) and len(self.categories.rows) not in (1, self.num_sparse):
+        if isinstance(self.categories, HashedCategories) and len(self.categories.rows) not in (1, self.num_sparse):
             raise ValueError(
                 f"categories.rows has {len(self.categories.rows)} entries, num_sparse is {self.num_sparse}: give one or "
                 "as many"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from dlrm.config.prepare import HashedVocabulary, PreprocessConfig
+from dlrm.config.data.raw import HashedCategories
+from dlrm.config.prepare import PreprocessConfig
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.sources import SourceFile
 
@@ -61,7 +62,7 @@ def peak_bytes(config: PreprocessConfig, part_rows: Sequence[int]) -> int:
 
     Without a shuffle all parsed rows and one part; with it the shuffled rows and all parts, where that is more.
     """
-    wide = isinstance(config.categories, HashedVocabulary) and max(config.categories.rows) > 2**31
+    wide = isinstance(config.categories, HashedCategories) and max(config.categories.rows) > 2**31
     id_bytes = (8 if wide else 4) * config.num_sparse
     rows = sum(part_rows)
     parsed = 1 + 4 * config.num_dense + 4 * config.num_sparse + config.num_sparse / 8

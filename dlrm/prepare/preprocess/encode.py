@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numba import njit
 
-from dlrm.config.prepare import ContiguousVocabulary, HashedVocabulary
+from dlrm.config.data.raw import HashedCategories
+from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.counter_rng import stream_key
 from dlrm.data.raw.vocabulary import MISSING_ID, UNSEEN_ID
 from dlrm.errors import ConfigError
@@ -45,7 +46,7 @@ class Encoder:
 
     def __init__(
         self,
-        config: ContiguousVocabulary | HashedVocabulary,
+        config: ContiguousVocabulary | HashedCategories,
         vocabularies: Sequence[UInt32s] | None,
         *,
         num_sparse: int | None = None,
@@ -85,7 +86,7 @@ class _Column(Protocol):
 
 
 def _columns(
-    config: ContiguousVocabulary | HashedVocabulary, vocabularies: Sequence[UInt32s] | None, num_sparse: int | None
+    config: ContiguousVocabulary | HashedCategories, vocabularies: Sequence[UInt32s] | None, num_sparse: int | None
 ) -> Sequence[_Column]:
     if isinstance(config, ContiguousVocabulary):
         if vocabularies is None or num_sparse not in (None, len(vocabularies)):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from torchrec.datasets.criteo import BinaryCriteoUtils
 
-from dlrm.config.prepare import ContiguousVocabulary, HashedVocabulary
+from dlrm.config.data.raw import HashedCategories
+from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY
 from dlrm.data.raw.vocabulary import hashed_ids
 from dlrm.distributed.collectives import OneProcess
@@ -126,7 +127,7 @@ def test_rare_categories_are_those_that_torchrec_maps_to_1(tmp_path, threshold):
 @pytest.mark.parametrize("rows", [2, 3, 1000, 2**31, 2**31 + 1, 2**40])
 def test_hashed_ids_are_those_of_reading_the_raw_files(rows):
     categories_FM, missing_FM = chunk()
-    encoder = Encoder(HashedVocabulary(rows=rows), None, num_sparse=3)
+    encoder = Encoder(HashedCategories(rows=rows), None, num_sparse=3)
     ids_MF = encoder.encode(categories_FM, missing_FM)
     assert encoder.rows == (rows,) * 3
     assert encoder.wide == (rows > 2**31)
@@ -136,10 +137,10 @@ def test_hashed_ids_are_those_of_reading_the_raw_files(rows):
 
 
 def test_hashing_takes_a_table_size_a_column_or_one_for_all():
-    assert Encoder(HashedVocabulary(rows=(5, 7)), None).rows == (5, 7)
-    assert Encoder(HashedVocabulary(rows=(5, 7)), None, num_sparse=2).rows == (5, 7)
+    assert Encoder(HashedCategories(rows=(5, 7)), None).rows == (5, 7)
+    assert Encoder(HashedCategories(rows=(5, 7)), None, num_sparse=2).rows == (5, 7)
     with pytest.raises(ConfigError, match=r"categories\.rows: gives 2 table sizes for 3 sparse columns"):
-        Encoder(HashedVocabulary(rows=(5, 7)), None, num_sparse=3)
+        Encoder(HashedCategories(rows=(5, 7)), None, num_sparse=3)
 
 
 def test_threads_can_share_an_encoder():
