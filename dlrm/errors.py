@@ -8,6 +8,7 @@ the other ranks.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,6 +108,24 @@ class DivergedError(DlrmError):
             f"{self.found}: training has diverged; lower the learning rates (optim.dense.lr, optim.sparse.lr), warm up "
             "longer or set optim.clip_norm"
         )
+
+
+class StoppedBySignal(DlrmError):  # noqa: N818  # no error of anybody's
+    """Training has ended early because a signal asked for it, after saving what it had come to.
+
+    Attributes:
+        number: of the signal; step: trained global batches.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(number, step)
+        self.number, self.step = number, step
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.number).name
+        if not self.step:
+            return f"stopped by {name} before the first step was trained"
+        return f"stopped by {name} after step {self.step}, which is saved; go on with --resume auto"
 
 
 class CheckpointError(DlrmError):

@@ -13,6 +13,12 @@ def this_process() -> bytes:
     return json.dumps({"place": _place(), "pid": os.getpid(), "started": _started(os.getpid())}).encode()
 
 
+def process_mark(pid: int) -> str | None:
+    """What tells a living process from every other that there has been on any host; None where that cannot be known."""
+    place, started = _place(), _started(pid)
+    return None if place is None or started is None else f"{place} {pid} {started}"
+
+
 def is_surely_dead(owner: bytes | bytearray) -> bool:
     """Whether the process that :func:`this_process` described is gone; False where that cannot be known from here.
 

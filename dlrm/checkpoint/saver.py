@@ -80,6 +80,11 @@ class AsyncSaver:
         return self._in_flight is not None and self._in_flight.thread.is_alive()
 
     @property
+    def in_flight(self) -> bool:
+        """Whether there is a save whose end has not been asked for; the same on every rank."""
+        return self._in_flight is not None
+
+    @property
     def failure(self) -> BaseException | None:
         """What has gone wrong with the save in flight, as far as this rank knows yet."""
         return None if self._in_flight is None else self._in_flight.error

@@ -20,6 +20,7 @@ hang in a process group whose other ranks are gone.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -32,9 +33,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeGuard
 
-from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError
+from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
+from dlrm.signals import stop_was_asked
 
 BUG_EXIT_CODE = 1
 INTERRUPT_EXIT_CODE = 130
@@ -61,6 +63,7 @@ _PEER_TEXTS = (
     "Watchdog caught collective operation timeout",
     "failed to pass monitoredBarrier",
 )
+_STDOUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE, errno.EIO)
 _PEER_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")  # subclasses of torch.distributed.DistError
 
 Kind = Literal["user", "interrupt", "peer", "bug"]
@@ -132,6 +135,8 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
     details = "".join(traceback.format_exception(error))
     if isinstance(error, KeyboardInterrupt):
         return Verdict(kind="interrupt", line="interrupted", details="", exit_code=INTERRUPT_EXIT_CODE)
+    if isinstance(error, StoppedBySignal):
+        return Verdict(kind="interrupt", line=str(error), details="", exit_code=128 + error.number)
     if isinstance(error, DlrmError):
         line = f"{who}: {error}" if rank else str(error)
         kind: Kind = "peer" if world_size > 1 and is_peer_failure(error) else "user"
@@ -141,11 +146,29 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
             f"the package {error.name} is not installed for {sys.executable}; run `make install`, use .venv/bin/python"
         )
         return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
+    if _is_of_stdout(error):
+        line = f"standard output cannot be written to ({error.strerror}); send it somewhere else"
+        return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
     if world_size > 1 and is_peer_failure(error):
         line = f"{who} lost another rank, and none on this host has said why: {summary(error)}"
         return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)
     line = f"{who} failed: {summary(error)}" if who else ""  # alone, the traceback's last line says it
     return Verdict(kind="bug", line=line, details=details, exit_code=BUG_EXIT_CODE)
+
+
+def _is_of_stdout(error: BaseException) -> TypeGuard[OSError]:
+    """Whether ``error`` is that of printing: the disk behind standard output is full, or nobody reads the pipe any more.
+
+    The error does not say so itself, but then another line cannot be printed either.
+    """
+    if not isinstance(error, OSError) or error.filename is not None or error.errno not in _STDOUT_ERRORS:
+        return False
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def is_peer_failure(error: BaseException) -> bool:
@@ -195,6 +218,8 @@ def _patience_s(kind: Kind, rank: int) -> float:
 
 
 def _wait_to_be_ended(seconds: float) -> None:
+    if stop_was_asked():  # the launcher has asked already, while training still hoped to save
+        return
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a trainer did on SIGTERM is of no use any more
         signal.signal(signal.SIGINT, signal.SIG_DFL)

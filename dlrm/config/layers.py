@@ -7,9 +7,10 @@ sets only fields, the kind below is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -90,10 +91,13 @@ def _walk(
         yield from _walk(value_node, f"{path}.", origin_of, origins)
 
 
-def command_line_layer(arguments: Sequence[str], switches: Collection[str] = ()) -> Layer:
+def command_line_layer(
+    arguments: Sequence[str], switches: Collection[str] = (), short: Mapping[str, str] = MappingProxyType({})
+) -> Layer:
     """The values of ``--section.key value``, ``--section.key=value`` and ``section.key=value`` arguments.
 
-    Of ``switches``, the options that are true or false, the name alone means true: ``--section.key``.
+    Of ``switches``, the options that are true or false, the name alone means true: ``--section.key``. Names in ``short``
+    stand for others: ``--resume auto`` for ``--resume.checkpoint auto``.
 
     Values are read as YAML, so ``[512, 16]``, ``true`` and ``null`` mean what they mean in a file. Of an option that is
     given twice the later value counts, so that a command can be repeated with one thing changed at its end.
@@ -114,7 +118,7 @@ def command_line_layer(arguments: Sequence[str], switches: Collection[str] = ())
                 layer.problems.append(ConfigProblem(key, COMMAND_LINE, "has no value; write --section.key value"))
                 continue
             text = rest.pop(0)
-        layer = merge(layer, _argument_layer(key, text))
+        layer = merge(layer, _argument_layer(short.get(key, key), text))
     return layer
 
 

@@ -19,6 +19,8 @@ from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_lay
 from dlrm.config.root import Config
 from dlrm.errors import ConfigError, ConfigProblem
 
+SHORT = {"resume": "resume.checkpoint"}
+"""Names of options of training that are short for others on the command line."""
 _LONGEST_SHOWN = 60
 
 Root = TypeVar("Root", bound=Section)
@@ -41,7 +43,8 @@ def load_options(root: type[Root], path: str | Path | None = None, arguments: Se
         ConfigError: every mistake that can be found without looking at data or devices.
     """
     file = file_layer(Path(path)) if path is not None else Layer({})
-    flags = command_line_layer(arguments, switches={o.path for o in options(root) if o.type_name == "true|false"})
+    switches = {option.path for option in options(root) if option.type_name == "true|false"}
+    flags = command_line_layer(arguments, switches, {name: path for name, path in SHORT.items() if root is Config})
     if file.problems and not file.values:  # which options there are depends on what the file would have said
         raise ConfigError([*file.problems, *flags.problems])
     merged = Layer(defaults(root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dlrm.config.base import Section
+from dlrm.config.checkpoint import CheckpointConfig, ResumeConfig
 from dlrm.config.data import DataConfig, PlantedData
 from dlrm.config.model import ModelConfig
 from dlrm.config.optim import OptimConfig
@@ -22,4 +23,6 @@ class Config(Section):
     sharding: ShardingConfig = ShardingConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    resume: ResumeConfig = ResumeConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -57,9 +57,9 @@ class ThroughputMeter:
         self._running_since = clock()
         self._pauses = 0
 
-    def restart(self) -> None:
-        """Forget everything and start the first window now."""
-        self._before = Throughput()
+    def restart(self, before: Throughput | None = None) -> None:
+        """Forget everything but what was trained ``before`` by others, and start the first window now."""
+        self._before = before or Throughput()
         self._samples, self._steps, self._elapsed_s = 0, 0, 0.0
         self._running_since = self._clock()
         self._pauses = 0

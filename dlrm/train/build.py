@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
+import torch
 
 from dlrm.config import Config
 from dlrm.config.data import CriteoTsvData, DataConfig, PackedData, ParquetData, PlantedData, RandomData
@@ -69,9 +72,15 @@ def build_dataset(config: DataConfig) -> Dataset:
 
 
 def build_job(
-    config: Config, dataset: Dataset, engine: Engine, world: World, recorder: Recorder, display: Display
+    config: Config,
+    dataset: Dataset,
+    engine: Engine,
+    world: World,
+    recorder: Recorder,
+    display: Display,
+    saving: Callable[[Measured], Hook] = lambda measured: Hook(),
 ) -> Job:
-    """Every part of a training run around its engine.
+    """Every part of a training run around its engine; ``saving`` makes the hook that saves what has these figures.
 
     Raises:
         ConfigError: what does not fit the data; the same on every rank.
@@ -81,7 +90,7 @@ def build_job(
     training = _training_loader(dataset.train, config, world)
     validation = _evaluation_loader(dataset.validation, evaluation_batch_size, config, world)
     test = _evaluation_loader(dataset.test, evaluation_batch_size, config, world)
-    measured = Measured(ThroughputMeter())
+    measured = Measured(ThroughputMeter(), loss_sums_2=torch.zeros(2, dtype=torch.float64, device=world.device))
     hooks: list[Hook] = []
     trainer = Trainer(
         stepper=engine.stepper,
@@ -105,14 +114,16 @@ def build_job(
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
         hooks.append(Validation(config.evaluation, score, measured, recorder, display))
+    hooks.append(saving(measured))  # after what is to be saved is known, before what a resumed run does again
     if config.train.reset_tables_each_epoch:
         hooks.append(ResetTables(engine.reset_tables, epochs=config.train.epochs))
     return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 
-def _training_loader(source: Source, config: Config, world: World) -> BatchLoader:
-    order = SampleOrder(
-        source.num_samples,
+def training_order(config: Config, num_samples: int) -> SampleOrder:
+    """Which samples form which global batch of which epoch."""
+    return SampleOrder(
+        num_samples,
         global_batch_size=config.train.global_batch_size,
         seed=config.run.seed,
         shuffle=config.train.shuffle,
@@ -120,6 +131,10 @@ def _training_loader(source: Source, config: Config, world: World) -> BatchLoade
         window_blocks=config.train.shuffle_window_blocks,
         drop_last=config.train.drop_last,
     )
+
+
+def _training_loader(source: Source, config: Config, world: World) -> BatchLoader:
+    order = training_order(config, source.num_samples)
     if order.num_batches == 0:
         message = (
             f"leaves no batch of {config.train.global_batch_size} out of {source.num_samples} samples; set it to false"

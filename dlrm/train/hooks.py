@@ -42,6 +42,13 @@ class Hook:
     def on_step(self, position: Position, output: StepOutput) -> None:
         """After a step; ``position`` includes it."""
 
+    def pauses_now(self, position: Position) -> bool:
+        """Whether to pause as soon as the batches that the pipeline holds are trained; asked after each step.
+
+        Every rank must give the same answer at the same step; a collective may be called to find it.
+        """
+        return False
+
     def on_pause(self, position: Position) -> str | None:
         """At a pause of any hook and at the end of each epoch; a text ends the training and says why."""
         return None

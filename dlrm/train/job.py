@@ -15,6 +15,7 @@ from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.train.build import Job, build_dataset, build_job
+from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.console import Console, Display, Silent, plan_table
 from dlrm.train.engine import build_engine
 from dlrm.train.log import open_log
@@ -41,15 +42,22 @@ def run_training(config: Config) -> dict[str, Any]:
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     engine = build_engine(config, dataset.schema, world)
-    folder = open_run_folder(config, world)
+    run = open_run_folder(config, world)
+    folder = run.path
     open_log(folder, world.rank)
+    checkpointing = Checkpointing(config, engine, dataset.train.num_samples, run, world, display)
+    start = checkpointing.find_start()
     recorder: Recorder = NoRecorder()
     if world.is_leader:
-        recorder = RunRecorder(folder, tensorboard=config.logging.tensorboard)
-    job = build_job(config, dataset, engine, world, recorder, display)
+        recorder = RunRecorder(folder, tensorboard=config.logging.tensorboard, step=start.position.step)
+    job = build_job(config, dataset, engine, world, recorder, display, saving=checkpointing.saving)
+    job.trainer.position = start.position
     if world.is_leader:
         _introduce(config, job, folder, world, display)
-    reason = job.trainer.fit()
+    for line in start.lines:
+        display.say(line)
+    with checkpointing.watched():
+        reason = job.trainer.fit()
     display.close()
     test, best = _final_scores(config, job, recorder, display)
     memory = world.collectives.all_gather_object(peak_memory(world.device))

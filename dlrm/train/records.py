@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,13 +43,20 @@ class RunRecorder:
     Args:
         folder: the run's folder.
         tensorboard: whether to write TensorBoard events, too.
+        step: where training goes on: what an earlier process recorded beyond it is forgotten.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0) -> None:
         self._folder = folder
-        self._lines = (folder / "metrics.jsonl").open("a", buffering=1)
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard")) if tensorboard else None
-        self._entries: list[dict[str, Any]] = []
+        path = folder / "metrics.jsonl"
+        self._entries = _entries_until(path, step)
+        beside = path.with_suffix(".part")
+        beside.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries))
+        beside.replace(path)
+        self._lines = path.open("a", buffering=1)
+        self._tensorboard: SummaryWriter | None = None
+        if tensorboard:
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Write an entry; non-numbers go to metrics.jsonl only."""
@@ -66,6 +74,17 @@ class RunRecorder:
         if self._tensorboard is not None:
             self._tensorboard.close()
         draw_curves(self._entries).savefig(self._folder / "curves.png", dpi=110)
+
+
+def _entries_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """What was recorded up to a step; the scores of the end are made anew, and a line that was cut is left out."""
+    entries: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if step and path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            if entry["step"] <= step and entry["kind"] != "test":
+                entries.append(entry)
+    return entries
 
 
 def draw_curves(entries: list[dict[str, Any]]) -> Figure:

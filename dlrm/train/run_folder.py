@@ -1,59 +1,147 @@
 """The folder a run leaves behind: ``<run.dir>/<run.name>/``.
 
-config.yaml, environment.json, plan.txt, metrics.jsonl, log/, tensorboard/, curves.png and, at the end, summary.json. Only
-global rank 0 writes, but for the log, of which each rank has a file.
+config.yaml, environment.json, processes.jsonl, plan.txt, metrics.jsonl, log/, tensorboard/, checkpoints/, curves.png and,
+at the end, summary.json. Only global rank 0 writes, but for the log and its part of checkpoints.
+
+A run may be the work of several jobs, one after the other (``--resume auto``), and of several starts of all ranks within a
+job, where a launcher starts them again after one has died. processes.jsonl has a line for each start, by which the ranks of
+a job know its folder again.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import torch
 
+from dlrm.checkpoint.owner import process_mark
 from dlrm.config import Config, dump_config
+from dlrm.config.checkpoint import NEWEST
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
+_STARTS = "processes.jsonl"
+_LOCK_PATIENCE_S = 10.0
+_locks: list[IO[str]] = []  # held, open, until the process ends
 
 
-def open_run_folder(config: Config, world: World) -> Path:
-    """Make the folder on rank 0, write what is known at the start, and return its path on every rank.
+@dataclass
+class RunFolder:
+    """A run's folder, seen from one rank.
 
-    An earlier run of the same name is replaced if ``run.overwrite`` says so; otherwise ``-2``, ``-3``, ... is added.
-
-    Raises:
-        ConfigError: the folder cannot be made or written; the same on every rank.
+    Attributes:
+        path: of the folder.
+        continued: whether earlier processes have worked on the run, whose checkpoints are to be looked for.
+        restarted: whether these were of the same job.
     """
 
-    def make() -> Path:
+    path: Path
+    continued: bool = False
+    restarted: bool = False
+
+
+def open_run_folder(config: Config, world: World) -> RunFolder:
+    """Make or find the folder on rank 0, and write what is known at the start.
+
+    The folder is that of the same job before its ranks were started again; or, with ``--resume auto``, of the run of this
+    name; or a new one. An earlier run of the same name is replaced if ``run.overwrite`` says so; otherwise ``-2``, ``-3``,
+    ... is added.
+
+    Raises:
+        ConfigError: the folder cannot be made or written, or another process is writing it; the same on every rank.
+    """
+    launchers = [mark for mark in world.collectives.all_gather_object(_launcher()) if mark is not None]
+
+    def make() -> RunFolder:
         try:
-            folder = _fresh_folder(Path(config.run.dir), config.run.name, overwrite=config.run.overwrite)
-            (folder / "config.yaml").write_text(dump_config(config))
-            write_json(folder / "environment.json", environment(world))
+            run = _find_or_make(config, launchers)
+            _lock(run.path)
+            (run.path / "config.yaml").write_text(dump_config(config))
+            write_json(run.path / "environment.json", environment(world))
+            start = {"time": time.time(), "host": socket.gethostname(), "ranks": world.size, "launchers": launchers}
+            with (run.path / _STARTS).open("a") as lines:
+                lines.write(json.dumps(start) + "\n")
         except OSError as error:
             raise ConfigError.at(
                 "run.dir", f"{error.filename}: {error.strerror}; choose a folder to write to"
             ) from error
-        return folder
+        return run
 
     return from_rank_0(world.collectives, make)
 
 
-def _fresh_folder(parent: Path, name: str, *, overwrite: bool) -> Path:
+def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
+    parent, name = Path(config.run.dir).expanduser(), config.run.name
     parent.mkdir(parents=True, exist_ok=True)
+    for folder in _folders_of(parent, name):
+        if launchers and not set(launchers).isdisjoint(_launchers_of(folder)):
+            return RunFolder(folder, continued=True, restarted=True)
+    if config.resume.checkpoint == NEWEST and (parent / name / "config.yaml").exists():
+        return RunFolder(parent / name, continued=True)
+    return RunFolder(_fresh_folder(parent, name, overwrite=config.run.overwrite))
+
+
+def _folders_of(parent: Path, name: str) -> list[Path]:
+    """The folders of runs of a name, ``name-12`` included."""
+    pattern = re.compile(rf"{re.escape(name)}(-[0-9]+)?")
+    return [path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / _STARTS).exists()]
+
+
+def _launchers_of(folder: Path) -> set[str]:
+    marks: set[str] = set()
+    for line in (folder / _STARTS).read_text().splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut
+            marks.update(json.loads(line)["launchers"])
+    return marks
+
+
+def _launcher() -> str | None:
+    """What torchelastic's agent on this host is known by: it lives on where it starts its ranks again."""
+    return process_mark(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+def _lock(folder: Path) -> None:
+    """Keep others from the folder as long as this process lives; only hosts that share locks notice each other."""
+    file = (folder / ".lock").open("a")
+    deadline = time.monotonic() + _LOCK_PATIENCE_S  # a process that was killed may take a moment to be gone
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                message = f"another process is training into {folder}/; wait for it or use another name"
+                raise ConfigError.at("run.name", message) from None
+            time.sleep(0.1)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            break  # a file system without locks
+        else:
+            break
+    _locks.append(file)
+
+
+def _fresh_folder(parent: Path, name: str, *, overwrite: bool) -> Path:
     if overwrite and (parent / name / "config.yaml").exists():  # only what looks like a run is ever removed
+        _lock(parent / name)
         shutil.rmtree(parent / name)
     number = 1
     while True:
@@ -74,7 +162,7 @@ def environment(world: World) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "packages": package_versions(),
         "host": socket.gethostname(),
         "system": platform.platform(),
         "cpu_cores": len(os.sched_getaffinity(0)),
@@ -87,6 +175,11 @@ def environment(world: World) -> dict[str, Any]:
         "threads_per_rank": torch.get_num_threads(),
         "git": _git_state(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """The packages that decide what is computed, as far as they are installed."""
+    return {name: version for name in _PACKAGES if (version := _version(name)) is not None}
 
 
 def _version(package: str) -> str | None:

@@ -13,7 +13,7 @@ from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.world import World
 from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.binary import BinaryResult
-from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.metrics.throughput import Throughput, ThroughputMeter
 from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
 from dlrm.train.console import Display, Status
@@ -26,15 +26,18 @@ TARGET_REACHED = "evaluation.target_auc reached"
 
 @dataclass
 class Measured:
-    """What the hooks found, for the closing table and summary.json.
+    """What the hooks found, for the closing table, summary.json and checkpoints.
 
     Attributes:
-        throughput: training time only.
+        throughput: training time only; before: of earlier processes of the run.
         last_loss: mean loss of the last recorded window.
+        loss_sums_2: float64 on the device, this rank's sum of losses and number of samples since the last record.
         validation: of the last evaluation, and the step it was made at.
     """
 
     throughput: ThroughputMeter
+    before: Throughput = field(default_factory=Throughput)
+    loss_sums_2: torch.Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
     last_loss: float | None = None
     validation: BinaryResult | None = None
     validation_step: int | None = None
@@ -70,12 +73,11 @@ class LossAndSpeed(Hook):
         self._every_steps = every_steps
         self._total_steps = total_steps
         self._position = Position()
-        self._sums_2 = torch.zeros(2, dtype=torch.float64, device=world.device)  # sum of losses, samples
 
     def on_start(self, position: Position) -> None:
         """Training time starts here, so that set-up does not count."""
         self._position = position
-        self._measured.throughput.restart()
+        self._measured.throughput.restart(self._measured.before)
 
     def on_step(self, position: Position, output: StepOutput) -> None:
         """Add the step up; record at multiples of ``every_steps``.
@@ -86,8 +88,8 @@ class LossAndSpeed(Hook):
         samples = position.samples - self._position.samples
         self._position = position
         self._measured.throughput.count(samples)
-        self._sums_2[0] += output.loss.double() * (samples / self._world.size)
-        self._sums_2[1] += output.weights_B.sum()  # without padding and without samples that were skipped
+        self._measured.loss_sums_2[0] += output.loss.double() * (samples / self._world.size)
+        self._measured.loss_sums_2[1] += output.weights_B.sum()  # without padding and without samples that were skipped
         if position.step % self._every_steps == 0:
             self._record()
 
@@ -98,9 +100,10 @@ class LossAndSpeed(Hook):
         self._measured.throughput.stop()
 
     def _record(self) -> None:
-        self._world.collectives.all_reduce_sum_(self._sums_2)
-        losses, samples = self._sums_2.tolist()
-        self._sums_2.zero_()
+        sums_2 = self._measured.loss_sums_2
+        self._world.collectives.all_reduce_sum_(sums_2)
+        losses, samples = sums_2.tolist()
+        sums_2.zero_()
         if not samples:  # of all ranks together, so that all of them leave
             problem = f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip)"
             raise DataError("training samples", problem, mend="check data.rows and the files: nothing is trained on")
@@ -200,11 +203,18 @@ class ResetTables(Hook):
         self._reset = reset
         self._epochs = epochs
 
+    def on_start(self, position: Position) -> None:
+        """Reset where training goes on at the end of an epoch: the state was saved before what follows an epoch."""
+        self._reset_after(position)
+
     def on_pause(self, position: Position) -> str | None:
         """Reset at the end of an epoch that another one follows."""
+        self._reset_after(position)
+        return None
+
+    def _reset_after(self, position: Position) -> None:
         if position.epoch_ended and position.epoch < self._epochs:
             self._reset()
-        return None
 
 
 def result_text(result: BinaryResult) -> str:

@@ -6,9 +6,11 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
+from dlrm.data.batch import Batch
 from dlrm.data.loader import BatchLoader
 from dlrm.train.hooks import Hook, Position
 from dlrm.train.stepper import Stepper
@@ -36,6 +38,7 @@ class Trainer:
         self._hooks = hooks
         self._epochs = epochs
         self._max_steps = max_steps
+        self._cut = False
         self.position = Position()
 
     @property
@@ -74,10 +77,22 @@ class Trainer:
     def _train_until(self, step: int) -> None:
         here = self.position
         batches = self._loader.batches(here.epoch, here.batch, here.batch + step - here.step)
-        for output in self._stepper.train(batches, first_step=here.step + 1):
+        self._cut = False
+        for output in self._stepper.train(self._until_cut(batches), first_step=here.step + 1):
             self._advance()
             for hook in self._hooks:
                 hook.on_step(self.position, output)
+            # The pipeline of every rank has taken equally many batches by now, so that to take no more of them makes every
+            # rank end after the same one.
+            for hook in self._hooks:  # all of them, because asking may be a collective
+                self._cut |= hook.pauses_now(self.position)
+
+    def _until_cut(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        with closing(batches):  # type: ignore[type-var]  # it is a generator
+            for batch in batches:
+                yield batch
+                if self._cut:
+                    return
 
     def _advance(self) -> None:
         here, order = self.position, self._loader.order

@@ -7,13 +7,25 @@ from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError
+from dlrm.train import run_folder
 from dlrm.train.run_folder import open_run_folder, write_json
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 
 
 def folder_of(tmp_path, *options):
+    return run_of(tmp_path, *options).path
+
+
+def run_of(tmp_path, *options):
     return open_run_folder(load_config(None, [f"run.dir={tmp_path}", "run.name=a", *options]), WORLD)
+
+
+@pytest.fixture(autouse=True)
+def locks_end_with_the_process():
+    yield
+    while run_folder._locks:
+        run_folder._locks.pop().close()
 
 
 def test_a_run_never_touches_an_earlier_one_of_its_name(tmp_path):
@@ -23,6 +35,7 @@ def test_a_run_never_touches_an_earlier_one_of_its_name(tmp_path):
 
 def test_overwrite_replaces_a_run_but_nothing_else(tmp_path):
     first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
     (first / "metrics.jsonl").write_text("old")
     again = folder_of(tmp_path, "run.overwrite=true")
     assert again == first
@@ -35,7 +48,7 @@ def test_overwrite_replaces_a_run_but_nothing_else(tmp_path):
 
 def test_the_saved_configuration_is_the_configuration(tmp_path):
     config = load_config(None, [f"run.dir={tmp_path}", "optim.sparse={kind: sgd, lr: 3}", "data.rows=3,4"])
-    folder = open_run_folder(config, WORLD)
+    folder = open_run_folder(config, WORLD).path
     assert load_config(folder / "config.yaml") == config
 
 
@@ -57,3 +70,30 @@ def test_json_is_whole_or_not_there(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_run_of_this_name_is_gone_on_with_where_that_is_asked_for(tmp_path):
+    assert not run_of(tmp_path, "resume.checkpoint=auto").continued
+    run_folder._locks.pop().close()
+    again = run_of(tmp_path, "resume.checkpoint=auto")
+    assert (again.path.name, again.continued, again.restarted) == ("a", True, False)
+
+
+def test_ranks_that_their_launcher_started_again_find_the_folder_of_their_job(tmp_path, monkeypatch):
+    folder_of(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert folder_of(tmp_path).name == "a-2"
+    folder_of(tmp_path, "run.name=a-b")
+    run_folder._locks[1].close()
+    again = run_of(tmp_path, "run.overwrite=true")
+    assert (again.path.name, again.continued, again.restarted) == ("a-2", True, True)
+    assert len((again.path / "processes.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("option", ["resume.checkpoint=auto", "run.overwrite=true"])
+def test_a_folder_that_another_process_trains_into_is_left_alone(tmp_path, option, monkeypatch):
+    monkeypatch.setattr(run_folder, "_LOCK_PATIENCE_S", 0.0)
+    folder = folder_of(tmp_path)
+    with pytest.raises(ConfigError, match="run.name: another process is training into .*a/; wait for it"):
+        folder_of(tmp_path, option)
+    assert (folder / "config.yaml").exists()

@@ -1,0 +1,55 @@
+"""When the training state is saved, what is kept of it, and from where training goes on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dlrm.config.base import Number, PositiveFloat, PositiveInt, Section
+
+Metric = Literal["auc", "log_loss", "normalised_entropy"]
+NO_CHECKPOINT = "none"
+NEWEST = "auto"
+
+
+class CheckpointConfig(Section):
+    """Checkpoints: the whole training state, from which another run with any number of ranks goes on."""
+
+    enabled: bool = True
+    """Save at all; false also leaves SIGTERM, SIGUSR1 and Ctrl-C to do what they usually do."""
+    dir: str | None = None
+    """Folder that holds the folders of runs with their checkpoints, local or remote (s3://bucket/folder); in the run's own
+    folder if left out."""
+    every_steps: PositiveInt | None = None
+    """Save every so many steps."""
+    every_minutes: PositiveFloat | None = 15.0
+    """Save when so much time has passed since the last save; null: not by time."""
+    at_end: bool = True
+    """Save after the last step."""
+    best: Metric | None = None
+    """Save whenever this metric of the validation samples is better than ever before, and keep that checkpoint."""
+    keep: Annotated[int, Number, Field(ge=2)] = 2
+    """How many of the newest checkpoints to keep; older ones are removed once a newer one is whole on disk."""
+    full_every: PositiveInt = 1
+    """Save everything in every so many-th checkpoint, and only the table rows touched since in those between; 1: always
+    everything."""
+    increment_bits: Literal[32, 8] = 32
+    """Bits of a weight in those between: 8 quantises each row (Check-N-Run, NSDI 2022); 32 is exact."""
+    on_failure: Literal["continue", "stop"] = "continue"
+    """What to do when a save fails while training goes on: say so and try again when the next is due, or stop. The last
+    save of a run always has to succeed."""
+    time_limit_s: PositiveFloat = 1800.0
+    """Seconds that rank 0 waits for the other ranks to have written their parts."""
+    poll_s: PositiveFloat = 1.0
+    """Seconds, about, between two looks at clock and signals, each of which costs a small all-reduce."""
+
+
+class ResumeConfig(Section):
+    """Where training begins. ``--resume auto`` on the command line is short for ``--resume.checkpoint auto``."""
+
+    checkpoint: str = NO_CHECKPOINT
+    """none: at the beginning; auto: after the newest good checkpoint of the run of this name, if there is one; otherwise
+    the path of a checkpoint, or of a run, to go on from in a new run."""
+    strict: bool = True
+    """Refuse a checkpoint that does not fit this configuration; false: load what fits and say what was left."""

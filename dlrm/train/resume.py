@@ -1,0 +1,168 @@
+"""Where training begins: at the first sample, or after what a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dlrm.checkpoint.folder import Skipped, checkpoint_paths, newest_good, set_aside
+from dlrm.checkpoint.load import differences, load_tensors
+from dlrm.checkpoint.names import step_of
+from dlrm.checkpoint.resume import Resumed, load_newest
+from dlrm.checkpoint.storage import LocalStorage, Storage
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.config import Config
+from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
+from dlrm.distributed.collectives import from_rank_0, together
+from dlrm.distributed.world import World
+from dlrm.errors import CheckpointError, CheckpointMismatchError, ConfigError
+from dlrm.train.engine import Engine
+from dlrm.train.facts import BestFact, SavedFacts, config_changes, order_differences
+from dlrm.train.hooks import Position
+from dlrm.train.run_folder import RunFolder
+from dlrm.train.state import after_load, engine_tensors
+
+_MEND = "use the configuration that it was saved with, or --resume.strict false to take what fits"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins.
+
+    Attributes:
+        position: trained so far.
+        checkpoint: whose state the engine has; None: the initial one.
+        saved: its facts; None if it holds weights alone, or its position has no meaning here.
+        best: the best checkpoint of this run so far.
+        lines: what to tell a person.
+    """
+
+    position: Position = field(default_factory=Position)
+    checkpoint: Checkpoint | None = None
+    saved: SavedFacts | None = None
+    best: BestFact | None = None
+    lines: tuple[str, ...] = ()
+
+
+def checkpoint_folder(config: Config, run: RunFolder) -> str:
+    """Where the run's checkpoints are, a path or a URL."""
+    if config.checkpoint.dir is None:
+        return f"{run.path}/checkpoints"
+    return f"{config.checkpoint.dir.rstrip('/')}/{run.path.name}"
+
+
+def find_start(
+    config: Config, engine: Engine, num_samples: int, run: RunFolder, storage: Storage, world: World
+) -> Start:
+    """Load what is to be gone on from into the engine; collective.
+
+    Args:
+        config: says from what.
+        engine: as built.
+        num_samples: of the training set.
+        run: this run's folder.
+        storage: of this run's checkpoints.
+        world: the ranks that load together.
+
+    Raises:
+        CheckpointMismatchError: the checkpoint does not fit; nothing was loaded.
+        CheckpointError: the checkpoint asked for is not to be trusted.
+        ConfigError: checkpoints of an earlier run lie where those of this one would.
+    """
+    own, wanted = checkpoint_folder(config, run), config.resume.checkpoint
+    if run.restarted or wanted == NEWEST:
+        return _from_newest(config, engine, num_samples, own, storage, world)
+    from_rank_0(world.collectives, lambda: _require_none(own, storage))
+    if wanted == NO_CHECKPOINT:
+        return Start()
+    return _from_path(config, engine, num_samples, wanted, world)
+
+
+def _from_newest(
+    config: Config, engine: Engine, num_samples: int, folder: str, storage: Storage, world: World
+) -> Start:
+    """Go on in the same run."""
+    tensors = engine_tensors(engine)
+
+    def agree() -> None:
+        found, _ = newest_good(folder, storage=storage)
+        saved = None if found is None else SavedFacts.of(found)
+        if found is None or saved is None:
+            return
+        other_order = order_differences(saved, config, num_samples)
+        if other_order and config.resume.strict:
+            raise CheckpointMismatchError(found.path, [*other_order, *differences(found, tensors)], mend=_MEND)
+        if other_order:
+            mend = f"start another run from it: --resume.checkpoint {found.path} --run.name another"
+            raise CheckpointMismatchError(found.path, other_order, mend=mend)
+
+    from_rank_0(world.collectives, agree)
+    resumed = load_newest(folder, tensors, world.collectives, strict=config.resume.strict, storage=storage)
+    from_rank_0(world.collectives, lambda: _set_aside(resumed.skipped, storage))
+    lines = [f"skipped {skipped.path}: {skipped.why}" for skipped in resumed.skipped]
+    if resumed.checkpoint is None:
+        return Start(lines=(*lines, f"no checkpoint in {folder}: training begins at the first sample"))
+    start = _start(config, num_samples, resumed, engine)
+    return replace(start, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
+
+
+def _from_path(config: Config, engine: Engine, num_samples: int, path: str, world: World) -> Start:
+    """Begin a run with what another has come to."""
+    storage, path = LocalStorage(), str(Path(path).expanduser()).rstrip("/")
+
+    def find() -> str:
+        if step_of(path.rpartition("/")[2]) is not None:
+            return path
+        for folder in (path, f"{path}/checkpoints"):
+            found, skipped = newest_good(folder, storage=storage)
+            if found is not None:
+                return found.path
+            if skipped:
+                raise CheckpointError(skipped[0].path, skipped[0].why)
+        raise CheckpointError(path, "is no checkpoint and holds none", mend="check the path")
+
+    def open_it() -> Checkpoint:
+        checkpoint = open_checkpoint(chosen, storage)
+        saved = SavedFacts.of(checkpoint)
+        other_order = [] if saved is None else order_differences(saved, config, num_samples)
+        if other_order and config.resume.strict:
+            raise CheckpointMismatchError(chosen, [*other_order, *differences(checkpoint, tensors)], mend=_MEND)
+        return checkpoint
+
+    tensors = engine_tensors(engine)
+    chosen = from_rank_0(world.collectives, find)
+    checkpoint = together(world.collectives, open_it)
+    left = load_tensors(checkpoint, tensors, strict=config.resume.strict, collectives=world.collectives)
+    return _start(config, num_samples, Resumed(checkpoint, left, []), engine)
+
+
+def _start(config: Config, num_samples: int, resumed: Resumed, engine: Engine) -> Start:
+    assert resumed.checkpoint is not None
+    after_load(engine)
+    checkpoint, left = resumed.checkpoint, [f"left as it was: {what}" for what in resumed.left]
+    saved = SavedFacts.of(checkpoint)
+    if saved is None:
+        line = f"weights of {checkpoint.path}; training begins at the first sample"
+        return Start(checkpoint=checkpoint, lines=(line, *left))
+    if other := order_differences(saved, config, num_samples):
+        line = f"weights of {checkpoint.path}; training begins at the first sample, because {'; '.join(other)}"
+        return Start(checkpoint=checkpoint, lines=(line, *left))
+    position = saved.position_in(config, num_samples, checkpoint.path)
+    changed = [f"changed since: {change}" for change in config_changes(saved, config)]
+    line = f"resumed from {checkpoint.path} (step {position.step:,}, {position.samples:,} samples)"
+    return Start(position, checkpoint, saved, lines=(line, *changed, *left))
+
+
+def _require_none(folder: str, storage: Storage) -> None:
+    """A new run does not mix its checkpoints with another's."""
+    if paths := checkpoint_paths(folder, storage):
+        message = (
+            f"{folder} holds {len(paths)} checkpoint(s) of an earlier run; go on with --resume auto or use another name"
+        )
+        raise ConfigError.at("run.name", message)
+
+
+def _set_aside(skipped: list[Skipped], storage: Storage) -> None:
+    """Make way for the steps that will be saved anew; what was never committed is cleared away when they are."""
+    for one in skipped:
+        set_aside(one.path, storage)

@@ -1,0 +1,261 @@
+"""The hook that saves: every so many steps or minutes, when a signal asks for it, after the best evaluation, at the end.
+
+Clocks differ between ranks and signals reach them at different times, so ranks agree: about every second of training they
+add up who wants what (one all-reduce of a few numbers), and pause together if anybody wants a save.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from dlrm.checkpoint.folder import prune
+from dlrm.checkpoint.saver import AsyncSaver, SaveReport
+from dlrm.checkpoint.storage import Storage
+from dlrm.checkpoint.stored import Checkpoint
+from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.config.checkpoint import CheckpointConfig
+from dlrm.distributed.world import World
+from dlrm.errors import CheckpointError, StoppedBySignal
+from dlrm.signals import SignalWatch
+from dlrm.train.console import Display
+from dlrm.train.engine import Engine
+from dlrm.train.facts import BestFact
+from dlrm.train.hooks import Hook, Position, multiple_after
+from dlrm.train.standard_hooks import Measured
+from dlrm.train.state import engine_tensors
+
+_LONGEST_POLL_STEPS = 10_000
+_HIGHER_IS_BETTER = {"auc": True, "log_loss": False, "normalised_entropy": False}
+
+
+class StateSource(Protocol):
+    """What checkpoints are made of."""
+
+    def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
+        """What the next checkpoint holds, and facts for its manifest; on every rank."""
+
+    def settled(self, report: SaveReport | None) -> None:
+        """The save before was committed (its report) or has failed (None); the same on every rank."""
+
+    def resumed(self, checkpoint: Checkpoint | None) -> None:
+        """Training goes on from a checkpoint, or starts; called once, before it does."""
+
+
+class WholeState:
+    """Everything, in every checkpoint."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
+        """All tensors of the engine."""
+        return engine_tensors(self._engine), {}
+
+    def settled(self, report: SaveReport | None) -> None:
+        """The next one is whole whatever became of the last."""
+
+    def resumed(self, checkpoint: Checkpoint | None) -> None:
+        """Nor does it depend on the first."""
+
+
+@dataclass
+class Kept:
+    """Which checkpoints stay: the newest few and the best.
+
+    :meth:`__call__` runs in the thread that writes, :attr:`reports` is emptied by training.
+    """
+
+    folder: str
+    storage: Storage
+    keep: int
+    best_step: int | None = None
+    reports: list[SaveReport] = field(default_factory=list)
+
+    def __call__(self, report: SaveReport) -> None:
+        """Remove what has become too old, now that a newer one is committed."""
+        self.reports.append(report)
+        protected = [] if self.best_step is None else [self.best_step]
+        prune(self.folder, keep=self.keep, protected=protected, storage=self.storage)
+
+
+class Saving(Hook):
+    """Saves checkpoints behind training.
+
+    Args:
+        config: when.
+        saver: writes; kept: its callback.
+        source: what to write; facts: makes what is written beside it.
+        measured: for the metric that decides which is the best; best: the best so far.
+        signals: entered by whoever runs the training.
+    """
+
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        world: World,
+        *,
+        saver: AsyncSaver,
+        kept: Kept,
+        source: StateSource,
+        facts: Callable[[Position, str, BestFact | None], dict[str, Any]],
+        measured: Measured,
+        best: BestFact | None,
+        signals: SignalWatch,
+        display: Display,
+    ) -> None:
+        self._config, self._world = config, world
+        self._saver, self._kept, self._source, self._facts = saver, kept, source, facts
+        self._measured, self._signals, self._display = measured, signals, display
+        self._best = best if best is not None and best.metric == config.best else None
+        self._kept.best_step = None if self._best is None else self._best.step
+        self._saved_step = 0
+        self._wanted = ""  # why to save at the next pause
+        self._last_save_s = self._last_poll_s = time.monotonic()
+        self._last_poll_step = self._next_poll_step = 0
+
+    def on_start(self, position: Position) -> None:
+        """Take the memory for copies of the state, so that the first save stalls training no longer than others."""
+        self._saved_step = position.step  # there is nothing that a checkpoint, or the seed, does not give
+        self._saver.reserve(self._source.collect()[0])
+        self._last_save_s = self._last_poll_s = time.monotonic()
+        self._last_poll_step, self._next_poll_step = position.step, position.step + 1
+
+    def next_pause(self, step: int) -> int | None:
+        """The next multiple of ``every_steps``."""
+        return multiple_after(step, self._config.every_steps) if self._config.every_steps else None
+
+    def pauses_now(self, position: Position) -> bool:
+        """Whether any rank was asked to save, or time is up."""
+        self._tell()
+        if position.step < self._next_poll_step:
+            return False
+        self._poll(position)
+        return bool(self._wanted)
+
+    def on_pause(self, position: Position) -> str | None:
+        """Save if there is a reason to; leave training where a signal asks for it.
+
+        Raises:
+            StoppedBySignal: on every rank, after saving.
+            CheckpointError: a save failed that must not.
+        """
+        every = self._config.every_steps
+        if every and position.step % every == 0:
+            self._wanted = self._wanted or f"every {every} steps"
+        if self._is_best(position):
+            self._wanted = "best"
+        stop = self._poll(position)  # an evaluation may have taken long
+        if stop:
+            self._save_and_leave(position, stop)
+        if self._wanted:
+            self._save(position, self._wanted, tolerant=self._config.on_failure == "continue")
+        return None
+
+    def on_end(self, position: Position, reason: str) -> None:
+        """Save what training has come to, and wait until it is written."""
+        best = self._is_best(position)
+        if best or self._config.at_end:
+            self._save(position, "end" if self._config.at_end else "best")
+        self._finish(tolerant=False)
+
+    def _poll(self, position: Position) -> int:
+        """Agree on what is wanted and when to ask again; the signal to stop on, 0 for none."""
+        now = time.monotonic()
+        minutes = self._config.every_minutes
+        due = minutes is not None and now - self._last_save_s >= 60 * minutes
+        steps = position.step - self._last_poll_step
+        pause_steps = steps * self._config.poll_s / max(now - self._last_poll_s, 1e-6) if steps else 1
+        leads = self._world.is_leader
+        answers = (
+            due and leads,
+            self._signals.take_save(),
+            self._signals.stop == signal.SIGTERM,
+            self._signals.stop == signal.SIGINT,
+            self._saver.failure is not None,
+            min(max(int(pause_steps), 1), _LONGEST_POLL_STEPS) if leads else 0,
+        )
+        said_6 = torch.tensor(answers, dtype=torch.int64, device=self._world.device)
+        self._world.collectives.all_reduce_sum_(said_6)
+        is_due, save, terminate, interrupt, failed, next_steps = said_6.tolist()
+        self._last_poll_s, self._last_poll_step = now, position.step
+        self._next_poll_step = position.step + next_steps
+        if save:
+            self._wanted = self._wanted or "SIGUSR1"
+        elif is_due:
+            self._wanted = self._wanted or f"every {minutes:g} minutes"
+        if failed:
+            self._finish(tolerant=self._config.on_failure == "continue")
+        stop = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
+        if stop:
+            self._wanted = signal.Signals(stop).name
+        return stop
+
+    def _is_best(self, position: Position) -> bool:
+        """Whether the evaluation at this position was better than all before."""
+        metric, result = self._config.best, self._measured.validation
+        if metric is None or result is None or self._measured.validation_step != position.step:
+            return False
+        value: float | None = getattr(result, metric)
+        if value is None:
+            return False
+        if self._best is not None and not _better(metric, value, self._best.value):
+            return self._best.step == position.step and position.step != self._saved_step
+        self._best = BestFact(metric=metric, value=value, step=position.step)
+        return True
+
+    def _save_and_leave(self, position: Position, stop: int) -> None:
+        self._save(position, signal.Signals(stop).name)
+        self._finish(tolerant=False)
+        raise StoppedBySignal(stop, position.step)
+
+    def _save(self, position: Position, reason: str, *, tolerant: bool = False) -> None:
+        self._wanted = ""
+        if position.step == self._saved_step:
+            return
+        self._finish(tolerant)
+        tensors, of_source = self._source.collect()
+        facts = {**of_source, **self._facts(position, reason, self._best)}
+        try:
+            self._saver.save(position.step, tensors, facts)
+        except CheckpointError as error:
+            self._failed(error, tolerant=tolerant)
+        else:
+            self._saved_step = position.step
+        self._last_save_s = time.monotonic()
+
+    def _finish(self, tolerant: bool) -> None:
+        """Wait for the save in flight and tell what became of it."""
+        if not self._saver.in_flight:
+            return
+        try:
+            self._saver.wait()
+        except CheckpointError as error:
+            self._failed(error, tolerant=tolerant)
+        else:
+            self._source.settled(self._saver.last)
+            if self._best is not None and self._saver.last is not None and self._best.step == self._saver.last.step:
+                self._kept.best_step = self._best.step  # not before, or a save that fails would cost the best before
+        self._tell()
+
+    def _failed(self, error: CheckpointError, *, tolerant: bool) -> None:
+        self._source.settled(None)
+        self._saved_step = -1  # this position may be saved yet
+        if not tolerant:
+            raise error
+        self._display.say(f"warning: {error}; training goes on, without a newer checkpoint")
+
+    def _tell(self) -> None:
+        while self._kept.reports:
+            report = self._kept.reports.pop(0)
+            stall = f"training stood {report.stalled_s:.2f} s"
+            self._display.say(f"step {report.step}: saved {report.path} ({stall}, written in {report.written_s:.1f} s)")
+
+
+def _better(metric: str, value: float, than: float) -> bool:
+    return value > than if _HIGHER_IS_BETTER[metric] else value < than
