@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from torchx import specs
 
@@ -21,7 +21,7 @@ def train(
     *script_args: str,
     config: str,
     nproc: int = 1,
-    nnodes: int = 1,
+    nnodes: str = "1",
     max_restarts: int = 0,
     name: str = "dlrm",
     script: str = "dlrm_main.py",
@@ -39,8 +39,8 @@ def train(
         script_args: further arguments of the trainer, after --, e.g. -- --train.epochs 2
         config: YAML file of the run, e.g. configs/quickstart.yaml
         nproc: ranks on each host
-        nnodes: hosts
-        max_restarts: how often all ranks are started again after one failed
+        nnodes: hosts, or fewest:most, e.g. 2:4: then hosts may die or join, and training goes on with those there are
+        max_restarts: how often all ranks are started again after one failed; they go on from the newest checkpoint
         name: name of the job
         script: what each rank runs
         image: container image, for schedulers that use one
@@ -52,7 +52,8 @@ def train(
         rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
     """
     words = [script, "train", "--config", config, *script_args]
-    launch = _Launch(nproc=nproc, nnodes=nnodes, max_restarts=max_restarts, rdzv_port=rdzv_port)
+    fewest, most = _fewest_and_most(nnodes)
+    launch = _Launch(nproc=nproc, fewest=fewest, nnodes=most, max_restarts=max_restarts, rdzv_port=rdzv_port)
     host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB))
     return _job(name, "train", words, launch, host)
 
@@ -90,16 +91,17 @@ def preprocess(
         rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
     """
     words = [script, "preprocess", *(["--config", config] if config else []), *script_args]
-    launch = _Launch(nproc=nproc, nnodes=nnodes, max_restarts=0, rdzv_port=rdzv_port)
+    launch = _Launch(nproc=nproc, fewest=nnodes, nnodes=nnodes, max_restarts=0, rdzv_port=rdzv_port)
     host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=0, memMB=memMB))
     return _job(name, "preprocess", words, launch, host)
 
 
 @dataclass(frozen=True)
 class _Launch:
-    """How many processes start where and how they find each other."""
+    """How many processes start where, on how many hosts at least and at most, and how they find each other."""
 
     nproc: int
+    fewest: int
     nnodes: int
     max_restarts: int
     rdzv_port: int
@@ -115,11 +117,22 @@ class _Host:
     resource: specs.Resource
 
 
+def _fewest_and_most(nnodes: str) -> Tuple[int, int]:
+    fewest, colon, most = nnodes.partition(":")
+    try:
+        found = (int(fewest), int(most if colon else fewest))
+    except ValueError:
+        raise ValueError(f"nnodes ({nnodes}) must be a number of hosts, or fewest:most such as 2:4") from None
+    if found[0] > found[1]:
+        raise ValueError(f"nnodes ({nnodes}): the fewest hosts are more than the most")
+    return found
+
+
 def _job(name: str, role: str, words: List[str], launch: _Launch, host: _Host) -> specs.AppDef:
     """A role with one replica a host, each of which runs launch/elastic.py."""
     nproc, nnodes = launch.nproc, launch.nnodes
-    if nproc < 1 or nnodes < 1:
-        raise ValueError(f"nproc ({nproc}) and nnodes ({nnodes}) must be at least 1")
+    if nproc < 1 or launch.fewest < 1:
+        raise ValueError(f"nproc ({nproc}) and nnodes ({launch.fewest}) must be at least 1")
     interpreter = host.python or ("python" if host.image else sys.executable)
     program = [_escape(word) for word in words]
     restarts = ["--max-restarts", str(launch.max_restarts)]
@@ -127,7 +140,7 @@ def _job(name: str, role: str, words: List[str], launch: _Launch, host: _Host) -
     if nnodes == 1:
         command = [*launcher, "--standalone", "--local-addr", "localhost", *program]
     else:
-        command = ["bash", "-c", _command_over_hosts(launcher, program, nnodes, launch.rdzv_port)]
+        command = ["bash", "-c", _command_over_hosts(launcher, program, launch)]
     return specs.AppDef(
         name=name,
         roles=[
@@ -145,11 +158,13 @@ def _job(name: str, role: str, words: List[str], launch: _Launch, host: _Host) -
     )
 
 
-def _command_over_hosts(launcher: List[str], program: List[str], nnodes: int, rdzv_port: int) -> str:
+def _command_over_hosts(launcher: List[str], program: List[str], launch: _Launch) -> str:
     """The hosts meet at the first one, whose address the scheduler puts into an environment variable of each."""
-    meeting = ["--nnodes", str(nnodes), "--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
+    hosts = str(launch.nnodes) if launch.fewest == launch.nnodes else f"{launch.fewest}:{launch.nnodes}"
+    meeting = ["--nnodes", hosts, "--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
     first_host = f"$${{{specs.macros.rank0_env}:-localhost}}"
-    return f"{shlex.join(launcher)} {' '.join(meeting)} --rdzv-endpoint {first_host}:{rdzv_port} {shlex.join(program)}"
+    endpoint = f"--rdzv-endpoint {first_host}:{launch.rdzv_port}"
+    return f"{shlex.join(launcher)} {' '.join(meeting)} {endpoint} {shlex.join(program)}"
 
 
 def _escape(text: str) -> str:

@@ -7,6 +7,8 @@ It runs torch.distributed.run in this process. What it adds:
   line that names the rank. torchrun's own report is left out; ``LOGLEVEL=INFO`` brings its log back.
 * The exit code is that of the rank that failed first (2: the user can mend it), 128 + n after signal n, 130 after
   Ctrl-C.
+* Where ranks are started again (``--max-restarts``), a line says why; what the user has to mend ends the job at once.
+* SIGUSR1, by which schedulers announce the end of a job's time, is passed on to the ranks, which save then.
 * No process is left behind: workers follow this process (``follow_launcher`` in ``dlrm/command/failure.py``), and
   this process follows the torchx client that started it, where components/dlrm.py names one.
 * The cores of the host are divided among its ranks (``OMP_NUM_THREADS``), unless the user has set a number.
@@ -35,6 +37,7 @@ from typing import Any
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
+USER_ERROR_EXIT_CODE = 2  # as in dlrm/errors.py
 SHUTDOWN_S = 8  # what ranks get to end after a signal; torchx's local scheduler kills the launcher after 10 s
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -97,6 +100,9 @@ def main(arguments: Sequence[str]) -> int:
         follow_client()
         os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
+        # The agent's own store lives on when ranks are started again, and with it the addresses of those that died: a new
+        # rank that reads one before it is replaced waits for an answer from nobody (seen with torch 2.13 and gloo).
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         if "LOGLEVEL" not in os.environ:
             logging.disable(logging.CRITICAL)
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a stack of C++ frames for each closed connection
@@ -117,6 +123,7 @@ def run(arguments: Sequence[str]) -> int:
 
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     _take_over_ctrl_c(options)
+    _watch_agent()
     try:
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
         torchrun.run(options)  # type: ignore[no-untyped-call]
@@ -173,6 +180,49 @@ def _end_ranks(number: int, frame: object) -> None:
     from torch.distributed.elastic.multiprocessing import SignalException
 
     raise SignalException(CTRL_C, sigval=signal.SIGTERM)
+
+
+def _watch_agent() -> None:
+    """Look over torchelastic's shoulder: tell of restarts, prevent those that cannot help, pass SIGUSR1 on.
+
+    Its agent has no place to hook in, so two of its methods are wrapped; where a later version has others, restarts are
+    silent.
+    """
+    from torch.distributed.elastic.agent.server import local_elastic_agent
+
+    agent_class: Any = local_elastic_agent.LocalElasticAgent
+    monitor, restart = agent_class._monitor_workers, agent_class._restart_workers
+    failures: list[Failure] = []
+    agents: list[Any] = []
+
+    def monitored(agent: Any, group: Any) -> Any:
+        agents[:] = [agent]
+        result = monitor(agent, group)
+        failures[:] = [
+            Failure.of(rank, ended.exitcode, float(ended.timestamp), ended.error_file_data)
+            for rank, ended in result.failures.items()
+        ]
+        if any(failure.exit_code == USER_ERROR_EXIT_CODE for failure in failures):
+            agent._remaining_restarts = 0
+        return result
+
+    def restarted(agent: Any, group: Any) -> None:
+        cause = "hosts have joined or left"
+        if failures:
+            cause = min(failures, key=Failure.order).text().strip().rpartition("\n")[2] or "a rank failed"
+        left = agent._remaining_restarts
+        sys.stderr.write(f"{_fresh_line()}{cause}; starting all ranks again ({left} more time(s) at most)\n")
+        sys.stderr.flush()
+        restart(agent, group)
+
+    def pass_on(number: int, frame: object) -> None:
+        for agent in agents:
+            for pid in agent._pcontext.pids().values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted
+    signal.signal(signal.SIGUSR1, pass_on)
 
 
 def _divide_cores(ranks: int) -> None:

@@ -32,6 +32,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
 
@@ -89,9 +90,12 @@ class Verdict:
 def follow_launcher() -> None:
     """Have the kernel kill this process when its launcher dies, even by SIGKILL; call it before anything slow.
 
-    Without a launcher (torchelastic sets ``TORCHELASTIC_RUN_ID``) nothing is done. Linux only. It does not reach
+    SIGUSR1 is ignored from here on: it asks training to save, and would end what is not training yet, or no more.
+
+    Without a launcher (torchelastic sets ``TORCHELASTIC_RUN_ID``) that is all. Linux only. It does not reach
     processes that this one starts, nor other hosts: there the next collective fails and the rank leaves as a *peer*.
     """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
@@ -118,7 +122,9 @@ def leave(error: BaseException) -> NoReturn:
 
 def _leave(error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):  # --help, or a parser that has spoken already
-        _exit(error.code if isinstance(error.code, int) else int(error.code is not None))
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        lost = _last_words()
+        _exit(code or lost)
     rank, world_size = _place()
     verdict = judge(error, rank=rank, world_size=world_size)
     _write_to_log_files(error, verdict)
@@ -127,6 +133,19 @@ def _leave(error: BaseException) -> NoReturn:
     if not (_hand_to_launcher(error, verdict) and LAUNCHER_VARIABLE in os.environ):
         _say(verdict, rank)
     _exit(verdict.exit_code)
+
+
+def _last_words() -> int:
+    """Print what was not printed yet, and return the exit code: that of an error where it is lost."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # who has read enough, ``head`` say, misses nothing
+        return 0
+    except OSError as error:
+        with suppress(OSError):
+            sys.stderr.write(f"{_cannot_print(error)}\n")
+        return USER_ERROR_EXIT_CODE
+    return 0
 
 
 def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
@@ -147,8 +166,7 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         )
         return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
     if _is_of_stdout(error):
-        line = f"standard output cannot be written to ({error.strerror}); send it somewhere else"
-        return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
+        return Verdict(kind="user", line=_cannot_print(error), details="", exit_code=USER_ERROR_EXIT_CODE)
     if world_size > 1 and is_peer_failure(error):
         line = f"{who} lost another rank, and none on this host has said why: {summary(error)}"
         return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)
@@ -169,6 +187,10 @@ def _is_of_stdout(error: BaseException) -> TypeGuard[OSError]:
     except OSError:
         return True
     return False
+
+
+def _cannot_print(error: OSError) -> str:
+    return f"standard output cannot be written to ({error.strerror}); send it somewhere else"
 
 
 def is_peer_failure(error: BaseException) -> bool:
@@ -271,9 +293,9 @@ def _say(verdict: Verdict, rank: int) -> None:
     if verdict.kind == "interrupt" and rank:
         return
     text = verdict.details + (f"{verdict.line}\n" if verdict.line else "")
-    with suppress(OSError):  # nobody reads any more
-        sys.stdout.flush()
-        sys.stderr.write(text)
+    for speak in (sys.stdout.flush, partial(sys.stderr.write, text)):
+        with suppress(OSError):  # nobody reads any more, of one of the two perhaps
+            speak()
 
 
 def _exit(code: int) -> NoReturn:

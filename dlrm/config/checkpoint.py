@@ -17,7 +17,7 @@ class CheckpointConfig(Section):
     """Checkpoints: the whole training state, from which another run with any number of ranks goes on."""
 
     enabled: bool = True
-    """Save at all; false also leaves SIGTERM, SIGUSR1 and Ctrl-C to do what they usually do."""
+    """Save at all; without, SIGTERM and Ctrl-C end training at once."""
     dir: str | None = None
     """Folder that holds the folders of runs with their checkpoints, local or remote (s3://bucket/folder); in the run's own
     folder if left out."""

@@ -138,7 +138,14 @@ def _join(place: Place, backend: str, timeout_s: float) -> None:
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
         return
     try:
-        dist.init_process_group(backend, timeout=timeout)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun's own store lives on when ranks are started again, and with it the addresses of those that died.
+            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            agents = dist.TCPStore(host, port, place.world_size, is_master=False, timeout=timeout)
+            fresh = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", agents)
+            dist.init_process_group(backend, store=fresh, rank=place.rank, world_size=place.world_size, timeout=timeout)
+        else:
+            dist.init_process_group(backend, timeout=timeout)
     except (dist.DistError, ValueError) as error:
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         first_line = str(error).splitlines()[0]

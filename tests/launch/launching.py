@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -60,16 +61,23 @@ def finished(*command: str, **environment: str) -> subprocess.CompletedProcess[s
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def ranks_up(process: subprocess.Popen[str], count: int) -> list[int]:
-    """Wait until ``count`` ranks have joined; their process ids."""
+def ranks_up(process: subprocess.Popen[str], count: int, word: str = "up") -> list[int]:
+    """Wait until ``count`` ranks have said that they have joined; their process ids."""
     pids: list[int] = []
     assert process.stdout is not None
     while len(pids) < count:
         line = process.stdout.readline()
         assert line, "the job ended before its ranks were up"
-        if line.startswith("up "):
+        if line.startswith(f"{word} "):
             pids.append(int(line.split()[2]))
     return pids
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

@@ -1,7 +1,8 @@
 """What the launch tests start as ranks: joins gloo, then fails as its argument says (or as STAND_IN_MODE says).
 
 Modes: alike (every rank finds the same user error), user, bug, killed, exit (rank 1 does it while the others wait in an
-all-reduce), wait (all wait), ok.
+all-reduce), killed_once (only before the ranks are started again), asked (all wait for SIGUSR1), wait (all wait), alone
+(goes on waiting until it is the only rank), ok.
 """
 
 import os
@@ -27,12 +28,20 @@ def main() -> None:
 
     dist.init_process_group("gloo")
     os.write(1, f"up {dist.get_rank()} {os.getpid()}\n".encode())  # at once: print would mix the ranks' lines
+    if mode == "asked":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        os.write(1, f"ready {dist.get_rank()} {os.getpid()}\n".encode())
+        signal.sigwait([signal.SIGUSR1])
+        os.write(1, f"asked {dist.get_rank()}\n".encode())
+    if mode == "alone" and dist.get_world_size() > 1:
+        dist.all_reduce(torch.ones(4))
+        dist.recv(torch.ones(4), src=1 - dist.get_rank())
     if dist.get_rank() == 1:
         if mode == "user":
             raise error
         if mode == "bug":
             raise ValueError("boom")
-        if mode == "killed":
+        if mode == "killed" or (mode == "killed_once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"):
             os.kill(os.getpid(), signal.SIGKILL)
         if mode == "exit":
             os._exit(3)

@@ -87,3 +87,15 @@ def test_components_import_torchx_and_the_standard_library_only():
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         for name in names:
             assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx"}
+
+
+def test_hosts_may_die_and_join_between_the_fewest_and_the_most():
+    definition = app("--config", "a.yaml", "--nnodes", "2:4", "--max_restarts", "3")
+    assert definition.roles[0].num_replicas == 4
+    assert " --max-restarts 3 --nnodes 2:4 " in rendered_args(definition)[1]
+
+
+@pytest.mark.parametrize("nnodes", ["two", "4:2", "1:", ":3"])
+def test_a_number_of_hosts_that_makes_no_sense_is_refused(nnodes):
+    with pytest.raises(ValueError, match=f"nnodes \\({nnodes}\\)"):
+        app("--config", "a.yaml", "--nnodes", nnodes)

@@ -1,7 +1,7 @@
 import os
 import signal
 
-from tests.launch.launching import ELASTIC, HANG_S, all_end, finished, interrupt, ranks_up, started
+from tests.launch.launching import ELASTIC, HANG_S, PROGRAM, all_end, finished, free_port, interrupt, ranks_up, started
 
 
 def test_a_user_error_on_every_rank_is_one_line_and_exit_code_2():
@@ -63,3 +63,43 @@ def test_arguments_that_make_no_sense_are_one_line():
     assert job.returncode == 1
     assert len(job.stderr.splitlines()) == 1
     assert job.stderr.startswith("launch failed: ")
+
+
+def test_ranks_are_started_again_after_one_was_killed_and_a_line_says_so():
+    launcher, program = ELASTIC[0], ELASTIC[1:]
+    job = finished(launcher, "--max-restarts", "2", *program, "killed_once")
+    assert job.returncode == 0
+    cause = "rank 1 was killed by SIGKILL (out of memory?)"
+    assert job.stderr == f"{cause}; starting all ranks again (1 more time(s) at most)\n"
+    assert sorted(line.split()[1] for line in job.stdout.splitlines()) == ["0", "0", "1", "1"]
+
+
+def test_what_the_user_has_to_mend_is_not_tried_again():
+    launcher, program = ELASTIC[0], ELASTIC[1:]
+    job = finished(launcher, "--max-restarts", "2", *program, "user")
+    assert job.returncode == 2
+    assert job.stderr == "rank 1: day_0.tsv, row 3, column I1: 'x' is not an integer\n"
+
+
+def test_sigusr1_is_passed_on_to_the_ranks():
+    with started(*ELASTIC, "asked") as job:
+        ranks_up(job, 2, "ready")
+        os.kill(job.pid, signal.SIGUSR1)
+        out, err = job.communicate(timeout=HANG_S)
+        assert (job.returncode, err) == (0, "")
+        assert sorted(out.splitlines()) == ["asked 0", "asked 1"]
+
+
+def test_when_a_host_dies_the_others_go_on_without_it():
+    meeting = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", "localhost"]
+    meeting += ["--rdzv-backend", "c10d", "--rdzv-id", "hosts", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    meeting += ["--rdzv-conf", "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=2"]
+    with started(ELASTIC[0], *meeting, PROGRAM, "alone") as first:
+        with started(ELASTIC[0], *meeting, PROGRAM, "alone") as second:
+            ranks_up(first, 1)
+            (pid,) = ranks_up(second, 1)
+            os.kill(second.pid, signal.SIGKILL)
+            assert all_end([pid])
+        _, err = first.communicate(timeout=HANG_S)
+        assert first.returncode == 0, err
+        assert "starting all ranks again" in err

@@ -15,6 +15,35 @@ ROOT = Path(__file__).resolve().parents[3]
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:38312."
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", [["doctor"], ["inspect", "--path", "x", "--print-config"]])
+def test_output_that_cannot_be_written_is_one_line(words, buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "dlrm_main.py", *words],
+            cwd=ROOT,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    line = "standard output cannot be written to (No space left on device); send it somewhere else\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_a_reader_who_has_read_enough_is_no_failure():
+    command = f"{sys.executable} dlrm_main.py inspect --path x --print-config | true; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_elsewhere_is_not_taken_for_that_of_the_output():
+    assert judge(raised(OSError(28, "No space left on device", "/a/file")), rank=0, world_size=1).kind == "bug"
+    assert judge(raised(OSError(28, "No space left on device")), rank=0, world_size=1).kind == "bug"
+
+
 def raised(error, cause=None):
     try:
         raise error from cause
