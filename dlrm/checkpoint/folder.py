@@ -6,12 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlrm.checkpoint.increments import Chain, open_chain
 from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.names import OWNER_NAME, damaged_path, is_discarded, is_working, step_of
 from dlrm.checkpoint.owner import is_surely_dead
+from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.save import discard, remove_if_possible, storage_errors
-from dlrm.checkpoint.storage import LocalStorage, Storage, names_if_there
-from dlrm.checkpoint.stored import Checkpoint, find_damage, open_checkpoint
+from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.checkpoint.touched import find_chain_damage
 from dlrm.errors import CheckpointError
 
 ABANDONED_S = 24 * 3600.0
@@ -33,60 +36,88 @@ def checkpoint_paths(folder: str | Path, storage: Storage | None = None) -> list
     Raises:
         CheckpointError: the folder cannot be listed; one that is not there holds nothing.
     """
-    storage = storage or LocalStorage()
-    with storage_errors(str(folder), mend=""):
-        names = names_if_there(storage, str(folder))
+    storage, folder = located(folder, storage)
+    with storage_errors(folder, mend=""):
+        names = names_if_there(storage, folder)
     steps = [(step, name) for name in names if (step := step_of(name)) is not None]
     return [f"{folder}/{name}" for _, name in sorted(steps, reverse=True)]
 
 
 def newest_good(
-    folder: str | Path, *, storage: Storage | None = None, verify: bool = False, before: int | None = None
+    folder: str | Path,
+    *,
+    storage: Storage | None = None,
+    verify: bool = False,
+    before: int | None = None,
+    damaged: Collection[str] = (),
 ) -> tuple[Checkpoint | None, list[Skipped]]:
     """The newest committed checkpoint that can be trusted, and the newer ones that cannot.
+
+    An increment can be trusted if all that it stands on can.
 
     Args:
         folder: of a run's checkpoints; need not exist.
         storage: where it is.
         before: look only at steps smaller than this.
-        verify: read every byte (:func:`find_damage`), not only manifest and sizes; pieces are verified when loaded anyway.
+        verify: read every byte (:func:`find_chain_damage`), not only manifest and sizes; pieces are verified when loaded
+            anyway.
+        damaged: paths of checkpoints that are known not to be whole.
 
     Raises:
         CheckpointError: the folder cannot be listed.
     """
-    storage = storage or LocalStorage()
+    storage, folder = located(folder, storage)
     skipped: list[Skipped] = []
+    opened: dict[str, Checkpoint] = {}
     for path in checkpoint_paths(folder, storage):
         if before is not None and (step_of(path.rpartition("/")[2]) or 0) >= before:
             continue
         try:
-            return _good(path, storage, verify=verify), skipped
+            return _good(path, storage, opened, verify=verify, damaged=damaged).tip, skipped
+        except UnreachableError:
+            raise
         except CheckpointError as error:
             skipped.append(Skipped(path, str(error)))
     return None, skipped
 
 
-def _good(path: str, storage: Storage, *, verify: bool) -> Checkpoint:
+def _good(
+    path: str,
+    storage: Storage,
+    opened: dict[str, Checkpoint],
+    *,
+    verify: bool = False,
+    damaged: Collection[str] = (),
+) -> Chain:
     with storage_errors(path, mend=""):
         if not storage.is_folder(path):
             raise CheckpointError(path, "is no folder", mend="checkpoints are not looked for behind links")
-    checkpoint = open_checkpoint(path, storage)
+    checkpoint = opened[path] = opened.get(path) or open_checkpoint(path, storage)
     if checkpoint.step != step_of(path.rpartition("/")[2]):
         raise CheckpointError(path, f"is of step {checkpoint.step}", mend="rename it")
-    if verify and (damage := find_damage(checkpoint)):
+    chain = open_chain(checkpoint, damaged=damaged, opened=opened)
+    if verify and (damage := find_chain_damage(chain)):
         raise damage[0]
-    return checkpoint
+    return chain
 
 
 def set_aside(path: str, storage: Storage | None = None) -> str:
     """Rename a damaged checkpoint, so that its step can be saved anew; return where it is now.
 
+    Storage that cannot rename at once copies it, without its mark; there one that has no mark stays, because it makes way
+    by itself.
+
     Raises:
         CheckpointError: it cannot be renamed.
     """
-    aside = damaged_path(path)
+    storage, path = located(path, storage)
+    aside, mark = damaged_path(path), f"{path}/{COMMITTED_NAME}"
     with storage_errors(path, mend=""):
-        (storage or LocalStorage()).rename_folder(path, aside)
+        if not storage.renames:
+            if COMMITTED_NAME not in storage.names(path):
+                return path
+            storage.remove_file(mark)  # first, so that an interruption leaves what is not taken for a checkpoint
+        storage.rename_folder(path, aside)
     return aside
 
 
@@ -95,8 +126,9 @@ def prune(
 ) -> list[str]:
     """Remove all but the newest good checkpoints, and what dead saves have left; return the checkpoints removed.
 
-    Damaged checkpoints do not count, and are not touched. Wherever this is interrupted, what remains under the name of a
-    checkpoint is whole. For rank 0, while no other process prunes.
+    Damaged checkpoints do not count, and are not touched. What a kept increment stands on is kept, too, and does not
+    count for that. Wherever this is interrupted, what remains under the name of a checkpoint is whole, and so is what it
+    stands on. For rank 0, while no other process prunes.
 
     Args:
         folder: of a run's checkpoints.
@@ -109,18 +141,25 @@ def prune(
     """
     if keep < 2:
         raise ValueError(f"keep is {keep}, but the last good checkpoint needs one behind it")
-    storage, good, removed = storage or LocalStorage(), 0, []
-    for path in checkpoint_paths(folder, storage):
+    storage, folder = located(folder, storage)
+    good, removed = 0, []
+    needed: set[str] = set()
+    opened: dict[str, Checkpoint] = {}
+    for path in checkpoint_paths(folder, storage):  # the newest first, so that nothing goes before what stands on it
         try:
-            checkpoint = _good(path, storage, verify=False)
+            chain = _good(path, storage, opened)
+        except UnreachableError:
+            raise
         except CheckpointError:
             continue  # somebody may still want to see what is left of it
         good += 1
-        if good > keep and checkpoint.step not in protected:
+        if good <= keep or chain.tip.step in protected:
+            needed.update(member.path for member in chain.members)
+        elif path not in needed:
             with storage_errors(path, mend=""):
                 discard(storage, path)
             removed.append(path)
-    _clean(str(folder), storage)
+    _clean(folder, storage)
     return removed
 
 

@@ -5,37 +5,50 @@ all its pieces whole does any rank change a block. Then each piece is read again
 blocks. Verifying into fresh memory instead would need that much memory again, which is what large tables do not leave; so
 only as many verified pieces as :data:`KEPT_BYTES` are kept in between, and these are not read twice. Should storage that
 was whole a moment ago fail in the second reading, the error says that the state is part old, part new.
+
+Of an increment (:mod:`dlrm.checkpoint.increments`) the whole tensors are read from itself, the tables from the full
+checkpoint at the bottom of its chain, and over them go the touched rows of every increment, the oldest first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from dlrm.checkpoint.manifest import DTYPES
+from dlrm.checkpoint.increments import Chain, open_chain
+from dlrm.checkpoint.manifest import DTYPES, FileRecord
 from dlrm.checkpoint.rectangles import Rectangle, intersection
 from dlrm.checkpoint.snapshot import check_blocks
 from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredPiece
 from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.touched import fill_touched_rows, verify_touched_rows
 from dlrm.distributed.collectives import Collectives, OneProcess, together
 from dlrm.errors import CheckpointError, CheckpointMismatchError, HalfLoadedError
 
 KEPT_BYTES = 1 << 30
+_Key = tuple[str, str, int]
 
 
 def differences(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> list[str]:
     """In what a checkpoint does not fit the state, each in words; nothing where it fits.
 
     Args:
-        checkpoint: an open one.
+        checkpoint: an open one; of an increment, the state that it makes with what it stands on is compared.
         tensors: the whole state; names, shapes and dtypes count.
+
+    Raises:
+        CheckpointError: an increment stands on something that is not there, or not whole.
     """
+    return _differences(open_chain(checkpoint), tensors)
+
+
+def _differences(chain: Chain, tensors: Sequence[LogicalTensor]) -> list[str]:
     here = {tensor.name: tensor for tensor in tensors}
     found = []
     for name, tensor in here.items():
-        stored = checkpoint.tensors.get(name)
+        stored = chain.tensors.get(name)
         if stored is None:
             found.append(f"{name} is not in the checkpoint")
             continue
@@ -44,7 +57,7 @@ def differences(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> lis
         if DTYPES[stored.dtype] != tensor.dtype:
             wanted = str(tensor.dtype).removeprefix("torch.")
             found.append(f"{name} is {stored.dtype} in the checkpoint, {wanted} here")
-    found += [f"{name} is in the checkpoint, not here" for name in checkpoint.tensors if name not in here]
+    found += [f"{name} is in the checkpoint, not here" for name in chain.tensors if name not in here]
     return found
 
 
@@ -69,35 +82,46 @@ def load_tensors(
     Raises:
         CheckpointMismatchError: it does not fit; all differences are in it.
         HalfLoadedError: what was whole in the first reading was not in the second.
-        CheckpointError: a piece is damaged or cannot be read; no block was changed on any rank.
+        CheckpointError: a piece of it or of what it stands on is damaged or cannot be read; no block was changed on any
+            rank.
     """
     collectives = collectives or OneProcess()
     for tensor in tensors:
         check_blocks(tensor)
 
-    def verify() -> tuple[list[str], list[_Target], dict[tuple[str, int], bytearray]]:
-        found = differences(checkpoint, tensors)
+    def verify() -> tuple[list[str], Callable[[], None]]:
+        chain = open_chain(checkpoint)
+        found = _differences(chain, tensors)
         if found and strict:
             raise CheckpointMismatchError(checkpoint.path, found, mend="use the configuration that it was saved with")
-        targets = _targets(checkpoint, tensors)
-        return found, targets, _verified(checkpoint, targets)
+        fitting = [tensor for tensor in tensors if _fits(chain, tensor)]
+        for increment in chain.increments:
+            verify_touched_rows(increment, fitting)
+        targets = _targets(chain, fitting)
+        kept = _verified(targets)
+        return found, lambda: _fill(chain, fitting, targets, kept)
 
-    left, targets, kept = together(collectives, verify)
-    together(collectives, lambda: _fill(checkpoint, targets, kept))
+    left, fill = together(collectives, verify)
+    together(collectives, fill)
     return left
+
+
+def _fits(chain: Chain, tensor: LogicalTensor) -> bool:
+    record = chain.tensors.get(tensor.name)
+    return record is not None and record.shape == tensor.shape and DTYPES[record.dtype] == tensor.dtype
 
 
 class _Target:
     """A piece and the parts of this rank's blocks that its values go to."""
 
-    def __init__(self, stored: StoredPiece, dtype: torch.dtype) -> None:
-        self.stored, self.dtype = stored, dtype
+    def __init__(self, checkpoint: Checkpoint, stored: StoredPiece, dtype: torch.dtype) -> None:
+        self.checkpoint, self.stored, self.dtype = checkpoint, stored, dtype
         self.parts: list[tuple[Rectangle, torch.Tensor]] = []
 
     @property
-    def key(self) -> tuple[str, int]:
-        """What tells a piece of a checkpoint from the others."""
-        return self.stored.file.name, self.stored.piece.range[0]
+    def key(self) -> _Key:
+        """What tells a piece from all others."""
+        return self.checkpoint.path, self.stored.file.name, self.stored.piece.range[0]
 
     def fill(self, data: bytearray) -> None:
         """Copy what the blocks need of a piece's bytes."""
@@ -107,14 +131,13 @@ class _Target:
             part.copy_(values[overlap.slices_from(piece.offsets)])
 
 
-def _targets(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> list[_Target]:
+def _targets(chain: Chain, tensors: Sequence[LogicalTensor]) -> list[_Target]:
+    """The pieces of whole tensors that this rank needs: from the tip, and from the base what the tip has not whole."""
     found = []
     for tensor in tensors:
-        record = checkpoint.tensors.get(tensor.name)
-        if record is None or record.shape != tensor.shape or DTYPES[record.dtype] != tensor.dtype:
-            continue
+        checkpoint = chain.tip if tensor.name in chain.tip.tensors else chain.base
         for stored in checkpoint.pieces.get(tensor.name, ()):
-            target = _Target(stored, tensor.dtype)
+            target = _Target(checkpoint, stored, tensor.dtype)
             for block in tensor.blocks:
                 held = Rectangle(tuple(block.offsets), tuple(block.tensor.shape))
                 overlap = intersection(held, stored.piece.rectangle)
@@ -126,9 +149,12 @@ def _targets(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> list[_
     return found
 
 
-def _verified(checkpoint: Checkpoint, targets: list[_Target]) -> dict[tuple[str, int], bytearray]:
+def _verified(targets: list[_Target]) -> dict[_Key, bytearray]:
     """Read all pieces, and return the first ones of them."""
-    for file in {target.stored.file.name: target.stored.file for target in targets}.values():
+    files: dict[tuple[str, str], tuple[Checkpoint, FileRecord]] = {
+        target.key[:2]: (target.checkpoint, target.stored.file) for target in targets
+    }
+    for checkpoint, file in files.values():
         checkpoint.check_header(file)
     keep, total = set(), 0
     for target in targets:
@@ -137,7 +163,7 @@ def _verified(checkpoint: Checkpoint, targets: list[_Target]) -> dict[tuple[str,
             keep.add(target.key)
 
     def read(target: _Target) -> bytearray | None:
-        data = checkpoint.read(target.stored)
+        data = target.checkpoint.read(target.stored)
         return data if target.key in keep else None
 
     with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
@@ -146,13 +172,13 @@ def _verified(checkpoint: Checkpoint, targets: list[_Target]) -> dict[tuple[str,
         }
 
 
-def _fill(checkpoint: Checkpoint, targets: list[_Target], kept: dict[tuple[str, int], bytearray]) -> None:
-    for target in targets:
-        data = kept.pop(target.key, None)
-        if data is None:
-            try:
-                data = checkpoint.read(target.stored)
-            except CheckpointError as error:
-                problem = f"{error.problem}, although it was whole a moment ago; the state is part old, part new"
-                raise HalfLoadedError(error.path, problem, mend="start again from a checkpoint") from error
-        target.fill(data)
+def _fill(chain: Chain, tensors: Sequence[LogicalTensor], targets: list[_Target], kept: dict[_Key, bytearray]) -> None:
+    try:
+        for target in targets:
+            data = kept.pop(target.key, None)
+            target.fill(target.checkpoint.read(target.stored) if data is None else data)
+        for increment in chain.increments:
+            fill_touched_rows(increment, tensors)
+    except CheckpointError as error:
+        problem = f"{error.problem}, although it was whole a moment ago; the state is part old, part new"
+        raise HalfLoadedError(error.path, problem, mend="start again from a checkpoint") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlrm.checkpoint.folder import Skipped, newest_good
+from dlrm.checkpoint.increments import open_chain
 from dlrm.checkpoint.load import load_tensors
-from dlrm.checkpoint.storage import LocalStorage, Storage
+from dlrm.checkpoint.remote import located
+from dlrm.checkpoint.storage import Storage, UnreachableError
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
@@ -40,23 +42,26 @@ def load_newest(
 ) -> Resumed:
     """Load the newest checkpoint of which every rank finds all that it needs whole; collective.
 
+    Where an increment is damaged, that is the newest one before it in its chain.
+
     Args:
         folder: of a run's checkpoints.
         tensors: the whole state, with the blocks to fill.
         collectives: of the ranks that load together.
         strict: refuse a checkpoint that does not fit; otherwise what does not fit is left as it is.
-        storage: where the folder is, this host's file system by default.
+        storage: where the folder is; what its path or URL says by default.
 
     Raises:
         CheckpointMismatchError: the newest good one does not fit: an older one would be no better.
         HalfLoadedError: storage failed in the middle.
         CheckpointError: the folder cannot be listed.
     """
-    storage = storage or LocalStorage()
+    storage, folder = located(folder, storage)
     skipped: list[Skipped] = []
     before: int | None = None
+    damaged: set[str] = set()
     while True:
-        checkpoint, passed_over = _agreed(folder, storage, before, collectives)
+        checkpoint, passed_over = _agreed(folder, storage, before, damaged, collectives)
         skipped += passed_over
         if checkpoint is None:
             return Resumed(None, [], skipped)
@@ -64,20 +69,29 @@ def load_newest(
             return Resumed(
                 checkpoint, load_tensors(checkpoint, tensors, strict=strict, collectives=collectives), skipped
             )
-        except (CheckpointMismatchError, HalfLoadedError):
+        except (CheckpointMismatchError, HalfLoadedError, UnreachableError):
             raise
         except CheckpointError as error:  # the same on every rank
             skipped.append(Skipped(checkpoint.path, str(error)))
             before = checkpoint.step
+            damaged |= {path for path in _stands_on(checkpoint) if error.path.startswith((path, f"{path}/"))}
+
+
+def _stands_on(checkpoint: Checkpoint) -> list[str]:
+    """The checkpoints of its chain, as far as they can be opened."""
+    try:
+        return [member.path for member in open_chain(checkpoint).members]
+    except CheckpointError:
+        return [checkpoint.path]
 
 
 def _agreed(
-    folder: str | Path, storage: Storage, before: int | None, collectives: Collectives
+    folder: str | Path, storage: Storage, before: int | None, damaged: Collection[str], collectives: Collectives
 ) -> tuple[Checkpoint | None, list[Skipped]]:
     """The checkpoint that rank 0 finds, opened on every rank."""
 
     def find() -> tuple[str | None, str, list[Skipped]]:
-        found, skipped = newest_good(folder, storage=storage, before=before)
+        found, skipped = newest_good(folder, storage=storage, before=before, damaged=damaged)
         return (None, "", skipped) if found is None else (found.path, found.manifest_checksum, skipped)
 
     path, manifest_checksum, skipped = from_rank_0(collectives, find)

@@ -1,6 +1,7 @@
 """Writing a checkpoint: each rank its part, rank 0 the whole, without a word between them but through the storage.
 
-1. :func:`prepare`, on rank 0 while training stands: a working folder, whose *token* the other ranks are told.
+1. :func:`prepare`, on rank 0 while training stands: a working folder, whose *token* the other ranks are told. (Storage
+   that cannot rename has none: there everything is written where it will be.)
 2. :func:`write_rank`, on every rank: files of tensors, then ``rank_0003.json`` with their checksums; or, where that
    fails, ``rank_0003.failed`` with the reason.
 3. :func:`commit`, on rank 0: wait for all ranks' files, write the manifest, give the folder its name, mark it committed.
@@ -49,8 +50,9 @@ from dlrm.checkpoint.names import (
 )
 from dlrm.checkpoint.owner import this_process
 from dlrm.checkpoint.snapshot import CopiedPiece, Snapshot
-from dlrm.checkpoint.storage import Storage, names_if_there
+from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
 from dlrm.errors import CheckpointError
+from dlrm.remote.objects import StoreError
 
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
@@ -76,7 +78,11 @@ class Destination:
     @property
     def working(self) -> str:
         """The folder it is written into."""
-        return working_path(self.final, self.token)
+        return _working(self.storage, self.final, self.token)
+
+
+def _working(storage: Storage, final: str, token: str) -> str:
+    return working_path(final, token) if storage.renames else final
 
 
 def prepare(storage: Storage, folder: str, step: int) -> str:
@@ -92,21 +98,40 @@ def prepare(storage: Storage, folder: str, step: int) -> str:
         if checkpoint_name(step) in names_if_there(storage, folder):
             if not storage.is_folder(final) or COMMITTED_NAME in storage.names(final):
                 raise CheckpointError(final, "is there already, and nothing is overwritten", mend="move it away")
-            discard(storage, final)
-        storage.make_folder(working_path(final, token))
+            if storage.renames:
+                discard(storage, final)
+            else:
+                storage.remove_folder(final)  # the new one is written there, so that nothing may stay
+        working = _working(storage, final, token)
+        storage.make_folder(working)
         try:
-            storage.put(f"{working_path(final, token)}/{OWNER_NAME}", this_process())
+            storage.put(f"{working}/{OWNER_NAME}", this_process())
         except OSError:
-            remove_if_possible(storage, working_path(final, token))
+            remove_if_possible(storage, working)
             raise
     return token
 
 
 def discard(storage: Storage, final: str) -> None:
     """Remove a checkpoint so that, wherever that is interrupted, what remains is not taken for one."""
-    discarded = discarded_path(final)
-    storage.rename_folder(final, discarded)
+    discarded = final
+    if storage.renames:
+        discarded = discarded_path(final)
+        storage.rename_folder(final, discarded)
+    else:
+        storage.remove_file(f"{final}/{COMMITTED_NAME}")
     remove_if_possible(storage, discarded)
+
+
+def abandon(destination: Destination) -> None:
+    """Remove what a save has written that was said to have failed, once no rank writes there any more.
+
+    If it is committed all the same (only the answer to that was lost, or what follows has failed), it stays.
+    """
+    storage = destination.storage
+    with contextlib.suppress(OSError):  # then the next prune, or save of this step, tries again
+        if storage.renames or COMMITTED_NAME not in storage.names(destination.final):
+            storage.remove_folder(destination.working)
 
 
 def remove_if_possible(storage: Storage, folder: str) -> None:
@@ -122,7 +147,8 @@ def storage_errors(path: str, *, mend: str = NOT_SAVED) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else path
-        raise CheckpointError(where, f"{error.strerror or error}", mend=mend) from error
+        kind = UnreachableError if isinstance(error, StoreError) else CheckpointError
+        raise kind(where, f"{error.strerror or error}", mend=mend) from error
 
 
 def write_rank(destination: Destination, snapshot: Snapshot) -> None:
@@ -201,8 +227,9 @@ def commit(
         for name in (OWNER_NAME, *map(done_name, range(destination.world_size))):
             storage.remove_file(f"{working}/{name}")
         storage.sync_folder(working)
-        storage.rename_folder(working, final)
-        storage.sync_folder(final.rpartition("/")[0])
+        if storage.renames:
+            storage.rename_folder(working, final)
+            storage.sync_folder(final.rpartition("/")[0])
         storage.put(f"{final}/{COMMITTED_NAME}", committed_text(text))
     return manifest
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dlrm.checkpoint.manifest import checksum, dump_record
 from dlrm.checkpoint.names import checkpoint_name
-from dlrm.checkpoint.save import Destination, commit, prepare, remove_if_possible, write_rank
+from dlrm.checkpoint.remote import located
+from dlrm.checkpoint.save import Destination, abandon, commit, prepare, write_rank
 from dlrm.checkpoint.snapshot import Snapshot, Snapshots
-from dlrm.checkpoint.storage import LocalStorage, Storage
+from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.errors import CheckpointError
@@ -32,6 +34,8 @@ class SaveReport:
     Attributes:
         path: of the checkpoint; bytes: of tensors that this rank wrote.
         stalled_s: how long training stood; written_s: from then until it was written, on rank 0 committed.
+        checkpoint_bytes: of tensors that all ranks wrote; manifest_checksum: by which the checkpoint is told from others;
+            both known on rank 0 alone, None elsewhere.
     """
 
     path: str
@@ -39,6 +43,8 @@ class SaveReport:
     bytes: int
     stalled_s: float
     written_s: float
+    checkpoint_bytes: int | None = None
+    manifest_checksum: str | None = None
 
 
 class AsyncSaver:
@@ -65,8 +71,8 @@ class AsyncSaver:
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         on_committed: Callable[[SaveReport], None] | None = None,
     ) -> None:
-        self._folder, self._collectives = str(folder), collectives
-        self._storage: Storage = storage or LocalStorage()
+        self._storage, self._folder = located(folder, storage)
+        self._collectives = collectives
         self._time_limit_s, self._on_committed = time_limit_s, on_committed
         self._snapshots = Snapshots(collectives.rank, collectives.world_size)
         self._in_flight: _Save | None = None
@@ -176,7 +182,7 @@ class AsyncSaver:
             self.last = save.report
             return None
         if self._collectives.rank == 0:  # no rank writes there any more
-            remove_if_possible(self._storage, save.destination.working)
+            abandon(save.destination)
         committed = "could not be saved" if save.report is None else "was saved, but what follows a save failed"
         failure = CheckpointError(save.destination.final, f"{committed}: {'; '.join(failed) or _in_words(save.error)}")
         failure.__cause__ = save.error
@@ -235,14 +241,17 @@ class _Save:
 
     def _finish(self, began: float) -> None:
         leads = self.destination.rank == 0
+        manifest = None
         if leads:
-            commit(self.destination, self.facts, time_limit_s=self.time_limit_s, cancelled=self.cancelled)
+            manifest = commit(self.destination, self.facts, time_limit_s=self.time_limit_s, cancelled=self.cancelled)
         self.report = SaveReport(
             path=self.destination.final,
             step=self.destination.step,
             bytes=self.snapshot.bytes,
             stalled_s=self.stalled_s,
             written_s=time.perf_counter() - began,
+            checkpoint_bytes=None if manifest is None else manifest.bytes,
+            manifest_checksum=None if manifest is None else checksum(dump_record(manifest)),
         )
         if leads and self.on_committed is not None:
             self.on_committed(self.report)

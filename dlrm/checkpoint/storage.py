@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from dlrm.errors import CheckpointError
+
 _UNFINISHED = ".unfinished"
 
 
@@ -28,7 +30,13 @@ class Storage(Protocol):
     """Folders and files; every operation may raise OSError.
 
     A file name is never used twice: no operation replaces a file or a folder that holds something.
+
+    Attributes:
+        renames: whether a folder gets another name at once. Where it does not, as in a store of objects, a checkpoint is
+            written where it will be.
     """
+
+    renames: bool
 
     def names(self, folder: str) -> list[str]:
         """What a folder holds, sorted; FileNotFoundError if there is no folder."""
@@ -53,7 +61,7 @@ class Storage(Protocol):
         """Make the names in a folder durable."""
 
     def rename_folder(self, old: str, new: str) -> None:
-        """Rename a folder at once; OSError if ``new`` is there and holds something."""
+        """Rename a folder, at once if it ``renames``; OSError if ``new`` is there and holds something."""
 
     def remove_file(self, path: str) -> None:
         """Remove a file."""
@@ -68,6 +76,10 @@ class Storage(Protocol):
         """Seconds since anything directly in a folder was last changed."""
 
 
+class UnreachableError(CheckpointError):
+    """The storage cannot be asked, so that nothing is known of what it holds: no reason to take an older checkpoint."""
+
+
 def names_if_there(storage: Storage, folder: str) -> list[str]:
     """What a folder holds; nothing where there is none."""
     try:
@@ -78,6 +90,8 @@ def names_if_there(storage: Storage, folder: str) -> list[str]:
 
 class LocalStorage:
     """The file system of this host, or one that all hosts have mounted."""
+
+    renames = True
 
     def names(self, folder: str) -> list[str]:
         """What a folder holds."""

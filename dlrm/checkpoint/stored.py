@@ -28,8 +28,10 @@ from dlrm.checkpoint.manifest import (
     parse_manifest,
     tensor_dtypes,
 )
-from dlrm.checkpoint.storage import LocalStorage, Storage
+from dlrm.checkpoint.remote import located
+from dlrm.checkpoint.storage import Storage, UnreachableError
 from dlrm.errors import CheckpointError
+from dlrm.remote.objects import StoreError
 
 VERIFYING_THREADS = 4
 
@@ -116,13 +118,15 @@ def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpo
 
     Args:
         path: its folder.
-        storage: where that is, this host's file system by default.
+        storage: where that is; what its path or URL says by default.
 
     Raises:
+        UnreachableError: a remote storage cannot be asked.
         CheckpointError: it is not committed, its manifest is not the one that was committed or contradicts itself, a file
             is missing, too many, a link, or of another size.
     """
-    storage, folder = storage or LocalStorage(), str(path).rstrip("/") or "/"
+    storage, folder = located(path, storage)
+    folder = folder.rstrip("/") or "/"
     names = _names(storage, folder)
     for name in (COMMITTED_NAME, MANIFEST_NAME):
         if name not in names:
@@ -171,6 +175,8 @@ def _check_files(storage: Storage, folder: str, names: set[str], manifest: Manif
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
+    except StoreError as error:
+        raise UnreachableError(path, error.strerror or str(error)) from error
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})", mend=RESTORE) from error
 

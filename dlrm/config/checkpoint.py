@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dlrm.config.base import Number, PositiveFloat, PositiveInt, Section
+from dlrm.config.data.paths import InputPath
 
 Metric = Literal["auc", "log_loss", "normalised_entropy"]
 NO_CHECKPOINT = "none"
@@ -18,7 +19,7 @@ class CheckpointConfig(Section):
 
     enabled: bool = True
     """Save at all; without, SIGTERM and Ctrl-C end training at once."""
-    dir: str | None = None
+    dir: InputPath | None = None
     """Folder that holds the folders of runs with their checkpoints, local or remote (s3://bucket/folder); in the run's own
     folder if left out."""
     every_steps: PositiveInt | None = None
@@ -48,7 +49,7 @@ class CheckpointConfig(Section):
 class ResumeConfig(Section):
     """Where training begins. ``--resume auto`` on the command line is short for ``--resume.checkpoint auto``."""
 
-    checkpoint: str = NO_CHECKPOINT
+    checkpoint: InputPath = NO_CHECKPOINT
     """none: at the beginning; auto: after the newest good checkpoint of the run of this name, if there is one; otherwise
     the path of a checkpoint, or of a run, to go on from in a new run."""
     strict: bool = True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from dlrm.config.base import Section
-from dlrm.config.checkpoint import CheckpointConfig, ResumeConfig
+from dlrm.config.checkpoint import NEWEST, CheckpointConfig, ResumeConfig
 from dlrm.config.data import DataConfig, PlantedData
 from dlrm.config.model import ModelConfig
 from dlrm.config.optim import OptimConfig
@@ -26,3 +28,9 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     resume: ResumeConfig = ResumeConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Config:
+        if self.run.overwrite and self.resume.checkpoint == NEWEST:
+            raise ValueError("run.overwrite removes the checkpoints that resume.checkpoint auto would go on from; drop one")
+        return self

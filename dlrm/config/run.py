@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from dlrm.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from dlrm.config.data.paths import InputPath
 
 
 class RunConfig(Section):
@@ -14,7 +15,7 @@ class RunConfig(Section):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the run; its files go to <dir>/<name>."""
-    dir: str = "runs"
+    dir: InputPath = "runs"
     """Folder that holds the runs."""
     seed: NonNegativeInt = 0
     """Seed of initial weights, sample order and dropout. The result does not depend on the number of ranks."""

@@ -139,14 +139,31 @@ def _join(place: Place, backend: str, timeout_s: float) -> None:
         return
     try:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            # torchrun's own store lives on when ranks are started again, and with it the addresses of those that died.
-            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            agents = dist.TCPStore(host, port, place.world_size, is_master=False, timeout=timeout)
-            fresh = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", agents)
-            dist.init_process_group(backend, store=fresh, rank=place.rank, world_size=place.world_size, timeout=timeout)
+            dist.init_process_group(
+                backend,
+                store=_store_of_this_start(place, timeout),
+                rank=place.rank,
+                world_size=place.world_size,
+                timeout=timeout,
+            )
         else:
             dist.init_process_group(backend, timeout=timeout)
     except (dist.DistError, ValueError) as error:
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         first_line = str(error).splitlines()[0]
         raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {first_line}") from error
+
+
+def _store_of_this_start(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
+    """A part of torchrun's store that earlier starts of the ranks have not written to.
+
+    The store lives on when ranks are started again, and with it the addresses of those that died.
+    """
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        place.world_size,
+        is_master=False,
+        timeout=timeout,
+    )
+    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.saver import AsyncSaver
-from dlrm.checkpoint.storage import LocalStorage
 from dlrm.config import Config
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
@@ -15,9 +15,10 @@ from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import FactsOfRun
 from dlrm.train.hooks import Hook
-from dlrm.train.resume import Start, checkpoint_folder, find_start
+from dlrm.train.increments import IncrementalState
+from dlrm.train.resume import Start, checkpoint_folder, start_here
 from dlrm.train.run_folder import RunFolder, package_versions
-from dlrm.train.saving import Kept, Saving, WholeState
+from dlrm.train.saving import Kept, Saving, StateSource, WholeState
 from dlrm.train.standard_hooks import Measured
 
 _FAILING_PATIENCE_S = 30.0
@@ -36,8 +37,7 @@ class Checkpointing:
     ) -> None:
         self._config, self._engine, self._num_samples, self._run = config, engine, num_samples, run
         self._world, self._display = world, display
-        self._folder = checkpoint_folder(config, run)
-        self._storage = LocalStorage()
+        self._storage, self._folder = located(checkpoint_folder(config, run))
         self._signals = SignalWatch(announce=world.is_leader)
         self._kept = Kept(self._folder, self._storage, config.checkpoint.keep)
         self._saver = AsyncSaver(
@@ -49,9 +49,17 @@ class Checkpointing:
         )
         self._start = Start()
 
-    def find_start(self) -> Start:
-        """Load what training goes on from, if it goes on from anything; collective."""
-        self._start = find_start(self._config, self._engine, self._num_samples, self._run, self._storage, self._world)
+    def find_start(self, otherwise: Start) -> Start:
+        """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise``."""
+        self._start = start_here(
+            self._config,
+            self._engine,
+            self._num_samples,
+            self._run,
+            self._storage,
+            self._world,
+            otherwise=otherwise,
+        )
         return self._start
 
     def saving(self, measured: Measured) -> Hook:
@@ -60,7 +68,7 @@ class Checkpointing:
             self._start.saved.restore(measured, leader=self._world.is_leader)
         if not self._config.checkpoint.enabled:
             return Hook()
-        source = WholeState(self._engine)
+        source = self._source()
         source.resumed(self._start.checkpoint)
         facts = FactsOfRun(
             self._config, self._num_samples, self._world, self._engine.placements, measured, package_versions()
@@ -76,6 +84,17 @@ class Checkpointing:
             best=self._start.best,
             signals=self._signals,
             display=self._display,
+        )
+
+    def _source(self) -> StateSource:
+        if self._config.checkpoint.full_every == 1:
+            return WholeState(self._engine)
+        return IncrementalState(
+            self._engine,
+            self._world.collectives,
+            full_every=self._config.checkpoint.full_every,
+            bits=self._config.checkpoint.increment_bits,
+            average_decay=self._config.train.average_decay,
         )
 
     @contextmanager

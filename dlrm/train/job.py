@@ -21,6 +21,7 @@ from dlrm.train.engine import build_engine
 from dlrm.train.log import open_log
 from dlrm.train.records import NoRecorder, Recorder, RunRecorder
 from dlrm.train.report import write_report
+from dlrm.train.resume import start_elsewhere
 from dlrm.train.run_folder import open_run_folder, write_json
 from dlrm.train.standard_hooks import result_text
 
@@ -42,11 +43,14 @@ def run_training(config: Config) -> dict[str, Any]:
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     engine = build_engine(config, dataset.schema, world)
+    elsewhere = start_elsewhere(
+        config, engine, dataset.train.num_samples, world
+    )  # before there is a folder to leave behind
     run = open_run_folder(config, world)
     folder = run.path
     open_log(folder, world.rank)
     checkpointing = Checkpointing(config, engine, dataset.train.num_samples, run, world, display)
-    start = checkpointing.find_start()
+    start = checkpointing.find_start(otherwise=elsewhere)
     recorder: Recorder = NoRecorder()
     if world.is_leader:
         recorder = RunRecorder(folder, tensorboard=config.logging.tensorboard, step=start.position.step)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from dlrm.checkpoint.folder import Skipped, checkpoint_paths, newest_good, set_aside
 from dlrm.checkpoint.load import differences, load_tensors
 from dlrm.checkpoint.names import step_of
+from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.resume import Resumed, load_newest
-from dlrm.checkpoint.storage import LocalStorage, Storage
+from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
@@ -51,35 +51,60 @@ def checkpoint_folder(config: Config, run: RunFolder) -> str:
     return f"{config.checkpoint.dir.rstrip('/')}/{run.path.name}"
 
 
-def find_start(
-    config: Config, engine: Engine, num_samples: int, run: RunFolder, storage: Storage, world: World
-) -> Start:
-    """Load what is to be gone on from into the engine; collective.
+def start_elsewhere(config: Config, engine: Engine, num_samples: int, world: World) -> Start:
+    """Load what a new run is to begin with, if it is the checkpoint of another; collective.
 
     Args:
         config: says from what.
         engine: as built.
         num_samples: of the training set.
-        run: this run's folder.
-        storage: of this run's checkpoints.
         world: the ranks that load together.
 
     Raises:
         CheckpointMismatchError: the checkpoint does not fit; nothing was loaded.
-        CheckpointError: the checkpoint asked for is not to be trusted.
+        CheckpointError: there is none, or it is not to be trusted.
+    """
+    if config.resume.checkpoint in (NO_CHECKPOINT, NEWEST):
+        return Start()
+    return _from_path(config, engine, num_samples, config.resume.checkpoint, world)
+
+
+def start_here(
+    config: Config,
+    engine: Engine,
+    num_samples: int,
+    run: RunFolder,
+    storage: Storage,
+    world: World,
+    *,
+    otherwise: Start,
+) -> Start:
+    """Load the newest checkpoint of the run itself where the run goes on; collective.
+
+    Args:
+        config: says whether it does.
+        engine: as built, or with the state of ``otherwise``.
+        num_samples: of the training set.
+        run: this run's folder.
+        storage: of this run's checkpoints.
+        world: the ranks that load together.
+        otherwise: where training begins if there is no such checkpoint.
+
+    Raises:
+        CheckpointMismatchError: the checkpoint does not fit; nothing was loaded.
+        CheckpointError: the storage fails.
         ConfigError: checkpoints of an earlier run lie where those of this one would.
     """
-    own, wanted = checkpoint_folder(config, run), config.resume.checkpoint
-    if run.restarted or wanted == NEWEST:
-        return _from_newest(config, engine, num_samples, own, storage, world)
-    from_rank_0(world.collectives, lambda: _require_none(own, storage))
-    if wanted == NO_CHECKPOINT:
-        return Start()
-    return _from_path(config, engine, num_samples, wanted, world)
+    folder = checkpoint_folder(config, run)
+    if run.restarted or config.resume.checkpoint == NEWEST:
+        return _from_newest(config, engine, num_samples, folder, storage, world, otherwise=otherwise)
+    if config.checkpoint.enabled:
+        from_rank_0(world.collectives, lambda: _require_none(folder, storage))
+    return otherwise
 
 
 def _from_newest(
-    config: Config, engine: Engine, num_samples: int, folder: str, storage: Storage, world: World
+    config: Config, engine: Engine, num_samples: int, folder: str, storage: Storage, world: World, *, otherwise: Start
 ) -> Start:
     """Go on in the same run."""
     tensors = engine_tensors(engine)
@@ -101,14 +126,15 @@ def _from_newest(
     from_rank_0(world.collectives, lambda: _set_aside(resumed.skipped, storage))
     lines = [f"skipped {skipped.path}: {skipped.why}" for skipped in resumed.skipped]
     if resumed.checkpoint is None:
-        return Start(lines=(*lines, f"no checkpoint in {folder}: training begins at the first sample"))
+        here = () if otherwise.checkpoint else (f"no checkpoint in {folder}: training begins at the first sample",)
+        return replace(otherwise, lines=(*lines, *here, *otherwise.lines))
     start = _start(config, num_samples, resumed, engine)
     return replace(start, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
 
 
 def _from_path(config: Config, engine: Engine, num_samples: int, path: str, world: World) -> Start:
-    """Begin a run with what another has come to."""
-    storage, path = LocalStorage(), str(Path(path).expanduser()).rstrip("/")
+    """Begin a run with what another has come to; ``path`` is a checkpoint, a run or a run's folder of checkpoints."""
+    storage, path = located(path)
 
     def find() -> str:
         if step_of(path.rpartition("/")[2]) is not None:

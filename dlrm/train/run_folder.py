@@ -39,6 +39,7 @@ from dlrm.errors import ConfigError
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
 _STARTS = "processes.jsonl"
+_FIRST = (".lock", "config.yaml.part")
 _LOCK_PATIENCE_S = 10.0
 _locks: list[IO[str]] = []  # held, open, until the process ends
 
@@ -74,7 +75,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
         try:
             run = _find_or_make(config, launchers)
             _lock(run.path)
-            (run.path / "config.yaml").write_text(dump_config(config))
+            _write(run.path / "config.yaml", dump_config(config))
             write_json(run.path / "environment.json", environment(world))
             start = {"time": time.time(), "host": socket.gethostname(), "ranks": world.size, "launchers": launchers}
             with (run.path / _STARTS).open("a") as lines:
@@ -89,14 +90,21 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
 
 
 def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
-    parent, name = Path(config.run.dir).expanduser(), config.run.name
+    parent, name = Path(config.run.dir), config.run.name
     parent.mkdir(parents=True, exist_ok=True)
     for folder in _folders_of(parent, name):
         if launchers and not set(launchers).isdisjoint(_launchers_of(folder)):
             return RunFolder(folder, continued=True, restarted=True)
-    if config.resume.checkpoint == NEWEST and (parent / name / "config.yaml").exists():
+    if config.resume.checkpoint == NEWEST and _is_run(parent / name):
         return RunFolder(parent / name, continued=True)
     return RunFolder(_fresh_folder(parent, name, overwrite=config.run.overwrite))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run has worked here, or was killed before it had written anything."""
+    if not folder.is_dir():
+        return False
+    return (folder / "config.yaml").exists() or all(path.name in _FIRST for path in folder.iterdir())
 
 
 def _folders_of(parent: Path, name: str) -> list[Path]:
@@ -204,6 +212,10 @@ def _git_state() -> dict[str, Any] | None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write JSON beside the file and rename it, so that a reader never sees a half."""
+    _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     beside = path.with_suffix(path.suffix + ".part")
-    beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    beside.write_text(text)
     beside.replace(path)

@@ -13,29 +13,20 @@ import contextlib
 import fcntl
 import hashlib
 import http.client
-import importlib
-import importlib.util
 import os
-import re
 import shutil
 import threading
 import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import IO, Any
-
-from iopath.common.file_io import HTTPURLHandler, PathManager
 
 from dlrm.data.packed.manifest import MANIFEST_NAME, FileKind, FileRecord, parse_manifest
 from dlrm.errors import DataError
+from dlrm.remote.paths import SchemeError, reading_manager, scheme_of
 
-_REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _BLOCK_BYTES = 1 << 22
 _MAX_MANIFEST_BYTES = 1 << 26
-_TIMEOUT_S = 60.0
 _FILES_AT_ONCE = 4  # a single connection rarely fills the line
 _KEY_LENGTH = 16
 _UNFINISHED = ".unfinished"
@@ -43,7 +34,7 @@ _UNFINISHED = ".unfinished"
 
 def is_remote(path: str) -> bool:
     """Whether ``path`` is a URL rather than a folder."""
-    return _REMOTE.match(path) is not None
+    return scheme_of(path) is not None
 
 
 def fetch_folder(url: str, cache_dir: str, kinds: Sequence[FileKind]) -> str:
@@ -192,17 +183,6 @@ def _write_manifest(folder: str, text: bytes) -> None:
         os.replace(beside, os.path.join(folder, MANIFEST_NAME))
 
 
-class _HttpHandler(HTTPURLHandler):  # type: ignore[misc]  # iopath is untyped
-    """iopath's handler for http:// and https://, but streaming: its own keeps a second copy of every file."""
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return ["http://", "https://"]
-
-    def _open(self, path: str, mode: str = "rb", buffering: int = -1, **_: Any) -> IO[bytes]:
-        quoted = urllib.parse.quote(path, safe="%/:?&=@#+,;~[]!$'()*")
-        return urllib.request.urlopen(quoted, timeout=_TIMEOUT_S)  # type: ignore[no-any-return]
-
-
 class _Store:
     """Objects behind URLs, read through iopath's handlers.
 
@@ -211,24 +191,12 @@ class _Store:
     """
 
     def __init__(self, url: str) -> None:
-        self._manager = PathManager()
-        self._manager.register_handler(_HttpHandler())
-        self._failures: tuple[type[Exception], ...] = (OSError, http.client.HTTPException, ValueError)
-        schemes = ["http://", "https://"]
-        if importlib.util.find_spec("boto3") is not None:
-            self._register_s3()
-            schemes.append("s3://")
-        if not url.startswith(tuple(schemes)):
-            problem = f"has a scheme that cannot be read; there are {', '.join(schemes)}"
-            mend = "install boto3 for s3://" if url.startswith("s3://") else "use one of them, or a folder"
-            raise DataError(url, problem, mend=mend)
-
-    def _register_s3(self) -> None:
-        from iopath.common.s3 import S3PathHandler
-
-        errors = importlib.import_module("botocore.exceptions")
-        self._manager.register_handler(S3PathHandler(profile=None))  # its default is a profile of its authors' company
-        self._failures += (errors.BotoCoreError, errors.ClientError)
+        try:
+            self._manager = reading_manager(url)
+        except SchemeError as error:
+            raise DataError(url, error.problem, mend=error.mend) from None
+        except OSError as error:
+            raise DataError(url, f"cannot be read ({_reason(error)})", mend="check the URL and the network") from None
 
     def blocks(self, url: str) -> Iterator[bytes]:
         """The bytes of an object, a block at a time.
@@ -237,14 +205,16 @@ class _Store:
             DataError: it is missing, or cannot be reached.
         """
         try:
-            with self._manager.open(url, "rb", read_chunk_size=_BLOCK_BYTES) as stream:
+            with self._manager.open(url, "rb") as stream:
                 while block := stream.read(_BLOCK_BYTES):
                     yield block
         except urllib.error.HTTPError as error:
             problem = "is missing" if error.code in (404, 410) else "cannot be read"
             problem = f"{problem} (HTTP {error.code} {error.reason})"
             raise DataError(url, problem, mend="check the URL and what was uploaded") from None
-        except self._failures as error:
+        except FileNotFoundError:
+            raise DataError(url, "is missing", mend="check the URL and what was uploaded") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise DataError(url, f"cannot be read ({_reason(error)})", mend="check the URL and the network") from None
 
     def read_small(self, url: str) -> bytes:

@@ -97,3 +97,17 @@ def test_a_folder_that_another_process_trains_into_is_left_alone(tmp_path, optio
     with pytest.raises(ConfigError, match="run.name: another process is training into .*a/; wait for it"):
         folder_of(tmp_path, option)
     assert (folder / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("left", [[], [".lock"], [".lock", "config.yaml.part"]])
+def test_a_folder_that_was_left_before_anything_was_written_is_that_of_the_run(tmp_path, left):
+    (tmp_path / "a").mkdir()
+    for name in left:
+        (tmp_path / "a" / name).touch()
+    assert run_of(tmp_path, "resume.checkpoint=auto").path.name == "a"
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_a_run(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").touch()
+    assert run_of(tmp_path, "resume.checkpoint=auto").path.name == "a-2"

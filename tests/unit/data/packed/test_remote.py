@@ -276,9 +276,9 @@ def test_unknown_schemes_are_refused_and_the_known_ones_named(cache):
     )
 
 
-@pytest.mark.skipif(remote.importlib.util.find_spec("boto3") is not None, reason="boto3 is installed")
-def test_s3_without_boto3_says_what_to_install(cache):
-    with pytest.raises(DataError, match=r"there are http://, https://; install boto3 for s3://$"):
+def test_s3_without_boto3_says_what_to_install(cache, monkeypatch):
+    monkeypatch.setattr("dlrm.remote.paths.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"^s3://bucket/data: needs the package boto3, .*; pip install boto3$"):
         open_packed("s3://bucket/data", cache_dir=str(cache))
 
 

@@ -1,10 +1,4 @@
-"""Packed data sets behind s3://, read by iopath's own handler from a stand-in for boto3."""
-
-import importlib.machinery
-import io
-import sys
-import types
-from pathlib import Path
+"""Packed data sets behind s3://, from a real S3 server on the loopback address."""
 
 import numpy as np
 import pytest
@@ -14,84 +8,41 @@ from dlrm.errors import DataError
 from tests.unit.data.packed.packed_files import write_days
 
 
-class ClientError(Exception):
-    """What botocore raises when a request fails; no OSError."""
-
-
-class Body(io.BytesIO):
-    """boto3's stream of an object."""
-
-    def iter_chunks(self, chunk_size: int):
-        while chunk := self.read(chunk_size):
-            yield chunk
-
-
-class Client:
-    """The one request that reading makes, on a folder of buckets."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def get_object(self, *, Bucket: str, Key: str, Range: str = "bytes=0-") -> dict:
-        path = self.folder / Bucket / Key
-        if not path.exists():
-            raise ClientError("An error occurred (NoSuchKey) when calling the GetObject operation")
-        first, _, last = Range.removeprefix("bytes=").partition("-")
-        content = path.read_bytes()[int(first) : int(last) + 1 if last else None]
-        return {"ContentLength": len(content), "Body": Body(content)}
-
-
-def module(name: str, **contents) -> types.ModuleType:
-    made = types.ModuleType(name)
-    made.__spec__ = importlib.machinery.ModuleSpec(name, None)
-    made.__dict__.update(contents)
-    return made
-
-
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """The folder behind s3://bucket/data."""
+def upload(bucket, tmp_path):
+    """Puts a data set into the bucket; return what was written."""
 
-    class Session:
-        def __init__(self, profile_name):
-            assert profile_name is None, "the user's default profile"
+    def put():
+        (tmp_path / "data").mkdir()
+        written = write_days(tmp_path / "data", (50, 40), manifest=True)
+        for path in (tmp_path / "data").iterdir():
+            bucket.put(f"my data/{path.name}", path.read_bytes())
+        return written
 
-        def client(self, service):
-            assert service == "s3"
-            return Client(tmp_path / "s3")
-
-    errors = module(
-        "botocore.exceptions", ClientError=ClientError, BotoCoreError=type("BotoCoreError", (Exception,), {})
-    )
-    fakes = {
-        "boto3": module("boto3", Session=Session),
-        "boto3.s3": module("boto3.s3"),
-        "boto3.s3.transfer": module("boto3.s3.transfer", TransferConfig=lambda **_: None),
-        "botocore": module("botocore", exceptions=errors),
-        "botocore.exceptions": errors,
-    }
-    for name, fake in fakes.items():
-        monkeypatch.setitem(sys.modules, name, fake)
-    monkeypatch.delitem(sys.modules, "iopath.common.s3", raising=False)  # it looks for boto3 when it is imported
-    folder = tmp_path / "s3" / "bucket" / "data"
-    folder.mkdir(parents=True)
-    yield folder
-    sys.modules.pop("iopath.common.s3", None)
+    return put
 
 
-def test_a_data_set_in_a_bucket_is_what_was_uploaded(bucket, tmp_path):
-    written = write_days(bucket, (50, 40), manifest=True)
-    found = open_packed("s3://bucket/data", cache_dir=str(tmp_path / "cache"))
+def test_a_data_set_in_a_bucket_is_what_was_uploaded(bucket, upload, tmp_path):
+    written = upload()
+    found = open_packed(f"{bucket.url}/my data", cache_dir=str(tmp_path / "cache"))
     for part, right in zip(found.parts, written, strict=True):
         np.testing.assert_array_equal(part.sparse_MF, right.sparse_MF)
 
 
-def test_a_missing_key_is_one_line(bucket, tmp_path):
-    write_days(bucket, (50, 40), manifest=True)
-    (bucket / "day_1_dense.npy").unlink()
+def error_of(url, tmp_path):
     with pytest.raises(DataError) as caught:
-        open_packed("s3://bucket/data", cache_dir=str(tmp_path / "cache"))
-    assert str(caught.value).startswith(
-        "s3://bucket/data/day_1_dense.npy: cannot be read (An error occurred (NoSuchKey)"
-    )
+        open_packed(url, cache_dir=str(tmp_path / "cache"))
     assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_a_missing_key_is_one_line(bucket, upload, tmp_path):
+    upload()
+    bucket.client.delete_object(Bucket=bucket.name, Key="my data/day_1_dense.npy")
+    error = error_of(f"{bucket.url}/my data", tmp_path)
+    assert error == f"{bucket.url}/my data/day_1_dense.npy: is missing; check the URL and what was uploaded"
+
+
+def test_a_missing_bucket_is_one_line(s3_settings, tmp_path):
+    error = error_of("s3://nowhere/data", tmp_path)
+    assert error.startswith("s3://nowhere/data/dataset.json: cannot be read (there is no such bucket")

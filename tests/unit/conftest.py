@@ -1,0 +1,73 @@
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A new bucket of the S3 server on the loopback address.
+
+    Attributes:
+        url: of it; client: boto3's, to look behind the back of what is tested.
+    """
+
+    url: str
+    name: str
+    client: Any
+
+    def all_keys(self) -> list[str]:
+        found = self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
+        return [entry["Key"] for entry in found]
+
+    def get(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def put(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=data)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """moto's S3 server; its endpoint."""
+    from moto.server import ThreadedMotoServer  # takes a while, and few tests need it
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_settings(monkeypatch, s3_server):
+    """What boto3 takes from the environment points to the server, and to nothing of this machine's user."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_server):
+    import boto3
+
+    return boto3.Session(aws_access_key_id="me", aws_secret_access_key="secret", region_name="us-east-1").client(
+        "s3", endpoint_url=s3_server
+    )
+
+
+@pytest.fixture
+def bucket(s3_settings, s3_client):
+    name = f"bucket-{secrets.token_hex(4)}"
+    s3_client.create_bucket(Bucket=name)
+    return Bucket(f"s3://{name}", name, s3_client)
