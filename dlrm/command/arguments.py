@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
+from dlrm.config.checkpoint_commands import (
+    DiffConfig,
+    ExportConfig,
+    ImportConfig,
+    ListConfig,
+    ShowConfig,
+    VerifyConfig,
+)
 from dlrm.config.describe import help_text, options
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.errors import ConfigError, ConfigProblem
@@ -20,20 +31,34 @@ class Command:
     Attributes:
         purpose: what it does, for ``--help``.
         options: the sections of its configuration; None for a command without options.
-        positional: the option that a first word without ``--`` or ``=`` is the value of; empty if there is none.
+        positional: the options that words without ``--`` or ``=`` are the values of, in order; one whose value is a list
+            takes all that are left.
+        from_file: whether options may be in a YAML file, ``--config FILE``.
     """
 
     purpose: str
     options: type[Section] | None = None
-    positional: str = ""
+    positional: tuple[str, ...] = ()
+    from_file: bool = True
 
+
+GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; import weights"}
+"""First words of commands that have two."""
 
 COMMANDS = {
     "train": Command("train as a YAML file and further options say", Config),
     "preprocess": Command("turn raw Criteo files into a packed data set; started again, it goes on", PreprocessConfig),
-    "inspect": Command("show what a packed data set holds; --verify checks all of it", InspectConfig, "path"),
-    "materialize": Command("write MLPerf's multi-hot files for a packed data set", MaterializeConfig, "path"),
+    "inspect": Command("show what a packed data set holds; --verify checks all of it", InspectConfig, ("path",)),
+    "materialize": Command("write MLPerf's multi-hot files for a packed data set", MaterializeConfig, ("path",)),
     "synthesize": Command("profile how ids repeat in a data set; write data that repeats like it", SynthesizeConfig),
+    "checkpoint list": Command("show which checkpoints there are", ListConfig, ("path",), from_file=False),
+    "checkpoint show": Command("show what a checkpoint holds", ShowConfig, ("path",), from_file=False),
+    "checkpoint verify": Command(
+        "read every byte of checkpoints and name each damage", VerifyConfig, ("paths",), False
+    ),
+    "checkpoint diff": Command("show how two checkpoints differ", DiffConfig, ("first", "second"), from_file=False),
+    "checkpoint export": Command("write one safetensors file", ExportConfig, ("path", "output"), from_file=False),
+    "checkpoint import": Command("make a checkpoint of facebookresearch/dlrm's weights", ImportConfig, ("state_dict",)),
     "doctor": Command("show versions, devices, collectives and what is wrong with them"),
 }
 
@@ -65,16 +90,34 @@ class Request:
         return load_options(command.options, self.config_path, self._named(command))
 
     def _named(self, command: Command) -> tuple[str, ...]:
-        """The words with the name of the option that a word on its own is the value of."""
+        """The words with the names of the options that words on their own are the values of."""
         if not command.positional or command.options is None:
             return self.words
-        switches = {f"--{option.path}" for option in options(command.options) if option.type_name == "true|false"}
-        for i, word in enumerate(self.words):
-            before = self.words[i - 1] if i else "="
+        types = {option.path: option.type_name for option in options(command.options)}
+        switches = {f"--{path}" for path, type_name in types.items() if type_name == "true|false"}
+        given = {word.removeprefix("--").partition("=")[0] for word in self.words if _is_option(word)}
+        free = [path for path in command.positional if path not in given]
+        named: list[str] = []
+        many: list[str] = []
+        for before, word in zip(("=", *self.words), self.words, strict=False):
             alone = "=" in before or not before.startswith("--") or before in switches
-            if alone and not word.startswith("--") and "=" not in word and word not in ("true", "false"):
-                return (*self.words[:i], f"--{command.positional}={word}", *self.words[i + 1 :])
-        return self.words
+            if not free or not alone or _is_option(word) or word in ("true", "false"):
+                named.append(word)
+            elif types[free[0]].endswith(",..."):
+                many.append(word)
+            else:
+                named.append(_argument(free.pop(0), word))
+        return (*named, _argument(free[0], many)) if many else tuple(named)
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word is ``--section.key``, ``--section.key=value`` or ``section.key=value``."""
+    return word.startswith("--") or re.match(r"[\w.]+=", word) is not None
+
+
+def _argument(path: str, value: str | list[str]) -> str:
+    """``--path=value``, quoted so that the value is taken as it is."""
+    return f"--{path}={json.dumps(value, ensure_ascii=False)}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,26 +132,49 @@ def parse(words: Sequence[str]) -> Request:
         ConfigError: no or an unknown command. Options of the configuration are looked at by :meth:`Request.config`.
     """
     parser = _Parser(prog="dlrm_main.py", description="Train deep learning recommendation models on torchrec.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = {"": _subparsers(parser, "command")}
     for name, command in COMMANDS.items():
-        if command.options is None:
-            commands.add_parser(name, help=command.purpose, description=command.purpose)
-            continue
-        positional = f" {command.positional.upper()}" if command.positional else ""
-        described = commands.add_parser(
-            name,
-            help=command.purpose,
-            description=f"{command.purpose[0].upper()}{command.purpose[1:]}.",
-            usage=f"dlrm_main.py {name}{positional} [--config FILE] [--section.key value | section.key=value ...]",
-            epilog="options of the configuration:\n\n" + help_text(command.options),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        group, _, last = name.rpartition(" ")
+        if group not in commands:
+            described = commands[""].add_parser(group, help=GROUPS[group], description=_sentence(GROUPS[group]))
+            commands[group] = _subparsers(described, "subcommand")
+        _add_command(commands[group], name, last, command)
+    known, rest = parser.parse_known_args(words)
+    name = f"{known.command} {known.subcommand}" if known.command in GROUPS else known.command
+    if COMMANDS[name].options is None:
+        if rest:
+            parser.error(f"{name} takes no options, got {rest[0]}")
+        return Request(name)
+    if not COMMANDS[name].from_file:
+        return Request(name, words=tuple(rest))
+    return Request(name, known.config, tuple(rest), known.print_config)
+
+
+def _subparsers(parser: argparse.ArgumentParser, dest: str) -> Any:
+    return parser.add_subparsers(dest=dest, required=True, metavar="COMMAND", parser_class=_Parser)
+
+
+def _add_command(commands: Any, name: str, last_word: str, command: Command) -> None:
+    """Add ``dlrm_main.py <name>`` to the subparsers of its group."""
+    if command.options is None:
+        commands.add_parser(last_word, help=command.purpose, description=command.purpose)
+        return
+    types = {option.path: option.type_name for option in options(command.options)}
+    positional = "".join(f" {path.upper()}{' ...' * types[path].endswith(',...')}" for path in command.positional)
+    file = " [--config FILE]" if command.from_file else ""
+    described = commands.add_parser(
+        last_word,
+        help=command.purpose,
+        description=_sentence(command.purpose),
+        usage=f"dlrm_main.py {name}{positional}{file} [--section.key value | section.key=value ...]",
+        epilog="options of the configuration:\n\n" + help_text(command.options),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if command.from_file:
         described.add_argument("--config", metavar="FILE", help="YAML file with options; those given here replace them")
         described.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
-    known, rest = parser.parse_known_args(words)
-    if COMMANDS[known.command].options is None:
-        if rest:
-            parser.error(f"{known.command} takes no options, got {rest[0]}")
-        return Request(known.command)
-    return Request(known.command, known.config, tuple(rest), known.print_config)
+
+
+def _sentence(purpose: str) -> str:
+    return f"{purpose[0].upper()}{purpose[1:]}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dlrm.config import Config
 from dlrm.config.base import Section
+from dlrm.config.checkpoint_commands import CheckpointCommand, ImportConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 
 
@@ -15,6 +16,13 @@ def run(config: Section) -> None:
     """
     # A command imports what it needs and no more: preprocess starts without torchrec, training without pyarrow.
     match config:
+        case ImportConfig():  # before Config, which it extends
+            from dlrm.distributed.versions import check_versions
+
+            check_versions()
+            from dlrm.checkpoint_tools.importing import run_import
+
+            run_import(config)
         case Config():
             from dlrm.distributed.versions import check_versions
             from dlrm.train.log import capture_logs
@@ -40,5 +48,9 @@ def run(config: Section) -> None:
             from dlrm.prepare.synthesize import run_synthesize
 
             run_synthesize(config)
+        case _ if isinstance(config, CheckpointCommand):
+            from dlrm.checkpoint_tools.commands import run_checkpoint_command
+
+            run_checkpoint_command(config)
         case _:
             raise AssertionError(type(config))

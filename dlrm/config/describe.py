@@ -106,7 +106,7 @@ def _choice(path: str, field: FieldInfo, sections: list[type[Section]]) -> Optio
     """The ``kind`` of a variant, which is a field of every section among which it chooses."""
     default = field.get_default(call_default_factory=True)
     kind = _kind(type(default)) if isinstance(default, Section) else ""
-    return Option(f"{path}.kind", "", "|".join(map(_kind, sections)), kind, f"Which of these {path} is.", "")
+    return Option(f"{path}.kind", "", "|".join(map(_kind, sections)), kind, f"Which kind of {path}.", "")
 
 
 def _kind(section: type[Section]) -> str:

@@ -59,7 +59,7 @@ def test_help_reads_like_this():
         "        Name of the run; its files go to <dir>/<name>. (default: run)",
     ]
     assert (
-        "  --data.kind planted|random|criteo_tsv|packed|parquet\n        Which of these data is. (default: planted)"
+        "  --data.kind planted|random|criteo_tsv|packed|parquet\n        Which kind of data. (default: planted)"
         in blocks[2]
     )
     (hashing,) = [block for block in blocks if block.startswith("data.categories (kind hashing)")]

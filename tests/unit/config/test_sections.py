@@ -7,16 +7,59 @@ from pydantic import BeforeValidator, ValidationError
 
 from dlrm.config import Config, dump_config, load_config, load_options
 from dlrm.config.base import Number
-from dlrm.config.data import CriteoTsvData, DenseTransform, HashedCategories, RandomData, Split
+from dlrm.config.data import (
+    CriteoTsvData,
+    DenseTransform,
+    HashedCategories,
+    PackedData,
+    ParquetData,
+    RandomData,
+    Split,
+)
+from dlrm.config.data.synthetic import TraceIds
 from dlrm.config.model import CatInteraction, DcnInteraction, ModelConfig, ProjectionInteraction
 from dlrm.config.optim import Schedule
-from dlrm.config.prepare import PreprocessConfig
+from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.train import TrainConfig
 from tests.unit.config.mistakes import from_text
 from tests.unit.config.test_describe import every_section
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs"
 CONFIGS = sorted(path for path in FOLDER.iterdir() if path.is_file())
 PREPROCESSING = sorted((FOLDER / "preprocess").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "given", "more"),
+    [
+        (PackedData, "path", "~/packed", {}),
+        (ParquetData, "path", "~/parquet", {"dense": ["x"], "sparse": ["y"], "rows": 3}),
+        (CriteoTsvData, "paths", "~/a,~/b,c", {}),
+        (TraceIds, "path", "~/ids.json", {}),
+        (PreprocessConfig, "input", "~/day_*,raw/~x", {"output": "out"}),
+        (InspectConfig, "path", "~/packed", {}),
+        (InspectConfig, "pictures", "~/pictures", {"path": "x"}),
+        (MaterializeConfig, "path", "~/packed", {}),
+        (SynthesizeConfig, "source", "~/packed", {"profile": "x"}),
+        (SynthesizeConfig, "profile", "~/ids.json", {}),
+    ],
+)
+def test_the_home_folder_may_be_abbreviated_in_every_input(monkeypatch, section, option, given, more):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = getattr(section(**{option: given}, **more), option)
+    expanded = given.replace("~/", "/home/me/")
+    assert found == (tuple(expanded.split(",")) if isinstance(found, tuple) else expanded)
+
+
+def test_addresses_are_not_taken_for_names_of_files():
+    assert PackedData(path="https://example.org/~me/packed").path == "https://example.org/~me/packed"
+
+
+def test_blocks_to_shuffle_without_a_shuffle_are_a_mistake():
+    with pytest.raises(ValidationError, match="shuffle_block_samples is 4096 although shuffle is false"):
+        TrainConfig(shuffle=False, shuffle_block_samples=4096)
+    assert TrainConfig(shuffle=False).shuffle_block_samples == 0
+    assert TrainConfig(shuffle_block_samples=4096).shuffle
 
 
 def takes_booleans_for_numbers(annotation: Any, metadata: list[Any]) -> bool:

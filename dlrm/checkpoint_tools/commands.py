@@ -1,0 +1,163 @@
+"""``checkpoint list``, ``show``, ``verify``, ``diff`` and ``export`` as a person sees them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich.console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from dlrm.checkpoint.increments import open_chain
+from dlrm.checkpoint.stored import Checkpoint
+from dlrm.checkpoint_tools.comparing import Comparison, compare, config_differences
+from dlrm.checkpoint_tools.exporting import export, tensors_to_export
+from dlrm.checkpoint_tools.listing import entries
+from dlrm.checkpoint_tools.places import open_one
+from dlrm.checkpoint_tools.showing import config_text, facts_table, others_table, tables_table
+from dlrm.checkpoint_tools.tables import add, list_table, plain_table, show, terminal
+from dlrm.checkpoint_tools.verifying import Progress as Told
+from dlrm.checkpoint_tools.verifying import committed, damage, touched_rows_damage, with_what_they_stand_on
+from dlrm.checkpoint_tools.words import byte_size, count, counted, escaped, fact, increment_of, moment, text
+from dlrm.config.checkpoint_commands import (
+    CheckpointCommand,
+    DiffConfig,
+    ExportConfig,
+    ListConfig,
+    ShowConfig,
+    VerifyConfig,
+)
+from dlrm.errors import CheckpointError
+
+
+def run_checkpoint_command(config: CheckpointCommand) -> None:
+    """Do what the configuration is for.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged; a file cannot be written.
+    """
+    console = terminal()
+    match config:
+        case ListConfig():
+            _list(config, console)
+        case ShowConfig():
+            _show(config, console)
+        case VerifyConfig():
+            _verify(config, console)
+        case DiffConfig():
+            _diff(config, console)
+        case ExportConfig():
+            _export(config, console)
+
+
+def _say(console: rich.console.Console, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(console: rich.console.Console, what: str, total: int) -> Iterator[Told]:
+    """A bar of bytes, on a terminal; safe from several threads."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda nbytes: progress.advance(bar, nbytes)
+
+
+def _list(config: ListConfig, console: rich.console.Console) -> None:
+    found = entries(config.path)
+    if found:
+        console.print(list_table(found))
+    else:
+        _say(console, f"{escaped(config.path, 500)} holds no checkpoints")
+
+
+def _open(path: str, console: rich.console.Console) -> Checkpoint:
+    checkpoint, skipped = open_one(path)
+    for reason in skipped:
+        _say(console, f"passed over: {reason}")
+    return checkpoint
+
+
+def _show(config: ShowConfig, console: rich.console.Console) -> None:
+    if config.config:
+        sys.stdout.write(config_text(open_one(config.path)[0]))
+        return
+    checkpoint = _open(config.path, console)
+    console.print(facts_table(checkpoint))
+    show(console, "Tables", tables_table(checkpoint))
+    show(console, "Other tensors", others_table(checkpoint))
+
+
+def _verify(config: VerifyConfig, console: rich.console.Console) -> None:
+    found = with_what_they_stand_on([what for path in config.paths for what in committed(path)])
+    whole = [what for what in found if isinstance(what, Checkpoint)]
+    faults = 0
+    damaged = ""
+    with _progress(console, "verify", sum(checkpoint.manifest.bytes for checkpoint in whole)) as told:
+        for what in found:
+            errors = [what] if isinstance(what, CheckpointError) else damage(what, told) or touched_rows_damage(what)
+            for error in errors:
+                _say(console, escaped(error, 1000))
+            if isinstance(what, Checkpoint) and not errors:
+                _say(console, f"{escaped(what.path, 500)}: whole ({byte_size(what.manifest.bytes)})")
+            faults += len(errors)
+            damaged = damaged or (errors[0].path if errors else "")
+    if faults:
+        problem = f"damaged; {counted(faults, 'fault')} in {counted(len(found), 'checkpoint')}, all listed above"
+        raise CheckpointError(escaped(damaged, 500), problem, mend="restore the files or use another checkpoint")
+
+
+def _diff(config: DiffConfig, console: rich.console.Console) -> None:
+    first, second = _open(config.first, console), _open(config.second, console)
+    for letter, checkpoint in (("A", first), ("B", second)):
+        _say(console, f"{letter} is {escaped(checkpoint.path, 500)}")
+        if kind := increment_of(checkpoint):
+            _say(console, f"  an {kind}: the tensors that it holds are compared, not the state that it restores")
+    facts = plain_table(("fact", "A", "B"), words=("A", "B"))
+    for topic, one, other in zip(*_facts(first), _facts(second)[1], strict=True):
+        if one != other:
+            add(facts, topic, one, other)
+    options = plain_table(("option", "A", "B"), words=("A", "B"))
+    for path, one, other in config_differences(first, second):
+        add(options, escaped(path), escaped(one), escaped(other))
+    with _progress(console, "compare", first.manifest.bytes) as told:
+        comparison = compare(first, second, told)
+    show(console, "Facts that differ", facts)
+    show(console, "Options that differ", options)
+    _show_comparison(comparison, console)
+
+
+def _facts(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
+    """Topics, and what the checkpoint says of each."""
+    position = ("epoch", "batch", "samples")
+    values = [f"{checkpoint.step:,}", *(count(fact(checkpoint, "position", key)) for key in position)]
+    values += [moment(fact(checkpoint, "time")), text(fact(checkpoint, "reason"))]
+    return ["step", *position, "saved", "reason", "ranks"], [*values, f"{checkpoint.manifest.world_size:,}"]
+
+
+def _show_comparison(found: Comparison, console: rich.console.Console) -> None:
+    columns = ("tensor", "elements", "differ", "share", "largest difference")
+    table = plain_table(columns)
+    for change in found.changed:
+        share = f"{change.differing / change.elements:.2%}"
+        cells = (f"{change.elements:,}", f"{change.differing:,}", share, f"{change.largest:.6g}")
+        add(table, escaped(change.name), *cells)
+    show(console, "Tensors that differ", table)
+    console.print()
+    for title, names in (("only in A", found.only_first), ("only in B", found.only_second)):
+        for name in names:
+            _say(console, f"{title}: {escaped(name)}")
+    for line in found.reshaped:
+        _say(console, f"another shape or type in B: {escaped(line, 300)}")
+    _say(console, f"{counted(found.equal, 'tensor')} equal to the bit, {len(found.changed):,} with other values")
+
+
+def _export(config: ExportConfig, console: rich.console.Console) -> None:
+    chain = open_chain(_open(config.path, console))
+    names = tensors_to_export(chain, optimizer=config.optimizer)
+    pieces = [stored.piece.range for name in names for stored in chain.tip.pieces.get(name, [])]
+    with _progress(console, "export", sum(stop - start for start, stop in pieces)) as told:
+        path = export(chain, names, config.output, overwrite=config.overwrite, progress=told)
+    size = byte_size(path.stat().st_size)
+    _say(console, f"wrote {escaped(path, 500)} ({counted(len(names), 'tensor')}, {size}) of step {chain.tip.step:,}")

@@ -1,0 +1,77 @@
+"""``checkpoint list``: what there is in a folder of checkpoints, whatever its state."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dlrm.checkpoint.increments import open_chain
+from dlrm.checkpoint.manifest import COMMITTED_NAME
+from dlrm.checkpoint.names import is_discarded, is_working, step_of
+from dlrm.checkpoint.save import storage_errors
+from dlrm.checkpoint.storage import Storage
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.checkpoint_tools.places import Place, find_place
+from dlrm.checkpoint_tools.words import escaped, increment_of
+from dlrm.errors import CheckpointError
+
+_OF_A_STEP = re.compile(r"step_([0-9]{8,18})(\..*)?", re.DOTALL)
+_SET_ASIDE = ".damaged-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder among checkpoints.
+
+    Attributes:
+        name: of the folder, fit to print; state: what became of it, in words.
+        checkpoint: if it is committed and, as far as manifests and the sizes of files tell, whole with all it stands on.
+    """
+
+    name: str
+    state: str
+    checkpoint: Checkpoint | None
+
+
+def entries(path: str) -> list[Entry]:
+    """Checkpoints and what failed saves have left, the newest first; nothing but manifests and sizes is read.
+
+    Args:
+        path: folder of a run, of its checkpoints, or one checkpoint.
+
+    Raises:
+        CheckpointError: the folder cannot be listed.
+    """
+    place = find_place(path)
+    if place.is_checkpoint:
+        return [_entry(place.storage, place.path, place.name)]
+    return [_entry(place.storage, f"{place.path}/{name}", name) for name in _names(place)]
+
+
+def _names(place: Place) -> list[str]:
+    steps = [(int(match[1]), name) for name in place.names if (match := _OF_A_STEP.fullmatch(name))]
+    return [name for _, name in sorted(steps, reverse=True)]
+
+
+def _entry(storage: Storage, path: str, name: str) -> Entry:
+    shown = escaped(name)
+    if is_working(name):
+        return Entry(shown, "not committed: being written, or left by an interrupted save", None)
+    if is_discarded(name):
+        return Entry(shown, "not committed: about to be removed", None)
+    if _SET_ASIDE in name:
+        return Entry(shown, "damaged: set aside", None)
+    try:
+        with storage_errors(path, mend=""):
+            if not storage.is_folder(path):
+                return Entry(shown, "damaged: no folder, but a file or a link", None)
+            if COMMITTED_NAME not in storage.names(path):
+                return Entry(shown, "not committed", None)
+        checkpoint = open_checkpoint(path, storage)
+        open_chain(checkpoint)
+    except CheckpointError as error:
+        where = error.path.removeprefix(path).strip("/")
+        return Entry(shown, f"damaged: {escaped(f'{where} {error.problem}'.strip(), 300)}", None)
+    if step_of(name) not in (None, checkpoint.step):
+        return Entry(shown, f"damaged: is of step {checkpoint.step}", None)
+    return Entry(shown, increment_of(checkpoint) or "committed", checkpoint)

@@ -1,0 +1,112 @@
+"""From what a person writes on the command line to checkpoints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlrm.checkpoint.folder import newest_good
+from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME
+from dlrm.checkpoint.names import step_of
+from dlrm.checkpoint.remote import located
+from dlrm.checkpoint.save import storage_errors
+from dlrm.checkpoint.storage import Storage
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.checkpoint_tools.words import escaped
+from dlrm.errors import CheckpointError
+from dlrm.remote.paths import is_remote
+
+CHECKPOINTS_NAME = "checkpoints"
+"""In a run's folder: where its checkpoints are."""
+
+
+def storage_of(path: str) -> tuple[Storage, str]:
+    """Where a path or URL is, and the path there, without ``~`` and a slash at the end.
+
+    Raises:
+        CheckpointError: nowhere that this program can read.
+    """
+    storage, plain = located(path if is_remote(path) else os.path.expanduser(path))
+    return storage, plain.rstrip("/") or "/"
+
+
+def local_file(path: str) -> Path:
+    """A file of this host, which is what large files are mapped from and written to.
+
+    Raises:
+        CheckpointError: it is on no file system.
+    """
+    if is_remote(path):
+        raise CheckpointError(path, "is remote", mend="name a file of this host, and copy it")
+    return Path(storage_of(path)[1])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that is a checkpoint, or holds checkpoints.
+
+    Attributes:
+        path: without ``~`` and a slash at the end; storage: where that is.
+        names: what it holds.
+    """
+
+    path: str
+    storage: Storage
+    names: tuple[str, ...]
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is, or was to become, a checkpoint."""
+        return bool({COMMITTED_NAME, MANIFEST_NAME} & set(self.names)) or step_of(self.name) is not None
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+def find_place(path: str) -> Place:
+    """The folder that a person means: a checkpoint's, or the one of a run's checkpoints.
+
+    Args:
+        path: one of these, or the folder of a run.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    storage, plain = storage_of(path)
+    place = _listed(plain, storage)
+    if not place.is_checkpoint and CHECKPOINTS_NAME in place.names:
+        return _listed(f"{place.path}/{CHECKPOINTS_NAME}", place.storage)
+    return place
+
+
+def _listed(path: str, storage: Storage) -> Place:
+    with storage_errors(path, mend=""):
+        try:
+            return Place(path, storage, tuple(storage.names(path)))
+        except FileNotFoundError:
+            raise CheckpointError(path, "there is no such folder", mend="check the path") from None
+        except NotADirectoryError:
+            raise CheckpointError(path, "is a file", mend="name the folder of a run or a checkpoint") from None
+
+
+def open_one(path: str) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint that a person means, and why newer ones in the same folder were passed over.
+
+    Args:
+        path: a checkpoint; or the folder of a run or of its checkpoints, for the newest good one.
+
+    Raises:
+        CheckpointError: it is not committed, or damaged; there is none in the folder.
+    """
+    place = find_place(path)
+    if place.is_checkpoint:
+        return open_checkpoint(place.path, place.storage), []
+    newest, skipped = newest_good(place.path, storage=place.storage)
+    reasons = [escaped(other.why, 500) for other in skipped]
+    if newest is None:
+        why = f" ({reasons[0]})" if reasons else ""
+        raise CheckpointError(place.path, f"holds no good checkpoint{why}", mend="name another folder")
+    return newest, reasons

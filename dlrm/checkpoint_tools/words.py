@@ -1,0 +1,88 @@
+"""What is in a checkpoint as words: escaped, shortened, and "?" where it is not what a trainer would have written."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dlrm.checkpoint.stored import Checkpoint
+
+LONGEST = 100
+UNKNOWN = "?"
+_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def escaped(value: Any, longest: int = LONGEST) -> str:
+    """Text without anything that a terminal would obey, in one line of at most ``longest`` characters."""
+    text = str(value)
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+
+
+def fact(checkpoint: Checkpoint, *path: str) -> Any:
+    """What the writer noted under ``path``, of whatever type; None if there is nothing."""
+    found: Any = checkpoint.facts
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def count(value: Any) -> str:
+    """An integer with its thousands."""
+    return escaped(f"{value:,}") if type(value) is int else UNKNOWN
+
+
+def text(value: Any) -> str:
+    """Text that somebody wrote."""
+    return escaped(value) if isinstance(value, str) else UNKNOWN
+
+
+def figure(value: Any) -> str:
+    """A metric."""
+    return f"{value:.6g}" if isinstance(value, float) else count(value)
+
+
+def moment(value: Any) -> str:
+    """Seconds since the epoch as local date and time."""
+    if type(value) not in (int, float):
+        return UNKNOWN
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    except (OverflowError, ValueError, OSError):  # beyond the calendar
+        return UNKNOWN
+
+
+def byte_size(value: float) -> str:
+    """A number of bytes as people read it."""
+    for size, unit in _UNITS:
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 tensor``, ``24 tensors``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def increment_of(checkpoint: Checkpoint) -> str:
+    """What a checkpoint that is an increment builds on, in words; empty if it stands on its own."""
+    if checkpoint.facts.get("increment") is None:
+        return ""
+    return f"increment of step {count(fact(checkpoint, 'increment', 'parent', 'step'))}"
+
+
+def metrics(checkpoint: Checkpoint) -> dict[str, float]:
+    """The figures that were noted by name: those of the last validation first."""
+    found = fact(checkpoint, "metrics")
+    history = found.get("validation") if isinstance(found, dict) else None
+    last = history[-1] if isinstance(history, list) and history else None
+    scores = last[-1] if isinstance(last, list) and last else None
+    both = [group for group in (scores, found) if isinstance(group, dict)]
+    return {name: value for group in both for name, value in group.items() if type(value) in (int, float)}
+
+
+def best_metric(checkpoint: Checkpoint) -> str:
+    """The metric by which the best checkpoint of a run is known, and its value then; empty if there is none."""
+    metric, value = fact(checkpoint, "best", "metric"), fact(checkpoint, "best", "value")
+    return f"{text(metric)} {figure(value)}" if metric is not None else ""

@@ -1,0 +1,104 @@
+"""diff against a comparison of whole tensors."""
+
+import math
+
+import pytest
+import torch
+
+from dlrm.checkpoint.stored import open_checkpoint
+from dlrm.checkpoint_tools import comparing
+from dlrm.checkpoint_tools.comparing import Change, compare, config_differences
+from dlrm.errors import CheckpointError
+from tests.unit.checkpoint.states import State, small_pieces
+from tests.unit.checkpoint_tools.runs import SHAPES, a_state, command, flip, save
+
+
+def changed_in(one, other):
+    """Elements with other bits, and the largest difference, the simple way."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    where = one.view(bits) != other.view(bits)
+    distances = (one.double() - other.double()).abs()[where]
+    return int(where.sum()), distances.max().item() if len(distances) else 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_way_the_two_are_cut_the_difference_is_that_of_the_whole_tensors(seed, tmp_path, monkeypatch):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(comparing, "_KEPT_BYTES", 300)
+    monkeypatch.setattr(comparing, "_CHUNK_ELEMENTS", 16)
+    generator = torch.Generator().manual_seed(seed)
+    values, others = {}, {}
+    for name, (shape, dtype) in SHAPES.items():
+        kind = getattr(torch, dtype)
+        values[name] = (torch.randn(shape, generator=generator, dtype=torch.float64) * 9).to(kind)
+        keep = torch.rand(shape, generator=generator) < 0.7
+        drawn = (torch.randn(shape, generator=generator, dtype=torch.float64) * 9).to(kind)
+        others[name] = torch.where(keep, values[name], drawn)
+    first = open_checkpoint(save(tmp_path / "a", 1, State(values), seed=seed))
+    second = open_checkpoint(save(tmp_path / "b", 1, State(others), world_size=3, seed=seed + 100))
+    told = []
+    found = compare(first, second, told.append)
+    expected = {name: changed_in(values[name], others[name]) for name in SHAPES}
+    assert {c.name: (c.differing, c.largest) for c in found.changed} == {k: v for k, v in expected.items() if v[0]}
+    assert all(change.elements == math.prod(SHAPES[change.name][0]) for change in found.changed)
+    assert found.equal == len(SHAPES) - len(found.changed)
+    assert sum(told) == sum(value.nbytes for value in values.values())
+
+
+def test_what_is_not_a_number_is_compared_by_its_bits(tmp_path):
+    nan, inf = math.nan, math.inf
+    one = torch.tensor([nan, 1.0, inf, -0.0, 5.0])
+    first = open_checkpoint(save(tmp_path / "a", 1, State({"w": one, "v": one.clone()})))
+    two = torch.tensor([nan, 1.0, inf, 0.0, 5.0])
+    second = open_checkpoint(save(tmp_path / "b", 1, State({"w": two, "v": torch.tensor([nan, nan, inf, -0.0, 7.0])})))
+    found = {change.name: change for change in compare(first, second, lambda _: None).changed}
+    assert found["w"] == Change("w", 5, 1, 0.0)
+    assert found["v"].differing == 2
+    assert math.isnan(found["v"].largest)
+
+
+def test_pieces_with_equal_checksums_are_not_read(tmp_path):
+    state = a_state()
+    paths = [save(tmp_path / name, 1, state) for name in "ab"]
+    for file in paths[1].glob("*.safetensors"):
+        flip(file)  # would be found if it was read
+    found = compare(*map(open_checkpoint, paths), lambda _: None)
+    assert (found.changed, found.equal) == ([], len(SHAPES))
+
+
+def test_damage_is_found_where_values_are_compared(tmp_path):
+    paths = [save(tmp_path / name, 1, a_state(seed)) for seed, name in enumerate("ab")]
+    for file in paths[1].glob("*.safetensors"):
+        flip(file)
+    with pytest.raises(CheckpointError, match="not those that were written"):
+        compare(*map(open_checkpoint, paths), lambda _: None)
+
+
+def test_tensors_of_one_or_another_shape_facts_and_options_are_named(tmp_path, capsys):
+    one = a_state(shapes={"same": ((3,), "int64"), "gone": ((2,), "float32"), "other": ((2, 3), "float32")})
+    two = a_state(shapes={"same": ((3,), "int64"), "new": ((2,), "float32"), "other": ((3, 2), "float32")})
+    save(tmp_path / "a", 10, one, config={"a": {"b": 1, "c": [1, 2]}, "d": {}, "e": 1})
+    save(tmp_path / "b", 30, two, config={"a": {"b": 2, "c": [1, 2]}, "d": {"x": None}, "e": 1}, reason="at the end")
+    shown = command(capsys, "diff", tmp_path / "a", tmp_path / "b")
+    assert "only in A: gone" in shown
+    assert "only in B: new" in shown
+    assert "another shape or type in B: other: float32 [2, 3], float32 [3, 2]" in shown
+    assert "1 tensor equal to the bit, 0 with other values" in shown
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    for line in (
+        "step 10 30",
+        "samples 25,600 76,800",
+        "reason every 10 steps at the end",
+        "a.b 1 2",
+        "d.x absent None",
+    ):
+        assert line in lines
+    assert not any(line.startswith(("a.c", "e ", "epoch")) for line in lines)
+    assert "largest difference" not in shown
+
+
+def test_configurations_of_any_kind_are_compared(tmp_path):
+    first = open_checkpoint(save(tmp_path / "a", 1, a_state(), config=None))
+    second = open_checkpoint(save(tmp_path / "b", 1, a_state(), config={"a": {"b": [1]}}))
+    assert list(config_differences(first, second)) == [("a.b", "absent", "[1]")]
+    assert list(config_differences(first, first)) == []
