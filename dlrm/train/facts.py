@@ -137,6 +137,7 @@ class SavedFacts(_Fact):
         ]
         if measured.validation_history:
             measured.validation_step, measured.validation = measured.validation_history[-1]
+        measured.unrecorded = metrics.loss_samples > 0
         if leader:
             measured.loss_sums_2.copy_(torch.tensor([metrics.loss_sum, metrics.loss_samples], dtype=torch.float64))
 

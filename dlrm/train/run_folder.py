@@ -39,7 +39,7 @@ from dlrm.errors import ConfigError
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
 _STARTS = "processes.jsonl"
-_FIRST = (".lock", "config.yaml.part")
+_FIRST = (".lock", _STARTS, "config.yaml.part")
 _LOCK_PATIENCE_S = 10.0
 _locks: list[IO[str]] = []  # held, open, until the process ends
 
@@ -75,11 +75,12 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
         try:
             run = _find_or_make(config, launchers)
             _lock(run.path)
-            _write(run.path / "config.yaml", dump_config(config))
-            write_json(run.path / "environment.json", environment(world))
+            # First of all, so that ranks which are started again know the folder however early they were killed.
             start = {"time": time.time(), "host": socket.gethostname(), "ranks": world.size, "launchers": launchers}
             with (run.path / _STARTS).open("a") as lines:
                 lines.write(json.dumps(start) + "\n")
+            _write(run.path / "config.yaml", dump_config(config))
+            write_json(run.path / "environment.json", environment(world))
         except OSError as error:
             raise ConfigError.at(
                 "run.dir", f"{error.filename}: {error.strerror}; choose a folder to write to"

@@ -32,12 +32,14 @@ class Measured:
         throughput: training time only; before: of earlier processes of the run.
         last_loss: mean loss of the last recorded window.
         loss_sums_2: float64 on the device, this rank's sum of losses and number of samples since the last record.
+        unrecorded: whether anything was trained since then.
         validation: of the last evaluation, and the step it was made at.
     """
 
     throughput: ThroughputMeter
     before: Throughput = field(default_factory=Throughput)
     loss_sums_2: torch.Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    unrecorded: bool = False
     last_loss: float | None = None
     validation: BinaryResult | None = None
     validation_step: int | None = None
@@ -88,6 +90,7 @@ class LossAndSpeed(Hook):
         samples = position.samples - self._position.samples
         self._position = position
         self._measured.throughput.count(samples)
+        self._measured.unrecorded = True
         self._measured.loss_sums_2[0] += output.loss.double() * (samples / self._world.size)
         self._measured.loss_sums_2[1] += output.weights_B.sum()  # without padding and without samples that were skipped
         if position.step % self._every_steps == 0:
@@ -95,7 +98,7 @@ class LossAndSpeed(Hook):
 
     def on_end(self, position: Position, reason: str) -> None:
         """Record the steps since the last record; training time ends here."""
-        if position.step % self._every_steps:
+        if self._measured.unrecorded:
             self._record()
         self._measured.throughput.stop()
 
@@ -104,6 +107,7 @@ class LossAndSpeed(Hook):
         self._world.collectives.all_reduce_sum_(sums_2)
         losses, samples = sums_2.tolist()
         sums_2.zero_()
+        self._measured.unrecorded = False
         if not samples:  # of all ranks together, so that all of them leave
             problem = f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip)"
             raise DataError("training samples", problem, mend="check data.rows and the files: nothing is trained on")

@@ -99,7 +99,7 @@ def test_a_folder_that_another_process_trains_into_is_left_alone(tmp_path, optio
     assert (folder / "config.yaml").exists()
 
 
-@pytest.mark.parametrize("left", [[], [".lock"], [".lock", "config.yaml.part"]])
+@pytest.mark.parametrize("left", [[], [".lock"], [".lock", "processes.jsonl", "config.yaml.part"]])
 def test_a_folder_that_was_left_before_anything_was_written_is_that_of_the_run(tmp_path, left):
     (tmp_path / "a").mkdir()
     for name in left:
