@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Names, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
+from dlrm.config.base import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
 from dlrm.config.data.packed import PartSplit
+from dlrm.config.data.paths import InputPath, InputPaths
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.run import DistributedConfig
 
@@ -70,8 +71,9 @@ class FixedDense(Section):
 class PreprocessConfig(Section):
     """Raw Criteo files into a packed data set."""
 
-    input: Names
-    """Raw files (plain, gzip or zstd), patterns (``raw/day_*``) or a folder of them."""
+    input: InputPaths
+    """Raw files (plain, gzip or zstd), patterns (``raw/day_*``) or a folder of them. Where those of a folder or a pattern
+    are numbered, no number may be missing."""
     output: str
     """Folder for the packed data set; with several hosts, one that all of them see."""
     num_dense: PositiveInt = 13
@@ -89,7 +91,8 @@ class PreprocessConfig(Section):
     seed: NonNegativeInt = 0
     """Seed of the shuffle."""
     bad_rows: Literal["error", "skip"] = "error"
-    """What to do about a malformed row: stop with its file, row and column, or leave it out and count it."""
+    """What to do about a malformed row: stop with its file, row and column, or leave it out and count it. A job that one
+    has stopped goes on where skip is set then."""
     workers: NonNegativeInt = 0
     """Threads of this process; 0: one a core."""
     chunk_mib: Annotated[PositiveInt, Field(le=1024)] = 16
@@ -99,8 +102,9 @@ class PreprocessConfig(Section):
     keep_work: bool = False
     """Keep the intermediate files (<output>/preprocess.work) after the end."""
     overwrite: bool = False
-    """Start over where the output is finished, or was begun with other parameters or sources: what this command has left
-    there is removed first. Without it a finished output stays, and other parameters or sources are an error."""
+    """Start over where the output is finished, or was begun with other parameters or sources. A finished data set is
+    removed once all of the new input was parsed. Without this option it stays, and other parameters or sources are an
+    error."""
     distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
@@ -118,12 +122,12 @@ class PreprocessConfig(Section):
 class InspectConfig(Section):
     """What to show of a packed data set."""
 
-    path: str
+    path: InputPath
     """Folder of the data set."""
     verify: bool = False
     """Read everything: check every checksum, every id, every label and dense value."""
-    pictures: str = ""
-    """Folder for the pictures; <path>/inspect if left out."""
+    pictures: InputPath = ""
+    """Folder for the pictures; <path>/inspect if left out, and none are drawn where that cannot be written."""
     sample_rows: PositiveInt = 1_000_000
     """Rows of each part that figures without a record in dataset.json are taken from, spread evenly."""
 
@@ -131,7 +135,7 @@ class InspectConfig(Section):
 class MaterializeConfig(Section):
     """MLPerf DLRM-DCNv2's multi-hot files from a packed one-hot data set."""
 
-    path: str
+    path: InputPath
     """Folder of the packed one-hot data set."""
     output: str = ""
     """Folder for ``<part>_sparse_multi_hot.npz``; the data set's own if left out."""
@@ -155,9 +159,9 @@ class MaterializeConfig(Section):
 class SynthesizeConfig(Section):
     """Profile the id streams of a packed data set, or write a packed data set that repeats ids like a profile."""
 
-    source: str = ""
+    source: InputPath = ""
     """Packed data set to profile."""
-    profile: str
+    profile: InputPath
     """File of the profile (JSON): written where source is given, read otherwise."""
     max_ids: PositiveInt = 10_000_000
     """Ids of each column to profile, from the first training row on; about 45 bytes of memory each, for up to 4 columns at

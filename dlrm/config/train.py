@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dlrm.config.base import Fraction, NonNegativeInt, Number, PositiveInt, Section
 
@@ -39,6 +39,15 @@ class TrainConfig(Section):
     """Batches that are read ahead of their use."""
     read_threads: PositiveInt = 2
     """Threads of each rank that read them."""
+
+    @model_validator(mode="after")
+    def _blocks_are_for_shuffling(self) -> Self:
+        if self.shuffle_block_samples and not self.shuffle:
+            raise ValueError(
+                f"shuffle_block_samples is {self.shuffle_block_samples} although shuffle is false: set shuffle to true, or "
+                "shuffle_block_samples to 0"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

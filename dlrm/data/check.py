@@ -27,12 +27,14 @@ class BadValueCounts:
     """How many bad values were let pass, by column; exact sums that threads may add to and anyone may read.
 
     Attributes:
-        columns: names of what is counted: dense columns (not finite), tables (ids outside), the label (neither 0 nor 1)
-            and, last, the samples that were skipped for any of these.
+        columns: names of what is counted: dense columns (not finite), tables (ids outside), where ids may be null tables
+            once more (nulls), the label (neither 0 nor 1) and, last, the samples that were skipped for any of these.
     """
 
-    def __init__(self, schema: Schema) -> None:
-        self.columns = (*schema.dense, *(feature.name for feature in schema.sparse), LABEL, SKIPPED)
+    def __init__(self, schema: Schema, *, nulls: bool = False) -> None:
+        tables = [feature.name for feature in schema.sparse]
+        null_tables = [f"{name} (null)" for name in tables] if nulls else []
+        self.columns = (*schema.dense, *tables, *null_tables, LABEL, SKIPPED)
         self._counts_C = torch.zeros(len(self.columns), dtype=torch.int64)
         self._lock = threading.Lock()
 
@@ -60,7 +62,8 @@ class SampleCheck:
     """Checks samples of one source against its schema. Threads may share one.
 
     Args:
-        source: where the samples come from; its table sizes bound the ids.
+        source: where the samples come from; its table sizes bound the ids. Where it has an attribute ``null_id``, an int,
+            that id stands for an absent one and is called null.
         bad_rows: ``error``; ``hash``: a bad id modulo the table's rows; ``clamp``: the nearest valid id; ``skip``: the
             sample keeps its place in the batch, with empty bags and weight 0. A dense value that is not finite and a
             label other than 0 and 1 are errors unless they are skipped.
@@ -70,6 +73,7 @@ class SampleCheck:
         sparse = source.schema.sparse
         self._source = source
         self._policy = bad_rows
+        self._null_id: int | None = getattr(source, "null_id", None)
         self._dense_names = source.schema.dense
         self._id_names = [feature.name for feature in sparse for _ in range(feature.hotness)]
         self._hotness_F = torch.tensor([feature.hotness for feature in sparse], dtype=torch.int32)
@@ -80,7 +84,7 @@ class SampleCheck:
             torch.int32: self._rows_S.clamp(max=2**31).numpy().astype(np.uint32),
             torch.int64: self._rows_S.numpy().astype(np.uint64),
         }
-        self.counts = BadValueCounts(source.schema)
+        self.counts = BadValueCounts(source.schema, nulls=self._null_id is not None)
 
     def __call__(self, samples: Samples, index_B: torch.Tensor) -> Samples:
         """The samples as they may be trained on: the same object where all is well.
@@ -108,10 +112,10 @@ class SampleCheck:
             self._refuse_ids(samples, bad_ids_BS, index_B)
         if self._policy == "skip":
             bad_B = bad_ids_BS.any(1) | bad_dense_BN.any(1) | bad_label_B
-            self._count(bad_ids_BS, bad_dense_BN, bad_label_B, bad_B)
+            self._count(samples, bad_ids_BS, bad_dense_BN, bad_label_B, bad_B)
             return self._skipped(samples, bad_B)
         self._refuse_others(samples, bad_dense_BN, bad_label_B, index_B)
-        self._count(bad_ids_BS, bad_dense_BN, bad_label_B, torch.zeros_like(bad_label_B))
+        self._count(samples, bad_ids_BS, bad_dense_BN, bad_label_B, torch.zeros_like(bad_label_B))
         mended_BS = ids_BS % self._rows_S if self._policy == "hash" else ids_BS.clamp(min=0).minimum(self._rows_S - 1)
         return replace(samples, ids_BS=mended_BS.to(ids_BS.dtype))
 
@@ -126,18 +130,32 @@ class SampleCheck:
             weights_B=weights_B.masked_fill(bad_B, 0),
         )
 
-    def _count(self, ids_BS: torch.Tensor, dense_BN: torch.Tensor, label_B: torch.Tensor, skip_B: torch.Tensor) -> None:
-        ids_F = torch.zeros(len(self._hotness_F), dtype=torch.int64).index_add_(0, self._feature_S, ids_BS.sum(0))
-        self.counts.add(torch.cat([dense_BN.sum(0), ids_F, label_B.sum()[None], skip_B.sum()[None]]))
+    def _count(
+        self,
+        samples: Samples,
+        ids_BS: torch.Tensor,
+        dense_BN: torch.Tensor,
+        label_B: torch.Tensor,
+        skip_B: torch.Tensor,
+    ) -> None:
+        by_table = [self._by_table(ids_BS)]
+        if self._null_id is not None:
+            null_BS = samples.ids_BS == self._null_id
+            by_table = [self._by_table(ids_BS & ~null_BS), self._by_table(null_BS)]
+        self.counts.add(torch.cat([dense_BN.sum(0), *by_table, label_B.sum()[None], skip_B.sum()[None]]))
+
+    def _by_table(self, bad_BS: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(self._hotness_F), dtype=torch.int64).index_add_(0, self._feature_S, bad_BS.sum(0))
 
     def _refuse_ids(self, samples: Samples, bad_BS: torch.Tensor, index_B: torch.Tensor) -> None:
         if bad_BS.any():
             at, column = bad_BS.nonzero()[0].tolist()
             found, last = samples.ids_BS[at, column].item(), self._rows_S[column].item() - 1
+            shown = f"null (or {found})" if found == self._null_id else found
             raise self._error(
                 index_B[at],
                 self._id_names[column],
-                f"id {found} is outside of its table (0 .. {last})",
+                f"id {shown} is outside of its table (0 .. {last})",
                 "enlarge the table, mend the data or, where the data has the option, set data.bad_rows",
             )
 

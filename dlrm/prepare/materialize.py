@@ -31,11 +31,11 @@ from dlrm.data.packed.arrays import MappedFile
 from dlrm.data.packed.folder import PackedPart, open_packed
 from dlrm.data.packed.manifest import SUFFIXES, FileRecord, Manifest, PartRecord
 from dlrm.data.packed.naming import read_manifest
-from dlrm.data.packed.npz import map_members
+from dlrm.data.packed.npz import map_members, verify_checksums
 from dlrm.data.packed.remote import is_remote
 from dlrm.data.packed.write import file_record, npy_header, write_manifest, written_beside
 from dlrm.errors import ConfigError, DataError, SetupError
-from dlrm.prepare.preprocess.progress import Progress, shown_progress
+from dlrm.prepare.progress import Progress, shown_progress
 from dlrm.schema import Schema
 
 T = TypeVar("T")
@@ -86,6 +86,10 @@ def _materialize(config: MaterializeConfig, source: Path, output: Path, progress
     _check_room(output, missing)
     progress.step("lookup tables", recipe.starts[-1])
     bags = LookupBags(recipe, config.cache_dir, progress.advance)
+    kept = [file for file in files if file not in missing]
+    progress.step("checksums of what is there", sum(file.array_bytes for file in kept))
+    for file in _ahead(_PartFile.verified, kept):
+        progress.advance(file.array_bytes)
     progress.step("checks", sum(file.part.rows for file in files))
     for file in files:
         if file in missing:
@@ -141,13 +145,21 @@ class _PartFile:
                 mend="give the right rows, mend the data, or set bad_ids to hash, which takes it modulo the rows",
             )
 
+    def verified(self) -> _PartFile:
+        """Make sure that the bytes of a file that is there are those that were written: an archive with the right CRCs."""
+        try:
+            verify_checksums(MappedFile(str(self.path)))
+        except DataError as error:
+            raise _anew(error) from None
+        return self
+
     def check_kept(self, bags: LookupBags) -> None:
         """Make sure that a file that is there is what this run would write: its form, and rows from all over it."""
         some_K = np.linspace(0, self.part.rows - 1, min(self.part.rows, _COMPARED_ROWS)).astype(np.int64)
         try:
             arrays = map_members(MappedFile(str(self.path)), ("<i4",), count=len(self._features))
         except DataError as error:
-            raise DataError(error.path, error.problem, mend="set overwrite to true to write it anew") from None
+            raise _anew(error) from None
         for feature, array_ML in enumerate(arrays):
             shape = (self.part.rows, self._features[feature].hotness)
             name, column = f"{self.path}:{feature}.npy", self._features[feature].name
@@ -186,6 +198,10 @@ class _PartFile:
         bags_BL = np.empty((len(ids_B), self._features[feature].hotness), dtype="<i4")
         bags.fill(feature, ids_B, bags_BL)
         return bags_BL
+
+
+def _anew(error: DataError) -> DataError:
+    return DataError(error.path, error.problem, mend="set overwrite to true to write it anew")
 
 
 def _ahead(make: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from dlrm.config.data import RandomData
 from dlrm.config.prepare import SynthesizeConfig
-from dlrm.data.packed.folder import PackedFolder, open_packed
+from dlrm.data.packed.folder import PackedFolder, PackedPart, open_packed
 from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, PartRecord, SparseRecord, split_records
 from dlrm.data.packed.naming import read_manifest
 from dlrm.data.packed.remote import is_remote
@@ -72,7 +72,7 @@ def profile_packed(config: SynthesizeConfig, console: Console) -> TraceProfile:
 
     Raises:
         ConfigError: the data set does not say how large its tables are, nor does the configuration.
-        DataError: it cannot be read or has no rows.
+        DataError: it cannot be read, has no rows, or has an id outside of its table.
     """
     folder = _open(config)
     spans = _training_rows(folder, min(config.max_ids, MOST_REFERENCES))
@@ -189,9 +189,26 @@ def _read_columns(folder: PackedFolder, spans: Sequence[Span], first: int, count
         sparse_MF = parts[span.part].sparse_MF
         for start in range(span.start, span.stop, _ROWS_AT_A_TIME):
             ids_BF = sparse_MF[start : min(start + _ROWS_AT_A_TIME, span.stop), first : first + count]
+            _check_ids(folder, parts[span.part], ids_BF, start, first)
             streams_FM[:, place : place + len(ids_BF)] = ids_BF.T
             place += len(ids_BF)
     return streams_FM
+
+
+def _check_ids(folder: PackedFolder, part: PackedPart, ids_BF: NDArray[np.integer], start: int, first: int) -> None:
+    """Make sure that ids are those of rows of a table; ``start`` is the first one's row, ``first`` its column."""
+    features = folder.schema.sparse[first : first + ids_BF.shape[1]]
+    rows_F = np.array([feature.rows for feature in features])
+    if ((ids_BF.min(axis=0) >= 0) & (ids_BF.max(axis=0) < rows_F)).all():
+        return
+    row, column = np.argwhere((ids_BF < 0) | (ids_BF >= rows_F))[0]
+    raise DataError(
+        part.paths["sparse"],
+        f"id {ids_BF[row, column]} is outside of its table (0 .. {rows_F[column] - 1})",
+        row=start + int(row) + 1,
+        column=features[column].name,
+        mend="mend the data, or give the right rows where dataset.json does not say them",
+    )
 
 
 def _write_part(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dlrm.config.base import NamesIfAny, NonNegativeInt, Section, Sizes
+from dlrm.config.data.paths import InputPath
 
 BadRows = Literal["error", "hash", "clamp", "skip"]
 
@@ -83,7 +84,7 @@ class PackedData(Section):
     """
 
     kind: Literal["packed"] = "packed"
-    path: str
+    path: InputPath
     """Folder of the data set, or its URL: http://, https:// or, where boto3 is installed, s3://."""
     cache_dir: str = "~/.cache/dlrm"
     """Where files of a remote data set are kept on this host."""

@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from dlrm.config.base import Names, NamesIfAny, Number, PositiveFloat, Section, Sizes
 from dlrm.config.data.packed import BadRows
+from dlrm.config.data.paths import InputPath
 
 
 class FileSplit(Section):
@@ -30,7 +31,7 @@ class ParquetData(Section):
     """
 
     kind: Literal["parquet"] = "parquet"
-    path: str
+    path: InputPath
     """Folder of the files."""
     files: FileSplit = FileSplit()
     label: str = "label"
@@ -48,7 +49,8 @@ class ParquetData(Section):
     cache_gib: PositiveFloat = 1.0
     """Memory of a rank for decoded row groups; the largest must fit."""
     bad_rows: BadRows = "error"
-    """As for packed data; a null id counts as -1, which is outside of every table."""
+    """As for packed data. A null id is outside of every table and counts as -1, and so does a list of more than hotness
+    ids where bad_rows is skip; otherwise such a list is an error."""
 
     @model_validator(mode="after")
     def _path_and_one_entry_per_column(self) -> Self:

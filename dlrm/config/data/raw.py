@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Names, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Sizes
+from dlrm.config.base import NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Sizes
+from dlrm.config.data.paths import InputPaths
 
 
 class VocabularyCategories(Section):
@@ -91,7 +92,7 @@ class CriteoTsvData(Section):
     """
 
     kind: Literal["criteo_tsv"] = "criteo_tsv"
-    paths: Names
+    paths: InputPaths
     """Files, in time order; together they are one sequence of rows."""
     num_dense: PositiveInt = 13
     """Integer columns after the label."""

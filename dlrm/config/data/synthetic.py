@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dlrm.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share, Sizes
+from dlrm.config.data.paths import InputPath
 
 # 26 tables, one of them tiny, the largest large enough for its tail to be rare: Criteo's shape at a laptop's size.
 PLANTED_ROWS = (
@@ -63,7 +64,7 @@ class TraceIds(Section):
     """
 
     kind: Literal["trace"] = "trace"
-    path: str
+    path: InputPath
     """Profile written by ``dlrm_main.py synthesize``; if it has fewer columns than there are tables, they are taken in
     turn."""
 

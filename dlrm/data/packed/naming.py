@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dlrm.data.packed.arrays import PREPARE_AGAIN
@@ -75,6 +75,43 @@ def find_parts(folder: str, manifest: Manifest | None, needed: Sequence[FileKind
     return tuple(_whole(part, needed, folder, root) for part in parts)
 
 
+def check_numbers(where: str, parts: Collection[str], *, mend: str, others: Collection[str] = ()) -> None:
+    """Make sure that no part is missing, or there twice, among those that are numbered (``day_0`` ...), by any stem.
+
+    The smallest number may be any.
+
+    Args:
+        where: how messages call the place where the parts are.
+        parts: their names.
+        mend: what the user can do about a missing part.
+        others: parts of other places, which are not missing here.
+
+    Raises:
+        DataError: one is missing or there twice.
+    """
+    elsewhere = {_number(name) for name in others}
+    last: dict[str, tuple[int, str]] = {}
+    for part in sorted(parts, key=natural_key):
+        found = _number(part)
+        if found is None:
+            continue
+        stem, number = found
+        previous, previous_name = last.get(stem, (number - 1, ""))
+        if number == previous:
+            problem = f"parts {previous_name} and {part} have the same number"
+            raise DataError(where, problem, mend="move the files of one of them away")
+        missing = next((n for n in range(previous + 1, number) if (stem, n) not in elsewhere), None)
+        if missing is not None:
+            raise DataError(where, f"part {stem}{missing} is missing between {previous_name} and {part}", mend=mend)
+        last[stem] = number, part
+
+
+def _number(part: str) -> tuple[str, int] | None:
+    """The stem and the number of a part's name, if it has one."""
+    match = _NUMBERED.match(part)
+    return (match["stem"], int(match["number"])) if match else None
+
+
 def _whole(part: PartFiles, needed: Sequence[FileKind], folder: str, root: str) -> PartFiles:
     by_name: dict[FileKind, str] = {kind: os.path.join(folder, part.name + SUFFIXES[kind]) for kind in needed}
     paths = {**by_name, **part.paths}
@@ -111,7 +148,7 @@ def _named(folder: str) -> tuple[PartFiles, ...]:
     if not found:
         problem = f"holds no packed data: neither {MANIFEST_NAME} nor a file <part>{SUFFIXES['dense']}"
         raise DataError(folder, problem, mend="name the folder of a packed data set, or preprocess raw data first")
-    _check_numbers(folder, sorted(found, key=natural_key))
+    check_numbers(folder, list(found), mend="add its files, or rename the parts")
     return tuple(PartFiles(name, found[name]) for name in sorted(found, key=natural_key))
 
 
@@ -120,20 +157,3 @@ def _list_folder(folder: str) -> list[str]:
         return os.listdir(folder)
     except OSError as error:
         raise DataError(folder, f"cannot be listed ({error.strerror})", mend="check its permissions") from None
-
-
-def _check_numbers(folder: str, parts: Sequence[str]) -> None:
-    last: dict[str, tuple[int, str]] = {}
-    for part in parts:
-        match = _NUMBERED.match(part)
-        if match is None:
-            continue
-        number = int(match["number"])
-        previous, previous_name = last.get(match["stem"], (number - 1, ""))
-        if number == previous:
-            problem = f"parts {previous_name} and {part} have the same number"
-            raise DataError(folder, problem, mend="move the files of one of them away")
-        if number > previous + 1:
-            problem = f"part {match['stem']}{previous + 1} is missing between {previous_name} and {part}"
-            raise DataError(folder, problem, mend="add its files, or rename the parts")
-        last[match["stem"]] = (number, part)

@@ -23,11 +23,13 @@ class ColumnMap:
         label: column of the label.
         schema: names of the dense and sparse columns, table sizes and most ids of a bag.
         dense_missing: stands for a null in a dense column.
+        skips_long: a sample with a list longer than its hotness is to be skipped; otherwise it is an error.
     """
 
     label: str
     schema: Schema
     dense_missing: float
+    skips_long: bool = False
 
     @classmethod
     def of(cls, config: ParquetData) -> ColumnMap:
@@ -36,7 +38,7 @@ class ColumnMap:
         rows = config.rows * count if len(config.rows) == 1 else config.rows
         hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
         sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, strict=True))
-        return cls(config.label, Schema(config.dense, sparse), config.dense_missing)
+        return cls(config.label, Schema(config.dense, sparse), config.dense_missing, config.bad_rows == "skip")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dlrm.config.data import ParquetData
 from dlrm.data.parquet.cache import GroupCache
 from dlrm.data.parquet.columns import ColumnMap, is_list, mapping_problems
-from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
+from dlrm.data.parquet.decode import NULL_ID, DecodedGroup, decode_group, joined, no_samples
 from dlrm.data.parquet.files import ParquetPart, find_files, open_part, probe
 from dlrm.data.source import Dataset, Samples
 from dlrm.errors import ConfigError, DataError
@@ -56,6 +56,9 @@ class ParquetSource:
         self._groups = tuple(group for part in parts for group in _groups(part))
         *starts, self._num_samples = accumulate((group.rows for group in self._groups), initial=0)
         self._start_G = np.array(starts, np.int64)
+
+    null_id = NULL_ID
+    """What :mod:`dlrm.data.check` has to call null."""
 
     @property
     def name(self) -> str:
@@ -192,10 +195,14 @@ def _check_rows(split: str, parts: Sequence[ParquetPart], columns: ColumnMap, ca
             needed = _decoded_bytes(columns, group)
             if needed > cache.capacity_bytes:
                 message = (
-                    f"{part.path}: row group {group.number} ({group.rows:,} rows) takes {needed / 2**30:.2f} GiB "
-                    f"decoded, more than cache_gib {cache.capacity_bytes / 2**30:.3g}: raise it or write smaller row groups"
+                    f"{part.path}: row group {group.number} ({group.rows:,} rows) takes {_size(needed)} decoded, "
+                    f"more than cache_gib {cache.capacity_bytes / 2**30:.3g}: raise it or write smaller row groups"
                 )
                 raise ConfigError.at("data.cache_gib", message)
     with_rows = next((part for part in parts if part.rows), None)
     if with_rows is not None:
         probe(with_rows, columns.names)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.3g} MiB"

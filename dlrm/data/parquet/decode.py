@@ -18,6 +18,8 @@ from dlrm.schema import Schema, SparseFeature
 
 NULL_ID = -1
 """Stands for a null id; outside of every table, so that the check of samples decides what becomes of it."""
+TOO_LONG = -2
+"""The only id of a list longer than its hotness, where such samples are skipped: outside of every table as well."""
 _INT32_MAX = 2**31 - 1
 
 
@@ -157,7 +159,7 @@ def _sparse(
     for i, feature in enumerate(features):
         values = reader.column(feature.name)
         if is_list(values.type):
-            ids_ML, lengths_M = _bags(reader, values, feature)
+            ids_ML, lengths_M = _bags(reader, values, feature, skips_long=columns.skips_long)
             assert lengths_MF is not None  # the file's schema says which columns hold lists
             lengths_MF[:, i] = lengths_M
         else:
@@ -199,18 +201,25 @@ def _ids(
 
 
 def _bags(
-    reader: _GroupReader, values: pa.Array, feature: SparseFeature
+    reader: _GroupReader, values: pa.Array, feature: SparseFeature, *, skips_long: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag."""
+    """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag.
+
+    A list longer than that is an error or, with ``skips_long``, the bag of :data:`TOO_LONG` alone.
+    """
     lengths_M = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    if lengths_M.max() > feature.hotness:
-        at = int((lengths_M > feature.hotness).argmax())
+    long_M = lengths_M > feature.hotness
+    if long_M.any() and not skips_long:
+        at = int(long_M.argmax())
         problem = f"has {lengths_M[at]} ids, more than hotness {feature.hotness}"
         raise reader.error(at, feature.name, problem, "raise the column's data.hotness or shorten the list")
     row_of = np.repeat(np.arange(reader.rows), lengths_M)
     ids = _ids(reader, values.flatten(), feature.name, row_of)
-    if len(ids) == reader.rows * feature.hotness:
+    if long_M.any():
+        ids, lengths_M = ids[~long_M[row_of]], np.where(long_M, 0, lengths_M)
+    elif len(ids) == reader.rows * feature.hotness:
         return ids.reshape(reader.rows, feature.hotness), lengths_M
     ids_ML = np.zeros((reader.rows, feature.hotness), np.int64)
     ids_ML[np.arange(feature.hotness) < lengths_M[:, None]] = ids  # row by row, as the ids follow each other
-    return ids_ML, lengths_M
+    ids_ML[long_M, 0] = TOO_LONG
+    return ids_ML, np.where(long_M, 1, lengths_M)

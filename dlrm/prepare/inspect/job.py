@@ -14,9 +14,9 @@ from dlrm.data.packed.manifest import Manifest
 from dlrm.data.packed.naming import find_parts, read_manifest
 from dlrm.data.packed.remote import is_remote
 from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
-from dlrm.errors import ConfigError, DataError
+from dlrm.errors import ConfigError, DataError, SetupError
 from dlrm.prepare.inspect import tables
-from dlrm.prepare.inspect.figures import figures_of
+from dlrm.prepare.inspect.figures import Figures, figures_of
 from dlrm.prepare.inspect.pictures import draw
 from dlrm.prepare.inspect.sample import sample_rows
 from dlrm.prepare.inspect.verify import recorded_bytes, verify
@@ -30,7 +30,7 @@ def run_inspect(config: InspectConfig) -> None:
     Raises:
         ConfigError: the path is remote.
         DataError: the data set cannot be opened; or the first fault of ``verify``, after the others were printed.
-        SetupError: the pictures cannot be written.
+        SetupError: the pictures cannot be written into the folder that was named for them.
     """
     console = rich.console.Console(highlight=False)
     if not console.is_terminal:
@@ -79,9 +79,19 @@ def _show(config: InspectConfig, manifest: Manifest | None, console: rich.consol
     )
     for table in shown:
         console.print(table)
-    pictures = draw(figures, Path(config.pictures or Path(path) / "inspect"))
-    drawn = f"Pictures in {pictures[0].parent}: {', '.join(picture.name for picture in pictures)}."
-    console.print(tables.bullets([*tables.notes(figures), drawn]))
+    console.print(tables.bullets([*tables.notes(figures), *_drawn(config, figures)]))
+
+
+def _drawn(config: InspectConfig, figures: Figures) -> list[str]:
+    """Draw the pictures and say where; beside data that nobody may write to there are none."""
+    try:
+        pictures = draw(figures, Path(config.pictures or Path(config.path) / "inspect"))
+    except SetupError as error:
+        if config.pictures:
+            raise
+        rich.console.Console(stderr=True).print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True)
+        return []
+    return [f"Pictures in {pictures[0].parent}: {', '.join(picture.name for picture in pictures)}."]
 
 
 def _open(path: str, manifest: Manifest | None) -> PackedFolder:

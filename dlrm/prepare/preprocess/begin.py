@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dlrm.config.prepare import PreprocessConfig
-from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES, Manifest, parse_manifest
+from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import ConfigError, DataError
+from dlrm.prepare.preprocess.disk import check_room, peak_bytes
+from dlrm.prepare.preprocess.replaced import NO_MANIFEST, data_set_files, manifest_digest, remove_data_set
 from dlrm.prepare.preprocess.setting import Source
 from dlrm.prepare.preprocess.sources import SourceFile
 from dlrm.prepare.preprocess.work_folder import WorkFolder, read_json, write_json
@@ -29,12 +32,14 @@ class State:
         parameters: all that shape the bytes of the output.
         sources: name, bytes and time of modification of each raw file.
         chunk_bytes, bucket_rows: which intermediate files there are; they do not shape the output.
+        replaces: by which the data set is known that is to be replaced and still there; None where there is none.
     """
 
     parameters: dict[str, Any]
     sources: list[dict[str, Any]]
     chunk_bytes: int
     bucket_rows: int
+    replaces: str | None = None
 
 
 def parameters(config: PreprocessConfig) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def source_records(sources: Sequence[SourceFile]) -> list[dict[str, Any]]:
 def finished_output(config: PreprocessConfig, sources: Sequence[Source], output: Path) -> Manifest | None:
     """The manifest of an output that is complete and what the job would make; None if there is work to do.
 
-    There always is where the job is to start over.
+    There always is where the job is to start over, or goes on doing so.
 
     Raises:
         ConfigError: a complete output was made with other parameters.
@@ -59,6 +64,10 @@ def finished_output(config: PreprocessConfig, sources: Sequence[Source], output:
     """
     path = output / MANIFEST_NAME
     if config.overwrite or not path.exists():
+        return None
+    work = WorkFolder(output)
+    earlier = _earlier(work)
+    if earlier is not None and _is_being_replaced(work, earlier):
         return None
     manifest = parse_manifest(path.read_bytes(), str(path))
     made = manifest.preprocessing
@@ -87,6 +96,9 @@ def _check_whole(manifest: Manifest, folder: Path) -> None:
 def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder, chunk_bytes: int) -> State:
     """Begin a job, or go on with one that was interrupted. The lock is held.
 
+    A job that has parsed nothing yet counts for nothing. One that a malformed row has stopped goes on if malformed rows
+    are left out from now on: what it has parsed has none.
+
     Raises:
         ConfigError, DataError: it was begun with other parameters or sources (unless they may be overwritten), or the
             folder holds a data set that this command did not make.
@@ -94,46 +106,76 @@ def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder,
     records = source_records([source.file for source in sources])
     stamped = [{**record, "mtime_ns": source.mtime_ns} for record, source in zip(records, sources, strict=True)]
     state = State(parameters(config), stamped, chunk_bytes, config.bucket_rows)
+    earlier = begun = None
     try:
-        begun = _begun(config, work, state)
+        earlier = _earlier(work)
+        begun = _begun(config, work, earlier, state)
     except (ConfigError, DataError):
         if not config.overwrite:
             raise
-        begun = None
     if begun is None:
-        _clear(work)
+        state = replace(state, replaces=_replaced(work, earlier))
+        if state.replaces is not None:
+            _check_room_beside(work, config, sources)
+        work.clear()
+        if state.replaces is None:
+            remove_data_set(work)
+    else:
+        state = replace(begun, parameters=state.parameters)
+    if state != begun:
         write_json(work.state, vars(state))
-    return begun or state
+    return state
 
 
-def _begun(config: PreprocessConfig, work: WorkFolder, state: State) -> State | None:
-    if config.overwrite and (work.output / MANIFEST_NAME).exists():  # finished, and its intermediate files were kept
-        return None
+def _earlier(work: WorkFolder) -> State | None:
+    """The job that was begun here, if it has anything to lose."""
     if not work.state.exists():
-        strangers = [*_data_files(work.output), *work.vocabularies()]
+        return None
+    ours, passing = ("lock", work.state.name, "token"), (".part", UNFINISHED)
+    files = itertools.chain.from_iterable(names for _, _, names in os.walk(work.path))
+    if all(name in ours or name.endswith(passing) for name in files):
+        return None
+    return State(**read_json(work.state))
+
+
+def _begun(config: PreprocessConfig, work: WorkFolder, earlier: State | None, state: State) -> State | None:
+    if earlier is None:
+        strangers = data_set_files(work)
         if strangers:
             problem = f"holds {strangers[0].name} already, which this job did not write"
             raise DataError(str(work.output), problem, mend=_START_OVER)
         return None
-    begun = State(**read_json(work.state))
-    _check_same_parameters(begun.parameters, state.parameters, f"{work.output} was begun with")
-    _check_same_sources(begun.sources, state.sources, str(work.output))
-    return begun
+    if config.overwrite and (work.output / MANIFEST_NAME).exists() and not _is_being_replaced(work, earlier):
+        return None  # it is finished, and its intermediate files were kept
+    # Skipping malformed rows after all changes nothing of what was parsed: that had none, or the job had ended there.
+    same = {"bad_rows": "skip"} if state.parameters["bad_rows"] == "skip" else {}
+    _check_same_parameters({**earlier.parameters, **same}, state.parameters, f"{work.output} was begun with")
+    _check_same_sources(earlier.sources, state.sources, str(work.output))
+    return earlier
 
 
-def _clear(work: WorkFolder) -> None:
-    """Remove what another job has left, the manifest first: without it nobody takes the rest for a data set."""
-    for path in (work.output / MANIFEST_NAME, *_data_files(work.output)):
-        path.unlink(missing_ok=True)
-    work.clear()
-    work.clear_vocabularies()
+def _is_being_replaced(work: WorkFolder, earlier: State) -> bool:
+    """Whether the finished data set is the one that this job, which is not finished, was told to overwrite."""
+    return earlier.replaces == manifest_digest(work.output)
 
 
-def _data_files(output: Path) -> list[Path]:
-    """Files that a data set's may be mistaken for, finished or not."""
-    endings = tuple(suffix + end for suffix in SUFFIXES.values() for end in ("", UNFINISHED))
-    names = (MANIFEST_NAME, *(MANIFEST_NAME + UNFINISHED,))
-    return sorted(path for path in output.iterdir() if path.name.endswith(endings) or path.name in names)
+def _replaced(work: WorkFolder, earlier: State | None) -> str | None:
+    """What a job that begins is going to replace, as :class:`State` has it."""
+    digest = manifest_digest(work.output)
+    if digest == NO_MANIFEST and earlier is not None and earlier.replaces != NO_MANIFEST:
+        return None  # what is there was left by the earlier job, or is the rest of what it has replaced
+    return digest if data_set_files(work) else None
+
+
+def _check_room_beside(work: WorkFolder, config: PreprocessConfig, sources: Sequence[Source]) -> None:
+    """Estimate whether all rows can be parsed while the old data set is there."""
+    old = sum(path.stat().st_blocks * 512 for path in data_set_files(work))
+    parsed = peak_bytes(config.model_copy(update={"shuffle": False}), [source.extent.rows for source in sources])
+    try:
+        check_room(work.output, parsed + old)
+    except DataError as error:
+        problem = f"{error.problem}, beside the data set that is to be replaced"
+        raise DataError(error.path, problem, mend=f"{error.mend}, or remove the old data set") from None
 
 
 def _check_same_parameters(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlrm.config.data.packed import PartSplit
 from dlrm.config.prepare import EqualParts, PreprocessConfig
 from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
 from dlrm.errors import ConfigError, DataError
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts
+from dlrm.prepare.preprocess.replaced import make_way
 from dlrm.prepare.preprocess.rows import Chunk, RowMap, Rows
 from dlrm.prepare.preprocess.setting import Setting, Source
 from dlrm.prepare.preprocess.work_folder import read_json
 
-_MANY_ROWS = 10**15
+_MANY_ROWS = 10**18
+_MADE_UP = 10**12  # numbers from here on come from _MANY_ROWS, and nobody has so many rows
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Counted:
 def count_rows(setting: Setting) -> Counted:
     """Read what was counted in all files.
 
+    With that the new input is known to do, so a data set that it replaces makes way here.
+
     Raises:
         ConfigError: parts or split do not fit the rows.
         DataError: there are no rows.
@@ -55,7 +60,10 @@ def count_rows(setting: Setting) -> Counted:
     parts = _parts(setting, [file.rows for file in files])
     split = resolve_split(setting.config.split, parts, "split")
     bucket_rows = setting.bucket_rows if setting.config.shuffle else 0
-    return Counted(RowMap(chunks, parts, split, bucket_rows), split, tuple(files))
+    counted = Counted(RowMap(chunks, parts, split, bucket_rows), split, tuple(files))
+    if setting.rank == 0:
+        make_way(setting.work)
+    return counted
 
 
 def roughly_counted(config: PreprocessConfig, sources: Sequence[Source]) -> list[Part]:
@@ -75,7 +83,20 @@ def check_split(split: PartSplit, parts: Sequence[Part]) -> None:
     with suppress(ConfigError):
         resolve_split(split, parts, "split")
         return
-    resolve_split(split, [Part(part.name, _MANY_ROWS) for part in parts], "split")
+    try:
+        resolve_split(split, [Part(part.name, _MANY_ROWS) for part in parts], "split")
+    except ConfigError as error:
+        raise ConfigError([replace(p, message=_without_made_up_rows(p.message)) for p in error.problems]) from None
+
+
+def _without_made_up_rows(message: str) -> str:
+    """What is wrong with a split, without the numbers of rows that nobody has counted yet."""
+
+    def known(match: re.Match[str]) -> str:
+        return "rows of" if max(int(match[1]), int(match[2])) >= _MADE_UP else match[0]
+
+    message = re.sub(r"rows (\d+) \.\. (\d+) of", known, message)
+    return message.replace(f", which has {_MANY_ROWS}", ", which it cannot have")
 
 
 def _counts(setting: Setting, file: int) -> list[tuple[int, int, int, dict[str, int]]]:

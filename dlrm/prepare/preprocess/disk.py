@@ -60,18 +60,17 @@ def _decompressed(stored: bytes, compression: str) -> bytes:
 def peak_bytes(config: PreprocessConfig, part_rows: Sequence[int]) -> int:
     """The most disk space that is in use at a time, for parts of about so many rows.
 
-    Without a shuffle all parsed rows and one part; with it the shuffled rows and all parts, where that is more.
+    First all parsed rows and, where there are vocabularies, what occurs in them: each category, where no two are the same.
+    Then the parsed rows, and one part; all parts, where rows are shuffled.
     """
+    hashed = isinstance(config.categories, HashedCategories)
     wide = isinstance(config.categories, HashedCategories) and max(config.categories.rows) > 2**31
-    id_bytes = (8 if wide else 4) * config.num_sparse
+    packed = 4 * config.num_dense + (8 if wide else 4) * config.num_sparse + 4
     rows = sum(part_rows)
-    parsed = 1 + 4 * config.num_dense + 4 * config.num_sparse + config.num_sparse / 8
-    packed = 4 * config.num_dense + id_bytes + 4
-    spilled = packed + 4 + config.num_sparse / 8
-    peak = rows * parsed + max(part_rows, default=0) * packed
-    if config.shuffle:
-        peak = max(peak, rows * (spilled + packed))
-    return int(peak * _MARGIN)
+    parsed = 4 * (1 + (config.num_sparse + 32) // 32 + config.num_dense + config.num_sparse)
+    occurrences = 0 if hashed else 4 * config.num_sparse
+    parts = rows if config.shuffle else max(part_rows, default=0)
+    return int(max(rows * (parsed + occurrences), rows * parsed + parts * packed) * _MARGIN)
 
 
 def check_room(output: Path, need_bytes: int) -> None:

@@ -14,12 +14,14 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.extending import intrinsic
 
 from dlrm.config.prepare import FixedDense
+from dlrm.prepare.preprocess.records import Records, Words
 
 Bytes = npt.NDArray[np.uint8]
-Float32s = npt.NDArray[np.float32]
 
 _TAB, _NEWLINE, _RETURN, _MINUS, _ZERO, _ONE = b"\t\n\r-01"
 _NO_DIGIT = 255
@@ -55,32 +57,26 @@ class LogTransform:
 def parse_fields(
     lines: Bytes,
     transform: LogTransform,
+    records: Records,
     *,
-    labels_M: Bytes,
-    dense_MN: Float32s,
-    dense_missing_N: npt.NDArray[np.int64],
-    categories_FM: npt.NDArray[np.uint32],
-    missing_FM: npt.NDArray[np.bool_],
+    records_MW: Words,
+    missing_C: npt.NDArray[np.int64],
 ) -> int:
-    """Parse rows into arrays, without the GIL.
+    """Parse rows into records, without the GIL.
 
     Args:
         lines: at least M lines, the last one ending with a newline; CRLF is a newline as well.
         transform: of the integers.
-        labels_M: filled; 0 or 1.
-        dense_MN: filled; C-contiguous.
-        dense_missing_N: the number of empty fields of each integer column is added.
-        categories_FM: filled; 0 where the field is empty.
-        missing_FM: filled; whether the field is empty.
+        records: how a row is laid out.
+        records_MW: filled but for the first word; C-contiguous.
+        missing_C: the number of empty fields of each column is added, integers first.
 
     Returns:
         How many rows were parsed: M, or the index of the first malformed row, from which on nothing is defined.
     """
-    aligned = lines.ctypes.data % 8 == 0
-    words = lines[: len(lines) // 8 * 8 if aligned else 0].view(np.uint64)
     rows: int = _parse(
-        lines, words, _DIGIT_OF_BYTE, transform.table, transform.minimum, transform.shift, transform.missing,
-        labels_M, dense_MN, dense_missing_N, categories_FM, missing_FM,
+        lines, _DIGIT_OF_BYTE, transform.table, transform.minimum, transform.shift, transform.missing,
+        records.num_dense, records.num_sparse, records_MW, records_MW.view(np.float32), missing_C,
     )  # fmt: skip
     return rows
 
@@ -89,16 +85,50 @@ def parse_fields(
 # byte is the lowest: that took 15 % off parsing.
 
 
+@intrinsic
+def _load(typing_context, lines, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The 64-bit number whose bytes begin at some byte; wherever that is, it is one instruction."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        at_byte = builder.gep(array.data, [arguments[1]])
+        word = builder.load(builder.bitcast(at_byte, ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(lines, types.intp), generate
+
+
 @njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _eight_bytes(words: npt.NDArray[np.uint64], at: int) -> np.uint64:
-    """The bytes from ``at`` on, from the two aligned words that they are in; 0 beyond the last but one."""
-    word = at >> 3
-    if word + 1 >= len(words):
-        return np.uint64(0)
-    bits = np.uint64((at & 7) << 3)
-    # Two shifts, as one by 64 bits is undefined.
-    eight: np.uint64 = (words[word] >> bits) | ((words[word + 1] << np.uint64(1)) << (np.uint64(63) - bits))
-    return eight
+def _eight_bytes(lines: Bytes, at: int) -> np.uint64:
+    """The bytes from ``at`` on, the first of them lowest; 0 where there are no eight any more."""
+    return _load(lines, at) if at + 8 <= len(lines) else np.uint64(0)
+
+
+@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _length(eight: np.uint64) -> int:
+    """How many bytes there are before the first tab; 8 if there is none."""
+    tabs = eight ^ np.uint64(0x0909090909090909)
+    # The lowest byte that is 0 has the lowest top bit that is left.
+    zeros = (tabs - np.uint64(0x0101010101010101)) & ~tabs & np.uint64(0x8080808080808080)
+    lowest = (zeros & (~zeros + np.uint64(1))) >> np.uint64(7)
+    length = int(np.int64((lowest * np.uint64(0x0001020304050607)) >> np.uint64(56)))
+    return length if zeros else 8
+
+
+@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _are_decimal(digits: np.uint64) -> bool:
+    """Whether all bytes are 0 .. 9."""
+    return bool((digits | (digits + np.uint64(0x7676767676767676))) & np.uint64(0x8080808080808080) == np.uint64(0))
+
+
+@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _decimal_value(digits: np.uint64) -> int:
+    """Eight bytes 0 .. 9 as a number, the lowest byte being the first digit: digits to pairs, to fours, to all."""
+    x = digits * np.uint64(10) + (digits >> np.uint64(8))
+    x = (x & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(100) + ((x >> np.uint64(16)) & np.uint64(0x00FF00FF00FF00FF))
+    x &= np.uint64(0x0000FFFF0000FFFF)
+    return int(np.int64((x & np.uint64(0xFFFFFFFF)) * np.uint64(10000) + (x >> np.uint64(32))))
 
 
 @njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
@@ -123,51 +153,58 @@ def _hex_value(eight: np.uint64) -> np.uint32:
 
 @njit(nogil=True, cache=True)
 def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    lines, words, digits, table, minimum, shift, missing,  # noqa: ANN001
-    labels, dense, dense_missing, categories, missing_category,  # noqa: ANN001
+    lines, digits, table, minimum, shift, missing,  # noqa: ANN001
+    num_dense, num_sparse, records, floats, missing_counts,  # noqa: ANN001
 ):  # fmt: skip
     # Nothing reads past the end: the last byte is a newline, which no field goes over and each row takes one of.
-    num_rows, num_dense = dense.shape
-    num_sparse = categories.shape[0]
+    flag_words = (num_sparse + 32) // 32
+    first_category = 1 + flag_words + num_dense
     at = 0
-    for row in range(num_rows):
+    for row in range(len(records)):
         byte = lines[at]
         if (byte != _ZERO and byte != _ONE) or lines[at + 1] != _TAB:
             return row
-        labels[row] = byte - _ZERO
+        flags = np.uint32(byte - _ZERO)
         at += 2
         for column in range(num_dense):
             byte = lines[at]
             if byte == _TAB:
-                dense[row, column] = missing
-                dense_missing[column] += 1
+                floats[row, 1 + flag_words + column] = missing
+                missing_counts[column] += 1
                 at += 1
                 continue
             negative = byte == _MINUS
-            if negative:
-                at += 1
+            at += negative
             first = at
-            value = np.int64(0)
-            digit = digits[lines[at]]
-            while digit <= 9:
-                value = value * 10 + digit
-                at += 1
+            eight = _eight_bytes(lines, at)
+            length = _length(eight)
+            # The digits, moved up so that the last one is the highest byte; what is behind them falls out.
+            decimal = (eight - np.uint64(0x3030303030303030)) << np.uint64((8 - length) << 3 & 63)
+            if 0 < length < 8 and _are_decimal(decimal):
+                value = _decimal_value(decimal)
+                at += length
+            else:
+                value = np.int64(0)
                 digit = digits[lines[at]]
-            if lines[at] != _TAB or at == first or at - first > _MAX_DECIMAL_DIGITS:
-                return row
+                while digit <= 9:
+                    value = value * 10 + digit
+                    at += 1
+                    digit = digits[lines[at]]
+                if lines[at] != _TAB or at == first or at - first > _MAX_DECIMAL_DIGITS:
+                    return row
             at += 1
             if negative:
                 value = -value
             if _TABLE_FIRST <= value < _TABLE_LAST:
-                dense[row, column] = table[value - _TABLE_FIRST]
+                floats[row, 1 + flag_words + column] = table[value - _TABLE_FIRST]
             else:
-                dense[row, column] = np.float32(math.log(max(np.float64(value), minimum) + shift))
+                transformed = np.float32(math.log(max(np.float64(value), minimum) + shift))
+                floats[row, 1 + flag_words + column] = transformed
         for column in range(num_sparse):
             first = at
-            eight = _eight_bytes(words, at)
+            eight = _eight_bytes(lines, at)
             if _are_hex(eight):
                 category = _hex_value(eight)
-                missing_category[column, row] = False
                 at += 8
             else:
                 category = np.uint32(0)
@@ -178,8 +215,13 @@ def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
                     digit = digits[lines[at]]
                 if at - first > _MAX_HEX_DIGITS:
                     return row
-                missing_category[column, row] = at == first
-            categories[column, row] = category
+                if at == first:
+                    missing_counts[num_dense + column] += 1
+                    flags |= np.uint32(1) << np.uint32((1 + column) & 31)
+            if (1 + column) & 31 == 31:
+                records[row, 1 + ((1 + column) >> 5)] = flags
+                flags = np.uint32(0)
+            records[row, first_category + column] = category
             if column < num_sparse - 1:
                 if lines[at] != _TAB:
                     return row
@@ -189,4 +231,6 @@ def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
                 if lines[at] != _NEWLINE:
                     return row
             at += 1
-    return num_rows
+        if num_sparse & 31 != 31:
+            records[row, flag_words] = flags
+    return len(records)

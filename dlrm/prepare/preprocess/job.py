@@ -1,11 +1,12 @@
 """``preprocess``: raw Criteo files into a packed data set, in bounded memory, as often interrupted as need be.
 
-The steps are parse, count, vocabularies, shuffle (if asked for) and write; each leaves files by which a later run of the
-same command knows what is done (:mod:`dlrm.prepare.preprocess.work_folder`). The bytes of the output depend on the
-parameters and the rows only, not on interruptions, threads, ranks, chunks, buckets or how the raw files are compressed.
+The steps are parse (where rows that are shuffled are spread over buckets), count, vocabularies and write; each leaves
+files by which a later run of the same command knows what is done (:mod:`dlrm.prepare.preprocess.work_folder`). The bytes of
+the output depend on the parameters and the rows only, not on interruptions, threads, ranks, chunks, buckets or how the raw
+files are compressed.
 
-With several ranks each parses its own files, counts their categories and writes its own parts, in one folder that all of
-them see. Between steps the ranks wait for each other, for hours if one has more to do: collectives have a week.
+With several ranks each parses its own files and writes its own vocabularies and parts, in one folder that all of them see.
+Between steps the ranks wait for each other, for hours if one has more to do: collectives have a week.
 """
 
 from __future__ import annotations
@@ -36,12 +37,11 @@ from dlrm.prepare.preprocess.disk import check_room, disk_errors, extent_of, pea
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.memory import keep_freed_memory
 from dlrm.prepare.preprocess.parse_files import parse_files
-from dlrm.prepare.preprocess.progress import duration, shown_progress
 from dlrm.prepare.preprocess.setting import Setting, Source
-from dlrm.prepare.preprocess.shuffle import spill_training_rows
 from dlrm.prepare.preprocess.sources import find_sources
-from dlrm.prepare.preprocess.vocabularies import write_vocabularies
+from dlrm.prepare.preprocess.vocabularies import forget_values, note_training_values, write_vocabularies
 from dlrm.prepare.preprocess.work_folder import WorkFolder, locked
+from dlrm.prepare.progress import duration, shown_progress
 
 T = TypeVar("T")
 
@@ -158,10 +158,10 @@ def _run_steps(setting: Setting, collectives: Collectives) -> None:
     counted = on_every_rank(partial(count_rows, setting))
     categories = setting.config.categories
     if isinstance(categories, ContiguousVocabulary):
-        write_vocabularies(setting, categories, counted.rows, collectives)
+        on_every_rank(partial(note_training_values, setting, categories, counted.rows))
+        on_every_rank(partial(write_vocabularies, setting, categories, counted.rows))
+        on_every_rank(partial(forget_values, setting))
     encoder = on_every_rank(partial(_encoder, setting))
-    if counted.rows.buckets:
-        on_every_rank(partial(spill_training_rows, setting, encoder, counted.rows))
     on_every_rank(partial(assemble_parts, setting, encoder, counted.rows))
     manifest = from_rank_0(
         collectives, partial(_with_disk_errors, setting.work.output, partial(_finish, setting, counted, encoder))

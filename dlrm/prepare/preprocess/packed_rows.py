@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dlrm.prepare.preprocess.encode import Encoder
-from dlrm.prepare.preprocess.raw_chunk import RawChunk
-
 
 @dataclass(frozen=True)
 class PackedRows:
@@ -24,15 +21,6 @@ class PackedRows:
     ids_MF: npt.NDArray[Any]
     labels_M: npt.NDArray[np.uint8]
 
-    @classmethod
-    def encoded(cls, chunk: RawChunk, rows: slice, encoder: Encoder) -> PackedRows:
-        """Some rows of a chunk."""
-        return cls(
-            dense_MN=chunk.dense_MN[rows],
-            ids_MF=encoder.encode(chunk.categories_FM[:, rows], chunk.missing_FM[:, rows]),
-            labels_M=chunk.labels_M[rows],
-        )
-
 
 @dataclass(frozen=True)
 class PieceCounts:
@@ -44,13 +32,6 @@ class PieceCounts:
 
     clicks: int
     missing: dict[str, int]
-
-    @classmethod
-    def of(cls, chunk: RawChunk, rows: slice) -> PieceCounts:
-        """What can be counted in some rows of a chunk: the dense columns say no more where they were missing."""
-        missing_FM = chunk.missing_FM[:, rows]
-        missing = {f"cat_{f}": int(np.count_nonzero(missing_M)) for f, missing_M in enumerate(missing_FM)}
-        return cls(int(np.count_nonzero(chunk.labels_M[rows])), missing)
 
     def __add__(self, other: PieceCounts) -> PieceCounts:
         """Of both; columns that are not known of one are not known of both."""

@@ -1,4 +1,4 @@
-"""A chunk of raw lines as arrays.
+"""A chunk of raw lines as records.
 
 The grammar: a label 0 or 1; whole numbers of at most 18 digits with an optional minus; categories of at most 8 hexadecimal
 digits; tabs between them, LF or CRLF at the end. An empty integer or category, and nothing else, is missing. Two parsers
@@ -21,6 +21,7 @@ from dlrm.data.raw.tsv_parse import Layout, parse_lines
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.fields import LogTransform, parse_fields
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk
+from dlrm.prepare.preprocess.records import Records, Words
 
 _NEWLINE = ord("\n")
 
@@ -28,31 +29,38 @@ Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
 
 
-def parse_chunk(lines: bytes, config: PreprocessConfig, *, where: Callable[[int], tuple[str, int]]) -> RawChunk:
+def parse_chunk(
+    lines: bytes,
+    config: PreprocessConfig,
+    *,
+    where: Callable[[int], tuple[str, int]],
+    num_lines: int | None = None,
+    first_line: int = 0,
+) -> RawChunk:
     """Parse whole lines, without the GIL: call it from several threads at once.
 
     Args:
         lines: any number of lines, the last one ending with a newline.
         config: the columns, the transform of the integers and what to do about malformed rows.
         where: file and 1-based row of a line (0 is the first one); asked only for an error's sake.
+        num_lines: how many lines there are, if that is known.
+        first_line: which line of its file the first one is; handed on.
 
     Raises:
         DataError: the first malformed row, with its column, unless ``config.bad_rows`` is ``skip``.
     """
     text = np.frombuffer(lines, np.uint8)
-    parsed = _Arrays.empty(count_newlines(text), config)
+    parsed = _Rows.empty(count_newlines(text) if num_lines is None else num_lines, config)
     malformed = parsed.fill(text, config)
-    skipped = 0
+    skipped = np.empty(0, np.int64)
     if malformed is not None:
         if config.bad_rows == "error":
             raise _error(lines.split(b"\n", malformed + 1)[malformed], config, *where(malformed))
-        well_formed = _well_formed(text, parsed, config)
-        kept = count_newlines(well_formed)
-        skipped = len(parsed.labels_M) - kept
-        parsed = _Arrays.empty(kept, config)
+        well_formed, skipped = _well_formed(text, parsed, config)
+        parsed = _Rows.empty(count_newlines(well_formed), config)
         if parsed.fill(well_formed, config) is not None:
             raise RuntimeError("a line parses alone, but not among others")
-    return parsed.chunk(skipped)
+    return parsed.chunk(first_line, skipped)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -70,59 +78,49 @@ def _transform(config: FixedDense) -> LogTransform:
 
 
 @dataclass(frozen=True)
-class _Arrays:
+class _Rows:
     """What M lines are parsed into."""
 
-    labels_M: Bytes
-    dense_MN: npt.NDArray[np.float32]
-    dense_missing_N: Int64s
-    categories_FM: npt.NDArray[np.uint32]
-    missing_FM: npt.NDArray[np.bool_]
+    records: Records
+    records_MW: Words
+    missing_C: Int64s
 
     @classmethod
-    def empty(cls, rows: int, config: PreprocessConfig) -> _Arrays:
+    def empty(cls, rows: int, config: PreprocessConfig) -> _Rows:
+        records = Records(config.num_dense, config.num_sparse)
         return cls(
-            labels_M=np.empty(rows, np.uint8),
-            dense_MN=np.empty((rows, config.num_dense), np.float32),
-            dense_missing_N=np.zeros(config.num_dense, np.int64),
-            categories_FM=np.empty((config.num_sparse, rows), np.uint32),
-            missing_FM=np.empty((config.num_sparse, rows), np.bool_),
+            records,
+            records_MW=np.empty((rows, records.words), np.uint32),
+            missing_C=np.zeros(config.num_dense + config.num_sparse, np.int64),
         )
 
-    def from_row(self, row: int) -> _Arrays:
-        """Views of the rows from ``row`` on."""
-        return _Arrays(
-            labels_M=self.labels_M[row:],
-            dense_MN=self.dense_MN[row:],
-            dense_missing_N=self.dense_missing_N,
-            categories_FM=self.categories_FM[:, row:],
-            missing_FM=self.missing_FM[:, row:],
-        )
+    def from_row(self, row: int) -> _Rows:
+        """A view of the rows from ``row`` on."""
+        return _Rows(self.records, self.records_MW[row:], self.missing_C)
 
     def fill(self, text: Bytes, config: PreprocessConfig) -> int | None:
         """Parse the first M lines of the text; the first malformed row, if any, after which nothing is defined."""
         rows = parse_fields(
-            text,
-            _transform(config.dense),
-            labels_M=self.labels_M,
-            dense_MN=self.dense_MN,
-            dense_missing_N=self.dense_missing_N,
-            categories_FM=self.categories_FM,
-            missing_FM=self.missing_FM,
+            text, _transform(config.dense), self.records, records_MW=self.records_MW, missing_C=self.missing_C
         )
-        return rows if rows < len(self.labels_M) else None
+        return rows if rows < len(self.records_MW) else None
 
-    def chunk(self, skipped_rows: int) -> RawChunk:
-        """The parsed rows with what can be counted in them."""
-        missing = {f"int_{i}": int(count) for i, count in enumerate(self.dense_missing_N)}
-        missing |= {f"cat_{i}": int(np.count_nonzero(missing_M)) for i, missing_M in enumerate(self.missing_FM)}
-        clicks = int(np.count_nonzero(self.labels_M))
-        counts = ChunkCounts(rows=len(self.labels_M), clicks=clicks, missing=missing, skipped_rows=skipped_rows)
-        return RawChunk(self.labels_M, self.dense_MN, self.categories_FM, self.missing_FM, counts)
+    def chunk(self, first_line: int, skipped_lines: Int64s) -> RawChunk:
+        """The parsed rows with what was counted in them."""
+        self.records_MW[:, 0] = np.arange(len(self.records_MW), dtype=np.uint32)
+        names = [f"int_{n}" for n in range(self.records.num_dense)]
+        names += [f"cat_{f}" for f in range(self.records.num_sparse)]
+        counts = ChunkCounts(
+            rows=len(self.records_MW),
+            clicks=int(np.count_nonzero(self.records_MW[:, 1] & np.uint32(1))),
+            missing=dict(zip(names, self.missing_C.tolist(), strict=True)),
+            skipped_rows=len(skipped_lines),
+        )
+        return RawChunk(self.records_MW, first_line, skipped_lines, counts)
 
 
-def _well_formed(text: Bytes, scratch: _Arrays, config: PreprocessConfig) -> Bytes:
-    """The text without its malformed lines."""
+def _well_formed(text: Bytes, scratch: _Rows, config: PreprocessConfig) -> tuple[Bytes, Int64s]:
+    """The text without its malformed lines, and which lines these are."""
     ends_M = np.flatnonzero(text == _NEWLINE) + 1
     starts_M = np.concatenate([[0], ends_M[:-1]])
     keep_M = np.ones(len(ends_M), np.bool_)
@@ -130,7 +128,7 @@ def _well_formed(text: Bytes, scratch: _Arrays, config: PreprocessConfig) -> Byt
     while row < len(ends_M) and (bad := scratch.from_row(row).fill(text[starts_M[row] :], config)) is not None:
         keep_M[row + bad] = False
         row += bad + 1
-    return text[np.repeat(keep_M, ends_M - starts_M)]
+    return text[np.repeat(keep_M, ends_M - starts_M)], np.flatnonzero(~keep_M)
 
 
 def _error(line: bytes, config: PreprocessConfig, path: str, row: int) -> DataError:

@@ -1,135 +1,129 @@
-"""Rows on their way through the shuffle: *records* of 32-bit words.
+"""Parsed rows as *records* of 32-bit words, which are moved as they are, each in 2 or 3 cache lines.
 
-A record is: the row's place within its bucket; its flags (bit 0 the label, bit 1 + f whether category f is missing);
-dense; ids. Rows are moved record by record, each of which is 2 or 3 cache lines, and never column by column.
+A record is: the number of the row in its chunk; its flags (bit 0 the label, bit 1 + f whether category f is missing);
+dense, float32; raw categories.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from dlrm.prepare.preprocess.counters import read_only
-from dlrm.prepare.preprocess.packed_rows import PackedRows, PieceCounts
+from dlrm.prepare.preprocess.encode import Encoder
+from dlrm.prepare.preprocess.packed_rows import PackedRows
 
 Words = npt.NDArray[np.uint32]
+UInt32s = npt.NDArray[np.uint32]
 Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
-_NOWHERE = -1
-_BLOCK_ROWS = 4096  # whose flags stay in a core's first cache
+_BLOCK_ROWS = 1 << 10  # whose records and columns stay in a core's second cache
 
 
+@dataclass(frozen=True)
+class Columns:
+    """M rows by column.
+
+    Attributes:
+        labels_M: uint8 (M,), 0 or 1.
+        dense_MN: float32 (M, N), transformed.
+        categories_FM: uint32 (F, M), the raw values, 0 where missing.
+        missing_FM: bool (F, M), where the field is empty.
+    """
+
+    labels_M: Bytes
+    dense_MN: Float32s
+    categories_FM: UInt32s
+    missing_FM: Bools
+
+    def encoded(self, encoder: Encoder) -> PackedRows:
+        """The rows as they are written."""
+        return PackedRows(self.dense_MN, encoder.encode(self.categories_FM, self.missing_FM), self.labels_M)
+
+
+@dataclass(frozen=True)
 class Records:
     """How a row is laid out.
 
     Args:
-        num_dense: N; num_sparse: F; wide: whether ids take two words.
+        num_dense: N; num_sparse: F.
     """
 
-    def __init__(self, num_dense: int, num_sparse: int, *, wide: bool) -> None:
-        self._num_sparse, self._id_type = num_sparse, np.dtype(np.int64 if wide else np.int32)
-        self._dense = 1 + -(-(1 + num_sparse) // 32)
-        self._ids = self._dense + num_dense
-        self.words = self._ids + num_sparse * (2 if wide else 1)
+    num_dense: int
+    num_sparse: int
+
+    @property
+    def flag_words(self) -> int:
+        """Words of flags."""
+        return (self.num_sparse + 32) // 32
+
+    @property
+    def first_category(self) -> int:
+        """The first word of the categories."""
+        return 1 + self.flag_words + self.num_dense
+
+    @property
+    def words(self) -> int:
         """Words of a record."""
+        return self.first_category + self.num_sparse
 
-    def pack(self, rows: PackedRows, missing_FM: npt.NDArray[np.bool_], records_MW: Words) -> None:
-        """Write M rows as records, except for their places, without the GIL.
-
-        Args:
-            rows: M rows.
-            missing_FM: bool (F, M), where their categories are missing.
-            records_MW: uint32 (M, words).
-        """
-        flags_MK = np.empty((len(records_MW), self._dense - 1), np.uint32)
-        _flags(read_only(rows.labels_M), read_only(read_only(missing_FM).view(np.uint8)), flags_MK)
-        records_MW[:, 1 : self._dense] = flags_MK
-        records_MW[:, self._dense : self._ids] = rows.dense_MN.view(np.uint32)
-        records_MW[:, self._ids :] = rows.ids_MF.view(np.uint32)
-
-    def unpack(self, records_MW: Words) -> PackedRows:
-        """The rows of records."""
-        return PackedRows(
-            dense_MN=np.ascontiguousarray(records_MW[:, self._dense : self._ids]).view(np.float32),
-            ids_MF=np.ascontiguousarray(records_MW[:, self._ids :]).view(self._id_type),
-            labels_M=(records_MW[:, 1] & np.uint32(1)).astype(np.uint8),
-        )
-
-    def look_over(self, records_RW: Words) -> tuple[Int64s, PieceCounts] | None:
-        """Look at all records of a bucket, without the GIL.
-
-        Returns:
-            The record of each place, int64 (R,), and what was counted; None unless each of R places has one record.
-        """
-        from_R = np.full(len(records_RW), _NOWHERE, np.int64)
-        counts = np.zeros(32 * (self._dense - 1), np.int64)
-        if not _look_over(records_RW, from_R, counts):
-            return None
-        missing = {f"cat_{f}": int(counts[1 + f]) for f in range(self._num_sparse)}
-        return from_R, PieceCounts(int(counts[0]), missing)
+    def columns(self, records_MW: Words) -> Columns:
+        """Records by column, without the GIL."""
+        rows = len(records_MW)
+        dense_MN = np.ascontiguousarray(records_MW[:, 1 + self.flag_words : self.first_category]).view(np.float32)
+        labels_M = np.empty(rows, np.uint8)
+        categories_FM = np.empty((self.num_sparse, rows), np.uint32)
+        missing_FM = np.empty((self.num_sparse, rows), np.uint8)
+        _by_column(np.ascontiguousarray(records_MW), self.first_category, labels_M, categories_FM, missing_FM)
+        return Columns(labels_M, dense_MN, categories_FM, missing_FM.view(np.bool_))
 
 
-def order_by_bucket(places_M: Int64s, edges: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-    """Where rows go in a spill, in which they stand by bucket, without the GIL.
+def checksum(records_MW: Words) -> int:
+    """Of records in order, 64 bits, without the GIL: the sum of all words, each times its place.
 
-    Args:
-        places_M: int64 (M,), places after the shuffle.
-        edges: int64 (buckets + 1,), the first place of each bucket, and the end of the last one.
-
-    Returns:
-        offsets (buckets + 1,), where each bucket begins in the spill; within_M, the place of each row within its bucket;
-        from_M, the row of each record of the spill. All int64.
+    It is for what a power failure leaves of a file that was not synced, zeros where something else was: they always
+    change it.
     """
-    offsets = np.zeros(len(edges), np.int64)
-    within_M, from_M = np.empty_like(places_M), np.empty_like(places_M)
-    _order_by_bucket(places_M, edges, offsets, within_M, from_M)
-    return offsets, within_M, from_M
+    return int(checksums(records_MW, np.array([0, len(records_MW)]))[0])
 
 
-# Rows are moved by np.take, which is three times as fast as a compiled loop here: it fetches whole rows at a time.
+def checksums(records_RW: Words, ends_S: Int64s) -> npt.NDArray[np.uint64]:
+    """Of each of some stretches of records, uint64 (S,): the first is ``ends_S[0] .. ends_S[1] - 1``, and so on."""
+    sums_S = np.empty(len(ends_S) - 1, np.uint64)
+    _weighted_sums(np.ascontiguousarray(records_RW), ends_S, sums_S)
+    return sums_S
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _flags(labels_M: Bytes, missing_FM: Bytes, flags_MK: Words) -> None:
-    flags_MK[:] = 0
-    flags_MK[:, 0] = labels_M
-    for start in range(0, len(labels_M), _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, len(labels_M))
-        for f in range(missing_FM.shape[0]):
-            word, bit = (1 + f) >> 5, np.uint32((1 + f) & 31)
+def _weighted_sum(words: UInt32s) -> np.uint64:
+    total = np.uint64(0)
+    for i in range(len(words)):
+        total += np.uint64(words[i]) * np.uint64(np.uint32(i + 1))
+    return total
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _weighted_sums(records_RW: Words, ends_S: Int64s, sums_S: npt.NDArray[np.uint64]) -> None:
+    for stretch in range(len(sums_S)):
+        sums_S[stretch] = _weighted_sum(records_RW[ends_S[stretch] : ends_S[stretch + 1]].reshape(-1))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _by_column(
+    records_MW: Words, first_category: int, labels_M: Bytes, categories_FM: UInt32s, missing_FM: Bytes
+) -> None:
+    num_rows, num_sparse = len(records_MW), len(categories_FM)
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, num_rows)
+        for row in range(start, stop):
+            labels_M[row] = records_MW[row, 1] & np.uint32(1)
+        for f in range(num_sparse):
+            word, bit = 1 + ((1 + f) >> 5), np.uint32((1 + f) & 31)
             for row in range(start, stop):
-                flags_MK[row, word] |= np.uint32(missing_FM[f, row]) << bit
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _order_by_bucket(places_M: Int64s, edges: Int64s, offsets: Int64s, within_M: Int64s, from_M: Int64s) -> None:
-    """A counting sort."""
-    bucket_M = np.empty(len(places_M), np.int32)
-    for row in range(len(places_M)):
-        bucket = np.searchsorted(edges, places_M[row], side="right") - 1
-        within_M[row] = places_M[row] - edges[bucket]
-        bucket_M[row] = bucket
-        offsets[bucket + 1] += 1
-    for bucket in range(1, len(offsets)):
-        offsets[bucket] += offsets[bucket - 1]
-    filled = offsets.copy()
-    for row in range(len(places_M)):
-        from_M[filled[bucket_M[row]]] = row
-        filled[bucket_M[row]] += 1
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _look_over(records_RW: Words, from_R: Int64s, counts: Int64s) -> bool:
-    """Count the flags' bits and note the record of each place; false if one has none, or several."""
-    for record in range(len(records_RW)):
-        place = records_RW[record, 0]
-        if place >= len(from_R) or from_R[place] != _NOWHERE:
-            return False
-        from_R[place] = record
-        for word in range(len(counts) // 32):
-            flags = records_RW[record, 1 + word]
-            for bit in range(32):
-                counts[32 * word + bit] += (flags >> np.uint32(bit)) & np.uint32(1)
-    return True
+                categories_FM[f, row] = records_MW[row, first_category + f]
+                missing_FM[f, row] = (records_MW[row, word] >> bit) & np.uint32(1)

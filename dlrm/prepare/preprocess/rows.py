@@ -4,7 +4,7 @@ Terms:
     row: the place of a row among all rows of all files, in order; chunks and parts are ranges of rows.
     run: neighbouring training rows of a part. The *place* of a training row is its number among the training rows only.
     piece: rows of a part that are written at one time. A *copy* takes rows of one chunk to where they stand in the
-        sequence of all rows; a *bucket* is for the training rows that have certain places after the shuffle.
+        sequence of all rows; a *draw* takes training rows from a bucket of the shuffle.
 """
 
 from __future__ import annotations
@@ -64,20 +64,24 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """A piece: the training rows with the places ``first .. first + count - 1``, written at row ``start`` of a part."""
+class Draw:
+    """A piece: training rows of a bucket in their order after the shuffle, written at row ``start`` of a part.
 
-    number: int
+    They are ``count`` rows from row ``skip`` of the bucket on; ``whole`` if these are all of it.
+    """
+
+    bucket: int
     part: str
-    first: int
+    skip: int
     count: int
     start: int
+    whole: bool
 
     def __len__(self) -> int:
         return self.count
 
 
-Piece = Copy | Bucket
+Piece = Copy | Draw
 
 
 class RowMap:
@@ -87,11 +91,11 @@ class RowMap:
         chunks: in order, without gaps.
         parts: in order; together they have the rows of the chunks.
         split: which rows are for what.
-        bucket_rows: the most rows of a bucket; 0: no row is shuffled.
+        bucket_rows: 0 if no row is shuffled.
 
     Attributes:
         runs: the training rows, by place.
-        buckets: their places after the shuffle, in order.
+        shuffled: whether they are shuffled.
     """
 
     def __init__(self, chunks: Sequence[Chunk], parts: Sequence[Part], split: ResolvedSplit, bucket_rows: int) -> None:
@@ -100,7 +104,7 @@ class RowMap:
         ends = list(itertools.accumulate(part.rows for part in parts))
         self._part_rows = {part.name: Rows(end - part.rows, end) for part, end in zip(parts, ends, strict=True)}
         self.runs = tuple(self._training(split))
-        self.buckets = tuple(self._cut_into_buckets(bucket_rows)) if bucket_rows else ()
+        self.shuffled = bucket_rows > 0 and bool(self.runs)
 
     @property
     def training_rows(self) -> int:
@@ -114,20 +118,39 @@ class RowMap:
             if len(common):
                 yield common, run.first + common.start - run.rows.start
 
-    def pieces(self, part: str) -> Iterator[Piece]:
-        """What a part is put together from, each row of it once."""
+    def is_mixed(self, chunk: Chunk) -> bool:
+        """Whether some rows of a chunk are training rows and some are not."""
+        return 0 < sum(len(found) for found, _ in self.training(chunk.rows)) < len(chunk.rows)
+
+    def draws(self, bucket_rows: Sequence[int]) -> list[Draw]:
+        """Which training rows of each bucket go where; ``bucket_rows`` is how many each of them has."""
+        found: list[Draw] = []
+        end = 0
+        for bucket, count in enumerate(bucket_rows):
+            here, end = Rows(end, end + count), end + count
+            for run in self.runs:
+                places = Rows(run.first, run.first + len(run.rows)) & here
+                if len(places):
+                    skip = places.start - here.start
+                    start = run.rows.start - self._part_rows[run.part].start + places.start - run.first
+                    found.append(Draw(bucket, run.part, skip, len(places), start, len(places) == count))
+        return found
+
+    def copies(self, part: str) -> Iterator[Copy]:
+        """The rows of a part that stay where they are."""
         here = self._part_rows[part]
         for stay in self._unshuffled(part):
             for chunk in self._overlapping(stay):
                 common = chunk.rows & stay
                 if len(common):
                     yield Copy(chunk, common, common.start - here.start)
-        yield from (bucket for bucket in self.buckets if bucket.part == part)
 
     def within(self, part: str) -> Iterator[Chunk]:
-        """The chunks all of whose rows are a part's."""
+        """The chunks all of whose rows are a part's and are not shuffled."""
         here = self._part_rows[part]
-        return (chunk for chunk in self._overlapping(here) if chunk.rows & here == chunk.rows)
+        for chunk in self._overlapping(here):
+            if chunk.rows & here == chunk.rows and not (self.shuffled and any(self.training(chunk.rows))):
+                yield chunk
 
     def _training(self, split: ResolvedSplit) -> Iterator[Run]:
         first = 0
@@ -136,18 +159,10 @@ class RowMap:
             yield Run(span.part, Rows(start + span.start, start + span.stop), first)
             first += len(span)
 
-    def _cut_into_buckets(self, bucket_rows: int) -> Iterator[Bucket]:
-        numbers = itertools.count()
-        for run in self.runs:
-            start = run.rows.start - self._part_rows[run.part].start
-            for offset in range(0, len(run.rows), bucket_rows):
-                count = min(bucket_rows, len(run.rows) - offset)
-                yield Bucket(next(numbers), run.part, run.first + offset, count, start + offset)
-
     def _unshuffled(self, part: str) -> Iterator[Rows]:
         """The rows of a part that stay where they are."""
         here = self._part_rows[part]
-        runs = [run.rows for run in self.runs if run.part == part] if self.buckets else []
+        runs = [run.rows for run in self.runs if run.part == part] if self.shuffled else []
         start = here.start
         for rows in sorted(runs, key=lambda rows: rows.start):
             yield Rows(start, rows.start)

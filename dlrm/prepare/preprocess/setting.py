@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.prepare.preprocess.disk import Extent
-from dlrm.prepare.preprocess.progress import Progress
 from dlrm.prepare.preprocess.sources import SourceFile
 from dlrm.prepare.preprocess.work_folder import WorkFolder
+from dlrm.prepare.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,25 @@ name without what says how it is stored: ``day_0.gz`` is ``day_0``.
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Protocol
 
 import pyarrow as pa
 
+from dlrm.data.packed.naming import check_numbers
 from dlrm.data.raw.tsv_file import GZIP_MAGIC, MAX_LINE_BYTES, OTHER_MAGIC, ZSTD_MAGIC
 from dlrm.errors import DataError
 
 # Reads are small enough for a decompressor's output to stay in a core's cache: zstd gave 1.6 GB/s, at 32 MiB 1.0 GB/s.
 READ_BYTES = 1 << 20
 _LOOK_BYTES = 1 << 12  # several rows
+_FETCH_IT = "fetch its file, or list the files one by one if these are all that are meant"
 _SUFFIX = re.compile(r"(\.(txt|tsv))?(\.(gz|zst))?$")
 
 Compression = Literal["none", "gzip", "zstd"]
@@ -69,13 +71,18 @@ def find_sources(input: Sequence[str]) -> tuple[SourceFile, ...]:
             inside a folder or among a pattern's matches, are left out.
 
     Raises:
-        DataError: nothing is found, a file is empty, of another format or cannot be read, or two files are one part.
+        DataError: nothing is found, a file is empty, of another format or cannot be read, two files are one part, or
+            among the numbered files of a folder or a pattern one is missing; files that are named one by one are those
+            that are meant.
     """
-    sources = sorted((_source(path) for entry in input for path in _paths(entry)), key=lambda s: _natural(s.part))
-    for one, other in pairwise(sources):
+    found = [[_source(path) for path in _paths(entry)] for entry in input]
+    sources = sorted(itertools.chain.from_iterable(found), key=lambda s: _natural(s.part))
+    for one, other in itertools.pairwise(sources):
         if one.part == other.part:
             mend = "give every part once: remove or rename one of the two"
             raise DataError(other.path, f"is the part {other.part}, which {one.path} is too", mend=mend)
+    for entry, of_entry in zip(input, found, strict=True):  # a single file misses nothing
+        check_numbers(entry, [s.part for s in of_entry], mend=_FETCH_IT, others=[s.part for s in sources])
     return tuple(sources)
 
 

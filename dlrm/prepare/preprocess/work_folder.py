@@ -5,11 +5,15 @@ its end:
 
     lock                     held by the job that writes the output
     state.json               what the output is made from and with; there before any other file
-    raw/<file>/<chunk>       parsed rows of a chunk; ``<chunk>.used`` once their successor exists and they are removed
+    raw/<file>/<chunk>      parsed rows of a chunk by bucket; training rows of a bucket that is on the disk are zeros;
+                             ``<chunk>.used`` once the chunk is not needed any more and is removed
+    raw/<file>/<chunk>.values, .training_values
+                             which values occur in its sparse columns; removed once all vocabularies are there
     raw/<file>/counts.json   what was counted in the chunks of a file; there once all of them were parsed
-    spill/<file>/<group>     training rows of some chunks by bucket; those of a bucket that is on the disk are zeros
     parts/<part>/begun       the part's files are laid out
-    parts/<part>/<row>.json  what was counted in the piece that is written at that row; there once it is on the disk
+    parts/<part>/pieces-<row>.json
+                             what was counted in pieces of the part, by their first rows; there once they are on
+                             the disk
     parts/<part>/record.json the part's entry in the manifest; there once its files are finished
 """
 
@@ -67,17 +71,31 @@ class WorkFolder:
         """What was counted in the chunks of a file."""
         return self._raw_folder(file) / "counts.json"
 
-    def spill(self, file: int, group: int) -> Path:
-        """The training rows of a group of a file's chunks."""
-        return self.path / "spill" / str(file) / str(group)
+    def values(self, file: int, chunk: int) -> Path:
+        """What occurs in the sparse columns of a chunk."""
+        return self._raw_folder(file) / f"{chunk}.values"
+
+    def training_values(self, file: int, chunk: int) -> Path:
+        """What occurs in the training rows of a chunk that holds others as well."""
+        return self._raw_folder(file) / f"{chunk}.training_values"
+
+    def forget_values(self, file: int) -> None:
+        """Remove what occurs in the chunks of a file."""
+        for ending in ("values", "training_values"):
+            for path in self._raw_folder(file).glob(f"*.{ending}"):
+                path.unlink(missing_ok=True)
 
     def begun(self, part: str) -> Path:
         """Says that the files of a part are laid out."""
         return self._part_folder(part) / "begun"
 
-    def piece(self, part: str, start: int) -> Path:
-        """What was counted in the piece of a part that starts at a row of it."""
-        return self._part_folder(part) / f"{start}.json"
+    def pieces(self, part: str, start: int) -> Path:
+        """What was counted in pieces of a part; the name is free to be the first row of any of them."""
+        return self._part_folder(part) / f"pieces-{start}.json"
+
+    def all_pieces(self, part: str) -> list[Path]:
+        """All files of :meth:`pieces` that are there."""
+        return sorted(self._part_folder(part).glob("pieces-*.json"))
 
     def record(self, part: str) -> Path:
         """A finished part's entry in the manifest."""
@@ -105,7 +123,7 @@ class WorkFolder:
         for name in ("state.json", "token"):
             for path in (self.path / name, unfinished(self.path / name)):
                 path.unlink(missing_ok=True)
-        for name in ("raw", "spill", "parts"):
+        for name in ("raw", "parts", "spill"):  # the last one is of earlier versions
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
 

@@ -19,7 +19,7 @@ from dlrm.data.multi_hot import multi_hot_dataset
 from dlrm.data.packed.arrays import MappedFile
 from dlrm.data.packed.folder import open_packed
 from dlrm.data.packed.manifest import FileRecord, Manifest, PartRecord, SparseRecord, dump_manifest, parse_manifest
-from dlrm.data.packed.npz import map_members, verify_checksums
+from dlrm.data.packed.npz import list_members, map_members, verify_checksums
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError, DataError, SetupError
 from dlrm.prepare import materialize
@@ -190,6 +190,21 @@ def test_a_file_with_other_ids_than_asked_for_is_refused(tmp_path, options, prob
     run_materialize(config_of(folder))
     with pytest.raises(DataError, match=problem):
         run_materialize(config_of(folder, **options))
+
+
+def test_a_file_of_which_a_byte_is_wrong_is_not_kept_wherever_it_is(tmp_path):
+    folder = write_folder(tmp_path, parts={"day_0": 3000})
+    run_materialize(config_of(folder))
+    path = folder / "day_0_sparse_multi_hot.npz"
+    members = {member.name: member for member in list_members(MappedFile(str(path)))}
+    content = bytearray(path.read_bytes())
+    content[members["2.npy"].stop - 4 * 2 * HOTNESS[2] + 1] ^= 1  # in the last row but one, which is not compared
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"day_0_sparse_multi_hot.npz:2.npy: has CRC-32 .*; set overwrite to true"):
+        run_materialize(config_of(folder))
+    assert path.read_bytes() == content
+    run_materialize(config_of(folder, overwrite=True))
+    verify_checksums(MappedFile(str(path)))
 
 
 def test_a_damaged_file_is_refused_before_anything_is_written(tmp_path):

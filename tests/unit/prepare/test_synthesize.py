@@ -55,6 +55,18 @@ def profile(packed, tmp_path):
     return path
 
 
+@pytest.mark.parametrize(("bad", "said"), [(-1, "id -1 is"), (400, "id 400 is")])
+def test_an_id_outside_of_its_table_is_named_and_not_profiled(packed, tmp_path, bad, said):
+    path = f"{packed}/day_1_sparse.npy"
+    ids = np.load(path)
+    ids[123, 2] = bad
+    np.save(path, ids)
+    expected = rf"day_1_sparse\.npy, row 124, column s2: {said} outside of its table \(0 \.\. 399\); mend the data"
+    with pytest.raises(DataError, match=expected):
+        run_synthesize(SynthesizeConfig(source=packed, profile=str(tmp_path / "profile.json")))
+    assert not (tmp_path / "profile.json").exists()
+
+
 def test_the_training_rows_are_profiled(profile):
     columns = read_profile(profile).columns
     assert [(column.name, column.rows, column.references) for column in columns] == [

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from dlrm.data.check import SKIPPED, SampleCheck
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.parquet import decode
@@ -107,6 +108,38 @@ def test_lists_become_bags_with_lengths_and_what_lies_beyond_is_zero(tmp_path, k
     assert samples.lengths_BF is not None
     assert samples.lengths_BF.tolist() == [[3], [0], [0], [1], [2]]
     assert samples.lengths_BF.dtype == torch.int32
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list, pa.list_view])
+def test_a_sample_with_a_longer_list_is_skipped_where_bad_samples_are(tmp_path, kind):
+    lists = pa.array([[1, 2], [4, 5, 6], [7], [8, 9, 10, 11]], kind(pa.int32()))
+    source = one_column(tmp_path, lists, hotness=2, bad_rows="skip")
+    index_B = torch.arange(4)
+    check = SampleCheck(source, "skip")
+    found = check(source.read(index_B), index_B)
+    assert found.weights_B is not None
+    assert found.weights_B.tolist() == [1, 0, 1, 0]
+    assert found.ids_BS.tolist() == [[1, 2], [0, 0], [7, 0], [0, 0]]
+    assert found.lengths_BF is not None
+    assert found.lengths_BF.tolist() == [[2], [0], [1], [0]]
+    assert check.counts.by_column(check.counts.snapshot()) == {"ids": 2, SKIPPED: 2}
+
+
+@pytest.mark.parametrize("policy", ["error", "hash", "clamp"])
+def test_a_longer_list_is_an_error_under_every_other_policy(tmp_path, policy):
+    lists = pa.array([[1, 2], [4, 5, 6]], pa.list_(pa.int32()))
+    with pytest.raises(DataError, match=r"row 2, column ids: has 3 ids, more than hotness 2"):
+        everything(one_column(tmp_path, lists, hotness=2, bad_rows=policy))
+
+
+def test_a_null_id_is_called_null(tmp_path):
+    source = one_column(tmp_path, [3, None, 12], rows=10)
+    index_B = torch.arange(3)
+    with pytest.raises(DataError, match=r"row 2, column ids: id null \(or -1\) is outside of its table \(0 \.\. 9\)"):
+        SampleCheck(source)(source.read(index_B), index_B)
+    check = SampleCheck(source, "clamp")
+    assert check(source.read(index_B), index_B).ids_BS.flatten().tolist() == [3, 0, 9]
+    assert check.counts.by_column(check.counts.snapshot()) == {"ids": 1, "ids (null)": 1}
 
 
 def test_lists_of_fixed_size_may_be_null_or_shorter_than_the_bag(tmp_path):

@@ -213,6 +213,7 @@ def test_a_row_group_larger_than_the_cache_is_refused_with_what_it_needs(tmp_pat
     message = refused(tmp_path, cache_gib=(needed - 1) / 2**30)
     assert "row group 0 (600 rows)" in message
     assert "data.cache_gib" in message
+    assert f"takes {needed / 2**20:.3g} MiB decoded" in message
     assert dataset(tmp_path, cache_gib=needed / 2**30).train.num_samples == 1000
 
 

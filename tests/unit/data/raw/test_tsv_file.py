@@ -1,5 +1,4 @@
 import gzip
-import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from dlrm.data.raw import tsv_file
 from dlrm.data.raw.tsv_file import line_blocks
 from dlrm.data.raw.tsv_parse import read_tsv
 from dlrm.errors import DataError
+from tests.unit.data.raw.damaged_files import after_each_flipped_bit, make_unreadable
 from tests.unit.data.raw.tsv_files import LAYOUT, line, write
 
 LINES = [f"{i}\t{'x' * (i % 7)}".encode() for i in range(200)]
@@ -75,19 +75,9 @@ def test_a_gzip_file_with_a_wrong_checksum_is_damaged(tmp_path):
     assert "the gzip data is damaged (CRC check failed" in str(error_of(put(tmp_path, bytes(packed))))
 
 
-def text_or_error(path: str) -> bytes:
-    try:
-        return b"".join(line_blocks(path))
-    except DataError as error:
-        return str(error).encode()
-
-
 def test_every_flipped_bit_of_a_gzip_file_gives_an_error_or_the_same_text(tmp_path):
     packed = gzip.compress(TEXT, mtime=0)
-    for position in range(2, len(packed), 11):
-        flipped = bytearray(packed)
-        flipped[position] ^= 4
-        outcome = text_or_error(put(tmp_path, bytes(flipped)))
+    for outcome in after_each_flipped_bit(packed, tmp_path / "day.tsv", line_blocks, step=11):
         assert outcome == TEXT or b"gzip data is" in outcome  # the header has bytes without meaning here
 
 
@@ -109,14 +99,7 @@ def test_a_directory_is_an_error(tmp_path):
 
 def test_a_file_without_read_permission_is_an_error(tmp_path, monkeypatch):
     path = put(tmp_path, TEXT)
-    if os.geteuid() == 0:  # root may read everything
-
-        def refuse(*arguments, **keywords):
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr("builtins.open", refuse)
-    else:
-        os.chmod(path, 0)
+    make_unreadable(path, monkeypatch)
     assert "no permission to read it" in str(error_of(path))
 
 

@@ -1,20 +1,12 @@
-"""Packed data sets made by hand, for tests."""
+"""Packed data sets made by hand, of any columns and with whatever a manifest may say."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from dlrm.data.packed.manifest import (
-    MANIFEST_NAME,
-    SUFFIXES,
-    FileRecord,
-    Manifest,
-    PartRecord,
-    SpanRecord,
-    SparseRecord,
-    dump_manifest,
-)
+from dlrm.data.packed.manifest import SUFFIXES, Manifest, PartRecord, SpanRecord, SparseRecord
+from tests.unit.data.packed import packed_files
+from tests.unit.data.packed.packed_files import file_record, write_npz
 
 SEPARATE = {"parameters": {"categories": {"kind": "vocabulary", "reserved": "separate"}}}
 
@@ -30,13 +22,7 @@ def write_part(folder: Path, name: str, dense, sparse, labels, multi_hot=None) -
         )
     np.save(folder / f"{name}_labels.npy", np.asarray(labels, np.int32).reshape(-1, 1))
     if multi_hot is not None:
-        ids = {str(i): np.asarray(bag, np.int32) for i, bag in enumerate(multi_hot)}
-        np.savez(folder / f"{name}_sparse_multi_hot.npz", **ids)
-
-
-def record_of(path: Path) -> FileRecord:
-    data = path.read_bytes()
-    return FileRecord(name=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        write_npz(folder / f"{name}_sparse_multi_hot.npz", [np.asarray(bag, np.int32) for bag in multi_hot])
 
 
 def write_manifest(folder: Path, rows, *, split=None, missing=None, hotness=None, preprocessing=None, vocabularies=()):
@@ -45,12 +31,12 @@ def write_manifest(folder: Path, rows, *, split=None, missing=None, hotness=None
     parts = []
     for name in names:
         labels = np.load(folder / f"{name}_labels.npy")
-        files = {kind: folder / f"{name}{suffix}" for kind, suffix in SUFFIXES.items()}
+        files = {kind: f"{name}{suffix}" for kind, suffix in SUFFIXES.items()}
         parts.append(
             PartRecord(
                 name=name,
                 rows=len(labels),
-                files={kind: record_of(path) for kind, path in files.items() if path.exists()},
+                files={kind: file_record(folder, file) for kind, file in files.items() if (folder / file).exists()},
                 clicks=int(labels.sum()),
                 missing=(missing or {}).get(name),
             )
@@ -69,9 +55,9 @@ def write_manifest(folder: Path, rows, *, split=None, missing=None, hotness=None
             use: tuple(SpanRecord(part=name, start=0, stop=sizes[name]) for name in of) for use, of in chosen.items()
         },
         preprocessing=preprocessing or {},
-        vocabularies={name: record_of(folder / f"{name}_vocabulary.npy") for name in vocabularies},
+        vocabularies={name: file_record(folder, f"{name}_vocabulary.npy") for name in vocabularies},
     )
-    (folder / MANIFEST_NAME).write_text(dump_manifest(manifest))
+    packed_files.write_manifest(folder, manifest)
 
 
 def small(folder: Path, *, parts=3, rows=400, seed=0, **options) -> Path:

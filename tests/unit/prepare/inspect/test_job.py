@@ -81,6 +81,17 @@ def test_pictures_that_cannot_be_written_are_a_line(tmp_path, capsys):
         shown(capsys, tmp_path, pictures=str(tmp_path / "file"))
 
 
+def test_a_data_set_that_nobody_may_write_to_is_shown_without_pictures(tmp_path, capsys):
+    small(tmp_path)
+    (tmp_path / "inspect").write_text("")  # root may write to any folder
+    run_inspect(InspectConfig(path=str(tmp_path)))
+    said = capsys.readouterr()
+    assert said.err.startswith(f"no pictures: {tmp_path}/inspect: pictures cannot be written (")
+    assert said.err.count("\n") == 1
+    assert "All figures are of all rows." in said.out
+    assert "Pictures in" not in said.out
+
+
 def test_a_folder_without_dataset_json_is_shown_with_a_note(tmp_path, capsys):
     small(tmp_path)
     (tmp_path / "dataset.json").unlink()

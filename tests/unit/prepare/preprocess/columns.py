@@ -45,3 +45,10 @@ def clustered_columns():
 def distinct(values):
     """The values uint32, ascending, each once."""
     return np.unique(np.asarray(values).ravel().astype(np.uint32))
+
+
+def plain_vocabulary(categories, is_missing, config):
+    """The vocabulary of a column, by numpy."""
+    counted = categories if config.reserved == "mlperf" else categories[~is_missing]
+    values, counts = np.unique(counted, return_counts=True)
+    return values[counts >= config.min_count]

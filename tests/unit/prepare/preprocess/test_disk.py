@@ -6,6 +6,7 @@ import random
 import pyarrow as pa
 import pytest
 
+from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.disk import check_room, disk_errors, extent_of, peak_bytes
@@ -41,10 +42,13 @@ def test_text_and_rows_are_estimated_whatever_the_compression(tmp_path, text, ki
 def test_need_is_that_of_the_fullest_moment():
     plain = PreprocessConfig(input=["a"], output="b")
     shuffled = PreprocessConfig(input=["a"], output="b", shuffle=True)
-    parsed, packed, spilled = 1 + 52 + 104 + 26 / 8, 52 + 104 + 4, 52 + 104 + 12
+    hashed = plain.model_copy(update={"categories": HashedCategories(rows=10)})
+    parsed, packed, occurring = 4 * (2 + 13 + 26), 4 * (1 + 13 + 26), 4 * 26
     rows = [1000, 3000]
     assert peak_bytes(plain, rows) == pytest.approx(1.05 * (4000 * parsed + 3000 * packed), rel=0.01)
-    assert peak_bytes(shuffled, rows) == pytest.approx(1.05 * 4000 * (spilled + packed), rel=0.01)
+    assert peak_bytes(plain, [1000] * 4) == pytest.approx(1.05 * 4000 * (parsed + occurring), rel=0.01)
+    assert peak_bytes(hashed, [1000] * 4) == pytest.approx(1.05 * (4000 * parsed + 1000 * packed), rel=0.01)
+    assert peak_bytes(shuffled, rows) == pytest.approx(1.05 * 4000 * (parsed + packed), rel=0.01)
 
 
 def test_what_the_job_has_taken_already_counts_as_room(tmp_path, monkeypatch):

@@ -8,11 +8,9 @@ from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY
 from dlrm.data.raw.vocabulary import hashed_ids
-from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import ConfigError
 from dlrm.prepare.preprocess.encode import Encoder
-from dlrm.prepare.preprocess.vocabulary import build_vocabulary
-from tests.unit.prepare.preprocess.columns import HIGHEST, distinct, skewed_column
+from tests.unit.prepare.preprocess.columns import HIGHEST, distinct, plain_vocabulary, skewed_column
 
 SEPARATE = ContiguousVocabulary()
 MLPERF = ContiguousVocabulary(of="all", reserved="mlperf")
@@ -25,10 +23,7 @@ def chunk(columns=3, rows=40_000):
 
 
 def vocabularies_of(categories_FM, missing_FM, config):
-    return [
-        build_vocabulary(lambda column=column: [column], config, threads=2, collectives=OneProcess())
-        for column in zip(categories_FM, missing_FM, strict=True)
-    ]
+    return [plain_vocabulary(*column, config) for column in zip(categories_FM, missing_FM, strict=True)]
 
 
 def signed(categories, is_missing):

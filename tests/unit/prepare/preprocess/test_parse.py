@@ -13,7 +13,8 @@ from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
 from dlrm.data.raw.tsv_parse import parse_lines
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.parse import parse_chunk
-from dlrm.prepare.preprocess.raw_chunk import RawChunk
+from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk
+from dlrm.prepare.preprocess.records import Columns, Records
 from dlrm.prepare.preprocess.sources import find_sources, text_chunks
 from tests.unit.data.raw.tsv_files import CATEGORIES, FIELD_PATTERNS, INTEGERS, LAYOUT, line
 
@@ -34,8 +35,21 @@ def of_day(row: int) -> tuple[str, int]:
     return "day_0", 100 + row
 
 
-def parse(*lines: bytes, end=b"\n", where=unasked, **changes) -> RawChunk:
-    return parse_chunk(b"".join(text + end for text in lines), config(**changes), where=where)
+class ByColumn(Columns):
+    """A parsed chunk's columns, and its counts."""
+
+    counts: ChunkCounts
+
+
+def by_column(chunk: RawChunk, num_dense=2, num_sparse=3) -> ByColumn:
+    assert chunk.records_MW[:, 0].tolist() == list(range(chunk.counts.rows))
+    columns = ByColumn(**vars(Records(num_dense, num_sparse).columns(chunk.records_MW)))
+    object.__setattr__(columns, "counts", chunk.counts)
+    return columns
+
+
+def parse(*lines: bytes, end=b"\n", where=unasked, **changes) -> ByColumn:
+    return by_column(parse_chunk(b"".join(text + end for text in lines), config(**changes), where=where))
 
 
 def error_of(*lines: bytes, end=b"\n", where=of_day, **changes) -> DataError:
@@ -68,7 +82,7 @@ def is_well_formed(text: bytes) -> bool:
     return all(pattern.fullmatch(field) for pattern, field in zip(FIELD_PATTERNS, fields, strict=True))
 
 
-def assert_same(chunk: RawChunk, lines: list[bytes], dense: FixedDense) -> None:
+def assert_same(chunk: ByColumn, lines: list[bytes], dense: FixedDense) -> None:
     """Compares every value with plain Python's reading of well-formed lines; dense ones exactly, as float64 rounded."""
     split = [text.removesuffix(b"\r").decode().split("\t") for text in lines]
     integers = [[int(x) if x else dense.missing for x in fields[INTEGERS]] for fields in split]
@@ -159,6 +173,9 @@ def test_skipped_rows_are_left_out_and_counted(end):
     chunk = parse(*lines, end=end, bad_rows="skip")
     assert chunk.counts.skipped_rows == len(bad)
     assert_same(chunk, good, FixedDense())
+    chunk = parse_chunk(end.join([*lines, b""]), config(bad_rows="skip"), where=unasked, first_line=70)
+    assert chunk.skipped_lines.tolist() == [lines.index(text) for text in bad]
+    assert chunk.lines().tolist() == [70 + lines.index(text) for text in good]
 
 
 def test_where_every_row_is_malformed_all_are_skipped():
@@ -189,7 +206,7 @@ def test_both_parsers_and_regular_expressions_agree_on_thousands_of_damaged_chun
         if fast is not None:
             rejected += 1
             assert (fast.row, fast.column, fast.problem) == (exact.row, exact.column, exact.problem)
-        kept = parse_chunk(data, config(bad_rows="skip"), where=unasked)
+        kept = by_column(parse_chunk(data, config(bad_rows="skip"), where=unasked))
         assert kept.counts.skipped_rows == len(lines) - len(good)
         assert_same(kept, good, FixedDense())
     assert 1000 < rejected < 4500  # both outcomes were seen
@@ -206,7 +223,10 @@ def failure(parse) -> DataError | None:
 def test_the_exact_parser_gives_the_same_values():
     rng = random.Random(2)
     data = b"".join(random_line(rng) + b"\n" for _ in range(500))
-    chunk, rows = parse_chunk(data, config(), where=unasked), parse_lines(data, LAYOUT, path="day_0", first_row=1)
+    chunk, rows = (
+        by_column(parse_chunk(data, config(), where=unasked)),
+        parse_lines(data, LAYOUT, path="day_0", first_row=1),
+    )
     np.testing.assert_array_equal(chunk.labels_M, rows.labels_M)
     np.testing.assert_array_equal(chunk.missing_FM, rows.categories_FM == MISSING_CATEGORY)
     np.testing.assert_array_equal(chunk.categories_FM, np.maximum(rows.categories_FM, 0))
@@ -230,8 +250,7 @@ def test_threads_at_once_parse_what_one_alone_parses():
         thread.join()
     for one, other in zip(alone, together, strict=True):
         assert one.counts == other.counts
-        np.testing.assert_array_equal(one.dense_MN, other.dense_MN)
-        np.testing.assert_array_equal(one.categories_FM, other.categories_FM)
+        np.testing.assert_array_equal(one.records_MW, other.records_MW)
 
 
 @pytest.mark.criteo
@@ -242,7 +261,7 @@ def test_the_real_sample_parses_as_pyarrow_reads_it():
     settings = PreprocessConfig(input=(str(SAMPLE),), output="packed")
     (source,) = find_sources(settings.input)
     texts = text_chunks(source, 5_000_000, lambda k: True)
-    chunks = [parse_chunk(text.lines, settings, where=unasked) for text in texts]
+    chunks = [by_column(parse_chunk(text.lines, settings, where=unasked), 13, 26) for text in texts]
     assert sum(chunk.counts.rows for chunk in chunks) == 109_711
     names = [f"c{i}" for i in range(40)]
     types = {name: pa.int64() if i < 14 else pa.string() for i, name in enumerate(names)}
@@ -273,3 +292,33 @@ def test_a_digit_is_known_at_each_of_eight_places_and_no_other_byte_is():
                 assert parse(text, GOOD).categories_FM[0, 0] == int(category, 16)
             else:
                 assert "cat_0" in str(error_of(text, GOOD)), category
+
+
+@pytest.mark.parametrize("num_sparse", [1, 30, 31, 32, 63, 80])
+def test_what_is_missing_is_known_of_any_number_of_columns(num_sparse):
+    draw = random.Random(num_sparse)
+    rows = [[draw.choice(["", "0", "f00d"]) for _ in range(num_sparse)] for _ in range(50)]
+    text = b"".join(b"%d\t7\t%s\n" % (i % 2, "\t".join(row).encode()) for i, row in enumerate(rows))
+    settings = PreprocessConfig(input=("raw",), output="packed", num_dense=1, num_sparse=num_sparse)
+    chunk = by_column(parse_chunk(text, settings, where=unasked), 1, num_sparse)
+    assert chunk.missing_FM.T.tolist() == [[not field for field in row] for row in rows]
+    assert chunk.categories_FM.T.tolist() == [[int(field or "0", 16) for field in row] for row in rows]
+    assert chunk.labels_M.tolist() == [i % 2 for i in range(50)]
+    missing = [chunk.counts.missing[f"cat_{f}"] for f in range(num_sparse)]
+    assert missing == [sum(not row[f] for row in rows) for f in range(num_sparse)]
+
+
+def test_neighbouring_chunks_are_joined_as_if_parsed_at_once():
+    good = [line(label=str(i % 2), categories=(f"{i:x}", "", "c")) for i in range(9)]
+    lines = [good[0], b"short", *good[1:5], b"", b"", *good[5:]]
+    texts = [b"".join(text + b"\n" for text in part) for part in (lines[:3], lines[3:7], lines[7:])]
+    settings = config(bad_rows="skip")
+    parts = [
+        parse_chunk(text, settings, where=unasked, first_line=first)
+        for text, first in zip(texts, (40, 43, 47), strict=True)
+    ]
+    joined = RawChunk.joined(parts)
+    whole = parse_chunk(b"".join(texts), settings, where=unasked, first_line=40)
+    np.testing.assert_array_equal(joined.records_MW, whole.records_MW)
+    assert joined.skipped_lines.tolist() == whole.skipped_lines.tolist()
+    assert (joined.first_line, joined.counts) == (whole.first_line, whole.counts)

@@ -1,84 +1,56 @@
-"""Records hold rows exactly, and a spill that is not whole is noticed."""
+"""Rows are shuffled by random keys, and go to buckets by the same keys."""
 
 import numpy as np
 import pytest
+import torch
 
-from dlrm.errors import DataError
-from dlrm.prepare.preprocess.packed_rows import PackedRows
-from dlrm.prepare.preprocess.records import Records, order_by_bucket
-from dlrm.prepare.preprocess.rows import Bucket
-from dlrm.prepare.preprocess.shuffle import BucketReader
+from dlrm.counter_rng import random_bits, stream_key
+from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk
+from dlrm.prepare.preprocess.shuffle import bucket_rows, by_bucket, order_of, row_keys
 
 
-@pytest.mark.parametrize(("num_sparse", "wide"), [(3, False), (26, False), (31, True), (32, False), (80, True)])
-def test_records_give_back_the_rows_that_were_packed(num_sparse, wide):
+def test_keys_are_the_random_bits_of_seed_file_and_line():
+    lines = np.array([0, 1, 5, 2**40])
+    expected = random_bits(stream_key(3, "preprocess", "shuffle", 2), torch.from_numpy(lines)).numpy()
+    assert row_keys(lines, 2, 3).tolist() == expected.view(np.uint64).tolist()
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 3, 16, 1000])
+def test_buckets_are_shares_of_the_keys_and_their_rows_stay_in_order(buckets):
+    keys = row_keys(np.arange(5000), 0, 1)
+    expected = [int(key) * buckets >> 64 for key in keys]
+    if buckets > 1:  # shares of the keys' upper halves, which is the same but next to the borders
+        expected = [(int(key) >> 32) * buckets >> 32 for key in keys]
+    counts = np.bincount(expected, minlength=buckets)
+    assert bucket_rows(keys, buckets).tolist() == counts.tolist()
+    records = np.arange(15_000, dtype=np.uint32).reshape(5000, 3)
+    chunk = RawChunk(records, 0, np.empty(0, np.int64), ChunkCounts(5000, 0, {}, 0))
+    spread, ends = by_bucket(chunk, keys, buckets)
+    assert ends.tolist() == np.cumsum(counts).tolist()
+    np.testing.assert_array_equal(spread, records[np.argsort(expected, kind="stable")])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 4000])
+@pytest.mark.parametrize("buckets", [1, 7, 300])
+def test_the_rows_of_a_bucket_are_ordered_by_key_and_equal_keys_by_row(count, buckets):
     draw = np.random.default_rng(0)
-    high = 2**62 if wide else 2**31 - 1  # ids far beyond what a float32 tells apart
-    rows = PackedRows(
-        dense_MN=draw.normal(size=(500, 4)).astype(np.float32),
-        ids_MF=draw.integers(high - 1000, high, size=(500, num_sparse), dtype=np.int64 if wide else np.int32),
-        labels_M=draw.integers(0, 2, 500).astype(np.uint8),
-    )
-    missing = draw.random((num_sparse, 500)) < 0.3
-    records = Records(4, num_sparse, wide=wide)
-    packed = np.full((500, records.words), 0xFFFFFFFF, np.uint32)
-    records.pack(rows, missing, packed)
-    places = draw.permutation(500)
-    packed[:, 0] = places
-    found = records.unpack(packed)
-    for name, array in vars(rows).items():
-        np.testing.assert_array_equal(getattr(found, name), array, strict=True)
-    order, counts = records.look_over(packed)
-    assert places[order].tolist() == list(range(500))
-    assert counts.clicks == rows.labels_M.sum()
-    assert list(counts.missing.values()) == missing.sum(axis=1).tolist()
+    share = 2**64 // buckets
+    for bucket in {0, buckets // 2, buckets - 1}:
+        keys = draw.integers(bucket * share + 2**32, (bucket + 1) * share - 2**32, count, np.uint64)
+        keys[count // 2 :] = keys[: count - count // 2][::-1]
+        np.testing.assert_array_equal(order_of(keys, buckets), np.argsort(keys, kind="stable"))
 
 
-def test_a_spill_has_the_rows_of_each_bucket_together():
-    places = np.random.default_rng(0).permutation(1000)[:300]
-    edges = np.array([0, 400, 401, 401, 1000])
-    offsets, within, rows = order_by_bucket(places, edges)
-    for bucket in range(4):
-        here = rows[offsets[bucket] : offsets[bucket + 1]]
-        expected = [row for row, place in enumerate(places) if edges[bucket] <= place < edges[bucket + 1]]
-        assert here.tolist() == expected
-        assert within[here].tolist() == (places[here] - edges[bucket]).tolist()
+def test_keys_that_differ_in_their_lower_halves_only_are_ordered_as_well():
+    keys = np.random.default_rng(0).permutation(100).astype(np.uint64) + (np.uint64(1) << np.uint64(63))
+    np.testing.assert_array_equal(order_of(keys, 5), np.argsort(keys))
 
 
-def spill(path, places, records, offsets):
-    words = np.zeros((len(places), records.words), np.uint32)
-    words[:, 0] = places
-    path.write_bytes(np.array(offsets, "<i8").tobytes() + words.tobytes())
-    return path
-
-
-@pytest.mark.parametrize("places", [[0, 1, 2, 2], [0, 1, 2, 9], [0, 1, 2]], ids=["twice", "beyond", "missing"])
-def test_a_bucket_whose_rows_are_not_each_there_once_is_refused(tmp_path, places):
-    records = Records(1, 1, wide=False)
-    path = spill(tmp_path / "0", places, records, [0, len(places)])
-    with pytest.raises(DataError, match="bucket 0"):
-        BucketReader([path], records, 1).read(Bucket(0, "p", 0, 4, 0))
-
-
-def test_a_spill_that_is_cut_off_is_refused(tmp_path):
-    records = Records(1, 1, wide=False)
-    path = spill(tmp_path / "0", [0, 1, 2], records, [0, 4])
-    with pytest.raises(DataError, match="cut off"):
-        BucketReader([path], records, 1).read(Bucket(0, "p", 0, 4, 0))
-
-
-def test_a_bucket_that_is_forgotten_takes_no_room_and_the_others_stay(tmp_path):
-    count = 20_000
-    records = Records(1, 1, wide=False)
-    path = spill(tmp_path / "0", [*range(count), *range(count)], records, [0, count, 2 * count])
-    spilled_bytes, before = path.stat().st_size, path.stat().st_blocks
-    reader = BucketReader([path], records, 2)
-    reader.forget(Bucket(0, "p", 0, count, 0))
-    assert path.stat().st_size == spilled_bytes
-    if path.stat().st_blocks == before:
-        pytest.skip("the file system frees no parts of files")
-    assert path.stat().st_blocks < 0.6 * before
-    blocks, _ = reader.read(Bucket(1, "p", count, count, count))
-    assert sum(len(rows.labels_M) for _, rows in blocks) == count
-    with pytest.raises(DataError, match="bucket 0"):
-        reader.read(Bucket(0, "p", 0, count, 0))
+def test_every_place_is_as_likely_for_every_row():
+    rows, seeds = 8, 4000
+    times = np.zeros((rows, rows))
+    for seed in range(seeds):
+        order = np.argsort(row_keys(np.arange(rows), 0, seed))
+        times[np.arange(rows), order] += 1
+    chi_squared = ((times - seeds / rows) ** 2 / (seeds / rows)).sum()
+    assert chi_squared < 90  # 49 degrees of freedom: 1 in 3,000

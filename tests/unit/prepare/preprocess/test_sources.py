@@ -9,6 +9,7 @@ import pytest
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess import sources
 from dlrm.prepare.preprocess.sources import SourceFile, TextChunk, find_sources, first_row, text_chunks
+from tests.unit.data.raw.damaged_files import after_each_flipped_bit, make_unreadable
 
 RNG = random.Random(0)
 LINES = [f"{i}\t{'x' * RNG.randrange(30)}".encode() for i in range(400)]
@@ -155,19 +156,55 @@ def parts(*input: str) -> list[str]:
 
 
 def test_folders_patterns_and_files_come_in_natural_order(tmp_path):
-    for name in ("day_10", "day_2", "day_1.gz", "day_23", "other_3"):
+    for name in ("day_10", "day_8", "day_9.gz", "day_11", "other_3"):
         put(tmp_path, TEXT, name)
     put(tmp_path, TEXT, ".hidden")
     (tmp_path / "day_folder").mkdir()
-    assert parts(str(tmp_path)) == ["day_1", "day_2", "day_10", "day_23", "other_3"]
-    assert parts(f"{tmp_path}/day_*") == ["day_1", "day_2", "day_10", "day_23"]
-    assert parts(f"{tmp_path}/day_10", f"{tmp_path}/day_2", f"{tmp_path}/oth*") == ["day_2", "day_10", "other_3"]
+    assert parts(str(tmp_path)) == ["day_8", "day_9", "day_10", "day_11", "other_3"]
+    assert parts(f"{tmp_path}/day_*") == ["day_8", "day_9", "day_10", "day_11"]
+    assert parts(f"{tmp_path}/day_10", f"{tmp_path}/day_8", f"{tmp_path}/oth*") == ["day_8", "day_10", "other_3"]
 
 
 def test_names_with_digits_anywhere_can_be_ordered(tmp_path):
-    for name in ("1", "01", "a", "a1b", "a1", "1a", "b"):
+    names = ("1", "01", "a", "a1b", "a1", "1a", "b")
+    assert parts(*(put(tmp_path, TEXT, name) for name in names)) == ["01", "1", "1a", "a", "a1", "a1b", "b"]
+
+
+@pytest.mark.parametrize("entry", [".", "day_*"])
+def test_a_number_that_is_missing_in_a_folder_or_a_pattern_is_named(tmp_path, entry):
+    for name in ("day_0.gz", "day_1", "day_3", "day_4", "day_9"):
         put(tmp_path, TEXT, name)
-    assert parts(str(tmp_path)) == ["01", "1", "1a", "a", "a1", "a1b", "b"]
+    error = error_of(find_sources, [f"{tmp_path}/{entry}"])
+    assert error.path == f"{tmp_path}/{entry}"
+    assert error.problem == "part day_2 is missing between day_1 and day_3"
+    assert "list the files one by one" in error.mend
+
+
+def test_files_that_are_listed_one_by_one_are_those_that_are_meant(tmp_path):
+    paths = [put(tmp_path, TEXT, name) for name in ("day_0", "day_7")]
+    assert parts(*paths) == ["day_0", "day_7"]
+
+
+def test_a_pattern_may_mean_some_of_the_numbers(tmp_path):
+    for name in ("day_0", "day_1", "day_4", "day_5", "day_6", "test_9"):
+        put(tmp_path, TEXT, name)
+    assert parts(f"{tmp_path}/day_[4-6]") == ["day_4", "day_5", "day_6"]
+    assert parts(f"{tmp_path}/day_[4-6]", f"{tmp_path}/day_[01]") == ["day_0", "day_1", "day_4", "day_5", "day_6"]
+    assert parts(f"{tmp_path}/*[019]") == ["day_0", "day_1", "test_9"]
+
+
+def test_numbers_may_be_spread_over_folders(tmp_path):
+    for day in range(5):
+        disk = tmp_path / f"disk{day % 2}"
+        disk.mkdir(exist_ok=True)
+        put(disk, TEXT, f"day_{day}")
+    assert parts(f"{tmp_path}/disk0", f"{tmp_path}/disk1/day_*") == [f"day_{day}" for day in range(5)]
+
+
+def test_two_files_with_one_number_are_an_error(tmp_path):
+    for name in ("day_0", "day_01", "day_1"):
+        put(tmp_path, TEXT, name)
+    assert "parts day_01 and day_1 have the same number" in str(error_of(find_sources, [str(tmp_path)]))
 
 
 def test_the_home_folder_may_be_abbreviated(tmp_path, monkeypatch):
@@ -226,14 +263,7 @@ def test_files_of_another_format_are_named(tmp_path, magic, kind):
 
 def test_a_file_without_read_permission_is_an_error(tmp_path, monkeypatch):
     path = put(tmp_path, TEXT)
-    if os.geteuid() == 0:  # root may read everything
-
-        def refuse(*arguments, **keywords):
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr("builtins.open", refuse)
-    else:
-        os.chmod(path, 0)
+    make_unreadable(path, monkeypatch)
     assert "no permission to read it" in str(error_of(find_sources, [path]))
 
 
@@ -248,19 +278,13 @@ def test_a_compressed_file_that_is_cut_off_is_an_error(tmp_path, stored):
         assert "the compressed data is cut off" in str(error_of(chunks_of, put(tmp_path, whole[:length])))
 
 
-def text_or_error(path: str) -> bytes:
-    try:
-        return b"".join(chunk.lines for chunk in chunks_of(path))
-    except DataError as error:
-        return str(error).encode()
+def lines_of(path: str) -> list[bytes]:
+    return [chunk.lines for chunk in chunks_of(path)]
 
 
 def test_every_flipped_byte_of_a_gzip_file_gives_an_error_or_the_same_text(tmp_path):
     whole = gzip.compress(TEXT, mtime=0)
-    for position in range(2, len(whole), 7):
-        flipped = bytearray(whole)
-        flipped[position] ^= 4
-        outcome = text_or_error(put(tmp_path, bytes(flipped)))
+    for outcome in after_each_flipped_bit(whole, tmp_path / "day_0", lines_of, step=7):
         assert outcome == TEXT or b"the compressed data is" in outcome  # the header has bytes without meaning here
 
 

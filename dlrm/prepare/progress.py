@@ -1,4 +1,7 @@
-"""How far a long job has come and how long it will still take, for the person at the terminal."""
+"""How far a long job has come and how long it will still take, for the person at the terminal.
+
+Of several ranks one speaks, and knows of its own share only: its steps are called ``parse (rank 0 of 4)``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Protocol
 import rich.console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from dlrm.distributed.world import Place
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -48,10 +53,14 @@ class Silent:
 
 
 class Lines:
-    """For an output that is no terminal: a line when a step begins, every ten seconds and when it ends."""
+    """For an output that is no terminal: a line every ten seconds and when a step ends.
 
-    def __init__(self, console: rich.console.Console) -> None:
-        self._console = console
+    Args:
+        console: where to; whose: follows the name of every step.
+    """
+
+    def __init__(self, console: rich.console.Console, whose: str = "") -> None:
+        self._console, self._whose = console, whose
         self._lock = threading.Lock()
         self._name = ""
 
@@ -63,7 +72,8 @@ class Lines:
         """End the step before, and begin one."""
         self.close()
         with self._lock:
-            self._name, self._total, self._done, self._began_with = name, max(total, 1), done, done
+            self._name, self._total = name + self._whose, max(total, 1)
+            self._done = self._began_with = done
             self._began_s = self._spoke_s = time.monotonic()
 
     def advance(self, units: float) -> None:
@@ -86,16 +96,20 @@ class Lines:
 
 
 class Bars:
-    """For a terminal: a bar for each step."""
+    """For a terminal: a bar for each step.
 
-    def __init__(self, console: rich.console.Console) -> None:
+    Args:
+        console: where to; whose: follows the name of every step.
+    """
+
+    def __init__(self, console: rich.console.Console, whose: str = "") -> None:
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(True, True),
         )
-        self._bar = Bar(*columns, console=console)
+        self._bar, self._whose = Bar(*columns, console=console), whose
         self._bar.start()
 
     def say(self, text: str) -> None:
@@ -105,7 +119,7 @@ class Bars:
     def step(self, name: str, total: float, done: float = 0) -> None:
         """End the step before, and begin one."""
         self.close()
-        self._bar.add_task(name, total=max(total, 1), completed=int(done))
+        self._bar.add_task(name + self._whose, total=max(total, 1), completed=int(done))
 
     def advance(self, units: float) -> None:
         """Units of the present step are done."""
@@ -129,7 +143,9 @@ def shown_progress(visible: bool) -> Iterator[Progress]:
         yield Silent()
         return
     console = rich.console.Console(highlight=False)
-    progress = Bars(console) if console.is_terminal else Lines(console)
+    place = Place.from_environment()
+    whose = f" (rank {place.rank} of {place.world_size})" if place.world_size > 1 else ""
+    progress = Bars(console, whose) if console.is_terminal else Lines(console, whose)
     try:
         yield progress
         progress.close()

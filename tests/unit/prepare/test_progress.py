@@ -5,8 +5,8 @@ import io
 import pytest
 import rich.console
 
-from dlrm.prepare.preprocess import progress
-from dlrm.prepare.preprocess.progress import Bars, Lines, Silent, duration, shown_progress
+from dlrm.prepare import progress
+from dlrm.prepare.progress import Bars, Lines, Silent, duration, shown_progress
 
 
 @pytest.fixture
@@ -37,6 +37,33 @@ def test_bars_show_every_step():
     bars.close()
     bars.stop()
     assert all(text in out.getvalue() for text in ("parse", "write", "half way", "100%"))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_of_several_ranks_every_step_says_whose_share_it_shows(monkeypatch, capsys, terminal):
+    place = {
+        "RANK": 0,
+        "WORLD_SIZE": 4,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 2,
+        "MASTER_ADDR": "here",
+        "MASTER_PORT": 1,
+    }
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
+    with shown_progress(True) as shown:
+        shown.step("parse", 10)
+        shown.step("write", 10)
+    out = capsys.readouterr().out
+    assert "parse (rank 0 of 4)" in out
+    assert "write (rank 0 of 4)" in out
+
+
+def test_one_process_does_not_speak_of_ranks(capsys):
+    with shown_progress(True) as shown:
+        shown.step("parse", 10)
+    assert capsys.readouterr().out == "parse: 0:00\n"
 
 
 def test_what_is_not_to_be_seen_is_silent(capsys):
