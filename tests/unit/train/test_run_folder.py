@@ -94,7 +94,7 @@ def test_ranks_that_their_launcher_started_again_find_the_folder_of_their_job(tm
 def test_a_folder_that_another_process_trains_into_is_left_alone(tmp_path, option, monkeypatch):
     monkeypatch.setattr(run_folder, "_LOCK_PATIENCE_S", 0.0)
     folder = folder_of(tmp_path)
-    with pytest.raises(ConfigError, match="run.name: another process is training into .*a/; wait for it"):
+    with pytest.raises(ConfigError, match=r"run.name: another process is training into .*a/; wait for it"):
         folder_of(tmp_path, option)
     assert (folder / "config.yaml").exists()
 
