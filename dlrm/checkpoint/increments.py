@@ -14,7 +14,8 @@ name                                         what it is
 ``touched.<table>.<r>_<c>.optimizer.<s>``    (n, columns) or (n,): their state; row-wise state only where c is 0
 ===========================================  =========================================================================
 
-All other tensors are in it whole, under their own names. Its fact ``increment`` names its *parent*, the checkpoint since
+All other tensors are in it whole, under their own names, or with 8 bits some as ``reduced.<name>``
+(:mod:`dlrm.checkpoint.reduced`). Its fact ``increment`` names its *parent*, the checkpoint since
 which rows are counted, and its *base*, the full checkpoint at which the chain of parents ends. Parents lie beside it and
 are told by step and checksum of their manifest, so that nothing but the very checkpoint is taken for one. What an
 increment says is what came after its parent: base, then every increment in order, make the state.
@@ -37,6 +38,8 @@ from pydantic import Field, ValidationError
 from dlrm.checkpoint.manifest import DTYPE_NAMES, MANIFEST_NAME, RESTORE, Checksum, Count, Record, TensorRecord
 from dlrm.checkpoint.names import checkpoint_name
 from dlrm.checkpoint.rectangles import Rectangle, fault_in_cover
+from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
+from dlrm.checkpoint.reduced import reduced_record
 from dlrm.checkpoint.row_codes import PARAMETER_BYTES
 from dlrm.checkpoint.storage import UnreachableError
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
@@ -153,8 +156,14 @@ class Increment:
 
     @cached_property
     def whole(self) -> frozenset[str]:
-        """Names of the tensors that it has whole."""
-        return frozenset(name for name in self.checkpoint.tensors if not name.startswith(PREFIX))
+        """Names of the tensors that it has whole and exact."""
+        return frozenset(name for name in self.checkpoint.tensors if not name.startswith((PREFIX, REDUCED_PREFIX)))
+
+    @cached_property
+    def reduced(self) -> frozenset[str]:
+        """Names in the state of the tensors that it has whole in fewer bytes."""
+        names = self.checkpoint.tensors
+        return frozenset(name.removeprefix(REDUCED_PREFIX) for name in names if name.startswith(REDUCED_PREFIX))
 
     def touched(self, shard: TouchedShard) -> int:
         """Number of rows that it has of a shard."""
@@ -290,14 +299,23 @@ def _contradiction(increment: Increment, state: Mapping[str, TensorRecord]) -> s
     if average is not None and not 0 <= average.last - average.first <= MAX_REPLAYED_STEPS:
         return f"has steps {average.first} .. {average.last} of the average, not 0 .. {MAX_REPLAYED_STEPS} of them"
     found = increment.checkpoint.tensors
-    for name in sorted(set(state) - partial | increment.whole):
+    for name in sorted(set(state) - partial - increment.reduced | increment.whole):
         if found.get(name) != state.get(name) or name in partial:
             return f"and its base do not hold the same {name}"
-    expected = {record.name: record for record in _touched_records(increment, state, of_table)}
+    touched = {record.name: record for record in _touched_records(increment, state, of_table)}
+    expected = touched | {record.name: record for record in _reduced_records(increment, state)}
     for name in sorted(expected.keys() | (found.keys() - increment.whole)):
         if found.get(name) != expected.get(name):
             return f"should {'not hold' if name not in expected else 'hold another'} {name}"
     return ""
+
+
+def _reduced_records(increment: Increment, state: Mapping[str, TensorRecord]) -> Iterator[TensorRecord]:
+    """What it may have in fewer bytes, of the tensors that it has so and not exactly."""
+    if increment.record.bits == 8:
+        for name in increment.reduced & state.keys() - increment.whole:
+            if (record := reduced_record(state[name])) is not None:
+                yield record
 
 
 def _touched_records(

@@ -6,8 +6,9 @@ blocks. Verifying into fresh memory instead would need that much memory again, w
 only as many verified pieces as :data:`KEPT_BYTES` are kept in between, and these are not read twice. Should storage that
 was whole a moment ago fail in the second reading, the error says that the state is part old, part new.
 
-Of an increment (:mod:`dlrm.checkpoint.increments`) the whole tensors are read from itself, the tables from the full
-checkpoint at the bottom of its chain, and over them go the touched rows of every increment, the oldest first.
+Of an increment (:mod:`dlrm.checkpoint.increments`) the whole tensors are read from itself, some restored from fewer bytes
+(:mod:`dlrm.checkpoint.reduced`), the tables from the full checkpoint at the bottom of its chain, and over them go the
+touched rows of every increment, the oldest first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import torch
 from dlrm.checkpoint.increments import Chain, open_chain
 from dlrm.checkpoint.manifest import DTYPES, FileRecord
 from dlrm.checkpoint.rectangles import Rectangle, intersection
+from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
+from dlrm.checkpoint.reduced import restored, restored_rectangle
 from dlrm.checkpoint.snapshot import check_blocks
 from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredPiece
 from dlrm.checkpoint.tensors import LogicalTensor
@@ -95,8 +98,8 @@ def load_tensors(
         if found and strict:
             raise CheckpointMismatchError(checkpoint.path, found, mend="use the configuration that it was saved with")
         fitting = [tensor for tensor in tensors if _fits(chain, tensor)]
-        for increment in chain.increments:
-            verify_touched_rows(increment, fitting)
+        for increment in chain.increments:  # the last one's reduced tensors are read with the whole ones
+            verify_touched_rows(increment, [tensor for tensor in fitting if tensor.name not in increment.reduced])
         targets = _targets(chain, fitting)
         kept = _verified(targets)
         return found, lambda: _fill(chain, fitting, targets, kept)
@@ -114,8 +117,9 @@ def _fits(chain: Chain, tensor: LogicalTensor) -> bool:
 class _Target:
     """A piece and the parts of this rank's blocks that its values go to."""
 
-    def __init__(self, checkpoint: Checkpoint, stored: StoredPiece, dtype: torch.dtype) -> None:
-        self.checkpoint, self.stored, self.dtype = checkpoint, stored, dtype
+    def __init__(self, checkpoint: Checkpoint, stored: StoredPiece, *, reduced: bool) -> None:
+        self.checkpoint, self.stored, self._reduced = checkpoint, stored, reduced
+        self.rectangle = restored_rectangle(checkpoint, stored) if reduced else stored.piece.rectangle
         self.parts: list[tuple[Rectangle, torch.Tensor]] = []
 
     @property
@@ -123,24 +127,36 @@ class _Target:
         """What tells a piece from all others."""
         return self.checkpoint.path, self.stored.file.name, self.stored.piece.range[0]
 
+    def values(self, data: bytearray) -> torch.Tensor:
+        """The numbers that a piece's bytes are.
+
+        Raises:
+            CheckpointError: of a reduced one: they are none.
+        """
+        if self._reduced:
+            return restored(self.checkpoint, self.stored, data)
+        piece = self.stored.piece
+        return torch.frombuffer(data, dtype=self.checkpoint.dtypes[piece.tensor]).view(piece.shape)
+
     def fill(self, data: bytearray) -> None:
         """Copy what the blocks need of a piece's bytes."""
-        piece = self.stored.piece
-        values = torch.frombuffer(data, dtype=self.dtype).view(piece.shape)
+        values = self.values(data)
         for overlap, part in self.parts:
-            part.copy_(values[overlap.slices_from(piece.offsets)])
+            part.copy_(values[overlap.slices_from(self.rectangle.offsets)])
 
 
 def _targets(chain: Chain, tensors: Sequence[LogicalTensor]) -> list[_Target]:
     """The pieces of whole tensors that this rank needs: from the tip, and from the base what the tip has not whole."""
     found = []
     for tensor in tensors:
-        checkpoint = chain.tip if tensor.name in chain.tip.tensors else chain.base
-        for stored in checkpoint.pieces.get(tensor.name, ()):
-            target = _Target(checkpoint, stored, tensor.dtype)
+        reduced = bool(chain.increments) and tensor.name in chain.increments[-1].reduced
+        name = f"{REDUCED_PREFIX}{tensor.name}" if reduced else tensor.name
+        checkpoint = chain.tip if name in chain.tip.tensors else chain.base
+        for stored in checkpoint.pieces.get(name, ()):
+            target = _Target(checkpoint, stored, reduced=reduced)
             for block in tensor.blocks:
                 held = Rectangle(tuple(block.offsets), tuple(block.tensor.shape))
-                overlap = intersection(held, stored.piece.rectangle)
+                overlap = intersection(held, target.rectangle)
                 if overlap is not None:
                     view = block.tensor.detach()[overlap.slices_from(block.offsets)]
                     target.parts.append((overlap, view))
@@ -164,6 +180,7 @@ def _verified(targets: list[_Target]) -> dict[_Key, bytearray]:
 
     def read(target: _Target) -> bytearray | None:
         data = target.checkpoint.read(target.stored)
+        target.values(data)
         return data if target.key in keep else None
 
     with ThreadPoolExecutor(VERIFYING_THREADS) as pool:

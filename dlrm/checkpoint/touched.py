@@ -14,6 +14,8 @@ import torch
 from dlrm.checkpoint.increments import QUANTISED, Chain, Increment, TouchedShard, full_name, names_by_table
 from dlrm.checkpoint.manifest import RESTORE
 from dlrm.checkpoint.rectangles import Rectangle, intersection
+from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
+from dlrm.checkpoint.reduced import restored
 from dlrm.checkpoint.replay import replay_average
 from dlrm.checkpoint.row_codes import PARAMETER_BYTES, decode_rows, fault_in_codes
 from dlrm.checkpoint.stored import VERIFYING_THREADS, StoredPiece, find_damage
@@ -35,10 +37,11 @@ def verify_touched_rows(increment: Increment, tensors: Sequence[LogicalTensor]) 
 
     Args:
         increment: an open one.
-        tensors: those of the state that fit.
+        tensors: those of the state that fit; of those among them that it has in fewer bytes all is read and seen to be
+            restorable.
 
     Raises:
-        CheckpointError: they are damaged, or rows are out of range or out of order.
+        CheckpointError: they are damaged, rows are out of range or out of order, or numbers would not be finite.
     """
     tables = tensors_by_table(tensors)
     _check_headers(increment)
@@ -47,8 +50,14 @@ def verify_touched_rows(increment: Increment, tensors: Sequence[LogicalTensor]) 
         for _ in _parts(increment, shard, tables.get(shard.table, {})):
             pass
 
+    def verify_reduced(stored: StoredPiece) -> None:
+        restored(increment.checkpoint, stored, increment.checkpoint.read(stored))
+
+    reduced = [tensor.name for tensor in tensors if tensor.name in increment.reduced]
+    pieces = [stored for name in reduced for stored in increment.checkpoint.pieces[f"{REDUCED_PREFIX}{name}"]]
     with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
         list(pool.map(verify, increment.shards))
+        list(pool.map(verify_reduced, pieces))
 
 
 def fill_touched_rows(increment: Increment, tensors: Sequence[LogicalTensor]) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from dlrm.checkpoint.increments import FACT, MAX_REPLAYED_STEPS, QUANTISED, Bits, Link, TouchedShard
+from dlrm.checkpoint.increments import FACT, MAX_REPLAYED_STEPS, PREFIX, QUANTISED, Bits, Link, TouchedShard
+from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
+from dlrm.checkpoint.reduced import fault_in_reduced, reduced
 from dlrm.checkpoint.row_codes import encode_rows, fault_in_codes
 from dlrm.checkpoint.saver import SaveReport
 from dlrm.checkpoint.stored import Checkpoint
@@ -28,15 +30,15 @@ _QUANTISED_ENDS = tuple(f".{name}" for name in QUANTISED)
 class IncrementalState:
     """Collects the training state for checkpoints, of which every so many-th is full.
 
-    Full are also the first one, the first after a resume, and those whose touched rows would be too many, or cannot be
-    quantised. What became of a checkpoint is told by :meth:`settled` before the next is collected; what was collected and
-    not settled counts as in no checkpoint. Rows are followed from the making of this object on.
+    Full are also the first one, the first after a resume, and those whose touched rows would be too many, or whose numbers
+    cannot be quantised. What became of a checkpoint is told by :meth:`settled` before the next is collected; what was
+    collected and not settled counts as in no checkpoint. Rows are followed from the making of this object on.
 
     Args:
         engine: whose state is saved.
         collectives: of the training.
         full_every: 1 makes every checkpoint full.
-        bits: of a weight in the others.
+        bits: of a weight in the others; with 8 the state of dense optimizers has 16.
         average_decay: of the engine's average; 0 if it has none.
     """
 
@@ -71,12 +73,15 @@ class IncrementalState:
             return state, {}
         tables = tensors_by_table(state)
         touched = _touched_tensors(tables, rows, self._bits)
-        shards = self._agreed_shards(tables, touched, list(rows))
+        others = [reduced(tensor) for tensor in state] if self._bits == 8 else list(state)
+        shards = self._agreed_shards(
+            tables, touched, list(rows), finite=self._bits == 32 or _all_finite(touched + others)
+        )
         if shards is None:
             return state, {}
         self._collected = "increment"
         partial = {tensor.name for table in shards for tensor in tables[table].values()}
-        tensors = [tensor for tensor in state if tensor.name not in partial] + touched
+        tensors = [tensor for tensor in others if tensor.name not in partial] + touched
         links = {
             name: None if link is None else link.model_dump()
             for name, link in (("base", self._base), ("parent", self._parent))
@@ -120,8 +125,10 @@ class IncrementalState:
         tables: Mapping[str, Mapping[str, LogicalTensor]],
         touched: Sequence[LogicalTensor],
         mine: Sequence[Shard],
+        *,
+        finite: bool,
     ) -> dict[str, list[tuple[int, ...]]] | None:
-        """All ranks' shards by table; None where an increment is not worth it or not possible."""
+        """All ranks' shards by table; None where an increment is not worth it or, on a rank, not ``finite``."""
         whole_bytes = sum(
             _bytes(block.tensor)
             for table in {shard.table for shard in mine}
@@ -130,9 +137,6 @@ class IncrementalState:
             if block.primary
         )
         touched_bytes = sum(_bytes(block.tensor) for tensor in touched for block in tensor.blocks)
-        finite = self._bits == 32 or not any(
-            fault_in_codes(tensor.blocks[0].tensor) for tensor in touched if tensor.name.endswith(_QUANTISED_ENDS)
-        )
         by_rank = self._collectives.all_gather_object((whole_bytes, touched_bytes, finite, [tuple(s) for s in mine]))
         if not all(finite for _, _, finite, _ in by_rank):
             return None
@@ -142,6 +146,17 @@ class IncrementalState:
         for table, *place in sorted(shard for _, _, _, held in by_rank for shard in held):
             shards.setdefault(table, []).append(tuple(place))
         return shards or None
+
+
+def _all_finite(tensors: Sequence[LogicalTensor]) -> bool:
+    """Whether what is quantised of an increment's tensors can be restored."""
+    for tensor in tensors:
+        if tensor.name.startswith(REDUCED_PREFIX) and fault_in_reduced(tensor.blocks[0].tensor):
+            return False
+        codes = tensor.name.startswith(PREFIX) and tensor.name.endswith(_QUANTISED_ENDS)
+        if codes and fault_in_codes(tensor.blocks[0].tensor):
+            return False
+    return True
 
 
 def _touched_tensors(

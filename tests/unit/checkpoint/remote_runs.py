@@ -18,6 +18,8 @@ from dlrm.testing.storage_faults import Killed
 from tests.unit.checkpoint.states import State, blank, cut_up, gathered, random_state
 
 SHAPES = {"table": ((40, 8), "float32"), "momentum": ((40,), "float32"), "step": ((), "int64")}
+PART_BYTES = 5 << 20
+"""The smallest part of an upload that S3 takes."""
 RANKS = 2
 
 
