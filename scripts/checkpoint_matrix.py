@@ -1,6 +1,6 @@
 """Load the training state of every world and sharding into every world and sharding, and count the comparisons.
 
-    python scripts/checkpoint_matrix.py [--worlds 1,2,3,4,8]
+    .venv/bin/python -m scripts.checkpoint_matrix [--worlds 1,2,3,4,8]
 
 For each optimizer of the tables, each number of ranks and each sharding type a small model is trained for a few steps. Its
 state is then loaded on every number of ranks under every sharding type, where weights and optimizer state must be those

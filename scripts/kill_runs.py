@@ -1,6 +1,6 @@
 """Kill training runs at random moments, and see that nothing of them is lost but time.
 
-    python -m scripts.kill_runs [--kills 200] [--seed 0] [--ranks 2] [--inside-share 0.34] [--output FILE] [-- OPTIONS]
+    .venv/bin/python -m scripts.kill_runs [--kills 200] [--seed 0] [--ranks 2] [--inside-share 0.34] [--output FILE]
 
 A small model is trained once without interruption, then again and again under launch/elastic.py while ranks are killed by
 SIGKILL: one, all, or the launcher with all of them (then ``--resume auto`` goes on). For each kill: did the run go on from

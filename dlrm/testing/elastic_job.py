@@ -29,7 +29,7 @@ from dlrm.testing.step_log import FOLDER_VARIABLE
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "scripts" / "logged_training.py"
 # What a launcher above this process may have set is not meant for the job.
-_NOT_PASSED = (
+NOT_PASSED = (
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
@@ -68,7 +68,7 @@ class ElasticJob:
         log.mkdir(parents=True, exist_ok=True)
         launcher = ["--standalone", "--local-addr", "localhost", "--nproc-per-node", str(ranks)]
         restarts = ["--max-restarts", str(max_restarts)]
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_PASSED}
         self._output: IO[bytes] = output.open("ab")
         self.started_s = time.time()
         self.process = subprocess.Popen(

@@ -14,27 +14,19 @@ from pathlib import Path
 
 import psutil
 
+from dlrm.testing.elastic_job import NOT_PASSED
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "tests/launch/rank_program.py"
 ELASTIC = ("launch/elastic.py", "--standalone", "--local-addr", "localhost", "--nproc-per-node", "2", PROGRAM)
 LOCAL = ("launch/local.py", "--nproc", "2", "--script", PROGRAM, "--config", "none.yaml")
 HANG_S = 90  # a guard against hanging tests; nothing is said about speed
-# What a test runner's own launcher may have set, and this machine's log level, are not meant for these launchers.
-_NOT_PASSED = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "LOGLEVEL",
-    "DLRM_LAUNCHER",
-    "TORCHELASTIC_RUN_ID",
-)
 
 
 @contextmanager
 def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A python command in the checkout, in a session of its own; everything it started is gone afterwards."""
-    passed = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+    passed = {name: value for name, value in os.environ.items() if name not in NOT_PASSED}
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
