@@ -98,6 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``arguments`` as torchrun would and return the exit code."""
     try:
         follow_client()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there are ranks to pass it on to
         os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
         # The agent's own store lives on when ranks are started again, and with it the addresses of those that died: a new

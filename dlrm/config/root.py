@@ -32,5 +32,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _one_of_two(self) -> Config:
         if self.run.overwrite and self.resume.checkpoint == NEWEST:
-            raise ValueError("run.overwrite removes the checkpoints that resume.checkpoint auto would go on from; drop one")
+            raise ValueError(
+                "run.overwrite removes the checkpoints that resume.checkpoint auto would go on from; drop one"
+            )
         return self

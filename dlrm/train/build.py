@@ -116,7 +116,7 @@ def build_job(
         hooks.append(Validation(config.evaluation, score, measured, recorder, display))
     hooks.append(saving(measured))  # after what is to be saved is known, before what a resumed run does again
     if config.train.reset_tables_each_epoch:
-        hooks.append(ResetTables(engine.reset_tables, epochs=config.train.epochs))
+        hooks.append(ResetTables(engine.reset_tables))
     return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 

@@ -11,6 +11,7 @@ from dlrm.config import Config
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
 from dlrm.signals import SignalWatch
+from dlrm.train.build import training_order
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import FactsOfRun
@@ -82,9 +83,16 @@ class Checkpointing:
             facts=facts,
             measured=measured,
             best=self._start.best,
+            saved_step=self._start.position.step if self._start.own else None,
+            last_step=self._last_step(),
             signals=self._signals,
             display=self._display,
         )
+
+    def _last_step(self) -> int:
+        train = self._config.train
+        steps = train.epochs * training_order(self._config, self._num_samples).num_batches
+        return steps if train.max_steps is None else min(steps, train.max_steps)
 
     def _source(self) -> StateSource:
         if self._config.checkpoint.full_every == 1:

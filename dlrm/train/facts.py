@@ -5,6 +5,7 @@ Facts come from a file, so they are read as strictly as everything else in it (:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
 from dlrm.config.describe import to_plain
 from dlrm.distributed.world import World
-from dlrm.errors import CheckpointError
+from dlrm.errors import CheckpointError, DivergedError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import Throughput
 from dlrm.sharding.report import TablePlacement
@@ -35,7 +36,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 class _Fact(BaseModel):
     """What is read strictly, but for facts that are not known here."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class PositionFact(_Fact):
@@ -46,6 +47,21 @@ class PositionFact(_Fact):
     step: Count
     samples: Count
     epoch_ended: bool
+
+
+class ResultFact(_Fact):
+    """A :class:`~dlrm.metrics.binary.BinaryResult`."""
+
+    samples: Count
+    positives: Count
+    auc: float | None = None
+    auc_error_bound: float | None = None
+    log_loss: float | None = None
+    normalised_entropy: float | None = None
+    accuracy: float | None = None
+    calibration: float | None = None
+    click_rate: float | None = None
+    mean_prediction: float | None = None
 
 
 class MetricsFact(_Fact):
@@ -61,7 +77,7 @@ class MetricsFact(_Fact):
     last_loss: float | None = None
     loss_sum: float = 0.0
     loss_samples: float = 0.0
-    validation: list[tuple[Count, dict[str, int | float | None]]] = []
+    validation: list[tuple[Count, ResultFact]] = []
 
 
 class BestFact(_Fact):
@@ -132,8 +148,7 @@ class SavedFacts(_Fact):
         measured.before = Throughput(self.position.samples, self.position.step, metrics.training_time_s)
         measured.last_loss = metrics.last_loss
         measured.validation_history[:] = [
-            (step, BinaryResult(**{name: values.get(name) for name in BinaryResult.__dataclass_fields__}))  # type: ignore[arg-type]
-            for step, values in metrics.validation
+            (step, BinaryResult(**result.model_dump())) for step, result in metrics.validation
         ]
         if measured.validation_history:
             measured.validation_step, measured.validation = measured.validation_history[-1]
@@ -159,13 +174,17 @@ class FactsOfRun:
     versions: dict[str, str]
 
     def __call__(self, position: Position, reason: str, best: BestFact | None) -> dict[str, Any]:
-        """Facts for the manifest; collective."""
+        """Facts for the manifest; collective.
+
+        Raises:
+            DivergedError: the loss is no longer finite, nor, then, worth saving what it comes from; on every rank.
+        """
         return {
             "position": asdict(position),
             "order": order_facts(self.config, self.num_samples),
             "config": to_plain(self.config),
             "plan": [asdict(placement) for placement in self.placements],
-            "metrics": self._metrics(),
+            "metrics": self._metrics(position),
             "best": None if best is None else best.model_dump(),
             "reason": reason,
             "ranks": self.world.size,
@@ -173,9 +192,11 @@ class FactsOfRun:
             "versions": self.versions,
         }
 
-    def _metrics(self) -> dict[str, Any]:
+    def _metrics(self, position: Position) -> dict[str, Any]:
         sums_2 = self.measured.loss_sums_2.clone()
         self.world.collectives.all_reduce_sum_(sums_2)
+        if not math.isfinite(sums_2[0]):
+            raise DivergedError(f"step {position.step}: the training loss summed since the last record is {sums_2[0]}")
         return {
             "training_time_s": self.measured.throughput.overall().elapsed_s,
             "last_loss": self.measured.last_loss,
@@ -206,7 +227,7 @@ def order_differences(saved: SavedFacts, config: Config, num_samples: int) -> li
     here = order_facts(config, num_samples)
     names = sorted(here.keys() | saved.order.keys())
     return [
-        f"{name} is {shown(saved.order.get(name))} in the checkpoint, {shown(here.get(name))} here"
+        f"{_printable(name)} is {shown(saved.order.get(name))} in the checkpoint, {shown(here.get(name))} here"
         for name in names
         if saved.order.get(name) != here.get(name)
     ]
@@ -216,7 +237,7 @@ def config_changes(saved: SavedFacts, config: Config) -> list[str]:
     """Options of the training that have other values than when the checkpoint was saved: ``optim.dense.lr 0.1 -> 0.2``."""
     before, now = dict(_flat(saved.config)), dict(_flat(to_plain(config)))
     return [
-        f"{name} {shown(before.get(name))} -> {shown(now.get(name))}"
+        f"{_printable(name)} {shown(before.get(name))} -> {shown(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
         if name.partition(".")[0] not in _NOT_TRAINING and before.get(name) != now.get(name)
     ]
@@ -232,6 +253,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def shown(value: Any) -> str:
     """A value of a fact in a few printable characters."""
-    text = ascii(value) if isinstance(value, str) else str(value)
-    text = text.encode("ascii", "backslashreplace").decode()
+    return _printable(ascii(value) if isinstance(value, str) else str(value))
+
+
+def _printable(text: str) -> str:
+    text = ascii(text)[1:-1] if not (text.isascii() and text.isprintable()) else text
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -32,8 +32,12 @@ class Position:
 class Hook:
     """Does nothing at every occasion; subclasses override what they care for."""
 
-    def on_start(self, position: Position) -> None:
-        """Before the first step."""
+    def on_start(self, position: Position) -> str | None:
+        """Before the first step; a text says why there is nothing left to train."""
+        return None
+
+    def before_steps(self, position: Position) -> None:
+        """Before the first step and after each pause, if training goes on."""
 
     def next_pause(self, step: int) -> int | None:
         """The smallest step number after ``step`` at which this hook wants a pause; None: none of its own."""

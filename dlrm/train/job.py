@@ -53,7 +53,9 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     start = checkpointing.find_start(otherwise=elsewhere)
     recorder: Recorder = NoRecorder()
     if world.is_leader:
-        recorder = RunRecorder(folder, tensorboard=config.logging.tensorboard, step=start.position.step)
+        recorder = RunRecorder(
+            folder, tensorboard=config.logging.tensorboard, step=start.position.step, warn=display.say
+        )
     job = build_job(config, dataset, engine, world, recorder, display, saving=checkpointing.saving)
     job.trainer.position = start.position
     if world.is_leader:

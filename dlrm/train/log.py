@@ -25,7 +25,7 @@ def capture_logs() -> None:
 
 def open_log(folder: Path, rank: int) -> None:
     """Write what was captured and what follows to ``<folder>/log/rank<rank>.log``."""
-    (folder / "log").mkdir(exist_ok=True)
+    (folder / "log").mkdir(parents=True, exist_ok=True)  # hosts need not share the folder
     handler = logging.FileHandler(folder / "log" / f"rank{rank}.log")
     handler.setFormatter(logging.Formatter(_FORMAT))
     logging.root.addHandler(handler)

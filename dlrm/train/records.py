@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ mpl.use("Agg")  # no display on training hosts
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _COLOURS = {"train": "C0", "validation": "C1", "test": "C2"}  # the same in every figure
 
 
@@ -44,36 +47,70 @@ class RunRecorder:
         folder: the run's folder.
         tensorboard: whether to write TensorBoard events, too.
         step: where training goes on: what an earlier process recorded beyond it is forgotten.
+        warn: told once when the disk is full, which does not end the training: metrics.jsonl is written anew when there is
+            room again, TensorBoard's events end.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0) -> None:
-        self._folder = folder
-        path = folder / "metrics.jsonl"
-        self._entries = _entries_until(path, step)
-        beside = path.with_suffix(".part")
-        beside.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries))
-        beside.replace(path)
-        self._lines = path.open("a", buffering=1)
+    def __init__(
+        self, folder: Path, *, tensorboard: bool, step: int = 0, warn: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._folder, self._warn = folder, warn
+        self._path = folder / "metrics.jsonl"
+        again = self._path.exists()
+        self._entries = _entries_until(self._path, step)
+        self._behind = False  # whether the file lacks entries
+        self._write_all()
         self._tensorboard: SummaryWriter | None = None
         if tensorboard:
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if again else None)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Write an entry; non-numbers go to metrics.jsonl only."""
         entry = {"kind": kind, "step": step, **values}
-        self._lines.write(json.dumps(entry) + "\n")
         self._entries.append(entry)
+        try:
+            if self._behind:
+                self._write_all()
+            else:
+                self._append(entry)
+        except OSError as error:
+            self._full(error)
         if self._tensorboard is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            try:
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            except OSError as error:  # of the thread that writes, which has ended
+                self._full(error)
+                self._tensorboard = None
 
     def close(self) -> None:
         """Close the files and draw the curves."""
-        self._lines.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            try:
+                self._tensorboard.close()
+            except OSError as error:
+                self._full(error)
+        if self._behind:
+            self._write_all()
         draw_curves(self._entries).savefig(self._folder / "curves.png", dpi=110)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with self._path.open("a") as lines:
+            lines.write(json.dumps(entry) + "\n")
+
+    def _write_all(self) -> None:
+        beside = self._path.with_suffix(".part")
+        beside.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries))
+        beside.replace(self._path)
+        self._behind = False
+
+    def _full(self, error: OSError) -> None:
+        if error.errno not in _FULL_DISK:
+            raise error
+        if not self._behind:
+            self._warn(f"warning: {self._path}: {error.strerror}; written when there is room again")
+        self._behind = True
 
 
 def _entries_until(path: Path, step: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dlrm.checkpoint.folder import Skipped, checkpoint_paths, newest_good, set_aside
+from dlrm.checkpoint.folder import Skipped, newest_good, set_aside
 from dlrm.checkpoint.load import differences, load_tensors
 from dlrm.checkpoint.names import step_of
 from dlrm.checkpoint.remote import located
@@ -15,11 +15,11 @@ from dlrm.config import Config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World
-from dlrm.errors import CheckpointError, CheckpointMismatchError, ConfigError
+from dlrm.errors import CheckpointError, CheckpointMismatchError
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact, SavedFacts, config_changes, order_differences
 from dlrm.train.hooks import Position
-from dlrm.train.run_folder import RunFolder
+from dlrm.train.run_folder import RunFolder, require_no_checkpoints
 from dlrm.train.state import after_load, engine_tensors
 
 _MEND = "use the configuration that it was saved with, or --resume.strict false to take what fits"
@@ -33,13 +33,14 @@ class Start:
         position: trained so far.
         checkpoint: whose state the engine has; None: the initial one.
         saved: its facts; None if it holds weights alone, or its position has no meaning here.
-        best: the best checkpoint of this run so far.
+        own: whether the checkpoint is one of this run; best: the best of these so far.
         lines: what to tell a person.
     """
 
     position: Position = field(default_factory=Position)
     checkpoint: Checkpoint | None = None
     saved: SavedFacts | None = None
+    own: bool = False
     best: BestFact | None = None
     lines: tuple[str, ...] = ()
 
@@ -99,7 +100,7 @@ def start_here(
     if run.restarted or config.resume.checkpoint == NEWEST:
         return _from_newest(config, engine, num_samples, folder, storage, world, otherwise=otherwise)
     if config.checkpoint.enabled:
-        from_rank_0(world.collectives, lambda: _require_none(folder, storage))
+        from_rank_0(world.collectives, lambda: require_no_checkpoints(folder, storage))
     return otherwise
 
 
@@ -129,20 +130,20 @@ def _from_newest(
         here = () if otherwise.checkpoint else (f"no checkpoint in {folder}: training begins at the first sample",)
         return replace(otherwise, lines=(*lines, *here, *otherwise.lines))
     start = _start(config, num_samples, resumed, engine)
-    return replace(start, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
+    return replace(start, own=True, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
 
 
 def _from_path(config: Config, engine: Engine, num_samples: int, path: str, world: World) -> Start:
     """Begin a run with what another has come to; ``path`` is a checkpoint, a run or a run's folder of checkpoints."""
     storage, path = located(path)
 
-    def find() -> str:
+    def find() -> tuple[str, list[Skipped]]:
         if step_of(path.rpartition("/")[2]) is not None:
-            return path
+            return path, []
         for folder in (path, f"{path}/checkpoints"):
             found, skipped = newest_good(folder, storage=storage)
             if found is not None:
-                return found.path
+                return found.path, skipped
             if skipped:
                 raise CheckpointError(skipped[0].path, skipped[0].why)
         raise CheckpointError(path, "is no checkpoint and holds none", mend="check the path")
@@ -156,10 +157,11 @@ def _from_path(config: Config, engine: Engine, num_samples: int, path: str, worl
         return checkpoint
 
     tensors = engine_tensors(engine)
-    chosen = from_rank_0(world.collectives, find)
+    chosen, skipped = from_rank_0(world.collectives, find)
     checkpoint = together(world.collectives, open_it)
     left = load_tensors(checkpoint, tensors, strict=config.resume.strict, collectives=world.collectives)
-    return _start(config, num_samples, Resumed(checkpoint, left, []), engine)
+    start = _start(config, num_samples, Resumed(checkpoint, left, skipped), engine)
+    return replace(start, lines=(*(f"skipped {one.path}: {one.why}" for one in skipped), *start.lines))
 
 
 def _start(config: Config, num_samples: int, resumed: Resumed, engine: Engine) -> Start:
@@ -177,15 +179,6 @@ def _start(config: Config, num_samples: int, resumed: Resumed, engine: Engine) -
     changed = [f"changed since: {change}" for change in config_changes(saved, config)]
     line = f"resumed from {checkpoint.path} (step {position.step:,}, {position.samples:,} samples)"
     return Start(position, checkpoint, saved, lines=(line, *changed, *left))
-
-
-def _require_none(folder: str, storage: Storage) -> None:
-    """A new run does not mix its checkpoints with another's."""
-    if paths := checkpoint_paths(folder, storage):
-        message = (
-            f"{folder} holds {len(paths)} checkpoint(s) of an earlier run; go on with --resume auto or use another name"
-        )
-        raise ConfigError.at("run.name", message)
 
 
 def _set_aside(skipped: list[Skipped], storage: Storage) -> None:

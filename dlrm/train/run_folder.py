@@ -30,16 +30,19 @@ from typing import IO, Any
 import psutil
 import torch
 
+from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.owner import process_mark
+from dlrm.checkpoint.storage import Storage
 from dlrm.config import Config, dump_config
-from dlrm.config.checkpoint import NEWEST
+from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
+from dlrm.remote.paths import is_remote, local_path
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
 _STARTS = "processes.jsonl"
-_FIRST = (".lock", _STARTS, "config.yaml.part")
+_FIRST = (".lock", _STARTS, "config.yaml.part", "log")  # the last is all that other hosts than rank 0's may have
 _LOCK_PATIENCE_S = 10.0
 _locks: list[IO[str]] = []  # held, open, until the process ends
 
@@ -67,7 +70,8 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
     ... is added.
 
     Raises:
-        ConfigError: the folder cannot be made or written, or another process is writing it; the same on every rank.
+        ConfigError: the folder cannot be made or written, another process is writing it, or it may not be replaced; the
+            same on every rank.
     """
     launchers = [mark for mark in world.collectives.all_gather_object(_launcher()) if mark is not None]
 
@@ -98,7 +102,32 @@ def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
             return RunFolder(folder, continued=True, restarted=True)
     if config.resume.checkpoint == NEWEST and _is_run(parent / name):
         return RunFolder(parent / name, continued=True)
+    if config.run.overwrite and _is_inside(config.resume.checkpoint, parent / name):
+        message = f"would remove {config.resume.checkpoint}, from which training is to go on; use another run.name"
+        raise ConfigError.at("run.overwrite", message)
+    if config.run.overwrite and config.checkpoint.enabled and config.checkpoint.dir is not None:
+        require_no_checkpoints(f"{config.checkpoint.dir.rstrip('/')}/{name}")  # before anything is removed
     return RunFolder(_fresh_folder(parent, name, overwrite=config.run.overwrite))
+
+
+def require_no_checkpoints(folder: str, storage: Storage | None = None) -> None:
+    """A new run does not mix its checkpoints with another's.
+
+    Raises:
+        ConfigError: there are some in the folder.
+        CheckpointError: it cannot be listed.
+    """
+    if paths := checkpoint_paths(folder, storage):
+        message = (
+            f"{folder} holds {len(paths)} checkpoint(s) of an earlier run; go on with --resume auto or use another name"
+        )
+        raise ConfigError.at("run.name", message)
+
+
+def _is_inside(checkpoint: str, folder: Path) -> bool:
+    if checkpoint in (NEWEST, NO_CHECKPOINT) or is_remote(checkpoint):
+        return False
+    return Path(local_path(checkpoint)).resolve().is_relative_to(folder.resolve())
 
 
 def _is_run(folder: Path) -> bool:

@@ -92,6 +92,7 @@ class Saving(Hook):
         saver: writes; kept: its callback.
         source: what to write; facts: makes what is written beside it.
         measured: for the metric that decides which is the best; best: the best so far.
+        saved_step: of the run's checkpoint that training goes on from, if it does; last_step: with which training ends.
         signals: entered by whoever runs the training.
     """
 
@@ -106,22 +107,24 @@ class Saving(Hook):
         facts: Callable[[Position, str, BestFact | None], dict[str, Any]],
         measured: Measured,
         best: BestFact | None,
+        saved_step: int | None,
+        last_step: int,
         signals: SignalWatch,
         display: Display,
     ) -> None:
         self._config, self._world = config, world
         self._saver, self._kept, self._source, self._facts = saver, kept, source, facts
         self._measured, self._signals, self._display = measured, signals, display
-        self._best = best if best is not None and best.metric == config.best else None
+        self._best = self._committed_best = best if best is not None and best.metric == config.best else None
+        self._saving_best: BestFact | None = None  # measured where the save in flight was begun
         self._kept.best_step = None if self._best is None else self._best.step
-        self._saved_step = 0
+        self._saved_step, self._last_step = saved_step, last_step
         self._wanted = ""  # why to save at the next pause
         self._last_save_s = self._last_poll_s = time.monotonic()
         self._last_poll_step = self._next_poll_step = 0
 
     def on_start(self, position: Position) -> None:
         """Take the memory for copies of the state, so that the first save stalls training no longer than others."""
-        self._saved_step = position.step  # there is nothing that a checkpoint, or the seed, does not give
         self._saver.reserve(self._source.collect()[0])
         self._last_save_s = self._last_poll_s = time.monotonic()
         self._last_poll_step, self._next_poll_step = position.step, position.step + 1
@@ -145,24 +148,41 @@ class Saving(Hook):
             StoppedBySignal: on every rank, after saving.
             CheckpointError: a save failed that must not.
         """
+        self._look_at(position)
+        stop = self._poll(position)  # an evaluation may have taken long
+        if stop:
+            self._save_and_leave(position, stop)
+        if self._wanted and position.step < self._last_step:  # what other hooks do at the end is saved with it
+            self._save(position, self._wanted, tolerant=self._tolerant)
+        return None
+
+    def on_end(self, position: Position, reason: str) -> None:
+        """Save what training has come to, and wait until it is written.
+
+        Raises:
+            StoppedBySignal: on every rank, if a signal asks for that rather than for what follows training.
+            CheckpointError: the last save failed.
+        """
+        self._look_at(position)
+        if self._config.at_end:
+            self._wanted = "end"
+        if self._wanted:
+            self._save(position, self._wanted)
+        self._finish(tolerant=False)
+        if stop := self._poll(position):
+            self._save_and_leave(position, stop)
+
+    @property
+    def _tolerant(self) -> bool:
+        return self._config.on_failure == "continue"
+
+    def _look_at(self, position: Position) -> None:
+        """Whether this position is to be saved by itself."""
         every = self._config.every_steps
         if every and position.step % every == 0:
             self._wanted = self._wanted or f"every {every} steps"
         if self._is_best(position):
             self._wanted = "best"
-        stop = self._poll(position)  # an evaluation may have taken long
-        if stop:
-            self._save_and_leave(position, stop)
-        if self._wanted:
-            self._save(position, self._wanted, tolerant=self._config.on_failure == "continue")
-        return None
-
-    def on_end(self, position: Position, reason: str) -> None:
-        """Save what training has come to, and wait until it is written."""
-        best = self._is_best(position)
-        if best or self._config.at_end:
-            self._save(position, "end" if self._config.at_end else "best")
-        self._finish(tolerant=False)
 
     def _poll(self, position: Position) -> int:
         """Agree on what is wanted and when to ask again; the signal to stop on, 0 for none."""
@@ -190,7 +210,7 @@ class Saving(Hook):
         elif is_due:
             self._wanted = self._wanted or f"every {minutes:g} minutes"
         if failed:
-            self._finish(tolerant=self._config.on_failure == "continue")
+            self._finish(tolerant=self._tolerant)
         stop = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
         if stop:
             self._wanted = signal.Signals(stop).name
@@ -218,7 +238,8 @@ class Saving(Hook):
         self._wanted = ""
         if position.step == self._saved_step:
             return
-        self._finish(tolerant)
+        self._finish(self._tolerant)  # of the save before, which need not have succeeded for this one to
+        self._saving_best = self._best if self._best is not None and self._best.step == position.step else None
         tensors, of_source = self._source.collect()
         facts = {**of_source, **self._facts(position, reason, self._best)}
         try:
@@ -239,13 +260,15 @@ class Saving(Hook):
             self._failed(error, tolerant=tolerant)
         else:
             self._source.settled(self._saver.last)
-            if self._best is not None and self._saver.last is not None and self._best.step == self._saver.last.step:
-                self._kept.best_step = self._best.step  # not before, or a save that fails would cost the best before
+            if self._saving_best is not None:  # not before, or a save that fails would cost the best before
+                self._committed_best, self._kept.best_step = self._saving_best, self._saving_best.step
         self._tell()
 
     def _failed(self, error: CheckpointError, *, tolerant: bool) -> None:
         self._source.settled(None)
-        self._saved_step = -1  # this position may be saved yet
+        self._saved_step = None  # this position may be saved yet
+        if self._best is self._saving_best:  # what no checkpoint holds is not to be beaten
+            self._best = self._committed_best
         if not tolerant:
             raise error
         self._display.say(f"warning: {error}; training goes on, without a newer checkpoint")

@@ -152,6 +152,13 @@ class Validation(Hook):
         self._recorder = recorder
         self._display = display
 
+    def on_start(self, position: Position) -> str | None:
+        """Train no more where the run had reached the target already."""
+        result = self._measured.validation
+        if result is None or self._measured.validation_step != position.step:
+            return None
+        return self._end_after(result)
+
     def next_pause(self, step: int) -> int | None:
         """The next multiple of ``every_steps``."""
         return multiple_after(step, self._config.every_steps) if self._config.every_steps else None
@@ -161,7 +168,9 @@ class Validation(Hook):
         every = self._config.every_steps
         if not (position.epoch_ended or (every and position.step % every == 0)):
             return None
-        result = self._evaluate(position)
+        return self._end_after(self._evaluate(position))
+
+    def _end_after(self, result: BinaryResult) -> str | None:
         target = self._config.target_auc
         return TARGET_REACHED if target is not None and result.auc is not None and result.auc >= target else None
 
@@ -196,28 +205,18 @@ class AverageWeights(Hook):
 
 
 class ResetTables(Hook):
-    """Puts the tables back to their initial weights after each epoch but the last.
+    """Puts the tables back to their initial weights after each epoch that another one follows.
 
     Args:
         reset: does it, optimizer state included.
-        epochs: of the run.
     """
 
-    def __init__(self, reset: Callable[[], None], *, epochs: int) -> None:
+    def __init__(self, reset: Callable[[], None]) -> None:
         self._reset = reset
-        self._epochs = epochs
 
-    def on_start(self, position: Position) -> None:
-        """Reset where training goes on at the end of an epoch: the state was saved before what follows an epoch."""
-        self._reset_after(position)
-
-    def on_pause(self, position: Position) -> str | None:
-        """Reset at the end of an epoch that another one follows."""
-        self._reset_after(position)
-        return None
-
-    def _reset_after(self, position: Position) -> None:
-        if position.epoch_ended and position.epoch < self._epochs:
+    def before_steps(self, position: Position) -> None:
+        """Reset where training goes on after an epoch, by a resume, too; what is saved or scored there is as it was."""
+        if position.epoch_ended:
             self._reset()
 
 

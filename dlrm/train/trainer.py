@@ -49,10 +49,11 @@ class Trainer:
 
     def fit(self) -> str:
         """Train to the end and return the reason for which training ended."""
-        for hook in self._hooks:
-            hook.on_start(self.position)
-        reason = self._stop_reason()
+        found = [hook.on_start(self.position) for hook in self._hooks]
+        reason = self._stop_reason() or next((wish for wish in found if wish), None)
         while reason is None:
+            for hook in self._hooks:
+                hook.before_steps(self.position)
             self._train_until(self._next_pause())
             wishes = (hook.on_pause(self.position) for hook in self._hooks)  # the first that asks to stop is the last
             reason = next((wish for wish in wishes if wish), None) or self._stop_reason()

@@ -90,12 +90,19 @@ def test_sigusr1_is_passed_on_to_the_ranks():
         assert sorted(out.splitlines()) == ["asked 0", "asked 1"]
 
 
+def test_sigusr1_before_there_are_ranks_does_not_end_the_launcher():
+    early = "import os, signal, sys; sys.path.insert(0, 'launch'); import elastic; "
+    early += "elastic.run = lambda words: os.kill(os.getpid(), signal.SIGUSR1) or 0; sys.exit(elastic.main([]))"
+    assert finished("-c", early).returncode == 0
+
+
 def test_when_a_host_dies_the_others_go_on_without_it():
     meeting = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", "localhost"]
     meeting += ["--rdzv-backend", "c10d", "--rdzv-id", "hosts", "--rdzv-endpoint", f"localhost:{free_port()}"]
-    meeting += ["--rdzv-conf", "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=2"]
-    with started(ELASTIC[0], *meeting, PROGRAM, "alone") as first:
-        with started(ELASTIC[0], *meeting, PROGRAM, "alone") as second:
+    patience = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=2"
+    # Here both have the address of the meeting point; where it is may not depend on which of them comes first.
+    with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=true", PROGRAM, "alone") as first:
+        with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=false", PROGRAM, "alone") as second:
             ranks_up(first, 1)
             (pid,) = ranks_up(second, 1)
             os.kill(second.pid, signal.SIGKILL)

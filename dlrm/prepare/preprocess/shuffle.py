@@ -22,7 +22,7 @@ from dlrm.prepare.preprocess.setting import Setting
 
 UInt64s = npt.NDArray[np.uint64]
 
-_STRETCH_ROWS = 200  # of a chunk in a bucket: 32 KiB, so that reading them all is no random access
+_STRETCH_ROWS = 100  # of a chunk in a bucket: 16 KiB, so that reading them all is no random access
 _SMALL_BUCKET_ROWS = 1 << 16  # whose records are put in order in a core's third cache
 _KEYS_A_CELL = 2
 

@@ -18,7 +18,7 @@ from dlrm.prepare.preprocess.records import Records, UInt32s
 from dlrm.prepare.preprocess.rows import Chunk, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 
-_VALUES_AT_A_TIME = 1 << 24  # occurrences that are sorted in memory at a time, 64 MiB
+_VALUES_AT_A_TIME = 1 << 23  # occurrences that are sorted in memory at a time, 32 MiB
 _SAMPLE_STEP = 1 << 10
 
 

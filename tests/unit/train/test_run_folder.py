@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError
 from dlrm.train import run_folder
+from dlrm.train.log import open_log
 from dlrm.train.run_folder import open_run_folder, write_json
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
@@ -99,11 +101,45 @@ def test_a_folder_that_another_process_trains_into_is_left_alone(tmp_path, optio
     assert (folder / "config.yaml").exists()
 
 
-@pytest.mark.parametrize("left", [[], [".lock"], [".lock", "processes.jsonl", "config.yaml.part"]])
+@pytest.mark.parametrize("left", [[], [".lock"], ["log"], [".lock", "processes.jsonl", "config.yaml.part"]])
 def test_a_folder_that_was_left_before_anything_was_written_is_that_of_the_run(tmp_path, left):
     (tmp_path / "a").mkdir()
     for name in left:
         (tmp_path / "a" / name).touch()
+    assert run_of(tmp_path, "resume.checkpoint=auto").path.name == "a"
+
+
+@pytest.mark.parametrize("source", ["a", "a/checkpoints/step_00000100", "link", "file://a"])
+def test_overwrite_does_not_remove_what_training_is_to_go_on_from(tmp_path, source):
+    first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
+    (tmp_path / "link").symlink_to(first)
+    path = f"file://{first}" if source == "file://a" else tmp_path / source
+    with pytest.raises(ConfigError, match=r"run\.overwrite: would remove .*, from which training is to go on"):
+        folder_of(tmp_path, "run.overwrite=true", f"resume.checkpoint={path}")
+    assert (first / "config.yaml").exists()
+    assert folder_of(tmp_path, "run.overwrite=true", f"resume.checkpoint={tmp_path}/b").name == "a"
+
+
+def test_overwrite_removes_nothing_where_checkpoints_elsewhere_would_be_in_the_way(tmp_path):
+    first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
+    (tmp_path / "elsewhere" / "a" / "step_00000007").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"elsewhere/a holds 1 checkpoint\(s\) of an earlier run"):
+        folder_of(tmp_path, "run.overwrite=true", f"checkpoint.dir={tmp_path}/elsewhere/")
+    assert (first / "config.yaml").exists()
+
+
+def test_hosts_that_do_not_see_the_folder_of_a_run_have_their_logs_and_know_the_run_again(tmp_path):
+    logging.getLogger("dlrm").warning("before there is a folder")
+    handlers = list(logging.root.handlers)
+    try:
+        open_log(tmp_path / "a", rank=1)
+    finally:
+        for handler in set(logging.root.handlers) - set(handlers):
+            logging.root.removeHandler(handler)
+            handler.close()
+    assert (tmp_path / "a" / "log" / "rank1.log").exists()
     assert run_of(tmp_path, "resume.checkpoint=auto").path.name == "a"
 
 

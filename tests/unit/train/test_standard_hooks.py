@@ -2,14 +2,16 @@ import pytest
 import torch
 
 from dlrm.config import Config
+from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import DataError
+from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.train.console import Silent
 from dlrm.train.hooks import Position
 from dlrm.train.records import NoRecorder
-from dlrm.train.standard_hooks import LossAndSpeed, Measured
+from dlrm.train.standard_hooks import TARGET_REACHED, LossAndSpeed, Measured, Validation
 from dlrm.train.stepper import StepOutput
 
 
@@ -41,3 +43,12 @@ def test_a_record_without_a_sample_that_was_not_skipped_ends_the_run_in_one_line
     hook, _ = hook_of_one_rank(every_steps=1)
     with pytest.raises(DataError, match=r"\A.*every sample of the steps up to 1 was skipped.*\Z"):
         hook.on_step(Position(step=1, samples=2), output([0.5, 0.7], [0.0, 0.0]))
+
+
+@pytest.mark.parametrize(("auc", "step", "ends"), [(0.8, 10, True), (0.7, 10, False), (0.8, 9, False)])
+def test_a_run_that_had_reached_its_target_is_not_trained_on(auc, step, ends):
+    figures = dict.fromkeys(BinaryResult.__dataclass_fields__)
+    result = BinaryResult(**{**figures, "auc": auc})
+    measured = Measured(ThroughputMeter(), validation=result, validation_step=step)
+    hook = Validation(EvaluationConfig(target_auc=0.75), lambda: result, measured, NoRecorder(), Silent())
+    assert hook.on_start(Position(step=10)) == (TARGET_REACHED if ends else None)

@@ -1,0 +1,81 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dlrm.config import Config, load_config
+from dlrm.distributed.collectives import OneProcess
+from dlrm.distributed.world import Place, World
+from dlrm.errors import CheckpointError, DivergedError
+from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.train.facts import FactsOfRun, SavedFacts, config_changes, order_differences
+from dlrm.train.hooks import Position
+from dlrm.train.standard_hooks import Measured
+
+WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+SAMPLES = 1000
+CONFIG = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000"])
+
+
+def facts_of(measured, config=CONFIG, position=None):
+    of_run = FactsOfRun(config, SAMPLES, WORLD, placements=[], measured=measured, versions={})
+    return of_run(position or Position(batch=3, step=3, samples=300), "every 3 steps", None)
+
+
+def saved(facts):
+    return SavedFacts.of(SimpleNamespace(path="step_00000003", step=3, facts=facts))
+
+
+def test_facts_that_were_saved_give_position_and_figures_back():
+    measured = Measured(ThroughputMeter(), last_loss=0.5)
+    measured.loss_sums_2 += torch.tensor([1.5, 3.0])
+    found, into = saved(facts_of(measured)), Measured(ThroughputMeter())
+    assert found.position_in(CONFIG, SAMPLES, "") == Position(batch=3, step=3, samples=300)
+    found.restore(into, leader=True)
+    assert (into.last_loss, into.loss_sums_2.tolist(), into.unrecorded) == (0.5, [1.5, 3.0], True)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_longer_finite_is_said_to_be_instead_of_saved(loss):
+    measured = Measured(ThroughputMeter())
+    measured.loss_sums_2[0] = loss
+    with pytest.raises(DivergedError, match=r"step 3: the training loss .* has diverged"):
+        facts_of(measured)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("position", {"epoch": 0, "batch": -3, "step": 3, "samples": 300, "epoch_ended": False}),
+        ("position", {"epoch": 0, "batch": 3, "step": 2**63, "samples": 300, "epoch_ended": False}),
+        ("metrics", {"training_time_s": float("inf")}),
+        ("metrics", {"loss_sum": "much"}),
+        ("metrics", {"validation": [[3, {"samples": None, "positives": 0}]]}),
+        ("metrics", {"validation": [[3, {"samples": 1, "positives": 0, "log_loss": 10**4000}]]}),
+        ("best", {"metric": "auc", "value": float("nan"), "step": 3}),
+        ("config", ["no", "sections"]),
+    ],
+)
+def test_facts_that_make_no_sense_are_refused_in_one_line(name, value):
+    facts = facts_of(Measured(ThroughputMeter()))
+    with pytest.raises(CheckpointError, match=rf"\Astep_00000003: facts\.{name}.*\Z"):
+        saved({**facts, name: value})
+
+
+@pytest.mark.parametrize(
+    "position", [Position(batch=3, step=3, samples=299), Position(epoch=1, step=3, samples=300, epoch_ended=True)]
+)
+def test_a_position_that_the_order_of_samples_does_not_have_is_refused(position):
+    found = saved(facts_of(Measured(ThroughputMeter()), position=position))
+    with pytest.raises(CheckpointError, match="none of an epoch of 10 batches"):
+        found.position_in(CONFIG, SAMPLES, "step_00000003")
+
+
+def test_what_differs_is_named_in_printable_characters():
+    facts = facts_of(Measured(ThroughputMeter()))
+    facts["order"] = {**facts["order"], "\x1b[2J": "\x1b]0;title\a"}
+    facts["config"] = {**facts["config"], "model": {"a\nb": "c\nd" * 100}}
+    found = saved(facts)
+    said = [*order_differences(found, CONFIG, SAMPLES), *config_changes(found, Config())]
+    assert any("a\\nb" in line for line in said)
+    assert all(line.isprintable() and len(line) < 250 for line in said)

@@ -1,0 +1,175 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from dlrm.checkpoint.saver import SaveReport
+from dlrm.checkpoint.storage import LocalStorage
+from dlrm.config.checkpoint import CheckpointConfig
+from dlrm.distributed.collectives import OneProcess
+from dlrm.distributed.world import Place, World
+from dlrm.errors import CheckpointError, StoppedBySignal
+from dlrm.metrics.binary import BinaryResult
+from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.signals import SignalWatch
+from dlrm.train.console import Silent
+from dlrm.train.facts import BestFact
+from dlrm.train.hooks import Position
+from dlrm.train.saving import Kept, Saving
+from dlrm.train.standard_hooks import Measured
+
+WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+LAST = 100
+
+
+class Saver:
+    """Stands for the one that writes: what becomes of a save is known when it is waited for."""
+
+    def __init__(self, failing):
+        self.failing, self.begun, self.facts = failing, [], {}
+        self.failure, self.last, self._step = None, None, None
+
+    @property
+    def in_flight(self):
+        return self._step is not None
+
+    def reserve(self, tensors):
+        assert list(tensors) == []
+
+    def save(self, step, tensors, facts):
+        assert self._step is None, "the save before was not waited for"
+        self.begun.append(step)
+        self.facts[step] = facts
+        self._step = step
+
+    def wait(self):
+        step, self._step = self._step, None
+        if step in self.failing:
+            raise CheckpointError(f"step {step}", "could not be saved: the disk is full")
+        self.last = SaveReport(path=f"step {step}", step=step, bytes=0, stalled_s=0.0, written_s=0.0)
+
+
+class NoState:
+    def collect(self):
+        return [], {}
+
+    def settled(self, report):
+        """What it would be told is not looked at here."""
+
+
+class Run:
+    """The hook and what is around it; polls happen at pauses alone."""
+
+    def __init__(self, *, failing=(), saved_step=None, **config):
+        self.saver, self.signals = Saver(set(failing)), SignalWatch(announce=False)
+        self.kept = Kept("", LocalStorage(), keep=2)
+        self.measured = Measured(ThroughputMeter())
+        self.hook = Saving(
+            CheckpointConfig(every_minutes=None, **config),
+            WORLD,
+            saver=self.saver,
+            kept=self.kept,
+            source=NoState(),
+            facts=lambda position, reason, best: {"reason": reason, "best": best},
+            measured=self.measured,
+            best=None,
+            saved_step=saved_step,
+            last_step=LAST,
+            signals=self.signals,
+            display=Silent(),
+        )
+        self.hook.on_start(Position(step=saved_step or 0))
+
+    def pause(self, step, *, auc=None):
+        self.measure(step, auc)
+        self.hook.on_pause(Position(step=step))
+
+    def end(self, step=LAST, *, auc=None):
+        self.measure(step, auc)
+        self.hook.on_end(Position(step=step), "")
+
+    def measure(self, step, auc):
+        if auc is not None:
+            figures = dict.fromkeys(BinaryResult.__dataclass_fields__)
+            self.measured.validation, self.measured.validation_step = BinaryResult(**{**figures, "auc": auc}), step
+
+
+def test_the_end_is_saved_although_the_save_before_it_has_failed():
+    run = Run(every_steps=50, failing=[50])
+    run.pause(50)
+    run.end()
+    assert run.saver.begun == [50, LAST]
+    assert run.saver.last.step == LAST
+
+
+def test_on_failure_stop_ends_training_with_the_first_save_that_fails():
+    run = Run(every_steps=40, failing=[40], on_failure="stop")
+    run.pause(40)
+    with pytest.raises(CheckpointError, match="step 40"):
+        run.pause(80)
+    assert run.saver.begun == [40]
+
+
+def test_the_last_save_has_to_succeed():
+    with pytest.raises(CheckpointError, match=f"step {LAST}"):
+        Run(failing=[LAST]).end()
+
+
+def test_a_best_that_could_not_be_saved_neither_replaces_the_saved_one_nor_has_to_be_beaten():
+    run = Run(best="auc", failing=[20])
+    run.pause(10, auc=0.6)
+    run.pause(20, auc=0.8)
+    run.pause(30, auc=0.7)  # when the failure at 20 is not known yet
+    run.pause(40, auc=0.7)
+    run.end(auc=0.5)
+    assert run.saver.begun == [10, 20, LAST]
+    assert run.kept.best_step == 10
+
+    run = Run(best="auc", failing=[20])
+    run.pause(10, auc=0.6)
+    run.pause(20, auc=0.8)
+    run.hook._finish(tolerant=True)  # as a poll does that hears of it
+    run.pause(30, auc=0.7)
+    run.end(auc=0.5)
+    assert run.saver.begun == [10, 20, 30, LAST]
+    assert run.kept.best_step == 30
+    assert run.saver.facts[LAST]["best"] == BestFact(metric="auc", value=0.7, step=30)
+
+
+def test_a_best_is_protected_although_a_better_one_is_found_before_it_is_known_to_be_saved():
+    run = Run(best="auc", failing=[20])
+    run.pause(10, auc=0.6)
+    run.pause(20, auc=0.7)
+    run.end(30)
+    assert run.kept.best_step == 10
+
+
+def test_the_last_step_is_saved_once_after_all_hooks_have_come_to_their_end():
+    run = Run(every_steps=LAST)
+    run.pause(LAST)
+    assert run.saver.begun == []
+    run.end()
+    assert (run.saver.begun, run.saver.facts[LAST]["reason"]) == ([LAST], "end")
+
+
+def test_a_save_that_is_due_where_another_hook_ends_training_is_made():
+    run = Run(every_steps=50, at_end=False)
+    run.end(50)  # no pause: the hook before has asked for the end
+    assert (run.saver.begun, run.saver.facts[50]["reason"]) == ([50], "every 50 steps")
+
+
+def test_a_signal_during_the_last_save_is_not_forgotten():
+    run = Run()
+    with run.signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedBySignal) as stopped:
+            run.end()
+    assert (stopped.value.number, run.saver.last.step) == (signal.SIGTERM, LAST)
+
+
+def test_a_run_that_goes_on_from_its_last_checkpoint_saves_it_no_second_time_but_another_runs_it_does():
+    own, others = Run(saved_step=LAST), Run()
+    own.end()
+    others.end()
+    assert (own.saver.begun, others.saver.begun) == ([], [LAST])

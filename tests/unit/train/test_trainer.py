@@ -1,0 +1,71 @@
+from types import SimpleNamespace
+
+import pytest
+
+from dlrm.data.order import SampleOrder
+from dlrm.train.hooks import Hook, Position
+from dlrm.train.standard_hooks import ResetTables
+from dlrm.train.trainer import ALL_EPOCHS, MAX_STEPS, Trainer
+
+EPOCH = 4
+
+
+class Loader:
+    order = SampleOrder(num_samples=8, global_batch_size=2)
+
+    def batches(self, epoch, first, end):
+        yield from range(first, end)
+
+
+class Watching(Hook):
+    """Notes the steps at which it is told of anything; may know an end."""
+
+    def __init__(self, told, ended=None):
+        self.told, self._ended = told, ended
+
+    def on_start(self, position):
+        self.told.append("start")
+        return self._ended
+
+    def on_step(self, position, output):
+        self.told.append(position.step)
+
+    def on_end(self, position, reason):
+        self.told.append(reason)
+
+
+def trainer(*hooks, position=None, epochs=3, max_steps=None):
+    stepper = SimpleNamespace(train=lambda batches, first_step: batches)
+    made = Trainer(stepper=stepper, loader=Loader(), hooks=hooks, epochs=epochs, max_steps=max_steps)
+    made.position = position or Position()
+    return made
+
+
+AFTER_ONE_EPOCH = Position(epoch=1, step=EPOCH, samples=8, epoch_ended=True)
+
+
+@pytest.mark.parametrize(
+    ("position", "max_steps", "resets"),
+    [
+        (None, None, [4, 8]),  # after every epoch but the last
+        (None, 8, [4]),  # nor after one with which training ends, so that its tables are scored and saved
+        (None, 9, [4, 8]),
+        (AFTER_ONE_EPOCH, None, [4, 8]),  # saved before
+        (AFTER_ONE_EPOCH, 4, []),
+        (Position(batch=1, step=1, samples=2), 4, []),
+    ],
+)
+def test_tables_are_reset_where_training_goes_on_after_an_epoch(position, max_steps, resets):
+    told = []
+    made = trainer(ResetTables(lambda: told.append(made.position.step)), position=position, max_steps=max_steps)
+    assert made.fit() == (MAX_STEPS if max_steps else ALL_EPOCHS)
+    assert told == resets
+
+
+def test_where_a_hook_knows_that_training_has_ended_every_hook_is_started_and_ended_and_no_step_trained():
+    told, resets = [], []
+    made = trainer(
+        Watching(told, ended="enough"), Watching(told), ResetTables(lambda: resets.append(1)), position=AFTER_ONE_EPOCH
+    )
+    assert made.fit() == "enough"
+    assert (told, resets) == (["start", "start", "enough", "enough"], [])
