@@ -98,7 +98,7 @@ class PreprocessConfig(Section):
     chunk_mib: Annotated[PositiveInt, Field(le=1024)] = 16
     """MiB of raw text a worker takes at a time; memory is about ten times this for each worker."""
     bucket_rows: Annotated[PositiveInt, Field(le=2**31)] = 1_000_000
-    """Rows that are shuffled in memory at a time, for each worker."""
+    """Rows that are shuffled in memory at a time, at the most and about, for each worker."""
     keep_work: bool = False
     """Keep the intermediate files (<output>/preprocess.work) after the end."""
     overwrite: bool = False

@@ -111,6 +111,8 @@ def build_job(
         )
     )
     hooks.append(AverageWeights(engine.average))
+    if config.checkpoint.best and not dataset.validation.num_samples:
+        raise ConfigError.at("checkpoint.best", "needs validation samples, and the data have none; leave it out")
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
         hooks.append(Validation(config.evaluation, score, measured, recorder, display))

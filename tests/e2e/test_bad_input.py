@@ -89,6 +89,8 @@ def test_a_broken_or_missing_file_is_named(tmp_path, world_size):
         (["--optim.lr_scale.top_mpl", "2"], ["optim.lr_scale.top_mpl", "top_mlp"]),
         (["--distributed.device", "cuda"], ["distributed.device", "CUDA"]),
         (["--run.dir", "/proc/nothing"], ["run.dir"]),
+        (["--checkpoint.best", "auc", "--data.validation_samples", "0"], ["checkpoint.best", "validation samples"]),
+        (["--resume", "nowhere"], ["nowhere", "is no checkpoint"]),
     ],
 )
 @pytest.mark.parametrize("world_size", [1, 2])
