@@ -71,6 +71,16 @@ def build_dataset(config: DataConfig) -> Dataset:
             return parquet_dataset(config)
 
 
+def check_options(config: Config, dataset: Dataset) -> None:
+    """See that the data have what options are about.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    if config.checkpoint.best and not dataset.validation.num_samples:
+        raise ConfigError.at("checkpoint.best", "needs validation samples, and the data have none; leave it out")
+
+
 def build_job(
     config: Config,
     dataset: Dataset,
@@ -111,8 +121,6 @@ def build_job(
         )
     )
     hooks.append(AverageWeights(engine.average))
-    if config.checkpoint.best and not dataset.validation.num_samples:
-        raise ConfigError.at("checkpoint.best", "needs validation samples, and the data have none; leave it out")
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
         hooks.append(Validation(config.evaluation, score, measured, recorder, display))

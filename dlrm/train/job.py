@@ -14,7 +14,7 @@ from dlrm.distributed.collectives import together
 from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
-from dlrm.train.build import Job, build_dataset, build_job
+from dlrm.train.build import Job, build_dataset, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.console import Console, Display, Silent, plan_table
 from dlrm.train.engine import build_engine
@@ -42,6 +42,7 @@ def run_training(config: Config) -> dict[str, Any]:
 
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
+    check_options(config, dataset)
     engine = build_engine(config, dataset.schema, world)
     elsewhere = start_elsewhere(
         config, engine, dataset.train.num_samples, world
