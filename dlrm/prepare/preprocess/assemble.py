@@ -128,9 +128,6 @@ class _Assembly:
         self._writer.sync()
         path = self.setting.work.pieces(self.part.name, pieces[0][0].start)
         write_json(path, {piece.start: vars(counts) for piece, counts in pieces})
-        for piece, _ in pieces:
-            if isinstance(piece, Draw) and piece.whole and self.buckets is not None:
-                self.buckets.forget(piece.bucket)
 
     def _copy(self, piece: Copy) -> PieceCounts:
         records_MW = ChunkReader(self.setting.work.raw(piece.chunk.file, piece.chunk.index)).read_all()

@@ -117,12 +117,6 @@ class Buckets:
             keys_R[here] = row_keys(lines_R[here], file, self._seed)
         return keys_R
 
-    def forget(self, bucket: int) -> None:
-        """Free the room that a bucket takes in chunks that have training rows only: it is not going to be read again."""
-        for source in self._sources:
-            if source.training_M is None:
-                source.reader.forget(bucket)
-
 
 def _source(setting: Setting, rows: RowMap, chunk: Chunk) -> _Source:
     reader = ChunkReader(setting.work.raw(chunk.file, chunk.index))

@@ -25,7 +25,6 @@ import numpy.typing as npt
 
 from dlrm.data.packed.write import unfinished
 from dlrm.errors import DataError
-from dlrm.prepare.preprocess.disk import give_back
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk, lines_of
 from dlrm.prepare.preprocess.records import Int64s, Words, checksum, checksums
 
@@ -156,12 +155,6 @@ class ChunkReader:
     def damaged(self, bucket: int) -> DataError:
         """That the records of a bucket are not what was written."""
         return self.error(f"is damaged (checksum of bucket {bucket})")
-
-    def forget(self, bucket: int) -> None:
-        """Free the room that a bucket takes: it is not going to be read again."""
-        with self._opened(os.O_RDWR) as descriptor:
-            start, stop, _ = self._entry(descriptor, bucket)
-            give_back(descriptor, self._offset(start), self._offset(stop) - self._offset(start))
 
     def _entry(self, descriptor: int, bucket: int) -> tuple[int, int, int]:
         stored = os.pread(descriptor, 8 * _ENTRY_WORDS, self.header.bytes + 8 * _ENTRY_WORDS * bucket)

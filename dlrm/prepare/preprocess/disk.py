@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from dlrm.prepare.preprocess.sources import SourceFile
 _SAMPLE_BYTES = 1 << 20
 _MARGIN = 1.05
 GIB = 2**30
-_KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,6 @@ def check_room(output: Path, need_bytes: int) -> None:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:,.1f}" if size >= GIB / 10 else f"{size / GIB:.3g}"
-
-
-def give_back(descriptor: int, offset: int, size: int) -> None:
-    """Have a file no longer take room for some of its bytes, which are zeros then; nothing where that is impossible."""
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # Linux
-    if fallocate is not None and size:
-        fallocate(descriptor, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_longlong(offset), ctypes.c_longlong(size))
 
 
 @contextmanager

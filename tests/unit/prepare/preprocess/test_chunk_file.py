@@ -102,23 +102,6 @@ def test_a_bucket_with_more_rows_than_are_expected_is_an_error(tmp_path):
     error_of(lambda: ChunkReader(tmp_path / "c").read(0, np.empty((102, WORDS), np.uint32)))
 
 
-def test_a_bucket_that_is_forgotten_takes_no_room_and_the_others_stay(tmp_path):
-    path, chunk = tmp_path / "c", a_chunk(rows=40_000)
-    write(path, chunk, buckets=2)
-    size, before = path.stat().st_size, path.stat().st_blocks
-    reader = ChunkReader(path)
-    reader.forget(0)
-    assert path.stat().st_size == size
-    if path.stat().st_blocks == before:
-        pytest.skip("the file system frees no parts of files")
-    assert path.stat().st_blocks < 0.6 * before
-    records, ends = by_bucket(chunk, 2)
-    found = np.empty((40_000, WORDS), np.uint32)
-    count, _ = reader.read(1, found)
-    np.testing.assert_array_equal(found[:count], records[ends[0] :])
-    assert "checksum of bucket 0" in error_of(reader.read_all)
-
-
 def test_a_file_is_replaced_as_a_whole_and_nothing_stays_beside_it(tmp_path):
     write(tmp_path / "c", a_chunk(seed=1))
     write(tmp_path / "c", a_chunk(seed=2))
