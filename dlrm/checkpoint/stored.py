@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,8 +181,13 @@ def _reading(path: str) -> Iterator[None]:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})", mend=RESTORE) from error
 
 
-def find_damage(checkpoint: Checkpoint) -> list[CheckpointError]:
-    """Read all of a checkpoint and return what is wrong with it: each damaged header and piece; nothing if it is whole."""
+def find_damage(checkpoint: Checkpoint, progress: Callable[[int], None] = lambda size: None) -> list[CheckpointError]:
+    """Read all of a checkpoint and return what is wrong with it: each damaged header and piece; nothing if it is whole.
+
+    Args:
+        checkpoint: an open one.
+        progress: is told the bytes of each header and piece that was looked at, in several threads.
+    """
 
     def damage(what: FileRecord | StoredPiece) -> CheckpointError | None:
         try:
@@ -192,9 +197,18 @@ def find_damage(checkpoint: Checkpoint) -> list[CheckpointError]:
                 checkpoint.check_header(what)
         except CheckpointError as error:
             return error
+        finally:
+            progress(_size(what))
         return None
 
     files = checkpoint.manifest.files
     everything = [*files, *(StoredPiece(file, piece) for file in files for piece in file.pieces)]
     with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
         return [found for found in pool.map(damage, everything) if found is not None]
+
+
+def _size(what: FileRecord | StoredPiece) -> int:
+    """Bytes of a piece, or of a file's header."""
+    if isinstance(what, StoredPiece):
+        return what.piece.range[1] - what.piece.range[0]
+    return what.pieces[0].range[0]

@@ -12,7 +12,7 @@ from itertools import chain as chained
 import torch
 
 from dlrm.checkpoint.increments import QUANTISED, Chain, Increment, TouchedShard, full_name, names_by_table
-from dlrm.checkpoint.manifest import RESTORE
+from dlrm.checkpoint.manifest import DTYPES, RESTORE, TensorRecord
 from dlrm.checkpoint.rectangles import Rectangle, intersection
 from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
 from dlrm.checkpoint.reduced import restored
@@ -79,23 +79,26 @@ def fill_touched_rows(increment: Increment, tensors: Sequence[LogicalTensor]) ->
 def find_chain_damage(chain: Chain) -> list[CheckpointError]:
     """Read all of a chain and return what is wrong with any of its checkpoints; nothing if all are whole."""
     damage = [found for member in chain.members for found in find_damage(member)]
-    if damage:
-        return damage
-    for increment in chain.increments:
-        everything = [
-            LogicalTensor(name, record.shape, torch.float32, (Block((0,) * len(record.shape), _nowhere(record.shape)),))
-            for name, record in chain.tensors.items()
-            if name not in increment.whole
-        ]
-        try:
-            verify_touched_rows(increment, everything)
-        except CheckpointError as error:
-            damage.append(error)
-    return damage
+    return damage or [found for increment in chain.increments for found in find_row_damage(chain, increment)]
 
 
-def _nowhere(shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.empty(shape, device="meta")
+def find_row_damage(chain: Chain, increment: Increment) -> list[CheckpointError]:
+    """What keeps the rows of an increment of a chain from being applied; its bytes are as they were written."""
+    partial = [
+        LogicalTensor(name, record.shape, DTYPES[record.dtype], (_without_memory(record),))
+        for name, record in chain.tensors.items()
+        if name not in increment.whole
+    ]
+    try:
+        verify_touched_rows(increment, partial)
+    except CheckpointError as error:
+        return [error]
+    return []
+
+
+def _without_memory(record: TensorRecord) -> Block:
+    """A block that nothing is written to."""
+    return Block((0,) * len(record.shape), torch.empty(record.shape, dtype=DTYPES[record.dtype], device="meta"))
 
 
 def read_rows(increment: Increment, shard: TouchedShard) -> torch.Tensor:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import rich.console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from dlrm.checkpoint.increments import open_chain
-from dlrm.checkpoint.stored import Checkpoint
+from dlrm.checkpoint.stored import Checkpoint, find_damage
 from dlrm.checkpoint_tools.comparing import Comparison, compare, config_differences
 from dlrm.checkpoint_tools.exporting import export, tensors_to_export
 from dlrm.checkpoint_tools.listing import entries
 from dlrm.checkpoint_tools.places import open_one
 from dlrm.checkpoint_tools.showing import config_text, facts_table, others_table, tables_table
 from dlrm.checkpoint_tools.tables import add, list_table, plain_table, show, terminal
-from dlrm.checkpoint_tools.verifying import Progress as Told
-from dlrm.checkpoint_tools.verifying import committed, damage, touched_rows_damage, with_what_they_stand_on
-from dlrm.checkpoint_tools.words import byte_size, count, counted, escaped, fact, increment_of, moment, text
+from dlrm.checkpoint_tools.verifying import committed, touched_rows_damage, with_what_they_stand_on
+from dlrm.checkpoint_tools.words import count, escaped, fact, increment_of, moment, text
 from dlrm.config.checkpoint_commands import (
     CheckpointCommand,
     DiffConfig,
@@ -29,6 +28,7 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.errors import CheckpointError
+from dlrm.words import byte_size, counted
 
 
 def run_checkpoint_command(config: CheckpointCommand) -> None:
@@ -56,7 +56,7 @@ def _say(console: rich.console.Console, line: str) -> None:
 
 
 @contextmanager
-def _progress(console: rich.console.Console, what: str, total: int) -> Iterator[Told]:
+def _progress(console: rich.console.Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar of bytes, on a terminal; safe from several threads."""
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -96,7 +96,9 @@ def _verify(config: VerifyConfig, console: rich.console.Console) -> None:
     damaged = ""
     with _progress(console, "verify", sum(checkpoint.manifest.bytes for checkpoint in whole)) as told:
         for what in found:
-            errors = [what] if isinstance(what, CheckpointError) else damage(what, told) or touched_rows_damage(what)
+            errors = (
+                [what] if isinstance(what, CheckpointError) else find_damage(what, told) or touched_rows_damage(what)
+            )
             for error in errors:
                 _say(console, escaped(error, 1000))
             if isinstance(what, Checkpoint) and not errors:

@@ -15,9 +15,7 @@ from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint_tools.tables import add, plain_table
 from dlrm.checkpoint_tools.words import (
     best_metric,
-    byte_size,
     count,
-    counted,
     escaped,
     fact,
     figure,
@@ -28,6 +26,7 @@ from dlrm.checkpoint_tools.words import (
 )
 from dlrm.config.dialect import Dumper
 from dlrm.errors import CheckpointError
+from dlrm.words import byte_size, counted
 
 
 def facts_lines(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.checkpoint_tools.listing import Entry
-from dlrm.checkpoint_tools.words import best_metric, byte_size, count, escaped, fact, figure, metrics, moment, text
+from dlrm.checkpoint_tools.words import best_metric, count, escaped, fact, figure, metrics, moment, text
+from dlrm.words import byte_size
 
 _WIDTH_OF_FILES = 200
 

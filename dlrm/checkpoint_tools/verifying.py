@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
-
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.increments import open_chain
-from dlrm.checkpoint.manifest import COMMITTED_NAME, DTYPES, FileRecord, TensorRecord
+from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.save import storage_errors
 from dlrm.checkpoint.storage import Storage
-from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredPiece, open_checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
-from dlrm.checkpoint.touched import verify_touched_rows
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.checkpoint.touched import find_row_damage
 from dlrm.checkpoint_tools.places import find_place
 from dlrm.errors import CheckpointError
-
-Progress = Callable[[int], None]
-"""Told the number of bytes that were read."""
 
 
 def committed(path: str) -> list[Checkpoint | CheckpointError]:
@@ -77,46 +68,6 @@ def touched_rows_damage(checkpoint: Checkpoint) -> list[CheckpointError]:
     """Of a checkpoint whose bytes are those that were written: whether the rows of an increment can be applied."""
     try:
         chain = open_chain(checkpoint)
-        for increment in chain.increments[-1:]:
-            partial = [
-                LogicalTensor(name, record.shape, DTYPES[record.dtype], (_all_of(record),))
-                for name, record in chain.tensors.items()
-                if name not in increment.whole
-            ]
-            verify_touched_rows(increment, partial)
     except CheckpointError as error:
         return [error]
-    return []
-
-
-def _all_of(record: TensorRecord) -> Block:
-    """A block without memory: nothing is written to it."""
-    return Block((0,) * len(record.shape), torch.empty(record.shape, dtype=DTYPES[record.dtype], device="meta"))
-
-
-def damage(checkpoint: Checkpoint, progress: Progress) -> list[CheckpointError]:
-    """Read all of a checkpoint; each damaged header and piece, nothing if it is whole."""
-
-    def look(what: FileRecord | StoredPiece) -> CheckpointError | None:
-        try:
-            if isinstance(what, StoredPiece):
-                checkpoint.read(what)
-            else:
-                checkpoint.check_header(what)
-        except CheckpointError as error:
-            return error
-        finally:
-            progress(_size(what))
-        return None
-
-    files = checkpoint.manifest.files
-    everything = [*files, *(StoredPiece(file, piece) for file in files for piece in file.pieces)]
-    with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
-        return [found for found in pool.map(look, everything) if found is not None]
-
-
-def _size(what: FileRecord | StoredPiece) -> int:
-    """Bytes of a piece, or of a file's header."""
-    if isinstance(what, StoredPiece):
-        return what.piece.range[1] - what.piece.range[0]
-    return what.pieces[0].range[0]
+    return [found for increment in chain.increments[-1:] for found in find_row_damage(chain, increment)]

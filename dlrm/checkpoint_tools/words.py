@@ -9,7 +9,6 @@ from dlrm.checkpoint.stored import Checkpoint
 
 LONGEST = 100
 UNKNOWN = "?"
-_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def escaped(value: Any, longest: int = LONGEST) -> str:
@@ -50,19 +49,6 @@ def moment(value: Any) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     except (OverflowError, ValueError, OSError):  # beyond the calendar
         return UNKNOWN
-
-
-def byte_size(value: float) -> str:
-    """A number of bytes as people read it."""
-    for size, unit in _UNITS:
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f} B"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 tensor``, ``24 tensors``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def increment_of(checkpoint: Checkpoint) -> str:

@@ -20,6 +20,7 @@ from dlrm.prepare.inspect.figures import Figures, figures_of
 from dlrm.prepare.inspect.pictures import draw
 from dlrm.prepare.inspect.sample import sample_rows
 from dlrm.prepare.inspect.verify import recorded_bytes, verify
+from dlrm.words import byte_size, counted
 
 _ANY_TABLE = 2**40  # rows of the tables while nothing says how many they have
 
@@ -52,12 +53,10 @@ def _verify(path: str, manifest: Manifest | None, console: rich.console.Console)
         console.print(str(fault), markup=False, soft_wrap=True)
     if found.faults:
         first, others = found.faults[0], len(found.faults) - 1
-        further = f" ({tables.counted(others, 'further fault')} in other files)" if others else ""
+        further = f" ({counted(others, 'further fault')} in other files)" if others else ""
         raise DataError(first.path, first.problem + further, row=first.row, column=first.column, mend=first.mend)
     what = "checksums, ids, labels and dense values are" if manifest is not None else "ids, labels and dense values are"
-    console.print(
-        f"verified {tables.counted(found.files, 'file')} ({tables.byte_size(found.nbytes)}): {what} as they should be"
-    )
+    console.print(f"verified {counted(found.files, 'file')} ({byte_size(found.nbytes)}): {what} as they should be")
 
 
 def _show(config: InspectConfig, manifest: Manifest | None, console: rich.console.Console) -> None:

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from dlrm.prepare.inspect.figures import DenseFigures, Figures, Rate, RowFigures, SparseFigures
 from dlrm.prepare.inspect.sample import UNUSED
+from dlrm.words import byte_size, counted
 
 _MOST_PARTS = 40
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def headline(figures: Figures) -> str:
@@ -143,19 +143,6 @@ def short(value: float) -> str:
         if value >= 0.9995 * size:
             return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:,.0f}{unit}"
     raise AssertionError(value)  # the last unit is below 9,999.5
-
-
-def byte_size(value: float) -> str:
-    """A number of bytes as people read it."""
-    for size, unit in _BYTE_UNITS:
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f} B"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 part``, ``24 parts``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _table(title: str, names: Sequence[str], last: str = "") -> Table:

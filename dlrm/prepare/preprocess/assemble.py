@@ -13,12 +13,13 @@ import numpy as np
 from dlrm.data.packed.manifest import PartRecord
 from dlrm.data.packed.split import Part
 from dlrm.data.packed.write import PartWriter
+from dlrm.prepare.preprocess.arrays import Int64s
 from dlrm.prepare.preprocess.buckets import Buckets
 from dlrm.prepare.preprocess.chunk_file import ChunkReader
 from dlrm.prepare.preprocess.crew import Crew
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.packed_rows import PieceCounts
-from dlrm.prepare.preprocess.records import Int64s, Records, Words
+from dlrm.prepare.preprocess.records import Records, Words
 from dlrm.prepare.preprocess.rows import Copy, Draw, Piece, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 from dlrm.prepare.preprocess.shuffle import rows_of

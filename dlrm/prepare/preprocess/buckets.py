@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm.errors import DataError
+from dlrm.prepare.preprocess.arrays import Int64s
 from dlrm.prepare.preprocess.chunk_file import AGAIN, ChunkReader
 from dlrm.prepare.preprocess.memory import Scratch
-from dlrm.prepare.preprocess.records import Int64s, Records, Words, checksum, checksums
+from dlrm.prepare.preprocess.records import Records, Words, checksum, checksums
 from dlrm.prepare.preprocess.rows import Chunk, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 from dlrm.prepare.preprocess.shuffle import UInt64s, bucket_count, bucket_rows, order_of, row_keys

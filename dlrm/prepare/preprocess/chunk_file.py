@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from dlrm.data.packed.write import unfinished
 from dlrm.errors import DataError
+from dlrm.prepare.preprocess.arrays import Int64s
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk, lines_of
-from dlrm.prepare.preprocess.records import Int64s, Words, checksum, checksums
+from dlrm.prepare.preprocess.records import Words, checksum, checksums
 
 _MAGIC = b"dlrmrow2"
 _PREFIX = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header

@@ -21,8 +21,9 @@ from numba import njit
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.packed.write import unfinished
 from dlrm.errors import DataError
+from dlrm.prepare.preprocess.arrays import Int64s, UInt32s
 from dlrm.prepare.preprocess.chunk_file import AGAIN
-from dlrm.prepare.preprocess.records import Int64s, Records, UInt32s, Words
+from dlrm.prepare.preprocess.records import Records, Words
 
 _BLOCK_ROWS = 1 << 12  # whose records stay in a core's second cache
 _LOG2_SEEN = 14  # values of a column that are remembered at a time; 64 KiB

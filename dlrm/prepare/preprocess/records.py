@@ -12,15 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from dlrm.prepare.preprocess.arrays import Bools, Bytes, Float32s, Int64s, UInt32s
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.packed_rows import PackedRows
 
-Words = npt.NDArray[np.uint32]
-UInt32s = npt.NDArray[np.uint32]
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
+Words = UInt32s
 
 _BLOCK_ROWS = 1 << 10  # whose records and columns stay in a core's second cache
 

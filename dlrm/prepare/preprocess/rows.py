@@ -67,7 +67,7 @@ class Copy:
 class Draw:
     """A piece: training rows of a bucket in their order after the shuffle, written at row ``start`` of a part.
 
-    They are ``count`` rows from row ``skip`` of the bucket on; ``whole`` if these are all of it.
+    They are ``count`` rows from row ``skip`` of the bucket on.
     """
 
     bucket: int
@@ -75,7 +75,6 @@ class Draw:
     skip: int
     count: int
     start: int
-    whole: bool
 
     def __len__(self) -> int:
         return self.count
@@ -133,7 +132,7 @@ class RowMap:
                 if len(places):
                     skip = places.start - here.start
                     start = run.rows.start - self._part_rows[run.part].start + places.start - run.first
-                    found.append(Draw(bucket, run.part, skip, len(places), start, len(places) == count))
+                    found.append(Draw(bucket, run.part, skip, len(places), start))
         return found
 
     def copies(self, part: str) -> Iterator[Copy]:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from numba import njit
 
 from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, stream_key
-from dlrm.prepare.preprocess.arrays import read_only
+from dlrm.prepare.preprocess.arrays import Int64s, read_only
 from dlrm.prepare.preprocess.raw_chunk import RawChunk
-from dlrm.prepare.preprocess.records import Int64s, Words
+from dlrm.prepare.preprocess.records import Words
 from dlrm.prepare.preprocess.setting import Setting
 
 UInt64s = npt.NDArray[np.uint64]

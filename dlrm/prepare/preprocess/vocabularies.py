@@ -11,10 +11,11 @@ import numpy as np
 
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.packed.write import written_beside
+from dlrm.prepare.preprocess.arrays import UInt32s
 from dlrm.prepare.preprocess.chunk_file import ChunkReader
 from dlrm.prepare.preprocess.crew import Crew
 from dlrm.prepare.preprocess.occurrences import Occurrences, ValuesReader, frequent, write_values
-from dlrm.prepare.preprocess.records import Records, UInt32s
+from dlrm.prepare.preprocess.records import Records
 from dlrm.prepare.preprocess.rows import Chunk, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 

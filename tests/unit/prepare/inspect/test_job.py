@@ -7,7 +7,8 @@ import pytest
 from dlrm.config.prepare import InspectConfig
 from dlrm.errors import ConfigError, DataError, SetupError
 from dlrm.prepare.inspect import run_inspect
-from dlrm.prepare.inspect.tables import byte_size, percent, short
+from dlrm.prepare.inspect.tables import percent, short
+from dlrm.words import byte_size
 from tests.unit.prepare.inspect.packed_folders import SEPARATE, small, write_part
 
 PICTURES = ("click_rate.png", "missing.png", "tables.png", "id_frequency.png", "dense.png")

@@ -1,0 +1,18 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+_BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def byte_size(value: float) -> str:
+    """A number of bytes: ``1.5 GiB``."""
+    for size, unit in _BYTE_UNITS:
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 part``, ``24 parts``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
