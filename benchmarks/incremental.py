@@ -6,7 +6,9 @@
   and 2 ranks: the ratio of their times, median and quartiles of the pairs; and the time inside of the hooks that follow.
 - ``bytes``: configs/criteo_sample.yaml, one run for each kind of checkpoint, 20 of them evenly over it, or as near to each
   other as --near steps: bytes of all, and of the tables alone.
-- ``auc``: the same run resumed from 8-bit increments, once at several places, and at all of them, against uninterrupted.
+- ``auc``: the same run's test AUC as 8-bit increments restore it against the exact state, and at its end when it was
+  resumed from them, once at several places, and at all of them, against uninterrupted; and against runs that were resumed
+  exactly, but with the MLPs' weights moved by a rounding.
 - ``bytes`` and ``auc`` again for the sample as production data are trained: one epoch, a table row for every category that
   occurs, no average of the weights. (The recipe keeps 37,394 rows, so its MLPs and their state are almost half of it.)
 - ``large``: the same count for tables that are most of the model (random ids by Zipf's law), as those of production are.
@@ -29,11 +31,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.seeds import ROOT, missing_file
 from dlrm.checkpoint.increments import increment_record
 from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.saver import AsyncSaver
-from dlrm.checkpoint.stored import open_checkpoint
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config, load_config
 from dlrm.distributed.collectives import Collectives
 from dlrm.sharding.touched_rows import TouchedRows
@@ -50,7 +54,8 @@ from dlrm.train.state import after_load, engine_tensors
 
 CHECKPOINTS = 20
 SEGMENT_STEPS = 8
-KINDS = {"full": (1, 32), "increments, 32 bits": (CHECKPOINTS, 32), "increments, 8 bits": (CHECKPOINTS, 8)}
+EXACT, CODES = "increments, 32 bits", "increments, 8 bits"
+KINDS = {"full": (1, 32), EXACT: (CHECKPOINTS, 32), CODES: (CHECKPOINTS, 8)}
 SAMPLE = ROOT / "configs" / "criteo_sample.yaml"
 ALL_CATEGORIES = [
     "data.categories.min_count=1",
@@ -220,56 +225,127 @@ def measure_bytes(options: list[str], steps: list[int]) -> dict[str, Any]:
 
 
 def resumed_aucs(rank: int, world_size: int, options: list[str], folder: str) -> dict[str, Any]:
-    """Test AUC of the whole run, of runs resumed at one of its checkpoints, and of one resumed at all of ``STOPS``."""
+    """Test AUC of the whole run, and how it changes by 8 bits: as restored, and at the end of runs that were resumed.
+
+    Beside it stands what a run makes of the smallest change there is: resumed exactly where the others are, but with
+    every weight of the MLPs moved to the next float32 above or below.
+    """
     config = load_config(SAMPLE, options)
-    probe = job_of(config, [], "", "full")
-    steps = evenly(probe.trainer.total_steps)
-    stops = [steps[index] for index in (4, 9, 14, 18)]
-    whole = job_of(config, steps, f"{folder}/whole", "increments, 8 bits")
-    whole.trainer.fit()
+    steps = evenly(job_of(config, [], "", EXACT).trainer.total_steps)
+    for kind in (EXACT, CODES):
+        whole = job_of(config, steps, f"{folder}/{kind}", kind)
+        whole.trainer.fit()
     uninterrupted = whole.evaluator.evaluate(whole.test).auc
-    found: dict[str, Any] = {"uninterrupted": uninterrupted, "changes": {}}
+    restored = {kind: restored_aucs(config, f"{folder}/{kind}", steps) for kind in (EXACT, CODES)}
+
+    stops = [steps[index] for index in (4, 9, 14, 18)]
+    changes, nudged = {}, {}
     for stop in stops:
-        job = _resumed(config, f"{folder}/whole", f"{folder}/until_{stop}", stop)
-        job.trainer.fit()
-        found["changes"][f"once, step {stop}"] = job.evaluator.evaluate(job.test).auc - uninterrupted
-    source = f"{folder}/whole"
+        job = resumed_job(config, f"{folder}/{CODES}", f"{folder}/until_{stop}", stop)
+        changes[f"once, step {stop}"] = finished_auc(job) - uninterrupted
+        job = resumed_job(config, f"{folder}/{EXACT}", f"{folder}/exact_until_{stop}", stop)
+        nudge(job.engine)
+        nudged[f"step {stop}"] = finished_auc(job) - uninterrupted
+    source = f"{folder}/{CODES}"
     for index, stop in enumerate(stops):
-        job = _resumed(config, source, f"{folder}/chain_{index}", stop, steps)
-        job.trainer.fit()
+        job = resumed_job(config, source, f"{folder}/chain_{index}", stop, steps)
+        auc = finished_auc(job)
         source = f"{folder}/chain_{index}/run"
-    found["changes"][f"at {len(stops)} steps, one after the other"] = (
-        job.evaluator.evaluate(job.test).auc - uninterrupted
-    )
+    changes[f"at {len(stops)} steps, one after the other"] = auc - uninterrupted
+    return {
+        "uninterrupted": uninterrupted,
+        "as restored": {f"step {step}": restored[CODES][step] - restored[EXACT][step] for step in steps},
+        "at the end": changes,
+        "at the end, moved by a rounding": nudged,
+    }
+
+
+def restored_aucs(config: Config, source: str, steps: list[int]) -> dict[int, float]:
+    """Test AUC of each checkpoint, nothing trained after it."""
+    job, found = job_of(config, [], "", EXACT), {}
+    with tempfile.TemporaryDirectory() as work:
+        for step in steps:
+            copy_checkpoint(Path(source), Path(work), step)
+            restore(job, work, step)
+            found[step] = job.evaluator.evaluate(job.test).auc
     return found
 
 
-def _resumed(config: Config, source: str, work: str, stop: int, save_at: list[int] | None = None) -> Job:
+def resumed_job(config: Config, source: str, work: str, stop: int, save_at: list[int] | None = None) -> Job:
     """A run that goes on from what ``source`` has up to ``stop``, which is an increment; it saves in ``work/run``."""
     own = Path(work) / "run"
     for path in Path(source).iterdir():
-        if int(path.name.partition("_")[2]) <= stop:
-            shutil.copytree(path, own / path.name)
+        if step_of(path) <= stop:
+            copy_checkpoint(Path(source), own, step_of(path))
     # The first save after a resume is full: one step before the others, so that at the next stop there is an increment.
     steps = [] if save_at is None else [stop + 1, *(step for step in save_at if step > stop)]
-    job = job_of(config, steps, str(own), "increments, 8 bits")
-    resumed = load_newest(own, engine_tensors(job.engine), this_world().collectives)
-    after_load(job.engine)
-    assert resumed.checkpoint is not None
-    assert resumed.checkpoint.step == stop
-    assert increment_record(resumed.checkpoint) is not None
-    job.trainer.position = Position(**resumed.checkpoint.facts["position"])
+    job = job_of(config, steps, str(own), CODES)
+    checkpoint = restore(job, own, stop)
+    assert increment_record(checkpoint) is not None
+    job.trainer.position = Position(**checkpoint.facts["position"])
     return job
 
 
+def restore(job: Job, folder: str | Path, step: int) -> Checkpoint:
+    """Load the newest checkpoint, which is that of ``step``."""
+    resumed = load_newest(folder, engine_tensors(job.engine), this_world().collectives)
+    after_load(job.engine)
+    assert resumed.checkpoint is not None
+    assert resumed.checkpoint.step == step
+    return resumed.checkpoint
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("_")[2])
+
+
+def copy_checkpoint(source: Path, target: Path, step: int) -> None:
+    name = next(path.name for path in source.iterdir() if step_of(path) == step)
+    shutil.copytree(source / name, target / name)
+
+
+def nudge(engine: Engine) -> None:
+    """Move every weight of the MLPs to the float32 above or below it."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in engine_tensors(engine):
+        if (
+            tensor.replicated
+            and not tensor.name.startswith(("tables.", "average."))
+            and ".optimizer." not in tensor.name
+        ):
+            values = tensor.blocks[0].tensor.detach()
+            if values.is_floating_point():
+                up = torch.rand(values.shape, generator=generator) < 0.5
+                values.copy_(torch.nextafter(values, torch.where(up, torch.inf, -torch.inf)))
+
+
+def finished_auc(job: Job) -> float:
+    job.trainer.fit()
+    auc: float = job.evaluator.evaluate(job.test).auc
+    return auc
+
+
 def measure_auc(options: list[str], seeds: int) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            result = run_ranks(resumed_aucs, 1, [*options, f"run.seed={seed}"], folder, timeout_s=1200)[0]
-        found[f"seed {seed}"] = result
-        changes = ", ".join(f"{name}: {change:+.6f}" for name, change in result["changes"].items())
-        print(f"seed {seed}: test AUC {result['uninterrupted']:.6f}; changes: {changes}", flush=True)
+            found[f"seed {seed}"] = run_ranks(resumed_aucs, 1, [*options, f"run.seed={seed}"], folder, timeout_s=1200)[
+                0
+            ]
+        print(f"seed {seed}: test AUC {found[f'seed {seed}']['uninterrupted']:.6f}", flush=True)
+    kinds = ("as restored", "at the end", "at the end, moved by a rounding")
+    sizes = {kind: sorted(abs(change) for its in found.values() for change in its[kind].values()) for kind in kinds}
+    found["largest changes"] = {
+        kind: {
+            "of": len(its),
+            "median": statistics.median(its),
+            "over 1e-4": sum(size > 1e-4 for size in its),
+            "largest": its[-1],
+        }
+        for kind, its in sizes.items()
+    }
+    for kind, its in found["largest changes"].items():
+        print(f"  {kind}: {its}", flush=True)
     return found
 
 

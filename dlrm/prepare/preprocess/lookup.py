@@ -22,7 +22,7 @@ from dlrm.prepare.preprocess.arrays import Bools, UInt32s, UInt64s, read_only
 
 Ids = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
-_MAX_LOG2_BUCKETS = 20  # 4 MiB of starts a vocabulary; with 40 million values each guess is 3 off on average
+_MAX_LOG2_BUCKETS = 18  # 1 MiB of starts a vocabulary; with 40 million values a guess is 6 off on average
 _BLOCK = 512
 _MAX_STEPS = 16
 _MIN_LOG2_SEEN, _MAX_LOG2_SEEN = 8, 13  # up to 64 KiB a vocabulary and thread

@@ -8,7 +8,6 @@ rows' categories.
 from __future__ import annotations
 
 import os
-import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from dlrm.data.packed.write import unfinished
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.arrays import Int64s, UInt32s
 from dlrm.prepare.preprocess.chunk_file import AGAIN
+from dlrm.prepare.preprocess.memory import Scratch
 from dlrm.prepare.preprocess.records import Records, Words
 
 _BLOCK_ROWS = 1 << 12  # whose records stay in a core's second cache
@@ -41,11 +41,12 @@ class Occurrences:
     def __init__(self, config: ContiguousVocabulary, records: Records) -> None:
         self._limit, self._missing_is_zero = config.min_count, config.reserved == "mlperf"
         self._records = records
-        self._memory = threading.local()
+        self._scratch = Scratch()
 
     def of(self, records_MW: Words) -> list[UInt32s]:
         """The occurrences in each column, without the GIL."""
-        found_FM, counts_F = self._found(len(records_MW)), np.zeros(self._records.num_sparse, np.int64)
+        found_FM = self._scratch.words(self._records.num_sparse, len(records_MW))
+        counts_F = np.zeros(self._records.num_sparse, np.int64)
         seen_FS = np.zeros((self._records.num_sparse, 1 << _LOG2_SEEN), np.uint32)
         seen_FS[:, 0] = 1  # whose place is another one, as is that of 0 for all others: nothing was seen
         what = (records_MW, self._records.first_category, self._missing_is_zero)
@@ -59,14 +60,6 @@ class Occurrences:
             found_M[:count].sort()
             columns.append(found_M[: _cap(found_M[:count], self._limit)].copy())
         return columns
-
-    def _found(self, rows: int) -> UInt32s:
-        """Of this thread, uint32 (F, M) for what is found."""
-        words: UInt32s = getattr(self._memory, "words", np.empty(0, np.uint32))
-        size = self._records.num_sparse * rows
-        if words.size < size:
-            words = self._memory.words = np.empty(size, np.uint32)
-        return words[:size].reshape(self._records.num_sparse, rows)
 
 
 def frequent(sorted_values: UInt32s, min_count: int) -> UInt32s:

@@ -20,6 +20,7 @@ from dlrm.config.prepare import FixedDense, PreprocessConfig
 from dlrm.data.raw.tsv_parse import Layout, parse_lines
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.fields import LogTransform, parse_fields
+from dlrm.prepare.preprocess.memory import Scratch
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk
 from dlrm.prepare.preprocess.records import Records, Words
 
@@ -36,6 +37,7 @@ def parse_chunk(
     where: Callable[[int], tuple[str, int]],
     num_lines: int | None = None,
     first_line: int = 0,
+    scratch: Scratch | None = None,
 ) -> RawChunk:
     """Parse whole lines, without the GIL: call it from several threads at once.
 
@@ -45,19 +47,20 @@ def parse_chunk(
         where: file and 1-based row of a line (0 is the first one); asked only for an error's sake.
         num_lines: how many lines there are, if that is known.
         first_line: which line of its file the first one is; handed on.
+        scratch: where the records are to be; in an array of their own by default.
 
     Raises:
         DataError: the first malformed row, with its column, unless ``config.bad_rows`` is ``skip``.
     """
     text = np.frombuffer(lines, np.uint8)
-    parsed = _Rows.empty(count_newlines(text) if num_lines is None else num_lines, config)
+    parsed = _Rows.empty(count_newlines(text) if num_lines is None else num_lines, config, scratch)
     malformed = parsed.fill(text, config)
     skipped = np.empty(0, np.int64)
     if malformed is not None:
         if config.bad_rows == "error":
             raise _error(lines.split(b"\n", malformed + 1)[malformed], config, *where(malformed))
         well_formed, skipped = _well_formed(text, parsed, config)
-        parsed = _Rows.empty(count_newlines(well_formed), config)
+        parsed = _Rows.empty(count_newlines(well_formed), config, scratch)
         if parsed.fill(well_formed, config) is not None:
             raise RuntimeError("a line parses alone, but not among others")
     return parsed.chunk(first_line, skipped)
@@ -86,11 +89,12 @@ class _Rows:
     missing_C: Int64s
 
     @classmethod
-    def empty(cls, rows: int, config: PreprocessConfig) -> _Rows:
+    def empty(cls, rows: int, config: PreprocessConfig, scratch: Scratch | None) -> _Rows:
         records = Records(config.num_dense, config.num_sparse)
+        size = (rows, records.words)
         return cls(
             records,
-            records_MW=np.empty((rows, records.words), np.uint32),
+            records_MW=np.empty(size, np.uint32) if scratch is None else scratch.words(*size),
             missing_C=np.zeros(config.num_dense + config.num_sparse, np.int64),
         )
 

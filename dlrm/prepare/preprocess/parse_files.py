@@ -16,6 +16,7 @@ from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.chunk_file import ChunkReader, write_chunk
 from dlrm.prepare.preprocess.crew import Crew, StoppedError
+from dlrm.prepare.preprocess.memory import Scratch
 from dlrm.prepare.preprocess.occurrences import Occurrences, write_values
 from dlrm.prepare.preprocess.parse import count_newlines, parse_chunk
 from dlrm.prepare.preprocess.raw_chunk import RawChunk
@@ -70,6 +71,9 @@ class _Chunks:
         config = setting.config
         self._work, self._seed = setting.work, config.seed
         self._buckets = bucket_count(setting)
+        self._spread = Scratch()
+        self.parsed = Scratch() if texts_per_chunk(setting) == 1 else None
+        """Where a thread parses what it will write; None where chunks are parsed by several."""
         self._occurrences: Occurrences | None = None
         if isinstance(config.categories, ContiguousVocabulary):
             self._occurrences = Occurrences(config.categories, Records(config.num_dense, config.num_sparse))
@@ -81,7 +85,7 @@ class _Chunks:
         keys_M = (
             row_keys(chunk.lines(), file, self._seed) if self._buckets > 1 else np.zeros(chunk.counts.rows, np.uint64)
         )
-        records_MW, ends_B = by_bucket(chunk, keys_M, self._buckets)
+        records_MW, ends_B = by_bucket(chunk, keys_M, self._buckets, self._spread)
         write_chunk(self._work.raw(file, index), chunk, records_MW, ends_B)
 
 
@@ -200,6 +204,7 @@ class _File:
                 where=partial(self._where, text.index),
                 num_lines=text.num_lines,
                 first_line=text.first_line,
+                scratch=self._chunks.parsed,
             )
             chunk, number = divmod(text.index, self._texts_per_chunk)
             whole = gathering.add(number, rows, last=text.last)

@@ -16,6 +16,7 @@ from numba import njit
 
 from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, stream_key
 from dlrm.prepare.preprocess.arrays import Int64s, read_only
+from dlrm.prepare.preprocess.memory import Scratch
 from dlrm.prepare.preprocess.raw_chunk import RawChunk
 from dlrm.prepare.preprocess.records import Words
 from dlrm.prepare.preprocess.setting import Setting
@@ -73,14 +74,18 @@ def bucket_rows(keys_M: UInt64s, buckets: int) -> Int64s:
     return counts_B
 
 
-def by_bucket(chunk: RawChunk, keys_M: UInt64s, buckets: int) -> tuple[Words, Int64s]:
-    """A chunk's records by bucket, and where those of each bucket end, int64 (buckets,)."""
+def by_bucket(chunk: RawChunk, keys_M: UInt64s, buckets: int, scratch: Scratch) -> tuple[Words, Int64s]:
+    """A chunk's records by bucket, where there is more than one in ``scratch``; and where those of each bucket end.
+
+    Returns:
+        uint32 (M, W) and int64 (buckets,).
+    """
     ends_B = np.cumsum(bucket_rows(keys_M, buckets))
     if buckets == 1:
         return chunk.records_MW, ends_B
     from_M = np.empty(len(keys_M), np.int64)
     _spread(read_only(keys_M), np.uint64(buckets), np.concatenate([[0], ends_B]), from_M)
-    return rows_of(chunk.records_MW, from_M), ends_B
+    return rows_of(chunk.records_MW, from_M, out=scratch.words(*chunk.records_MW.shape)), ends_B
 
 
 def order_of(keys_R: UInt64s, buckets: int) -> Int64s:
@@ -94,10 +99,10 @@ def order_of(keys_R: UInt64s, buckets: int) -> Int64s:
     return order_R
 
 
-def rows_of(records_MW: Words, from_B: Int64s) -> Words:
+def rows_of(records_MW: Words, from_B: Int64s, *, out: Words | None = None) -> Words:
     """Some records in some order. np.take moves whole records, which is three times as fast as a compiled loop."""
     # Clipping is what np.take does without looking at every index first.
-    return np.take(records_MW, from_B, axis=0, mode="clip")
+    return np.take(records_MW, from_B, axis=0, out=out, mode="clip")
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -19,7 +19,7 @@ from dlrm.prepare.preprocess.records import Records
 from dlrm.prepare.preprocess.rows import Chunk, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 
-_VALUES_AT_A_TIME = 1 << 23  # occurrences that are sorted in memory at a time, 32 MiB
+_VALUES_AT_A_TIME = 1 << 22  # occurrences that are sorted in memory at a time, 16 MiB
 _SAMPLE_STEP = 1 << 10
 
 
