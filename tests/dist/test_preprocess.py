@@ -2,9 +2,11 @@
 
 import pytest
 
+from dlrm.data.packed.write import PartWriter
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import DlrmError
 from dlrm.prepare.preprocess import job
+from dlrm.prepare.preprocess.chunk_file import ChunkReader
 from dlrm.prepare.preprocess.job import preprocess
 from dlrm.testing.ranks import run_ranks
 from tests.unit.prepare.preprocess.tiny_criteo import CHUNK_BYTES, contents, make, options, write_raw
@@ -76,3 +78,25 @@ def test_other_ranks_can_go_on_with_what_some_have_begun(tmp_path):
     assert run_ranks(fail_late, 3, raw, tmp_path / "out", {"shuffle": True}) == ["somewhere: is broken"] * 3
     run_ranks(run, 2, raw, tmp_path / "out", {"shuffle": True})
     assert contents(tmp_path / "out") == contents(make(raw, tmp_path / "alone", shuffle=True))
+
+
+def test_ranks_can_go_on_with_rows_of_which_one_process_has_given_some_back(tmp_path, monkeypatch):
+    raw = write_raw(tmp_path / "raw")
+    changes = {"shuffle": True, "split": {"train": ["day_0", "day_1", "day_2"], "validation": [], "test": []}}
+    finish, finished = PartWriter.finish, []
+
+    def fail_at_the_second(writer, **counts):
+        finished.append(writer)
+        if len(finished) == 2:
+            raise DlrmError("stopped")
+        return finish(writer, **counts)
+
+    monkeypatch.setattr(PartWriter, "finish", fail_at_the_second)
+    with pytest.raises(DlrmError, match="stopped"):
+        make(raw, tmp_path / "out", workers=1, **changes)
+    monkeypatch.undo()
+    chunk = min((tmp_path / "out").glob("preprocess.work/raw/0/*[0-9]"))
+    with pytest.raises(DlrmError, match="instead of"):
+        ChunkReader(chunk)
+    run_ranks(run, 2, raw, tmp_path / "out", changes)
+    assert contents(tmp_path / "out") == contents(make(raw, tmp_path / "alone", **changes))

@@ -12,7 +12,7 @@ from tests.unit.prepare.preprocess.tiny_criteo import make
 
 # Calls by which something becomes durable or gets its name. A job that fails, or dies, right before any of them has to
 # go on from there.
-CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink")
+CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink", "ftruncate")
 
 
 class FaultyDisk:

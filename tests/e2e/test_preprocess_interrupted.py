@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from dlrm.data.packed.write import PartWriter
 from dlrm.errors import DataError
 from dlrm.testing.ranks import PRELOADED
 from tests.e2e.faulty_disk import FaultyDisk, fail_at
@@ -96,6 +97,25 @@ def interrupted_before_the_last_part(raw, folder):
         at, output = at + 1, folder / str(at + 1)
         assert not fail_at(raw, output, at), "the job ended without having two parts finished at any call"
     return output
+
+
+def test_a_shuffle_gives_its_parsed_rows_back_while_parts_are_written(raw, tmp_path, monkeypatch):
+    sizes, finish = {}, PartWriter.finish
+
+    def watched(writer, **counts):
+        chunks = (writer._folder / "preprocess.work" / "raw").glob("[0-9]/*[0-9]")
+        sizes.setdefault(writer._folder, []).append(sum(path.stat().st_size for path in chunks))
+        return finish(writer, **counts)
+
+    monkeypatch.setattr(PartWriter, "finish", watched)
+    whole_split = {"train": ["day_0", "day_1", "day_2"], "validation": [], "test": []}
+    for name, keep in (("given back", False), ("kept", True)):
+        make(raw, tmp_path / name, workers=1, shuffle=True, keep_work=keep, split=whole_split)
+    first, second, last = sizes[tmp_path / "given back"]
+    record_bytes = 4 * (1 + 1 + 2 + 3)
+    assert first - second > 30 * record_bytes
+    assert second - last > 30 * record_bytes
+    assert len(set(sizes[tmp_path / "kept"])) == 1
 
 
 def test_damaged_intermediate_rows_are_named_and_made_anew(raw, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -17,16 +17,21 @@ from dlrm.prepare.preprocess.arrays import Int64s
 from dlrm.prepare.preprocess.buckets import Buckets
 from dlrm.prepare.preprocess.chunk_file import ChunkReader
 from dlrm.prepare.preprocess.crew import Crew
+from dlrm.prepare.preprocess.disk import CUTS, gives_back
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.packed_rows import PieceCounts
 from dlrm.prepare.preprocess.records import Records, Words
 from dlrm.prepare.preprocess.rows import Copy, Draw, Piece, RowMap
 from dlrm.prepare.preprocess.setting import Setting
 from dlrm.prepare.preprocess.shuffle import rows_of
+from dlrm.prepare.preprocess.spent import Spent
 from dlrm.prepare.preprocess.work_folder import read_json, write_json
 
 _BLOCK_ROWS = 1 << 15  # that are encoded at a time: enough for what one column's lookups need to stay in a core's cache
-_SYNCED_ROWS = 1_000_000  # that are written between two syncs to the disk, which cost some milliseconds each
+_SYNCED_ROWS = (
+    65_536,
+    1_000_000,
+)  # at least and at most, that are written between two syncs to the disk, which cost some ms
 
 
 def assemble_parts(setting: Setting, encoder: Encoder, rows: RowMap) -> None:
@@ -35,8 +40,7 @@ def assemble_parts(setting: Setting, encoder: Encoder, rows: RowMap) -> None:
     todo = [part for part in own if not setting.work.record(part.name).exists()]
     total = sum(part.rows for part in own)
     setting.progress.step("write", total, total - sum(part.rows for part in todo))
-    buckets = Buckets(setting, rows) if rows.shuffled and todo else None
-    draws = rows.draws(buckets.rows) if buckets is not None else []
+    shuffled = _Shuffled.of(setting, rows) if rows.shuffled and todo else None
     with ExitStack() as opened, Crew(setting.threads + 1) as crew:
         # A generator: a part's files are laid out when its first piece is due, not before.
         assemblies = (
@@ -45,14 +49,41 @@ def assemble_parts(setting: Setting, encoder: Encoder, rows: RowMap) -> None:
                 part=part,
                 encoder=encoder,
                 rows=rows,
-                pieces=[*rows.copies(part.name), *(draw for draw in draws if draw.part == part.name)],
-                buckets=buckets,
+                shuffled=shuffled,
                 opened=opened,
             )
-            for part in todo
+            for part in (todo if shuffled is None else reversed(todo))
         )
         for _ in crew.each(task for assembly in assemblies for task in assembly.tasks()):
             pass
+
+
+@dataclass(frozen=True)
+class _Shuffled:
+    """What the shuffle's rows come from.
+
+    Attributes:
+        draws: the pieces, from the last bucket on; spent: is told which of them are on the disk.
+    """
+
+    buckets: Buckets
+    draws: Sequence[Draw]
+    spent: Spent
+
+    @classmethod
+    def of(cls, setting: Setting, rows: RowMap) -> _Shuffled:
+        buckets = Buckets(setting, rows)
+        draws = rows.draws(buckets.rows)[::-1]
+        finished = {part.name for part in rows.parts if setting.work.record(part.name).exists()}
+        noted = {part.name: _noted(setting, part) for part in rows.parts if part.name not in finished}
+        done = [draw for draw in draws if draw.part in finished or draw.start in noted[draw.part]]
+        return cls(buckets, draws, Spent(buckets, draws, done, cuts=gives_back(setting.config, setting.world_size)))
+
+
+def _noted(setting: Setting, part: Part) -> dict[int, PieceCounts]:
+    """What was counted in pieces of a part that are on the disk, by their first rows."""
+    files = [read_json(path) for path in setting.work.all_pieces(part.name)]
+    return {int(start): PieceCounts(**counts) for file in files for start, counts in file.items()}
 
 
 @dataclass(kw_only=True)
@@ -67,15 +98,19 @@ class _Assembly:
     part: Part
     encoder: Encoder
     rows: RowMap
-    pieces: list[Piece]
-    buckets: Buckets | None
+    shuffled: _Shuffled | None
     opened: ExitStack
 
     def tasks(self) -> Iterator[Callable[[], None]]:
         """What is left to do for the part."""
         self._records = Records(self.setting.config.num_dense, self.setting.config.num_sparse)
-        self._counts = self._done_before()
-        todo = [piece for piece in self.pieces if piece.start not in self._counts]
+        self._pieces: list[Piece] = list(self.rows.copies(self.part.name))
+        self._synced_rows = _SYNCED_ROWS[1]
+        if self.shuffled is not None:
+            self._pieces += [draw for draw in self.shuffled.draws if draw.part == self.part.name]
+            self._synced_rows = max(_SYNCED_ROWS[0], min(_SYNCED_ROWS[1], self.rows.training_rows // CUTS))
+        self._counts = _noted(self.setting, self.part)
+        todo = [piece for piece in self._pieces if piece.start not in self._counts]
         self.setting.progress.advance(self.part.rows - sum(len(piece) for piece in todo))
         self._lock, self._left = threading.Lock(), len(todo)
         self._not_synced: list[tuple[Piece, PieceCounts]] = []
@@ -84,11 +119,6 @@ class _Assembly:
             yield self._finish
         for piece in todo:
             yield partial(self._write, piece)
-
-    def _done_before(self) -> dict[int, PieceCounts]:
-        """What was counted in pieces that are on the disk, by their first rows."""
-        files = [read_json(path) for path in self.setting.work.all_pieces(self.part.name)]
-        return {int(start): PieceCounts(**counts) for file in files for start, counts in file.items()}
 
     def _open(self) -> PartWriter:
         begun = self.setting.work.begun(self.part.name)
@@ -114,13 +144,13 @@ class _Assembly:
             self._left -= 1
             is_last = not self._left
             pieces: list[tuple[Piece, PieceCounts]] = []
-            if is_last or sum(len(piece) for piece, _ in self._not_synced) >= _SYNCED_ROWS:
+            if is_last or sum(len(piece) for piece, _ in self._not_synced) >= self._synced_rows:
                 pieces, self._not_synced = self._not_synced, []
         if pieces:
             self._sync(pieces)
         with self._lock:
             self._counts.update({piece.start: counts for piece, counts in pieces})
-            is_complete = len(self._counts) == len(self.pieces)
+            is_complete = len(self._counts) == len(self._pieces)
         if is_complete and pieces:
             self._finish()
 
@@ -129,6 +159,8 @@ class _Assembly:
         self._writer.sync()
         path = self.setting.work.pieces(self.part.name, pieces[0][0].start)
         write_json(path, {piece.start: vars(counts) for piece, counts in pieces})
+        if self.shuffled is not None:
+            self.shuffled.spent.settle(piece for piece, _ in pieces if isinstance(piece, Draw))
 
     def _copy(self, piece: Copy) -> PieceCounts:
         records_MW = ChunkReader(self.setting.work.raw(piece.chunk.file, piece.chunk.index)).read_all()
@@ -136,9 +168,9 @@ class _Assembly:
         return self._encode(records_MW, np.arange(piece.rows.start - first, piece.rows.stop - first), piece.start)
 
     def _draw(self, draw: Draw) -> PieceCounts:
-        if self.buckets is None:
+        if self.shuffled is None:
             raise ValueError("rows are drawn, but not shuffled")
-        return self._encode(*self.buckets.read(draw.bucket, draw.skip, draw.count), draw.start)
+        return self._encode(*self.shuffled.buckets.read(draw.bucket, draw.skip, draw.count), draw.start)
 
     def _encode(self, records_RW: Words, from_M: Int64s, start: int) -> PieceCounts:
         """Write some of the records, in some order, from row ``start`` on."""

@@ -170,7 +170,9 @@ def _replaced(work: WorkFolder, earlier: State | None) -> str | None:
 def _check_room_beside(work: WorkFolder, config: PreprocessConfig, sources: Sequence[Source]) -> None:
     """Estimate whether all rows can be parsed while the old data set is there."""
     old = sum(path.stat().st_blocks * 512 for path in data_set_files(work))
-    parsed = peak_bytes(config.model_copy(update={"shuffle": False}), [source.extent.rows for source in sources])
+    parsed = peak_bytes(
+        config.model_copy(update={"shuffle": False}), [source.extent.rows for source in sources], ranks=1
+    )
     try:
         check_room(work.output, parsed + old)
     except DataError as error:

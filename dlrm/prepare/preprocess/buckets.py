@@ -101,6 +101,21 @@ class Buckets:
         keys_R = self._keys(records_RW, ends_S)
         return records_RW, order_of(keys_R, self._count)[skip : skip + count]
 
+    def cut(self, buckets: int) -> None:
+        """Give back the room of all but the first so many buckets, but for chunks that hold other rows as well."""
+        for source in self._sources:
+            if source.training_M is None:
+                source.reader.cut(buckets)
+
+    def check_kept(self, buckets: int) -> None:
+        """Make sure that the first so many buckets are there.
+
+        Raises:
+            DataError: a chunk was cut off before them.
+        """
+        for source in self._sources:
+            source.reader.check_kept(buckets)
+
     def _keys(self, records_RW: Words, ends_S: Int64s) -> UInt64s:
         """The keys of rows that come from all sources in turn."""
         headers = [source.reader.header for source in self._sources]
@@ -120,10 +135,11 @@ class Buckets:
 
 
 def _source(setting: Setting, rows: RowMap, chunk: Chunk) -> _Source:
-    reader = ChunkReader(setting.work.raw(chunk.file, chunk.index))
+    is_mixed = rows.is_mixed(chunk)
+    reader = ChunkReader(setting.work.raw(chunk.file, chunk.index), may_be_cut=not is_mixed)
     if reader.header.buckets != bucket_count(setting):
         raise reader.error(f"has {reader.header.buckets} buckets instead of {bucket_count(setting)}")
-    if not rows.is_mixed(chunk):
+    if not is_mixed:
         return _Source(chunk, reader, None)
     training_M = np.zeros(len(chunk.rows), np.bool_)
     for found, _ in rows.training(chunk.rows):

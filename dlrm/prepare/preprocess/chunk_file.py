@@ -101,10 +101,15 @@ def write_chunk(path: Path, chunk: RawChunk, records_MW: Words, ends_B: Int64s) 
 
 
 class ChunkReader:
-    """Reads a chunk's file. What its header says is kept, the file is not kept open."""
+    """Reads a chunk's file. What its header says is kept, the file is not kept open.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: of the file.
+        may_be_cut: whether buckets may have been cut off, which :meth:`check_kept` looks at later.
+    """
+
+    def __init__(self, path: Path, *, may_be_cut: bool = False) -> None:
+        self._path, self._may_be_cut = path, may_be_cut
         with self._opened(os.O_RDONLY) as descriptor:
             self.header = self._read_header(descriptor)
             """What the file says of its rows."""
@@ -153,6 +158,31 @@ class ChunkReader:
         order_M[records_MW[:, 0]] = np.arange(filled)
         return np.take(records_MW, order_M, axis=0)
 
+    def cut(self, buckets: int) -> None:
+        """Give back the room of all but the first so many buckets, for good.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        try:
+            with self._opened(os.O_RDWR) as descriptor:
+                end = self._end_of(descriptor, buckets)
+                if os.fstat(descriptor).st_size > end:
+                    os.ftruncate(descriptor, end)
+        except OSError as error:
+            raise DataError(str(self._path), f"cannot be cut ({error.strerror})", mend=_MEND_DISK) from error
+
+    def check_kept(self, buckets: int) -> None:
+        """Make sure that the first so many buckets were not cut off.
+
+        Raises:
+            DataError: they were.
+        """
+        with self._opened(os.O_RDONLY) as descriptor:
+            size, needed = os.fstat(descriptor).st_size, self._end_of(descriptor, buckets)
+        if size < needed:
+            raise self.error(f"has {size} bytes instead of {needed}")
+
     def damaged(self, bucket: int) -> DataError:
         """That the records of a bucket are not what was written."""
         return self.error(f"is damaged (checksum of bucket {bucket})")
@@ -161,6 +191,10 @@ class ChunkReader:
         stored = os.pread(descriptor, 8 * _ENTRY_WORDS, self.header.bytes + 8 * _ENTRY_WORDS * bucket)
         start, stop, expected = np.frombuffer(stored, "<u8").tolist()
         return start, stop, expected
+
+    def _end_of(self, descriptor: int, buckets: int) -> int:
+        """Where the records of the first so many buckets end."""
+        return self._offset(self._entry(descriptor, buckets - 1)[1] if buckets else 0)
 
     def _offset(self, record: int) -> int:
         return self.header.record_offset + 4 * self.header.words * record
@@ -186,7 +220,7 @@ class ChunkReader:
             bytes=_PREFIX.size + length,
         )
         expected = header.record_offset + 4 * header.words * header.counts.rows
-        if size != expected:
+        if not (header.record_offset if self._may_be_cut else expected) <= size <= expected:
             raise self.error(f"has {size} bytes instead of {expected}")
         return header
 

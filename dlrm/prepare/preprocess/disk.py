@@ -18,6 +18,8 @@ from dlrm.prepare.preprocess.sources import SourceFile
 _SAMPLE_BYTES = 1 << 20
 _MARGIN = 1.05
 GIB = 2**30
+CUTS = 16
+"""About how often the parsed rows of a shuffle are given back."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ def _decompressed(stored: bytes, compression: str) -> bytes:
     return bytes(text)
 
 
-def peak_bytes(config: PreprocessConfig, part_rows: Sequence[int]) -> int:
+def peak_bytes(config: PreprocessConfig, part_rows: Sequence[int], *, ranks: int) -> int:
     """The most disk space that is in use at a time, for parts of about so many rows.
 
     First all parsed rows and, where there are vocabularies, what occurs in them: each category, where no two are the same.
-    Then the parsed rows, and one part; all parts, where rows are shuffled.
+    Then the parsed rows and one part. Where rows are shuffled they are given back little by little
+    (:mod:`~dlrm.prepare.preprocess.spent`), or all parts are written beside them.
     """
     hashed = isinstance(config.categories, HashedCategories)
     wide = isinstance(config.categories, HashedCategories) and max(config.categories.rows) > 2**31
@@ -67,8 +70,19 @@ def peak_bytes(config: PreprocessConfig, part_rows: Sequence[int]) -> int:
     rows = sum(part_rows)
     parsed = 4 * (1 + (config.num_sparse + 32) // 32 + config.num_dense + config.num_sparse)
     occurrences = 0 if hashed else 4 * config.num_sparse
-    parts = rows if config.shuffle else max(part_rows, default=0)
-    return int(max(rows * (parsed + occurrences), rows * parsed + parts * packed) * _MARGIN)
+    part = max(part_rows, default=0)
+    if not config.shuffle:
+        writing = rows * parsed + part * packed
+    elif gives_back(config, ranks):
+        writing = rows * max(parsed, packed) + part * packed + rows * parsed * 2 // CUTS
+    else:
+        writing = rows * (parsed + packed)
+    return int(max(rows * (parsed + occurrences), writing) * _MARGIN)
+
+
+def gives_back(config: PreprocessConfig, ranks: int) -> bool:
+    """Whether a shuffle's parsed rows are given back while parts are written: ranks do not know what others need."""
+    return ranks == 1 and not config.keep_work
 
 
 def check_room(output: Path, need_bytes: int) -> None:

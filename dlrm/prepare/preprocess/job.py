@@ -66,7 +66,7 @@ def preprocess(config: PreprocessConfig, collectives: Collectives, *, chunk_byte
     """Preprocess with text chunks of any size; otherwise as :func:`run_preprocess`."""
     work = WorkFolder(Path(config.output).expanduser())
     with shown_progress(collectives.rank == 0) as progress, ExitStack() as lock:
-        begun = from_rank_0(collectives, partial(_begin, config, work, lock, chunk_bytes))
+        begun = from_rank_0(collectives, partial(_begin, config, work, lock, chunk_bytes, collectives.world_size))
         if begun is None:
             progress.say(f"{config.output} is complete already")
             return
@@ -94,7 +94,7 @@ class _Begun:
     token: str
 
 
-def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_bytes: int) -> _Begun | None:
+def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_bytes: int, ranks: int) -> _Begun | None:
     """Rank 0's preparations; None if the output is complete."""
     if work.output.exists() and not work.output.is_dir():
         raise DataError(str(work.output), "is a file, where a folder is needed", mend="choose another output")
@@ -110,7 +110,7 @@ def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_by
         try:
             parts = roughly_counted(config, sources)
             check_split(config.split, parts)
-            check_room(work.output, peak_bytes(config, [part.rows for part in parts]))
+            check_room(work.output, peak_bytes(config, [part.rows for part in parts], ranks=ranks))
             state = begin(config, sources, work, chunk_bytes)
         except DlrmError:
             if not work.state.exists():  # nothing of it is this job's

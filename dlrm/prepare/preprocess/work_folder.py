@@ -5,8 +5,8 @@ its end:
 
     lock                     held by the job that writes the output
     state.json               what the output is made from and with; there before any other file
-    raw/<file>/<chunk>      parsed rows of a chunk by bucket; training rows of a bucket that is on the disk are zeros;
-                             ``<chunk>.used`` once the chunk is not needed any more and is removed
+    raw/<file>/<chunk>      parsed rows of a chunk by bucket, of which the last ones may have been cut off, because their
+                             rows are all in parts; ``<chunk>.used`` once the chunk is not needed any more and is removed
     raw/<file>/<chunk>.values, .training_values
                              which values occur in its sparse columns; removed once all vocabularies are there
     raw/<file>/counts.json   what was counted in the chunks of a file; there once all of them were parsed

@@ -89,6 +89,42 @@ def test_a_file_of_any_other_length_is_an_error(tmp_path):
     assert f"has {len(whole) + 1} bytes instead of {len(whole)}" in error_of(lambda: ChunkReader(path))
 
 
+def test_buckets_that_are_cut_off_give_their_room_back_and_those_before_them_stay(tmp_path):
+    path, chunk = tmp_path / "c", a_chunk()
+    records, ends = by_bucket(chunk)
+    write(path, chunk)
+    reader = ChunkReader(path)
+    sizes = [path.stat().st_size]
+    for kept in (4, 3, 3, 1):
+        reader.cut(kept)
+        again = ChunkReader(path, may_be_cut=True)
+        again.check_kept(kept)
+        assert again.bucket_rows().tolist() == np.diff(ends, prepend=0).tolist()
+        sizes.append(path.stat().st_size)
+        for bucket in range(kept):
+            found = np.empty((103, WORDS), np.uint32)
+            count, _ = again.read(bucket, found)
+            np.testing.assert_array_equal(found[:count], records[ends[bucket] - count : ends[bucket]])
+        if kept < 4:
+            assert "instead of" in error_of(lambda kept=kept, again=again: again.check_kept(kept + 1))
+            error_of(lambda kept=kept, again=again: again.read(kept, np.empty((103, WORDS), np.uint32)))
+            assert "instead of" in error_of(lambda: ChunkReader(path))
+    removed = [ends[3] - ends[2], 0, ends[2] - ends[0]]
+    assert np.diff(sizes).tolist() == [0, *(-4 * WORDS * rows for rows in removed)]
+    reader.cut(3)
+    assert path.stat().st_size == sizes[-1], "a file never grows again"
+    reader.cut(0)
+    ChunkReader(path, may_be_cut=True).check_kept(0)
+
+
+def test_a_file_that_is_cut_in_its_entries_is_an_error_even_where_it_may_be_cut(tmp_path):
+    path = tmp_path / "c"
+    write(path, a_chunk())
+    offset = ChunkReader(path).header.record_offset
+    path.write_bytes(path.read_bytes()[: offset - 1])
+    assert "instead of" in error_of(lambda: ChunkReader(path, may_be_cut=True))
+
+
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     assert "no such file" in error_of(lambda: ChunkReader(tmp_path / "absent"))
     write(tmp_path / "c", a_chunk())

@@ -45,10 +45,16 @@ def test_need_is_that_of_the_fullest_moment():
     hashed = plain.model_copy(update={"categories": HashedCategories(rows=10)})
     parsed, packed, occurring = 4 * (2 + 13 + 26), 4 * (1 + 13 + 26), 4 * 26
     rows = [1000, 3000]
-    assert peak_bytes(plain, rows) == pytest.approx(1.05 * (4000 * parsed + 3000 * packed), rel=0.01)
-    assert peak_bytes(plain, [1000] * 4) == pytest.approx(1.05 * 4000 * (parsed + occurring), rel=0.01)
-    assert peak_bytes(hashed, [1000] * 4) == pytest.approx(1.05 * (4000 * parsed + 1000 * packed), rel=0.01)
-    assert peak_bytes(shuffled, rows) == pytest.approx(1.05 * 4000 * (parsed + packed), rel=0.01)
+    assert peak_bytes(plain, rows, ranks=1) == pytest.approx(1.05 * (4000 * parsed + 3000 * packed), rel=0.01)
+    assert peak_bytes(plain, [1000] * 4, ranks=1) == pytest.approx(1.05 * 4000 * (parsed + occurring), rel=0.01)
+    assert peak_bytes(hashed, [1000] * 4, ranks=1) == pytest.approx(1.05 * (4000 * parsed + 1000 * packed), rel=0.01)
+    assert peak_bytes(shuffled, rows, ranks=2) == pytest.approx(1.05 * 4000 * (parsed + packed), rel=0.01)
+    assert peak_bytes(shuffled, [100] * 40, ranks=2) == pytest.approx(1.05 * 4000 * (parsed + packed), rel=0.01)
+    given_back = 4000 * parsed * (1 + 2 / 16) + 100 * packed
+    before = 4000 * (parsed + occurring)
+    assert peak_bytes(shuffled, [100] * 40, ranks=1) == pytest.approx(1.05 * max(given_back, before), rel=0.01)
+    kept = shuffled.model_copy(update={"keep_work": True})
+    assert peak_bytes(kept, rows, ranks=1) == peak_bytes(shuffled, rows, ranks=2)
 
 
 def test_what_the_job_has_taken_already_counts_as_room(tmp_path, monkeypatch):
