@@ -7,10 +7,16 @@
     dlrm_main.py inspect | materialize | synthesize | doctor        --help says what each does
     dlrm_main.py train --help                                       every option with type, default and meaning
 
-Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 1 anything else.
+Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 143 stopped
+by SIGTERM, 1 anything else.
 """
 
 from __future__ import annotations
+
+from dlrm import signals
+
+if __name__ == "__main__":
+    signals.take_early()  # before all else: what comes earlier ends the process without a word
 
 import sys
 
@@ -27,6 +33,7 @@ def main(words: list[str]) -> int:
     if request.command == "doctor":
         from dlrm.command import doctor
 
+        signals.raise_on_ctrl_c()
         return doctor.run()
     config = request.config()
     if request.print_config:

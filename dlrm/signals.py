@@ -1,7 +1,8 @@
 """Signals by which schedulers and people ask training to save and, most of them, to stop.
 
 SIGTERM and Ctrl-C ask for a save and an orderly end, SIGUSR1 for a save only. While a :class:`SignalWatch` is entered they
-are remembered until training asks for them; a second Ctrl-C interrupts at once. Without one they do what they always do.
+are remembered until training asks for them; a second Ctrl-C interrupts at once. Without one they do what they always do,
+unless the process has called :func:`take_early`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,61 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 _SAVING = b"\ninterrupted: saving, then stopping (Ctrl-C again stops at once)\n"
+_ENDS = {signal.SIGTERM: b"stopped by SIGTERM\n", signal.SIGINT: b"interrupted\n"}
 _stop_seen = False
+_ending = threading.Lock()
+
+
+def take_early() -> None:
+    """Take signals over as long as nobody watches; call it in the main thread, before anything slow is imported.
+
+    SIGUSR1 is held until a watch is entered. SIGTERM ends the process at once, whatever it waits for, with a line; that of
+    torchelastic's agent as ever, because it says itself why ranks end. Ctrl-C ends it at once, with a line, until
+    :func:`raise_on_ctrl_c`: an exception may get lost in an import, or be printed by it. What is ignored stays so.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+    if _has_agent() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    signal.signal(signal.SIGTERM, _end)
+    # Python calls a handler when the main thread is back from C++, which may wait minutes for other ranks. Meanwhile
+    # another thread is told through a pipe.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_await_sigterm, args=(reading,), name="SIGTERM", daemon=True).start()
+
+
+def raise_on_ctrl_c() -> None:
+    """Everything is imported: from here on Ctrl-C is a KeyboardInterrupt again, if :func:`take_early` has changed that."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _await_sigterm(reading: int) -> None:
+    while signal.SIGTERM not in os.read(reading, 64):
+        pass
+    _end(signal.SIGTERM, None)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if not _ending.acquire(blocking=False):  # the other thread does it
+        return
+    if not _has_agent() and os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):
+            os.write(2, _ENDS[signal.Signals(number)])
+    os._exit(128 + number)
+
+
+def _has_agent() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def stop_was_asked() -> bool:
@@ -34,18 +84,26 @@ class SignalWatch:
         self._stop = 0
         self._save = False
         self._before: dict[signal.Signals, Any] = {}
+        self._wakeup, self._held = -1, False
 
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
             for number in (*STOPPING, signal.SIGUSR1):
                 self._before[number] = signal.signal(number, self._take)
+            self._wakeup = signal.set_wakeup_fd(-1)
+            self._held = signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._before:
+            return
+        if self._held:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         while self._before:
             signal.signal(*self._before.popitem())
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
 
     @property
     def stop(self) -> int:

@@ -8,7 +8,8 @@ It runs torch.distributed.run in this process. What it adds:
 * The exit code is that of the rank that failed first (2: the user can mend it), 128 + n after signal n, 130 after
   Ctrl-C.
 * Where ranks are started again (``--max-restarts``), a line says why; what the user has to mend ends the job at once.
-* SIGUSR1, by which schedulers announce the end of a job's time, is passed on to the ranks, which save then.
+* SIGUSR1, by which schedulers announce the end of a job's time, is passed on to each rank as soon as it listens, which
+  saves then.
 * No process is left behind: workers follow this process (``follow_launcher`` in ``dlrm/command/failure.py``), and
   this process follows the torchx client that started it, where components/dlrm.py names one.
 * The cores of the host are divided among its ranks (``OMP_NUM_THREADS``), unless the user has set a number.
@@ -28,7 +29,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``arguments`` as torchrun would and return the exit code."""
     try:
         follow_client()
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there are ranks to pass it on to
+        requests = SaveRequests()
+        signal.signal(signal.SIGUSR1, requests.note)
         os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
         # The agent's own store lives on when ranks are started again, and with it the addresses of those that died: a new
@@ -108,15 +110,15 @@ def main(arguments: Sequence[str]) -> int:
             logging.disable(logging.CRITICAL)
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a stack of C++ frames for each closed connection
         if "PET_LOG_DIR" in os.environ:  # torchx has set it
-            return run(arguments)
+            return run(arguments, requests)
         with tempfile.TemporaryDirectory(prefix="dlrm_launch_") as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
-            return run(arguments)
+            return run(arguments, requests)
     except KeyboardInterrupt:
         return _after_signal(signal.SIGINT)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], requests: SaveRequests) -> int:
     """Start the ranks, wait for them, and report the first failure."""
     from torch.distributed import run as torchrun  # takes seconds; Ctrl-C is handled by now
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -124,7 +126,7 @@ def run(arguments: Sequence[str]) -> int:
 
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     _take_over_ctrl_c(options)
-    _watch_agent()
+    _watch_agent(requests)
     try:
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
         torchrun.run(options)  # type: ignore[no-untyped-call]
@@ -183,7 +185,46 @@ def _end_ranks(number: int, frame: object) -> None:
     raise SignalException(CTRL_C, sigval=signal.SIGTERM)
 
 
-def _watch_agent() -> None:
+class SaveRequests:
+    """SIGUSR1, passed on to every rank once; one that does not listen yet, and would be ended by it, is waited for."""
+
+    def __init__(self) -> None:
+        self._asked = self._pending = False
+        self._passed_on: set[int] = set()
+
+    def note(self, number: int, frame: object) -> None:
+        """Handle the signal."""
+        self._asked = True
+
+    def pass_on(self, pids: Collection[int]) -> None:
+        """Tell those of these ranks that listen and were not told yet; call it now and then."""
+        if self._asked:
+            self._asked, self._pending = False, True
+            self._passed_on.clear()
+        if not self._pending:
+            return
+        for pid in pids:
+            if pid not in self._passed_on and _listens(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+                self._passed_on.add(pid)
+        self._pending = not self._passed_on.issuperset(pids)
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process catches SIGUSR1 or holds it for later (sigwait in its main thread alone is not seen).
+
+    Where the system does not say, yes.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return not sys.platform.startswith("linux")
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigBlk:"))]
+    return any(mask >> (signal.SIGUSR1 - 1) & 1 for mask in masks)
+
+
+def _watch_agent(requests: SaveRequests) -> None:
     """Look over torchelastic's shoulder: tell of restarts, prevent those that cannot help, pass SIGUSR1 on.
 
     Its agent has no place to hook in, so two of its methods are wrapped; where a later version has others, restarts are
@@ -194,10 +235,9 @@ def _watch_agent() -> None:
     agent_class: Any = local_elastic_agent.LocalElasticAgent
     monitor, restart = agent_class._monitor_workers, agent_class._restart_workers
     failures: list[Failure] = []
-    agents: list[Any] = []
 
-    def monitored(agent: Any, group: Any) -> Any:
-        agents[:] = [agent]
+    def monitored(agent: Any, group: Any) -> Any:  # about ten times a second
+        requests.pass_on(agent._pcontext.pids().values())
         result = monitor(agent, group)
         failures[:] = [
             Failure.of(rank, ended.exitcode, float(ended.timestamp), ended.error_file_data)
@@ -216,14 +256,7 @@ def _watch_agent() -> None:
         sys.stderr.flush()
         restart(agent, group)
 
-    def pass_on(number: int, frame: object) -> None:
-        for agent in agents:
-            for pid in agent._pcontext.pids().values():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-
     agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted
-    signal.signal(signal.SIGUSR1, pass_on)
 
 
 def _divide_cores(ranks: int) -> None:

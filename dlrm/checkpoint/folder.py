@@ -137,12 +137,13 @@ def prune(
         storage: where the folder is.
 
     Raises:
-        CheckpointError: the storage fails.
+        CheckpointError: the storage fails, or one cannot be removed; all others that may go are gone then.
     """
     if keep < 2:
         raise ValueError(f"keep is {keep}, but the last good checkpoint needs one behind it")
     storage, folder = located(folder, storage)
     good, removed = 0, []
+    refused: list[CheckpointError] = []
     needed: set[str] = set()
     opened: dict[str, Checkpoint] = {}
     for path in checkpoint_paths(folder, storage):  # the newest first, so that nothing goes before what stands on it
@@ -153,13 +154,21 @@ def prune(
         except CheckpointError:
             continue  # somebody may still want to see what is left of it
         good += 1
-        if good <= keep or chain.tip.step in protected:
+        stays = good <= keep or chain.tip.step in protected or path in needed
+        if not stays:
+            try:
+                with storage_errors(path, mend=""):
+                    discard(storage, path)
+            except CheckpointError as error:
+                refused.append(error)
+                stays = True
+            else:
+                removed.append(path)
+        if stays:
             needed.update(member.path for member in chain.members)
-        elif path not in needed:
-            with storage_errors(path, mend=""):
-                discard(storage, path)
-            removed.append(path)
     _clean(folder, storage)
+    if refused:
+        raise refused[0]
     return removed
 
 

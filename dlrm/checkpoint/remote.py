@@ -16,6 +16,7 @@ from pathlib import Path
 from iopath.common.file_io import PathManager
 
 from dlrm.checkpoint.storage import FileWriter, LocalStorage, Storage
+from dlrm.config.checkpoint import fault_in_address
 from dlrm.errors import CheckpointError
 from dlrm.remote.objects import ObjectHandler, missing, taken
 from dlrm.remote.paths import SchemeError, is_remote, local_path, object_handler
@@ -34,10 +35,13 @@ def located(path: str | Path, storage: Storage | None = None) -> tuple[Storage, 
     """The storage that a path or URL is in, unless one is given, and the path in it.
 
     Raises:
-        CheckpointError: there is nothing for the URL's scheme, or its package is missing.
+        CheckpointError: the URL names nothing, there is nothing for its scheme, or its package is missing.
     """
     if storage is not None:
         return storage, str(path)
+    if fault := fault_in_address(str(path)):
+        problem, _, mend = fault.partition("; ")
+        raise CheckpointError(str(path), problem, mend=mend)
     try:
         if is_remote(str(path)):
             return RemoteStorage(object_handler(str(path))), str(path).rstrip("/")

@@ -1,7 +1,8 @@
 """Copying what a rank will write out of the training state: all that training has to stop for.
 
 The copy is laid out as it will lie in the files, so that writing is checksums and writes of consecutive memory. Buffers
-are kept from save to save; they take as much memory as the rank's part of the state.
+are kept from save to save, those of a full one while increments are saved; they take as much memory as the rank's part of
+the state.
 """
 
 from __future__ import annotations
@@ -81,8 +82,7 @@ class Snapshots:
         Raises:
             ValueError: blocks that do not fit their tensor.
         """
-        files = self._provide(tensors)
-        copied = tuple(_copy(pieces, buffer) for pieces, buffer in zip(files, self._buffers, strict=True))
+        copied = tuple(_copy(pieces, buffer) for pieces, buffer in self._provide(tensors))
         if any(buffer.is_pinned() for buffer in self._buffers):
             torch.cuda.synchronize()
         records = tuple(TensorRecord(name=t.name, shape=t.shape, dtype=DTYPE_NAMES[t.dtype]) for t in tensors)
@@ -94,18 +94,29 @@ class Snapshots:
         for buffer in self._buffers:
             buffer.zero_()
 
-    def _provide(self, tensors: Sequence[LogicalTensor]) -> list[list[SourcePiece]]:
-        """The pieces of each file, and a buffer for each, as large as needed; those that fit are used again."""
+    def _provide(self, tensors: Sequence[LogicalTensor]) -> list[tuple[list[SourcePiece], torch.Tensor]]:
+        """The pieces of each file, and a buffer for each, at least as large as needed; those that fit are used again.
+
+        The smallest that fits is. Where none does, the largest of the others makes way for a new one, so that there are
+        never more of them than a snapshot has had files.
+        """
         files = _fill_files(pieces_to_write(tensors, self._rank, self._world_size))
+        sizes = [sum(piece.bytes for piece in pieces) for pieces in files]
         pinned = any(piece.values.is_cuda for pieces in files for piece in pieces)
-        kept = [buffer for buffer in self._buffers if buffer.is_pinned() == pinned]
+        free = sorted(self._buffers, key=torch.Tensor.numel)
+        if pinned:
+            free = [buffer for buffer in free if buffer.is_pinned()]
         self._buffers = []
-        for pieces in files:
-            size = sum(piece.bytes for piece in pieces)
-            fitting = next((index for index, buffer in enumerate(kept) if buffer.numel() == size), None)
-            new = torch.empty(size, dtype=torch.uint8, pin_memory=pinned) if fitting is None else kept.pop(fitting)
-            self._buffers.append(new)
-        return files
+        chosen: dict[int, torch.Tensor] = {}
+        for index in sorted(range(len(files)), key=lambda index: -sizes[index]):
+            fitting = next((place for place, buffer in enumerate(free) if buffer.numel() >= sizes[index]), None)
+            if fitting is None:
+                del free[-1:]  # first, so that its memory can be taken again
+                chosen[index] = torch.empty(sizes[index], dtype=torch.uint8, pin_memory=pinned)
+            else:
+                chosen[index] = free.pop(fitting)
+        self._buffers = [*chosen.values(), *free]
+        return [(pieces, chosen[index]) for index, pieces in enumerate(files)]
 
 
 def _copy(pieces: list[SourcePiece], buffer: torch.Tensor) -> tuple[CopiedPiece, ...]:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from dlrm.checkpoint.increments import open_chain
 from dlrm.checkpoint.stored import Checkpoint, find_damage
-from dlrm.checkpoint_tools.comparing import Comparison, compare, config_differences
+from dlrm.checkpoint_tools.comparing import Comparison, compare, compare_states, config_differences, state_bytes
 from dlrm.checkpoint_tools.exporting import export, tensors_to_export
 from dlrm.checkpoint_tools.listing import entries
 from dlrm.checkpoint_tools.places import open_one
@@ -115,7 +115,7 @@ def _diff(config: DiffConfig, console: rich.console.Console) -> None:
     for letter, checkpoint in (("A", first), ("B", second)):
         _say(console, f"{letter} is {escaped(checkpoint.path, 500)}")
         if kind := increment_of(checkpoint):
-            _say(console, f"  an {kind}: the tensors that it holds are compared, not the state that it restores")
+            _say(console, f"  an {kind}: the state that it restores is compared")
     facts = plain_table(("fact", "A", "B"), words=("A", "B"))
     for topic, one, other in zip(*_facts(first), _facts(second)[1], strict=True):
         if one != other:
@@ -123,8 +123,11 @@ def _diff(config: DiffConfig, console: rich.console.Console) -> None:
     options = plain_table(("option", "A", "B"), words=("A", "B"))
     for path, one, other in config_differences(first, second):
         add(options, escaped(path), escaped(one), escaped(other))
-    with _progress(console, "compare", first.manifest.bytes) as told:
-        comparison = compare(first, second, told)
+    chains = open_chain(first), open_chain(second)
+    restored = any(chain.increments for chain in chains)
+    total = state_bytes(chains[0]) if restored else first.manifest.bytes
+    with _progress(console, "compare", total) as told:
+        comparison = compare_states(*chains, told) if restored else compare(first, second, told)
     show(console, "Facts that differ", facts)
     show(console, "Options that differ", options)
     _show_comparison(comparison, console)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from dlrm.checkpoint.increments import Chain
+from dlrm.checkpoint.load import load_tensors
+from dlrm.checkpoint.manifest import DTYPES, TensorRecord
 from dlrm.checkpoint.rectangles import intersection
 from dlrm.checkpoint.stored import Checkpoint, StoredPiece
+from dlrm.checkpoint.tensors import Block, LogicalTensor
 
 _KEPT_BYTES = 512 << 20
 """Of the second checkpoint's pieces: those of the two may be cut differently, so that one is needed several times."""
+_PORTION_BYTES = 256 << 20
+"""Of each restored state at a time; the pieces that these rows are in are read besides."""
 _CHUNK_ELEMENTS = 1 << 22
 _SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
@@ -36,6 +42,10 @@ class Change:
     differing: int
     largest: float
 
+    def and_more(self, differing: int, largest: float) -> Change:
+        """With what another part of it has come to."""
+        return replace(self, differing=self.differing + differing, largest=_larger(self.largest, largest))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -54,28 +64,90 @@ class Comparison:
 
 
 def compare(first: Checkpoint, second: Checkpoint, progress: Progress) -> Comparison:
-    """Compare all tensors. Pieces cut alike with equal checksums are equal and not read.
+    """Compare all tensors of full checkpoints. Pieces cut alike with equal checksums are equal and not read.
 
     Raises:
         CheckpointError: a piece is damaged or cannot be read.
     """
-    reshaped, changed, equal = [], [], 0
     pieces = _Pieces(second)
-    for name, tensor in first.tensors.items():
-        other = second.tensors.get(name)
-        if other is None:
-            continue
-        if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):
-            reshaped.append(f"{name}: {_kind(tensor.shape, tensor.dtype)}, {_kind(other.shape, other.dtype)}")
-            continue
-        change = _compare_tensor(first, pieces, name, progress)
-        if change.differing:
-            changed.append(change)
-        else:
-            equal += 1
-    only_first = [name for name in first.tensors if name not in second.tensors]
-    only_second = [name for name in second.tensors if name not in first.tensors]
-    return Comparison(only_first, only_second, reshaped, changed, equal)
+    names = [name for name, record in first.tensors.items() if second.tensors.get(name) == record]
+    changes = [_compare_tensor(first, pieces, name, progress) for name in names]
+    return _comparison(first.tensors, second.tensors, changes)
+
+
+def compare_states(first: Chain, second: Chain, progress: Progress) -> Comparison:
+    """Compare the states that two checkpoints restore with what they stand on, some rows of each tensor at a time.
+
+    Raises:
+        CheckpointError: a piece is damaged or cannot be read.
+    """
+    one, two = first.tensors, second.tensors
+    found = {name: Change(name, math.prod(one[name].shape), 0, 0.0) for name in one if two.get(name) == one[name]}
+    for rows in _portions([one[name] for name in found]):
+        state, other = _restored(first, rows), _restored(second, rows)
+        for name in rows:
+            found[name] = found[name].and_more(*_distance(state[name], other[name]))
+            progress(state[name].nbytes)
+    return _comparison(one, two, list(found.values()))
+
+
+def state_bytes(chain: Chain) -> int:
+    """Of all tensors that a checkpoint restores with what it stands on."""
+    return sum(math.prod(record.shape) * DTYPES[record.dtype].itemsize for record in chain.tensors.values())
+
+
+def _portions(tensors: Sequence[TensorRecord]) -> Iterator[dict[str, tuple[int, int]]]:
+    """First row and end of parts of tensors by name, together about :data:`_PORTION_BYTES`."""
+    portion: dict[str, tuple[int, int]] = {}
+    free = _PORTION_BYTES
+    for tensor in tensors:
+        start, rows = 0, (*tensor.shape, 1)[0]
+        row_bytes = max(1, math.prod(tensor.shape[1:]) * DTYPES[tensor.dtype].itemsize)
+        while start < rows:
+            stop = min(rows, start + max(1, free // row_bytes))
+            portion[tensor.name] = start, stop
+            free -= (stop - start) * row_bytes
+            start = stop
+            if start < rows or free <= 0:
+                yield portion
+                portion, free = {}, _PORTION_BYTES
+    if portion:
+        yield portion
+
+
+def _restored(chain: Chain, rows: Mapping[str, tuple[int, int]]) -> dict[str, torch.Tensor]:
+    """These rows of these tensors."""
+    parts = {name: [part] for name, part in rows.items()}
+    for name, part in rows.items():  # to restore an average takes the weights of the same rows
+        if name.startswith("average.tables."):
+            parts.setdefault(name.removeprefix("average."), []).append(part)
+    tensors = [_without_values(chain.tensors[name], ranges) for name, ranges in parts.items()]
+    load_tensors(chain.tip, tensors, strict=False)  # what is not asked for now is left
+    return {tensor.name: tensor.blocks[0].tensor for tensor in tensors}
+
+
+def _without_values(record: TensorRecord, ranges: Sequence[tuple[int, int]]) -> LogicalTensor:
+    """A tensor with a block for each range of rows."""
+    dtype, rank = DTYPES[record.dtype], len(record.shape)
+    blocks = (
+        Block((start, *[0] * rank)[:rank], torch.empty((stop - start, *record.shape[1:])[:rank], dtype=dtype))
+        for start, stop in ranges
+    )
+    return LogicalTensor(record.name, record.shape, dtype, tuple(blocks))
+
+
+def _comparison(
+    one: Mapping[str, TensorRecord], two: Mapping[str, TensorRecord], compared: Sequence[Change]
+) -> Comparison:
+    reshaped = [
+        f"{name}: {_kind(record.shape, record.dtype)}, {_kind(two[name].shape, two[name].dtype)}"
+        for name, record in one.items()
+        if name in two and two[name] != record
+    ]
+    changed = [change for change in compared if change.differing]
+    only_first = [name for name in one if name not in two]
+    only_second = [name for name in two if name not in one]
+    return Comparison(only_first, only_second, reshaped, changed, len(compared) - len(changed))
 
 
 def _kind(shape: tuple[int, ...], dtype: str) -> str:
@@ -123,7 +195,7 @@ def _compare_tensor(first: Checkpoint, second: _Pieces, name: str, progress: Pro
                 two = second.values(other)[overlap.slices_from(other.piece.offsets)]
                 number, distance = _distance(one, two)
                 differing += number
-                largest = math.nan if math.isnan(distance) or math.isnan(largest) else max(largest, distance)
+                largest = _larger(largest, distance)
         progress(stored.piece.range[1] - stored.piece.range[0])
     return Change(name, math.prod(first.tensors[name].shape), differing, largest)
 
@@ -138,8 +210,12 @@ def _distance(one: torch.Tensor, two: torch.Tensor) -> tuple[int, float]:
         if number := int(where.sum()):
             differing += number
             distance = (a[where].double() - b[where].double()).abs().max().item()
-            largest = math.nan if math.isnan(distance) or math.isnan(largest) else max(largest, distance)
+            largest = _larger(largest, distance)
     return differing, largest
+
+
+def _larger(one: float, other: float) -> float:
+    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
 def config_differences(first: Checkpoint, second: Checkpoint) -> Iterator[tuple[str, str, str]]:

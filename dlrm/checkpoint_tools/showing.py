@@ -11,6 +11,8 @@ from rich.table import Table
 
 from dlrm.checkpoint.increments import full_name, names_by_table
 from dlrm.checkpoint.manifest import DTYPES, TensorRecord
+from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
+from dlrm.checkpoint.row_codes import PARAMETER_BYTES
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint_tools.tables import add, plain_table
 from dlrm.checkpoint_tools.words import (
@@ -94,9 +96,20 @@ def others_table(checkpoint: Checkpoint) -> Table:
     shown = {full_name(name, inner) for name, names in with_weights.items() for inner in names if inner != "average"}
     for tensor in checkpoint.manifest.tensors:
         if tensor.name not in shown:
-            shape = " x ".join(map(str, tensor.shape)) or "()"
-            add(table, escaped(tensor.name), shape, tensor.dtype, byte_size(_bytes([tensor])))
+            name, shape, kind = _as_restored(tensor) if increment_of(checkpoint) else (tensor.name, tensor.shape, "")
+            dimensions = " x ".join(map(str, shape)) or "()"
+            add(table, escaped(name), dimensions, kind or tensor.dtype, byte_size(_bytes([tensor])))
     return table
+
+
+def _as_restored(tensor: TensorRecord) -> tuple[str, tuple[int, ...], str]:
+    """Name and shape of what a tensor of an increment stands for, and as what it is stored if that is not its type."""
+    if not tensor.name.startswith(REDUCED_PREFIX):
+        return tensor.name, tensor.shape, ""
+    name = tensor.name.removeprefix(REDUCED_PREFIX)
+    if tensor.dtype != "uint8" or tensor.shape[-1:] < (PARAMETER_BYTES,):
+        return name, tensor.shape, f"float32 as {tensor.dtype}"
+    return name, (*tensor.shape[:-1], tensor.shape[-1] - PARAMETER_BYTES), "float32 in 8 bits"
 
 
 def config_text(checkpoint: Checkpoint) -> str:

@@ -90,12 +90,9 @@ class Verdict:
 def follow_launcher() -> None:
     """Have the kernel kill this process when its launcher dies, even by SIGKILL; call it before anything slow.
 
-    SIGUSR1 is ignored from here on: it asks training to save, and would end what is not training yet, or no more.
-
     Without a launcher (torchelastic sets ``TORCHELASTIC_RUN_ID``) that is all. Linux only. It does not reach
     processes that this one starts, nor other hosts: there the next collective fails and the rank leaves as a *peer*.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
         return
     parent = os.getppid()

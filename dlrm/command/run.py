@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from dlrm.config import Config
 from dlrm.config.base import Section
 from dlrm.config.checkpoint_commands import CheckpointCommand, ImportConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.signals import raise_on_ctrl_c
 
 
 def run(config: Section) -> None:
@@ -14,6 +18,7 @@ def run(config: Section) -> None:
     Raises:
         DlrmError: what the user can mend.
     """
+    work: Callable[[], object]
     # A command imports what it needs and no more: preprocess starts without torchrec, training without pyarrow.
     match config:
         case ImportConfig():  # before Config, which it extends
@@ -22,7 +27,7 @@ def run(config: Section) -> None:
             check_versions()
             from dlrm.checkpoint_tools.importing import run_import
 
-            run_import(config)
+            work = partial(run_import, config)
         case Config():
             from dlrm.distributed.versions import check_versions
             from dlrm.train.log import capture_logs
@@ -31,26 +36,28 @@ def run(config: Section) -> None:
             capture_logs()
             from dlrm.train.job import run_training
 
-            run_training(config)
+            work = partial(run_training, config)
         case PreprocessConfig():
             from dlrm.prepare.preprocess.job import run_preprocess
 
-            run_preprocess(config)
+            work = partial(run_preprocess, config)
         case InspectConfig():
             from dlrm.prepare.inspect import run_inspect
 
-            run_inspect(config)
+            work = partial(run_inspect, config)
         case MaterializeConfig():
             from dlrm.prepare.materialize import run_materialize
 
-            run_materialize(config)
+            work = partial(run_materialize, config)
         case SynthesizeConfig():
             from dlrm.prepare.synthesize import run_synthesize
 
-            run_synthesize(config)
+            work = partial(run_synthesize, config)
         case _ if isinstance(config, CheckpointCommand):
             from dlrm.checkpoint_tools.commands import run_checkpoint_command
 
-            run_checkpoint_command(config)
+            work = partial(run_checkpoint_command, config)
         case _:
             raise AssertionError(type(config))
+    raise_on_ctrl_c()
+    work()

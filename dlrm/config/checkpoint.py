@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dlrm.config.base import Number, PositiveFloat, PositiveInt, Section
 from dlrm.config.data.paths import InputPath
@@ -12,6 +13,40 @@ from dlrm.config.data.paths import InputPath
 Metric = Literal["auc", "log_loss", "normalised_entropy"]
 NO_CHECKPOINT = "none"
 NEWEST = "auto"
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/(/?)([^/]*)(.*)", re.DOTALL)
+_OF_BUCKETS = ("s3", "gs", "gcs")
+_REMOTE = (*_OF_BUCKETS, "abfs", "abfss", "az", "adl", "hdfs", "sftp", "ssh", "http", "https")
+_LOCAL = ("file", "local")
+_S3_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:.*")
+
+
+def fault_in_address(path: str) -> str:
+    """What is wrong with a path or URL of checkpoints as it is written, with the mend, in words; empty: nothing."""
+    match = _URL.fullmatch(path)
+    if match is None:
+        return ""
+    scheme, second_slash, first, rest = match.groups()
+    host = "bucket" if scheme in _OF_BUCKETS else "" if scheme in _LOCAL else "host"
+    mend = f"write {scheme}://{host}/folder"
+    if not second_slash:
+        return f"has one slash where a URL has two; {mend}" if scheme in _REMOTE else ""
+    if scheme in _OF_BUCKETS and not first:
+        return f"names no bucket; {mend}"
+    if not (first or rest.strip("/")):
+        return f"names no folder; {mend}"
+    if scheme == "s3" and not _S3_BUCKET.fullmatch(first):
+        return f"names the bucket {first!a}, and no bucket can have that name; {mend}"
+    return ""
+
+
+def _checked(path: str) -> str:
+    if fault := fault_in_address(path):
+        raise ValueError(f"{path} {fault}")
+    return path
+
+
+Address = Annotated[InputPath, AfterValidator(_checked)]
+"""A folder, on this host or remote."""
 
 
 class CheckpointConfig(Section):
@@ -19,7 +54,7 @@ class CheckpointConfig(Section):
 
     enabled: bool = True
     """Save at all; without, SIGTERM and Ctrl-C end training at once."""
-    dir: InputPath | None = None
+    dir: Address | None = None
     """Folder that holds the folders of runs with their checkpoints, local or remote (s3://bucket/folder); in the run's own
     folder if left out."""
     every_steps: PositiveInt | None = None
@@ -49,7 +84,7 @@ class CheckpointConfig(Section):
 class ResumeConfig(Section):
     """Where training begins. ``--resume auto`` on the command line is short for ``--resume.checkpoint auto``."""
 
-    checkpoint: InputPath = NO_CHECKPOINT
+    checkpoint: Address = NO_CHECKPOINT
     """none: at the beginning; auto: after the newest good checkpoint of the run of this name, if there is one; otherwise
     the path of a checkpoint, or of a run, to go on from in a new run."""
     strict: bool = True

@@ -17,7 +17,7 @@ from dlrm.data.source import Dataset, Source
 from dlrm.data.synthetic.noise import noise_dataset
 from dlrm.data.synthetic.planted import planted_dataset
 from dlrm.distributed.world import World
-from dlrm.errors import ConfigError
+from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
@@ -77,8 +77,12 @@ def check_options(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: they have not.
     """
-    if config.checkpoint.best and not dataset.validation.num_samples:
-        raise ConfigError.at("checkpoint.best", "needs validation samples, and the data have none; leave it out")
+    asked = {"checkpoint.best": config.checkpoint.best, "evaluation.target_auc": config.evaluation.target_auc}
+    if not dataset.validation.num_samples:
+        message = "needs validation samples, and the data have none; leave it out"
+        problems = [ConfigProblem(key, "", message) for key, value in asked.items() if value is not None]
+        if problems:
+            raise ConfigError(problems)
 
 
 def build_job(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dlrm.checkpoint.remote import located
@@ -50,8 +50,8 @@ class Checkpointing:
         )
         self._start = Start()
 
-    def find_start(self, otherwise: Start) -> Start:
-        """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise``."""
+    def find_start(self, otherwise: Callable[[], Start]) -> Start:
+        """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise()``."""
         self._start = start_here(
             self._config,
             self._engine,

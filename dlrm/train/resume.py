@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dlrm.checkpoint.folder import Skipped, newest_good, set_aside
@@ -78,22 +79,22 @@ def start_here(
     storage: Storage,
     world: World,
     *,
-    otherwise: Start,
+    otherwise: Callable[[], Start],
 ) -> Start:
     """Load the newest checkpoint of the run itself where the run goes on; collective.
 
     Args:
         config: says whether it does.
-        engine: as built, or with the state of ``otherwise``.
+        engine: as built, or with the state of what ``otherwise`` says.
         num_samples: of the training set.
         run: this run's folder.
         storage: of this run's checkpoints.
         world: the ranks that load together.
-        otherwise: where training begins if there is no such checkpoint.
+        otherwise: says, on every rank, where training begins if there is no such checkpoint; may load it.
 
     Raises:
         CheckpointMismatchError: the checkpoint does not fit; nothing was loaded.
-        CheckpointError: the storage fails.
+        CheckpointError: the storage fails, or ``otherwise`` finds nothing.
         ConfigError: checkpoints of an earlier run lie where those of this one would.
     """
     folder = checkpoint_folder(config, run)
@@ -101,11 +102,18 @@ def start_here(
         return _from_newest(config, engine, num_samples, folder, storage, world, otherwise=otherwise)
     if config.checkpoint.enabled:
         from_rank_0(world.collectives, lambda: require_no_checkpoints(folder, storage))
-    return otherwise
+    return otherwise()
 
 
 def _from_newest(
-    config: Config, engine: Engine, num_samples: int, folder: str, storage: Storage, world: World, *, otherwise: Start
+    config: Config,
+    engine: Engine,
+    num_samples: int,
+    folder: str,
+    storage: Storage,
+    world: World,
+    *,
+    otherwise: Callable[[], Start],
 ) -> Start:
     """Go on in the same run."""
     tensors = engine_tensors(engine)
@@ -127,8 +135,9 @@ def _from_newest(
     from_rank_0(world.collectives, lambda: _set_aside(resumed.skipped, storage))
     lines = [f"skipped {skipped.path}: {skipped.why}" for skipped in resumed.skipped]
     if resumed.checkpoint is None:
-        here = () if otherwise.checkpoint else (f"no checkpoint in {folder}: training begins at the first sample",)
-        return replace(otherwise, lines=(*lines, *here, *otherwise.lines))
+        other = otherwise()
+        here = () if other.checkpoint else (f"no checkpoint in {folder}: training begins at the first sample",)
+        return replace(other, lines=(*lines, *here, *other.lines))
     start = _start(config, num_samples, resumed, engine)
     return replace(start, own=True, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
 

@@ -21,7 +21,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -73,10 +74,10 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
         ConfigError: the folder cannot be made or written, another process is writing it, or it may not be replaced; the
             same on every rank.
     """
-    launchers = [mark for mark in world.collectives.all_gather_object(_launcher()) if mark is not None]
+    launchers = _launchers(world)
 
     def make() -> RunFolder:
-        try:
+        with _folder_errors():
             run = _find_or_make(config, launchers)
             _lock(run.path)
             # First of all, so that ranks which are started again know the folder however early they were killed.
@@ -85,21 +86,49 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
                 lines.write(json.dumps(start) + "\n")
             _write(run.path / "config.yaml", dump_config(config))
             write_json(run.path / "environment.json", environment(world))
-        except OSError as error:
-            raise ConfigError.at(
-                "run.dir", f"{error.filename}: {error.strerror}; choose a folder to write to"
-            ) from error
         return run
 
     return from_rank_0(world.collectives, make)
 
 
+def is_restarted(config: Config, world: World) -> bool:
+    """Whether the launcher has started this job's ranks again after they had made their run's folder; collective.
+
+    Raises:
+        ConfigError: the folders cannot be read; the same on every rank.
+    """
+    launchers = _launchers(world)
+
+    def look() -> bool:
+        with _folder_errors():
+            return _folder_of_job(config, launchers) is not None
+
+    return from_rank_0(world.collectives, look)
+
+
+@contextmanager
+def _folder_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}; choose a folder to write to"
+        raise ConfigError.at("run.dir", message) from error
+
+
+def _folder_of_job(config: Config, launchers: list[str]) -> Path | None:
+    """The folder that ranks of these launchers have made already."""
+    parent = Path(config.run.dir)
+    if not launchers or not parent.is_dir():
+        return None
+    found = (path for path in _folders_of(parent, config.run.name) if not _launchers_of(path).isdisjoint(launchers))
+    return next(found, None)
+
+
 def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
     parent, name = Path(config.run.dir), config.run.name
     parent.mkdir(parents=True, exist_ok=True)
-    for folder in _folders_of(parent, name):
-        if launchers and not set(launchers).isdisjoint(_launchers_of(folder)):
-            return RunFolder(folder, continued=True, restarted=True)
+    if folder := _folder_of_job(config, launchers):
+        return RunFolder(folder, continued=True, restarted=True)
     if config.resume.checkpoint == NEWEST and _is_run(parent / name):
         return RunFolder(parent / name, continued=True)
     if config.run.overwrite and _is_inside(config.resume.checkpoint, parent / name):
@@ -151,9 +180,10 @@ def _launchers_of(folder: Path) -> set[str]:
     return marks
 
 
-def _launcher() -> str | None:
-    """What torchelastic's agent on this host is known by: it lives on where it starts its ranks again."""
-    return process_mark(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
+def _launchers(world: World) -> list[str]:
+    """What torchelastic's agents are known by, which live on where they start their ranks again; collective."""
+    mark = process_mark(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
+    return [found for found in world.collectives.all_gather_object(mark) if found is not None]
 
 
 def _lock(folder: Path) -> None:

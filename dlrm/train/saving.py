@@ -68,7 +68,8 @@ class WholeState:
 class Kept:
     """Which checkpoints stay: the newest few and the best.
 
-    :meth:`__call__` runs in the thread that writes, :attr:`reports` is emptied by training.
+    :meth:`__call__` runs in the thread that writes, :attr:`reports` and :attr:`warnings` are emptied by training. That old
+    checkpoints cannot be removed is no failure of the save: it is told once, and tried again after the next.
     """
 
     folder: str
@@ -76,12 +77,21 @@ class Kept:
     keep: int
     best_step: int | None = None
     reports: list[SaveReport] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _refused: bool = False
 
     def __call__(self, report: SaveReport) -> None:
         """Remove what has become too old, now that a newer one is committed."""
         self.reports.append(report)
         protected = [] if self.best_step is None else [self.best_step]
-        prune(self.folder, keep=self.keep, protected=protected, storage=self.storage)
+        try:
+            prune(self.folder, keep=self.keep, protected=protected, storage=self.storage)
+        except CheckpointError as error:
+            if not self._refused:
+                self.warnings.append(f"an old checkpoint cannot be removed: {error}; tried again after every save")
+            self._refused = True
+        else:
+            self._refused = False
 
 
 class Saving(Hook):
@@ -278,6 +288,8 @@ class Saving(Hook):
             report = self._kept.reports.pop(0)
             stall = f"training stood {report.stalled_s:.2f} s"
             self._display.say(f"step {report.step}: saved {report.path} ({stall}, written in {report.written_s:.1f} s)")
+        while self._kept.warnings:
+            self._display.say(f"warning: {self._kept.warnings.pop(0)}")
 
 
 def _better(metric: str, value: float, than: float) -> bool:

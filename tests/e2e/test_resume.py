@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from types import SimpleNamespace
@@ -103,6 +104,40 @@ def test_ranks_that_were_killed_are_started_again_and_the_run_ends_as_if_nothing
     text = printed(tmp_path)
     assert "was killed by SIGKILL" in text
     assert f"step_{committed:08d} (step {committed}," in text  # what it went on from
+
+
+@pytest.fixture
+def begun(data, tmp_path):
+    """Another run, whose checkpoint of step 20 is what runs begin with."""
+    options = ["--run.dir", str(tmp_path), "--run.name", "begun", "--train.max_steps", "20"]
+    (outcome,) = run_command(["train", *training(data, tmp_path), *options])
+    assert outcome.exit_code == 0, outcome
+    return tmp_path / "begun"
+
+
+def test_ranks_that_are_started_again_go_on_with_their_own_run_and_not_with_what_it_began_with(data, begun, tmp_path):
+    options = ["--resume.checkpoint", str(begun), "--checkpoint.every_steps", "25"]
+    with start(data, tmp_path, 2, *options, max_restarts=1) as job:
+        await_step(tmp_path, 60)
+        shutil.rmtree(begun)  # nor need it be there any more
+        workers = job.workers()
+        kill(workers[1])
+        await_all_gone(workers, PATIENCE_S)
+        committed = max(committed_steps(checkpoints(tmp_path)))
+        assert job.wait(PATIENCE_S) == 0, printed(tmp_path)
+    assert committed >= 25
+    assert [attempt.resumed for attempt in read_attempts(tmp_path / "steps")] == [20, committed]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == ["run"]
+
+
+def test_ranks_that_are_started_again_before_their_run_has_saved_begin_with_the_other_once_more(data, begun, tmp_path):
+    with start(data, tmp_path, 1, "--resume.checkpoint", str(begun), max_restarts=1) as job:
+        await_step(tmp_path, 40)
+        assert committed_steps(checkpoints(tmp_path)) == []
+        kill(job.workers()[0])
+        assert job.wait(PATIENCE_S) == 0, printed(tmp_path)
+    assert [attempt.resumed for attempt in read_attempts(tmp_path / "steps")] == [20, 20]
+    assert committed_steps(checkpoints(tmp_path)) == [STEPS]
 
 
 def test_a_run_that_has_ended_goes_on_without_a_step_and_comes_to_the_same_scores(data, uninterrupted):

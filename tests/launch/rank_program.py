@@ -29,9 +29,12 @@ def main() -> None:
     dist.init_process_group("gloo")
     os.write(1, f"up {dist.get_rank()} {os.getpid()}\n".encode())  # at once: print would mix the ranks' lines
     if mode == "asked":
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        time.sleep(1)  # if SIGUSR1 was passed on now, it would end the rank
+        asked: list[int] = []
+        signal.signal(signal.SIGUSR1, lambda number, _: asked.append(number))
         os.write(1, f"ready {dist.get_rank()} {os.getpid()}\n".encode())
-        signal.sigwait([signal.SIGUSR1])
+        while not asked:
+            time.sleep(0.01)
         os.write(1, f"asked {dist.get_rank()}\n".encode())
     if mode == "alone" and dist.get_world_size() > 1:
         dist.all_reduce(torch.ones(4))

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from dlrm.checkpoint.owner import is_surely_dead, this_process
 from dlrm.checkpoint.save import prepare
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.errors import CheckpointError
+from tests.unit.checkpoint.increments import normal_state, save_increment
 from tests.unit.checkpoint.states import random_state, save_ranks, uncut
 
 
@@ -52,6 +54,30 @@ def test_the_newest_is_that_of_the_largest_step(tmp_path):
     older, _ = newest_good(tmp_path, before=200)
     assert older is not None
     assert older.step == 30
+
+
+def test_one_that_cannot_be_removed_keeps_no_other_but_what_it_stands_on(tmp_path, monkeypatch):
+    state = normal_state(0)
+    for step in (10, 20):  # two chains: 10, 11, 12 and 20, 21, 22
+        base = parent = save_ranks(tmp_path, step, [uncut(state)])
+        for number in (1, 2):
+            rows = {"a": [number], "b": [number]}
+            parent = save_increment(tmp_path, step + number, state, rows, base=base, parent=parent)
+    save(tmp_path, 30, 40)
+    rename = LocalStorage.rename_folder
+
+    def refuse(storage, old, new):
+        if old.endswith(("11", "22")):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), old)
+        rename(storage, old, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "rename_folder", refuse)
+        with pytest.raises(CheckpointError, match="step_00000022: Operation not permitted"):
+            prune(tmp_path, keep=2)
+    assert steps_in(tmp_path) == [40, 30, 22, 21, 20, 11, 10]
+    prune(tmp_path, keep=2)
+    assert steps_in(tmp_path) == [40, 30]
 
 
 def test_what_was_not_committed_is_skipped_and_cleared_away_when_its_step_is_saved_again(tmp_path):

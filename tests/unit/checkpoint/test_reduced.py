@@ -14,7 +14,7 @@ from dlrm.checkpoint.touched import find_chain_damage
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.increments import alone, normal_state, save_increment
 from tests.unit.checkpoint.states import State, blank, cut_up, gathered, save_ranks, small_pieces, uncut
-from tests.unit.checkpoint_tools.runs import command
+from tests.unit.checkpoint_tools.runs import cells, command
 
 DENSE = {
     "mlp.large": (40, 24),
@@ -249,10 +249,22 @@ def test_verify_sees_numbers_that_cannot_be_restored(tmp_path, capsys):
 def test_the_commands_take_reduced_tensors_as_what_they_are_and_export_what_they_restore(tmp_path, capsys):
     state, path = save_chain(tmp_path / "run")
     assert "increment of step 2" in command(capsys, "list", tmp_path / "run")
-    assert "reduced.mlp.large" in command(capsys, "show", path)
+    assert "reduced.mlp.large" not in command(capsys, "show", path)
     assert len(command(capsys, "verify", path).splitlines()) == 3
-    assert "are compared" in command(capsys, "diff", path.parent / "step_00000002", path)
+    assert "the state that it restores is compared" in command(capsys, "diff", path.parent / "step_00000002", path)
     assert "of step 3" in command(capsys, "export", path, tmp_path / "out", "--optimizer")
     found = safetensors.torch.load_file(tmp_path / "out")
     assert set(found) == set(state.values)
     assert_near(found, state.values)
+
+
+def test_show_names_tensors_in_fewer_bytes_as_what_they_restore_and_says_how_they_are_stored(tmp_path, capsys):
+    _, path = save_chain(tmp_path)
+    shown = command(capsys, "show", path)
+    assert "reduced." not in shown
+    found = {cells(line)[0]: [cell.strip() for cell in cells(line)[1:]] for line in shown.splitlines() if "mlp" in line}
+    assert found["mlp.large"] == ["40 x 24", "float32 in 8 bits", "1.2 KiB"]
+    assert found["mlp.cube"] == ["6 x 4 x 16", "float32 in 8 bits", "576 B"]
+    assert found["mlp.large.optimizer.exp_avg"] == ["40 x 24", "float32 as bfloat16", "1.9 KiB"]
+    assert found["mlp.bias"] == ["400", "float32", "1.6 KiB"]
+    assert found["mlp.large.optimizer.step"] == ["()", "float32", "4 B"]

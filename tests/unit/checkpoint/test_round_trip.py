@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dlrm.checkpoint import load as load_module
+from dlrm.checkpoint import snapshot as snapshot_module
 from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import differences, load_tensors
 from dlrm.checkpoint.manifest import DTYPES
@@ -112,6 +113,42 @@ def test_a_snapshot_does_not_change_with_training_and_the_next_uses_its_memory()
     second = snapshots.snapshot([tensor])
     assert bytes(second.files[0][0].data) == weight[:, 1:3].contiguous().numpy().tobytes()
     assert bytes(first.files[0][0].data) == bytes(second.files[0][0].data)
+
+
+def test_small_snapshots_between_leave_the_memory_of_the_large_ones_to_the_next(monkeypatch):
+    monkeypatch.setattr(snapshot_module, "MAX_FILE_BYTES", 4000)
+
+    def numbers(count):  # a file for each 1000 of them
+        block = Block((0,), torch.arange(float(count)))
+        return [LogicalTensor(f"w{first}", (1000,), torch.float32, (Block((0,), block.tensor[first : first + 1000]),))
+                for first in range(0, count, 1000)]  # fmt: skip
+
+    def places(taken):
+        return [torch.frombuffer(pieces[0].data, dtype=torch.uint8).data_ptr() for pieces in taken.files]
+
+    def small(count):
+        return [LogicalTensor("s", (count,), torch.float32, (Block((0,), torch.ones(count)),))]
+
+    snapshots = Snapshots()
+    large = sorted(places(snapshots.snapshot(numbers(3000))))
+    for count in (5, 900, 7):
+        taken = snapshots.snapshot(small(count))
+        assert places(taken)[0] in large
+        assert bytes(taken.files[0][0].data) == torch.ones(count).numpy().tobytes()
+    assert snapshots.snapshot([]).files == ()
+    again = snapshots.snapshot(numbers(3000))
+    assert sorted(places(again)) == large
+    data = b"".join(bytes(piece.data) for pieces in again.files for piece in pieces)
+    assert torch.equal(torch.frombuffer(bytearray(data), dtype=torch.float32), torch.arange(3000.0))
+
+
+def test_a_snapshot_that_no_memory_fits_takes_new_memory_in_place_of_old():
+    snapshots = Snapshots()
+    for count, kept in ((10, 10), (30, 30), (20, 30), (40, 40)):
+        values = torch.arange(float(count))
+        taken = snapshots.snapshot([LogicalTensor("w", (count,), torch.float32, (Block((0,), values),))])
+        assert bytes(taken.files[0][0].data) == values.numpy().tobytes()
+        assert [buffer.nbytes for buffer in snapshots._buffers] == [4 * kept]
 
 
 def test_the_state_of_a_weight_that_requires_gradients_is_saved_and_loaded(tmp_path):

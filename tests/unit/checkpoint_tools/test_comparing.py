@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 
+from dlrm.checkpoint.increments import open_chain
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.checkpoint_tools import comparing
-from dlrm.checkpoint_tools.comparing import Change, compare, config_differences
+from dlrm.checkpoint_tools.comparing import Change, compare, compare_states, config_differences, state_bytes
 from dlrm.errors import CheckpointError
-from tests.unit.checkpoint.states import State, small_pieces
+from tests.unit.checkpoint.increments import COLUMN_WISE, ROW_WISE, normal_state, save_increment, stepped
+from tests.unit.checkpoint.states import State, cut_up, save_ranks, small_pieces
+from tests.unit.checkpoint.test_replay import save_two
 from tests.unit.checkpoint_tools.runs import SHAPES, a_state, command, flip, save
 
 
@@ -102,3 +105,56 @@ def test_configurations_of_any_kind_are_compared(tmp_path):
     second = open_checkpoint(save(tmp_path / "b", 1, a_state(), config={"a": {"b": [1]}}))
     assert list(config_differences(first, second)) == [("a.b", "absent", "[1]")]
     assert list(config_differences(first, first)) == []
+
+
+@pytest.mark.parametrize("portion_bytes", [1, 700, 1 << 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_increments_are_compared_as_the_states_that_they_restore(seed, portion_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "_PORTION_BYTES", portion_bytes)
+    chains, states = [], []
+    for which, shards in enumerate((ROW_WISE, COLUMN_WISE)):
+        state = normal_state(0)
+        base = parent = save_ranks(tmp_path / str(which), 10, cut_up(state, seed, 2))
+        for step, rows in ((11, {"a": [1, 19, 30], "b": [0, 19]}), (12, {"a": [20], "b": [which, 7]})):
+            state = stepped(state, step + which, rows)
+            parent = save_increment(tmp_path / str(which), step, state, rows, base=base, parent=parent, shards=shards)
+        chains.append(open_chain(open_checkpoint(parent)))
+        states.append(state.values)
+    told = []
+    found = compare_states(*chains, told.append)
+    expected = {name: changed_in(value, states[1][name]) for name, value in states[0].items()}
+    assert {c.name: (c.differing, c.largest) for c in found.changed} == {k: v for k, v in expected.items() if v[0]}
+    assert sum(told) == state_bytes(chains[0]) == sum(value.nbytes for value in states[0].values())
+    assert (found.only_first, found.only_second, found.reshaped) == ([], [], [])
+    full = open_checkpoint(save_ranks(tmp_path / "full", 12, cut_up(State(states[0]), seed, 2)))
+    same = compare_states(chains[0], open_chain(full), told.append)
+    assert (same.changed, same.equal) == ([], len(states[0]))
+
+
+@pytest.mark.parametrize("portion_bytes", [1, 500, 1 << 20])
+def test_averages_of_increments_are_compared_as_they_are_restored(portion_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "_PORTION_BYTES", portion_bytes)
+    path, state = save_two(tmp_path / "a", {"decay": 0.9, "first": 4, "last": 40})
+    state.values["average.tables.a.weight"][36, 7] += 1
+    other = save_ranks(tmp_path / "b", 40, cut_up(state, 0, 2))
+    found = compare_states(*(open_chain(open_checkpoint(which)) for which in (path, other)), lambda _: None)
+    assert [(change.name, change.differing) for change in found.changed] == [("average.tables.a.weight", 1)]
+    assert found.equal == 1
+
+
+def test_diff_of_an_increment_of_8_bits_and_its_full_twin_shows_what_quantising_has_changed(tmp_path, capsys):
+    state = normal_state(0)
+    base = save_ranks(tmp_path / "a", 10, cut_up(state, 0, 2))
+    rows = {"a": [3, 4], "b": []}
+    state = stepped(state, 1, rows)
+    path = save_increment(tmp_path / "a", 11, state, rows, base=base, parent=base, bits=8)
+    twin = save_ranks(tmp_path / "b", 11, cut_up(state, 0, 2))
+    shown = command(capsys, "diff", path, twin)
+    assert "an increment of step 10: the state that it restores is compared" in shown
+    assert "touched." not in shown
+    line = next(line for line in shown.splitlines() if "tables.a.weight" in line)
+    name, elements, differing, _, largest = line.split()
+    assert (name, elements) == ("tables.a.weight", "296")
+    assert 0 < int(differing) <= 16
+    assert 0 < float(largest) < 0.02
+    assert "5 tensors equal to the bit, 1 with other values" in shown

@@ -79,6 +79,30 @@ def test_list_says_what_became_of_what_is_no_checkpoint(run, capsys):
         assert state in " ".join(following.split()), name
 
 
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("s3://", "s3://: names no bucket; write s3://bucket/folder"),
+        ("s3:///", "s3:///: names no bucket; write s3://bucket/folder"),
+        ("gs:///runs/a", "gs:///runs/a: names no bucket; write gs://bucket/folder"),
+        ("s3:/bucket/a", "s3:/bucket/a: has one slash where a URL has two; write s3://bucket/folder"),
+        (
+            "s3://a b/c",
+            "s3://a b/c: names the bucket 'a b', and no bucket can have that name; write s3://bucket/folder",
+        ),
+        ("sftp://", "sftp://: names no folder; write sftp://host/folder"),
+        ("file://", "file://: names no folder; write file:///folder"),
+    ],
+)
+@pytest.mark.parametrize("words", [["list"], ["show"], ["verify"], ["export", "--output", "x"], ["diff", "here"]])
+def test_an_address_that_names_nothing_is_one_line(words, address, line, tmp_path, monkeypatch, capsys):
+    save(tmp_path / "here", 10, a_state())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as refused:
+        command(capsys, *words, address)
+    assert str(refused.value) == line
+
+
 def test_list_of_an_empty_folder_says_so(tmp_path, capsys):
     assert command(capsys, "list", tmp_path) == f"{tmp_path} holds no checkpoints\n"
 
@@ -104,7 +128,7 @@ def test_increments_are_shown_as_what_they_are(chain, capsys):
     assert re.search(r"^kind +increment of step 15 *$", shown, re.MULTILINE)
     assert "restored with step 10 and the increments between; 8 bits" in shown
     assert "touched.a.0_0.rows" in shown
-    assert "an increment of step 15: the tensors that it holds are compared" in command(capsys, "diff", *chain[1:])
+    assert "an increment of step 15: the state that it restores is compared" in command(capsys, "diff", *chain[1:])
 
 
 def test_an_increment_without_what_it_stands_on_is_damaged(chain, capsys):

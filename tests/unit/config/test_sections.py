@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -21,6 +22,7 @@ from dlrm.config.model import CatInteraction, DcnInteraction, ModelConfig, Proje
 from dlrm.config.optim import Schedule
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.train import TrainConfig
+from dlrm.errors import ConfigError
 from tests.unit.config.mistakes import from_text
 from tests.unit.config.test_describe import every_section
 
@@ -141,3 +143,17 @@ def test_tables_of_their_own_width_are_taken_where_the_interaction_takes_them(in
 
 def test_a_decay_may_start_where_the_warm_up_ends():
     Schedule(warmup_steps=8, decay_start_step=8, decay_steps=1)
+
+
+@pytest.mark.parametrize("option", ["checkpoint.dir", "resume.checkpoint"])
+def test_an_address_of_checkpoints_names_a_bucket_or_folder(option):
+    section, _, name = option.partition(".")
+    for good in ("a/b", "C:/a", "x:y", "file:///a", "s3://my-bucket.1", "s3://b/a b", "gs://b/a", "memory://a", "none"):
+        assert getattr(getattr(load_config(None, [f"{option}={good}"]), section), name) == good
+    for bad, problem in (
+        ("s3://", "s3:// names no bucket; write s3://bucket/folder"),
+        ("s3:/b/a", "has one slash where a URL has two"),
+        ("s3://B!/a", "names the bucket 'B!', and no bucket can have that name"),
+    ):
+        with pytest.raises(ConfigError, match=f"command line: {re.escape(option)}: .*{re.escape(problem)}"):
+            load_config(None, [f"{option}={bad}"])

@@ -1,10 +1,12 @@
+import errno
 import os
 import signal
 
 import pytest
 import torch
 
-from dlrm.checkpoint.saver import SaveReport
+from dlrm.checkpoint.names import checkpoint_name
+from dlrm.checkpoint.saver import AsyncSaver, SaveReport
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.collectives import OneProcess
@@ -13,7 +15,7 @@ from dlrm.errors import CheckpointError, StoppedBySignal
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.signals import SignalWatch
-from dlrm.train.console import Silent
+from dlrm.testing.elastic_job import committed_steps
 from dlrm.train.facts import BestFact
 from dlrm.train.hooks import Position
 from dlrm.train.saving import Kept, Saving
@@ -61,9 +63,12 @@ class NoState:
 class Run:
     """The hook and what is around it; polls happen at pauses alone."""
 
-    def __init__(self, *, failing=(), saved_step=None, **config):
-        self.saver, self.signals = Saver(set(failing)), SignalWatch(announce=False)
-        self.kept = Kept("", LocalStorage(), keep=2)
+    def __init__(self, *, failing=(), saved_step=None, folder=None, storage=None, **config):
+        self.signals, self.said = SignalWatch(announce=False), []
+        self.kept = Kept(str(folder or ""), storage or LocalStorage(), keep=2)
+        self.saver = Saver(set(failing))
+        if folder is not None:  # the one that writes
+            self.saver = AsyncSaver(folder, OneProcess(), storage=storage, on_committed=self.kept)
         self.measured = Measured(ThroughputMeter())
         self.hook = Saving(
             CheckpointConfig(every_minutes=None, **config),
@@ -77,9 +82,12 @@ class Run:
             saved_step=saved_step,
             last_step=LAST,
             signals=self.signals,
-            display=Silent(),
+            display=self,
         )
         self.hook.on_start(Position(step=saved_step or 0))
+
+    def say(self, line):
+        self.said.append(line)
 
     def pause(self, step, *, auc=None):
         self.measure(step, auc)
@@ -173,3 +181,40 @@ def test_a_run_that_goes_on_from_its_last_checkpoint_saves_it_no_second_time_but
     own.end()
     others.end()
     assert (own.saver.begun, others.saver.begun) == ([], [LAST])
+
+
+class Stuck(LocalStorage):
+    """Refuses to rename, and so to remove, some committed checkpoints."""
+
+    def __init__(self, *steps):
+        self.stuck = {checkpoint_name(step) for step in steps}
+
+    def rename_folder(self, old, new):
+        if os.path.basename(old) in self.stuck:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), old)
+        super().rename_folder(old, new)
+
+
+@pytest.mark.parametrize("on_failure", ["continue", "stop"])
+def test_a_step_counts_as_saved_although_older_checkpoints_cannot_be_removed_which_is_told_once(tmp_path, on_failure):
+    storage = Stuck(10)
+    run = Run(folder=tmp_path, storage=storage, every_steps=10, on_failure=on_failure)
+    for step in (10, 20, 30, 40):
+        run.pause(step)
+    run.end(40)  # is saved already
+    run.saver.wait()
+    assert committed_steps(tmp_path) == [10, 30, 40]
+    warnings = [line for line in run.said if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert "step_00000010: Operation not permitted; tried again after every save" in warnings[0]
+    assert [line.split(":")[0] for line in run.said if ": saved " in line] == [
+        "step 10",
+        "step 20",
+        "step 30",
+        "step 40",
+    ]
+    storage.stuck.clear()
+    run.pause(50)
+    run.hook.on_end(Position(step=LAST), "")
+    assert committed_steps(tmp_path) == [50, LAST]
+    assert run.saver.last.step == LAST
