@@ -194,7 +194,8 @@ def main() -> None:
         if given.memory:
             results["memory"] = memory(Path(name), million_rows=given.memory, workers=given.workers)
         else:
-            results["comparison"] = compare(Path(name), rows=given.rows, repeats=given.repeats, workers=given.workers)
+            found = compare(Path(name), rows=given.rows, repeats=given.repeats, workers=given.workers)
+            results.setdefault("comparisons", {})[f"{given.rows:,} rows"] = found
         print(f"took {time.time() - began:.0f} s")
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -23,6 +23,7 @@ from dlrm.errors import DataError
 from dlrm.prepare.preprocess.arrays import Int64s, UInt32s
 from dlrm.prepare.preprocess.chunk_file import AGAIN
 from dlrm.prepare.preprocess.memory import Scratch
+from dlrm.prepare.preprocess.radix import sort_values
 from dlrm.prepare.preprocess.records import Records, Words
 
 _BLOCK_ROWS = 1 << 12  # whose records stay in a core's second cache
@@ -41,7 +42,7 @@ class Occurrences:
     def __init__(self, config: ContiguousVocabulary, records: Records) -> None:
         self._limit, self._missing_is_zero = config.min_count, config.reserved == "mlperf"
         self._records = records
-        self._scratch = Scratch()
+        self._scratch, self._sorting = Scratch(), Scratch()
 
     def of(self, records_MW: Words) -> list[UInt32s]:
         """The occurrences in each column, without the GIL."""
@@ -57,7 +58,7 @@ class Occurrences:
             _find(*what, self._limit, seen_FS, times_FS, found_FM, counts_F)
         columns = []
         for found_M, count in zip(found_FM, counts_F, strict=True):
-            found_M[:count].sort()
+            sort_values(found_M[:count], self._sorting.words(1, int(count))[0])
             columns.append(found_M[: _cap(found_M[:count], self._limit)].copy())
         return columns
 

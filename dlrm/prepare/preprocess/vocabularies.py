@@ -15,6 +15,7 @@ from dlrm.prepare.preprocess.arrays import UInt32s
 from dlrm.prepare.preprocess.chunk_file import ChunkReader
 from dlrm.prepare.preprocess.crew import Crew
 from dlrm.prepare.preprocess.occurrences import Occurrences, ValuesReader, frequent, write_values
+from dlrm.prepare.preprocess.radix import sort_values
 from dlrm.prepare.preprocess.records import Records
 from dlrm.prepare.preprocess.rows import Chunk, RowMap
 from dlrm.prepare.preprocess.setting import Setting
@@ -74,7 +75,7 @@ def vocabulary(readers: Sequence[ValuesReader], column: int, min_count: int) -> 
     total = sum(reader.length(column) for reader in readers)
     if total <= _VALUES_AT_A_TIME:
         values = np.concatenate([reader.read(column) for reader in readers]) if readers else np.empty(0, np.uint32)
-        values.sort()
+        sort_values(values, np.empty_like(values))
         yield frequent(values, min_count)
         return
     sample = np.sort(np.concatenate([reader.read(column)[::_SAMPLE_STEP] for reader in readers]))
@@ -86,7 +87,7 @@ def vocabulary(readers: Sequence[ValuesReader], column: int, min_count: int) -> 
             for reader, ends in zip(readers, places, strict=True)
         ]
         values = np.concatenate(stretches)
-        values.sort()
+        sort_values(values, np.empty_like(values))
         yield frequent(values, min_count)
 
 
