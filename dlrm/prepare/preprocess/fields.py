@@ -20,6 +20,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from dlrm.config.prepare import FixedDense
+from dlrm.prepare.preprocess.arrays import read_only
 from dlrm.prepare.preprocess.records import Records, Words
 
 Bytes = npt.NDArray[np.uint8]
@@ -61,6 +62,7 @@ def parse_fields(
     records: Records,
     *,
     records_MW: Words,
+    places_M: npt.NDArray[np.int64],
     missing_C: npt.NDArray[np.int64],
 ) -> int:
     """Parse rows into records, without the GIL.
@@ -69,7 +71,8 @@ def parse_fields(
         lines: at least M lines, the last one ending with a newline; CRLF is a newline as well.
         transform: of the integers.
         records: how a row is laid out.
-        records_MW: filled but for the first word; C-contiguous.
+        records_MW: filled, each row with its number; C-contiguous.
+        places_M: int64 (M,), which record each row is to be, each of them once.
         missing_C: the number of empty fields of each column is added, integers first.
 
     Returns:
@@ -78,7 +81,7 @@ def parse_fields(
     words = records_MW.reshape(-1)
     rows: int = _parse(
         lines, _DIGIT_OF_BYTE, transform.table, transform.minimum, transform.shift, transform.missing,
-        records.num_dense, records.num_sparse, words, words.view(np.float32), missing_C,
+        records.num_dense, records.num_sparse, words, words.view(np.float32), read_only(places_M), missing_C,
     )  # fmt: skip
     return rows
 
@@ -182,7 +185,7 @@ def _hex_value(eight: np.uint64) -> np.uint32:
 @njit(nogil=True, cache=True)
 def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
     lines, digits, table, minimum, shift, missing,  # noqa: ANN001
-    num_dense, num_sparse, records, floats, missing_counts,  # noqa: ANN001
+    num_dense, num_sparse, records, floats, places, missing_counts,  # noqa: ANN001
 ):  # fmt: skip
     # Nothing reads past the end: the last byte is a newline, which no field goes over and each row takes one of.
     flag_words = (num_sparse + 32) // 32
@@ -191,7 +194,8 @@ def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
     num_rows = len(records) // words
     at = 0
     for row in range(num_rows):
-        first_word = row * words
+        first_word = places[row] * words
+        _put(records, first_word, np.uint32(row))
         byte = _get(lines, at)
         if (byte != _ZERO and byte != _ONE) or _get(lines, at + 1) != _TAB:
             return row

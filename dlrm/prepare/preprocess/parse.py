@@ -38,6 +38,7 @@ def parse_chunk(
     num_lines: int | None = None,
     first_line: int = 0,
     scratch: Scratch | None = None,
+    places_M: Int64s | None = None,
 ) -> RawChunk:
     """Parse whole lines, without the GIL: call it from several threads at once.
 
@@ -48,13 +49,14 @@ def parse_chunk(
         num_lines: how many lines there are, if that is known.
         first_line: which line of its file the first one is; handed on.
         scratch: where the records are to be; in an array of their own by default.
+        places_M: int64 (M,), which record each line is to be, if none is left out; in order by default.
 
     Raises:
         DataError: the first malformed row, with its column, unless ``config.bad_rows`` is ``skip``.
     """
     text = np.frombuffer(lines, np.uint8)
     parsed = _Rows.empty(count_newlines(text) if num_lines is None else num_lines, config, scratch)
-    malformed = parsed.fill(text, config)
+    malformed = parsed.fill(text, config, places_M)
     skipped = np.empty(0, np.int64)
     if malformed is not None:
         if config.bad_rows == "error":
@@ -63,7 +65,7 @@ def parse_chunk(
         parsed = _Rows.empty(count_newlines(well_formed), config, scratch)
         if parsed.fill(well_formed, config) is not None:
             raise RuntimeError("a line parses alone, but not among others")
-    return parsed.chunk(first_line, skipped)
+    return parsed.chunk(first_line, skipped, is_placed=places_M is not None and malformed is None)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -102,16 +104,20 @@ class _Rows:
         """A view of the rows from ``row`` on."""
         return _Rows(self.records, self.records_MW[row:], self.missing_C)
 
-    def fill(self, text: Bytes, config: PreprocessConfig) -> int | None:
+    def fill(self, text: Bytes, config: PreprocessConfig, places_M: Int64s | None = None) -> int | None:
         """Parse the first M lines of the text; the first malformed row, if any, after which nothing is defined."""
         rows = parse_fields(
-            text, _transform(config.dense), self.records, records_MW=self.records_MW, missing_C=self.missing_C
+            text,
+            _transform(config.dense),
+            self.records,
+            records_MW=self.records_MW,
+            places_M=np.arange(len(self.records_MW)) if places_M is None else places_M,
+            missing_C=self.missing_C,
         )
         return rows if rows < len(self.records_MW) else None
 
-    def chunk(self, first_line: int, skipped_lines: Int64s) -> RawChunk:
+    def chunk(self, first_line: int, skipped_lines: Int64s, *, is_placed: bool) -> RawChunk:
         """The parsed rows with what was counted in them."""
-        self.records_MW[:, 0] = np.arange(len(self.records_MW), dtype=np.uint32)
         names = [f"int_{n}" for n in range(self.records.num_dense)]
         names += [f"cat_{f}" for f in range(self.records.num_sparse)]
         counts = ChunkCounts(
@@ -120,7 +126,7 @@ class _Rows:
             missing=dict(zip(names, self.missing_C.tolist(), strict=True)),
             skipped_rows=len(skipped_lines),
         )
-        return RawChunk(self.records_MW, first_line, skipped_lines, counts)
+        return RawChunk(self.records_MW, first_line, skipped_lines, counts, is_placed)
 
 
 def _well_formed(text: Bytes, scratch: _Rows, config: PreprocessConfig) -> tuple[Bytes, Int64s]:

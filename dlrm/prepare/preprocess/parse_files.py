@@ -14,6 +14,7 @@ import numpy as np
 
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.errors import DataError
+from dlrm.prepare.preprocess.arrays import Int64s
 from dlrm.prepare.preprocess.chunk_file import ChunkReader, write_chunk
 from dlrm.prepare.preprocess.crew import Crew, StoppedError
 from dlrm.prepare.preprocess.memory import Scratch
@@ -22,7 +23,7 @@ from dlrm.prepare.preprocess.parse import count_newlines, parse_chunk
 from dlrm.prepare.preprocess.raw_chunk import RawChunk
 from dlrm.prepare.preprocess.records import Records
 from dlrm.prepare.preprocess.setting import Setting, Source
-from dlrm.prepare.preprocess.shuffle import bucket_count, by_bucket, row_keys, texts_per_chunk
+from dlrm.prepare.preprocess.shuffle import Spread, bucket_count, row_keys, texts_per_chunk
 from dlrm.prepare.preprocess.sources import first_row, text_chunks
 from dlrm.prepare.preprocess.work_folder import read_json, write_json
 
@@ -71,22 +72,33 @@ class _Chunks:
         config = setting.config
         self._work, self._seed = setting.work, config.seed
         self._buckets = bucket_count(setting)
-        self._spread = Scratch()
-        self.parsed = Scratch() if texts_per_chunk(setting) == 1 else None
+        self.scratch = Scratch() if texts_per_chunk(setting) == 1 else None
         """Where a thread parses what it will write; None where chunks are parsed by several."""
         self._occurrences: Occurrences | None = None
         if isinstance(config.categories, ContiguousVocabulary):
             self._occurrences = Occurrences(config.categories, Records(config.num_dense, config.num_sparse))
 
-    def write(self, file: int, index: int, chunk: RawChunk) -> None:
-        """Write the chunk's files, that of its rows last: with it the chunk is there."""
+    def spread(self, file: int, lines_M: Int64s) -> Spread:
+        """How some lines of a file are spread over the buckets."""
+        return Spread.of(row_keys(lines_M, file, self._seed), self._buckets)
+
+    def write(self, file: int, index: int, chunk: RawChunk, spread: Spread | None) -> None:
+        """Write the chunk's files, that of its rows last: with it the chunk is there.
+
+        Args:
+            file: of the chunk.
+            index: of the chunk in its file.
+            chunk: its rows.
+            spread: how they were to be placed, if ``chunk.is_placed``.
+        """
         if self._occurrences is not None:
             write_values(self._work.values(file, index), self._occurrences.of(chunk.records_MW))
-        keys_M = (
-            row_keys(chunk.lines(), file, self._seed) if self._buckets > 1 else np.zeros(chunk.counts.rows, np.uint64)
-        )
-        records_MW, ends_B = by_bucket(chunk, keys_M, self._buckets, self._spread)
-        write_chunk(self._work.raw(file, index), chunk, records_MW, ends_B)
+        if spread is not None and chunk.is_placed:
+            records_MW = chunk.records_MW
+        else:
+            spread = self.spread(file, chunk.lines())
+            records_MW = spread.placed(chunk.records_MW)
+        write_chunk(self._work.raw(file, index), chunk, records_MW, spread.ends_B)
 
 
 @dataclass(frozen=True)
@@ -198,18 +210,22 @@ class _File:
         try:
             if self._parsers.stop.is_set():
                 raise StoppedError
+            spread = None
+            if self._chunks.scratch is not None:
+                spread = self._chunks.spread(self._number, text.first_line + np.arange(text.num_lines))
             rows = parse_chunk(
                 text.lines,
                 self._setting.config,
                 where=partial(self._where, text.index),
                 num_lines=text.num_lines,
                 first_line=text.first_line,
-                scratch=self._chunks.parsed,
+                scratch=self._chunks.scratch,
+                places_M=None if spread is None else spread.places_M,
             )
             chunk, number = divmod(text.index, self._texts_per_chunk)
             whole = gathering.add(number, rows, last=text.last)
             if whole is not None:
-                self._chunks.write(self._number, chunk, whole)
+                self._chunks.write(self._number, chunk, whole, spread)
         finally:
             self._texts.release()
         self._setting.progress.advance(len(text.lines))

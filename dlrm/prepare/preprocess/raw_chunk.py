@@ -38,16 +38,18 @@ class RawChunk:
     """M parsed rows.
 
     Attributes:
-        records_MW: uint32 (M, W), the rows in order, numbered from 0 on.
+        records_MW: uint32 (M, W), the rows, numbered from 0 on; in order, unless ``is_placed``.
         first_line: which line of its file the chunk begins with, from 0 on.
         skipped_lines: int64 (S,), ascending, lines of the chunk, counted from its first one, that were left out.
         counts: the rows, clicks and empty fields of the above.
+        is_placed: whether each row is where it was to be placed, as no line was left out.
     """
 
     records_MW: Words
     first_line: int
     skipped_lines: npt.NDArray[np.int64]
     counts: ChunkCounts
+    is_placed: bool = False
 
     @classmethod
     def joined(cls, chunks: list[RawChunk]) -> RawChunk:

@@ -9,6 +9,7 @@ bucket, and a bucket is read from all chunks, a stretch of each, and put in orde
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,6 @@ from numba import njit
 
 from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, stream_key
 from dlrm.prepare.preprocess.arrays import Int64s, read_only
-from dlrm.prepare.preprocess.memory import Scratch
-from dlrm.prepare.preprocess.raw_chunk import RawChunk
 from dlrm.prepare.preprocess.records import Words
 from dlrm.prepare.preprocess.setting import Setting
 
@@ -74,18 +73,30 @@ def bucket_rows(keys_M: UInt64s, buckets: int) -> Int64s:
     return counts_B
 
 
-def by_bucket(chunk: RawChunk, keys_M: UInt64s, buckets: int, scratch: Scratch) -> tuple[Words, Int64s]:
-    """A chunk's records by bucket, where there is more than one in ``scratch``; and where those of each bucket end.
+class Spread(NamedTuple):
+    """Rows by bucket, those of a bucket in their order.
 
-    Returns:
-        uint32 (M, W) and int64 (buckets,).
+    Attributes:
+        places_M: int64 (M,), where each row is then.
+        ends_B: int64 (buckets,), where the rows of each bucket end.
     """
-    ends_B = np.cumsum(bucket_rows(keys_M, buckets))
-    if buckets == 1:
-        return chunk.records_MW, ends_B
-    from_M = np.empty(len(keys_M), np.int64)
-    _spread(read_only(keys_M), np.uint64(buckets), np.concatenate([[0], ends_B]), from_M)
-    return rows_of(chunk.records_MW, from_M, out=scratch.words(*chunk.records_MW.shape)), ends_B
+
+    places_M: Int64s
+    ends_B: Int64s
+
+    @classmethod
+    def of(cls, keys_M: UInt64s, buckets: int) -> Spread:
+        """How rows with some keys are spread over so many buckets, without the GIL."""
+        ends_B = np.cumsum(bucket_rows(keys_M, buckets))
+        places_M = np.empty(len(keys_M), np.int64)
+        _spread(read_only(keys_M), np.uint64(buckets), np.concatenate([[0], ends_B]), places_M)
+        return cls(places_M, ends_B)
+
+    def placed(self, records_MW: Words) -> Words:
+        """Records in the order of rows, by bucket."""
+        from_M = np.empty_like(self.places_M)
+        from_M[self.places_M] = np.arange(len(from_M))
+        return rows_of(records_MW, from_M)
 
 
 def order_of(keys_R: UInt64s, buckets: int) -> Int64s:
@@ -99,10 +110,10 @@ def order_of(keys_R: UInt64s, buckets: int) -> Int64s:
     return order_R
 
 
-def rows_of(records_MW: Words, from_B: Int64s, *, out: Words | None = None) -> Words:
+def rows_of(records_MW: Words, from_B: Int64s) -> Words:
     """Some records in some order. np.take moves whole records, which is three times as fast as a compiled loop."""
     # Clipping is what np.take does without looking at every index first.
-    return np.take(records_MW, from_B, axis=0, out=out, mode="clip")
+    return np.take(records_MW, from_B, axis=0, mode="clip")
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -129,11 +140,11 @@ def _count(keys_M: UInt64s, buckets: np.uint64, counts_B: Int64s) -> None:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _spread(keys_M: UInt64s, buckets: np.uint64, filled_B: Int64s, from_M: Int64s) -> None:
+def _spread(keys_M: UInt64s, buckets: np.uint64, filled_B: Int64s, places_M: Int64s) -> None:
     """A counting sort by bucket; ``filled_B``, where each begins, is overwritten."""
     for row in range(len(keys_M)):
         bucket = _bucket_of(keys_M[row], buckets)
-        from_M[filled_B[bucket]] = row
+        places_M[row] = filled_B[bucket]
         filled_B[bucket] += 1
 
 

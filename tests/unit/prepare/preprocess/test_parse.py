@@ -322,3 +322,21 @@ def test_neighbouring_chunks_are_joined_as_if_parsed_at_once():
     np.testing.assert_array_equal(joined.records_MW, whole.records_MW)
     assert joined.skipped_lines.tolist() == whole.skipped_lines.tolist()
     assert (joined.first_line, joined.counts) == (whole.first_line, whole.counts)
+
+
+def test_rows_are_written_where_they_are_to_be_unless_lines_are_left_out():
+    lines = [b"1\t%d\t7\ta\tb\tc" % n for n in range(20)]
+    places = np.random.default_rng(0).permutation(20)
+    text = b"\n".join([*lines, b""])
+    in_order = parse_chunk(text, config(), where=unasked)
+    placed = parse_chunk(text, config(), where=unasked, places_M=places)
+    assert (in_order.is_placed, placed.is_placed) == (False, True)
+    np.testing.assert_array_equal(placed.records_MW[places], in_order.records_MW)
+
+    lines[3] = b"no row"
+    some = parse_chunk(b"\n".join([*lines, b""]), config(bad_rows="skip"), where=unasked, places_M=places)
+    assert not some.is_placed
+    assert some.skipped_lines.tolist() == [3]
+    kept = np.delete(in_order.records_MW, 3, axis=0)
+    np.testing.assert_array_equal(some.records_MW[:, 1:], kept[:, 1:])
+    assert some.records_MW[:, 0].tolist() == list(range(19))

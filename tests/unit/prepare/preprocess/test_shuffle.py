@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from dlrm.counter_rng import random_bits, stream_key
-from dlrm.prepare.preprocess.memory import Scratch
-from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk
-from dlrm.prepare.preprocess.shuffle import bucket_rows, by_bucket, order_of, row_keys
+from dlrm.prepare.preprocess.shuffle import Spread, bucket_rows, order_of, row_keys
 
 
 def test_keys_are_the_random_bits_of_seed_file_and_line():
@@ -25,10 +23,11 @@ def test_buckets_are_shares_of_the_keys_and_their_rows_stay_in_order(buckets):
     counts = np.bincount(expected, minlength=buckets)
     assert bucket_rows(keys, buckets).tolist() == counts.tolist()
     records = np.arange(15_000, dtype=np.uint32).reshape(5000, 3)
-    chunk = RawChunk(records, 0, np.empty(0, np.int64), ChunkCounts(5000, 0, {}, 0))
-    spread, ends = by_bucket(chunk, keys, buckets, Scratch())
-    assert ends.tolist() == np.cumsum(counts).tolist()
-    np.testing.assert_array_equal(spread, records[np.argsort(expected, kind="stable")])
+    spread = Spread.of(keys, buckets)
+    order = np.argsort(expected, kind="stable")
+    assert spread.ends_B.tolist() == np.cumsum(counts).tolist()
+    assert spread.places_M[order].tolist() == list(range(5000))
+    np.testing.assert_array_equal(spread.placed(records), records[order])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 4000])
