@@ -120,6 +120,8 @@ def _by_column(
             labels_M[row] = records_MW[row, 1] & np.uint32(1)
         for f in range(num_sparse):
             word, bit = 1 + ((1 + f) >> 5), np.uint32((1 + f) & 31)
-            for row in range(start, stop):
-                categories_FM[f, row] = records_MW[row, first_category + f]
-                missing_FM[f, row] = (records_MW[row, word] >> bit) & np.uint32(1)
+            values_B, flags_B = records_MW[start:stop, first_category + f], records_MW[start:stop, word]
+            categories_B, missing_B = categories_FM[f, start:stop], missing_FM[f, start:stop]
+            for row in range(stop - start):
+                categories_B[row] = values_B[row]
+                missing_B[row] = (flags_B[row] >> bit) & np.uint32(1)
