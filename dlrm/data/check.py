@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
+from dlrm.compiled import compiled
 from dlrm.config.data.packed import BadRows
 from dlrm.data.source import Samples, Source
 from dlrm.errors import DataError
@@ -176,7 +176,7 @@ class SampleCheck:
         return DataError(path, problem, row=row, column=column, mend=mend)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _all_good(
     ids_BS: NDArray[np.unsignedinteger],
     bound_S: NDArray[np.unsignedinteger],

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
+from dlrm.compiled import compiled
 from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2
 
 _ROUNDS = 6
@@ -36,7 +36,7 @@ def permuted(position: torch.Tensor, size: int, key: int) -> torch.Tensor:
     return torch.from_numpy(result_B.view(np.int64))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _walk(
     position_B: NDArray[np.uint64], size: np.uint64, half_bits: np.uint64, key: np.uint64, result_B: NDArray[np.uint64]
 ) -> None:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import nn
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from dlrm.compiled import compiled
 from dlrm.sharding.wrap import fused_lookups
 
 
@@ -160,7 +160,7 @@ class _LookupMap:
         self._marks.index_fill_(0, values_N.long() + self._bases_F[feature_N], 1)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _mark_rows(
     ids_N: np.ndarray, ends_F: np.ndarray, bases_F: np.ndarray, row_ends_F: np.ndarray, marks: np.ndarray
 ) -> None:

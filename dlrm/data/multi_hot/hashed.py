@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
+from dlrm.compiled import compiled
 from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, random_bits, stream_key
 from dlrm.data.multi_hot.recipe import INT32_OVERFLOW, Distribution
 from dlrm.schema import Schema
@@ -97,7 +97,7 @@ def _pareto(bits: torch.Tensor) -> torch.Tensor:
     return torch.where(drawn < 2.0**31, drawn, float(INT32_OVERFLOW)).to(torch.int64)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _expand(
     ids_BF: NDArray[np.int64],
     feature_S: NDArray[np.int64],

@@ -14,8 +14,9 @@ that ten million references need two megabytes, which stay in the cache.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dlrm.compiled import compiled
 
 _WORD = 64
 _FEWEST_SLOTS = 1 << 16
@@ -123,7 +124,7 @@ def _no_slots(slots: int) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
     return words, np.zeros(len(words) + 1, np.int32)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _profile(
     index_M: NDArray[np.int64],
     last_slot: NDArray[np.int32],
@@ -144,7 +145,7 @@ def _profile(
         last_slot[index_M[m]] = m
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _replay(
     distances_M: NDArray[np.int64],
     rows: int,
@@ -181,7 +182,7 @@ def _replay(
     return count
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _ones(word: np.uint64) -> np.int64:
     """Bits that are set (Warren, Hacker's Delight, section 5-1)."""
     word = word - ((word >> _ONE) & _PAIRS)
@@ -190,7 +191,7 @@ def _ones(word: np.uint64) -> np.int64:
     return np.int64((word * _SUM) >> np.uint64(56))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _build_tree(words: NDArray[np.uint64], tree: NDArray[np.int32]) -> None:
     for w in range(1, len(tree)):
         tree[w] += _ones(words[w - 1])
@@ -199,19 +200,19 @@ def _build_tree(words: NDArray[np.uint64], tree: NDArray[np.int32]) -> None:
             tree[above] += tree[w]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _set(words: NDArray[np.uint64], tree: NDArray[np.int32], slot: int) -> None:
     words[slot >> 6] |= _ONE << np.uint64(slot & 63)
     _add(tree, slot, 1)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _clear(words: NDArray[np.uint64], tree: NDArray[np.int32], slot: int) -> None:
     words[slot >> 6] &= ~(_ONE << np.uint64(slot & 63))
     _add(tree, slot, -1)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _add(tree: NDArray[np.int32], slot: int, amount: int) -> None:
     node = (slot >> 6) + 1
     while node < len(tree):
@@ -219,18 +220,18 @@ def _add(tree: NDArray[np.int32], slot: int, amount: int) -> None:
         node += node & -node
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _live_before(words: NDArray[np.uint64], tree: NDArray[np.int32], slot: int) -> int:
     """Live slots older than ``slot``."""
     node = slot >> 6
-    count: int = _ones(words[node] & ((_ONE << np.uint64(slot & 63)) - _ONE))
+    count = int(_ones(words[node] & ((_ONE << np.uint64(slot & 63)) - _ONE)))
     while node > 0:
         count += tree[node]
         node &= node - 1
     return count
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _live_slot(words: NDArray[np.uint64], tree: NDArray[np.int32], rank: int) -> int:
     """The live slot that has ``rank`` older ones."""
     node, step = 0, 1
@@ -245,11 +246,10 @@ def _live_slot(words: NDArray[np.uint64], tree: NDArray[np.int32], rank: int) ->
     for _ in range(rank):
         word &= word - _ONE
     lowest = word & (~word + _ONE)
-    found: int = node * 64 + _ones(lowest - _ONE)
-    return found
+    return node * 64 + int(_ones(lowest - _ONE))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _heap_push(heap: NDArray[np.int32], size: int, value: int) -> None:
     """Add to a binary heap (smallest first) of ``size`` values."""
     place = size
@@ -259,7 +259,7 @@ def _heap_push(heap: NDArray[np.int32], size: int, value: int) -> None:
     heap[place] = value
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _heap_pop(heap: NDArray[np.int32], size: int) -> int:
     """Take the smallest of ``size`` values."""
     smallest: int = heap[0]

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dlrm.compiled import compiled
 from dlrm.data.packed.write import written_beside
 from dlrm.data.synthetic.lru_stack import stack_distances
 from dlrm.errors import DataError
@@ -125,7 +125,7 @@ def knots(counts_D: NDArray[np.int64], tolerance: float) -> tuple[NDArray[np.int
     return kept[:, 0], kept[:, 1]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _line_ends(points: NDArray[np.int64], tolerance: float) -> NDArray[np.bool_]:
     """Which of the points (x, y), ascending in both, the lines end at; the first one starts at (0, 0)."""
     ends = np.zeros(len(points), np.bool_)

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
+
+from dlrm.compiled import compiled
 
 _HEAD = 4096
 _GUIDE = 4096
@@ -61,7 +62,7 @@ class ZipfQuantiles:
         return float(self._cumulative[-1] + (start**rest * math.expm1(rest * width) / rest if rest else width))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _invert(
     uniform_BS: NDArray[np.float64],
     rows_S: NDArray[np.int64],

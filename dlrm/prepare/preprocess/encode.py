@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 
+from dlrm.compiled import compiled
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.counter_rng import stream_key
@@ -78,7 +78,7 @@ class Encoder:
         return ids_MF
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _transpose(ids_FM: Ids, ids_MF: Ids) -> None:
     """As numpy does it, in blocks that stay in a core's first cache."""
     num_rows, num_columns = ids_MF.shape
@@ -153,7 +153,7 @@ class _HashedColumn:
         _hash(read_only(categories_B), read_only(missing_B), self._key, np.uint64(self.rows - 1), ids_B)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _hash(categories_B: UInt32s, missing_B: Bools, key: np.uint64, size: np.uint64, ids_B: Ids) -> None:
     """:func:`dlrm.counter_rng.integers` of each category, + 1, without arrays in between."""
     for i in range(categories_B.shape[0]):

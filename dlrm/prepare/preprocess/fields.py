@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from dlrm.compiled import compiled, inlined
 from dlrm.config.prepare import FixedDense
 from dlrm.prepare.preprocess.arrays import read_only
 from dlrm.prepare.preprocess.records import Records, Words
@@ -79,7 +80,7 @@ def parse_fields(
         How many rows were parsed: M, or the index of the first malformed row, from which on nothing is defined.
     """
     words = records_MW.reshape(-1)
-    rows: int = _parse(
+    rows: int = _parse(  # type: ignore[no-untyped-call]
         lines, _DIGIT_OF_BYTE, transform.table, transform.minimum, transform.shift, transform.missing,
         records.num_dense, records.num_sparse, words, words.view(np.float32), read_only(places_M), missing_C,
     )  # fmt: skip
@@ -130,13 +131,13 @@ def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.gep(array.data, [arguments[1]])
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _eight_bytes(lines: Bytes, at: int) -> np.uint64:
     """The bytes from ``at`` on, the first of them lowest; 0 where there are no eight any more."""
     return _load(lines, at) if at + 8 <= len(lines) else np.uint64(0)
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _length(eight: np.uint64) -> int:
     """How many bytes there are before the first tab; 8 if there is none."""
     tabs = eight ^ np.uint64(0x0909090909090909)
@@ -147,13 +148,13 @@ def _length(eight: np.uint64) -> int:
     return length if zeros else 8
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _are_decimal(digits: np.uint64) -> bool:
     """Whether all bytes are 0 .. 9."""
     return bool((digits | (digits + np.uint64(0x7676767676767676))) & np.uint64(0x8080808080808080) == np.uint64(0))
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _decimal_value(digits: np.uint64) -> int:
     """Eight bytes 0 .. 9 as a number, the lowest byte being the first digit: digits to pairs, to fours, to all."""
     x = digits * np.uint64(10) + (digits >> np.uint64(8))
@@ -162,7 +163,7 @@ def _decimal_value(digits: np.uint64) -> int:
     return int(np.int64((x & np.uint64(0xFFFFFFFF)) * np.uint64(10000) + (x >> np.uint64(32))))
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _are_hex(eight: np.uint64) -> bool:
     """Whether all bytes are hexadecimal digits: a sum has a byte's top bit where the byte reaches a bound."""
     lower = eight | np.uint64(0x2020202020202020)
@@ -172,7 +173,7 @@ def _are_hex(eight: np.uint64) -> bool:
     return bool((eight & top_bits == np.uint64(0)) & ((decimal | letter) & top_bits == top_bits))
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _hex_value(eight: np.uint64) -> np.uint32:
     """Eight hexadecimal digits as a number: digits to bytes, to halves, to a word."""
     letters = (eight >> np.uint64(6)) & np.uint64(0x0101010101010101)
@@ -182,7 +183,7 @@ def _hex_value(eight: np.uint64) -> np.uint32:
     return np.uint32((x << np.uint64(16)) | (x >> np.uint64(32)))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
     lines, digits, table, minimum, shift, missing,  # noqa: ANN001
     num_dense, num_sparse, records, floats, places, missing_counts,  # noqa: ANN001
@@ -216,7 +217,7 @@ def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
             # The digits, moved up so that the last one is the highest byte; what is behind them falls out.
             decimal = (eight - np.uint64(0x3030303030303030)) << np.uint64((8 - length) << 3 & 63)
             if 0 < length < 8 and _are_decimal(decimal):
-                value = _decimal_value(decimal)
+                value: Any = _decimal_value(decimal)
                 at += length
             else:
                 value = np.int64(0)

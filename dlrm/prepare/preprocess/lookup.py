@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from dlrm.compiled import compiled, inlined
 from dlrm.prepare.preprocess.arrays import Bools, UInt32s, UInt64s, read_only
 
 Ids = npt.NDArray[np.int32] | npt.NDArray[np.int64]
@@ -101,7 +101,7 @@ class _Seen(threading.local):
         self.entries_S[0] = 1 << 32  # a value whose place is another one, as is that of 0 for all others
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _find_starts(values: UInt32s, first: int, shift: int, starts: Ids) -> None:
     """Where each bucket begins: the number of values in those before it."""
     for value in values:
@@ -110,7 +110,7 @@ def _find_starts(values: UInt32s, first: int, shift: int, starts: Ids) -> None:
         starts[bucket] += starts[bucket - 1]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _write_ids(
     categories_M: UInt32s, missing_M: Bools, index: _Index, reserved: tuple[int, int, int], seen_S: UInt64s, ids_M: Ids
 ) -> int:
@@ -154,14 +154,14 @@ def _write_ids(
     return lowest_id
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _place_of(category: np.uint32, size: int) -> np.uint64:
     """Where a value is remembered, in a table whose size is a power of two."""
     place: np.uint64 = (np.uint64(np.uint32(category * np.uint32(_MULTIPLIER))) * np.uint64(size)) >> np.uint64(32)
     return place
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _guess(category: int, index: _Index) -> int:
     """Where the category stands if its bucket is filled evenly."""
     offset = min(max(category - index.first, 0), index.span)
@@ -171,7 +171,7 @@ def _guess(category: int, index: _Index) -> int:
     return min(start + ((within * (end - start)) >> index.shift), len(index.values) - 1)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _step(category: int, place: int, index: _Index) -> int:
     """The place of the category, stepping there from a place nearby; if it is absent, that of another value."""
     values, steps = index.values, 0
@@ -184,7 +184,7 @@ def _step(category: int, place: int, index: _Index) -> int:
     return place if steps < _MAX_STEPS else _search(category, index)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _search(category: int, index: _Index) -> int:
     """As :func:`_step`, by binary search of the category's bucket."""
     bucket = min(max(category - index.first, 0), index.span) >> index.shift

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from dlrm.compiled import compiled
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.packed.write import unfinished
 from dlrm.errors import DataError
@@ -141,7 +141,7 @@ class ValuesReader:
             os.close(descriptor)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _find_once(
     records_MW: Words,
     first_category: int,
@@ -173,7 +173,7 @@ def _find_once(
             counts_F[f] = np.int64(count)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _find(
     records_MW: Words,
     first_category: int,
@@ -207,7 +207,7 @@ def _find(
             counts_F[f] = count
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _cap(values: UInt32s, limit: int) -> int:
     """Leave no more than ``limit`` of each value at the beginning of an ascending array; return how many are left."""
     kept = 0
@@ -218,7 +218,7 @@ def _cap(values: UInt32s, limit: int) -> int:
     return kept
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _frequent(values: UInt32s, min_count: int) -> int:
     """Write each value that has as many occurrences to the beginning of an ascending array; return how many there are."""
     kept, run = 0, 0

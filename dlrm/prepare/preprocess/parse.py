@@ -14,8 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from dlrm.compiled import compiled
 from dlrm.config.prepare import FixedDense, PreprocessConfig
 from dlrm.data.raw.tsv_parse import Layout, parse_lines
 from dlrm.errors import DataError
@@ -68,7 +68,7 @@ def parse_chunk(
     return parsed.chunk(first_line, skipped, is_placed=places_M is not None and malformed is None)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def count_newlines(text: Bytes) -> int:
     """How many newlines there are, without the GIL and without a temporary array."""
     count = 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from dlrm.compiled import compiled
 from dlrm.prepare.preprocess.arrays import UInt32s
 
 _DIGIT_BITS = 11  # three digits, whose counts stay in a core's first cache
@@ -24,7 +24,7 @@ def sort_values(values: UInt32s, scratch: UInt32s) -> None:
         _sort(values, scratch)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _sort(values: UInt32s, scratch: UInt32s) -> None:
     """Least digit first; each pass keeps the order of the one before among equal digits."""
     size, mask = 1 << _DIGIT_BITS, np.uint32((1 << _DIGIT_BITS) - 1)

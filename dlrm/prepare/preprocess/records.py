@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from dlrm.compiled import compiled
 from dlrm.prepare.preprocess.arrays import Bools, Bytes, Float32s, Int64s, UInt32s
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.packed_rows import PackedRows
@@ -95,7 +95,7 @@ def checksums(records_RW: Words, ends_S: Int64s) -> npt.NDArray[np.uint64]:
     return sums_S
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _weighted_sum(words: UInt32s) -> np.uint64:
     total = np.uint64(0)
     for i in range(len(words)):
@@ -103,13 +103,13 @@ def _weighted_sum(words: UInt32s) -> np.uint64:
     return total
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _weighted_sums(records_RW: Words, ends_S: Int64s, sums_S: npt.NDArray[np.uint64]) -> None:
     for stretch in range(len(sums_S)):
         sums_S[stretch] = _weighted_sum(records_RW[ends_S[stretch] : ends_S[stretch + 1]].reshape(-1))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _by_column(
     records_MW: Words, first_category: int, labels_M: Bytes, categories_FM: UInt32s, missing_FM: Bytes
 ) -> None:

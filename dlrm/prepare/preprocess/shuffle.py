@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from dlrm.compiled import compiled, inlined
 from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, stream_key
 from dlrm.prepare.preprocess.arrays import Int64s, read_only
 from dlrm.prepare.preprocess.records import Words
@@ -116,7 +116,7 @@ def rows_of(records_MW: Words, from_B: Int64s) -> Words:
     return np.take(records_MW, from_B, axis=0, mode="clip")
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _keys(lines_M: Int64s, stream: np.uint64, keys_M: UInt64s) -> None:
     """:func:`dlrm.counter_rng.random_bits` of each line."""
     for i in range(len(lines_M)):
@@ -126,20 +126,20 @@ def _keys(lines_M: Int64s, stream: np.uint64, keys_M: UInt64s) -> None:
         keys_M[i] = z ^ (z >> np.uint64(31))
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _bucket_of(key: np.uint64, buckets: np.uint64) -> np.uint64:
     """An equal share of the keys, by their upper halves."""
     bucket: np.uint64 = ((key >> np.uint64(32)) * buckets) >> np.uint64(32)
     return bucket
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _count(keys_M: UInt64s, buckets: np.uint64, counts_B: Int64s) -> None:
     for key in keys_M:
         counts_B[_bucket_of(key, buckets)] += 1
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _spread(keys_M: UInt64s, buckets: np.uint64, filled_B: Int64s, places_M: Int64s) -> None:
     """A counting sort by bucket; ``filled_B``, where each begins, is overwritten."""
     for row in range(len(keys_M)):
@@ -148,7 +148,7 @@ def _spread(keys_M: UInt64s, buckets: np.uint64, filled_B: Int64s, places_M: Int
         filled_B[bucket] += 1
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@inlined
 def _cell_of(key: np.uint64, buckets: np.uint64, cells: np.uint64) -> np.uint64:
     """An equal share of a bucket's keys: what is left of the product when the bucket is taken from it."""
     within = ((key >> np.uint64(32)) * buckets) & np.uint64(0xFFFFFFFF)
@@ -156,7 +156,7 @@ def _cell_of(key: np.uint64, buckets: np.uint64, cells: np.uint64) -> np.uint64:
     return cell
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _sort(keys_R: UInt64s, buckets: np.uint64, cells: np.uint64, filled_C: Int64s, order_R: Int64s) -> None:
     """A counting sort by cell, which are in the order of their keys, then by insertion: a cell has two keys or so."""
     for key in keys_R:
