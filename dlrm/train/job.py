@@ -24,6 +24,7 @@ from dlrm.train.records import NoRecorder, Recorder, RunRecorder
 from dlrm.train.report import write_report
 from dlrm.train.resume import start_elsewhere
 from dlrm.train.run_folder import is_restarted, open_run_folder, write_json
+from dlrm.train.secondary import secondary, write_text
 from dlrm.train.standard_hooks import result_text
 
 
@@ -50,7 +51,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     elsewhere = None if is_restarted(config, world) else find_elsewhere()
     run = open_run_folder(config, world)
     folder = run.path
-    open_log(folder, world.rank)
+    open_log(folder, world.rank, display.say)
     checkpointing = Checkpointing(config, engine, dataset.train.num_samples, run, world, display)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
     recorder: Recorder = NoRecorder()
@@ -72,9 +73,11 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=folder)
     summary["bad_values"] = _bad_values(job, world)
     if world.is_leader:
-        write_json(folder / "summary.json", summary)
+        with secondary(folder / "summary.json", display.say):
+            write_json(folder / "summary.json", summary)
         recorder.close()
-        write_report(folder, summary)
+        with secondary(folder / "report.html", display.say):
+            write_report(folder, summary)
         display.show(closing_table(summary))
     return summary
 
@@ -83,7 +86,8 @@ def _introduce(config: Config, job: Job, folder: Path, world: World, display: Di
     table = plan_table(job.engine.placements)
     text = rich.console.Console(file=io.StringIO(), width=110)
     text.print(table)
-    (folder / "plan.txt").write_text(text.file.getvalue())  # type: ignore[attr-defined]
+    with secondary(folder / "plan.txt", display.say):
+        write_text(folder / "plan.txt", text.file.getvalue())  # type: ignore[attr-defined]
     display.show(table)
     engine, trainer = job.engine, job.trainer
     display.say(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ mpl.use("Agg")  # no display on training hosts
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+from dlrm.train.secondary import Warn, reason, secondary, write_text
+
 _COLOURS = {"train": "C0", "validation": "C1", "test": "C2"}  # the same in every figure
 
 
@@ -43,85 +45,121 @@ class NoRecorder:
 class RunRecorder:
     """Writes entries into a run's folder as they come, and curves.png at the end.
 
+    No file that cannot be written ends the training: metrics.jsonl is written anew as soon as it can be, TensorBoard's
+    events end.
+
     Args:
         folder: the run's folder.
         tensorboard: whether to write TensorBoard events, too.
         step: where training goes on: what an earlier process recorded beyond it is forgotten.
-        warn: told once when the disk is full, which does not end the training: metrics.jsonl is written anew when there is
-            room again, TensorBoard's events end.
+        warn: told once of each file that cannot be written, and of records that cannot be read.
     """
 
-    def __init__(
-        self, folder: Path, *, tensorboard: bool, step: int = 0, warn: Callable[[str], None] = lambda text: None
-    ) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0, warn: Warn = lambda text: None) -> None:
         self._folder, self._warn = folder, warn
         self._path = folder / "metrics.jsonl"
         again = self._path.exists()
-        self._entries = _entries_until(self._path, step)
+        self._entries: list[dict[str, Any]] = []
         self._behind = False  # whether the file lacks entries
-        self._write_all()
+        self._readable = True  # if not, its old lines are left alone
+        try:
+            self._entries = self._entries_until(step)
+        except OSError as error:
+            self._readable = False
+            warn(f"warning: {self._path}: {reason(error)}; what was recorded before cannot be read, and stays as it is")
+        self._write([])
         self._tensorboard: SummaryWriter | None = None
         if tensorboard:
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if again else None)
+            with self._events():
+                self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if again else None)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Write an entry; non-numbers go to metrics.jsonl only."""
         entry = {"kind": kind, "step": step, **values}
         self._entries.append(entry)
-        try:
-            if self._behind:
-                self._write_all()
-            else:
-                self._append(entry)
-        except OSError as error:
-            self._full(error)
-        if self._tensorboard is not None:
-            try:
-                for name, value in values.items():
-                    if isinstance(value, int | float):
-                        self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
-            except OSError as error:  # of the thread that writes, which has ended
-                self._full(error)
-                self._tensorboard = None
+        self._write([entry])
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        with self._events():
+            if self._tensorboard is not None:
+                for name, value in numbers.items():
+                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Close the files and draw the curves."""
-        if self._tensorboard is not None:
-            try:
+        with self._events():
+            if self._tensorboard is not None:
                 self._tensorboard.close()
-            except OSError as error:
-                self._full(error)
         if self._behind:
-            self._write_all()
-        draw_curves(self._entries).savefig(self._folder / "curves.png", dpi=110)
+            self._write([])
+        curves = self._folder / "curves.png"
+        with secondary(curves, self._warn):
+            draw_curves(self._entries).savefig(curves, dpi=110)
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        with self._path.open("a") as lines:
-            lines.write(json.dumps(entry) + "\n")
+    def _write(self, new: list[dict[str, Any]]) -> None:
+        """Append new entries, or write all where the file lacks some."""
+        try:
+            if self._readable and (self._behind or not new):
+                write_text(self._path, _lines(self._entries))
+            else:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(_lines(new))
+            self._behind = False
+        except OSError as error:
+            if not self._behind:
+                self._warn(f"warning: {self._path}: {reason(error)}; written as soon as it can be, the run goes on")
+            self._behind = True
 
-    def _write_all(self) -> None:
-        beside = self._path.with_suffix(".part")
-        beside.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries))
-        beside.replace(self._path)
-        self._behind = False
+    @contextmanager
+    def _events(self) -> Iterator[None]:
+        """TensorBoard's writer, whose own thread is where errors come from, ends with the first one."""
+        try:
+            yield
+        except OSError as error:
+            self._warn(f"warning: {self._folder / 'tensorboard'}: {reason(error)}; no more events, the run goes on")
+            self._tensorboard = None
 
-    def _full(self, error: OSError) -> None:
-        if error.errno not in _FULL_DISK:
-            raise error
-        if not self._behind:
-            self._warn(f"warning: {self._path}: {error.strerror}; written when there is room again")
-        self._behind = True
+    def _entries_until(self, step: int) -> list[dict[str, Any]]:
+        """What was recorded up to a step; the scores of the end are made anew.
+
+        The file is kept aside if lines of it are no records, but for the last one, which a kill may have cut.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if not step or not self._path.exists():
+            return []
+        *lines, last = self._path.read_bytes().split(b"\n")
+        parsed = [_parse(line) for line in lines]
+        if None in parsed:
+            number = parsed.index(None) + 1
+            aside = _free_name(self._path.with_suffix(".jsonl.damaged"))
+            with secondary(aside, self._warn):
+                shutil.copyfile(self._path, aside)
+                self._warn(
+                    f"warning: {self._path}: {parsed.count(None)} line(s) are no records (line {number} is the first) and "
+                    f"are left out; the file as it was is {aside.name}"
+                )
+        found = [entry for entry in (*parsed, _parse(last)) if entry is not None]
+        return [entry for entry in found if entry["step"] <= step and entry["kind"] != "test"]
 
 
-def _entries_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """What was recorded up to a step; the scores of the end are made anew, and a line that was cut is left out."""
-    entries: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if step and path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError):
-            entry = json.loads(line)
-            if entry["step"] <= step and entry["kind"] != "test":
-                entries.append(entry)
-    return entries
+def _lines(entries: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; None if it is none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(entry, dict) and type(entry.get("step")) is int and isinstance(entry.get("kind"), str)
+    return entry if is_record else None
+
+
+def _free_name(path: Path) -> Path:
+    names = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def draw_curves(entries: list[dict[str, Any]]) -> Figure:
@@ -152,6 +190,10 @@ def draw_curves(entries: list[dict[str, Any]]) -> Figure:
 
 
 def _line(axes: Any, entries: list[dict[str, Any]], kind: str, name: str, label: str, marker: str = "o") -> None:
-    points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and e.get(name) is not None]
+    points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and _is_number(e.get(name))]
     if points:
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=label, color=_COLOURS[kind])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

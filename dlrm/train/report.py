@@ -26,16 +26,17 @@ on {{ summary.ranks }} rank(s) ({{ summary.device }}).</p>
 {% if summary.best_reachable_auc %}<tr><th>best reachable (test)</th>
 <td>{{ "%.5f" | format(summary.best_reachable_auc) }}</td>
 <td>{{ "%.5f" | format(summary.best_reachable_log_loss) }}</td><td></td><td></td><td></td></tr>{% endif %}</table>
-<img alt="log loss, AUC and samples per second over steps" src="data:image/png;base64,{{ curves }}">
-{% for title, text in texts %}<h2>{{ title }}</h2><pre>{{ text }}</pre>{% endfor %}
+{% if curves %}<img alt="log loss, AUC and samples per second over steps" src="data:image/png;base64,{{ curves }}">
+{% endif %}{% for title, text in texts %}<h2>{{ title }}</h2><pre>{{ text }}</pre>{% endfor %}
 </body></html>
 """
 
 
 def write_report(folder: Path, summary: dict[str, Any]) -> None:
-    """Write report.html from a run's summary and the files that its folder holds by now."""
-    curves = base64.b64encode((folder / "curves.png").read_bytes()).decode()
+    """Write report.html from a run's summary and those files that its folder holds by now."""
+    picture = folder / "curves.png"
+    curves = base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
     titles = {"plan.txt": "Sharding plan", "config.yaml": "Configuration", "environment.json": "Environment"}
-    texts = [(title, (folder / name).read_text()) for name, title in titles.items()]
+    texts = [(title, (folder / name).read_text()) for name, title in titles.items() if (folder / name).is_file()]
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     (folder / "report.html").write_text(page.render(summary=summary, curves=curves, texts=texts))

@@ -40,6 +40,7 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.remote.paths import is_remote, local_path
+from dlrm.train.secondary import write_text
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
 _STARTS = "processes.jsonl"
@@ -84,7 +85,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
             start = {"time": time.time(), "host": socket.gethostname(), "ranks": world.size, "launchers": launchers}
             with (run.path / _STARTS).open("a") as lines:
                 lines.write(json.dumps(start) + "\n")
-            _write(run.path / "config.yaml", dump_config(config))
+            write_text(run.path / "config.yaml", dump_config(config))
             write_json(run.path / "environment.json", environment(world))
         return run
 
@@ -272,10 +273,4 @@ def _git_state() -> dict[str, Any] | None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write JSON beside the file and rename it, so that a reader never sees a half."""
-    _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_suffix(path.suffix + ".part")
-    beside.write_text(text)
-    beside.replace(path)
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

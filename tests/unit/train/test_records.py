@@ -73,11 +73,99 @@ def test_on_a_full_disk_training_goes_on_and_nothing_is_missing_when_there_is_ro
     assert "No space left on device" in warnings[0]
 
 
-def test_a_disk_that_fails_otherwise_ends_the_run(tmp_path, full_disk):
-    recorder = RunRecorder(tmp_path, tensorboard=False)
-    full_disk.update(full=True, errno=errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"):
-        recorder.record(*ENTRIES[0])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EROFS])
+def test_a_disk_that_fails_otherwise_does_not_end_the_run_either(tmp_path, full_disk, number):
+    warnings = []
+    full_disk.update(full=True, errno=number)
+    recorder = RunRecorder(tmp_path, tensorboard=False, warn=warnings.append)
+    recorder.record(*ENTRIES[0])
+    recorder.record(*ENTRIES[1])
+    assert len(warnings) == 1
+    assert os.strerror(number) in warnings[0]
+    full_disk["full"] = False
+    recorder.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_events_that_cannot_be_written_are_told_of_once(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file in the way")
+    warnings = []
+    recorder = RunRecorder(tmp_path, tensorboard=True, warn=warnings.append)
+    for entry in ENTRIES:
+        recorder.record(*entry)
+    recorder.close()
+    assert [line.partition(":")[0] for line in warnings] == ["warning"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(ENTRIES)
+
+
+def test_curves_that_cannot_be_written_do_not_end_the_run(tmp_path):
+    (tmp_path / "curves.png").mkdir()
+    warnings = []
+    recorder = RunRecorder(tmp_path, tensorboard=False, warn=warnings.append)
+    recorder.close()
+    assert len(warnings) == 1
+    assert "curves.png: Is a directory; not written, the run goes on" in warnings[0]
+
+
+RECORDS = "".join(json.dumps({"kind": k, "step": s, **v}) + "\n" for k, s, v in ENTRIES).encode()
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_records_with_any_bit_flipped_are_read_as_far_as_they_are_records(tmp_path, bit):
+    path = tmp_path / "metrics.jsonl"
+    for position in range(bit, len(RECORDS), 8):
+        flipped = bytearray(RECORDS)
+        flipped[position] ^= 1 << bit
+        path.write_bytes(flipped)
+        warnings = []
+        recorder = RunRecorder(tmp_path, tensorboard=False, step=30, warn=warnings.append)
+        recorder.record("train", 31, {"loss": 0.4})
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert lines[-1] == {"kind": "train", "step": 31, "loss": 0.4}
+        if warnings:
+            (kept,) = tmp_path.glob("*.damaged")
+            assert kept.read_bytes() == flipped  # nothing is lost
+            assert kept.name in warnings[0]
+            kept.unlink()
+
+
+@pytest.mark.parametrize(
+    "line", [b"[]", b"1", b"null", b'{"step": "1", "kind": "train"}', b'{"step": 1}', b"\xff\xfe", b"[" * 100_000, b""]
+)
+def test_lines_that_are_no_records_are_set_aside(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    content = RECORDS + line + b"\n" + RECORDS
+    path.write_bytes(content)
+    warnings = []
+    RunRecorder(tmp_path, tensorboard=False, step=30, warn=warnings.append)
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == content
+    assert len(path.read_text().splitlines()) == 6  # twice what was recorded but for the test's scores
+    assert "1 line(s) are no records (line 5 is the first)" in warnings[0]
+
+
+def test_a_last_line_that_a_kill_cut_is_no_damage(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(RECORDS[:-30])
+    warnings = []
+    RunRecorder(tmp_path, tensorboard=False, step=30, warn=warnings.append)
+    assert warnings == []
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_records_that_cannot_be_read_stay_as_they_are(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(RECORDS)
+
+    def refuse(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    warnings = []
+    recorder = RunRecorder(tmp_path, tensorboard=False, step=30, warn=warnings.append)
+    recorder.record("train", 31, {"loss": 0.4})
+    recorder.close()
+    monkeypatch.undo()
+    assert path.read_bytes() == RECORDS + b'{"kind": "train", "step": 31, "loss": 0.4}\n'
+    assert len(warnings) == 1
 
 
 def test_events_of_an_earlier_start_without_a_checkpoint_are_forgotten(tmp_path):

@@ -134,7 +134,7 @@ def test_hosts_that_do_not_see_the_folder_of_a_run_have_their_logs_and_know_the_
     logging.getLogger("dlrm").warning("before there is a folder")
     handlers = list(logging.root.handlers)
     try:
-        open_log(tmp_path / "a", rank=1)
+        open_log(tmp_path / "a", rank=1, warn=pytest.fail)
     finally:
         for handler in set(logging.root.handlers) - set(handlers):
             logging.root.removeHandler(handler)

@@ -1,0 +1,40 @@
+"""What a run leaves beside its checkpoints helps people and never ends training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
+
+Warn = Callable[[str], None]
+
+
+@contextmanager
+def secondary(path: Path, warn: Warn) -> Iterator[None]:
+    """Write a secondary file inside; an error becomes a line for the user, and keeps its traceback in the log."""
+    try:
+        yield
+    except Exception as error:  # whatever drawing or rendering came upon: the training it tells of is not to be lost
+        _LOG.warning("%s could not be written", path, exc_info=True)
+        warn(f"warning: {path}: {reason(error)}; not written, the run goes on")
+
+
+def reason(error: Exception) -> str:
+    """The error in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the file and rename it, so that a reader never sees a half.
+
+    Raises:
+        OSError: it cannot be written; what was there before stays.
+    """
+    beside = path.with_suffix(path.suffix + ".part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
