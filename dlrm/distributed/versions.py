@@ -107,8 +107,8 @@ def driver_problem(installed: Installed) -> str:
         ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
         return (
-            f"{DRIVER_LIBRARY} of the NVIDIA driver is not here, and fbgemm-gpu (CUDA) does not load without it; install the "
-            f"driver, start a container with its GPUs (docker run --gpus all), or {INSTALL_CPU} to train on CPU"
+            f"{DRIVER_LIBRARY} of the NVIDIA driver is not here, and fbgemm-gpu (CUDA) does not load without it; install "
+            f"the driver, start a container with its GPUs (docker run --gpus all), or {INSTALL_CPU} to train on CPU"
         )
     return ""
 

@@ -82,7 +82,7 @@ def test_too_few_devices_for_cuda_are_one_line_with_both_numbers(count, ranks):
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
 def test_a_fault_of_one_host_is_an_error_that_names_it(asked):
-    with pytest.raises(SetupError, match="^host n2: CUDA does not start; x$"):
+    with pytest.raises(SetupError, match=r"^host n2: CUDA does not start; x$"):
         choose(asked, [host(8, 8), host(8, 8, "n2", "CUDA does not start; x")])
 
 
