@@ -20,6 +20,12 @@ SMALL = [
 ]
 
 
+def scores(tmp_path, name, *options):
+    losses(tmp_path, name, *options)
+    summary = json.loads((tmp_path / name / "summary.json").read_text())
+    return [summary["test"]["auc"], summary["test"]["log_loss"]]
+
+
 def losses(tmp_path, name, *options):
     (outcome,) = run_command(["train", *SMALL, f"run.name={name}", f"run.dir={tmp_path}", *options])
     assert outcome.exit_code == 0, outcome.stderr
@@ -42,6 +48,15 @@ def test_training_on_cuda_is_that_on_cpu(tmp_path, optimizer, sharding):
 def test_adam_trains_tables_on_cuda(tmp_path):
     curve = losses(tmp_path, "adam", "optim.sparse={kind: adam, lr: 0.01}", "distributed.device=cuda")
     assert sum(curve[-10:]) < 0.97 * sum(curve[:10])
+
+
+@pytest.mark.parametrize("kernel", ["fused_uvm", "fused_uvm_caching"])
+def test_averaged_weights_of_tables_in_host_memory_score_like_those_on_the_device(tmp_path, kernel):
+    options = ["distributed.device=cuda", "sharding.types=table_wise", "train.average_decay=0.9"]
+    on_device, on_host = (
+        scores(tmp_path, name, *options, f"sharding.kernels={kind}") for name, kind in (("d", "fused"), ("h", kernel))
+    )
+    assert on_host == pytest.approx(on_device, rel=1e-4)
 
 
 @pytest.mark.parametrize("kernel", ["fused_uvm", "fused_uvm_caching"])
