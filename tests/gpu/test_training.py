@@ -3,14 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from dlrm.testing.command import run_command
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.cuda
 
 SMALL = [
     *("--data.train_samples", "6400", "--data.validation_samples", "1000", "--data.test_samples", "1000"),
