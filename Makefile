@@ -1,6 +1,7 @@
 # Everything a person needs first:
 #
-#   make train     train on generated clicks with two processes; ARGS="--train.epochs 2" passes options on
+#   make train     train on generated clicks with one process a GPU, or two on CPU (NPROC=4 for another number);
+#                  ARGS="--train.epochs 2" passes options on
 #   make test      run the tests; ARGS="-k auc" passes options on to pytest
 #   make check     lint, format, types, import order
 #   make install   only prepare .venv; TORCH=2.12 and ACCELERATOR=cpu|cuda choose, PYTHON=/path/to/python too
@@ -8,7 +9,7 @@
 # Each prepares .venv first if something is missing; if nothing is, that takes a fraction of a second.
 
 CONFIG ?= configs/quickstart.yaml
-NPROC ?= 2
+NPROC ?= auto
 ARGS ?=
 TORCH ?=
 ACCELERATOR ?=

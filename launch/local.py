@@ -3,7 +3,8 @@
     python launch/local.py --nproc 2 --config configs/quickstart.yaml -- --train.epochs 2
 
 The arguments are those of the component components/dlrm.py:train, which torchx's local_cwd scheduler starts as
-``torchx run -s local_cwd components/dlrm.py:train ...`` does. Against that command:
+``torchx run -s local_cwd components/dlrm.py:train ...`` does; ``--nproc auto`` is a rank for each CUDA device that torch
+sees, or two where it sees none. Against that command:
 
 * what the job prints appears as it is (no prefix before each line), a progress bar included;
 * the exit code is the job's own (2: the user can mend it), where the command always gives 1;
@@ -21,6 +22,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,6 +38,7 @@ COMPONENT = "components/dlrm.py:train"
 SCHEDULER = "local_cwd"
 ROLE = "train"
 POLL_S = 0.1
+RANKS_ON_CPU = 2
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     _show_terminal_to_job()
     with get_runner() as runner:
         try:
-            job = runner.run_component(COMPONENT, list(arguments), SCHEDULER)
+            job = runner.run_component(COMPONENT, with_number_of_ranks(arguments), SCHEDULER)
             return _follow(runner, job)
         except (KeyboardInterrupt, SignalException) as caught:  # torchx's scheduler makes the first into the second
             number = getattr(caught, "sigval", signal.SIGINT)
@@ -55,6 +58,25 @@ def main(arguments: Sequence[str]) -> int:
         except (ComponentNotFoundException, ComponentValidationException, ValueError) as error:
             _say(f"{COMPONENT}: {error}")
             return 2
+
+
+def with_number_of_ranks(arguments: Sequence[str]) -> list[str]:
+    """The arguments, in which a number has taken the place of ``--nproc auto``."""
+    words = list(arguments)
+    own = words[: words.index("--")] if "--" in words else words
+    for place, pair in enumerate(pairwise(own)):
+        if pair == ("--nproc", "auto"):
+            words[place + 1] = str(_cuda_devices() or RANKS_ON_CPU)
+    return words
+
+
+def _cuda_devices() -> int:
+    """As the ranks will count them; without the driver's own tool there are none, and torch need not be imported."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _follow(runner: Runner, job: str) -> int:

@@ -5,8 +5,9 @@
 Where nvidia-smi answers, torch comes from PyPI (CUDA) with fbgemm-gpu; elsewhere torch is the CPU build, with
 fbgemm-gpu-cpu, and torchrec is installed without its own requirements, which insist on the CUDA build. The versions of
 the three are in pyproject.toml, all others in requirements/. What was installed is noted in .venv/installed.json, last
-of all: an installation that was interrupted has no note and is done again, in place where possible and from scratch
-otherwise. Choices made once (--torch, --accelerator) stay until others are made or .venv is removed.
+of all: an installation that was interrupted, or whose torch, fbgemm or torchrec somebody has exchanged since, is done
+again, in place where possible and from scratch otherwise. Choices made once (--torch, --accelerator) stay until others
+are made or .venv is removed. DLRM_VENV names another folder than .venv.
 
 Standard library only: this runs before anything is installed.
 """
@@ -28,11 +29,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+VENV = ROOT / (os.environ.get("DLRM_VENV") or ".venv")
 NOTE = VENV / "installed.json"
 LOG = VENV / "install.log"
 PYTHON = VENV / "bin" / "python"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+DEFAULT_TORCH = "2.13"  # the one most was run with; the newest is supported before it becomes this
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Without this pip would read the user's site-packages and choices that make no sense in .venv.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")} | {
@@ -72,7 +74,23 @@ class Wanted:
     asked: dict[str, str] = field(default_factory=dict)
 
     def satisfied_by(self, note: dict[str, object]) -> bool:
-        return {**asdict(self), "asked": note.get("asked")} == note and PYTHON.exists()
+        return {**asdict(self), "asked": note.get("asked")} == note and PYTHON.exists() and self.is_there()
+
+    @property
+    def fbgemm_build(self) -> str:
+        """The package that brings fbgemm_gpu."""
+        return "fbgemm-gpu" if self.accelerator == "cuda" else "fbgemm-gpu-cpu"
+
+    def is_there(self) -> bool:
+        """Whether the three packages in .venv are still these, by the names of their metadata's folders."""
+        found = dict(
+            folder.name.removesuffix(".dist-info").replace("_", "-").rsplit("-", 1)
+            for pattern in ("torch-*", "fbgemm_gpu*", "torchrec-*")
+            for folder in VENV.glob(f"lib/python*/site-packages/{pattern}.dist-info")
+        )
+        expected = {"torch": self.torch, self.fbgemm_build: self.fbgemm, "torchrec": self.torchrec}
+        right_torch = not (self.accelerator == "cuda" and found.get("torch", "").endswith("+cpu"))
+        return right_torch and {name: version.partition("+")[0] for name, version in found.items()} == expected
 
     def __str__(self) -> str:
         return f"Python {self.python}, torch {self.torch} for {self.accelerator}"
@@ -132,12 +150,12 @@ def decide(options: argparse.Namespace, note: dict[str, object]) -> Wanted:
 
 
 def choose_triple(asked: str) -> tuple[str, str, str]:
-    """Versions of torch, fbgemm and torchrec; the newest supported unless one is asked for."""
+    """Versions of torch, fbgemm and torchrec: the default unless one is asked for."""
     sys.path.insert(0, str(ROOT))
     from dlrm.distributed.versions import supported  # standard library only
 
     table = {triple.torch: triple for triple in supported()}
-    series = ".".join(asked.split(".")[:2]) if asked else list(table)[-1]
+    series = ".".join(asked.split(".")[:2]) if asked else DEFAULT_TORCH
     if series not in table:
         raise InstallError(f"torch {asked} is not supported; choose one of {', '.join(table)} (make install TORCH=...)")
     torch = asked if asked.count(".") == 2 else f"{series}.0"
@@ -198,12 +216,10 @@ def fill(wanted: Wanted) -> None:
         say(f"packages of requirements/{file}")
         pip("install", "--no-deps", "-r", ROOT / "requirements" / file)
     if wanted.accelerator == "cuda":
-        say(f"torch {wanted.torch} for CUDA with its libraries (some GB)")
-        constraints = [part for file in ("runtime", "cuda") for part in ("-c", ROOT / "requirements" / f"{file}.txt")]
-        pip("install", f"torch=={wanted.torch}", *constraints)
+        install_cuda_torch(wanted.torch)
     else:
         install_cpu_torch(wanted.torch)
-    build = "fbgemm-gpu" if wanted.accelerator == "cuda" else "fbgemm-gpu-cpu"
+    build = wanted.fbgemm_build
     say(f"{build} {wanted.fbgemm} and torchrec {wanted.torchrec}")
     other = "fbgemm-gpu-cpu" if wanted.accelerator == "cuda" else "fbgemm-gpu"
     if installed(other):  # both own the same files: whichever stays must be written again
@@ -213,15 +229,29 @@ def fill(wanted: Wanted) -> None:
     verify(wanted)
 
 
+def install_cuda_torch(version: str) -> None:
+    say(f"torch {version} for CUDA with its libraries (some GB)")
+    constraints = [part for file in ("runtime", "cuda") for part in ("-c", ROOT / "requirements" / f"{file}.txt")]
+    pip("install", f"torch=={version}", *constraints)
+
+
 def install_cpu_torch(version: str) -> None:
-    """The CPU build, from where this machine's pip looks or else from PyTorch's own index."""
+    """The CPU build, from where this machine's pip looks or else from PyTorch's own index.
+
+    Where neither has it (behind a mirror of PyPI), the build for CUDA, which computes on CPU as well.
+    """
     say(f"torch {version} for CPU")
     requirement = f"torch=={version}+cpu"
     try:
         pip("install", "--no-deps", requirement)
+        return
     except InstallError:
         say(f"not where this machine's pip looks; trying {CPU_INDEX}")
+    try:
         pip("install", "--no-deps", "--index-url", CPU_INDEX, requirement)
+    except InstallError:
+        say("not there either; taking the build for CUDA, which computes on CPU as well")
+        install_cuda_torch(version)
 
 
 def verify(wanted: Wanted) -> None:

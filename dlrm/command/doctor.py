@@ -27,6 +27,7 @@ LAUNCHER_VARIABLES = (
     "TORCHX_", "SLURM_JOB_ID", "SLURM_NODELIST", "SLURM_PROCID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
     "GLOO_SOCKET_IFNAME", "NCCL_",
 )  # fmt: skip
+REINSTALL = "remove .venv and run `make install`"  # the versions are right and yet something is broken
 PROBE_TIMEOUT_S = 90.0
 LEAST_SHARED_MEMORY_GIB = 0.25  # Docker's default of 64 MB is too little for NCCL
 LEAST_DISK_GIB = 2.0
@@ -75,10 +76,14 @@ def packages() -> Iterator[Line]:
             if package not in versions.FBGEMM_BUILDS:
                 yield Line(package, "missing", f"is not installed; {versions.MEND}")
     table = versions.supported()
-    wrong = versions.problem(versions.Installed.here(), table)
+    installed = versions.Installed.here()
+    wrong = versions.problem(installed, table)
     supported = "; ".join(f"{row.torch} with {row.fbgemm} and {row.torchrec}" for row in table)
     yield Line("torch with fbgemm, torchrec", "do not fit" if wrong else "fit together", wrong)
     yield Line("supported", supported or "unknown: the package has no metadata")
+    if installed.needs_driver:
+        problem = versions.driver_problem(installed)
+        yield Line(versions.DRIVER_LIBRARY, "missing" if problem else "found", problem)
 
 
 def machine(gpus: Sequence[str]) -> Iterator[Line]:
@@ -120,14 +125,18 @@ def launcher() -> Iterator[Line]:
 
 def trials(gpus: Sequence[str]) -> Iterator[Line]:
     """Whether fused kernels and collectives work, on CPU and on CUDA where there are GPUs."""
-    if versions.Installed.here().torch is None:
+    installed = versions.Installed.here()
+    if installed.torch is None:
         return
-    if gpus:
-        yield _cuda_in_torch(len(gpus))
-    for device in ("cpu", "cuda") if gpus else ("cpu",):
+    cuda = [_cuda_in_torch(len(gpus), installed)] if gpus else []
+    yield from cuda
+    # What cannot work is said once, with its own mend, and not by each trial that fails of it.
+    try_cuda = bool(cuda) and not cuda[0].problem
+    unsuited = versions.problem(installed, versions.supported()) or versions.driver_problem(installed)
+    for device in ("cpu", "cuda") if try_cuda else ("cpu",):
         problem, took_s = _try([["kernels", device]])
-        yield _trial(f"fused {device} kernels", problem, took_s, versions.MEND)
-    for backend, ranks in (("gloo", 2), ("nccl", min(2, len(gpus)))):
+        yield _trial(f"fused {device} kernels", problem, took_s, "see Packages" if unsuited else REINSTALL)
+    for backend, ranks in (("gloo", 2), ("nccl", min(2, len(gpus)) if try_cuda else 0)):
         if not ranks:
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -137,17 +146,23 @@ def trials(gpus: Sequence[str]) -> Iterator[Line]:
         yield _trial(f"{backend} collectives", problem, took_s, interface, f"{ranks} process(es)")
 
 
-def _cuda_in_torch(gpus: int) -> Line:
+def _cuda_in_torch(gpus: int, installed: versions.Installed) -> Line:
+    """Whether torch and fbgemm are built for the GPUs that are there, see them, and run on them."""
+    topic = "torch on CUDA"
+    if "+cpu" in (installed.torch or ""):
+        return Line(topic, "built for CPU", f"torch is built for CPU, but there are GPUs; {versions.INSTALL_CUDA}")
     script = "import torch; print(torch.version.cuda, torch.cuda.device_count())"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     built_for, _, seen = answer.stdout.strip().partition(" ")
-    topic, text = "torch on CUDA", f"built for CUDA {built_for or 'unknown'}, sees {seen or 0} of {gpus} GPU(s)"
+    text = f"built for CUDA {built_for or 'unknown'}, sees {seen or 0} of {gpus} GPU(s)"
     if built_for == "None":
-        return Line(topic, text, "torch is built for CPU, but there are GPUs; run `make install ACCELERATOR=cuda`")
+        return Line(topic, text, f"torch is built for CPU, but there are GPUs; {versions.INSTALL_CUDA}")
     if seen in ("", "0"):
-        hidden = "CUDA_VISIBLE_DEVICES hides them" if "CUDA_VISIBLE_DEVICES" in os.environ else "the driver is too old"
-        return Line(topic, text, f"torch sees no GPU; perhaps {hidden}: {_last_line(answer.stderr)}")
-    return Line(topic, text)
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        cause = "perhaps the driver is too old" if hidden is None else f"CUDA_VISIBLE_DEVICES ({hidden}) hides them"
+        return Line(topic, text, f"torch sees no GPU; {cause}: {_last_line(answer.stderr)}")
+    problem, _ = _try([["cuda"]])
+    return Line(topic, text, problem)
 
 
 def _try(commands: Sequence[Sequence[str]]) -> tuple[str, float]:

@@ -1,6 +1,7 @@
 """Small trials for the doctor, each in a process of its own, because what they look for may crash or hang.
 
     python -m dlrm.command.doctor_probes kernels cpu
+    python -m dlrm.command.doctor_probes cuda
     python -m dlrm.command.doctor_probes collectives gloo STORE_FILE RANK WORLD_SIZE
 
 Success is exit code 0; the last line on stderr says what went wrong otherwise.
@@ -45,6 +46,17 @@ def kernels(device: str) -> None:
         raise SystemExit("the fused kernel gives wrong numbers")
 
 
+def cuda() -> None:
+    """Start CUDA on every device that torch sees and run one of fbgemm's kernels there, as a job's ranks do at start."""
+    import torch
+
+    from dlrm.distributed.devices import cuda_fault
+
+    faults = [fault for index in range(torch.cuda.device_count()) if (fault := cuda_fault(index))]
+    if faults:
+        raise SystemExit(faults[0])
+
+
 def collectives(backend: str, store_file: str, rank: int, world_size: int) -> None:
     """All-reduce and all-to-all, the two exchanges of a sharded model, among ``world_size`` processes."""
     import torch
@@ -72,6 +84,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run the probe that ``arguments`` name."""
     if arguments[0] == "kernels":
         kernels(arguments[1])
+    elif arguments[0] == "cuda":
+        cuda()
     else:
         backend, store_file, rank, world_size = arguments[1:]
         collectives(backend, store_file, int(rank), int(world_size))

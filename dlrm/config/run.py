@@ -27,7 +27,7 @@ class DistributedConfig(Section):
     """Devices and collectives. World size and ranks come from the launcher (torchrun, torchx), not from here."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute: auto takes CUDA where there is a device for every rank of the host."""
+    """Where to compute: auto takes CUDA where every rank, on all hosts, has a device of its own, else CPU."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Backend of the collectives: auto takes nccl on CUDA and gloo on CPU."""
     timeout_s: Annotated[PositiveFloat, Field(le=31_536_000)] = 600.0

@@ -32,7 +32,8 @@ class TrainConfig(Section):
     MLPs: what a table memorised of an epoch does not overfit the next (multi-epoch training, arXiv:2305.19531)."""
     average_decay: Fraction = 0.0
     """Evaluate an exponential moving average of all weights with this decay (0: the weights themselves). Costs a copy of
-    every weight and one pass over all of them a step, so it is for small tables."""
+    every weight and one pass over all of them a step (and with fused_uvm_caching what is cached is written back each step),
+    so it is for small tables."""
     pipeline: Literal["sparse_dist", "base"] = "sparse_dist"
     """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
     prefetch_batches: PositiveInt = 4

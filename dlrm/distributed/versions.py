@@ -1,11 +1,12 @@
 """Which releases of torch, fbgemm and torchrec belong together, and whether the installed ones do.
 
 fbgemm's and torchrec's compiled code fits one release of torch; with another it dies at import with an undefined symbol.
-The check looks at the packages' metadata only and imports none of them. The table itself is in pyproject.toml.
+The check looks at the packages' metadata and imports none of them. The table itself is in pyproject.toml.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
 import tomllib
 from collections.abc import Iterable
@@ -17,6 +18,9 @@ from dlrm.errors import SetupError
 
 FBGEMM_BUILDS = ("fbgemm-gpu", "fbgemm-gpu-cpu", "fbgemm-gpu-nightly", "fbgemm-gpu-nightly-cpu")  # all: fbgemm_gpu
 MEND = "run `make install`"
+INSTALL_CUDA = "run `make install ACCELERATOR=cuda`"
+INSTALL_CPU = "run `make install ACCELERATOR=cpu`"
+DRIVER_LIBRARY = "libnvidia-ml.so.1"  # of the NVIDIA driver; fbgemm's CUDA build does not load without it
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,24 @@ class Installed:
             torchrec=_version("torchrec"),
         )
 
+    @property
+    def needs_driver(self) -> bool:
+        """Whether fbgemm is a build for CUDA, which loads only where the NVIDIA driver's libraries are."""
+        return any(not build.endswith("-cpu") and "+cpu" not in version for build, version in self.fbgemm.items())
+
     def __str__(self) -> str:
         builds = [f"{build} {version}" for build, version in self.fbgemm.items()] or ["no fbgemm-gpu"]
         return ", ".join([_named("torch", self.torch), *builds, _named("torchrec", self.torchrec)])
 
 
 def check_versions() -> None:
-    """Raise unless the installed packages are a supported triple.
+    """Raise unless the installed packages are a supported triple that loads on this machine.
 
     Raises:
         SetupError: one line with what is installed, what would match, and how to mend it.
     """
-    wrong = problem(Installed.here(), supported())
+    installed = Installed.here()
+    wrong = problem(installed, supported()) or driver_problem(installed)
     if wrong:
         raise SetupError(wrong)
 
@@ -86,6 +96,20 @@ def problem(installed: Installed, table: Iterable[Triple]) -> str:
         return f"{installed} do not belong together: torch {expected.torch} needs {match}; {MEND}"
     if "+cpu" in installed.torch and not (build.endswith("-cpu") or "+cpu" in version):
         return f"{installed}: this torch is built for CPU and needs fbgemm-gpu-cpu; {MEND}"
+    return ""
+
+
+def driver_problem(installed: Installed) -> str:
+    """Why the CUDA build of fbgemm cannot load here, in one line; empty if it is another build, or can."""
+    if not installed.needs_driver:
+        return ""
+    try:
+        ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError:
+        return (
+            f"{DRIVER_LIBRARY} of the NVIDIA driver is not here, and fbgemm-gpu (CUDA) does not load without it; install "
+            f"the driver, start a container with its GPUs (docker run --gpus all), or {INSTALL_CPU} to train on CPU"
+        )
     return ""
 
 

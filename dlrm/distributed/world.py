@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from dlrm.config.run import DistributedConfig
+from dlrm.distributed import devices
 from dlrm.distributed.collectives import Collectives, ProcessGroup
 from dlrm.errors import SetupError
 
@@ -58,12 +59,17 @@ class Place:
 
 @dataclass(frozen=True)
 class World:
-    """The joined ranks, seen from one of them."""
+    """The joined ranks, seen from one of them.
+
+    Attributes:
+        notice: what may surprise about the device, for the terminal; empty if nothing does.
+    """
 
     place: Place
     device: torch.device
     backend: str
     collectives: Collectives
+    notice: str = ""
 
     @property
     def rank(self) -> int:
@@ -92,31 +98,27 @@ def joined_world(config: DistributedConfig) -> Iterator[World]:
         SetupError: the device or backend asked for is not there, or the ranks do not find each other.
     """
     place = Place.from_environment()
-    device = choose_device(config, place)
+    timeout = timedelta(seconds=config.timeout_s)
+    with _named_meeting_point(place):
+        store = _open_store(place, timeout)
+        choice = _choose_device(config, place, store)
+    device = torch.device("cuda", place.local_rank) if choice.kind == "cuda" else torch.device("cpu")
     backend = choose_backend(config, device)
     torch.set_num_threads(config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    _join(place, backend, config.timeout_s)
-    yield World(place=place, device=device, backend=backend, collectives=ProcessGroup())
+    with _named_meeting_point(place):
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
+    yield World(place=place, device=device, backend=backend, collectives=ProcessGroup(), notice=choice.notice)
     dist.destroy_process_group()
 
 
-def choose_device(config: DistributedConfig, place: Place) -> torch.device:
-    """CUDA where every rank of the host has a device of its own (or where it is asked for), else CPU.
-
-    Raises:
-        SetupError: CUDA is asked for and there are fewer devices than ranks.
-    """
-    devices = torch.cuda.device_count() if config.device != "cpu" else 0
-    if config.device == "cuda" and devices < place.local_world_size:
-        raise SetupError(
-            f"distributed.device is cuda, but this host has {devices} CUDA device(s) for {place.local_world_size} rank(s); "
-            "start fewer ranks or use --distributed.device cpu"
-        )
-    if devices >= place.local_world_size:
-        return torch.device("cuda", place.local_rank)
-    return torch.device("cpu")
+def _choose_device(config: DistributedConfig, place: Place, store: dist.Store) -> devices.Choice:  # type: ignore[name-defined]
+    if config.device == "cpu":  # nothing to look at, nothing to agree on
+        return devices.Choice("cpu")
+    mine = devices.probe_host(config.device, place.local_rank, place.local_world_size)
+    hosts = devices.share(mine, rank=place.rank, world_size=place.world_size, store=store)
+    return devices.choose(config.device, hosts)
 
 
 def choose_backend(config: DistributedConfig, device: torch.device) -> str:
@@ -131,23 +133,21 @@ def choose_backend(config: DistributedConfig, device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if wanted == "nccl" else "gloo"
 
 
-def _join(place: Place, backend: str, timeout_s: float) -> None:
-    timeout = timedelta(seconds=timeout_s)
+def _open_store(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
+    """Where the ranks meet before there is a process group."""
     if place.world_size == 1:  # needs no network and no free port
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-        return
+        return dist.HashStore()  # type: ignore[attr-defined]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return _store_of_this_start(place, timeout)
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
+    return store
+
+
+@contextmanager
+def _named_meeting_point(place: Place) -> Iterator[None]:
+    """Say where the ranks were to meet if they do not."""
     try:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            dist.init_process_group(
-                backend,
-                store=_store_of_this_start(place, timeout),
-                rank=place.rank,
-                world_size=place.world_size,
-                timeout=timeout,
-            )
-        else:
-            dist.init_process_group(backend, timeout=timeout)
+        yield
     except (dist.DistError, ValueError) as error:
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         first_line = str(error).splitlines()[0]

@@ -23,6 +23,26 @@ class Averaging(Protocol):
         yield
 
 
+class RowCache(Protocol):
+    """Newer copies of rows of the weights, held by the kernels that train them (tables in host memory)."""
+
+    def flush(self) -> None:
+        """Bring the weights up to date."""
+
+    def purge(self) -> None:
+        """Forget the copies: the weights have been written to."""
+
+
+class NoCache:
+    """The weights are where training changes them."""
+
+    def flush(self) -> None:
+        """Nothing to bring."""
+
+    def purge(self) -> None:
+        """Nothing to forget."""
+
+
 class NoAverage:
     """The weights themselves."""
 
@@ -43,13 +63,15 @@ class ExponentialAverage:
     Args:
         weights: this rank's parts of all weights, float; they are read and, while applied, exchanged in place.
         decay: d once training is under way.
+        cache: where rows may be newer than in ``weights``.
 
     Attributes:
         steps: int64 (), n; on the CPU.
     """
 
-    def __init__(self, weights: Sequence[torch.Tensor], decay: float) -> None:
-        self._weights = list(weights)
+    def __init__(self, weights: Sequence[torch.Tensor], decay: float, cache: RowCache | None = None) -> None:
+        self._weights, self._cache = list(weights), cache or NoCache()
+        self._cache.flush()
         self._averages = [weight.detach().clone() for weight in weights]
         self._average_at = {weight.data_ptr(): average for weight, average in zip(weights, self._averages, strict=True)}
         self._decay = decay
@@ -63,6 +85,7 @@ class ExponentialAverage:
     def start_from_weights(self) -> None:
         """Begin anew from what the weights are now."""
         self.steps.zero_()
+        self._cache.flush()
         torch._foreach_copy_(self._averages, self._weights)
 
     @torch.no_grad()
@@ -71,6 +94,7 @@ class ExponentialAverage:
         self.steps += 1
         steps = int(self.steps)
         decay = min(self._decay, steps / (steps + _WARM_UP_STEPS))
+        self._cache.flush()
         torch._foreach_lerp_(self._averages, self._weights, 1.0 - decay)
 
     @contextmanager
@@ -84,7 +108,9 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
+        self._cache.flush()
         for weight, average in zip(self._weights, self._averages, strict=True):
             own = weight.clone()
             weight.copy_(average)
             average.copy_(own)
+        self._cache.purge()

@@ -102,6 +102,32 @@ def forget_cached_rows(sharded: nn.Module) -> None:
         lookup.purge()
 
 
+class CachedRows:
+    """The rows of tables in host memory that kernels of this rank cache on the device (``fused_uvm_caching``).
+
+    Training changes them in the cache, and the table behind it is older until they are flushed. torchrec does so before
+    ``state_dict``; whoever keeps views of the tables does it himself.
+    """
+
+    def __init__(self, sharded: nn.Module) -> None:
+        self._lookups = [lookup for lookup in fused_lookups(sharded) if _caches(lookup)]
+
+    def flush(self) -> None:
+        """Write what has changed in the caches to the tables."""
+        for lookup in self._lookups:
+            lookup.flush()
+
+    def purge(self) -> None:
+        """Let the kernels read rows anew: the tables have been written to."""
+        for lookup in self._lookups:
+            lookup.purge()
+
+
+def _caches(lookup: GroupedPooledEmbeddingsLookup) -> bool:
+    caches = (getattr(module.emb_module, "lxu_cache_weights", None) for module in lookup._emb_modules)
+    return any(cache is not None and cache.numel() for cache in caches)
+
+
 def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]:
     """Torchrec's modules, one a sharding type, that hold the fused kernels of this rank."""
     for module in sharded.modules():

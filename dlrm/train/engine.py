@@ -20,7 +20,7 @@ from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
-from dlrm.sharding.wrap import FillBlock, fill_tables, local_weights, shard_model, split_parameters
+from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
 from dlrm.train.stepper import Stepper
 
 
@@ -79,7 +79,7 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     mlps, replicated = split_parameters(sharded, plan)
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:
-        average = ExponentialAverage(local_weights(sharded), config.train.average_decay)
+        average = ExponentialAverage(local_weights(sharded), config.train.average_decay, CachedRows(sharded))
     optimizer = build_optimizer(config.optim, fused=sharded.fused_optimizer, mlps=mlps, data_parallel_tables=replicated)
     return Engine(
         model=sharded,

@@ -36,6 +36,8 @@ def run_training(config: Config) -> dict[str, Any]:
     """
     with joined_world(config.distributed) as world:
         display: Display = Console(progress=config.logging.progress) if world.is_leader else Silent()
+        if world.notice:
+            display.say(world.notice)
         try:
             return _train(config, world, display)
         finally:

@@ -4,10 +4,7 @@ import torch
 from dlrm.data.multi_hot.hashed import HashedBags
 from dlrm.schema import Schema
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.cuda
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])

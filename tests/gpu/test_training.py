@@ -3,14 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from dlrm.testing.command import run_command
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.cuda
 
 SMALL = [
     *("--data.train_samples", "6400", "--data.validation_samples", "1000", "--data.test_samples", "1000"),
@@ -18,6 +14,12 @@ SMALL = [
     *("--model.top_mlp", "16,1", "--train.global_batch_size", "128", "--logging.every_steps", "1"),
     *("--optim.dense.lr", "0.01", "--logging.tensorboard", "false"),
 ]
+
+
+def scores(tmp_path, name, *options):
+    losses(tmp_path, name, *options)
+    summary = json.loads((tmp_path / name / "summary.json").read_text())
+    return [summary["test"]["auc"], summary["test"]["log_loss"]]
 
 
 def losses(tmp_path, name, *options):
@@ -42,6 +44,15 @@ def test_training_on_cuda_is_that_on_cpu(tmp_path, optimizer, sharding):
 def test_adam_trains_tables_on_cuda(tmp_path):
     curve = losses(tmp_path, "adam", "optim.sparse={kind: adam, lr: 0.01}", "distributed.device=cuda")
     assert sum(curve[-10:]) < 0.97 * sum(curve[:10])
+
+
+@pytest.mark.parametrize("kernel", ["fused_uvm", "fused_uvm_caching"])
+def test_averaged_weights_of_tables_in_host_memory_score_like_those_on_the_device(tmp_path, kernel):
+    options = ["distributed.device=cuda", "sharding.types=table_wise", "train.average_decay=0.9"]
+    on_device, on_host = (
+        scores(tmp_path, name, *options, f"sharding.kernels={kind}") for name, kind in (("d", "fused"), ("h", kernel))
+    )
+    assert on_host == pytest.approx(on_device, rel=1e-4)
 
 
 @pytest.mark.parametrize("kernel", ["fused_uvm", "fused_uvm_caching"])

@@ -6,6 +6,7 @@ import pytest
 
 from dlrm.command import doctor
 from dlrm.command.doctor import Line
+from dlrm.distributed.versions import Installed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,9 +51,58 @@ def test_gpus_are_listed_as_nvidia_smi_says(monkeypatch, tmp_path):
     assert doctor.nvidia_gpus() == ["NVIDIA H200, 143771 MiB, driver 570.1"]
 
 
-def test_gpus_with_a_torch_for_cpu_are_a_problem():
-    import torch
+# Machines with GPUs
 
-    if torch.version.cuda is not None:
-        pytest.skip("this torch is built for CUDA")
-    assert "make install ACCELERATOR=cuda" in doctor._cuda_in_torch(1).problem
+FOR_CUDA = Installed("2.13.0", {"fbgemm-gpu": "1.8.0"}, "1.8.0")
+FOR_CPU = Installed("2.13.0+cpu", {"fbgemm-gpu-cpu": "1.8.0"}, "1.8.0")
+
+
+@pytest.fixture
+def probes(monkeypatch):
+    """torch that is built for CUDA and sees two GPUs; probes that fail as the test says."""
+    failing = {}
+    torch_says = subprocess.CompletedProcess([], 0, "13.0 2\n", "")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: torch_says)
+    monkeypatch.setattr(doctor, "_try", lambda commands: (failing.get(commands[0][0], ""), 0.1))
+    return failing
+
+
+def lines_with(monkeypatch, installed):
+    monkeypatch.setattr(Installed, "here", lambda: installed)
+    return {line.topic: line for line in doctor.trials(["H100", "H100"])}
+
+
+def test_gpus_that_work_are_tried_by_kernels_and_collectives(monkeypatch, probes):
+    monkeypatch.setattr(doctor.versions, "DRIVER_LIBRARY", "libc.so.6")
+    lines = lines_with(monkeypatch, FOR_CUDA)
+    assert list(lines) == [
+        *("torch on CUDA", "fused cpu kernels", "fused cuda kernels", "gloo collectives", "nccl collectives"),
+    ]
+    assert not any(line.problem for line in lines.values())
+
+
+def test_gpus_with_a_torch_for_cpu_are_one_problem_with_the_mend(monkeypatch, probes):
+    lines = lines_with(monkeypatch, FOR_CPU)
+    assert [line.problem for line in lines.values() if line.problem] == [
+        "torch is built for CPU, but there are GPUs; run `make install ACCELERATOR=cuda`"
+    ]
+
+
+def test_what_keeps_cuda_from_starting_is_said_once_as_a_job_would_say_it(monkeypatch, probes):
+    probes["cuda"] = "CUDA does not start: the driver is too old; update the NVIDIA driver"
+    monkeypatch.setattr(doctor.versions, "DRIVER_LIBRARY", "libc.so.6")
+    lines = lines_with(monkeypatch, FOR_CUDA)
+    assert [line.problem for line in lines.values() if line.problem] == [probes["cuda"]]
+
+
+def test_fbgemm_for_cuda_without_a_driver_is_told_where_packages_are(monkeypatch):
+    monkeypatch.setattr(doctor.versions, "DRIVER_LIBRARY", "libnvidia-ml.so.0")
+    monkeypatch.setattr(Installed, "here", lambda: FOR_CUDA)
+    line = next(line for line in doctor.packages() if line.topic == "libnvidia-ml.so.0")
+    assert (line.text, line.problem) == ("missing", doctor.versions.driver_problem(FOR_CUDA))
+
+
+def test_the_right_packages_that_do_not_work_are_to_be_installed_anew(monkeypatch, probes):
+    probes["kernels"] = "undefined symbol"
+    lines = lines_with(monkeypatch, FOR_CPU)
+    assert lines["fused cpu kernels"].problem == "undefined symbol; remove .venv and run `make install`"

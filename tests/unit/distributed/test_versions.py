@@ -67,6 +67,24 @@ def test_the_check_reads_the_metadata_of_installed_packages(monkeypatch):
     versions.check_versions()
 
 
+def test_fbgemm_for_cuda_without_a_driver_is_one_line_before_anything_is_imported(monkeypatch):
+    monkeypatch.setattr(versions, "DRIVER_LIBRARY", "libnvidia-ml.so.0")
+    monkeypatch.setattr(Installed, "here", lambda: installed("2.13.0", fbgemm_gpu="1.8.0"))
+    with pytest.raises(
+        SetupError, match=r"^libnvidia-ml\.so\.0 of the NVIDIA driver is not here, .* --gpus all"
+    ) as caught:
+        versions.check_versions()
+    assert "run `make install ACCELERATOR=cpu` to train on CPU" in str(caught.value)
+    monkeypatch.setattr(versions, "DRIVER_LIBRARY", "libc.so.6")
+    versions.check_versions()
+
+
+@pytest.mark.parametrize("build", [{"fbgemm_gpu_cpu": "1.8.0"}, {"fbgemm_gpu": "1.8.0+cpu"}])
+def test_fbgemm_for_cpu_needs_no_driver(monkeypatch, build):
+    monkeypatch.setattr(versions, "DRIVER_LIBRARY", "libnvidia-ml.so.0")
+    assert versions.driver_problem(installed(**build)) == ""
+
+
 def test_this_environment_is_a_supported_triple():
     versions.check_versions()
 
@@ -81,10 +99,10 @@ def test_the_table_reads_the_same_from_an_installed_package(monkeypatch, tmp_pat
     monkeypatch.setattr(versions, "__file__", str(tmp_path / "dlrm" / "distributed" / "versions.py"))
     monkeypatch.setattr(metadata, "requires", lambda _: requirements)
     assert versions.supported() == from_checkout
-    assert [triple.torch for triple in from_checkout] == ["2.11", "2.12", "2.13"]
+    assert [triple.torch for triple in from_checkout] == ["2.11", "2.12", "2.13", "2.14"]
 
 
 def test_the_check_needs_nothing_but_the_standard_library():
     script = "from dlrm.distributed.versions import supported; print(len(supported()))"
     alone = subprocess.run([sys.executable, "-S", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert alone.stdout == "3\n"
+    assert alone.stdout == "4\n"

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import world
-from dlrm.distributed.world import Place, choose_backend, choose_device, joined_world
+from dlrm.distributed.world import Place, choose_backend, joined_world
 from dlrm.errors import SetupError
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -22,12 +22,6 @@ LAUNCHED = {
     "MASTER_PORT": "29500",
 }
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-
-
-@pytest.fixture
-def devices(monkeypatch):
-    """Sets how many CUDA devices there are."""
-    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
 # The environment
@@ -72,38 +66,7 @@ def test_an_environment_that_contradicts_itself_is_one_line_with_the_values(chan
     assert "\n" not in str(caught.value)
 
 
-# Devices and backends
-
-
-@pytest.mark.parametrize(
-    ("asked", "count", "local_world_size", "expected"),
-    [
-        ("auto", 0, 1, "cpu"),
-        ("auto", 1, 1, "cuda:0"),
-        ("auto", 8, 4, "cuda:0"),
-        ("auto", 1, 2, "cpu"),  # not a device for every rank
-        ("cpu", 8, 4, "cpu"),
-        ("cuda", 4, 4, "cuda:0"),
-    ],
-)
-def test_cuda_is_taken_where_every_rank_of_the_host_has_a_device(devices, asked, count, local_world_size, expected):
-    devices(count)
-    place = Place(world_size=local_world_size, local_world_size=local_world_size)
-    assert str(choose_device(DistributedConfig(device=asked), place)) == expected
-
-
-def test_each_rank_takes_the_device_of_its_place_on_the_host(devices):
-    devices(4)
-    assert str(choose_device(DistributedConfig(), Place(6, 8, 2, 4))) == "cuda:2"
-
-
-@pytest.mark.parametrize(("count", "ranks"), [(0, 1), (1, 2), (3, 4)])
-def test_too_few_devices_for_cuda_are_one_line_with_both_numbers(devices, count, ranks):
-    devices(count)
-    with pytest.raises(
-        SetupError, match=rf"{count} CUDA device\(s\) for {ranks} rank\(s\); start fewer ranks or use --d"
-    ):
-        choose_device(DistributedConfig(device="cuda"), Place(0, ranks, 0, ranks))
+# Backends
 
 
 @pytest.mark.parametrize(
