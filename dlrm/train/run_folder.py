@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -56,11 +56,13 @@ class RunFolder:
         path: of the folder.
         continued: whether earlier processes have worked on the run, whose checkpoints are to be looked for.
         restarted: whether these were of the same job.
+        launchers: what the job's launchers are known by, which start its ranks again; none without torchelastic.
     """
 
     path: Path
     continued: bool = False
     restarted: bool = False
+    launchers: list[str] = field(default_factory=list)
 
 
 def open_run_folder(config: Config, world: World) -> RunFolder:
@@ -91,7 +93,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
             write_json(run.path / "environment.json", environment(world))
         return run
 
-    return from_rank_0(world.collectives, make)
+    return replace(from_rank_0(world.collectives, make), launchers=launchers)
 
 
 def is_restarted(config: Config, world: World) -> bool:
