@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 _BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -16,3 +18,12 @@ def byte_size(value: float) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 part``, ``24 parts``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def local_time(seconds: float) -> str:
+    """Seconds since the epoch as this host's date and time: ``2026-11-28 17:35:04``.
+
+    Raises:
+        OverflowError, ValueError, OSError: beyond the calendar.
+    """
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

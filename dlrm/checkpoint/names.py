@@ -10,6 +10,11 @@ OWNER_NAME = "owner.json"
 _COMPLETE = re.compile(r"step_([0-9]{8,18})")
 _WORKING = re.compile(r"step_[0-9]{8,18}\.tmp-[0-9a-f]{16}")
 _DISCARDED = re.compile(r"step_[0-9]{8,18}\.dead-[0-9a-f]{16}")
+_CLAIM = re.compile(r"owner\.([0-9a-f]{16})\.([0-9]{1,12})\.json(\.unfinished)?")
+_MADE = re.compile(r"step_[0-9]{8,18}(\.(tmp|dead|damaged)-[0-9a-f]{16})?")
+_IN_ONE = re.compile(
+    r"(COMMITTED|manifest\.json|owner\.json|rank_[0-9]{4,9}((_[0-9]{1,6})?\.safetensors|\.json|\.failed))(\.unfinished)?"
+)
 
 
 def new_token() -> str:
@@ -66,3 +71,22 @@ def done_name(rank: int) -> str:
 def failed_name(rank: int) -> str:
     """The file by which a rank says that it has failed, and why."""
     return f"rank_{rank:04d}.failed"
+
+
+def claim_name(token: str, beat: int) -> str:
+    """The file by which a job claims a folder of checkpoints (:mod:`dlrm.checkpoint.claim`)."""
+    return f"owner.{token}.{beat}.json"
+
+
+def claim_of(name: str) -> tuple[str, int] | None:
+    """Token and beat in a name that :func:`claim_name` makes, None for anything else."""
+    match = _CLAIM.fullmatch(name)
+    return (match[1], int(match[2])) if match and not match[3] else None
+
+
+def is_of_checkpoints(path: str, *, folder: bool) -> bool:
+    """Whether saving makes a folder, or a file, with this path in a folder of checkpoints."""
+    name, _, inner = path.partition("/")
+    if not inner:
+        return (_MADE if folder else _CLAIM).fullmatch(name) is not None
+    return not folder and _MADE.fullmatch(name) is not None and _IN_ONE.fullmatch(inner) is not None

@@ -20,18 +20,25 @@ def process_mark(pid: int) -> str | None:
 
 
 def is_surely_dead(owner: bytes | bytearray) -> bool:
-    """Whether the process that :func:`this_process` described is gone; False where that cannot be known from here.
+    """Whether the process that :func:`this_process` described is gone; False where that cannot be known from here."""
+    try:
+        return process_lives(json.loads(owner)) is False
+    except (ValueError, RecursionError):
+        return False
+
+
+def process_lives(owner: Any) -> bool | None:
+    """Whether the process that :func:`this_process` described lives, given its JSON; None where that cannot be known.
 
     It can be known in the same system boot and process namespace alone: another host, or container, may be anything.
     """
     try:
-        found: Any = json.loads(owner)
-        place, pid, started = found["place"], found["pid"], found["started"]
-    except (ValueError, RecursionError, TypeError, KeyError):
-        return False
+        place, pid, started = owner["place"], owner["pid"], owner["started"]
+    except (TypeError, KeyError, IndexError):
+        return None
     if place is None or place != _place() or type(pid) is not int or type(started) is not int:
-        return False
-    return _started(pid) != started
+        return None
+    return _started(pid) == started
 
 
 def _place() -> str | None:

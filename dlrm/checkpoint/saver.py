@@ -58,6 +58,8 @@ class AsyncSaver:
         collectives: of the training.
         storage: where the folder is.
         time_limit_s: how long rank 0 waits for the other ranks' parts after it has written its own.
+        before_save: is called on rank 0 before anything of a save is written; a user error that it raises is raised by
+            :meth:`save` on every rank.
         on_committed: is called on rank 0, in its writing thread, once a checkpoint is committed (to prune, to report).
             What it raises is told like a failure of the save.
     """
@@ -69,11 +71,12 @@ class AsyncSaver:
         *,
         storage: Storage | None = None,
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        before_save: Callable[[], None] = lambda: None,
         on_committed: Callable[[SaveReport], None] | None = None,
     ) -> None:
         self._storage, self._folder = located(folder, storage)
         self._collectives = collectives
-        self._time_limit_s, self._on_committed = time_limit_s, on_committed
+        self._time_limit_s, self._before_save, self._on_committed = time_limit_s, before_save, on_committed
         self._snapshots = Snapshots(collectives.rank, collectives.world_size)
         self._in_flight: _Save | None = None
         self._met = False
@@ -118,6 +121,7 @@ class AsyncSaver:
         def begin() -> str:
             if failure is not None:
                 raise failure
+            self._before_save()
             return prepare(self._storage, self._folder, step)
 
         token = from_rank_0(self._collectives, begin)

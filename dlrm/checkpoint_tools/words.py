@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from dlrm.checkpoint.stored import Checkpoint
+from dlrm.words import local_time
 
 LONGEST = 100
 UNKNOWN = "?"
@@ -46,7 +46,7 @@ def moment(value: Any) -> str:
     if type(value) not in (int, float):
         return UNKNOWN
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+        return local_time(value)
     except (OverflowError, ValueError, OSError):  # beyond the calendar
         return UNKNOWN
 

@@ -20,7 +20,8 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     """Seed of initial weights, sample order and dropout. The result does not depend on the number of ranks."""
     overwrite: bool = False
-    """Replace the files of an earlier run of this name; otherwise a number is added to the name."""
+    """Replace an earlier run of this name, if its folder holds nothing that no run writes; otherwise a number is added to
+    the name."""
 
 
 class DistributedConfig(Section):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dlrm.checkpoint.claim import WATCH_S, Claim
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.config import Config
+from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
 from dlrm.signals import SignalWatch
@@ -41,18 +43,33 @@ class Checkpointing:
         self._storage, self._folder = located(checkpoint_folder(config, run))
         self._signals = SignalWatch(announce=world.is_leader)
         self._kept = Kept(self._folder, self._storage, config.checkpoint.keep)
+        self._claim = Claim(self._storage, self._folder, run.launchers, display.say)
         self._saver = AsyncSaver(
             self._folder,
             world.collectives,
             storage=self._storage,
             time_limit_s=config.checkpoint.time_limit_s,
+            before_save=self._claim.check,
             on_committed=self._kept,
         )
         self._start = Start()
 
     def find_start(self, otherwise: Callable[[], Start]) -> Start:
-        """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise()``."""
-        self._start = start_here(
+        """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise()``.
+
+        Raises:
+            ConfigError: another job writes the run's checkpoints.
+            CheckpointError: see :func:`~dlrm.train.resume.start_here`.
+        """
+        if self._config.checkpoint.enabled:
+            watch_s = min(WATCH_S, self._config.distributed.timeout_s / 2)  # while the other ranks wait
+            from_rank_0(self._world.collectives, lambda: self._claim.take(watch_s))
+        with self._given_back_on_error():
+            self._start = self._found_start(otherwise)
+        return self._start
+
+    def _found_start(self, otherwise: Callable[[], Start]) -> Start:
+        return start_here(
             self._config,
             self._engine,
             self._num_samples,
@@ -61,7 +78,6 @@ class Checkpointing:
             self._world,
             otherwise=otherwise,
         )
-        return self._start
 
     def saving(self, measured: Measured) -> Hook:
         """The hook that saves, with the figures of the run so far in ``measured``."""
@@ -111,9 +127,20 @@ class Checkpointing:
         if not self._config.checkpoint.enabled:
             yield
             return
-        with self._signals:
+        with self._signals, self._given_back_on_error():
             try:
                 yield
             except DlrmError:  # of all ranks alike; after anything else there is nobody to wait for
                 self._saver.wait_here(_FAILING_PATIENCE_S)
                 raise
+        self._claim.release()
+
+    @contextmanager
+    def _given_back_on_error(self) -> Iterator[None]:
+        """A claim that outlives this process makes others wait; after other errors there is no time to remove it."""
+        try:
+            yield
+        except DlrmError:
+            if not self._saver.busy:
+                self._claim.release()
+            raise

@@ -65,7 +65,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     job.trainer.position = start.position
     if world.is_leader:
         _introduce(config, job, folder, world, display)
-    for line in start.lines:
+    for line in (*run.lines, *start.lines):
         display.say(line)
     with checkpointing.watched():
         reason = job.trainer.fit()

@@ -1,7 +1,8 @@
 """The folder a run leaves behind: ``<run.dir>/<run.name>/``.
 
-config.yaml, environment.json, processes.jsonl, plan.txt, metrics.jsonl, log/, tensorboard/, checkpoints/, curves.png and,
-at the end, summary.json. Only global rank 0 writes, but for the log and its part of checkpoints.
+run.json, config.yaml, environment.json, processes.jsonl, plan.txt, metrics.jsonl, log/, tensorboard/, checkpoints/,
+curves.png and, at the end, summary.json and report.html (:mod:`dlrm.train.run_files`). Only global rank 0 writes, but for
+the log and its part of checkpoints.
 
 A run may be the work of several jobs, one after the other (``--resume auto``), and of several starts of all ranks within a
 job, where a launcher starts them again after one has died. processes.jsonl has a line for each start, by which the ranks of
@@ -16,14 +17,13 @@ import json
 import os
 import platform
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -40,11 +40,11 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.remote.paths import is_remote, local_path
-from dlrm.train.secondary import write_text
+from dlrm.train.run_files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
+from dlrm.train.secondary import reason, write_text
+from dlrm.words import local_time
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
-_STARTS = "processes.jsonl"
-_FIRST = (".lock", _STARTS, "config.yaml.part", "log")  # the last is all that other hosts than rank 0's may have
 _LOCK_PATIENCE_S = 10.0
 _locks: list[IO[str]] = []  # held, open, until the process ends
 
@@ -57,11 +57,15 @@ class RunFolder:
         path: of the folder.
         continued: whether earlier processes have worked on the run, whose checkpoints are to be looked for.
         restarted: whether these were of the same job.
+        launchers: what the job's launchers are known by, which start its ranks again; none without torchelastic.
+        lines: what the user has to know of it.
     """
 
     path: Path
     continued: bool = False
     restarted: bool = False
+    launchers: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
 def open_run_folder(config: Config, world: World) -> RunFolder:
@@ -69,7 +73,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
 
     The folder is that of the same job before its ranks were started again; or, with ``--resume auto``, of the run of this
     name; or a new one. An earlier run of the same name is replaced if ``run.overwrite`` says so; otherwise ``-2``, ``-3``,
-    ... is added.
+    ... is added. What is no run, or holds more than one, is not replaced.
 
     Raises:
         ConfigError: the folder cannot be made or written, another process is writing it, or it may not be replaced; the
@@ -81,15 +85,30 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
         with _folder_errors():
             run = _find_or_make(config, launchers)
             _lock(run.path)
-            # First of all, so that ranks which are started again know the folder however early they were killed.
-            start = {"time": time.time(), "host": socket.gethostname(), "ranks": world.size, "launchers": launchers}
-            with (run.path / _STARTS).open("a") as lines:
-                lines.write(json.dumps(start) + "\n")
-            write_text(run.path / "config.yaml", dump_config(config))
-            write_json(run.path / "environment.json", environment(world))
+            if config.run.overwrite and not run.continued:
+                _empty(run.path)
+            try:
+                _write_start(run.path, config, world, launchers)
+            except OSError as error:
+                if not run.continued:
+                    raise
+                problem = f"{error.filename or run.path}: {reason(error)}"
+                return replace(
+                    run, lines=[f"warning: {problem}; the folder tells of earlier starts only, the run goes on"]
+                )
         return run
 
-    return from_rank_0(world.collectives, make)
+    return replace(from_rank_0(world.collectives, make), launchers=launchers)
+
+
+def _write_start(folder: Path, config: Config, world: World, launchers: list[str]) -> None:
+    start = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "ranks": world.size}
+    write_text(folder / MARKER, marker_text())
+    # Next, so that ranks which are started again know the folder however early they were killed.
+    with (folder / STARTS).open("a") as lines:
+        lines.write(json.dumps({**start, "launchers": launchers}) + "\n")
+    write_text(folder / "config.yaml", dump_config(config))
+    write_json(folder / "environment.json", environment(world))
 
 
 def is_restarted(config: Config, world: World) -> bool:
@@ -130,7 +149,7 @@ def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
     parent.mkdir(parents=True, exist_ok=True)
     if folder := _folder_of_job(config, launchers):
         return RunFolder(folder, continued=True, restarted=True)
-    if config.resume.checkpoint == NEWEST and _is_run(parent / name):
+    if config.resume.checkpoint == NEWEST and is_run(parent / name):
         return RunFolder(parent / name, continued=True)
     if config.run.overwrite and _is_inside(config.resume.checkpoint, parent / name):
         message = f"would remove {config.resume.checkpoint}, from which training is to go on; use another run.name"
@@ -160,23 +179,16 @@ def _is_inside(checkpoint: str, folder: Path) -> bool:
     return Path(local_path(checkpoint)).resolve().is_relative_to(folder.resolve())
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether a run has worked here, or was killed before it had written anything."""
-    if not folder.is_dir():
-        return False
-    return (folder / "config.yaml").exists() or all(path.name in _FIRST for path in folder.iterdir())
-
-
 def _folders_of(parent: Path, name: str) -> list[Path]:
     """The folders of runs of a name, ``name-12`` included."""
     pattern = re.compile(rf"{re.escape(name)}(-[0-9]+)?")
-    return [path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / _STARTS).exists()]
+    return [path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / STARTS).exists()]
 
 
 def _launchers_of(folder: Path) -> set[str]:
     marks: set[str] = set()
-    for line in (folder / _STARTS).read_text().splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut
+    for line in (folder / STARTS).read_bytes().splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut, or that is damaged
             marks.update(json.loads(line)["launchers"])
     return marks
 
@@ -189,14 +201,15 @@ def _launchers(world: World) -> list[str]:
 
 def _lock(folder: Path) -> None:
     """Keep others from the folder as long as this process lives; only hosts that share locks notice each other."""
-    file = (folder / ".lock").open("a")
+    file = (folder / LOCK).open("a")
     deadline = time.monotonic() + _LOCK_PATIENCE_S  # a process that was killed may take a moment to be gone
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                message = f"another process is training into {folder}/; wait for it or use another name"
+                who = f"another process{_last_start(folder)}"
+                message = f"{who} is training into {folder}/; wait for it or use another name"
                 raise ConfigError.at("run.name", message) from None
             time.sleep(0.1)
         except OSError as error:
@@ -208,10 +221,17 @@ def _lock(folder: Path) -> None:
     _locks.append(file)
 
 
+def _last_start(folder: Path) -> str:
+    """Who has begun to work in a folder last, in words; nothing where that is not known."""
+    with suppress(OSError, ValueError, KeyError, TypeError, IndexError, OverflowError):
+        start = json.loads((folder / STARTS).read_bytes().splitlines()[-1])
+        return f" (host {start['host']}, pid {start['pid']}, since {local_time(start['time'])})"
+    return ""
+
+
 def _fresh_folder(parent: Path, name: str, *, overwrite: bool) -> Path:
-    if overwrite and (parent / name / "config.yaml").exists():  # only what looks like a run is ever removed
-        _lock(parent / name)
-        shutil.rmtree(parent / name)
+    if overwrite and os.path.lexists(parent / name):
+        return _replaceable(parent / name)
     number = 1
     while True:
         folder = parent / (name if number == 1 else f"{name}-{number}")
@@ -221,6 +241,25 @@ def _fresh_folder(parent: Path, name: str, *, overwrite: bool) -> Path:
             number += 1
         else:
             return folder
+
+
+def _replaceable(folder: Path) -> Path:
+    if folder.is_symlink() or not folder.is_dir():
+        raise _not_replaced(f"{folder} is no folder of a run, but a file or a link")
+    if not is_run(folder):
+        raise _not_replaced(f"{folder} is no run of this trainer (it has no {MARKER})")
+    return folder
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier run has left; the folder stays itself, because somebody's shell may be in it."""
+    if foreign := find_foreign(folder):
+        raise _not_replaced(f"{ascii(f'{folder}/{foreign}')[1:-1]} was not written by a run")
+    remove_run(folder)
+
+
+def _not_replaced(problem: str) -> ConfigError:
+    return ConfigError.at("run.overwrite", f"{problem}; nothing was removed: move it away or use another run.name")
 
 
 def environment(world: World) -> dict[str, Any]:

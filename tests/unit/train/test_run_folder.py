@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError
 from dlrm.train import run_folder
 from dlrm.train.log import open_log
+from dlrm.train.run_files import remove_run
 from dlrm.train.run_folder import open_run_folder, write_json
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
@@ -21,6 +23,36 @@ def folder_of(tmp_path, *options):
 
 def run_of(tmp_path, *options):
     return open_run_folder(load_config(None, [f"run.dir={tmp_path}", "run.name=a", *options]), WORLD)
+
+
+FRESH = [".lock", "config.yaml", "environment.json", "processes.jsonl", "run.json"]
+"""What is in a run's folder when it was just begun."""
+
+
+def fill(folder):
+    """Everything that a run may leave behind."""
+    checkpoint = "checkpoints/step_00000007"
+    names = [
+        "plan.txt",
+        "metrics.jsonl",
+        "metrics.jsonl.damaged-2",
+        "curves.png",
+        "summary.json",
+        "report.html",
+        "log/rank12.log",
+    ]
+    names += ["tensorboard/events.out.tfevents.1795887304.host.1.0", f"{checkpoint}.tmp-{'0a' * 8}/owner.json"]
+    names += [f"{checkpoint}.dead-{'0a' * 8}/rank_0000_1.safetensors", f"{checkpoint}.damaged-{'0a' * 8}/COMMITTED"]
+    names += [f"{checkpoint}/{name}" for name in ("COMMITTED", "manifest.json", "rank_0001.safetensors")]
+    names += [f"{checkpoint}/{name}" for name in ("rank_0000.json", "rank_0000.failed", "rank_0000.json.unfinished")]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("old")
+
+
+def contents(folder):
+    """All files below a folder, and what is in them; a lock is nothing that anybody misses."""
+    return {path: path.read_text() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +67,84 @@ def test_a_run_never_touches_an_earlier_one_of_its_name(tmp_path):
     assert [folder.name for folder in (first, second, third)] == ["a", "a-2", "a-3"]
 
 
-def test_overwrite_replaces_a_run_but_nothing_else(tmp_path):
+def test_overwrite_replaces_a_run_with_all_that_it_has_left(tmp_path):
     first = folder_of(tmp_path)
     run_folder._locks.pop().close()
-    (first / "metrics.jsonl").write_text("old")
+    fill(first)
+    there = os.stat(first)
     again = folder_of(tmp_path, "run.overwrite=true")
-    assert again == first
-    assert not (again / "metrics.jsonl").exists()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "thesis.tex").write_text("no run")
-    assert folder_of(tmp_path, "run.name=b", "run.overwrite=true").name == "b-2"
-    assert (tmp_path / "b" / "thesis.tex").exists()
+    assert (again, sorted(path.name for path in again.iterdir())) == (first, FRESH)
+    assert os.path.samestat(os.stat(again), there)  # a shell or a data set's path that leads here still does
+
+
+@pytest.mark.parametrize("missing", [["run.json"], ["run.json", "processes.jsonl"], ["run.json", "environment.json"]])
+def test_a_run_of_an_earlier_version_is_known_by_what_only_runs_write(tmp_path, missing):
+    first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
+    fill(first)
+    for name in missing:
+        (first / name).unlink()
+    assert sorted(path.name for path in folder_of(tmp_path, "run.overwrite=true").iterdir()) == FRESH
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "thesis.tex",
+        "config.yaml~",
+        "src/model.py",
+        "log/notes.txt",
+        "tensorboard/other/events.out.tfevents.1",
+        "checkpoints/export.safetensors",
+        "checkpoints/step_00000007/notes.txt",
+        "checkpoints/step_00000007.old/manifest.json",
+        "checkpoints/best/manifest.json",
+    ],
+)
+def test_overwrite_refuses_a_run_with_a_file_that_no_run_writes_and_removes_nothing(tmp_path, foreign):
+    first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
+    fill(first)
+    (first / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (first / foreign).write_text("years")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=r"^run\.overwrite: .* was not written by a run; nothing") as refused:
+        folder_of(tmp_path, "run.overwrite=true")
+    assert f"{first}/{foreign}".startswith(str(refused.value).split()[1])
+    assert contents(tmp_path) == before
+
+
+def test_overwrite_refuses_a_run_with_a_link_in_it(tmp_path):
+    first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
+    (tmp_path / "scratch").mkdir()
+    (first / "checkpoints").symlink_to(tmp_path / "scratch")
+    (tmp_path / "b").symlink_to(first)
+    with pytest.raises(ConfigError, match=r"a/checkpoints was not written by a run"):
+        folder_of(tmp_path, "run.overwrite=true")
+    with pytest.raises(ConfigError, match=r"b is no folder of a run, but a file or a link"):
+        folder_of(tmp_path, "run.overwrite=true", "run.name=b")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json", "environment.json", "checkpoints/step_00000001/x"])
+def test_a_folder_of_somebody_else_is_neither_overwritten_nor_gone_on_with(tmp_path, name):
+    path = tmp_path / "a" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"db": 1}')
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=r"^run\.overwrite: .*/a is no run of this trainer"):
+        folder_of(tmp_path, "run.overwrite=true")
+    assert contents(tmp_path) == before
+    assert folder_of(tmp_path, "resume.checkpoint=auto").name == "a-2"
+
+
+def test_what_came_into_a_run_since_it_was_looked_at_stays(tmp_path):
+    first = folder_of(tmp_path)
+    fill(first)
+    (first / "checkpoints" / "model.safetensors").touch()
+    with pytest.raises(OSError, match="not empty"):
+        remove_run(first)
+    assert (first / "checkpoints" / "model.safetensors").exists()
 
 
 def test_the_saved_configuration_is_the_configuration(tmp_path):
@@ -96,7 +195,9 @@ def test_ranks_that_their_launcher_started_again_find_the_folder_of_their_job(tm
 def test_a_folder_that_another_process_trains_into_is_left_alone(tmp_path, option, monkeypatch):
     monkeypatch.setattr(run_folder, "_LOCK_PATIENCE_S", 0.0)
     folder = folder_of(tmp_path)
-    with pytest.raises(ConfigError, match=r"run.name: another process is training into .*a/; wait for it"):
+    with pytest.raises(
+        ConfigError, match=r"^run.name: another process \(host .*, pid \d+, since 2.*\) is training into .*a/"
+    ):
         folder_of(tmp_path, option)
     assert (folder / "config.yaml").exists()
 
@@ -147,3 +248,23 @@ def test_a_folder_of_somebody_else_is_not_taken_for_a_run(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").touch()
     assert run_of(tmp_path, "resume.checkpoint=auto").path.name == "a-2"
+
+
+def test_a_run_goes_on_in_a_folder_that_takes_no_file_any_more(tmp_path):
+    first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
+    (first / "config.yaml.part").mkdir()  # refuses everyone, root too
+    run = run_of(tmp_path, "resume.checkpoint=auto")
+    assert run.path == first
+    assert [line.partition(":")[0] for line in run.lines] == ["warning"]
+    assert "config.yaml.part: Is a directory" in run.lines[0]
+
+
+def test_a_job_knows_its_folder_though_its_list_of_starts_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    first = folder_of(tmp_path)
+    run_folder._locks.pop().close()
+    starts = first / "processes.jsonl"
+    starts.write_bytes(b'{"launchers": ["\xff"]}\n' + b"[]\n1\n" + starts.read_bytes() + b'{"laun')
+    again = run_of(tmp_path)
+    assert (again.path, again.restarted) == (first, True)
