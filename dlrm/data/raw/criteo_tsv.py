@@ -11,8 +11,9 @@ import torch
 from dlrm.config.data import CriteoTsvData, DenseTransform, HashedCategories, IdCategories, Split
 from dlrm.data.in_memory import InMemorySource
 from dlrm.data.raw.dense_transform import bucket_of, dense_values
+from dlrm.data.raw.layout import Layout
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER, Int64s, RawRows
-from dlrm.data.raw.tsv_parse import Layout, read_tsv
+from dlrm.data.raw.tsv_parse import read_tsv
 from dlrm.data.raw.vocabulary import Vocabulary, hashed_ids
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError

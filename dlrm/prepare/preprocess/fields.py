@@ -21,15 +21,14 @@ from numba.extending import intrinsic
 
 from dlrm.compiled import compiled, inlined
 from dlrm.config.prepare import FixedDense
+from dlrm.data.raw.malformed import MAX_DECIMAL_DIGITS, MAX_HEX_DIGITS
 from dlrm.prepare.preprocess.arrays import read_only
 from dlrm.prepare.preprocess.records import Records, Words
 
 Bytes = npt.NDArray[np.uint8]
 
-_TAB, _NEWLINE, _RETURN, _MINUS, _ZERO, _ONE = b"\t\n\r-01"
+_TAB, _NEWLINE, _RETURN, _MINUS, _POINT, _ZERO, _ONE = b"\t\n\r-.01"
 _NO_DIGIT = 255
-_MAX_DECIMAL_DIGITS = 18
-_MAX_HEX_DIGITS = 8
 _TABLE_FIRST, _TABLE_LAST = -1024, 65_536  # integers whose transform is looked up: most of what occurs
 
 
@@ -163,6 +162,17 @@ def _decimal_value(digits: np.uint64) -> int:
     return int(np.int64((x & np.uint64(0xFFFFFFFF)) * np.uint64(10000) + (x >> np.uint64(32))))
 
 
+@compiled
+def _behind_point(lines: Bytes, at: int) -> int:
+    """Where the zeros end that follow a point at ``at``, as in ``260.0``; ``at`` itself where it is no such point."""
+    if _get(lines, at) != _POINT:
+        return at
+    end = at + 1
+    while _get(lines, end) == _ZERO:
+        end += 1
+    return end if 1 < end - at <= 1 + MAX_DECIMAL_DIGITS else at
+
+
 @inlined
 def _are_hex(eight: np.uint64) -> bool:
     """Whether all bytes are hexadecimal digits: a sum has a byte's top bit where the byte reaches a bound."""
@@ -198,10 +208,15 @@ def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
         first_word = places[row] * words
         _put(records, first_word, np.uint32(row))
         byte = _get(lines, at)
-        if (byte != _ZERO and byte != _ONE) or _get(lines, at + 1) != _TAB:
+        if byte != _ZERO and byte != _ONE:
             return row
         flags = np.uint32(byte - _ZERO)
-        at += 2
+        at += 1
+        if _get(lines, at) != _TAB:
+            at = _behind_point(lines, at)
+            if _get(lines, at) != _TAB:
+                return row
+        at += 1
         for column in range(num_dense):
             byte = _get(lines, at)
             if byte == _TAB:
@@ -226,8 +241,12 @@ def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
                     value = value * 10 + digit
                     at += 1
                     digit = _get(digits, np.int64(_get(lines, at)))
-                if _get(lines, at) != _TAB or at == first or at - first > _MAX_DECIMAL_DIGITS:
+                if at == first or at - first > MAX_DECIMAL_DIGITS:
                     return row
+                if _get(lines, at) != _TAB:
+                    at = _behind_point(lines, at)
+                    if _get(lines, at) != _TAB:
+                        return row
             at += 1
             if negative:
                 value = -value
@@ -249,7 +268,7 @@ def _parse(  # type: ignore[no-untyped-def]  # noqa: ANN202
                     category = (category << np.uint32(4)) | digit
                     at += 1
                     digit = _get(digits, np.int64(_get(lines, at)))
-                if at - first > _MAX_HEX_DIGITS:
+                if at - first > MAX_HEX_DIGITS:
                     return row
                 if at == first:
                     missing_counts[num_dense + column] += 1

@@ -1,9 +1,9 @@
 """A chunk of raw lines as records.
 
 The grammar: a label 0 or 1; whole numbers of at most 18 digits with an optional minus; categories of at most 8 hexadecimal
-digits; tabs between them, LF or CRLF at the end. An empty integer or category, and nothing else, is missing. Two parsers
-agree on it: :mod:`~dlrm.prepare.preprocess.fields` parses and finds the first malformed row, and
-:func:`dlrm.data.raw.tsv_parse.parse_lines` says what is wrong there.
+digits; tabs between them, LF or CRLF at the end. A point and zeros may end labels and whole numbers (``260.0``). An empty
+integer or category, and nothing else, is missing. Two parsers agree on it: :mod:`~dlrm.prepare.preprocess.fields` parses
+and finds the first malformed row, and :func:`dlrm.data.raw.tsv_parse.parse_lines` says what is wrong there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from dlrm.compiled import compiled
 from dlrm.config.prepare import FixedDense, PreprocessConfig
-from dlrm.data.raw.tsv_parse import Layout, parse_lines
+from dlrm.data.raw.layout import Layout
+from dlrm.data.raw.tsv_parse import parse_lines
 from dlrm.errors import DataError
 from dlrm.prepare.preprocess.fields import LogTransform, parse_fields
 from dlrm.prepare.preprocess.memory import Scratch

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from dlrm.config.data import CriteoTsvData, Split
 from dlrm.data.raw.criteo_tsv import SplitRows, criteo_tsv_dataset, split_rows
+from dlrm.data.raw.layout import Layout
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
-from dlrm.data.raw.tsv_parse import Layout, read_tsv
+from dlrm.data.raw.tsv_parse import read_tsv
 from dlrm.errors import ConfigError, DataError
 from tests.unit.data.raw.tsv_files import line, write
 

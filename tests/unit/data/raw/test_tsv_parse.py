@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from dlrm.data.raw import tsv_file
+from dlrm.data.raw.layout import Layout
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
-from dlrm.data.raw.tsv_parse import Layout, parse_lines, read_tsv
+from dlrm.data.raw.tsv_parse import parse_lines, read_tsv
 from dlrm.errors import DataError
 from tests.unit.data.raw.tsv_files import CATEGORIES, INTEGERS, LAYOUT, first_problem, line, write
 
@@ -26,13 +27,16 @@ def raised(folder, *lines, layout=LAYOUT, end=b"\n") -> DataError:
 
 def random_line(rng: random.Random) -> bytes:
     def integer():
-        return "" if rng.random() < 0.3 else str(rng.randrange(-(10 ** rng.randrange(19)), 10 ** rng.randrange(1, 19)))
+        if rng.random() < 0.3:
+            return ""
+        number = str(rng.randrange(-(10 ** rng.randrange(19)), 10 ** rng.randrange(1, 19)))
+        return number + rng.choice(["", "", ".0", ".000"])
 
     def category():
         text = "" if rng.random() < 0.3 else f"{rng.randrange(2 ** rng.randrange(1, 33)):0{rng.randrange(1, 9)}x}"
         return rng.choice([text, text.upper()])
 
-    return line(rng.choice("01"), (integer(), integer()), (category(), category(), category()))
+    return line(rng.choice(["0", "1", "0.0", "1.0"]), (integer(), integer()), (category(), category(), category()))
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["lf", "crlf"])
@@ -43,15 +47,17 @@ def test_values_agree_with_plain_python(tmp_path, monkeypatch, end, block_bytes)
     lines = [random_line(rng) for _ in range(300)]
     rows = read_tsv([write(tmp_path, *lines, end=end)], LAYOUT)
     split = [text.decode().split("\t") for text in lines]
-    assert rows.labels_M.tolist() == [int(fields[0]) for fields in split]
-    assert rows.integers_NM.T.tolist() == [[int(x) if x else MISSING_INTEGER for x in f[INTEGERS]] for f in split]
+    assert rows.labels_M.tolist() == [int(fields[0][0]) for fields in split]
+    assert rows.integers_NM.T.tolist() == [
+        [int(x.partition(".")[0]) if x else MISSING_INTEGER for x in f[INTEGERS]] for f in split
+    ]
     assert rows.categories_FM.T.tolist() == [
         [int(x, 16) if x else MISSING_CATEGORY for x in f[CATEGORIES]] for f in split
     ]
 
 
 def test_decimal_ids_are_read_as_they_are(tmp_path):
-    path = write(tmp_path, line(categories=("0", "19", "2999999999")), line(categories=("9", "007", "0")))
+    path = write(tmp_path, line(categories=("0", "19", "2999999999")), line(categories=("9.0", "007", "0.00")))
     assert read_tsv([path], IDS).categories_FM.tolist() == [[0, 9], [19, 7], [2999999999, 0]]
 
 
@@ -69,11 +75,18 @@ def test_a_last_row_without_newline_counts(tmp_path):
 BAD_FIELDS = [
     ("label", line(label="2"), "is '2', must be 0 or 1"),
     ("label", line(label=""), "is '', must be 0 or 1"),
-    ("label", line(label="0.0"), "is '0.0', must be 0 or 1"),
+    ("label", line(label="0.5"), "is '0.5', must be 0 or 1"),
+    ("label", line(label="2.0"), "is '2.0', must be 0 or 1"),
     ("label", line(label=" 1"), "is ' 1', must be 0 or 1"),
     ("label", line(label='"1"'), "is '\"1\"', must be 0 or 1"),
     ("int_0", line(integers=("1.5", "2")), "is '1.5', not an integer"),
     ("int_0", line(integers=("+5", "2")), "is '+5', not an integer"),
+    ("int_0", line(integers=("1e3", "2")), "is '1e3', not an integer"),
+    ("int_0", line(integers=("5.", "2")), "is '5.', not an integer"),
+    ("int_0", line(integers=(".0", "2")), "is '.0', not an integer"),
+    ("int_1", line(integers=("5", "-.0")), "is '-.0', not an integer"),
+    ("int_1", line(integers=("5", "2.0.0")), "is '2.0.0', not an integer"),
+    ("int_1", line(integers=("5", "2." + 19 * "0")), "is '2.0000000000000000000', not an integer"),
     ("int_1", line(integers=("1", "-")), "is '-', not an integer"),
     ("int_1", line(integers=("1", "--1")), "is '--1', not an integer"),
     ("int_1", line(integers=("1", "0x1f")), "is '0x1f', not an integer"),
@@ -83,6 +96,7 @@ BAD_FIELDS = [
     ("int_0", line(integers=("9" * 19, "2")), f"is '{'9' * 19}', out of range: not a finite integer"),
     ("int_0", line(integers=("-" + "9" * 400, "2")), f"is '-{'9' * 35}...', out of range: not a finite integer"),
     ("cat_0", line(categories=("xyz", "b", "c")), "is 'xyz', not a category of 1 to 8 hexadecimal digits"),
+    ("cat_0", line(categories=("68.0", "b", "c")), "is '68.0', not a category of 1 to 8 hexadecimal digits"),
     ("cat_1", line(categories=("a", "-1", "c")), "is '-1', not a category of 1 to 8 hexadecimal digits"),
     ("cat_2", line(categories=("a", "b", "68fd1e640")), "is '68fd1e640', longer than 8 hexadecimal digits (32 bits)"),
     ("cat_2", line(categories=("a", "b", "c ")), "is 'c ', not a category of 1 to 8 hexadecimal digits"),
@@ -139,6 +153,60 @@ def test_a_row_with_too_many_columns_is_named(tmp_path):
 def test_a_blank_row_is_named(tmp_path, lines, row, end):
     error = raised(tmp_path, *lines, end=end)
     assert (error.row, error.problem) == (row, "the row is blank")
+
+
+WIDE = Layout(num_dense=13, num_sparse=26)
+NAMES = ["label", *(f"I{i}" for i in range(13)), *(f"C{i}" for i in range(26))]
+VALUES = ["0", *["1"] * 13, *["0a1b"] * 26]
+COMMAS = "fields are separated by commas (40 of them), not by tabs: convert the file"
+
+
+@pytest.mark.parametrize(
+    ("first", "mend"),
+    [
+        (",".join(VALUES), COMMAS),
+        (",".join(NAMES), COMMAS + ", and leave out the header in its first line"),
+        (";".join(VALUES), COMMAS.replace("commas", "semicolons")),
+        ("|".join(VALUES), COMMAS.replace("commas", "bars")),
+        (" ".join(VALUES), COMMAS.replace("commas", "spaces")),
+        ("\x01".join(VALUES), COMMAS.replace("commas", r"Hive's \x01")),
+        (
+            ",".join(VALUES[:5]),
+            COMMAS.replace("40", "5") + " (data.num_dense and data.num_sparse say how many there are)",
+        ),
+        ("click:0 price:0.5 1:17 2:4", 'the fields are slots "name:value" (4 of them): write the values as columns'),
+        ("1 3:0.5 7:1", 'the fields are slots "name:value" (2 of them)'),  # LIBSVM
+        ("\t".join(["label:0", *["x:1"] * 39]), 'the fields are slots "name:value" (40 of them)'),
+        ('{"label": 0, "price": 0.5}', "rows are JSON objects"),
+        ("\t".join(VALUES) + "\r" + "\t".join(VALUES), "rows end with a carriage return alone"),
+        ("\t".join(VALUES[1:]), "is the label missing? Rows without labels"),
+        ("yes\t" + "\t".join(VALUES[1:]), "mend or remove the row"),
+    ],
+)
+def test_another_kind_of_file_is_called_what_it_is(tmp_path, first, mend):
+    error = raised(tmp_path, first.encode(), "\t".join(VALUES).encode(), layout=WIDE)
+    assert error.row == 1
+    assert error.mend.startswith(mend)
+    assert "header" in mend or "header" not in error.mend
+
+
+@pytest.mark.parametrize("kept", [39, 38, 14, 2])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("row", [1, 2])
+def test_a_row_whose_end_was_cut_off_is_not_taken_for_one_without_label(tmp_path, kept, end, row):
+    good, cut = ("\t".join(VALUES[:count]).encode() for count in (40, kept))
+    error = raised(tmp_path, *[good] * (row - 1), cut, good, layout=WIDE, end=end)
+    assert (error.row, error.column) == (row, None)
+    assert f"row has {kept} columns, expected 40" in error.problem
+    assert error.mend.startswith("was its end cut off, as by a program that strips tabs? Give all 39 tabs")
+
+
+def test_utf_16_without_a_mark_is_called_so(tmp_path):
+    path = tmp_path / "day.tsv"
+    path.write_bytes((GOOD + b"\n").decode().encode("utf-16-le"))
+    with pytest.raises(DataError) as caught:
+        read_tsv([str(path)], LAYOUT)
+    assert caught.value.mend == "the file is UTF-16: save it as plain ASCII or UTF-8"
 
 
 @pytest.mark.parametrize("header", [line("label", ("i1", "i2"), ("c1", "c2", "c3")), b"id\tlabel\ti1\ti2\tc1\tc2\tc3"])
@@ -215,7 +283,7 @@ def test_any_damage_is_found_where_regular_expressions_find_it(tmp_path, monkeyp
         for _ in range(rng.randrange(3)):
             position = rng.randrange(len(data))
             data[position : position + rng.randrange(2)] = rng.choice(
-                [b"\t", b"\n", b"-", b"9", b"g", b"\r", b"\0", b"", b"\xff"]
+                [b"\t", b"\n", b"-", b"9", b"g", b"\r", b"\0", b"", b"\xff", b".", b".0"]
             )
         path.write_bytes(data)
         problem, rows = problem_and_rows(path)

@@ -4,14 +4,14 @@ import gzip
 import re
 from pathlib import Path
 
-from dlrm.data.raw.tsv_parse import Layout
+from dlrm.data.raw.layout import Layout
 
 LAYOUT = Layout(num_dense=2, num_sparse=3)
 INTEGERS = slice(1, 3)
 CATEGORIES = slice(3, 6)
 
-LABEL = re.compile(rb"[01]")
-INTEGER = re.compile(rb"(-?[0-9]{1,18})?")
+LABEL = re.compile(rb"[01](\.0{1,18})?")
+INTEGER = re.compile(rb"(-?[0-9]{1,18}(\.0{1,18})?)?")
 CATEGORY = re.compile(rb"[0-9a-fA-F]{0,8}")
 FIELD_PATTERNS = (LABEL, INTEGER, INTEGER, CATEGORY, CATEGORY, CATEGORY)
 

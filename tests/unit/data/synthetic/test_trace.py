@@ -117,7 +117,8 @@ def test_the_rows_in_use_are_spread_over_the_table():
     not SAMPLE.exists(), reason=f"needs the Criteo Kaggle sample; CRITEO_SAMPLE names it, not at {SAMPLE}"
 )
 def test_every_column_of_the_real_sample_is_repeated():
-    from dlrm.data.raw.tsv_parse import Layout, read_tsv
+    from dlrm.data.raw.layout import Layout
+    from dlrm.data.raw.tsv_parse import read_tsv
 
     for column, original in enumerate(read_tsv([str(SAMPLE)], Layout(num_dense=13, num_sparse=26)).categories_FM):
         ids = replay(original, len(original), rows=2_000_000, seed=column)
