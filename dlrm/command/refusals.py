@@ -82,6 +82,10 @@ _TEXTS = (  # of errors that have no number
     ("/dev/shm/", "shared memory is too small; give /dev/shm more (docker run --shm-size=8g)"),
     ("Too many open files", f"too many open files; {_OF_THE_MACHINE[errno.EMFILE]}"),
     (
+        "Unable to find interface",
+        "gloo finds no network interface of this host; name one: GLOO_SOCKET_IFNAME=lo",
+    ),
+    (
         "can't start new thread",
         "no more threads start; raise the limit of processes (ulimit -u) or give more memory",
     ),

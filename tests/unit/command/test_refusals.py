@@ -125,11 +125,15 @@ def test_of_two_files_the_one_that_is_made_is_named():
     assert refusal(error).startswith("/b: Read-only file system; ")
 
 
-def test_shared_memory_that_is_too_small_and_threads_that_do_not_start_are_one_line():
+def test_too_little_shared_memory_no_network_and_no_threads_are_one_line():
     nccl = (
         "NCCL error: unhandled system error\nError while creating shared memory segment /dev/shm/nccl-x (size 9637888)"
     )
     assert "docker run --shm-size=8g" in judge(dist.DistBackendError(nccl), rank=0, world_size=2).line
+    gloo = (
+        "[enforce fail at gloo/transport/tcp/device.cc:212] ifa != nullptr. Unable to find interface for: [127.0.0.1]"
+    )
+    assert "GLOO_SOCKET_IFNAME" in judge(RuntimeError(gloo), rank=0, world_size=2).line
     assert "ulimit -u" in refusal(RuntimeError("can't start new thread"))
 
 
