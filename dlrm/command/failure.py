@@ -2,8 +2,9 @@
 
 A failure is of one of four kinds:
 
-* *user*: a :class:`~dlrm.errors.DlrmError` or a missing package, which the user can mend. One line, exit code 2, no
-  traceback. Most are found by every rank alike, so ranks other than 0 give rank 0 a moment to be the one who says it.
+* *user*: what the user can mend: a :class:`~dlrm.errors.DlrmError`, a missing package, or memory and files that the
+  machine refuses (``command/refusals.py``). One line, exit code 2, no traceback but in the log. Most are found by every
+  rank alike, so ranks other than 0 give rank 0 a moment to be the one who says it.
 * *interrupt*: Ctrl-C. One line, exit code 130.
 * *peer*: an operation that failed because another rank left: the consequence of a failure, not its cause. The rank
   stays silent and waits for the launcher to end it; only if nobody does, it speaks after all.
@@ -36,6 +37,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
 
+from dlrm.command.refusals import refusal
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.signals import stop_was_asked
 
@@ -164,6 +166,9 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
     if _is_of_stdout(error):
         return Verdict(kind="user", line=_cannot_print(error), details="", exit_code=USER_ERROR_EXIT_CODE)
+    if refused := refusal(error):  # before what may be a peer's: NCCL's own errors can be those of memory
+        line = f"{who}: {refused}" if who else refused
+        return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
     if world_size > 1 and is_peer_failure(error):
         line = f"{who} lost another rank, and none on this host has said why: {summary(error)}"
         return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)

@@ -40,8 +40,10 @@ def test_a_reader_who_has_read_enough_is_no_failure():
 
 
 def test_a_full_disk_elsewhere_is_not_taken_for_that_of_the_output():
-    assert judge(raised(OSError(28, "No space left on device", "/a/file")), rank=0, world_size=1).kind == "bug"
-    assert judge(raised(OSError(28, "No space left on device")), rank=0, world_size=1).kind == "bug"
+    line = judge(raised(OSError(28, "No space left on device", "/a/file")), rank=0, world_size=1).line
+    assert line == "/a/file: No space left on device; free some space or name another place"
+    line = judge(raised(OSError(28, "No space left on device")), rank=0, world_size=1).line
+    assert line == "No space left on device; free some space or name another place"
 
 
 def raised(error, cause=None):
