@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import devices
@@ -110,7 +111,30 @@ def joined_world(config: DistributedConfig) -> Iterator[World]:
     with _named_meeting_point(place):
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
     yield World(place=place, device=device, backend=backend, collectives=ProcessGroup(), notice=choice.notice)
+    with suppress(dist.DistError):  # another rank failed after its part of the work, and says so; this one's is done
+        leave_together(store, place, timeout)
     dist.destroy_process_group()
+
+
+def leave_together(store: dist.Store, place: Place, timeout: timedelta) -> None:  # type: ignore[name-defined]
+    """Return when every rank has come here; on rank 0, whose process may keep the store, when all others have returned.
+
+    A rank that left before would close connections on which a slower one is still in its last collective, or, rank 0,
+    take the store away that others look into.
+
+    Raises:
+        dist.DistError: a rank has left without coming here, or did not come within ``timeout``.
+    """
+    others = place.world_size - 1
+    if not others:
+        return
+    if store.add("done", 1) == place.world_size:
+        store.set("all done", "")
+    store.wait(["all done"], timeout)
+    if place.rank == 0:
+        store.wait(["others left"], timeout)
+    elif store.add("left", 1) == others:
+        store.set("others left", "")
 
 
 def _choose_device(config: DistributedConfig, place: Place, store: dist.Store) -> devices.Choice:  # type: ignore[name-defined]
@@ -137,10 +161,7 @@ def _open_store(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore
     """Where the ranks meet before there is a process group."""
     if place.world_size == 1:  # needs no network and no free port
         return dist.HashStore()  # type: ignore[attr-defined]
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return _store_of_this_start(place, timeout)
-    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
-    return store
+    return _store_of_this_start(place, timeout)
 
 
 @contextmanager
@@ -155,15 +176,9 @@ def _named_meeting_point(place: Place) -> Iterator[None]:
 
 
 def _store_of_this_start(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
-    """A part of torchrun's store that earlier starts of the ranks have not written to.
+    """The store of the launcher, or of rank 0: the part of it that earlier starts of the ranks have not written to.
 
-    The store lives on when ranks are started again, and with it the addresses of those that died.
+    torchrun's lives on when ranks are started again, and with it the addresses of those that died.
     """
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        place.world_size,
-        is_master=False,
-        timeout=timeout,
-    )
+    store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=timeout))
     return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]

@@ -78,7 +78,18 @@ def left(error_expression, **environment):
 )
 def test_what_other_ranks_leave_behind_is_a_consequence(error):
     assert is_peer_failure(error)
-    assert judge(error, rank=0, world_size=2).kind == "peer"
+    assert judge(error, rank=0, world_size=2).kind in ("peer", "timeout")
+
+
+def test_who_waited_in_vain_says_how_long_one_waits():
+    error = RuntimeError(
+        "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete"
+    )
+    verdict = judge(error, rank=0, world_size=2)
+    assert verdict.kind == "timeout"
+    assert verdict.line.startswith(
+        "rank 0 got no answer from another rank within distributed.timeout_s: RuntimeError: "
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("Broken pipe"), KeyError("gloo")])
