@@ -103,9 +103,6 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGUSR1, requests.note)
         os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
-        # The agent's own store lives on when ranks are started again, and with it the addresses of those that died: a new
-        # rank that reads one before it is replaced waits for an answer from nobody (seen with torch 2.13 and gloo).
-        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         if "LOGLEVEL" not in os.environ:
             logging.disable(logging.CRITICAL)
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a stack of C++ frames for each closed connection
@@ -120,7 +117,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str], requests: SaveRequests) -> int:
     """Start the ranks, wait for them, and report the first failure."""
-    from torch.distributed import run as torchrun  # takes seconds; Ctrl-C is handled by now
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P
+    import rendezvous  # takes seconds, as torch does; Ctrl-C is handled by now
+    from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -128,6 +127,7 @@ def run(arguments: Sequence[str], requests: SaveRequests) -> int:
     _take_over_ctrl_c(options)
     _watch_agent(requests)
     try:
+        rendezvous.prepare(options)
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
         torchrun.run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as job:
@@ -138,13 +138,10 @@ def run(arguments: Sequence[str], requests: SaveRequests) -> int:
         return report(min(failures, key=Failure.order))
     except SignalException as caught:
         return _after_signal(signal.SIGINT if caught.args == (CTRL_C,) else caught.sigval)
-    except Exception as error:  # no rank failed: the rendezvous or the arguments did
-        line = f"launch failed: {type(error).__name__}: {error}"
-        if type(error).__name__ == "RendezvousConnectionError":
-            line += " (if the job ran already: another host has ended it, and says why)"
-        sys.stderr.write(f"{line}\n")
-        _tell_client(line, "", 1)
-        return 1
+    except rendezvous.LaunchError as error:
+        return _launch_failed(str(error), error.exit_code)
+    except Exception as error:  # no rank failed: the arguments are wrong, or torch is
+        return _launch_failed(f"{type(error).__name__}: {error}", 1)
     return 0
 
 
@@ -157,6 +154,13 @@ def report(failure: Failure) -> int:
     sys.stderr.write(_fresh_line() + text)
     sys.stderr.flush()
     _tell_client(failure.line or text.strip(), failure.details, code)
+    return code
+
+
+def _launch_failed(cause: str, code: int) -> int:
+    line = f"launch failed: {cause}"
+    sys.stderr.write(f"{_fresh_line()}{line}\n")
+    _tell_client(line, "", code)
     return code
 
 
@@ -248,12 +252,15 @@ def _watch_agent(requests: SaveRequests) -> None:
         return result
 
     def restarted(agent: Any, group: Any) -> None:
-        cause = "hosts have joined or left"
+        lost_host = getattr(group.spec.rdzv_handler, "cause", "")
+        cause = lost_host or "hosts have joined or left"
         if failures:
             cause = min(failures, key=Failure.order).text().strip().rpartition("\n")[2] or "a rank failed"
         left = agent._remaining_restarts
         sys.stderr.write(f"{_fresh_line()}{cause}; starting all ranks again ({left} more time(s) at most)\n")
         sys.stderr.flush()
+        if lost_host:  # the ranks wait for those of that host, and would be waited for for 30 s
+            agent._shutdown(timeout=SHUTDOWN_S)
         restart(agent, group)
 
     agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted
