@@ -35,8 +35,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P
+
 from elastic_signals import SaveRequests, StopRequests
-from elastic_store import keep_stores
 from launch_output import open_closed_streams, write
 
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
@@ -111,6 +112,8 @@ def main(arguments: Sequence[str]) -> int:
     stops.take_over()
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
+    # Ranks wait for each other in init_process_group: one with nothing else to do would leave while another connects to it.
+    os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     if "LOGLEVEL" not in os.environ:
         logging.disable(logging.CRITICAL)
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a stack of C++ frames for each closed connection
@@ -129,6 +132,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> int:
     """Start the ranks, wait for them, and report the first failure."""
+    import rendezvous  # takes seconds, as torch does; signals are handled by now
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -136,21 +140,18 @@ def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> i
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     options.signals_to_handle = stops.left_to_torchelastic(options.signals_to_handle)
     failures = _watch_agent(saves, stops)
-    keep_stores()
     try:
+        rendezvous.prepare(options)
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
         torchrun.run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as job:
         return report(failures or _failures(job.failures))
     except SignalException:
         raise
-    except Exception as error:  # no rank failed: the rendezvous or the arguments did
-        line = f"launch failed: {type(error).__name__}: {error}"
-        if type(error).__name__ == "RendezvousConnectionError":
-            line += " (if the job ran already: another host has ended it, and says why)"
-        write(sys.stderr, f"{line}\n")
-        _tell_client(line, "", 1)
-        return 1
+    except rendezvous.LaunchError as error:
+        return _launch_failed(str(error), error.exit_code)
+    except Exception as error:  # no rank failed: the arguments are wrong, or torch is
+        return _launch_failed(f"{type(error).__name__}: {error}", 1)
     return 0
 
 
@@ -173,6 +174,13 @@ def cause(failures: Collection[Failure]) -> str:
         ranks = "rank " + silent[0] if len(silent) == 1 else "ranks " + ", ".join(silent)
         return f"{ranks} did not answer, stuck or too slow: {first.text()}"
     return first.text()
+
+
+def _launch_failed(why: str, code: int) -> int:
+    line = f"launch failed: {why}"
+    write(sys.stderr, f"{_fresh_line()}{line}\n")
+    _tell_client(line, "", code)
+    return code
 
 
 def follow_client() -> None:
@@ -233,12 +241,15 @@ def _watch_agent(saves: SaveRequests, stops: StopRequests) -> list[Failure]:
         close(context, *given, **named)
 
     def restarted(agent: Any, group: Any) -> None:
-        why = "hosts have joined or left"
+        lost_host = getattr(group.spec.rdzv_handler, "cause", "")
+        why = lost_host or "hosts have joined or left"
         if failures:
             why = cause(failures).strip().rpartition("\n")[2] or "a rank failed"
         left = agent._remaining_restarts
         write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again ({left} more time(s) at most)\n")
         ended.clear()
+        if lost_host:  # the ranks wait for those of that host, and would be waited for for 30 s
+            agent._shutdown(timeout=SHUTDOWN_S)
         restart(agent, group)
 
     agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted

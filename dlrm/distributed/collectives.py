@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
+from dlrm.distributed.sealed import seal, unseal
 from dlrm.errors import DlrmError
 
 T = TypeVar("T")
@@ -65,7 +66,11 @@ class OneProcess:
 
 
 class ProcessGroup:
-    """The collectives of torch.distributed's default group."""
+    """The collectives of torch.distributed's default group.
+
+    Objects are pickled, and signed with the job's secret (see :mod:`dlrm.distributed.sealed`), so that a rank unpickles
+    what ranks of this job have sent and nothing else; torch's own ``all_gather_object`` would unpickle anything.
+    """
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
@@ -80,20 +85,36 @@ class ProcessGroup:
         dist.all_reduce(tensor, op=dist.ReduceOp.BOR)
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """Every rank's ``value``, by rank, on every rank; pickled, so only between the ranks of this job."""
-        gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, value)
-        return gathered
+        """Every rank's ``value``, by rank, on every rank."""
+        sealed = _as_tensor(seal(value, sender=self.rank))
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([len(sealed)]))
+        longest = max(int(size) for size in sizes)
+        padded = torch.cat([sealed, torch.zeros(longest - len(sealed), dtype=torch.uint8)])
+        gathered = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
+        dist.all_gather(gathered, padded)
+        return [
+            unseal(bytes(row[: int(size)].numpy()), sender=rank)
+            for rank, (row, size) in enumerate(zip(gathered, sizes, strict=True))
+        ]
 
     def broadcast_object(self, value: Any) -> Any:
-        """Rank 0's ``value`` on every rank; pickled, so only between the ranks of this job."""
-        sent = [value]
-        dist.broadcast_object_list(sent, src=0)
-        return sent[0]
+        """Rank 0's ``value`` on every rank."""
+        sealed = _as_tensor(seal(value, sender=0)) if self.rank == 0 else torch.empty(0, dtype=torch.uint8)
+        size = torch.tensor([len(sealed)])
+        dist.broadcast(size, src=0)
+        if self.rank:
+            sealed = torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(sealed, src=0)
+        return value if self.rank == 0 else unseal(bytes(sealed.numpy()), sender=0)
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
         dist.barrier()
+
+
+def _as_tensor(sealed: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(sealed), dtype=torch.uint8)
 
 
 def together(collectives: Collectives, action: Callable[[], T]) -> T:

@@ -107,3 +107,18 @@ def test_the_environment_of_a_rank_is_that_of_a_launcher():
 
 def environment(rank, world_size):
     return tuple(os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+
+
+def gathered_without_torchs_pickles(rank, world_size):
+    def refuse(*_, **__):
+        raise AssertionError("torch's collectives of objects unpickle whatever comes")
+
+    for name in ("all_gather_object", "broadcast_object_list", "gather_object", "scatter_object_list"):
+        setattr(torch.distributed, name, refuse)
+    sent = {"rank": rank, "text": "x" * 1000 * rank}
+    return ProcessGroup().all_gather_object(sent), ProcessGroup().broadcast_object(sent)
+
+
+def test_objects_of_any_length_reach_every_rank_and_torchs_own_pickles_are_not_used():
+    everything = [{"rank": rank, "text": "x" * 1000 * rank} for rank in range(3)]
+    assert run_ranks(gathered_without_torchs_pickles, 3) == [(everything, everything[0])] * 3

@@ -152,7 +152,7 @@ def test_sigusr1_from_before_there_are_ranks_reaches_them():
 def test_when_a_host_dies_the_others_go_on_without_it():
     meeting = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", "localhost"]
     meeting += ["--rdzv-backend", "c10d", "--rdzv-id", "hosts", "--rdzv-endpoint", f"localhost:{free_port()}"]
-    patience = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=2"
+    patience = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=6"
     # Here both have the address of the meeting point; where it is may not depend on which of them comes first.
     with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=true", PROGRAM, "alone") as first:
         with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=false", PROGRAM, "alone") as second:

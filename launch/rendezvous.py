@@ -1,0 +1,328 @@
+"""How the launchers of a job find each other: by torch's c10d rendezvous, but without strangers and without silence.
+
+``prepare`` has torchrun use it instead of torch's own. What differs:
+
+* A job on one host listens on the loopback interface only. Over several hosts, what launchers read from each other is
+  signed (launch/signed_store.py), and a state is looked through before torch unpickles it.
+* The ranks' own store is served by the launcher of the first host, a new one each time ranks are started: no address of a
+  rank that died is left in it, and it does not end with rank 0 while others still read.
+* A host that is lost without a word (its network is cut, its power is gone) is noticed by its missing heartbeats after
+  ``keep_alive_interval * keep_alive_max_attempt`` seconds, instead of when collectives time out.
+* Whatever is waited for is said: for which hosts, how long at most, and which option changes it.
+
+It needs torch and the standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from host_store import LOOPBACK, listen, open_store, serve
+from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
+from telling import LaunchError, Waiting, say
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    RendezvousTimeoutError,
+    rendezvous_handler_registry,
+)
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import DEFAULT_PORT, C10dRendezvousBackend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import RendezvousBackend, create_handler
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+from torch.distributed.run import parse_min_max_nnodes
+
+NAME = "dlrm-c10d"  # for torch's registry
+# Of --rdzv-conf, in seconds; torch's are 600, 30, 5, 3 times and 60. torch's heartbeats come every interval or every
+# second one, so that a busy host may be silent for two.
+DEFAULTS = {
+    "join_timeout": 300,
+    "last_call_timeout": 15,
+    "keep_alive_interval": 5,
+    "keep_alive_max_attempt": 5,
+    "read_timeout": 60,
+}
+RANKS_STORE = "dlrm/ranks_store"  # key of the address of the ranks' own store
+_END = "terminal_state"  # part of the keys by which torchelastic's agents wait for each other at the end
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Change torchrun's options so that it meets here, and the environment so that ranks get secret and interface.
+
+    Raises:
+        LaunchError: options contradict each other, or the secret is none.
+    """
+    rendezvous_handler_registry.register(NAME, Rendezvous)
+    _, hosts = parse_min_max_nnodes(options.nnodes)
+    if options.standalone and hosts > 1:
+        raise LaunchError(f"--standalone is for one host, --nnodes is {options.nnodes}; leave one out", exit_code=2)
+    if hosts == 1 and (options.standalone or options.rdzv_backend in ("static", "c10d")):
+        if options.standalone or options.rdzv_id == "none":  # torchrun's default
+            options.rdzv_id = str(uuid.uuid4())
+        options.standalone, options.rdzv_backend, options.rdzv_endpoint = False, NAME, f"{LOOPBACK}:0"
+        options.local_addr = LOOPBACK
+        _stay_on_loopback()
+    elif options.rdzv_backend == "c10d":
+        if not options.rdzv_endpoint:
+            line = (
+                f"--nnodes {options.nnodes} needs --rdzv-endpoint HOST:PORT, the first host and the same on all hosts"
+            )
+            raise LaunchError(line, exit_code=2)
+        options.rdzv_backend = NAME
+    if options.rdzv_backend == NAME:
+        parts = [options.rdzv_conf, f"max_restarts={options.max_restarts}"]
+        options.rdzv_conf = ",".join(filter(None, parts))
+    os.environ[SECRET_VARIABLE] = secret = job_secret(hosts=hosts)
+    if not secret:
+        where = options.rdzv_endpoint or f"{options.master_addr}:{options.master_port}"
+        say(
+            f"{SECRET_VARIABLE} is not set: whoever reaches {where} can join or end this job, and run code in its ranks; "
+            f"{HOW_TO_MAKE_ONE}"
+        )
+
+
+def _stay_on_loopback() -> None:
+    """Have the ranks' own connections listen there as well, unless the user has named an interface."""
+    if "lo" in [name for _, name in socket.if_nameindex()]:
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, "lo")
+
+
+class Rendezvous(RendezvousHandler):
+    """The rendezvous of one launcher; torch's own does the work.
+
+    Attributes:
+        cause: why ranks have to be started again, if it is that a host was lost; else empty.
+    """
+
+    def __init__(self, params: RendezvousParameters) -> None:
+        for name, value in DEFAULTS.items():
+            params.config.setdefault(name, value)
+        self._params = params
+        self._join_s = _seconds(params, "join_timeout")
+        interval_s = _seconds(params, "keep_alive_interval")
+        self._hosts = Hosts(interval_s=interval_s, silence_s=interval_s * _seconds(params, "keep_alive_max_attempt"))
+        self._waiting: Waiting | None = None
+        self._ranks_store: Any = None
+        self.cause = ""
+        host, port = parse_rendezvous_endpoint(params.endpoint, DEFAULT_PORT)
+        store = open_store(
+            host,
+            port,
+            is_host=True if params.max_nodes == 1 else params.get_as_bool("is_host"),
+            timeout=timedelta(seconds=_seconds(params, "read_timeout")),
+            patience_s=self._join_s,
+        )
+        secret = os.environ.get(SECRET_VARIABLE, "")
+        self._store = SignedStore(store, where=f"{host}:{port}", secret=secret, job=params.run_id, watch=self._watch)
+        backend = _WatchedBackend(C10dRendezvousBackend(self._store, params.run_id), params.backend, self._note)
+        self._torch = create_handler(self._store, backend, params)
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Meet the other hosts and return who this one is among them, and where the ranks' store is."""
+        self._waiting = Waiting(self._join_s, "--rdzv-conf join_timeout=SECONDS")
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torch would serve one store to all starts of the ranks
+        try:
+            info = self._torch.next_rendezvous()
+        except RendezvousTimeoutError as error:
+            line = f"{self._hosts.here(self._params)}, and no more came within {self._join_s:g} s"
+            raise LaunchError(f"{line} (--rdzv-conf join_timeout=SECONDS)") from error
+        except RendezvousClosedError as error:
+            line = "another host has ended this job, and says why"
+            raise LaunchError(f"{line}; a new one needs another --rdzv-id than {self._params.run_id}") from error
+        finally:
+            self._waiting = None
+        self._hosts.meet()
+        self.cause = ""
+        return RendezvousInfo(info.store, info.rank, info.world_size, self._ranks_address(info))
+
+    def num_nodes_waiting(self) -> int:
+        """How many hosts want to join; at least one as well where hosts have left, so that those there meet again.
+
+        Raises:
+            LaunchError: a host was lost, and the job cannot go on without it.
+        """
+        waiting = self._torch.num_nodes_waiting()
+        missing, lost = self._hosts.missing()
+        if lost:
+            self.cause = self._hosts.told(lost)
+            left = self._hosts.count - len(missing)
+            if left < self._params.min_nodes and not _seconds(self._params, "max_restarts"):
+                needs = f"the job needs {self._params.min_nodes} hosts (--nnodes) and may not wait for another"
+                raise LaunchError(f"{self.cause}; {needs} (--max-restarts 0)")
+        return max(waiting, 1) if missing else waiting
+
+    def get_backend(self) -> str:
+        """The name under which torch has registered this class."""
+        return self._params.backend
+
+    @property
+    def use_agent_store(self) -> bool:
+        """The launcher serves the ranks' store."""
+        return True
+
+    def is_closed(self) -> bool:
+        """Whether a host has ended the job."""
+        return self._torch.is_closed()
+
+    def set_closed(self) -> None:
+        """End the job."""
+        self._torch.set_closed()
+
+    def get_run_id(self) -> str:
+        """The job's id."""
+        return self._params.run_id
+
+    def shutdown(self) -> bool:
+        """End the job, if the store still answers."""
+        return self._torch.shutdown()
+
+    def _ranks_address(self, info: RendezvousInfo) -> RendezvousStoreInfo:
+        if info.rank == 0:
+            host = self._params.local_addr or socket.getfqdn()
+            listener = listen(host, 0)
+            port = listener.getsockname()[1]
+            self._ranks_store = serve(listener, timeout=self._store.timeout)  # the earlier one closes
+            info.store.set(RANKS_STORE, f"{host} {port}")
+        host, port = info.store.get(RANKS_STORE).decode().split()
+        return RendezvousStoreInfo(host, int(port))
+
+    def _note(self, state: Any) -> None:
+        self._hosts.note(state)
+        if self._waiting is None:
+            return
+        here = self._hosts.here(self._params)
+        if state.deadline is None:
+            self._waiting.say(here)
+        else:  # enough for the job to go on
+            left_s = (state.deadline - datetime.now(UTC)).total_seconds()
+            self._waiting.say(here, left_s=left_s, option="--rdzv-conf last_call_timeout=SECONDS")
+
+    def _watch(self, keys: Sequence[str]) -> str:
+        """What launchers wait for where these keys are not there yet.
+
+        Raises:
+            LaunchError: a host was lost.
+        """
+        at_end = any(_END in key for key in keys)
+        lost = self._hosts.missing()[1]
+        if lost and at_end:  # torchelastic's agent takes no notice: the ranks of this host have ended well
+            say(f"{self._hosts.told(lost)}; the ranks of this host had ended by then")
+        if lost:
+            raise LaunchError(self._hosts.told(lost))
+        return "this host's ranks have ended, others have not" if at_end else "hosts have met, and one does not answer"
+
+
+class _WatchedBackend(RendezvousBackend):
+    """Has a look at each state of the rendezvous before torch unpickles it.
+
+    Args:
+        backend: torch's.
+        note: called with each state.
+    """
+
+    def __init__(self, backend: RendezvousBackend, name: str, note: Callable[[Any], None]) -> None:
+        self._backend = backend
+        self._name = name
+        self._note = note
+
+    @property
+    def name(self) -> str:
+        """As registered."""
+        return self._name
+
+    def get_state(self) -> tuple[bytes, Any] | None:
+        """The state and its token, if there is one."""
+        return self._seen(self._backend.get_state())
+
+    def set_state(self, state: bytes, token: Any = None) -> tuple[bytes, Any, bool] | None:
+        """Replace the state that has this token; return what is there then."""
+        return self._seen(self._backend.set_state(state, token))
+
+    def _seen(self, found: Any) -> Any:
+        if found is not None:
+            self._note(checked_state(found[0]))
+        return found
+
+
+class Hosts:
+    """Which hosts are in the job and when they were last heard of; fed with every state of the rendezvous that is read.
+
+    Args:
+        interval_s: between two heartbeats of a host.
+        silence_s: without one, after which a host is lost.
+    """
+
+    def __init__(self, *, interval_s: float, silence_s: float) -> None:
+        self._silence_s = silence_s
+        self._suspicious_s = max(silence_s / 2, 2 * interval_s + 1)
+        self._state: Any = None
+        self._met: list[Any] = []
+        self._heard: dict[Any, tuple[Any, float]] = {}  # by host: its own time of the heartbeat, when it was seen here
+        self._closed_s: float | None = None
+
+    @property
+    def count(self) -> int:
+        """Of the hosts that met."""
+        return len(self._met)
+
+    def note(self, state: Any) -> None:
+        """Remember what a state of the rendezvous says."""
+        now_s = time.monotonic()
+        for host, beat in state.last_heartbeats.items():
+            if self._heard.get(host, (None, 0.0))[0] != beat:
+                self._heard[host] = (beat, now_s)
+        if state.closed and self._closed_s is None:
+            self._closed_s = now_s
+        self._state = state
+
+    def meet(self) -> None:
+        """The hosts of the state have met."""
+        now_s = time.monotonic()
+        self._met = sorted(self._state.participants)
+        for host in self._met:
+            self._heard[host] = (self._heard.get(host, (None, 0.0))[0], now_s)
+
+    def missing(self) -> tuple[list[Any], list[Any]]:
+        """Of the hosts that met, those that are not there any more, and those of them that are lost: silent for too long.
+
+        Where a host has ended the job, it and others fall silent because of that, and nobody is missing but who was
+        silent before.
+        """
+        silent_s = {host: (self._closed_s or time.monotonic()) - self._heard[host][1] for host in self._met}
+        if self._closed_s is not None:
+            lost = [host for host in self._met if silent_s[host] > self._suspicious_s]
+            return lost, lost
+        gone = [host for host in self._met if host not in self._state.participants]
+        lost = [host for host in self._met if silent_s[host] > self._silence_s]
+        lost += [host for host in gone if host not in lost and silent_s[host] > self._suspicious_s]
+        return sorted({*gone, *lost}), lost
+
+    def told(self, lost: list[Any]) -> str:
+        """That hosts are lost, in words."""
+        names = ", ".join(host.addr for host in lost)
+        return f"lost host {names}: nothing was heard of it for {self._silence_s:g} s (--rdzv-conf keep_alive_interval)"
+
+    def here(self, params: RendezvousParameters) -> str:
+        """Which hosts are there and how many are waited for, in words."""
+        names = sorted(host.addr for host in self._state.participants) if self._state is not None else []
+        wanted = (
+            str(params.min_nodes)
+            if params.min_nodes == params.max_nodes
+            else f"{params.min_nodes} to {params.max_nodes}"
+        )
+        return f"{len(names)} of {wanted} hosts (--nnodes) are here" + (f": {', '.join(names)}" if names else "")
+
+
+def _seconds(params: RendezvousParameters, name: str) -> int:
+    """A number of the rendezvous's configuration; 0 if it is not there."""
+    return params.get_as_int(name, 0) or 0
