@@ -74,10 +74,7 @@ def make_plan(
         except PlannerError as error:
             raise PlanError(_planner_message(error, model, optimizer, hardware, rank_batch_size)) from error
 
-    made = from_rank_0(world.collectives, plan)
-    if world.device.type == "cpu":
-        check_no_rank_without_rows(made)
-    return made
+    return from_rank_0(world.collectives, plan)
 
 
 def topology(config: ShardingConfig, world: World) -> Topology:
@@ -141,7 +138,15 @@ def table_constraints(
 
 
 def _filling_types(kinds: list[str], rows: int, place: Place) -> list[str]:
-    """``kinds`` without those that cut a small table into row ranges of which some ranks get none, if others remain."""
+    """``kinds`` without those that cut a small table into row ranges of which some ranks get none, if others remain.
+
+    Such ranks exchange batches of empty bags, and other types do without. A table of one row cannot be cut into a grid:
+    torchrec takes the ranks with its row for some of a table that is cut into columns only, and disagrees with itself on
+    the size of the optimizer's state. Cut into columns it is where the grid would have it.
+    """
+    if rows == 1 and place.local_world_size > 1:
+        columns = ShardingType.COLUMN_WISE.value
+        kinds = list(dict.fromkeys(columns if kind == ShardingType.GRID_SHARD.value else kind for kind in kinds))
 
     def fills(ranks: int) -> bool:
         return -(-rows // ranks) * (ranks - 1) < rows
@@ -156,29 +161,6 @@ def _filling_types(kinds: list[str], rows: int, place: Place) -> list[str]:
         # On a single host the two are one and the same; the plan should call it by its simpler name.
         filling = [kind for kind in filling if kind != ShardingType.TABLE_ROW_WISE.value]
     return filling
-
-
-def check_no_rank_without_rows(plan: ShardingPlan) -> None:
-    """Refuse what fbgemm's CPU kernels crash on: a rank that has row ranges of a sharding type, all of them empty.
-
-    Raises:
-        PlanError: names the tables.
-    """
-    rows: dict[tuple[str, int], int] = {}
-    tables: dict[tuple[str, int], list[str]] = {}
-    for module_plan in plan.plan.values():
-        for table, parameter in module_plan.items():
-            for shard in parameter.sharding_spec.shards if parameter.sharding_spec is not None else ():
-                place = (parameter.sharding_type, shard.placement.rank())
-                rows[place] = rows.get(place, 0) + shard.shard_sizes[0]
-                tables.setdefault(place, []).append(table)
-    for (kind, rank), total in rows.items():
-        if total == 0:
-            names = ", ".join(tables[kind, rank])
-            raise PlanError(
-                f"{names}: {kind} leaves rank {rank} without a row of any table, which fbgemm's CPU kernels cannot do; "
-                "use fewer ranks, or table_wise or data_parallel for small tables"
-            )
 
 
 def _unknown_tables(config: ShardingConfig, names: Sequence[str]) -> Iterator[ConfigProblem]:

@@ -14,6 +14,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
 from dlrm.distributed.world import World
+from dlrm.sharding.empty_shards import keep_empty_shards_apart
 from dlrm.sharding.replicas import Replicas, settle_gradient_buckets
 from dlrm.sharding.sharder import TableSharder
 
@@ -36,6 +37,9 @@ def shard_model(
         model, device=world.device, plan=plan, sharders=[TableSharder()], data_parallel_wrapper=Replicas()
     )
     settle_gradient_buckets(sharded)
+    for lookup in fused_lookups(sharded):
+        for module in lookup._emb_modules:
+            keep_empty_shards_apart(module.emb_module)
     fill_tables(sharded, fill_block)
     return sharded
 

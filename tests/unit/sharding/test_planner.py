@@ -34,7 +34,6 @@ def test_the_shards_of_a_table_cover_it_exactly_once(kind, ranks, ranks_per_host
 @pytest.mark.parametrize("rows", [(1, 1), (5, 3), (4, 1)])
 @pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "grid_shard"])
 def test_tables_with_fewer_rows_than_ranks_are_covered_too(kind, rows):
-    rows = (*rows, 40)  # fbgemm's CPU kernels need some row on every rank
     plan = tables_in(plan_of(config_of(f"sharding.types={kind}"), world_of(4), rows=rows))
     for count, parameter in zip(rows, plan.values(), strict=True):
         assert times_covered(parameter, count, 16).eq(1).all()
@@ -221,8 +220,26 @@ def test_a_small_table_is_not_cut_into_more_ranges_than_it_fills_where_another_t
     assert only["cat_0"].sharding_types == ["row_wise"]
 
 
-def test_a_rank_whose_row_ranges_are_all_empty_is_refused():
-    config = config_of("sharding.types=row_wise")
-    plan_of(config, world_of(4), rows=(9, 300))  # the second table gives every rank rows
-    with pytest.raises(PlanError, match=r"cat_0, cat_1: row_wise leaves rank 3 without a row"):
-        plan_of(config, world_of(4), rows=(9, 3))
+def test_tables_may_leave_a_rank_without_any_row_where_no_other_type_is_allowed():
+    plan = tables_in(plan_of(config_of("sharding.types=row_wise"), world_of(4), rows=(1, 3)))
+    assert [[rows for _, _, _, rows, _ in blocks_of(table)] for table in plan.values()] == [[1, 0, 0, 0], [1, 1, 1, 0]]
+
+
+def test_a_table_of_one_row_is_cut_into_columns_instead_of_a_grid_and_the_plan_says_so():
+    config = config_of("sharding.types=grid_shard")
+    on_two_hosts = tables_in(plan_of(config, world_of(4, ranks_per_host=2), rows=(1, 2)))
+    assert {name: table.sharding_type for name, table in on_two_hosts.items()} == {
+        "cat_0": "column_wise",
+        "cat_1": "grid_shard",
+    }
+    assert all(rows == 1 for _, _, _, rows, _ in blocks_of(on_two_hosts["cat_0"]))
+    alone = tables_in(plan_of(config, world_of(4, ranks_per_host=1), rows=(1,)))
+    assert alone["cat_0"].sharding_type == "grid_shard"
+
+
+def test_the_columns_of_a_table_of_one_row_are_offered_once():
+    kinds = ("grid_shard", "row_wise", "column_wise")
+    constraints = table_constraints(
+        ShardingConfig(types=kinds), SparseSgd(lr=1.0), Schema.numbered(1, [1]), Place(0, 4, 0, 4)
+    )
+    assert constraints["cat_0"].sharding_types == ["column_wise"]
