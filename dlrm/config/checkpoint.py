@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from dlrm.config.base import Number, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section
 from dlrm.config.data.paths import InputPath
 
 Metric = Literal["auc", "log_loss", "normalised_entropy"]
@@ -87,5 +87,8 @@ class ResumeConfig(Section):
     checkpoint: Address = NO_CHECKPOINT
     """none: at the beginning; auto: after the newest good checkpoint of the run of this name, if there is one; otherwise
     the path of a checkpoint, or of a run, to go on from in a new run."""
+    wait_s: NonNegativeFloat = 60.0
+    """Seconds to try again where checkpoints cannot be read for the moment (a mount or a store that is away) before giving
+    up, without touching them; less than distributed.timeout_s."""
     strict: bool = True
     """Refuse a checkpoint that does not fit this configuration; false: load what fits and say what was left."""

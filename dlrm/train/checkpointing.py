@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.saver import AsyncSaver
+from dlrm.checkpoint.saver import AsyncSaver, SaveReport
+from dlrm.checkpoint.watch import ChainWatch
 from dlrm.config import Config
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
@@ -40,24 +42,31 @@ class Checkpointing:
         self._world, self._display = world, display
         self._storage, self._folder = located(checkpoint_folder(config, run))
         self._signals = SignalWatch(announce=world.is_leader)
-        self._kept = Kept(self._folder, self._storage, config.checkpoint.keep)
+        self._watch = ChainWatch(self._storage, increments=config.checkpoint.full_every - 1)
+        self._kept = Kept(self._folder, self._storage, config.checkpoint.keep, damaged=self._watch.damaged)
         self._saver = AsyncSaver(
             self._folder,
             world.collectives,
             storage=self._storage,
             time_limit_s=config.checkpoint.time_limit_s,
-            on_committed=self._kept,
+            on_committed=self._committed,
         )
         self._start = Start()
 
-    def find_start(self, otherwise: Callable[[], Start]) -> Start:
+    def _committed(self, report: SaveReport) -> None:
+        """Look after what increments will stand on, then remove what is too old; on rank 0, in the thread that saves."""
+        if self._config.checkpoint.full_every > 1:
+            self._watch.note(report.path)
+        self._kept(report)
+
+    def find_start(self, patience: Patience, *, otherwise: Callable[[], Start]) -> Start:
         """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise()``."""
         self._start = start_here(
             self._config,
             self._engine,
             self._num_samples,
             self._run,
-            self._storage,
+            patient(self._storage, patience),
             self._world,
             otherwise=otherwise,
         )
@@ -103,6 +112,8 @@ class Checkpointing:
             full_every=self._config.checkpoint.full_every,
             bits=self._config.checkpoint.increment_bits,
             average_decay=self._config.train.average_decay,
+            chain_fault=self._watch.fault,
+            say=self._display.say,
         )
 
     @contextmanager

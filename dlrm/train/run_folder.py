@@ -33,6 +33,7 @@ import torch
 
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.owner import process_mark
+from dlrm.checkpoint.patience import Patience
 from dlrm.checkpoint.storage import Storage
 from dlrm.config import Config, dump_config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
@@ -91,7 +92,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
     return from_rank_0(world.collectives, make)
 
 
-def is_restarted(config: Config, world: World) -> bool:
+def is_restarted(config: Config, world: World, patience: Patience) -> bool:
     """Whether the launcher has started this job's ranks again after they had made their run's folder; collective.
 
     Raises:
@@ -101,6 +102,7 @@ def is_restarted(config: Config, world: World) -> bool:
 
     def look() -> bool:
         with _folder_errors():
+            patience(lambda: _is_run(Path(config.run.dir) / config.run.name), config.run.dir)  # a mount may be away
             return _folder_of_job(config, launchers) is not None
 
     return from_rank_0(world.collectives, look)
