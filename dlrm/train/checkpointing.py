@@ -112,6 +112,7 @@ class Checkpointing:
             full_every=self._config.checkpoint.full_every,
             bits=self._config.checkpoint.increment_bits,
             average_decay=self._config.train.average_decay,
+            full_at_first=1 if self._start.own else 2,
             chain_fault=self._watch.fault,
             say=self._display.say,
         )

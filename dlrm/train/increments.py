@@ -41,6 +41,8 @@ class IncrementalState:
         full_every: 1 makes every checkpoint full.
         bits: of a weight in the others; with 8 the state of dense optimizers has 16.
         average_decay: of the engine's average; 0 if it has none.
+        full_at_first: how many checkpoints are full before the first increment: two where nothing else is kept, so that
+            never all that is kept stands on one file.
         chain_fault: says on rank 0 why no increment may stand on the checkpoints since the last full one; empty: one may.
         say: is told, on every rank, where a checkpoint is full for that.
     """
@@ -53,6 +55,7 @@ class IncrementalState:
         full_every: int,
         bits: Literal[8, 32],
         average_decay: float = 0.0,
+        full_at_first: int = 1,
         chain_fault: Callable[[], str] = str,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -62,6 +65,7 @@ class IncrementalState:
         self._full_every, self._bits, self._average_decay = full_every, bits, average_decay
         self._collected_average = self._saved_average = 0  # steps in the average, last collected and last committed
         self._chain_fault, self._say = chain_fault, say
+        self._full_at_first, self._full_so_far = full_at_first, 0
         self._touched = TouchedRows(engine.model)
         self._since_full: int | None = None  # increments; None: there is nothing that one could stand on
         self._collected: Literal["full", "increment"] | None = None
@@ -74,6 +78,8 @@ class IncrementalState:
         state, rows = engine_tensors(self._engine), self._touched.take()
         self._collected, self._collected_average = "full", self._average_steps()
         if self._since_full is None or self._since_full + 1 >= self._full_every:
+            return state, {}
+        if self._full_so_far < self._full_at_first:
             return state, {}
         if not 0 <= self._collected_average - self._saved_average <= MAX_REPLAYED_STEPS:
             return state, {}
@@ -118,6 +124,7 @@ class IncrementalState:
             link = Link(step=report.step, manifest_checksum=report.manifest_checksum)
         if collected == "full":
             self._since_full, self._base = 0, link
+            self._full_so_far += 1
         else:
             self._since_full = (self._since_full or 0) + 1
         self._parent = link
