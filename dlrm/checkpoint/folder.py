@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dlrm.checkpoint.increments import Chain, open_chain
 from dlrm.checkpoint.manifest import COMMITTED_NAME
-from dlrm.checkpoint.names import OWNER_NAME, damaged_path, is_discarded, is_working, step_of
+from dlrm.checkpoint.names import OWNER_NAME, aside_path, is_discarded, is_working, step_of
 from dlrm.checkpoint.owner import is_surely_dead
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.save import discard, remove_if_possible, storage_errors
-from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
-from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there, reading
+from dlrm.checkpoint.stored import Checkpoint, UncommittedError, open_checkpoint
 from dlrm.checkpoint.touched import find_chain_damage
 from dlrm.errors import CheckpointError
 
@@ -24,20 +25,26 @@ _MAX_OWNER_BYTES = 1000
 
 @dataclass(frozen=True)
 class Skipped:
-    """A checkpoint that is not good, and why."""
+    """A checkpoint that is not good, and why.
+
+    Attributes:
+        kind: *damaged*: it is not as it was written; *diverged*: it is, but training cannot go on from its numbers;
+            *uncommitted*: it never became a checkpoint.
+    """
 
     path: str
     why: str
+    kind: Literal["damaged", "diverged", "uncommitted"] = "damaged"
 
 
 def checkpoint_paths(folder: str | Path, storage: Storage | None = None) -> list[str]:
     """The folders with names of checkpoints, the newest first; whether they are good is not looked at.
 
     Raises:
-        CheckpointError: the folder cannot be listed; one that is not there holds nothing.
+        UnreachableError: the folder cannot be listed; one that is not there holds nothing.
     """
     storage, folder = located(folder, storage)
-    with storage_errors(folder, mend=""):
+    with reading(folder):
         names = names_if_there(storage, folder)
     steps = [(step, name) for name in names if (step := step_of(name)) is not None]
     return [f"{folder}/{name}" for _, name in sorted(steps, reverse=True)]
@@ -64,7 +71,7 @@ def newest_good(
         damaged: paths of checkpoints that are known not to be whole.
 
     Raises:
-        CheckpointError: the folder cannot be listed.
+        UnreachableError: the folder, or one that might be the newest good one, cannot be read.
     """
     storage, folder = located(folder, storage)
     skipped: list[Skipped] = []
@@ -77,7 +84,10 @@ def newest_good(
         except UnreachableError:
             raise
         except CheckpointError as error:
-            skipped.append(Skipped(path, str(error)))
+            kind: Literal["damaged", "uncommitted"] = (
+                "uncommitted" if isinstance(error, UncommittedError) else "damaged"
+            )
+            skipped.append(Skipped(path, str(error), kind))
     return None, skipped
 
 
@@ -89,7 +99,7 @@ def _good(
     verify: bool = False,
     damaged: Collection[str] = (),
 ) -> Chain:
-    with storage_errors(path, mend=""):
+    with reading(path):
         if not storage.is_folder(path):
             raise CheckpointError(path, "is no folder", mend="checkpoints are not looked for behind links")
     checkpoint = opened[path] = opened.get(path) or open_checkpoint(path, storage)
@@ -101,8 +111,8 @@ def _good(
     return chain
 
 
-def set_aside(path: str, storage: Storage | None = None) -> str:
-    """Rename a damaged checkpoint, so that its step can be saved anew; return where it is now.
+def set_aside(path: str, storage: Storage | None = None, *, why: Literal["damaged", "diverged"] = "damaged") -> str:
+    """Rename a checkpoint that is of no use, so that its step can be saved anew; return where it is now.
 
     Storage that cannot rename at once copies it, without its mark; there one that has no mark stays, because it makes way
     by itself.
@@ -111,7 +121,7 @@ def set_aside(path: str, storage: Storage | None = None) -> str:
         CheckpointError: it cannot be renamed.
     """
     storage, path = located(path, storage)
-    aside, mark = damaged_path(path), f"{path}/{COMMITTED_NAME}"
+    aside, mark = aside_path(path, why), f"{path}/{COMMITTED_NAME}"
     with storage_errors(path, mend=""):
         if not storage.renames:
             if COMMITTED_NAME not in storage.names(path):
@@ -122,18 +132,25 @@ def set_aside(path: str, storage: Storage | None = None) -> str:
 
 
 def prune(
-    folder: str | Path, *, keep: int, protected: Collection[int] = (), storage: Storage | None = None
+    folder: str | Path,
+    *,
+    keep: int,
+    protected: Collection[int] = (),
+    damaged: Collection[str] = (),
+    storage: Storage | None = None,
 ) -> list[str]:
     """Remove all but the newest good checkpoints, and what dead saves have left; return the checkpoints removed.
 
     Damaged checkpoints do not count, and are not touched. What a kept increment stands on is kept, too, and does not
-    count for that. Wherever this is interrupted, what remains under the name of a checkpoint is whole, and so is what it
-    stands on. For rank 0, while no other process prunes.
+    count for that. So that no single file is needed by all that is kept, the newest of another chain stays with them: one
+    that stands on another full checkpoint, or is one. Wherever this is interrupted, what remains under the name of a
+    checkpoint is whole, and so is what it stands on. For rank 0, while no other process prunes.
 
     Args:
         folder: of a run's checkpoints.
         keep: how many, at least 2, so that one is left when the newest turns out to be damaged.
         protected: steps to keep besides.
+        damaged: paths of checkpoints that are known not to be whole.
         storage: where the folder is.
 
     Raises:
@@ -145,16 +162,18 @@ def prune(
     good, removed = 0, []
     refused: list[CheckpointError] = []
     needed: set[str] = set()
+    bases: set[str] = set()
     opened: dict[str, Checkpoint] = {}
     for path in checkpoint_paths(folder, storage):  # the newest first, so that nothing goes before what stands on it
         try:
-            chain = _good(path, storage, opened)
+            chain = _good(path, storage, opened, damaged=damaged)
         except UnreachableError:
             raise
         except CheckpointError:
             continue  # somebody may still want to see what is left of it
         good += 1
-        stays = good <= keep or chain.tip.step in protected or path in needed
+        in_another_chain = len(bases) == 1 and chain.base.path not in bases
+        stays = good <= keep or in_another_chain or chain.tip.step in protected or path in needed
         if not stays:
             try:
                 with storage_errors(path, mend=""):
@@ -166,6 +185,7 @@ def prune(
                 removed.append(path)
         if stays:
             needed.update(member.path for member in chain.members)
+            bases.add(chain.base.path)
     _clean(folder, storage)
     if refused:
         raise refused[0]

@@ -229,7 +229,7 @@ def open_chain(
         opened: checkpoints by path that need not be opened again; those that are opened here are added.
 
     Raises:
-        UnreachableError: a remote storage cannot be asked.
+        UnreachableError: the storage fails, so that nothing is known of it.
         CheckpointError: it, or one that it stands on, is known to be damaged, is not there or another one than it was, or
             contradicts the base.
     """

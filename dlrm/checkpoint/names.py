@@ -43,9 +43,9 @@ def discarded_path(final: str) -> str:
     return f"{final}.dead-{new_token()}"
 
 
-def damaged_path(final: str) -> str:
-    """Where a damaged checkpoint goes that somebody may want to look at."""
-    return f"{final}.damaged-{new_token()}"
+def aside_path(final: str, why: str) -> str:
+    """Where a checkpoint goes that is of no use, ``damaged`` or ``diverged``, and that somebody may want to look at."""
+    return f"{final}.{why}-{new_token()}"
 
 
 def is_working(name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from iopath.common.file_io import PathManager
 
-from dlrm.checkpoint.storage import FileWriter, LocalStorage, Storage
+from dlrm.checkpoint.storage import FileWriter, LocalStorage, Stamps, Storage
 from dlrm.config.checkpoint import fault_in_address
 from dlrm.errors import CheckpointError
 from dlrm.remote.objects import ObjectHandler, missing, taken
@@ -136,3 +136,10 @@ class RemoteStorage:
         times = [entry.modified_s for entry in self._objects.below(folder)]
         known = [when for when in times if when is not None]
         return time.time() - max(known) if known and len(known) == len(times) else 0.0
+
+    def stamps(self, folder: str) -> Stamps:
+        """Size and, where the store says it, time of the last change."""
+        found = {entry.url.removeprefix(f"{folder}/"): entry for entry in self._objects.below(folder)}
+        if not found:
+            raise missing(folder)
+        return {name: (entry.bytes, entry.modified_s or 0.0) for name, entry in found.items()}

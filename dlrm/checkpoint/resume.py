@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlrm.checkpoint.folder import Skipped, newest_good
-from dlrm.checkpoint.increments import open_chain
 from dlrm.checkpoint.load import load_tensors
+from dlrm.checkpoint.names import step_of
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.storage import Storage, UnreachableError
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.errors import CheckpointError, CheckpointMismatchError, HalfLoadedError
+
+Judge = Callable[[Sequence[LogicalTensor]], str]
+"""Why training cannot go on from what this rank holds of a state, in words; empty: it can."""
+
+
+def accept(tensors: Sequence[LogicalTensor]) -> str:
+    """A judge that has no objection."""
+    return ""
+
+
+class DivergedStateError(CheckpointError):
+    """A checkpoint that is whole, of a state from which training cannot go on."""
+
+
+def require_sound(
+    checkpoint: Checkpoint, tensors: Sequence[LogicalTensor], collectives: Collectives, judge: Judge
+) -> None:
+    """Look at what has been loaded; collective.
+
+    Raises:
+        DivergedStateError: on every rank, if a rank's judge objects.
+    """
+
+    def look() -> None:
+        if problem := judge(tensors):
+            problem = f"was saved after training had diverged: {problem}"
+            raise DivergedStateError(checkpoint.path, problem, mend="use an older checkpoint")
+
+    together(collectives, look)
 
 
 @dataclass(frozen=True)
@@ -39,10 +68,12 @@ def load_newest(
     *,
     strict: bool = True,
     storage: Storage | None = None,
+    judge: Judge = accept,
 ) -> Resumed:
     """Load the newest checkpoint of which every rank finds all that it needs whole; collective.
 
-    Where an increment is damaged, that is the newest one before it in its chain.
+    Where an increment is damaged, that is the newest one before it in its chain. Where none is found, the state may be that
+    of one to which the judge objected.
 
     Args:
         folder: of a run's checkpoints.
@@ -50,11 +81,12 @@ def load_newest(
         collectives: of the ranks that load together.
         strict: refuse a checkpoint that does not fit; otherwise what does not fit is left as it is.
         storage: where the folder is; what its path or URL says by default.
+        judge: may object to a state that was loaded; then an older one is.
 
     Raises:
+        UnreachableError: storage failed; the same on every rank, like all of these.
         CheckpointMismatchError: the newest good one does not fit: an older one would be no better.
         HalfLoadedError: storage failed in the middle.
-        CheckpointError: the folder cannot be listed.
     """
     storage, folder = located(folder, storage)
     skipped: list[Skipped] = []
@@ -66,23 +98,21 @@ def load_newest(
         if checkpoint is None:
             return Resumed(None, [], skipped)
         try:
-            return Resumed(
-                checkpoint, load_tensors(checkpoint, tensors, strict=strict, collectives=collectives), skipped
-            )
+            left = load_tensors(checkpoint, tensors, strict=strict, collectives=collectives)
+            require_sound(checkpoint, tensors, collectives, judge)
+            return Resumed(checkpoint, left, skipped)
         except (CheckpointMismatchError, HalfLoadedError, UnreachableError):
             raise
         except CheckpointError as error:  # the same on every rank
-            skipped.append(Skipped(checkpoint.path, str(error)))
+            diverged = isinstance(error, DivergedStateError)
+            skipped.append(Skipped(checkpoint.path, str(error), "diverged" if diverged else "damaged"))
             before = checkpoint.step
-            damaged |= {path for path in _stands_on(checkpoint) if error.path.startswith((path, f"{path}/"))}
+            damaged |= _checkpoint_at(error.path)
 
 
-def _stands_on(checkpoint: Checkpoint) -> list[str]:
-    """The checkpoints of its chain, as far as they can be opened."""
-    try:
-        return [member.path for member in open_chain(checkpoint).members]
-    except CheckpointError:
-        return [checkpoint.path]
+def _checkpoint_at(path: str) -> set[str]:
+    """The checkpoint that a path is, or that a file is in."""
+    return {place for place in (path, path.rpartition("/")[0]) if step_of(place.rpartition("/")[2]) is not None}
 
 
 def _agreed(

@@ -19,7 +19,7 @@ from dlrm.checkpoint.names import checkpoint_name
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.save import Destination, abandon, commit, prepare, write_rank
 from dlrm.checkpoint.snapshot import Snapshot, Snapshots
-from dlrm.checkpoint.storage import Storage
+from dlrm.checkpoint.storage import Storage, reading
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.errors import CheckpointError
@@ -198,7 +198,9 @@ class AsyncSaver:
             return
 
         def look() -> None:
-            if not self._storage.is_folder(destination.working):
+            with reading(destination.working):
+                seen = self._storage.is_folder(destination.working)
+            if not seen:
                 problem = f"rank {destination.rank} does not see this folder, which rank 0 has just made"
                 raise CheckpointError(destination.working, problem, mend="use a folder that all hosts share")
 

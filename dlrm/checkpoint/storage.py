@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from dlrm.errors import CheckpointError
+from dlrm.remote.objects import StoreError
 
+Stamps = dict[str, tuple[float, ...]]
 _UNFINISHED = ".unfinished"
+_ANSWERS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
+_TRY_AGAIN = "nothing was changed; try again once the storage answers, or move away what stays unreadable"
 
 
 class FileWriter(Protocol):
@@ -75,9 +79,51 @@ class Storage(Protocol):
     def idle_s(self, folder: str) -> float:
         """Seconds since anything directly in a folder was last changed."""
 
+    def stamps(self, folder: str) -> Stamps:
+        """By name what changes when a file in a folder is written anew: size, time, and what else is known of it."""
+
 
 class UnreachableError(CheckpointError):
     """The storage cannot be asked, so that nothing is known of what it holds: no reason to take an older checkpoint."""
+
+
+class NoPlainFileError(OSError):
+    """Something else than a file is where a file should be."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.EINVAL, "is no plain file", path)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether the storage may answer when it is asked again: it is away, slow or broken.
+
+    Not so where it has answered that nothing is there, or something else than should be, and where asking again is of no
+    use, as with a store that refuses the credentials.
+    """
+    return error.may_pass if isinstance(error, StoreError) else not _says_what_is_there(error)
+
+
+def _says_what_is_there(error: OSError) -> bool:
+    return isinstance(error, NoPlainFileError) or error.errno in _ANSWERS
+
+
+@contextmanager
+def reading(path: str, *, mend: str = "") -> Iterator[None]:
+    """Tell what is not as it should be from what cannot be read.
+
+    Raises:
+        UnreachableError: storage failed, so that nothing is known of what it holds.
+        CheckpointError: it has answered that nothing is there, or something else than should be.
+    """
+    try:
+        yield
+    except StoreError as error:  # its words are the problem and the mend
+        raise UnreachableError(path, error.strerror or str(error)) from error
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        if _says_what_is_there(error):
+            raise CheckpointError(path, problem, mend=mend) from error
+        raise UnreachableError(path, problem, mend=_TRY_AGAIN) from error
 
 
 def names_if_there(storage: Storage, folder: str) -> list[str]:
@@ -178,6 +224,12 @@ class LocalStorage:
                 latest = max(latest, entry.stat(follow_symlinks=False).st_mtime)
         return time.time() - latest
 
+    def stamps(self, folder: str) -> Stamps:
+        """Size, time of the last change, and inode."""
+        with os.scandir(folder) as entries:
+            found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        return {name: (status.st_size, status.st_mtime_ns, status.st_ino) for name, status in found.items()}
+
 
 class _LocalWriter:
     def __init__(self, descriptor: int, path: str) -> None:
@@ -195,5 +247,5 @@ class _LocalWriter:
 
 def _plain_size(status: os.stat_result, path: str) -> int:
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "is no plain file", path)
+        raise NoPlainFileError(path)
     return status.st_size

@@ -29,9 +29,8 @@ from dlrm.checkpoint.manifest import (
     tensor_dtypes,
 )
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.storage import Storage, UnreachableError
+from dlrm.checkpoint.storage import Storage, UnreachableError, reading
 from dlrm.errors import CheckpointError
-from dlrm.remote.objects import StoreError
 
 VERIFYING_THREADS = 4
 
@@ -42,6 +41,14 @@ class StoredPiece:
 
     file: FileRecord
     piece: PieceRecord
+
+
+Part = FileRecord | StoredPiece
+"""A file's header, or a piece: what is verified at once."""
+
+
+class UncommittedError(CheckpointError):
+    """A folder that never became a checkpoint: what an interrupted save has left."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,33 @@ class Checkpoint:
                 found[piece.tensor].append(StoredPiece(file, piece))
         return found
 
+    @property
+    def parts(self) -> list[Part]:
+        """All headers and pieces."""
+        files = self.manifest.files
+        return [*files, *(StoredPiece(file, piece) for file in files for piece in file.pieces)]
+
+    def verify(self, part: Part) -> None:
+        """Read a part.
+
+        Raises:
+            UnreachableError: it cannot be read.
+            CheckpointError: it is not as it was written.
+        """
+        if isinstance(part, StoredPiece):
+            self.read(part)
+        else:
+            self.check_header(part)
+
     def read(self, stored: StoredPiece) -> bytearray:
         """The bytes of a piece, verified.
 
         Raises:
-            CheckpointError: they are not those that were written, or cannot be read.
+            UnreachableError: they cannot be read.
+            CheckpointError: they are not those that were written.
         """
         path, (start, stop) = f"{self.path}/{stored.file.name}", stored.piece.range
-        with _reading(path):
+        with _reading(self.storage, path):
             data = self.storage.read(path, start, stop - start)
         if len(data) != stop - start or checksum(data) != stored.piece.checksum:
             problem = f"bytes {start} .. {stop - 1} ({stored.piece.tensor}) are not those that were written"
@@ -105,10 +131,11 @@ class Checkpoint:
         """See that a file begins as it was written.
 
         Raises:
-            CheckpointError: it does not, or cannot be read.
+            UnreachableError: it cannot be read.
+            CheckpointError: it does not.
         """
         path, expected = f"{self.path}/{file.name}", header(file.pieces, self.dtypes)
-        with _reading(path):
+        with _reading(self.storage, path):
             if self.storage.size(path) != file.bytes or self.storage.read(path, 0, len(expected)) != expected:
                 raise CheckpointError(path, "does not begin as it was written", mend=RESTORE)
 
@@ -121,24 +148,26 @@ def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpo
         storage: where that is; what its path or URL says by default.
 
     Raises:
-        UnreachableError: a remote storage cannot be asked.
-        CheckpointError: it is not committed, its manifest is not the one that was committed or contradicts itself, a file
-            is missing, too many, a link, or of another size.
+        UnreachableError: the storage fails, so that nothing is known of it.
+        UncommittedError: it is not committed.
+        CheckpointError: its manifest is not the one that was committed or contradicts itself, a file is missing, too many,
+            a link, or of another size.
     """
     storage, folder = located(path, storage)
     folder = folder.rstrip("/") or "/"
     names = _names(storage, folder)
     for name in (COMMITTED_NAME, MANIFEST_NAME):
         if name not in names:
-            raise CheckpointError(folder, f"is no committed checkpoint (no {name})", mend="use another checkpoint")
+            kind = UncommittedError if name == COMMITTED_NAME else CheckpointError
+            raise kind(folder, f"is no committed checkpoint (no {name})", mend="use another checkpoint")
     manifest_path = f"{folder}/{MANIFEST_NAME}"
-    with _reading(manifest_path):
+    with _reading(storage, manifest_path):
         size = storage.size(manifest_path)
         if size > MAX_MANIFEST_BYTES:
             raise CheckpointError(manifest_path, f"has {size} bytes, more than any manifest ({MAX_MANIFEST_BYTES})")
         text = storage.read(manifest_path, 0, size)
     expected = committed_text(bytes(text))
-    with _reading(f"{folder}/{COMMITTED_NAME}"):
+    with _reading(storage, f"{folder}/{COMMITTED_NAME}"):
         found = storage.read(f"{folder}/{COMMITTED_NAME}", 0, len(expected) + 1)
     if found != expected:
         raise CheckpointError(manifest_path, f"is not the one whose checksum is in {COMMITTED_NAME}", mend=RESTORE)
@@ -148,7 +177,7 @@ def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpo
 
 
 def _names(storage: Storage, folder: str) -> set[str]:
-    with _reading(folder):
+    with reading(folder, mend=RESTORE):
         try:
             return set(storage.names(folder))
         except (FileNotFoundError, NotADirectoryError):
@@ -164,7 +193,7 @@ def _check_files(storage: Storage, folder: str, names: set[str], manifest: Manif
             f"{folder}/{ascii(extra[0])[1:-1]}", "does not belong to the checkpoint", mend="remove it"
         )
     for file in manifest.files:
-        with _reading(f"{folder}/{file.name}"):
+        with _reading(storage, f"{folder}/{file.name}"):
             found = storage.size(f"{folder}/{file.name}")
         if found != file.bytes:
             problem = f"has {found} bytes, {file.bytes} were written"
@@ -172,13 +201,16 @@ def _check_files(storage: Storage, folder: str, names: set[str], manifest: Manif
 
 
 @contextmanager
-def _reading(path: str) -> Iterator[None]:
-    try:
-        yield
-    except StoreError as error:
-        raise UnreachableError(path, error.strerror or str(error)) from error
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({error.strerror or error})", mend=RESTORE) from error
+def _reading(storage: Storage, path: str) -> Iterator[None]:
+    """As :func:`reading`, for a file: it is missing only where its folder can be listed, and is without it."""
+    folder, _, name = path.rpartition("/")
+    with reading(path, mend=RESTORE):
+        try:
+            yield
+        except FileNotFoundError:
+            if name in _names(storage, folder):
+                raise UnreachableError(path, "is listed, and cannot be found", mend="try again") from None
+            raise CheckpointError(path, "is missing", mend=RESTORE) from None
 
 
 def find_damage(checkpoint: Checkpoint, progress: Callable[[int], None] = lambda size: None) -> list[CheckpointError]:
@@ -189,26 +221,21 @@ def find_damage(checkpoint: Checkpoint, progress: Callable[[int], None] = lambda
         progress: is told the bytes of each header and piece that was looked at, in several threads.
     """
 
-    def damage(what: FileRecord | StoredPiece) -> CheckpointError | None:
+    def damage(part: Part) -> CheckpointError | None:
         try:
-            if isinstance(what, StoredPiece):
-                checkpoint.read(what)
-            else:
-                checkpoint.check_header(what)
+            checkpoint.verify(part)
         except CheckpointError as error:
             return error
         finally:
-            progress(_size(what))
+            progress(part_bytes(part))
         return None
 
-    files = checkpoint.manifest.files
-    everything = [*files, *(StoredPiece(file, piece) for file in files for piece in file.pieces)]
     with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
-        return [found for found in pool.map(damage, everything) if found is not None]
+        return [found for found in pool.map(damage, checkpoint.parts) if found is not None]
 
 
-def _size(what: FileRecord | StoredPiece) -> int:
+def part_bytes(part: Part) -> int:
     """Bytes of a piece, or of a file's header."""
-    if isinstance(what, StoredPiece):
-        return what.piece.range[1] - what.piece.range[0]
-    return what.pieces[0].range[0]
+    if isinstance(part, StoredPiece):
+        return part.piece.range[1] - part.piece.range[0]
+    return part.pieces[0].range[0]

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from dlrm.checkpoint.increments import open_chain
 from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.names import is_discarded, is_working, step_of
-from dlrm.checkpoint.save import storage_errors
-from dlrm.checkpoint.storage import Storage
+from dlrm.checkpoint.storage import Storage, UnreachableError, reading
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint_tools.places import Place, find_place
 from dlrm.checkpoint_tools.words import escaped, increment_of
 from dlrm.errors import CheckpointError
 
 _OF_A_STEP = re.compile(r"step_([0-9]{8,18})(\..*)?", re.DOTALL)
-_SET_ASIDE = ".damaged-"
+_SET_ASIDE = ("damaged", "diverged")
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,19 @@ def _entry(storage: Storage, path: str, name: str) -> Entry:
         return Entry(shown, "not committed: being written, or left by an interrupted save", None)
     if is_discarded(name):
         return Entry(shown, "not committed: about to be removed", None)
-    if _SET_ASIDE in name:
-        return Entry(shown, "damaged: set aside", None)
+    for why in _SET_ASIDE:
+        if f".{why}-" in name:
+            return Entry(shown, f"{why}: set aside", None)
     try:
-        with storage_errors(path, mend=""):
+        with reading(path):
             if not storage.is_folder(path):
                 return Entry(shown, "damaged: no folder, but a file or a link", None)
             if COMMITTED_NAME not in storage.names(path):
                 return Entry(shown, "not committed", None)
         checkpoint = open_checkpoint(path, storage)
         open_chain(checkpoint)
+    except UnreachableError as error:
+        return Entry(shown, f"not known: {escaped(error.problem, 300)}", None)
     except CheckpointError as error:
         where = error.path.removeprefix(path).strip("/")
         return Entry(shown, f"damaged: {escaped(f'{where} {error.problem}'.strip(), 300)}", None)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from dlrm.config.base import Number, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section
 from dlrm.config.data.paths import InputPath
 
 Metric = Literal["auc", "log_loss", "normalised_entropy"]
@@ -66,10 +66,11 @@ class CheckpointConfig(Section):
     best: Metric | None = None
     """Save whenever this metric of the validation samples is better than ever before, and keep that checkpoint."""
     keep: Annotated[int, Number, Field(ge=2)] = 2
-    """How many of the newest checkpoints to keep; older ones are removed once a newer one is whole on disk."""
+    """How many of the newest checkpoints to keep; older ones are removed once a newer one is whole on disk, but for one
+    that shares no file with the newest."""
     full_every: PositiveInt = 1
-    """Save everything in every so many-th checkpoint, and only the table rows touched since in those between; 1: always
-    everything."""
+    """Save everything in every so many-th checkpoint (and in a run's first two), and only the table rows touched since in
+    those between; 1: always everything."""
     increment_bits: Literal[32, 8] = 32
     """Bits of a weight in those between: 8 quantises each row (Check-N-Run, NSDI 2022); 32 is exact."""
     on_failure: Literal["continue", "stop"] = "continue"
@@ -87,5 +88,8 @@ class ResumeConfig(Section):
     checkpoint: Address = NO_CHECKPOINT
     """none: at the beginning; auto: after the newest good checkpoint of the run of this name, if there is one; otherwise
     the path of a checkpoint, or of a run, to go on from in a new run."""
+    wait_s: NonNegativeFloat = 60.0
+    """Seconds to try again where checkpoints cannot be read for the moment (a mount or a store that is away) before giving
+    up, without touching them; less than distributed.timeout_s."""
     strict: bool = True
     """Refuse a checkpoint that does not fit this configuration; false: load what fits and say what was left."""

@@ -177,4 +177,5 @@ def fsspec_errors(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # each implementation has errors of its own, without a common root
         words = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-        raise StoreError(f"the store cannot be used ({type(error).__name__}: {words})", url) from error
+        problem = f"the store cannot be used ({type(error).__name__}: {words})"
+        raise StoreError(problem, url, may_pass=not isinstance(error, PermissionError | ImportError)) from error

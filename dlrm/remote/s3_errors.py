@@ -12,11 +12,14 @@ from botocore.exceptions import (
     ConnectionClosedError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
     ReadTimeoutError,
 )
+from botocore.exceptions import ConnectionError as FailedConnection
 
 from dlrm.remote.objects import StoreError, missing
 
@@ -25,6 +28,8 @@ NOT_OFFERED = {"NotImplemented", "501"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 _BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "500", "502", "503", "504"}
+_NO_ANSWER = (FailedConnection, HTTPClientError, IncompleteReadError)
+"""The connection could not be made, broke, or nothing came through it in time."""
 
 
 def code_of(error: ClientError) -> str:
@@ -40,9 +45,9 @@ def s3_errors(url: str) -> Iterator[None]:
     except ClientError as error:
         if code_of(error) in _MISSING:
             raise missing(url) from error
-        raise StoreError(_answered(error), url) from error
+        raise StoreError(_answered(error), url, may_pass=code_of(error) in _BUSY) from error
     except (BotoCoreError, Boto3Error) as error:
-        raise StoreError(_unanswered(error), url) from error
+        raise StoreError(_unanswered(error), url, may_pass=isinstance(error, _NO_ANSWER)) from error
 
 
 def _answered(error: ClientError) -> str:

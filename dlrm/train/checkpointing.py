@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dlrm.checkpoint.claim import WATCH_S, Claim
+from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.saver import AsyncSaver
+from dlrm.checkpoint.saver import AsyncSaver, SaveReport
+from dlrm.checkpoint.watch import ChainWatch
 from dlrm.config import Config
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
@@ -33,28 +35,44 @@ class Checkpointing:
     Args:
         num_samples: of the training set.
         run: the run's folder.
+        patience: with storage that is away for a moment, at the start and where another job may have come.
     """
 
     def __init__(
-        self, config: Config, engine: Engine, num_samples: int, run: RunFolder, world: World, display: Display
+        self,
+        config: Config,
+        engine: Engine,
+        num_samples: int,
+        run: RunFolder,
+        world: World,
+        display: Display,
+        patience: Patience,
     ) -> None:
         self._config, self._engine, self._num_samples, self._run = config, engine, num_samples, run
         self._world, self._display = world, display
         self._storage, self._folder = located(checkpoint_folder(config, run))
+        self._patient_storage = patient(self._storage, patience)
         self._signals = SignalWatch(announce=world.is_leader)
-        self._kept = Kept(self._folder, self._storage, config.checkpoint.keep)
-        self._claim = Claim(self._storage, self._folder, run.launchers, display.say)
+        self._watch = ChainWatch(self._storage, increments=config.checkpoint.full_every - 1)
+        self._kept = Kept(self._folder, self._storage, config.checkpoint.keep, damaged=self._watch.damaged)
+        self._claim = Claim(self._patient_storage, self._folder, run.launchers, display.say)
         self._saver = AsyncSaver(
             self._folder,
             world.collectives,
             storage=self._storage,
             time_limit_s=config.checkpoint.time_limit_s,
             before_save=self._claim.check,
-            on_committed=self._kept,
+            on_committed=self._committed,
         )
         self._start = Start()
 
-    def find_start(self, otherwise: Callable[[], Start]) -> Start:
+    def _committed(self, report: SaveReport) -> None:
+        """Look after what increments will stand on, then remove what is too old; on rank 0, in the thread that saves."""
+        if self._config.checkpoint.full_every > 1:
+            self._watch.note(report.path)
+        self._kept(report)
+
+    def find_start(self, *, otherwise: Callable[[], Start]) -> Start:
         """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise()``.
 
         Raises:
@@ -74,7 +92,7 @@ class Checkpointing:
             self._engine,
             self._num_samples,
             self._run,
-            self._storage,
+            self._patient_storage,
             self._world,
             otherwise=otherwise,
         )
@@ -119,6 +137,9 @@ class Checkpointing:
             full_every=self._config.checkpoint.full_every,
             bits=self._config.checkpoint.increment_bits,
             average_decay=self._config.train.average_decay,
+            full_at_first=1 if self._start.own else 2,
+            chain_fault=self._watch.fault,
+            say=self._display.say,
         )
 
     @contextmanager

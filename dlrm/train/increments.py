@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from dlrm.checkpoint.saver import SaveReport
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.checkpoint.touched import tensors_by_table
-from dlrm.distributed.collectives import Collectives
+from dlrm.distributed.collectives import Collectives, from_rank_0
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.touched_rows import Shard, TouchedRows
 from dlrm.train.engine import Engine
@@ -30,9 +30,10 @@ _QUANTISED_ENDS = tuple(f".{name}" for name in QUANTISED)
 class IncrementalState:
     """Collects the training state for checkpoints, of which every so many-th is full.
 
-    Full are also the first one, the first after a resume, and those whose touched rows would be too many, or whose numbers
-    cannot be quantised. What became of a checkpoint is told by :meth:`settled` before the next is collected; what was
-    collected and not settled counts as in no checkpoint. Rows are followed from the making of this object on.
+    Full are also the first one, the first after a resume, those whose touched rows would be too many, or whose numbers
+    cannot be quantised, and the one after something has happened to what an increment would stand on. What became of a
+    checkpoint is told by :meth:`settled` before the next is collected; what was collected and not settled counts as in no
+    checkpoint. Rows are followed from the making of this object on.
 
     Args:
         engine: whose state is saved.
@@ -40,6 +41,10 @@ class IncrementalState:
         full_every: 1 makes every checkpoint full.
         bits: of a weight in the others; with 8 the state of dense optimizers has 16.
         average_decay: of the engine's average; 0 if it has none.
+        full_at_first: how many checkpoints are full before the first increment: two where nothing else is kept, so that
+            never all that is kept stands on one file.
+        chain_fault: says on rank 0 why no increment may stand on the checkpoints since the last full one; empty: one may.
+        say: is told, on every rank, where a checkpoint is full for that.
     """
 
     def __init__(
@@ -50,12 +55,17 @@ class IncrementalState:
         full_every: int,
         bits: Literal[8, 32],
         average_decay: float = 0.0,
+        full_at_first: int = 1,
+        chain_fault: Callable[[], str] = str,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         if (average_decay > 0) != isinstance(engine.average, ExponentialAverage):
             raise ValueError(f"average_decay is {average_decay}, which is not that of the engine's average")
         self._engine, self._collectives = engine, collectives
         self._full_every, self._bits, self._average_decay = full_every, bits, average_decay
         self._collected_average = self._saved_average = 0  # steps in the average, last collected and last committed
+        self._chain_fault, self._say = chain_fault, say
+        self._full_at_first, self._full_so_far = full_at_first, 0
         self._touched = TouchedRows(engine.model)
         self._since_full: int | None = None  # increments; None: there is nothing that one could stand on
         self._collected: Literal["full", "increment"] | None = None
@@ -69,7 +79,14 @@ class IncrementalState:
         self._collected, self._collected_average = "full", self._average_steps()
         if self._since_full is None or self._since_full + 1 >= self._full_every:
             return state, {}
+        if self._full_so_far < self._full_at_first:
+            return state, {}
         if not 0 <= self._collected_average - self._saved_average <= MAX_REPLAYED_STEPS:
+            return state, {}
+        if fault := from_rank_0(self._collectives, self._chain_fault):
+            self._say(
+                f"warning: {fault}; what stands on it is lost, and everything is saved instead of another increment"
+            )
             return state, {}
         tables = tensors_by_table(state)
         touched = _touched_tensors(tables, rows, self._bits)
@@ -107,6 +124,7 @@ class IncrementalState:
             link = Link(step=report.step, manifest_checksum=report.manifest_checksum)
         if collected == "full":
             self._since_full, self._base = 0, link
+            self._full_so_far += 1
         else:
             self._since_full = (self._since_full or 0) + 1
         self._parent = link

@@ -22,7 +22,7 @@ from dlrm.train.engine import build_engine
 from dlrm.train.log import open_log
 from dlrm.train.records import NoRecorder, Recorder, RunRecorder
 from dlrm.train.report import write_report
-from dlrm.train.resume import start_elsewhere
+from dlrm.train.resume import patience_with_storage, start_elsewhere
 from dlrm.train.run_folder import is_restarted, open_run_folder, write_json
 from dlrm.train.secondary import secondary, write_text
 from dlrm.train.standard_hooks import result_text
@@ -48,13 +48,14 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
     engine = build_engine(config, dataset.schema, world)
-    find_elsewhere = partial(start_elsewhere, config, engine, dataset.train.num_samples, world)
+    patience = patience_with_storage(config, world, display)
+    find_elsewhere = partial(start_elsewhere, config, engine, dataset.train.num_samples, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
-    elsewhere = None if is_restarted(config, world) else find_elsewhere()
+    elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
     folder = run.path
     open_log(folder, world.rank, display.say)
-    checkpointing = Checkpointing(config, engine, dataset.train.num_samples, run, world, display)
+    checkpointing = Checkpointing(config, engine, dataset.train.num_samples, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
     recorder: Recorder = NoRecorder()
     if world.is_leader:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dlrm.checkpoint.folder import Skipped, newest_good, set_aside
 from dlrm.checkpoint.load import differences, load_tensors
 from dlrm.checkpoint.names import step_of
+from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.resume import Resumed, load_newest
+from dlrm.checkpoint.resume import Resumed, load_newest, require_sound
+from dlrm.checkpoint.soundness import fault_in_state
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config
@@ -17,6 +20,7 @@ from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, CheckpointMismatchError
+from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact, SavedFacts, config_changes, order_differences
 from dlrm.train.hooks import Position
@@ -53,7 +57,13 @@ def checkpoint_folder(config: Config, run: RunFolder) -> str:
     return f"{config.checkpoint.dir.rstrip('/')}/{run.path.name}"
 
 
-def start_elsewhere(config: Config, engine: Engine, num_samples: int, world: World) -> Start:
+def patience_with_storage(config: Config, world: World, display: Display) -> Patience:
+    """How long to wait for storage that is away when training begins, and who says so: rank 0, or a rank's log."""
+    say = display.say if world.is_leader else logging.getLogger(__name__).warning
+    return Patience(config.resume.wait_s, say)
+
+
+def start_elsewhere(config: Config, engine: Engine, num_samples: int, world: World, patience: Patience) -> Start:
     """Load what a new run is to begin with, if it is the checkpoint of another; collective.
 
     Args:
@@ -61,6 +71,7 @@ def start_elsewhere(config: Config, engine: Engine, num_samples: int, world: Wor
         engine: as built.
         num_samples: of the training set.
         world: the ranks that load together.
+        patience: with the storage of the checkpoint.
 
     Raises:
         CheckpointMismatchError: the checkpoint does not fit; nothing was loaded.
@@ -68,7 +79,8 @@ def start_elsewhere(config: Config, engine: Engine, num_samples: int, world: Wor
     """
     if config.resume.checkpoint in (NO_CHECKPOINT, NEWEST):
         return Start()
-    return _from_path(config, engine, num_samples, config.resume.checkpoint, world)
+    storage, path = located(config.resume.checkpoint)
+    return _from_path(config, engine, num_samples, path, patient(storage, patience), world)
 
 
 def start_here(
@@ -94,7 +106,7 @@ def start_here(
 
     Raises:
         CheckpointMismatchError: the checkpoint does not fit; nothing was loaded.
-        CheckpointError: the storage fails, or ``otherwise`` finds nothing.
+        CheckpointError: the storage fails, there are checkpoints of which none can be used, or ``otherwise`` finds nothing.
         ConfigError: checkpoints of an earlier run lie where those of this one would.
     """
     folder = checkpoint_folder(config, run)
@@ -131,7 +143,11 @@ def _from_newest(
             raise CheckpointMismatchError(found.path, other_order, mend=mend)
 
     from_rank_0(world.collectives, agree)
-    resumed = load_newest(folder, tensors, world.collectives, strict=config.resume.strict, storage=storage)
+    resumed = load_newest(
+        folder, tensors, world.collectives, strict=config.resume.strict, storage=storage, judge=fault_in_state
+    )
+    if resumed.checkpoint is None:
+        _refuse_to_begin_anew(folder, resumed.skipped)
     from_rank_0(world.collectives, lambda: _set_aside(resumed.skipped, storage))
     lines = [f"skipped {skipped.path}: {skipped.why}" for skipped in resumed.skipped]
     if resumed.checkpoint is None:
@@ -142,9 +158,8 @@ def _from_newest(
     return replace(start, own=True, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
 
 
-def _from_path(config: Config, engine: Engine, num_samples: int, path: str, world: World) -> Start:
+def _from_path(config: Config, engine: Engine, num_samples: int, path: str, storage: Storage, world: World) -> Start:
     """Begin a run with what another has come to; ``path`` is a checkpoint, a run or a run's folder of checkpoints."""
-    storage, path = located(path)
 
     def find() -> tuple[str, list[Skipped]]:
         if step_of(path.rpartition("/")[2]) is not None:
@@ -169,6 +184,7 @@ def _from_path(config: Config, engine: Engine, num_samples: int, path: str, worl
     chosen, skipped = from_rank_0(world.collectives, find)
     checkpoint = together(world.collectives, open_it)
     left = load_tensors(checkpoint, tensors, strict=config.resume.strict, collectives=world.collectives)
+    require_sound(checkpoint, tensors, world.collectives, fault_in_state)
     start = _start(config, num_samples, Resumed(checkpoint, left, skipped), engine)
     return replace(start, lines=(*(f"skipped {one.path}: {one.why}" for one in skipped), *start.lines))
 
@@ -190,7 +206,20 @@ def _start(config: Config, num_samples: int, resumed: Resumed, engine: Engine) -
     return Start(position, checkpoint, saved, lines=(line, *changed, *left))
 
 
+def _refuse_to_begin_anew(folder: str, skipped: list[Skipped]) -> None:
+    """Nobody has asked for a training from the first sample where there are checkpoints; what they hold may be mended.
+
+    Raises:
+        CheckpointError: there are some, of which none can be used.
+    """
+    committed = [one for one in skipped if one.kind != "uncommitted"]
+    if committed:
+        problem = f"none of the checkpoints here ({len(committed)}) can be used, of which nothing was changed"
+        mend = "restore one of them, or begin a new run: --resume none (beside this run) or another run.name"
+        raise CheckpointError(folder, f"{problem}; the newest: {committed[0].why}", mend=mend)
+
+
 def _set_aside(skipped: list[Skipped], storage: Storage) -> None:
     """Make way for the steps that will be saved anew; what was never committed is cleared away when they are."""
     for one in skipped:
-        set_aside(one.path, storage)
+        set_aside(one.path, storage, why="diverged" if one.kind == "diverged" else "damaged")

@@ -33,6 +33,7 @@ import torch
 
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.owner import process_mark
+from dlrm.checkpoint.patience import Patience
 from dlrm.checkpoint.storage import Storage
 from dlrm.config import Config, dump_config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
@@ -111,7 +112,7 @@ def _write_start(folder: Path, config: Config, world: World, launchers: list[str
     write_json(folder / "environment.json", environment(world))
 
 
-def is_restarted(config: Config, world: World) -> bool:
+def is_restarted(config: Config, world: World, patience: Patience) -> bool:
     """Whether the launcher has started this job's ranks again after they had made their run's folder; collective.
 
     Raises:
@@ -121,6 +122,7 @@ def is_restarted(config: Config, world: World) -> bool:
 
     def look() -> bool:
         with _folder_errors():
+            patience(lambda: is_run(Path(config.run.dir) / config.run.name), config.run.dir)  # a mount may be away
             return _folder_of_job(config, launchers) is not None
 
     return from_rank_0(world.collectives, look)

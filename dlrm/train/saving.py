@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,12 +16,14 @@ import torch
 
 from dlrm.checkpoint.folder import prune
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
+from dlrm.checkpoint.soundness import fault_in_state
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
+from dlrm.distributed.collectives import together
 from dlrm.distributed.world import World
-from dlrm.errors import CheckpointError, StoppedBySignal
+from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
 from dlrm.signals import STOPPING, SignalWatch
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
@@ -76,6 +78,7 @@ class Kept:
     storage: Storage
     keep: int
     best_step: int | None = None
+    damaged: Collection[str] = ()
     reports: list[SaveReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _refused: bool = False
@@ -85,7 +88,7 @@ class Kept:
         self.reports.append(report)
         protected = [] if self.best_step is None else [self.best_step]
         try:
-            prune(self.folder, keep=self.keep, protected=protected, storage=self.storage)
+            prune(self.folder, keep=self.keep, protected=protected, damaged=self.damaged, storage=self.storage)
         except CheckpointError as error:
             if not self._refused:
                 self.warnings.append(f"an old checkpoint cannot be removed: {error}; tried again after every save")
@@ -157,6 +160,7 @@ class Saving(Hook):
         Raises:
             StoppedBySignal: on every rank, after saving.
             CheckpointError: a save failed that must not.
+            DivergedError: training could not go on from the state; on every rank, instead of saving it.
         """
         self._look_at(position)
         stop = self._poll(position)  # an evaluation may have taken long
@@ -250,6 +254,7 @@ class Saving(Hook):
         self._finish(self._tolerant)  # of the save before, which need not have succeeded for this one to
         self._saving_best = self._best if self._best is not None and self._best.step == position.step else None
         tensors, of_source = self._source.collect()
+        together(self._world.collectives, lambda: self._require_sound(position, tensors))
         facts = {**of_source, **self._facts(position, reason, self._best)}
         try:
             self._saver.save(position.step, tensors, facts)
@@ -258,6 +263,11 @@ class Saving(Hook):
         else:
             self._saved_step = position.step
         self._last_save_s = time.monotonic()
+
+    def _require_sound(self, position: Position, tensors: Sequence[LogicalTensor]) -> None:
+        """Save nothing that training could not go on from: the loss so far says nothing of the step just made."""
+        if problem := fault_in_state(tensors):
+            raise DivergedError(f"step {position.step}: the state is not saved, because {problem}")
 
     def _finish(self, tolerant: bool) -> None:
         """Wait for the save in flight and tell what became of it."""

@@ -110,11 +110,13 @@ def test_prune_keeps_what_kept_increments_stand_on(tmp_path):
     save_increment(tmp_path, 6, state, rows, base=base, parent=base)
     assert prune(tmp_path, keep=3) == []  # 6, 5 and 4, which stands on 3, 2 and 1
     assert steps_in(tmp_path) == [6, 5, 4, 3, 2, 1]
+    assert prune(tmp_path, keep=2) == []  # 4 stays, because 5 may be damaged, and 6 with it
+    save_ranks(tmp_path, 7, [uncut(state)])
     removed = prune(tmp_path, keep=2, protected=[2])
     assert [step_of(path.rpartition("/")[2]) for path in removed] == [4, 3]
-    assert [found.step for found in (newest_good(tmp_path, verify=True)[0],) if found] == [6]
+    assert [found.step for found in (newest_good(tmp_path, verify=True)[0],) if found] == [7]
     prune(tmp_path, keep=2)
-    assert steps_in(tmp_path) == [6, 5]
+    assert steps_in(tmp_path) == [7, 6, 5]
 
 
 def test_a_removal_interrupted_at_any_point_leaves_no_increment_without_its_parent(tmp_path, monkeypatch):

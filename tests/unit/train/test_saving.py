@@ -8,10 +8,11 @@ import torch
 from dlrm.checkpoint.names import checkpoint_name
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
 from dlrm.checkpoint.storage import LocalStorage
+from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
-from dlrm.errors import CheckpointError, StoppedBySignal
+from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.signals import SignalWatch
@@ -53,8 +54,10 @@ class Saver:
 
 
 class NoState:
+    tensors = ()
+
     def collect(self):
-        return [], {}
+        return self.tensors, {}
 
     def settled(self, report):
         """What it would be told is not looked at here."""
@@ -69,13 +72,13 @@ class Run:
         self.saver = Saver(set(failing))
         if folder is not None:  # the one that writes
             self.saver = AsyncSaver(folder, OneProcess(), storage=storage, on_committed=self.kept)
-        self.measured = Measured(ThroughputMeter())
+        self.measured, self.source = Measured(ThroughputMeter()), NoState()
         self.hook = Saving(
             CheckpointConfig(every_minutes=None, **config),
             WORLD,
             saver=self.saver,
             kept=self.kept,
-            source=NoState(),
+            source=self.source,
             facts=lambda position, reason, best: {"reason": reason, "best": best},
             measured=self.measured,
             best=None,
@@ -181,6 +184,22 @@ def test_a_run_that_goes_on_from_its_last_checkpoint_saves_it_no_second_time_but
     own.end()
     others.end()
     assert (own.saver.begun, others.saver.begun) == ([], [LAST])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("at_end", [False, True])
+def test_a_state_that_has_exploded_is_not_saved_and_what_was_saved_before_is(tmp_path, value, at_end):
+    run = Run(folder=tmp_path, every_steps=10)
+    weight = torch.ones(3, 4)
+    run.source.tensors = [LogicalTensor("over.0.weight", (3, 4), torch.float32, (Block((0, 0), weight),))]
+    run.pause(10)
+    run.pause(20)
+    weight[1, 2] = value
+    with pytest.raises(
+        DivergedError, match=r"step \d+: the state is not saved, because over.0.weight holds .*lower the"
+    ):
+        run.end(30) if at_end else run.pause(30)
+    assert committed_steps(tmp_path) == [10, 20]
 
 
 class Stuck(LocalStorage):
