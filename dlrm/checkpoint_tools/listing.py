@@ -12,8 +12,9 @@ from dlrm.checkpoint.save import storage_errors
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint_tools.places import Place, find_place
-from dlrm.checkpoint_tools.words import escaped, increment_of
+from dlrm.checkpoint_tools.words import increment_of
 from dlrm.errors import CheckpointError
+from dlrm.words import escaped
 
 _OF_A_STEP = re.compile(r"step_([0-9]{8,18})(\..*)?", re.DOTALL)
 _SET_ASIDE = ".damaged-"

@@ -31,13 +31,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
 
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.signals import stop_was_asked
+from dlrm.words import printable
 
 BUG_EXIT_CODE = 1
 INTERRUPT_EXIT_CODE = 130
@@ -123,7 +124,7 @@ def _leave(error: BaseException) -> NoReturn:
         lost = _last_words()
         _exit(code or lost)
     rank, world_size = _place()
-    verdict = judge(error, rank=rank, world_size=world_size)
+    verdict = _harmless(judge(error, rank=rank, world_size=world_size))
     _write_to_log_files(error, verdict)
     if world_size > 1:
         _wait_to_be_ended(_patience_s(verdict.kind, rank))
@@ -169,6 +170,12 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)
     line = f"{who} failed: {summary(error)}" if who else ""  # alone, the traceback's last line says it
     return Verdict(kind="bug", line=line, details=details, exit_code=BUG_EXIT_CODE)
+
+
+def _harmless(verdict: Verdict) -> Verdict:
+    """The same without what a terminal would obey: any error may quote names and values of data."""
+    line, details = (printable(text, keep="\n\t") for text in (verdict.line, verdict.details))
+    return replace(verdict, line=line, details=details)
 
 
 def _is_of_stdout(error: BaseException) -> TypeGuard[OSError]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from dlrm.config.dialect import Dumper
 from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_layer, merge
 from dlrm.config.root import Config
 from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.words import printable
 
 SHORT = {"resume": "resume.checkpoint"}
 """Names of options of training that are short for others on the command line."""
@@ -62,9 +64,13 @@ def load_options(root: type[Root], path: str | Path | None = None, arguments: Se
 
 
 def dump_config(config: Section) -> str:
-    """The resolved configuration as YAML; loading it gives the same configuration."""
+    """The resolved configuration as YAML, fit for a terminal; loading it gives the same configuration."""
     plain = to_plain(config)
-    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    dump: Callable[..., str] = partial(
+        yaml.dump, plain, Dumper=Dumper, sort_keys=False, width=120, default_flow_style=None
+    )
+    text = dump(allow_unicode=True)
+    return text if printable(text, keep="\n") == text else dump(allow_unicode=False)
 
 
 def _with_kinds(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:

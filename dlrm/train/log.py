@@ -11,6 +11,8 @@ import logging
 import logging.handlers
 from pathlib import Path
 
+from dlrm.words import printable
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _early = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
 
@@ -27,12 +29,19 @@ def open_log(folder: Path, rank: int) -> None:
     """Write what was captured and what follows to ``<folder>/log/rank<rank>.log``."""
     (folder / "log").mkdir(parents=True, exist_ok=True)  # hosts need not share the folder
     handler = logging.FileHandler(folder / "log" / f"rank{rank}.log")
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_Printable(_FORMAT))
     logging.root.addHandler(handler)
     _early.setTarget(handler)
     _early.flush()
     logging.root.removeHandler(_early)
     _leave_terminal()
+
+
+class _Printable(logging.Formatter):
+    """Records may quote names of the user's data, and people print files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 def _leave_terminal() -> None:
