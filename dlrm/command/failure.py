@@ -124,7 +124,7 @@ def _leave(error: BaseException) -> NoReturn:
         lost = _last_words()
         _exit(code or lost)
     rank, world_size = _place()
-    verdict = _harmless(judge(error, rank=rank, world_size=world_size))
+    verdict = judge(error, rank=rank, world_size=world_size)
     _write_to_log_files(error, verdict)
     if world_size > 1:
         _wait_to_be_ended(_patience_s(verdict.kind, rank))
@@ -147,7 +147,16 @@ def _last_words() -> int:
 
 
 def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
-    """Which kind of failure ``error`` is, and what to say about it."""
+    """Which kind of failure ``error`` is, and what to say about it.
+
+    Any error may quote names and values of the user's data, so nothing that a terminal would obey is left in what is said.
+    """
+    verdict = _judge(error, rank=rank, world_size=world_size)
+    line, details = (printable(text, keep="\n\t") for text in (verdict.line, verdict.details))
+    return replace(verdict, line=line, details=details)
+
+
+def _judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
     who = f"rank {rank}" if world_size > 1 else ""
     details = "".join(traceback.format_exception(error))
     if isinstance(error, KeyboardInterrupt):
@@ -170,12 +179,6 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)
     line = f"{who} failed: {summary(error)}" if who else ""  # alone, the traceback's last line says it
     return Verdict(kind="bug", line=line, details=details, exit_code=BUG_EXIT_CODE)
-
-
-def _harmless(verdict: Verdict) -> Verdict:
-    """The same without what a terminal would obey: any error may quote names and values of data."""
-    line, details = (printable(text, keep="\n\t") for text in (verdict.line, verdict.details))
-    return replace(verdict, line=line, details=details)
 
 
 def _is_of_stdout(error: BaseException) -> TypeGuard[OSError]:

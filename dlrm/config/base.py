@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from dlrm.schema import fault_in_name
+from dlrm.words import escaped
 
 
 class Section(BaseModel):
@@ -43,7 +44,7 @@ def _null_to_list(value: object) -> object:
 def _column(name: str) -> str:
     """Any name that a column of a file can have."""
     if fault := fault_in_name(name):
-        raise ValueError(f"column {name[:40]} {fault}")
+        raise ValueError(f"column {escaped(name, 40)} {fault}")
     return name
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +57,8 @@ def load_options(root: type[Root], path: str | Path | None = None, arguments: Se
         config = root.model_validate(merged.values)
     except ValidationError as error:
         problems += _problems(error, merged, root)
+    except UnicodeEncodeError as error:  # pydantic cannot pass on a message that quotes bytes which are no UTF-8
+        problems.append(ConfigProblem("", "", error.object))
     if problems:
         raise ConfigError(problems)
     return config
@@ -66,9 +67,11 @@ def load_options(root: type[Root], path: str | Path | None = None, arguments: Se
 def dump_config(config: Section) -> str:
     """The resolved configuration as YAML, fit for a terminal; loading it gives the same configuration."""
     plain = to_plain(config)
-    dump: Callable[..., str] = partial(
-        yaml.dump, plain, Dumper=Dumper, sort_keys=False, width=120, default_flow_style=None
-    )
+
+    def dump(*, allow_unicode: bool) -> str:
+        options: dict[str, Any] = {"sort_keys": False, "width": 120, "default_flow_style": None}
+        return str(yaml.dump(plain, Dumper=Dumper, allow_unicode=allow_unicode, **options))
+
     text = dump(allow_unicode=True)
     return text if printable(text, keep="\n") == text else dump(allow_unicode=False)
 
