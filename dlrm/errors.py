@@ -12,11 +12,20 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dlrm.words import printable
+
 USER_ERROR_EXIT_CODE = 2
 
 
 class DlrmError(Exception):
-    """Root of everything a user can mend without reading the code."""
+    """Root of everything a user can mend without reading the code.
+
+    What names, values and paths hold beside text comes out as in a Python string: nothing in a message controls a terminal,
+    and nothing but a list of several mistakes has more than one line.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SetupError(DlrmError):
@@ -38,7 +47,7 @@ class ConfigProblem:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.origin, self.key, self.message) if part)
+        return printable(": ".join(part for part in (self.origin, self.key, self.message) if part))
 
 
 class ConfigError(DlrmError):
@@ -85,7 +94,7 @@ class DataError(DlrmError):
         if self.column is not None:
             where.append(f"column {self.column}")
         tail = f"; {self.mend}" if self.mend else ""
-        return f"{', '.join(where)}: {self.problem}{tail}"
+        return printable(f"{', '.join(where)}: {self.problem}{tail}")
 
 
 def _rebuild_data_error(path: str, problem: str, row: int | None, column: str | None, mend: str) -> DataError:
@@ -144,8 +153,11 @@ class CheckpointError(DlrmError):
         return _rebuild_checkpoint_error, (type(self), self.path, self.problem, self.mend)
 
     def __str__(self) -> str:
-        tail = f"; {self.mend}" if self.mend else ""
-        return f"{self.path}: {self.problem}{tail}"
+        return printable(f"{self.path}: {self.problem}{self._tail}")
+
+    @property
+    def _tail(self) -> str:
+        return f"; {self.mend}" if self.mend else ""
 
 
 def _rebuild_checkpoint_error(kind: type[CheckpointError], path: str, problem: str, mend: str) -> CheckpointError:
@@ -164,12 +176,14 @@ class CheckpointMismatchError(CheckpointError):
     """
 
     def __init__(self, path: str, differences: Sequence[str], *, mend: str = "") -> None:
-        if len(differences) == 1:
-            problem = f"does not fit: {differences[0]}"
-        else:
-            problem = "\n  ".join([f"does not fit in {len(differences)} places:", *differences])
-        super().__init__(path, problem, mend=mend)
+        count = len(differences)
+        super().__init__(path, f"does not fit{f' in {count} places' if count > 1 else ''}", mend=mend)
         self.differences = tuple(differences)
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: {self.problem}:", *self.differences]
+        separator = " " if len(lines) == 2 else "\n  "
+        return separator.join(map(printable, lines)) + printable(self._tail)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild_mismatch_error, (self.path, self.differences, self.mend)

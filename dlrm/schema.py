@@ -8,6 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LONGEST_NAME = 4096
+"""Characters of a column's name."""
+
+
+def fault_in_name(name: str) -> str:
+    """Why no column can be called so, in words; empty for any text that is not too long."""
+    if len(name) > LONGEST_NAME:
+        return f"has a name of {len(name):,} characters, {LONGEST_NAME:,} are the most"
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "has a name that is no Unicode text"
+    return ""
+
 
 @dataclass(frozen=True)
 class SparseFeature:

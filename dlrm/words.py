@@ -1,8 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers, and text that somebody else wrote, as people read them."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 _BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -27,3 +28,24 @@ def local_time(seconds: float) -> str:
         OverflowError, ValueError, OSError: beyond the calendar.
     """
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Text in which nothing is left that a terminal would obey or that would begin another line.
+
+    Control characters, line breaks, marks that turn the direction of writing and the like become what Python writes for
+    them: ``\x1b``, ``\n``, ``\u202e``.
+
+    Args:
+        text: any; column names, cell values and file names are the user's, or a stranger's.
+        keep: characters to leave as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def escaped(value: Any, longest: int = 100) -> str:
+    """:func:`printable` text of at most ``longest`` characters."""
+    shown = printable(str(value))
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."

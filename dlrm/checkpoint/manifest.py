@@ -43,6 +43,8 @@ MAX_FILE_BYTES = 2 << 30
 """Of pieces in a file that is written; one that is read may be larger."""
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_DIMENSIONS = 4
+MAX_NAME_LENGTH = 1 << 16
+"""Of a tensor's name, in which a column's may be in percent-encoding."""
 
 _SAFETENSORS_DTYPES = {
     torch.float64: "F64",
@@ -81,7 +83,7 @@ def _known_dtype(name: str) -> str:
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Places = Annotated[tuple[Count, ...], Field(max_length=MAX_DIMENSIONS)]
-Name = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_printable)]
 Checksum = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^rank_[0-9]{4,9}(_[0-9]{1,6})?\.safetensors$")]
 

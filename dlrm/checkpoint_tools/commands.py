@@ -18,7 +18,7 @@ from dlrm.checkpoint_tools.places import open_one
 from dlrm.checkpoint_tools.showing import config_text, facts_table, others_table, tables_table
 from dlrm.checkpoint_tools.tables import add, list_table, plain_table, show, terminal
 from dlrm.checkpoint_tools.verifying import committed, touched_rows_damage, with_what_they_stand_on
-from dlrm.checkpoint_tools.words import count, escaped, fact, increment_of, moment, text
+from dlrm.checkpoint_tools.words import count, fact, increment_of, moment, text
 from dlrm.config.checkpoint_commands import (
     CheckpointCommand,
     DiffConfig,
@@ -28,7 +28,7 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.errors import CheckpointError
-from dlrm.words import byte_size, counted
+from dlrm.words import byte_size, counted, escaped
 
 
 def run_checkpoint_command(config: CheckpointCommand) -> None:

@@ -19,12 +19,11 @@ from dlrm.checkpoint_tools.showing import is_table
 from dlrm.checkpoint_tools.state_dict import read_state_dict
 from dlrm.checkpoint_tools.tables import terminal
 from dlrm.checkpoint_tools.translation import translate
-from dlrm.checkpoint_tools.words import escaped
 from dlrm.config.checkpoint_commands import ImportConfig
 from dlrm.config.describe import to_plain
 from dlrm.errors import CheckpointMismatchError
 from dlrm.train.build import build_dataset
-from dlrm.words import byte_size, counted
+from dlrm.words import byte_size, counted, escaped
 
 _OWN_OPTIONS = ("state_dict", "output")
 _COMMIT_LIMIT_S = 60.0  # there is no other rank to wait for

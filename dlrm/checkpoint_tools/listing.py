@@ -11,8 +11,9 @@ from dlrm.checkpoint.names import is_discarded, is_working, step_of
 from dlrm.checkpoint.storage import Storage, UnreachableError, reading
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint_tools.places import Place, find_place
-from dlrm.checkpoint_tools.words import escaped, increment_of
+from dlrm.checkpoint_tools.words import increment_of
 from dlrm.errors import CheckpointError
+from dlrm.words import escaped
 
 _OF_A_STEP = re.compile(r"step_([0-9]{8,18})(\..*)?", re.DOTALL)
 _SET_ASIDE = ("damaged", "diverged")

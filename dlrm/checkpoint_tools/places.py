@@ -13,9 +13,9 @@ from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.save import storage_errors
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
-from dlrm.checkpoint_tools.words import escaped
 from dlrm.errors import CheckpointError
 from dlrm.remote.paths import is_remote
+from dlrm.words import escaped
 
 CHECKPOINTS_NAME = "checkpoints"
 """In a run's folder: where its checkpoints are."""

@@ -18,7 +18,6 @@ from dlrm.checkpoint_tools.tables import add, plain_table
 from dlrm.checkpoint_tools.words import (
     best_metric,
     count,
-    escaped,
     fact,
     figure,
     increment_of,
@@ -28,7 +27,8 @@ from dlrm.checkpoint_tools.words import (
 )
 from dlrm.config.dialect import Dumper
 from dlrm.errors import CheckpointError
-from dlrm.words import byte_size, counted
+from dlrm.table_names import table_name
+from dlrm.words import byte_size, counted, escaped
 
 
 def facts_lines(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
@@ -82,7 +82,7 @@ def tables_table(checkpoint: Checkpoint) -> Table:
         rows, dim = (*weight.shape, 1, 1)[:2]
         words = ", ".join(escaped(state.removeprefix("optimizer."), 30) for state in kinds)
         cells = (f"{rows:,}", f"{dim:,}", weight.dtype, byte_size(_bytes([weight])), byte_size(_bytes(states)), words)
-        add(table, escaped(name), *cells)
+        add(table, escaped(table_name(name)), *cells)
     if whole:
         add(table, "", "", "", "", byte_size(_bytes(all_weights)), byte_size(_bytes(all_states)), "in all")
     return table

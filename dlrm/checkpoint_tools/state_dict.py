@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from dlrm.checkpoint_tools.safetensors_format import Entry, header_length, parse
-from dlrm.checkpoint_tools.words import escaped
 from dlrm.errors import CheckpointError
+from dlrm.words import escaped
 
 _INNER = ("state_dict", "model_state_dict", "model")
 """Under what trainers keep a model's state dict beside other things."""

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.checkpoint_tools.listing import Entry
-from dlrm.checkpoint_tools.words import best_metric, count, escaped, fact, figure, metrics, moment, text
-from dlrm.words import byte_size
+from dlrm.checkpoint_tools.words import best_metric, count, fact, figure, metrics, moment, text
+from dlrm.words import byte_size, escaped
 
 _WIDTH_OF_FILES = 200
 

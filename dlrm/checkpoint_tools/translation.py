@@ -24,10 +24,12 @@ from typing import Any
 
 import torch
 
-from dlrm.checkpoint_tools.words import escaped
+from dlrm.checkpoint.increments import weight_name
 from dlrm.config.model import DotInteraction, ModelConfig
 from dlrm.model.build import build_model
 from dlrm.schema import Schema
+from dlrm.table_names import state_name, table_name, table_of_weight
+from dlrm.words import escaped
 
 _PARTS = ("sparse_arch", "dense_arch", "inter_arch", "over_arch")
 _WRAPPERS = ("module", "_dmp_wrapped_module", "_orig_mod")
@@ -65,7 +67,7 @@ def translate(found: Mapping[str, Any], config: ModelConfig, schema: Schema) -> 
     """
     wanted = model_shapes(config, schema)
     plain, problems = _without_wrappers(found)
-    differences = [*unlike(config), *problems, *_other_interaction(plain, config)]
+    differences = [*unlike(config, schema), *problems, *_other_interaction(plain, config)]
     if differences:  # names would all be wrong as well, which helps nobody
         return Translated({}, []), differences
     names = {name: _their_name(name, plain, config) for name in wanted}
@@ -87,13 +89,16 @@ def model_shapes(config: ModelConfig, schema: Schema) -> dict[str, tuple[int, ..
     model = build_model(config, schema, seed=0)
     shapes = {}
     for name, weight in model.named_parameters():
-        table = name.split(".")[-2] if name.startswith("tables.embedding_bags.") else ""
-        shapes[f"tables.{table}.weight" if table else name] = tuple(weight.shape)
+        if name.startswith("tables.embedding_bags."):
+            name = weight_name(state_name(table_of_weight(name)))
+        shapes[name] = tuple(weight.shape)
     return shapes
 
 
-def unlike(config: ModelConfig) -> Iterator[str]:
+def unlike(config: ModelConfig, schema: Schema) -> Iterator[str]:
     """What a model of this configuration computes that none of facebookresearch/dlrm's does, in words."""
+    if not schema.dense:
+        yield "the data have no dense features, every model there has a bottom MLP on some"
     if config.interaction.kind not in _MODELS:
         yield f"no model there has the interaction {config.interaction.kind}: choose one of {', '.join(_MODELS)}"
     if isinstance(config.interaction, DotInteraction) and config.interaction.self_interaction:
@@ -135,7 +140,7 @@ def _other_interaction(plain: Mapping[str, Any], config: ModelConfig) -> Iterato
 
 def _their_name(name: str, plain: Mapping[str, Any], config: ModelConfig) -> str:
     if name.startswith("tables."):
-        table = name.removeprefix("tables.").removesuffix(".weight")
+        table = table_name(name.removeprefix("tables.").removesuffix(".weight"))
         as_is = f"{_TABLES}{table}.weight"
         return as_is if as_is in plain else f"{_TABLES}t_{table}.weight"
     last = f"top_mlp.linears.{len(config.top_mlp) - 1}."

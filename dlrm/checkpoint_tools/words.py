@@ -5,17 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.words import local_time
+from dlrm.words import escaped, local_time
 
-LONGEST = 100
 UNKNOWN = "?"
-
-
-def escaped(value: Any, longest: int = LONGEST) -> str:
-    """Text without anything that a terminal would obey, in one line of at most ``longest`` characters."""
-    text = str(value)
-    shown = text if text.isprintable() else ascii(text)[1:-1]
-    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
 def fact(checkpoint: Checkpoint, *path: str) -> Any:

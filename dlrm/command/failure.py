@@ -33,7 +33,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
@@ -41,6 +41,7 @@ from typing import Literal, NoReturn, TypeGuard
 from dlrm.command.refusals import refusal
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.signals import stop_was_asked
+from dlrm.words import printable
 
 BUG_EXIT_CODE = 1
 INTERRUPT_EXIT_CODE = 130
@@ -157,7 +158,16 @@ def _last_words() -> int:
 
 
 def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
-    """Which kind of failure ``error`` is, and what to say about it."""
+    """Which kind of failure ``error`` is, and what to say about it.
+
+    Any error may quote names and values of the user's data, so nothing that a terminal would obey is left in what is said.
+    """
+    verdict = _judge(error, rank=rank, world_size=world_size)
+    line, details = (printable(text, keep="\n\t") for text in (verdict.line, verdict.details))
+    return replace(verdict, line=line, details=details)
+
+
+def _judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
     who = f"rank {rank}" if world_size > 1 else ""
     details = "".join(traceback.format_exception(error))
     if isinstance(error, KeyboardInterrupt):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from dlrm.schema import fault_in_name
+from dlrm.words import escaped
 
 
 class Section(BaseModel):
@@ -31,6 +34,18 @@ def _split_commas(value: object) -> object:
 
 def _single_to_list(value: object) -> object:
     return [value] if isinstance(value, str | int | float) else value
+
+
+def _null_to_list(value: object) -> object:
+    """Nothing at all, as in ``--data.dense ''``, is a list of nothing."""
+    return [] if value is None else value
+
+
+def _column(name: str) -> str:
+    """Any name that a column of a file can have."""
+    if fault := fault_in_name(name):
+        raise ValueError(f"column {escaped(name, 40)} {fault}")
+    return name
 
 
 def _no_bool(value: object) -> object:
@@ -57,4 +72,7 @@ Size = Annotated[int, Number, Field(gt=0, le=2**40)]  # beyond it, sizes of tabl
 AS_LIST = (BeforeValidator(_not_empty), BeforeValidator(_single_to_list), BeforeValidator(_split_commas))  # last first
 Sizes = Annotated[tuple[Size, ...], *AS_LIST]
 Names = Annotated[tuple[str, ...], *AS_LIST]
-NamesIfAny = Annotated[tuple[str, ...], *AS_LIST[1:]]
+NamesIfAny = Annotated[tuple[str, ...], BeforeValidator(_null_to_list), *AS_LIST[1:]]
+Column = Annotated[str, AfterValidator(_column)]
+Columns = Annotated[tuple[Column, ...], *AS_LIST]
+ColumnsIfAny = Annotated[tuple[Column, ...], BeforeValidator(_null_to_list), *AS_LIST[1:]]

@@ -173,7 +173,8 @@ def _clashes(lower: Layer, upper: Layer) -> Iterator[ConfigProblem]:
 def _merge(lower: dict[str, Any], upper: dict[str, Any], prefix: str, origins: dict[str, str]) -> dict[str, Any]:
     """Merge; ``origins`` loses those of what is replaced."""
     merged = dict(lower)
-    if "kind" in upper and "kind" in lower and upper["kind"] != lower["kind"]:
+    kinds = [layer.get("kind") for layer in (lower, upper)]
+    if all(isinstance(kind, str) for kind in kinds) and kinds[0] != kinds[1]:  # a table may be called kind, too
         merged = {}
         _forget(prefix, origins)
     for key, value in upper.items():

@@ -18,6 +18,7 @@ from dlrm.config.dialect import Dumper
 from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_layer, merge
 from dlrm.config.root import Config
 from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.words import printable
 
 SHORT = {"resume": "resume.checkpoint"}
 """Names of options of training that are short for others on the command line."""
@@ -56,15 +57,23 @@ def load_options(root: type[Root], path: str | Path | None = None, arguments: Se
         config = root.model_validate(merged.values)
     except ValidationError as error:
         problems += _problems(error, merged, root)
+    except UnicodeEncodeError as error:  # pydantic cannot pass on a message that quotes bytes which are no UTF-8
+        problems.append(ConfigProblem("", "", error.object))
     if problems:
         raise ConfigError(problems)
     return config
 
 
 def dump_config(config: Section) -> str:
-    """The resolved configuration as YAML; loading it gives the same configuration."""
+    """The resolved configuration as YAML, fit for a terminal; loading it gives the same configuration."""
     plain = to_plain(config)
-    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+    def dump(*, allow_unicode: bool) -> str:
+        options: dict[str, Any] = {"sort_keys": False, "width": 120, "default_flow_style": None}
+        return str(yaml.dump(plain, Dumper=Dumper, allow_unicode=allow_unicode, **options))
+
+    text = dump(allow_unicode=True)
+    return text if printable(text, keep="\n") == text else dump(allow_unicode=False)
 
 
 def _with_kinds(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,14 @@ from pydantic import Field, model_validator
 from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section, Sizes
 
 Pooling = Literal["sum", "mean"]
+BOTTOM_MLP = (512, 256, 64, 16)
 
 
 class DotInteraction(Section):
-    """Dot products of all pairs of vectors (bottom output and pooled embeddings), after the bottom output itself."""
+    """Dot products of all pairs of vectors (bottom output and pooled embeddings), after the bottom output itself.
+
+    Without dense features, of all pairs of pooled embeddings, which takes two tables or self_interaction.
+    """
 
     kind: Literal["dot"] = "dot"
     self_interaction: bool = False
@@ -64,8 +68,9 @@ class ModelConfig(Section):
 
     embedding_dim: PositiveInt = 16
     """Width of the rows of every table."""
-    bottom_mlp: Sizes = (512, 256, 64, 16)
-    """Layer sizes of the MLP on the dense features; the last must be embedding_dim unless the interaction is cat."""
+    bottom_mlp: Sizes = BOTTOM_MLP
+    """Layer sizes of the MLP on the dense features; the last must be embedding_dim unless the interaction is cat. Data
+    without dense features have no such MLP: leave it out."""
     top_mlp: Sizes = (512, 256, 1)
     """Layer sizes of the MLP on the interaction, its one output (the logit) included."""
     interaction: Interaction = DotInteraction()
@@ -84,11 +89,8 @@ class ModelConfig(Section):
             raise ValueError(f"top_mlp ends with {self.top_mlp[-1]}: the last layer gives the logit and must be 1")
         if self.interaction.kind == "cat":
             return self
-        if self.bottom_mlp[-1] != self.embedding_dim:
-            raise ValueError(
-                f"bottom_mlp ends with {self.bottom_mlp[-1]}, embedding_dim is {self.embedding_dim}: "
-                f"they must be equal for interaction {self.interaction.kind}"
-            )
+        if self.bottom_mlp != BOTTOM_MLP and self.fault_in_bottom_mlp:
+            raise ValueError(self.fault_in_bottom_mlp)
         different = [name for name, t in self.tables.items() if t.embedding_dim not in (None, self.embedding_dim)]
         if different and self.interaction.kind != "dcn":
             raise ValueError(
@@ -104,3 +106,16 @@ class ModelConfig(Section):
                         f"must be a multiple of embedding_dim ({self.embedding_dim})"
                     )
         return self
+
+    @property
+    def fault_in_bottom_mlp(self) -> str:
+        """Why the bottom MLP's output is no vector that interacts, in words; empty if it is one.
+
+        Where ``bottom_mlp`` is left out this matters only if the data have dense features, which is known later.
+        """
+        if self.interaction.kind == "cat" or self.bottom_mlp[-1] == self.embedding_dim:
+            return ""
+        return (
+            f"bottom_mlp ends with {self.bottom_mlp[-1]}, embedding_dim is {self.embedding_dim}: "
+            f"they must be equal for interaction {self.interaction.kind}"
+        )

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from dlrm.config.base import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
 from dlrm.config.data.packed import PartSplit
 from dlrm.config.data.paths import InputPath, InputPaths
-from dlrm.config.data.raw import HashedCategories
+from dlrm.config.data.raw import HashedCategories, IntegerColumns
 from dlrm.config.run import DistributedConfig
 
 
@@ -76,7 +76,7 @@ class PreprocessConfig(Section):
     are numbered, no number may be missing."""
     output: str
     """Folder for the packed data set; with several hosts, one that all of them see."""
-    num_dense: PositiveInt = 13
+    num_dense: IntegerColumns = 13
     """Integer columns after the label."""
     num_sparse: PositiveInt = 26
     """Category columns after the integers."""
@@ -173,8 +173,8 @@ class SynthesizeConfig(Section):
     rows: Sizes | None = None
     """Table sizes to write for, a single number is meant for all; those of the profiled data set if left out. With more or
     fewer tables than the profile has columns, these are taken in turn."""
-    num_dense: PositiveInt = 13
-    """Dense features to write."""
+    num_dense: NonNegativeInt = 13
+    """Dense features to write; 0 for none."""
     click_rate: Share = 0.25
     """Share of positive labels."""
     seed: NonNegativeInt = 0

@@ -19,13 +19,14 @@ class DLRM(nn.Module):
 
     Attributes:
         bottom_mlp, tables, interaction, top_mlp: the parts with weights, under the names that options and reports use.
-            Sharding puts a sharded collection in the place of ``tables``.
+            Sharding puts a sharded collection in the place of ``tables``. Where there are no dense features ``bottom_mlp``
+            passes them, float32 (B, 0), on as they are.
     """
 
     def __init__(
         self,
         *,
-        bottom_mlp: MLP,
+        bottom_mlp: MLP | nn.Identity,
         tables: EmbeddingBagCollection,
         pooling: PooledColumns,
         interaction: Interaction,

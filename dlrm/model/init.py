@@ -21,6 +21,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
 from dlrm.model.dlrm import DLRM
+from dlrm.table_names import table_name
 
 # Weights drawn at a time. Drawing needs a handful of int64 temporaries, which should stay in a CPU's cache; and up to
 # 32768 elements torch keeps to one thread, so that ranks which share the cores do not wait for each other's threads. A
@@ -49,7 +50,9 @@ def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, bound: float
     for config in tables.embedding_bag_configs():
         rows, dim = config.num_embeddings, config.embedding_dim
         weight = tables.embedding_bags[config.name].weight
-        fill_table_block(weight, seed, config.name, rows=rows, dim=dim, row_start=0, col_start=0, bound=bound)
+        fill_table_block(
+            weight, seed, table_name(config.name), rows=rows, dim=dim, row_start=0, col_start=0, bound=bound
+        )
 
 
 def table_block(

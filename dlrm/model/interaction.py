@@ -1,7 +1,8 @@
 """How the bottom MLP's output and the pooled embeddings meet.
 
 Each interaction takes ``dense_BD``, the bottom MLP's output, and ``pooled_BX``, the pooled embeddings of all tables
-side by side in the order of the schema, and returns float32 (B, out_features).
+side by side in the order of the schema, and returns float32 (B, out_features). Where there are no dense features
+``dense_BD`` is (B, 0): the pooled embeddings are then all the vectors there are.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ def build_interaction(config: model_config.Interaction, *, dense_dim: int, table
 
     Args:
         config: the variant.
-        dense_dim: outputs of the bottom MLP.
-        table_dims: width of each table; for dot and projection all equal to ``dense_dim``, as ModelConfig demands.
+        dense_dim: outputs of the bottom MLP; 0 without dense features.
+        table_dims: width of each table; for dot and projection all equal, to ``dense_dim`` too if that is not 0.
     """
     width = dense_dim + sum(table_dims)
     match config:
         case model_config.DotInteraction():
-            return DotInteraction(dense_dim, len(table_dims) + 1, self_interaction=config.self_interaction)
+            vectors = len(table_dims) + (dense_dim > 0)
+            return DotInteraction(table_dims[0], vectors, dense_dim=dense_dim, self_interaction=config.self_interaction)
         case model_config.CatInteraction():
             return CatInteraction(width)
         case model_config.DcnInteraction():
             return CrossInteraction(width, layers=config.layers, rank=config.rank)
         case model_config.ProjectionInteraction():
-            return ProjectionInteraction(dense_dim, width, config.branch1, config.branch2)
+            branches = config.branch1, config.branch2
+            return ProjectionInteraction(table_dims[0], width, *branches, dense_dim=dense_dim)
 
 
 class Interaction(nn.Module):
@@ -64,24 +67,25 @@ class CatInteraction(Interaction):
 class DotInteraction(Interaction):
     """dense_BD, then the dot product of each pair of vectors (arXiv:1906.00091, section 2.2).
 
-    Vector 0 is the bottom MLP's, vector t + 1 is table t's. The pairs (i, j), i < j (i <= j with self-interaction), are
-    ordered by i, then j, as in torchrec's InteractionArch.
+    Vector 0 is the bottom MLP's if there is one; those of the tables follow. The pairs (i, j), i < j (i <= j with
+    self-interaction), are ordered by i, then j, as in torchrec's InteractionArch.
     """
 
     pairs_P: torch.Tensor
     pair_of_VV: torch.Tensor
 
-    def __init__(self, dim: int, vectors: int, *, self_interaction: bool = False) -> None:
+    def __init__(self, dim: int, vectors: int, *, dense_dim: int, self_interaction: bool = False) -> None:
         """Make the module.
 
         Args:
             dim: D, width of every vector.
-            vectors: V, one more than there are tables.
+            vectors: V, one more than there are tables if there is a bottom MLP.
+            dense_dim: outputs of the bottom MLP, D or 0.
             self_interaction: whether each vector's product with itself is a pair, too.
         """
         first_P, second_P = torch.triu_indices(vectors, vectors, offset=0 if self_interaction else 1)
         pairs = len(first_P)
-        super().__init__(dim + pairs)
+        super().__init__(dense_dim + pairs)
         self.dim, self.vectors, self.self_interaction = dim, vectors, self_interaction
         pair_of_VV = torch.full((vectors, vectors), pairs)
         pair_of_VV[first_P, second_P] = pair_of_VV[second_P, first_P] = torch.arange(pairs)
@@ -162,7 +166,7 @@ class ProjectionInteraction(Interaction):
     (J, D) x (D, K). (The second branch's output is read as (D, K), as torchrec does.)
     """
 
-    def __init__(self, dim: int, width: int, branch1: Sequence[int], branch2: Sequence[int]) -> None:
+    def __init__(self, dim: int, width: int, branch1: Sequence[int], branch2: Sequence[int], *, dense_dim: int) -> None:
         """Make the two MLPs.
 
         Args:
@@ -170,8 +174,9 @@ class ProjectionInteraction(Interaction):
             width: V * D.
             branch1: layer sizes of the first projection, the last one J * D.
             branch2: layer sizes of the second projection, the last one D * K.
+            dense_dim: outputs of the bottom MLP, D or 0.
         """
-        super().__init__(dim + (branch1[-1] // dim) * (branch2[-1] // dim))
+        super().__init__(dense_dim + (branch1[-1] // dim) * (branch2[-1] // dim))
         self.dim = dim
         self.branch1 = MLP(width, branch1, relu_last=True)
         self.branch2 = MLP(width, branch2, relu_last=True)

@@ -1,6 +1,7 @@
 """The embedding tables: from the configuration and the schema to torchrec's EmbeddingBagCollection.
 
-Each sparse feature has one table, and both have the feature's name.
+Each sparse feature has one table, and both have the feature's name; where that is no name for a module, torchrec knows the
+table by another (:mod:`dlrm.table_names`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dlrm.config.model import ModelConfig, TableOverride
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.model.pooling import PooledColumns
 from dlrm.schema import Schema, SparseFeature
+from dlrm.table_names import module_name
 
 DIM_MULTIPLE = 4
 """fbgemm's fused kernels take only rows whose width is a multiple of this."""
@@ -53,17 +55,17 @@ def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.dev
 
 def build_pooling(config: ModelConfig, schema: Schema) -> PooledColumns:
     """What turns the output of the tables into one tensor."""
-    tables = embedding_bag_configs(config, schema)
+    names = [feature.name for feature in schema.sparse]
     return PooledColumns(
-        names=[table.name for table in tables],
-        dims=[table.embedding_dim for table in tables],
-        mean=[(_override(config, table.name).pooling or config.pooling) == "mean" for table in tables],
+        names=names,
+        dims=[table.embedding_dim for table in embedding_bag_configs(config, schema)],
+        mean=[(_override(config, name).pooling or config.pooling) == "mean" for name in names],
     )
 
 
 def _table(config: ModelConfig, feature: SparseFeature) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
-        name=feature.name,
+        name=module_name(feature.name),
         feature_names=[feature.name],
         num_embeddings=feature.rows,
         embedding_dim=_override(config, feature.name).embedding_dim or config.embedding_dim,

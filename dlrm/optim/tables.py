@@ -18,6 +18,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
 from dlrm.errors import ConfigError
+from dlrm.table_names import table_name
 
 
 def check_table_optimizer(config: SparseOptimizer, device: torch.device) -> None:
@@ -38,7 +39,7 @@ def fuse_optimizer(tables: EmbeddingBagCollection, config: OptimConfig) -> None:
     """
     for table in tables.embedding_bag_configs():
         optimizer_class, arguments = _fbgemm_optimizer(config.sparse)
-        arguments["lr"] = config.sparse.lr * config.lr_scale.get(table.name, 1.0)
+        arguments["lr"] = config.sparse.lr * config.lr_scale.get(table_name(table.name), 1.0)
         weight = tables.embedding_bags[table.name].weight
         _apply_optimizer_in_backward(optimizer_class, [weight], arguments)
 

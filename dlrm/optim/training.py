@@ -15,6 +15,7 @@ from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig,
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables import TouchedRowOptimizer
+from dlrm.table_names import table_of_weight
 
 MLP_GROUPS = ("bottom_mlp", "interaction", "top_mlp")
 
@@ -106,11 +107,11 @@ def build_optimizer(
         config: kinds, rates, schedule, clipping.
         fused: the optimizer of the sharded tables, from DistributedModelParallel.
         mlps: replicated parameters by full name; one part of the name is one of :data:`MLP_GROUPS`.
-        data_parallel_tables: weights of data-parallel tables by full name, ``....<table>.weight``.
+        data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
     """
     tables: list[KeyedOptimizer] = [fused]
     for name, weight in data_parallel_tables.items():
-        lr = config.sparse.lr * config.lr_scale.get(name.split(".")[-2], 1.0)
+        lr = config.sparse.lr * config.lr_scale.get(table_of_weight(name), 1.0)
         factory = partial(TouchedRowOptimizer, config=config.sparse, lr=lr)
         tables.append(KeyedOptimizerWrapper({name: weight}, factory))
     dense: list[KeyedOptimizer] = []
@@ -145,17 +146,26 @@ def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
     return [value]
 
 
-def check_rate_groups(config: OptimConfig, tables: Sequence[str]) -> None:
-    """Refuse rate factors for groups that do not exist.
+def check_rate_groups(config: OptimConfig, tables: Sequence[str], *, dense: bool = True) -> None:
+    """Refuse rate factors for groups that do not exist, or that are two.
+
+    Args:
+        config: the factors by group.
+        tables: their names.
+        dense: whether there are dense features, and with them a bottom MLP.
 
     Raises:
         ConfigError: names each key and the nearest group.
     """
     problems = []
+    groups = [group for group in MLP_GROUPS if dense or group != "bottom_mlp"]
     for name in config.lr_scale:
-        if name not in (*MLP_GROUPS, *tables):
-            nearest = difflib.get_close_matches(name, [*MLP_GROUPS, *tables], n=1)
-            all_groups = f"groups are {', '.join(MLP_GROUPS)} and the tables {tables[0]} .. {tables[-1]}"
+        if name in groups and name in tables:
+            message = "is a part of the model as well as a table here: rename the column"
+            problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", message))
+        elif name not in (*groups, *tables):
+            nearest = difflib.get_close_matches(name, [*groups, *tables], n=1)
+            all_groups = f"groups are {', '.join(groups)} and the tables {tables[0]} .. {tables[-1]}"
             hint = f"did you mean {nearest[0]}?" if nearest else all_groups
             problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", f"is no group of parameters; {hint}"))
     if problems:

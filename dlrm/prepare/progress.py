@@ -16,6 +16,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from dlrm.distributed.world import Place
+from dlrm.words import printable
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -66,7 +67,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text, keep="\n"), markup=False, soft_wrap=True)
 
     def step(self, name: str, total: float, done: float = 0) -> None:
         """End the step before, and begin one."""
@@ -104,7 +105,7 @@ class Bars:
 
     def __init__(self, console: rich.console.Console, whose: str = "") -> None:
         columns = (
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(True, True),
@@ -114,12 +115,12 @@ class Bars:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print(printable(text, keep="\n"), markup=False, highlight=False)
 
     def step(self, name: str, total: float, done: float = 0) -> None:
         """End the step before, and begin one."""
         self.close()
-        self._bar.add_task(name + self._whose, total=max(total, 1), completed=int(done))
+        self._bar.add_task(printable(name + self._whose), total=max(total, 1), completed=int(done))
 
     def advance(self, units: float) -> None:
         """Units of the present step are done."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from dlrm.config.data import RandomData
 from dlrm.config.prepare import SynthesizeConfig
@@ -37,6 +38,7 @@ from dlrm.data.synthetic.trace_profile import (
     write_profile,
 )
 from dlrm.errors import ConfigError, DataError
+from dlrm.words import escaped, printable
 
 _PART = "trace"
 _ROWS_AT_A_TIME = 1 << 17
@@ -59,12 +61,12 @@ def run_synthesize(config: SynthesizeConfig) -> None:
         profile = profile_packed(config, console)
         write_profile(profile, config.profile)
         console.print(profile_table(profile))
-        console.print(f"profile written: {config.profile}")
+        console.print(f"profile written: {printable(config.profile)}", markup=False)
     else:
         profile = read_profile(config.profile)
     if config.output:
         write_packed(config, profile, console)
-        console.print(f"data set written: {config.output}")
+        console.print(f"data set written: {printable(config.output)}", markup=False)
 
 
 def profile_packed(config: SynthesizeConfig, console: Console) -> TraceProfile:
@@ -105,7 +107,7 @@ def profile_table(profile: TraceProfile) -> Table:
         table.add_column(f"{size:,}", justify="right")
     for column in profile.columns:
         table.add_row(
-            column.name,
+            Text(escaped(column.name)),
             *(f"{count:,}" for count in (column.rows, column.references, column.distinct)),
             f"{column.distinct / column.references:.2%}",
             *(f"{column.reuse_quantile(share):,}" for share in (0.5, 0.9)),

@@ -42,6 +42,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm.config.optim import RowwiseAdagrad, SparseOptimizer
 from dlrm.errors import PlanError
 from dlrm.sharding.wrap import fused_lookups
+from dlrm.table_names import table_name
 
 _UNCACHED_KERNELS = (EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.FUSED_UVM.value)
 
@@ -71,7 +72,7 @@ def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: Sp
 
 
 class _Block(NamedTuple):
-    """Consecutive rows of a table."""
+    """Consecutive rows of a table, which is called as torchrec does."""
 
     table: str
     first_row: int
@@ -204,10 +205,11 @@ def _holders_of_cut_blocks(plan: ShardingPlan) -> dict[_Block, tuple[int, ...]]:
     own_update = {parameters[block.table].sharding_type for block in holders}  # all tables of a type share a lookup
     for table, parameter in parameters.items():
         if parameter.sharding_type in own_update and parameter.compute_kernel not in _UNCACHED_KERNELS:
+            name = table_name(table)
             raise PlanError(
-                f"table {table} is sharded {parameter.sharding_type} with kernel {parameter.compute_kernel}, behind whose "
+                f"table {name} is sharded {parameter.sharding_type} with kernel {parameter.compute_kernel}, behind whose "
                 "cache row-wise Adagrad by columns cannot reach the rows; "
-                f"set sharding.tables.{table}.kernels to fused,fused_uvm, or its types to row_wise"
+                f"set sharding.tables.{name}.kernels to fused,fused_uvm, or its types to row_wise"
             )
     return holders
 

@@ -24,6 +24,7 @@ from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.schema import Schema
 from dlrm.sharding.report import block_bytes
 from dlrm.sharding.sharder import TableSharder
+from dlrm.table_names import module_name, table_name
 
 _GIB = 1024**3
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst
@@ -114,7 +115,7 @@ def _host_memory_bytes() -> int:
 def table_constraints(
     config: ShardingConfig, optimizer: SparseOptimizer, schema: Schema, place: Place
 ) -> dict[str, ParameterConstraints]:
-    """The planner's constraints for every table.
+    """The planner's constraints for every table, by the names that torchrec has for them.
 
     Raises:
         ConfigError: constraints for tables that do not exist, or sharding types that all change the optimizer.
@@ -128,7 +129,7 @@ def table_constraints(
         key = f"sharding.tables.{feature.name}.types" if own and own.types else "sharding.types"
         kinds = own.types if own and own.types else config.types
         kernels = own.kernels if own and own.kernels else config.kernels
-        constraints[feature.name] = ParameterConstraints(
+        constraints[module_name(feature.name)] = ParameterConstraints(
             sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), feature.rows, place),
             compute_kernels=list(kernels) if kernels else None,
             min_partition=config.min_column_width,
@@ -177,7 +178,8 @@ def check_kernels(config: ShardingConfig, constraints: Mapping[str, ParameterCon
     Raises:
         ConfigError: names the option and the kernels there are.
     """
-    for table, constraint in constraints.items():
+    for module, constraint in constraints.items():
+        table = table_name(module)
         if constraint.compute_kernels is None:
             continue
         types = constraint.sharding_types or []
@@ -213,7 +215,7 @@ def _planner_message(
     if error.error_type not in _DOES_NOT_FIT:
         return f"the planner found no plan: {_first_line(error)}"
     gib = {
-        table.name: block_bytes(table.num_embeddings, table.embedding_dim, optimizer) / _GIB
+        table_name(table.name): block_bytes(table.num_embeddings, table.embedding_dim, optimizer) / _GIB
         for module in model.modules()
         if isinstance(module, EmbeddingBagCollection)
         for table in module.embedding_bag_configs()

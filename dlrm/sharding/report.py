@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
 from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer
+from dlrm.table_names import module_name
 
 _BYTES_PER_WEIGHT = 4
 _GIB = 1024**3
@@ -49,7 +50,7 @@ def placements(
     by_table = {name: parameter for module_plan in plan.plan.values() for name, parameter in module_plan.items()}
     rows_of_report = []
     for table, (rows, dim) in sizes.items():
-        parameter = by_table[table]
+        parameter = by_table[module_name(table)]
         bytes_by_rank = [0] * world_size
         if parameter.sharding_type == ShardingType.DATA_PARALLEL.value:
             bytes_by_rank = [block_bytes(rows, dim, optimizer)] * world_size

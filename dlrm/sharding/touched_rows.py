@@ -22,6 +22,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.compiled import compiled
 from dlrm.sharding.wrap import fused_lookups
+from dlrm.table_names import table_name
 
 
 class Shard(NamedTuple):
@@ -103,7 +104,9 @@ class _LookupMap:
         for config in lookup.grouped_configs:
             for table in config.embedding_tables:
                 first_row, first_column = table.local_metadata.shard_offsets
-                features.append(Shard(table.name, first_row, first_column, table.local_rows, table.local_cols))
+                features.append(
+                    Shard(table_name(table.name), first_row, first_column, table.local_rows, table.local_cols)
+                )
         self._ends = np.cumsum([shard.rows for shard in features])
         device = next(iter(lookup._emb_modules)).emb_module.current_device
         self._marks = torch.zeros(int(self._ends[-1]), dtype=torch.uint8, device=device)

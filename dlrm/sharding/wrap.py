@@ -17,6 +17,7 @@ from dlrm.distributed.world import World
 from dlrm.sharding.empty_shards import keep_empty_shards_apart
 from dlrm.sharding.replicas import Replicas, settle_gradient_buckets
 from dlrm.sharding.sharder import TableSharder
+from dlrm.table_names import table_name, table_of_weight
 
 FillBlock = Callable[[str, torch.Tensor, int, int], None]
 """``fill(table, block_RC, first_row, first_column)`` writes the initial weights of a block of a table in place."""
@@ -49,7 +50,7 @@ def fill_tables(sharded: DistributedModelParallel, fill_block: FillBlock) -> Non
     """Write the initial weights of every part of a table that this rank holds."""
     for name, weight in sharded.state_dict().items():
         if ".embedding_bags." in name:
-            _fill(name.split(".")[-2], weight, fill_block)
+            _fill(table_of_weight(name), weight, fill_block)
     forget_cached_rows(sharded)
 
 
@@ -97,7 +98,7 @@ def fused_shards(sharded: nn.Module) -> Iterator[FusedShard]:
             # no list of states where there are none, so not strict
             for table, states in zip(config.embedding_tables, module.emb_module.get_optimizer_state(), strict=False):
                 first_row, first_column = table.local_metadata.shard_offsets
-                yield FusedShard(table.name, first_row, first_column, states)
+                yield FusedShard(table_name(table.name), first_row, first_column, states)
 
 
 def forget_cached_rows(sharded: nn.Module) -> None:
@@ -142,7 +143,7 @@ def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]
 
 
 def data_parallel_tables(plan: ShardingPlan) -> set[str]:
-    """Names of the tables that ``plan`` replicates."""
+    """Module names of the tables that ``plan`` replicates."""
     return {
         table
         for module_plan in plan.plan.values()

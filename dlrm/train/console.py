@@ -12,8 +12,10 @@ from typing import Protocol
 import rich.console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from dlrm.sharding.report import TablePlacement, ranks_text
+from dlrm.words import escaped, printable
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -80,7 +82,8 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a line; a live bar stays below it."""
-        (self._live.console if self._live else self._out).print(text, markup=False, soft_wrap=True)
+        out = self._live.console if self._live else self._out
+        out.print(Text(printable(text, keep="\n")), soft_wrap=True)
 
     def show(self, table: Table) -> None:
         """Print a table."""
@@ -158,7 +161,7 @@ def plan_table(placements: list[TablePlacement]) -> Table:
         table.add_column(name, footer=footer, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for p in placements:
         gib = _gib(max(p.gib_by_rank, default=0.0))
-        table.add_row(p.table, f"{p.rows:,}", str(p.dim), p.sharding, p.kernel, ranks_text(p.ranks), gib)
+        table.add_row(Text(escaped(p.table)), f"{p.rows:,}", str(p.dim), p.sharding, p.kernel, ranks_text(p.ranks), gib)
     return table
 
 

@@ -21,6 +21,7 @@ from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
 from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
+from dlrm.table_names import table_name
 from dlrm.train.stepper import Stepper
 
 
@@ -58,10 +59,13 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
     check_table_optimizer(config.optim.sparse, world.device)
-    check_rate_groups(config.optim, [feature.name for feature in schema.sparse])
+    check_rate_groups(config.optim, [feature.name for feature in schema.sparse], dense=bool(schema.dense))
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
     fuse_optimizer(model.tables, config.optim)
-    sizes = {table.name: (table.num_embeddings, table.embedding_dim) for table in model.tables.embedding_bag_configs()}
+    sizes = {
+        table_name(table.name): (table.num_embeddings, table.embedding_dim)
+        for table in model.tables.embedding_bag_configs()
+    }
     table_weights = sum(rows * dim for rows, dim in sizes.values())
     mlp_weights = sum(parameter.numel() for parameter in model.parameters()) - table_weights
     task = TrainTask(model)

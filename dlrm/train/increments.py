@@ -18,6 +18,7 @@ from dlrm.checkpoint.touched import tensors_by_table
 from dlrm.distributed.collectives import Collectives, from_rank_0
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.touched_rows import Shard, TouchedRows
+from dlrm.table_names import state_name
 from dlrm.train.engine import Engine
 from dlrm.train.state import engine_tensors
 
@@ -75,7 +76,7 @@ class IncrementalState:
     def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
         """What the next checkpoint holds, and facts for its manifest; collective, between steps."""
         self._touched.give_back()  # collected to take memory for it, for example
-        state, rows = engine_tensors(self._engine), self._touched.take()
+        state, rows = engine_tensors(self._engine), _as_in_state(self._touched.take())
         self._collected, self._collected_average = "full", self._average_steps()
         if self._since_full is None or self._since_full + 1 >= self._full_every:
             return state, {}
@@ -164,6 +165,11 @@ class IncrementalState:
         for table, *place in sorted(shard for _, _, _, held in by_rank for shard in held):
             shards.setdefault(table, []).append(tuple(place))
         return shards or None
+
+
+def _as_in_state(rows: Mapping[Shard, torch.Tensor]) -> dict[Shard, torch.Tensor]:
+    """The same, with the tables called as in the training state."""
+    return {shard._replace(table=state_name(shard.table)): rows_N for shard, rows_N in rows.items()}
 
 
 def _all_finite(tensors: Sequence[LogicalTensor]) -> bool:

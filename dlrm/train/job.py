@@ -9,6 +9,7 @@ from typing import Any
 
 import rich.console
 from rich.table import Table
+from rich.text import Text
 
 from dlrm.config import Config
 from dlrm.distributed.collectives import together
@@ -26,6 +27,7 @@ from dlrm.train.resume import patience_with_storage, start_elsewhere
 from dlrm.train.run_folder import is_restarted, open_run_folder, write_json
 from dlrm.train.secondary import secondary, write_text
 from dlrm.train.standard_hooks import result_text
+from dlrm.words import escaped, printable
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -187,8 +189,9 @@ def closing_table(summary: dict[str, Any]) -> Table:
             f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
         )
     for split, counts in summary["bad_values"].items():
-        table.add_row(f"bad values ({split})", ", ".join(f"{column}: {count:,}" for column, count in counts.items()))
-    table.add_row("files", f"{summary['folder']}/")
+        found = ", ".join(f"{escaped(column)}: {count:,}" for column, count in counts.items())
+        table.add_row(f"bad values ({split})", Text(found))
+    table.add_row("files", Text(printable(f"{summary['folder']}/")))
     return table
 
 

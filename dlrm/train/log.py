@@ -15,6 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from dlrm.train.secondary import Warn, reason
+from dlrm.words import printable
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _early = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
@@ -61,12 +62,19 @@ def capture_logs() -> None:
 def open_log(folder: Path, rank: int, warn: Warn) -> None:
     """Write what was captured and what follows to ``<folder>/log/rank<rank>.log``; ``warn`` is told if that fails."""
     handler = _LogFile(folder / "log" / f"rank{rank}.log", warn)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_Printable(_FORMAT))
     logging.root.addHandler(handler)
     _early.setTarget(handler)
     _early.flush()
     logging.root.removeHandler(_early)
     _leave_terminal()
+
+
+class _Printable(logging.Formatter):
+    """Records may quote names of the user's data, and people print files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 def _log_thread_error(hook: threading.ExceptHookArgs) -> None:

@@ -16,6 +16,8 @@ name                                      shape               what it is
 ``average.steps``                         ()                  steps that went into it
 ========================================  ==================  ==========================================================
 
+``<table>`` is the name of its column, or what :func:`dlrm.table_names.state_name` makes of one that cannot be printed.
+
 What else a step depends on follows from its number: learning rates, the step that fbgemm's Adam counts
 (:meth:`dlrm.optim.training.TrainingOptimizer.set_step`) and which samples it trains.
 
@@ -30,10 +32,12 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 
+from dlrm.checkpoint.increments import weight_name
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.optim.tables import table_state_shapes
 from dlrm.sharding.wrap import forget_cached_rows, fused_shards
+from dlrm.table_names import state_name, table_of_weight
 from dlrm.train.engine import Engine
 
 
@@ -70,12 +74,8 @@ def _named_weights(engine: Engine) -> Iterator[tuple[str, torch.Tensor | Sharded
 def _logical_name(full_name: str) -> str:
     """The name of a weight without what wraps it: TrainTask's ``model.`` and torchrec's collection of tables."""
     if ".embedding_bags." in full_name:
-        return _table_weight(full_name.split(".")[-2])
+        return weight_name(state_name(table_of_weight(full_name)))
     return full_name.removeprefix("model.")
-
-
-def _table_weight(table: str) -> str:
-    return f"tables.{table}.weight"
 
 
 def _logical_weight(name: str, weight: torch.Tensor | ShardedTensor) -> LogicalTensor:
@@ -103,16 +103,17 @@ def _table_state(engine: Engine, weights: dict[str, LogicalTensor]) -> Iterator[
         for state, tensor in shard.states.items():
             offsets = (shard.first_row, shard.first_column)[: tensor.dim()]
             primary = tensor.dim() == 2 or shard.first_column == 0
-            blocks.setdefault(f"tables.{shard.table}.optimizer.{state}", []).append(Block(offsets, tensor, primary))
+            name = f"tables.{state_name(shard.table)}.optimizer.{state}"
+            blocks.setdefault(name, []).append(Block(offsets, tensor, primary))
     unfused = {_logical_name(name): state for name, state in engine.optimizer.unfused_state().items()}
-    for weight_name, weight in weights.items():
-        if not weight_name.startswith("tables."):
+    for weight_of_table, weight in weights.items():
+        if not weight_of_table.startswith("tables."):
             continue
         rows, dim = weight.shape
         for state, shape in table_state_shapes(engine.optimizer.sparse, rows, dim).items():
-            name = f"{weight_name.removesuffix('.weight')}.optimizer.{state}"
+            name = f"{weight_of_table.removesuffix('.weight')}.optimizer.{state}"
             if weight.replicated:
-                yield _replicated(name, unfused[weight_name][state])
+                yield _replicated(name, unfused[weight_of_table][state])
             else:
                 yield LogicalTensor(name, shape, torch.float32, _not_empty(tuple(blocks.get(name, ()))))
 

@@ -14,6 +14,7 @@ from dlrm.errors import (
     SetupError,
 )
 
+HOSTILE = "two\nlines\x1b[31m\u202e"
 EVERY_ERROR = [
     SetupError("no device"),
     PlanError("does not fit"),
@@ -58,3 +59,24 @@ def test_an_error_of_a_checkpoint_names_the_file_and_lists_all_that_differs():
     assert str(CheckpointMismatchError("a", ["x is missing", "y is int64"])) == (
         "a: does not fit in 2 places:\n  x is missing\n  y is int64"
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SetupError(HOSTILE),
+        PlanError(HOSTILE),
+        CheckpointError(HOSTILE, HOSTILE, mend=HOSTILE),
+        CheckpointMismatchError(HOSTILE, [HOSTILE], mend=HOSTILE),
+        CheckpointMismatchError("a", [HOSTILE, HOSTILE], mend=HOSTILE),
+        ConfigError.at(HOSTILE, HOSTILE, HOSTILE),
+        ConfigError([ConfigProblem("a", "", HOSTILE), ConfigProblem(HOSTILE, "", "x")]),
+        DataError(HOSTILE, HOSTILE, row=1, column=HOSTILE, mend=HOSTILE),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_errors_quote_does_nothing_to_a_terminal_and_begins_no_line(error):
+    lines = str(error).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == (3 if "2 " in lines[0] else 1)
+    assert "two\\nlines\\x1b[31m\\u202e" in str(error)

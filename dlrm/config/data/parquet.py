@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from dlrm.config.base import Names, NamesIfAny, Number, PositiveFloat, Section, Sizes
+from dlrm.config.base import Column, Columns, ColumnsIfAny, Names, NamesIfAny, Number, PositiveFloat, Section, Sizes
 from dlrm.config.data.packed import BadRows
 from dlrm.config.data.paths import InputPath
 
@@ -34,13 +34,13 @@ class ParquetData(Section):
     path: InputPath
     """Folder of the files."""
     files: FileSplit = FileSplit()
-    label: str = "label"
+    label: Column = "label"
     """Column of the label: 0 and 1, or false and true."""
-    dense: Names
-    """Columns of numbers, in the model's order; a null is dense_missing."""
+    dense: ColumnsIfAny
+    """Columns of numbers, in the model's order; a null is dense_missing. [] where the data have none."""
     dense_missing: Annotated[float, Number] = 0.0
     """Stands for a null in a dense column."""
-    sparse: Names
+    sparse: Columns
     """Columns of ids (integers) or of lists of ids, in the model's order. A null list is an empty one."""
     rows: Sizes
     """Table size of each sparse column; a single number is meant for all."""

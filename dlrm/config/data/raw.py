@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dlrm.config.base import NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Sizes
 from dlrm.config.data.paths import InputPaths
+
+
+def _some(value: object) -> object:
+    if value == 0 and not isinstance(value, bool):
+        raise ValueError(
+            "is 0, but rows of Criteo's format have integers between label and categories: data without dense features are "
+            "read from Parquet or packed files"
+        )
+    return value
+
+
+IntegerColumns = Annotated[PositiveInt, BeforeValidator(_some)]
+"""How many integers a row has."""
 
 
 class VocabularyCategories(Section):
@@ -94,7 +107,7 @@ class CriteoTsvData(Section):
     kind: Literal["criteo_tsv"] = "criteo_tsv"
     paths: InputPaths
     """Files, in time order; together they are one sequence of rows."""
-    num_dense: PositiveInt = 13
+    num_dense: IntegerColumns = 13
     """Integer columns after the label."""
     num_sparse: PositiveInt = 26
     """Category columns after the integers."""

@@ -26,8 +26,8 @@ class PlantedData(Section):
     """Validation samples (other samples than the training ones)."""
     test_samples: NonNegativeInt = 100_000
     """Test samples (other samples than both)."""
-    num_dense: PositiveInt = 13
-    """Dense features of a sample."""
+    num_dense: NonNegativeInt = 13
+    """Dense features of a sample; 0 for none."""
     rows: Sizes = PLANTED_ROWS
     """Table size of each sparse feature."""
     zipf_exponent: NonNegativeFloat = 1.05
@@ -79,8 +79,8 @@ class RandomData(Section):
     """Validation samples."""
     test_samples: NonNegativeInt = 0
     """Test samples."""
-    num_dense: PositiveInt = 13
-    """Dense features of a sample."""
+    num_dense: NonNegativeInt = 13
+    """Dense features of a sample; 0 for none."""
     dense: Literal["uniform", "normal"] = "uniform"
     """Dense values: uniform in [0, 1), or normal with mean 0 and standard deviation 1."""
     rows: Sizes = (100_000,) * 26

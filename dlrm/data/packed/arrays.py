@@ -66,7 +66,7 @@ class MappedFile:
 
     def will_need(self, array: NDArray[Any]) -> None:
         """Start loading what lies behind an array of this file: in one go, instead of a little at every page fault."""
-        if self._map is not None:
+        if self._map is not None and array.nbytes:
             first = array.__array_interface__["data"][0] - self._address
             start = first // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_WILLNEED, start, first + array.nbytes - start)
@@ -160,7 +160,13 @@ def _parse_fields(text: bytes, data_offset: int, name: str) -> NpyHeader:
 
 
 def map_array(
-    file: MappedFile, types: Sequence[str], *, start: int = 0, stop: int | None = None, name: str = ""
+    file: MappedFile,
+    types: Sequence[str],
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    name: str = "",
+    may_be_empty: bool = False,
 ) -> NDArray[Any]:
     """The two-dimensional array of an .npy file, or of one that lies within another file.
 
@@ -170,6 +176,7 @@ def map_array(
         start: first byte of ``file`` that belongs to the .npy file.
         stop: the byte after its last; the end of ``file`` if left out.
         name: how errors call it; the file's path if left out.
+        may_be_empty: whether there may be no columns, as there are none of dense values without dense features.
 
     Returns:
         (rows, columns), C-contiguous and read-only, of one of ``types``; an array of one dimension has one column. It may
@@ -182,6 +189,8 @@ def map_array(
     stop = file.size if stop is None else stop
     header = parse_npy_header(bytes(file.view[start : min(stop, start + 12 + _MAX_HEADER_BYTES)]), name)
     _check_header(header, types, name)
+    if not may_be_empty and math.prod(header.shape[1:]) == 0:
+        raise DataError(name, "has no columns", mend=PREPARE_AGAIN)
     rows, columns = header.shape if len(header.shape) == 2 else (header.shape[0], 1)
     dtype = np.dtype(header.descr)
     expected, found = rows * columns * dtype.itemsize, stop - start - header.data_offset
@@ -205,8 +214,6 @@ def _check_header(header: NpyHeader, types: Sequence[str], name: str) -> None:
     if header.fortran_order and len(header.shape) == 2:
         mend = "save it row by row: np.save(file, np.ascontiguousarray(array))"
         raise DataError(name, "is stored column by column (Fortran order)", mend=mend)
-    if math.prod(header.shape[1:]) == 0:
-        raise DataError(name, "has no columns", mend=PREPARE_AGAIN)
 
 
 def _type_names(types: Sequence[str]) -> str:

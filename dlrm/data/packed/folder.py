@@ -112,7 +112,11 @@ def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
     files = {kind: MappedFile(path) for kind, path in wanted.items()}
     if part.record is not None:
         _check_sizes(files, part)
-    arrays = {kind: map_array(file, _TYPES[kind]) for kind, file in files.items() if kind != "multi_hot"}
+    arrays = {
+        kind: map_array(file, _TYPES[kind], may_be_empty=kind == "dense")
+        for kind, file in files.items()
+        if kind != "multi_hot"
+    }
     rows = part.record.rows if part.record is not None else len(arrays["dense"])
     for kind, array_MX in arrays.items():
         _check_rows(files[kind].path, array_MX, rows, part)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dlrm.data.packed.split import Part, ResolvedSplit, Span, find_overlap
 from dlrm.errors import DataError
-from dlrm.schema import Schema, SparseFeature
+from dlrm.schema import Schema, SparseFeature, fault_in_name
 
 MANIFEST_NAME = "dataset.json"
 FORMAT: Literal["dlrm-packed"] = "dlrm-packed"
@@ -42,11 +42,18 @@ def _inside(name: str) -> str:
     return name
 
 
+def _column(name: str) -> str:
+    if fault := fault_in_name(name):
+        raise ValueError(f"column {name[:40]!a} {fault}")
+    return name
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+ColumnName = Annotated[str, AfterValidator(_column)]
 
 
 class FileRecord(_Record):
@@ -60,7 +67,7 @@ class FileRecord(_Record):
 class SparseRecord(_Record):
     """A sparse feature: table size and ids a sample (of the multi-hot files where there are any)."""
 
-    name: str
+    name: ColumnName
     rows: Annotated[int, Field(gt=0, le=2**40)]
     hotness: Annotated[int, Field(gt=0, lt=2**31)] = 1
 
@@ -99,7 +106,7 @@ class Manifest(_Record):
 
     format: Literal["dlrm-packed"] = FORMAT
     version: Literal[1] = VERSION
-    dense: Annotated[tuple[str, ...], Field(min_length=1)]
+    dense: tuple[ColumnName, ...]
     sparse: Annotated[tuple[SparseRecord, ...], Field(min_length=1)]
     parts: Annotated[tuple[PartRecord, ...], Field(min_length=1)]
     split: dict[Literal["train", "validation", "test"], tuple[SpanRecord, ...]]

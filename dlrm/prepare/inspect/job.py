@@ -70,12 +70,9 @@ def _show(config: InspectConfig, manifest: Manifest | None, console: rich.consol
         figures = figures_of(folder, sample)
     console.print(tables.headline(figures), markup=False, soft_wrap=True)
     console.print()
-    shown = (
-        tables.splits_table(figures),
-        tables.parts_table(figures),
-        tables.sparse_table(figures.sparse),
-        tables.dense_table(figures.dense),
-    )
+    shown = [tables.splits_table(figures), tables.parts_table(figures), tables.sparse_table(figures.sparse)]
+    if figures.dense:
+        shown.append(tables.dense_table(figures.dense))
     for table in shown:
         console.print(table)
     console.print(tables.bullets([*tables.notes(figures), *_drawn(config, figures)]))

@@ -17,6 +17,7 @@ from dlrm.prepare.inspect.figures import DenseFigures, Figures, RowFigures, Spar
 from dlrm.prepare.inspect.sample import SPLITS, UNUSED
 from dlrm.prepare.inspect.skew import log_harmonic
 from dlrm.prepare.inspect.tables import short
+from dlrm.words import escaped
 
 _BLUE, _ORANGE, _GREY = "#2f6db0", "#d9772b", "#9a9a9a"
 _COLOURS = dict(zip((*SPLITS, UNUSED), (_BLUE, "#4c9f70", _ORANGE, _GREY), strict=True))
@@ -39,8 +40,9 @@ def draw(figures: Figures, folder: Path) -> list[Path]:
         "missing.png": _missing_rates(figures),
         "tables.png": _table_sizes(figures.sparse),
         "id_frequency.png": _id_frequencies(figures.sparse),
-        "dense.png": _dense_histograms(figures.dense),
     }
+    if figures.dense:
+        pictures["dense.png"] = _dense_histograms(figures.dense)
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def _click_rates(figures: Figures) -> Figure:
         looked_at = part.rows if part.click_rate.exact else _looked_at(figures, part.name)
         error = 1.96 * (rate * (1 - rate) / max(1, looked_at)) ** 0.5
         axes.errorbar(i, rate, yerr=error, fmt="o", color=_COLOURS[_uses(part)[0]], capsize=3)
-    axes.set_xticks(range(len(parts)), [part.name for part in parts], rotation=60 if len(parts) > 8 else 0)
+    axes.set_xticks(range(len(parts)), [_label(part.name) for part in parts], rotation=60 if len(parts) > 8 else 0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(y=0.25)
     named = {", ".join(_uses(part)): _COLOURS[_uses(part)[0]] for part in parts}
@@ -87,7 +89,7 @@ def _looked_at(figures: Figures, part: str) -> int:
 
 def _missing_rates(figures: Figures) -> Figure:
     columns: list[DenseFigures | SparseFigures] = [*figures.dense, *figures.sparse]
-    known = [(column.name, column.missing.share) for column in columns if column.missing is not None]
+    known = [(_label(column.name), column.missing.share) for column in columns if column.missing is not None]
     picture = Figure(figsize=(7, max(2.0, 0.22 * len(known) + 1)))
     axes = _axes(picture, "Missing values by column")
     if not known:
@@ -104,7 +106,7 @@ def _table_sizes(columns: Sequence[SparseFigures]) -> Figure:
     """Rows of each table, and how many of them were seen."""
     picture = Figure(figsize=(7, max(2.0, 0.22 * len(columns) + 1)))
     axes = _axes(picture, "Table sizes, and ids seen in the rows looked at")
-    names = [column.name for column in columns]
+    names = [_label(column.name) for column in columns]
     _bars(axes, names, [column.table_rows for column in columns], [short(column.table_rows) for column in columns])
     axes.barh(range(len(columns)), [column.skew.distinct for column in columns], height=0.35, color=_ORANGE)
     axes.set_xscale("log")
@@ -125,7 +127,7 @@ def _id_frequencies(columns: Sequence[SparseFigures]) -> Figure:
             log_scale = math.log(column.skew.occurrences) - log_harmonic(column.skew.distinct, exponent)
             axes.loglog(ranks, np.exp(log_scale - exponent * np.log(ranks)), "--", color=_GREY, lw=1)
         exponent_text = "" if column.skew.zipf_exponent is None else f", s = {column.skew.zipf_exponent:.2f}"
-        axes.set_title(f"{column.name}: {short(column.skew.distinct)} ids{exponent_text}", fontsize=8)
+        axes.set_title(f"{_label(column.name)}: {short(column.skew.distinct)} ids{exponent_text}", fontsize=8)
         axes.set_ylim(bottom=0.5)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_minor_locator(NullLocator())
@@ -138,7 +140,7 @@ def _dense_histograms(columns: Sequence[DenseFigures]) -> Figure:
     for axes, column in zip(panels, shown, strict=False):
         counts, edges = column.histogram
         axes.stairs(counts / max(1, counts.sum()), edges, fill=True, color=_BLUE)
-        axes.set_title(f"{column.name}: mean {column.mean:.3g}", fontsize=8)
+        axes.set_title(f"{_label(column.name)}: mean {column.mean:.3g}", fontsize=8)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return picture
 
@@ -176,6 +178,11 @@ def _plain(axes: Any) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def _label(name: str) -> str:
+    """A name as matplotlib has to be told it: a dollar would begin a formula, and a long name stretches the picture."""
+    return escaped(name, 40).replace("$", r"\$")
 
 
 def _bars(axes: Any, names: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dlrm.prepare.inspect.figures import DenseFigures, Figures, Rate, RowFigures, SparseFigures
 from dlrm.prepare.inspect.sample import UNUSED
-from dlrm.words import byte_size, counted
+from dlrm.words import byte_size, counted, escaped, printable
 
 _MOST_PARTS = 40
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -20,7 +20,7 @@ def headline(figures: Figures) -> str:
     """What the data set is, in a line."""
     nbytes = sum(part.nbytes for part in figures.parts)
     return (
-        f"{figures.path}: {figures.sample.rows:,} rows in {counted(len(figures.parts), 'part')}, "
+        f"{printable(figures.path)}: {figures.sample.rows:,} rows in {counted(len(figures.parts), 'part')}, "
         f"{len(figures.dense)} dense and {len(figures.sparse)} sparse columns, {byte_size(nbytes)}"
     )
 
@@ -42,7 +42,7 @@ def parts_table(figures: Figures) -> Table:
         if len(shown) < len(parts) and i == _MOST_PARTS // 2:
             table.add_row(f".. {len(parts) - len(shown)} more", "", "", "", "")
         table.add_row(
-            Text(part.name), f"{part.rows:,}", byte_size(part.nbytes), rate(part.click_rate), Text(_uses(part))
+            Text(escaped(part.name)), f"{part.rows:,}", byte_size(part.nbytes), rate(part.click_rate), Text(_uses(part))
         )
     return table
 
@@ -55,7 +55,7 @@ def sparse_table(columns: Sequence[SparseFigures]) -> Table:
     for column in columns:
         skew = column.skew
         table.add_row(
-            Text(column.name),
+            Text(escaped(column.name)),
             *([str(column.hotness)] if multi_hot else []),
             short(column.table_rows),
             short(skew.distinct),
@@ -75,7 +75,10 @@ def dense_table(columns: Sequence[DenseFigures]) -> Table:
     for column in columns:
         numbers = (column.minimum, column.mean, column.maximum, column.commonest)
         table.add_row(
-            Text(column.name), rate(column.missing), *(f"{x:.4g}" for x in numbers), percent(column.commonest_share)
+            Text(escaped(column.name)),
+            rate(column.missing),
+            *(f"{x:.4g}" for x in numbers),
+            percent(column.commonest_share),
         )
     return table
 
@@ -101,11 +104,11 @@ def notes(figures: Figures) -> list[str]:
         found.append(f"There is no dataset.json: table sizes are the largest id of these rows + 1{which}.")
     outside = [column for column in figures.sparse if column.outside]
     if outside:
-        names = ", ".join(f"{column.name} ({column.outside:,})" for column in outside[:5])
+        names = ", ".join(f"{escaped(column.name)} ({column.outside:,})" for column in outside[:5])
         found.append(f"Ids outside of their tables: {names}. --verify names the rows.")
     not_finite = [column for column in figures.dense if column.not_finite]
     if not_finite:
-        names = ", ".join(f"{column.name} ({column.not_finite:,})" for column in not_finite[:5])
+        names = ", ".join(f"{escaped(column.name)} ({column.not_finite:,})" for column in not_finite[:5])
         found.append(f"Dense values that are not finite: {names}. --verify names the rows.")
     return found
 
@@ -114,7 +117,7 @@ def bullets(paragraphs: Sequence[str]) -> Table:
     """A list for a terminal of any width."""
     table = Table.grid(padding=(0, 1))
     for paragraph in paragraphs:
-        table.add_row("-", Text(paragraph))
+        table.add_row("-", Text(printable(paragraph)))
     return table
 
 

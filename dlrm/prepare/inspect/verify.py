@@ -74,8 +74,8 @@ class _Expected:
 
     rows: int | None
     clicks: int | None
-    dense: tuple[str, ...]
-    sparse: tuple[str, ...]
+    dense: tuple[str, ...] | None
+    sparse: tuple[str, ...] | None
     table_rows: tuple[int, ...] | None
     hotness: tuple[int, ...] | None
 
@@ -161,7 +161,7 @@ def _read_through(file: MappedFile, task: _Task, progress: Progress) -> int:
 def _check_array(array: _Array, feed: Callable[[int, int], memoryview]) -> None:
     values_MC = array.values_MC
     row_bytes = values_MC.shape[1] * values_MC.itemsize
-    step = max(1, _BLOCK_BYTES // row_bytes)
+    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
     data = array.stop - values_MC.nbytes
     crc = zlib.crc32(feed(array.start, data))
     for row in range(0, len(values_MC), step):
@@ -214,7 +214,7 @@ def _recorded(manifest: Manifest, part: PartRecord) -> _Expected:
 def _unrecorded(folder: str) -> Iterator[_Task]:
     """Without a manifest the rows of a part are those of its dense file."""
     for part in find_parts(folder, None, ("dense", "labels")):
-        expected = _Expected(_rows_of(part.paths["dense"]), None, (), (), None, None)
+        expected = _Expected(_rows_of(part.paths["dense"]), None, None, None, None, None)
         paths = dict(part.paths)
         multi_hot = os.path.join(folder, part.name + SUFFIXES["multi_hot"])
         if os.path.exists(multi_hot):
@@ -226,7 +226,7 @@ def _unrecorded(folder: str) -> Iterator[_Task]:
 def _rows_of(path: str) -> int | None:
     """Rows of a dense file; None where it has a fault, which is reported when it is that file's turn."""
     try:
-        return len(map_array(MappedFile(path), _TYPES["dense"]))
+        return len(map_array(MappedFile(path), _TYPES["dense"], may_be_empty=True))
     except DataError:
         return None
 
@@ -235,9 +235,10 @@ def _arrays(kind: FileKind, expected: _Expected, file: MappedFile) -> list[_Arra
     """The arrays of a part's file, once their shapes were checked."""
     if kind == "multi_hot":
         return _multi_hot_arrays(expected, file)
-    values_MC = map_array(file, _TYPES[kind])
+    values_MC = map_array(file, _TYPES[kind], may_be_empty=kind == "dense")
     names = {"dense": expected.dense, "sparse": expected.sparse, "labels": ("label",)}[kind]
-    names = names or tuple(f"{'int' if kind == 'dense' else 'cat'}_{i}" for i in range(values_MC.shape[1]))
+    if names is None:
+        names = tuple(f"{'int' if kind == 'dense' else 'cat'}_{i}" for i in range(values_MC.shape[1]))
     _check_shape(file.path, values_MC, expected.rows, len(names))
     checks: dict[str, ValueCheck] = {
         "dense": DenseCheck(file.path, names),
@@ -248,7 +249,7 @@ def _arrays(kind: FileKind, expected: _Expected, file: MappedFile) -> list[_Arra
 
 
 def _multi_hot_arrays(expected: _Expected, file: MappedFile) -> list[_Array]:
-    arrays = map_members(file, _TYPES["multi_hot"], count=len(expected.sparse) or None)
+    arrays = map_members(file, _TYPES["multi_hot"], count=None if expected.sparse is None else len(expected.sparse))
     members = {member.name: member for member in list_members(file)}
     found = []
     for i, values_MC in enumerate(arrays):

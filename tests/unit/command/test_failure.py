@@ -184,3 +184,12 @@ def test_the_log_file_keeps_the_error_with_its_traceback(tmp_path):
     assert text.startswith("bug failure: ZeroDivisionError")
     assert "Traceback" in text
     assert not logging.getLogger("dlrm").handlers
+
+
+def test_what_an_error_quotes_does_nothing_to_a_terminal():
+    for error in (ValueError("\x1b]0;title\x07\nnext"), DataError("a", "b", column="\x1b[2J\r"), SetupError("\x9b2J")):
+        for world_size in (1, 2):
+            verdict = judge(error, rank=0, world_size=world_size)
+            said = (verdict.details + verdict.line).split("\n")
+            assert all(line.isprintable() for line in said)
+            assert any("\\x" in line for line in said)

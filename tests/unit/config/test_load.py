@@ -7,6 +7,8 @@ import pytest
 from dlrm.config import Config, dump_config, load_config
 from dlrm.config.data import CriteoTsvData, HashedCategories, IdCategories, VocabularyCategories
 from dlrm.config.optim import Adagrad, Adam, Sgd
+from dlrm.errors import ConfigError
+from tests.unit.column_names import COLUMN_NAMES
 from tests.unit.config.mistakes import from_text, mistakes
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -261,3 +263,31 @@ def test_lists_that_may_be_empty_take_a_single_word_or_words_with_commas():
     split = load_config(None, words).data.split
     assert split.train == ("day_0..day_4", "day_5[:0.5]")
     assert split.test == ()
+    assert load_config(None, [*words, "--data.split.validation", ""]).data.split.validation == ()
+
+
+def test_any_names_of_columns_are_printed_and_read_back(tmp_path):
+    tables = {name: {"pooling": "mean"} for name in COLUMN_NAMES}
+    data = {"kind": "parquet", "path": "x", "dense": [], "sparse": COLUMN_NAMES, "rows": [9]}
+    config = Config.model_validate({"data": data, "model": {"tables": tables}})
+    printed = dump_config(config)
+    assert all(line.isprintable() for line in printed.split("\n"))
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert load_config(tmp_path / "printed.yaml") == config
+
+
+def test_a_table_called_kind_is_no_variant(tmp_path):
+    text = "model: {tables: {kind: {pooling: mean}, a: {pooling: mean}}}\noptim: {lr_scale: {kind: 0.5, a: 2}}"
+    words = ["--model.tables.kind.pooling", "sum", "--optim.lr_scale.kind", "0.25"]
+    config = from_text(tmp_path, text, words)
+    assert {name: table.pooling for name, table in config.model.tables.items()} == {"kind": "sum", "a": "mean"}
+    assert config.optim.lr_scale == {"kind": 0.25, "a": 2.0}
+
+
+@pytest.mark.parametrize("name", ["\udce4", "x" * 5000])
+def test_what_no_column_can_be_called_is_a_mistake(name):
+    words = ["data.kind=parquet", "data.path=x", "data.dense=a", "data.rows=9", f"data.sparse={name}"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, words)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300

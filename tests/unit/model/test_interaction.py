@@ -14,31 +14,35 @@ def vectors(samples: int, *dims: int, dtype: torch.dtype = torch.float64) -> lis
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("self_interaction", [True, False])
-def test_dot_equals_a_loop_over_the_pairs(self_interaction, training):
-    dense, *tables = parts = vectors(3, 4, 4, 4)
+@pytest.mark.parametrize("dense_dim", [4, 0])
+def test_dot_equals_a_loop_over_the_pairs(self_interaction, training, dense_dim):
+    dense, *tables = parts = vectors(3, dense_dim, 4, 4)
     module = build_interaction(
-        config.DotInteraction(self_interaction=self_interaction), dense_dim=4, table_dims=[4, 4]
+        config.DotInteraction(self_interaction=self_interaction), dense_dim=dense_dim, table_dims=[4, 4]
     ).train(training)
     output = module(dense, torch.cat(tables, dim=1)).numpy()
     assert output.shape == (3, module.out_features)
     for sample in range(3):
         rows = [part[sample].numpy() for part in parts]
         expected = list(rows[0])
-        for i in range(3):
-            for j in range(i if self_interaction else i + 1, 3):
+        rows = rows if dense_dim else rows[1:]
+        for i in range(len(rows)):
+            for j in range(i if self_interaction else i + 1, len(rows)):
                 expected.append(sum(rows[i][d] * rows[j][d] for d in range(4)))
         np.testing.assert_allclose(output[sample], expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dense_dim", [3, 0])
 @pytest.mark.parametrize("self_interaction", [True, False])
-def test_the_gradient_of_dot_equals_finite_differences(self_interaction):
-    module = DotInteraction(3, 4, self_interaction=self_interaction)
-    dense, pooled = vectors(2, 3, 9)
+def test_the_gradient_of_dot_equals_finite_differences(self_interaction, dense_dim):
+    vectors_in_all = 3 + (dense_dim > 0)
+    module = DotInteraction(3, vectors_in_all, dense_dim=dense_dim, self_interaction=self_interaction)
+    dense, pooled = vectors(2, dense_dim, 9)
     assert torch.autograd.gradcheck(module, (dense.requires_grad_(), pooled.requires_grad_()))
 
 
 def test_training_and_evaluation_give_the_same_products_to_the_last_bit():
-    module = DotInteraction(16, 27)
+    module = DotInteraction(16, 27, dense_dim=16)
     dense, pooled = vectors(5, 16, 26 * 16, dtype=torch.float32)
     assert torch.equal(module.train()(dense, pooled), module.eval()(dense, pooled))
 
@@ -73,4 +77,4 @@ def test_projection_announces_the_columns_it_returns():
 
 
 def test_the_indices_of_dot_are_in_no_checkpoint():
-    assert DotInteraction(4, 3).state_dict() == {}
+    assert DotInteraction(4, 3, dense_dim=4).state_dict() == {}

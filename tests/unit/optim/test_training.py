@@ -198,3 +198,11 @@ def test_a_rate_for_a_group_that_does_not_exist_is_refused_with_the_nearest():
         "optim.lr_scale.elsewhere: is no group of parameters; groups are bottom_mlp, interaction, top_mlp and the tables "
         "cat_0 .. cat_1",
     ]
+
+
+def test_rates_of_what_is_not_there_or_is_two_things_are_refused():
+    with pytest.raises(ConfigError, match=r"optim\.lr_scale\.bottom_mlp: is no group"):
+        check_rate_groups(OptimConfig(lr_scale={"bottom_mlp": 2.0}), ["a", "b"], dense=False)
+    check_rate_groups(OptimConfig(lr_scale={"top_mlp": 2.0}), ["a", "bottom_mlp"])
+    with pytest.raises(ConfigError, match=r"optim\.lr_scale\.top_mlp: is a part of the model as well as a table"):
+        check_rate_groups(OptimConfig(lr_scale={"top_mlp": 2.0}), ["a", "top_mlp"])

@@ -38,3 +38,15 @@ def test_the_plan_names_every_table_and_sums_the_memory_of_each_rank(capsys):
     shown = capsys.readouterr().out
     for part in ("cat_0", "1,000", "row_wise", "0,1", "cat_1", "table_wise", "2 tables", "1,010", "1.500 - 1.750"):
         assert part in shown
+
+
+def test_names_are_shown_as_they_are_and_do_nothing(capsys):
+    names = ["[bold]x[/bold]", "[/]", ":smile:", "\x1b[31mred", "two\nlines", "x" * 3000]
+    console = Console(progress=True)
+    console.show(plan_table([TablePlacement(name, 1000, 16, "row_wise", "fused", (1.5, 1.5)) for name in names]))
+    console.say(f"warning: {names[0]} {names[2]} {names[3]}")
+    lines = capsys.readouterr().out.split("\n")
+    assert all(line.isprintable() for line in lines)
+    shown = [line.split("│")[1].strip() for line in lines if line.count("│") > 2]
+    assert shown[:5] == ["[bold]x[/bold]", "[/]", ":smile:", r"\x1b[31mred", r"two\nlines"]
+    assert lines[-2] == r"warning: [bold]x[/bold] :smile: \x1b[31mred"

@@ -126,7 +126,10 @@ FILES = [
         "has shape (40, 3, 1), where (rows, columns) is needed",
     ),
     Case("a scalar", save("day_1_dense.npy", np.float32(1)), "day_1_dense.npy", "has shape ()"),
-    Case("no columns", save("day_1_dense.npy", DENSE[:, :0]), "day_1_dense.npy", "has no columns"),
+    Case("no columns", save("day_1_dense.npy", DENSE[:, :0]), "day_1_dense.npy", "has 0 columns, "),
+    Case(
+        "no sparse columns", save("day_1_sparse.npy", np.zeros((40, 0), np.int32)), "day_1_sparse.npy", "has no columns"
+    ),
     Case(
         "Fortran order",
         save("day_1_dense.npy", np.asfortranarray(DENSE)),

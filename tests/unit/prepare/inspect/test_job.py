@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from dlrm.errors import ConfigError, DataError, SetupError
 from dlrm.prepare.inspect import run_inspect
 from dlrm.prepare.inspect.tables import percent, short
 from dlrm.words import byte_size
-from tests.unit.prepare.inspect.packed_folders import SEPARATE, small, write_part
+from tests.unit.column_names import FOR_SCREENS
+from tests.unit.prepare.inspect.packed_folders import SEPARATE, small, write_manifest, write_part
 
 PICTURES = ("click_rate.png", "missing.png", "tables.png", "id_frequency.png", "dense.png")
 
@@ -171,3 +173,48 @@ def test_numbers_for_people():
         "0", "7", "7.12", "512", "9,999", "12.3k", "40M", "1M", "1.5T",
     ]  # fmt: skip
     assert [byte_size(x) for x in (12, 2048, 5 * 2**30)] == ["12 B", "2.0 KiB", "5.0 GiB"]
+
+
+def test_a_data_set_without_dense_features_is_shown_and_verified(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("day_0", "day_1"):
+        write_part(tmp_path, name, np.empty((50, 0)), rng.integers(0, 5, (50, 2)), rng.random(50) < 0.3)
+    for recorded in (False, True):
+        if recorded:
+            write_manifest(tmp_path, (5, 5))
+        text = shown(capsys, tmp_path, verify=True)
+        assert "0 dense and 2 sparse columns" in text
+        assert "verified 6 files" in text
+        assert "Dense columns" not in text
+    assert not (tmp_path / "inspect" / "dense.png").exists()
+    assert (tmp_path / "inspect" / "tables.png").exists()
+
+
+def test_dense_values_where_the_manifest_has_none_are_a_fault(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    write_part(tmp_path, "all", np.empty((50, 0)), rng.integers(0, 5, (50, 2)), rng.random(50) < 0.3)
+    write_manifest(tmp_path, (5, 5))
+    manifest = (tmp_path / "dataset.json").read_text()
+    write_part(tmp_path, "all", np.zeros((50, 1)), rng.integers(0, 5, (50, 2)), rng.random(50) < 0.3)
+    write_manifest(tmp_path, (5, 5))
+    (tmp_path / "dataset.json").write_text((tmp_path / "dataset.json").read_text().replace('"int_0"', ""))
+    assert manifest != (tmp_path / "dataset.json").read_text()
+    with pytest.raises(DataError, match="has 1 columns, 0 are needed"):
+        shown(capsys, tmp_path, verify=True)
+
+
+@pytest.mark.parametrize("dense", [0, 2])
+def test_names_of_columns_do_no_harm_in_tables_and_pictures(tmp_path, capsys, dense):
+    names = [*FOR_SCREENS, "$x^$", "a$b", "\\$", "x" * 3000, "{}", "%s"]
+    rng = np.random.default_rng(0)
+    write_part(tmp_path, "all", rng.random((50, dense)), rng.integers(0, 5, (50, len(names))), rng.random(50) < 0.3)
+    write_manifest(tmp_path, [5] * len(names), missing={"all": {f"int_{i}": i for i in range(dense)}})
+    text = (tmp_path / "dataset.json").read_text()
+    for i, name in reversed(list(enumerate(names))):
+        text = text.replace(f'"cat_{i}"', json.dumps(name))
+    text = text.replace('"int_0"', json.dumps("\x1b[31m$d^")).replace('"int_1"', json.dumps("[/b]"))
+    (tmp_path / "dataset.json").write_text(text)
+    printed = shown(capsys, tmp_path, verify=True)
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert "[bold]x[/bold]" in printed
+    assert (tmp_path / "inspect" / "tables.png").stat().st_size < 1_000_000

@@ -1,0 +1,67 @@
+"""Without dense features training is the same on any number of ranks and goes on after a stop, with any interaction."""
+
+import pytest
+
+from dlrm.config import load_config
+from dlrm.testing.ranks import run_ranks
+from dlrm.testing.training import this_world
+from dlrm.testing.whole_state import fill_state, gather_state
+from dlrm.train.build import build_dataset, build_job
+from dlrm.train.console import Silent
+from dlrm.train.engine import build_engine
+from dlrm.train.records import NoRecorder
+
+SMALL = [
+    "data={kind: random, num_dense: 0, rows: [7, 50, 300, 40], hotness: [1, 2, 1, 3], random_hotness: true}",
+    "data.train_samples=150",  # no multiple of the batch
+    "data.validation_samples=40",
+    "model.embedding_dim=8",
+    "model.top_mlp=8,1",
+    "train.global_batch_size=32",
+    "evaluation.every_steps=4",
+]
+RUNS = {
+    "dot": ["optim.clip_norm=0.05", "optim.lr_scale.top_mlp=0.5", "train.average_decay=0.9"],
+    "cat": ["model.interaction.kind=cat", "optim.dense={kind: adam, lr: 0.01}", "model.dropout=0.2"],
+    "dcn": ["model.interaction={kind: dcn, rank: 4}", "optim.dense={kind: sgd, lr: 0.05, momentum: 0.9}"],
+    "projection": ["model.interaction={kind: projection, branch1: [16], branch2: [8]}", "sharding.types=data_parallel"],
+}
+LENGTH, STOP = 8, 3
+
+
+def trained(options, steps, start=None):
+    """State, position and validation after so many steps."""
+    config = load_config(None, [*SMALL, *options, f"train.max_steps={steps}", "train.epochs=9"])
+    world, dataset = this_world(), build_dataset(config.data)
+    engine = build_engine(config, dataset.schema, world)
+    job = build_job(config, dataset, engine, world, NoRecorder(), Silent())
+    if start is not None:
+        fill_state(engine, start[0])
+        job.trainer.position = start[1]
+    job.trainer.fit()
+    assert job.trainer.position.step == steps
+    return gather_state(engine, world.collectives), job.trainer.position, job.measured.validation.log_loss
+
+
+def runs_and_resumed_runs(rank, world_size):
+    """The last state and validation loss of each run; one that was stopped and went on ends the same to the bit."""
+    ends = {}
+    for name, options in RUNS.items():
+        state, _, loss = trained(options, LENGTH)
+        resumed, _, resumed_loss = trained(options, LENGTH, trained(options, STOP)[:2])
+        assert resumed.keys() == state.keys()
+        assert all(resumed[key].equal(value) for key, value in state.items())
+        assert resumed_loss == loss
+        ends[name] = state, loss
+    return ends
+
+
+def test_one_and_two_ranks_train_the_same_and_resume():
+    ends, of_two = run_ranks(runs_and_resumed_runs, 1)[0], run_ranks(runs_and_resumed_runs, 2)[0]
+    for name, (state, loss) in ends.items():
+        assert not any("bottom_mlp" in key for key in state)
+        other, other_loss = of_two[name]
+        assert other_loss == pytest.approx(loss, rel=1e-6)
+        assert other.keys() == state.keys()
+        for key, value in state.items():
+            assert other[key].double().allclose(value.double(), rtol=1e-4, atol=1e-6), (name, key)
