@@ -38,7 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P
 
 from elastic_signals import SaveRequests, StopRequests
-from launch_output import open_closed_streams, write
+from launch_output import can_write_temporary_files, open_closed_streams, write
 
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
@@ -106,6 +106,8 @@ class Failure:
 def main(arguments: Sequence[str]) -> int:
     """Run ``arguments`` as torchrun would and return the exit code."""
     open_closed_streams()
+    if not can_write_temporary_files():
+        return USER_ERROR_EXIT_CODE
     follow_client()
     saves, stops = SaveRequests(), StopRequests(leave=_after_signal)
     signal.signal(signal.SIGUSR1, saves.note)

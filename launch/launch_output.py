@@ -1,9 +1,10 @@
-"""Standard streams that outlive their reader; for programs that need the standard library only."""
+"""Standard streams that outlive their reader and a folder for temporary files, by the standard library alone."""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from typing import TextIO
 
 
@@ -31,3 +32,13 @@ def write(stream: TextIO, text: str) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def can_write_temporary_files() -> bool:
+    """Whether there is a folder for them, which torch and torchx need; if not, a line says so."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        write(sys.stderr, f"{error.strerror}; name one that can be written: TMPDIR=/dev/shm, say\n")
+        return False
+    return True

@@ -34,7 +34,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
-from launch_output import open_closed_streams, write
+from launch_output import can_write_temporary_files, open_closed_streams, write
 from torchx.runner import Runner, get_runner
 from torchx.schedulers.api import Stream
 from torchx.specs import AppState
@@ -52,6 +52,8 @@ RANKS_ON_CPU = 2
 def main(arguments: Sequence[str]) -> int:
     """Run the job to its end and return its exit code."""
     open_closed_streams()
+    if not can_write_temporary_files():
+        return 2
     local_signals.follow_make()
     os.chdir(ROOT)  # the scheduler starts the job in the current directory
     logging.disable(logging.CRITICAL)  # torchx's report of a failure would follow the job's own

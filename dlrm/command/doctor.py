@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,7 @@ LAUNCHER_VARIABLES = (
     "GLOO_SOCKET_IFNAME", "NCCL_",
 )  # fmt: skip
 REINSTALL = "remove .venv and run `make install`"  # the versions are right and yet something is broken
-PROBE_TIMEOUT_S = 90.0
+PROBE_TIMEOUT_S = 180.0  # a busy machine takes a minute for what an idle one does in three seconds
 LEAST_SHARED_MEMORY_GIB = 0.25  # Docker's default of 64 MB is too little for NCCL
 LEAST_DISK_GIB = 2.0
 _GIB = 2**30
@@ -98,6 +99,7 @@ def machine(gpus: Sequence[str]) -> Iterator[Line]:
     if Path("/dev/shm").is_dir():
         mend = "in a container, start it with more shared memory (docker run --shm-size=8g)"
         yield _space("shared memory", Path("/dev/shm"), LEAST_SHARED_MEMORY_GIB, mend)
+    yield _temporary_files()
     for index, gpu in enumerate(gpus):
         yield Line(f"GPU {index}", gpu)
     if not gpus:
@@ -136,10 +138,11 @@ def trials(gpus: Sequence[str]) -> Iterator[Line]:
     for device in ("cpu", "cuda") if try_cuda else ("cpu",):
         problem, took_s = _try([["kernels", device]])
         yield _trial(f"fused {device} kernels", problem, took_s, "see Packages" if unsuited else REINSTALL)
+    yield _compiled_loops()
     for backend, ranks in (("gloo", 2), ("nccl", min(2, len(gpus)) if try_cuda else 0)):
         if not ranks:
             continue
-        with tempfile.TemporaryDirectory() as folder:
+        with _temporary_folder() as folder:
             store = str(Path(folder, "store"))
             problem, took_s = _try([["collectives", backend, store, str(rank), str(ranks)] for rank in range(ranks)])
         interface = f"if the host has several networks, name one that works: {backend.upper()}_SOCKET_IFNAME=lo"
@@ -165,14 +168,53 @@ def _cuda_in_torch(gpus: int, installed: versions.Installed) -> Line:
     return Line(topic, text, problem)
 
 
+def _compiled_loops() -> Line:
+    """Whether numba's loops run, and whether their machine code is kept."""
+    topic = "compiled loops"
+    script = "import torch; from dlrm.data.permutation import permuted; permuted(torch.arange(2), 2, 0)"
+    script += "; from dlrm.compiled import cache_place; print(*cache_place(), sep='\\n')"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=_environment())
+    if answer.returncode:
+        return Line(topic, "fail", f"{_last_line(answer.stderr)}; {REINSTALL}")
+    place, writable = answer.stdout.splitlines()[-2:]
+    if writable == "True":
+        return Line(topic, f"work, kept in {place}")
+    return Line(
+        topic, f"work; each process compiles them, as {place} cannot be written (NUMBA_CACHE_DIR names another)"
+    )
+
+
+def _temporary_files() -> Line:
+    topic = "temporary files"
+    try:
+        return Line(topic, tempfile.gettempdir())
+    except FileNotFoundError as error:
+        mend = "name one that can be written: TMPDIR=/dev/shm, say"
+        return Line(topic, "no folder can be written", f"{error.strerror}; {mend}")
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """In shared memory where no other can be written, so that the rest is tried all the same."""
+    elsewhere = "/dev/shm" if _temporary_files().problem else None
+    with tempfile.TemporaryDirectory(dir=elsewhere) as folder:
+        yield folder
+
+
+def _environment() -> dict[str, str]:
+    """Of processes that try something."""
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    found = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    return {**found, "TMPDIR": "/dev/shm"} if _temporary_files().problem else found
+
+
 def _try(commands: Sequence[Sequence[str]]) -> tuple[str, float]:
     """Run probes side by side; what went wrong first (empty: nothing) and the seconds it took."""
     began_s = time.monotonic()
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     probes = [
         subprocess.Popen(
             [sys.executable, "-m", "dlrm.command.doctor_probes", *command],
-            env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+            env=_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -77,6 +77,7 @@ _OF_THE_MACHINE = {
     errno.EIO: "see whether its disk or file system is well, then start again",
     errno.ESTALE: "see whether its file system is mounted, then start again",
 }
+_NO_TEMPORARY = "No usable temporary directory"
 _TEXTS = (  # of errors that have no number
     ("shared memory(shm)", "shared memory is too small; give /dev/shm more (docker run --shm-size=8g)"),
     ("/dev/shm/", "shared memory is too small; give /dev/shm more (docker run --shm-size=8g)"),
@@ -144,6 +145,8 @@ def _phase(error: BaseException) -> _Phase:
 def _file(error: BaseException) -> str:
     if not isinstance(error, OSError):
         return ""
+    if (error.strerror or "").startswith(_NO_TEMPORARY):  # tempfile's words
+        return f"{error.strerror}; name one that can be written: TMPDIR=/dev/shm, say"
     path = error.filename2 or error.filename
     if error.errno == errno.EEXIST and path is not None and not os.path.isdir(path) and _makes_folder(error):
         return f"{_named(path)}: a file is where a folder is to be; name another place"

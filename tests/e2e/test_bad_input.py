@@ -87,7 +87,7 @@ def test_a_broken_or_missing_file_is_named(tmp_path, world_size):
         (["--sharding.device_memory_gib", "1e-6"], ["do not fit", "sharding.device_memory_gib"]),
         (["--sharding.tables.cat_99.types", "row_wise"], ["sharding.tables.cat_99", "cat_9"]),
         (["--optim.lr_scale.top_mpl", "2"], ["optim.lr_scale.top_mpl", "top_mlp"]),
-        (["--distributed.device", "cuda"], ["distributed.device", "CUDA"]),
+        (["--distributed.device", "cuda"], ["distributed.device", "is built for CPU"]),
         (["--run.dir", "/proc/nothing"], ["run.dir"]),
         (["--checkpoint.best", "auc", "--data.validation_samples", "0"], ["checkpoint.best", "validation samples"]),
         (["--evaluation.target_auc", "0.8", "--data.validation_samples", "0"], ["evaluation.target_auc", "validation"]),

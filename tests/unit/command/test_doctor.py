@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,9 @@ def test_a_failed_trial_is_repeated_at_the_end_with_its_mend(monkeypatch, capsys
 
 def test_kernels_and_collectives_are_tried_for_real():
     lines = list(doctor.trials([]))
-    assert [line.topic for line in lines] == ["fused cpu kernels", "gloo collectives"]
-    assert [line.problem for line in lines] == ["", ""]
+    assert [line.topic for line in lines] == ["fused cpu kernels", "compiled loops", "gloo collectives"]
+    assert [line.problem for line in lines] == ["", "", ""]
+    assert lines[1].text == f"work, kept in {ROOT / 'dlrm' / '__pycache__'}"
 
 
 def test_a_trial_that_crashes_or_fails_gives_its_last_line():
@@ -63,6 +66,7 @@ def probes(monkeypatch):
     failing = {}
     torch_says = subprocess.CompletedProcess([], 0, "13.0 2\n", "")
     monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: torch_says)
+    monkeypatch.setattr(doctor, "_compiled_loops", lambda: Line("compiled loops", "work"))
     monkeypatch.setattr(doctor, "_try", lambda commands: (failing.get(commands[0][0], ""), 0.1))
     return failing
 
@@ -76,7 +80,8 @@ def test_gpus_that_work_are_tried_by_kernels_and_collectives(monkeypatch, probes
     monkeypatch.setattr(doctor.versions, "DRIVER_LIBRARY", "libc.so.6")
     lines = lines_with(monkeypatch, FOR_CUDA)
     assert list(lines) == [
-        *("torch on CUDA", "fused cpu kernels", "fused cuda kernels", "gloo collectives", "nccl collectives"),
+        *("torch on CUDA", "fused cpu kernels", "fused cuda kernels", "compiled loops"),
+        *("gloo collectives", "nccl collectives"),
     ]
     assert not any(line.problem for line in lines.values())
 
@@ -106,3 +111,33 @@ def test_the_right_packages_that_do_not_work_are_to_be_installed_anew(monkeypatc
     probes["kernels"] = "undefined symbol"
     lines = lines_with(monkeypatch, FOR_CPU)
     assert lines["fused cpu kernels"].problem == "undefined symbol; remove .venv and run `make install`"
+
+
+def test_loops_whose_machine_code_cannot_be_kept_are_no_problem_but_told(monkeypatch, tmp_path):
+    (tmp_path / "a_file").write_text("")
+    package = tmp_path / "dlrm"
+    package.mkdir()
+    for name in ("__init__.py", "compiled.py"):
+        (package / name).write_text((ROOT / "dlrm" / name).read_text())
+    (package / "data").mkdir()
+    for name in ("__init__.py", "permutation.py"):
+        (package / "data" / name).write_text((ROOT / "dlrm" / "data" / name).read_text())
+    (package / "counter_rng.py").write_text((ROOT / "dlrm" / "counter_rng.py").read_text())
+    for place in (package, package / "data"):
+        (place / "__pycache__").write_text("in the way")
+    monkeypatch.setattr(doctor, "_environment", lambda: {**os.environ, "PYTHONPATH": str(tmp_path)})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a_file"))
+    monkeypatch.chdir(tmp_path)
+    line = doctor._compiled_loops()
+    assert line.problem == ""
+    assert line.text.startswith("work; each process compiles them, as ")
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told_and_tried_all_the_same(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    line = doctor._temporary_files()
+    assert line.problem.endswith("name one that can be written: TMPDIR=/dev/shm, say")
+    with doctor._temporary_folder() as folder:
+        assert Path(folder).parent == Path("/dev/shm")
+    assert doctor._environment()["TMPDIR"] == "/dev/shm"

@@ -3,6 +3,7 @@ import mmap
 import os
 import resource
 import runpy
+import tempfile
 
 import numpy as np
 import pyarrow as pa
@@ -159,3 +160,13 @@ def test_a_refusal_is_found_behind_the_error_that_it_caused():
 def test_what_may_be_a_bug_keeps_its_traceback(bug):
     assert refusal(bug) == ""
     assert judge(bug, rank=0, world_size=1).kind == "bug"
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told_to_name_one(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.gettempdir()
+    assert refusal(caught.value) == (
+        "No usable temporary directory found in ['/nowhere']; name one that can be written: TMPDIR=/dev/shm, say"
+    )
