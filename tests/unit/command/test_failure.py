@@ -39,6 +39,17 @@ def test_a_reader_who_has_read_enough_is_no_failure():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("end", ["raise BrokenPipeError(32, 'Broken pipe')", "rich.console.Console().on_broken_pipe()"])
+def test_a_command_that_prints_ends_quietly_when_its_reader_has_enough(end):
+    script = (
+        "from dlrm.command.failure import leave\nimport rich.console\ntry:\n    try: print('x' * 100_000, flush=True)\n"
+    )
+    script += f"    except BrokenPipeError: {end}\nexcept BaseException as error: leave(error)"
+    command = f'{sys.executable} -c "{script}" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_full_disk_elsewhere_is_not_taken_for_that_of_the_output():
     assert judge(raised(OSError(28, "No space left on device", "/a/file")), rank=0, world_size=1).kind == "bug"
     assert judge(raised(OSError(28, "No space left on device")), rank=0, world_size=1).kind == "bug"
