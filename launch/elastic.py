@@ -25,6 +25,7 @@ import ctypes
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -45,6 +46,7 @@ CTRL_C = "interrupted"
 USER_ERROR_EXIT_CODE = 2  # as in dlrm/errors.py
 SHUTDOWN_S = 8  # what ranks get to end after a signal; torchx's local scheduler kills the launcher after 10 s
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
+_FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
@@ -106,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``arguments`` as torchrun would and return the exit code."""
     open_closed_streams()
     follow_client()
-    saves, stops = SaveRequests(), StopRequests(leave=_after_signal)
+    saves, stops = SaveRequests(), StopRequests(leave=_leave_at_once)
     signal.signal(signal.SIGUSR1, saves.note)
     stops.take_over()
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
@@ -120,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
         stops.raise_from_now_on()
         if "PET_LOG_DIR" in os.environ:  # torchx has set it
             return run(arguments, saves, stops)
-        with tempfile.TemporaryDirectory(prefix="dlrm_launch_") as folder:
+        with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
             return run(arguments, saves, stops)
     except SignalException as caught:
@@ -257,6 +259,13 @@ def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Fai
 def _divide_cores(ranks: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+
+
+def _leave_at_once(number: signal.Signals) -> int:
+    folder = Path(os.environ.get("PET_LOG_DIR", ""))
+    if folder.name.startswith(_FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+    return _after_signal(number)
 
 
 def _after_signal(number: signal.Signals) -> int:
