@@ -270,8 +270,8 @@ def _leave_at_once(number: signal.Signals) -> int:
 
 def _after_signal(number: signal.Signals) -> int:
     line = CTRL_C if number == signal.SIGINT else f"stopped by {number.name}"
-    write(sys.stderr, f"{_fresh_line()}{line}\n")
     _tell_client(line, "", 128 + number)
+    write(sys.stderr, f"{_fresh_line()}{line}\n")
     return 128 + number
 
 
