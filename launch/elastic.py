@@ -25,6 +25,7 @@ import ctypes
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -46,6 +47,7 @@ CTRL_C = "interrupted"
 USER_ERROR_EXIT_CODE = 2  # as in dlrm/errors.py
 SHUTDOWN_S = 8  # what ranks get to end after a signal; torchx's local scheduler kills the launcher after 10 s
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
+_FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     if not can_write_temporary_files():
         return USER_ERROR_EXIT_CODE
     follow_client()
-    saves, stops = SaveRequests(), StopRequests(leave=_after_signal)
+    saves, stops = SaveRequests(), StopRequests(leave=_leave_at_once)
     signal.signal(signal.SIGUSR1, saves.note)
     stops.take_over()
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
@@ -125,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
         stops.raise_from_now_on()
         if "PET_LOG_DIR" in os.environ:  # torchx has set it
             return run(arguments, saves, stops)
-        with tempfile.TemporaryDirectory(prefix="dlrm_launch_") as folder:
+        with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
             return run(arguments, saves, stops)
     except SignalException as caught:
@@ -272,10 +274,17 @@ def _divide_cores(ranks: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
 
 
+def _leave_at_once(number: signal.Signals) -> int:
+    folder = Path(os.environ.get("PET_LOG_DIR", ""))
+    if folder.name.startswith(_FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+    return _after_signal(number)
+
+
 def _after_signal(number: signal.Signals) -> int:
     line = CTRL_C if number == signal.SIGINT else f"stopped by {number.name}"
-    write(sys.stderr, f"{_fresh_line()}{line}\n")
     _tell_client(line, "", 128 + number)
+    write(sys.stderr, f"{_fresh_line()}{line}\n")
     return 128 + number
 
 
@@ -296,4 +305,7 @@ def _tell_client(line: str, details: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        write(stream, "")
+    os._exit(exit_code)  # torch's tear-down has nothing left to do, and takes more than ten seconds on a busy machine

@@ -14,7 +14,7 @@ from types import FrameType
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAKE_VARIABLE = "DLRM_MAKE"  # set by the Makefile: its process id
 PATIENCE_S = 10.0  # for the job to end after a signal, beyond what TORCH_ELASTIC_SHUTDOWN_TIMEOUT gives its ranks
-INSISTING_PATIENCE_S = 2.0  # after a second Ctrl-C
+INSISTING_PATIENCE_S = 5.0  # after a second Ctrl-C
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
