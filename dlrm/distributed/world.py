@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from dlrm.config.run import DistributedConfig
+from dlrm.distributed import faults
 from dlrm.distributed.collectives import Collectives, ProcessGroup
 from dlrm.errors import SetupError
 
@@ -148,10 +149,9 @@ def _join(place: Place, backend: str, timeout_s: float) -> None:
             )
         else:
             dist.init_process_group(backend, timeout=timeout)
-    except (dist.DistError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:  # gloo raises plain RuntimeErrors
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        first_line = str(error).splitlines()[0]
-        raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {first_line}") from error
+        raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {faults.told(error)}") from error
 
 
 def _store_of_this_start(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
