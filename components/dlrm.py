@@ -9,6 +9,7 @@ help of ``torchx run components/dlrm.py:train --help`` from the docstring.
 """
 
 import os
+import secrets
 import shlex
 import sys
 from dataclasses import dataclass
@@ -151,11 +152,18 @@ def _job(name: str, role: str, words: List[str], launch: _Launch, host: _Host) -
                 args=command[1:],
                 num_replicas=nnodes,
                 resource=host.resource,
-                env={"DLRM_CLIENT": str(os.getpid()), **host.env},
+                env={"DLRM_CLIENT": str(os.getpid()), **_secret(nnodes), **host.env},
                 port_map={"c10d": launch.rdzv_port} if nnodes > 1 else {},
             )
         ],
     )
+
+
+def _secret(nnodes: int) -> Dict[str, str]:
+    """The secret by which the hosts of this job know each other (launch/signed_store.py); one host makes its own."""
+    if nnodes == 1:
+        return {}
+    return {"DLRM_JOB_SECRET": os.environ.get("DLRM_JOB_SECRET") or secrets.token_hex(32)}
 
 
 def _command_over_hosts(launcher: List[str], program: List[str], launch: _Launch) -> str:

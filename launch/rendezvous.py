@@ -123,7 +123,9 @@ class Rendezvous(RendezvousHandler):
             patience_s=self._join_s,
         )
         secret = os.environ.get(SECRET_VARIABLE, "")
-        self._store = SignedStore(store, where=f"{host}:{port}", secret=secret, job=params.run_id, watch=self._watch)
+        self._store = SignedStore(
+            store, where=f"{host}:{store.port}", secret=secret, job=params.run_id, watch=self._watch
+        )
         backend = _WatchedBackend(C10dRendezvousBackend(self._store, params.run_id), params.backend, self._note)
         self._torch = create_handler(self._store, backend, params)
 

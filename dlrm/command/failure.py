@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
 
 from dlrm.command.refusals import refusal
+from dlrm.distributed import faults
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.signals import stop_was_asked
 from dlrm.words import printable
@@ -51,28 +52,9 @@ USER_PATIENCE_S = 6.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LONGEST_SUMMARY = 500
 
-# What gloo, NCCL and the stores say when it is the other side that left. Errors of torch.distributed's own types need
-# no text; gloo raises plain RuntimeErrors.
-_PEER_TEXTS = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Connection refused",
-    "Broken pipe",
-    "Socket closed",
-    "gloo/transport/",
-    "NCCL communicator was aborted",
-    "ncclRemoteError",
-    "ncclSystemError",
-)
-_TIMEOUT_TEXTS = (
-    "Timed out waiting",
-    "Application timeout caused pair closure",
-    "wait timeout after",
-    "Watchdog caught collective operation timeout",
-    "failed to pass monitoredBarrier",
-)
 _STDOUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE, errno.EIO)
-_PEER_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")  # subclasses of torch.distributed.DistError
+# Subclasses of torch.distributed.DistError, which need no text to be a peer's; gloo raises plain RuntimeErrors.
+_PEER_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
 Kind = Literal["user", "interrupt", "peer", "timeout", "bug"]
 
@@ -188,7 +170,7 @@ def _judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
     if refused := refusal(error):  # before what may be a peer's: NCCL's own errors can be those of memory
         line = f"{who}: {refused}" if who else refused
         return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
-    if world_size > 1 and _mentions(error, _TIMEOUT_TEXTS):
+    if world_size > 1 and _is_timeout(error):
         line = f"{who} got no answer from another rank within distributed.timeout_s: {summary(error)}"
         return Verdict(kind="timeout", line=line, details="", exit_code=BUG_EXIT_CODE)
     if world_size > 1 and is_peer_failure(error):
@@ -225,26 +207,26 @@ def _cannot_print(error: OSError) -> str:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether ``error``, or what it was raised from, is a failed connection to another rank.
+    """Whether ``error``, or what it was raised from, is a failed connection to another rank and no cause of its own.
 
     A cause taken for a consequence costs :data:`PEER_PATIENCE_S` of waiting, not the message: it is printed then.
     """
-    if any(type(link).__name__ in _PEER_TYPES for link in _causes(error)):
-        return True
-    return _mentions(error, _PEER_TEXTS) or _mentions(error, _TIMEOUT_TEXTS)
+    return any(
+        (type(link).__name__ in _PEER_TYPES and not faults.is_own(str(link)))
+        or (isinstance(link, RuntimeError) and faults.is_of_peer(str(link)))
+        for link in _causes(error)
+    )
 
 
 def summary(error: BaseException) -> str:
-    """Type and first line of an error."""
-    text = str(error).strip()
-    first_line = text.splitlines()[0] if text else ""
-    line = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    """Type of an error, and the line that says most."""
+    told = faults.told(error)
+    line = f"{type(error).__name__}: {told}" if told else type(error).__name__
     return line if len(line) <= _LONGEST_SUMMARY else line[: _LONGEST_SUMMARY - 3] + "..."
 
 
-def _mentions(error: BaseException, texts: Sequence[str]) -> bool:
-    messages = [str(link) for link in _causes(error) if isinstance(link, RuntimeError)]
-    return any(text in message for message in messages for text in texts)
+def _is_timeout(error: BaseException) -> bool:
+    return any(faults.is_timeout(str(link)) for link in _causes(error) if isinstance(link, RuntimeError))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from dlrm.config.run import DistributedConfig
-from dlrm.distributed import devices
+from dlrm.distributed import devices, faults
 from dlrm.distributed.collectives import Collectives, ProcessGroup
 from dlrm.errors import SetupError
 
@@ -169,10 +169,9 @@ def _named_meeting_point(place: Place) -> Iterator[None]:
     """Say where the ranks were to meet if they do not."""
     try:
         yield
-    except (dist.DistError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:  # gloo raises plain RuntimeErrors
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        first_line = str(error).splitlines()[0]
-        raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {first_line}") from error
+        raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {faults.told(error)}") from error
 
 
 def _store_of_this_start(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]

@@ -1,4 +1,5 @@
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -99,3 +100,17 @@ def test_hosts_may_die_and_join_between_the_fewest_and_the_most():
 def test_a_number_of_hosts_that_makes_no_sense_is_refused(nnodes):
     with pytest.raises(ValueError, match=f"nnodes \\({nnodes}\\)"):
         app("--config", "a.yaml", "--nnodes", nnodes)
+
+
+@pytest.mark.parametrize("component", ["train", "preprocess"])
+def test_jobs_over_several_hosts_have_a_secret_and_each_its_own(component, monkeypatch):
+    def secret(*arguments):
+        return app("--config", "a.yaml", *arguments, component=component).roles[0].env.get("DLRM_JOB_SECRET")
+
+    monkeypatch.delenv("DLRM_JOB_SECRET", raising=False)
+    assert re.fullmatch("[0-9a-f]{64}", secret("--nnodes", "2"))
+    assert secret("--nnodes", "2") != secret("--nnodes", "2")
+    assert secret("--nnodes", "1") is None
+    monkeypatch.setenv("DLRM_JOB_SECRET", "s" * 32)
+    assert secret("--nnodes", "2") == "s" * 32
+    assert secret("--nnodes", "2", "--env", f"DLRM_JOB_SECRET={'t' * 32}") == "t" * 32
