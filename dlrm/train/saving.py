@@ -267,7 +267,8 @@ class Saving(Hook):
     def _require_sound(self, position: Position, tensors: Sequence[LogicalTensor]) -> None:
         """Save nothing that training could not go on from: the loss so far says nothing of the step just made."""
         if problem := fault_in_state(tensors):
-            raise DivergedError(f"step {position.step}: the state is not saved, because {problem}")
+            last = "" if self._saved_step is None else f"; --resume auto goes on from step {self._saved_step}"
+            raise DivergedError(f"step {position.step}: the state is not saved, because {problem}{last}")
 
     def _finish(self, tolerant: bool) -> None:
         """Wait for the save in flight and tell what became of it."""

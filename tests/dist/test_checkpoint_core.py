@@ -1,5 +1,6 @@
 """Saving and loading on several gloo ranks; each test has to end by itself, or it has shown a hang."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -9,13 +10,14 @@ import torch
 import torch.distributed as dist
 
 from dlrm.checkpoint.folder import newest_good
+from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import CheckpointError
 from dlrm.testing.ranks import run_ranks
-from tests.unit.checkpoint.states import State, blank, cut_up, gathered, random_state
+from tests.unit.checkpoint.states import State, blank, cut_up, gathered, random_state, save_ranks
 
 
 class Slow(LocalStorage):
@@ -157,3 +159,46 @@ def save_the_same_step_twice(rank, world_size, folder):
 
 def test_a_step_that_is_there_is_refused_on_every_rank(tmp_path):
     assert len(set(run_ranks(save_the_same_step_twice, 2, str(tmp_path)))) == 1
+
+
+class AwayOnOneHost(LocalStorage):
+    """A mount that does not answer ``times`` times."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def read(self, path, start, size):
+        if path.endswith(".safetensors") and self.times > 0:
+            self.times -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return super().read(path, start, size)
+
+
+def load_where_one_rank_meets_something(rank, world_size, folder, seed):
+    """What becomes of loading where rank 1 cannot read, for good and for a moment, and where it alone objects to a state."""
+    collectives, found = ProcessGroup(), []
+    tensors = cut_up(blank(random_state(seed)), 8, world_size)[rank]
+    try:
+        load_newest(folder, tensors, collectives, storage=AwayOnOneHost(10**9 if rank else 0))
+    except CheckpointError as error:
+        found.append((type(error).__name__, error.problem))
+    said = []
+    storage = patient(AwayOnOneHost(3 * rank), Patience(60, said.append))
+    resumed = load_newest(folder, tensors, collectives, storage=storage)
+    found.append((resumed.checkpoint.step, resumed.skipped, len(said) > 0))
+    objections = [""] * 2 if rank == 0 else ["a table holds NaN", ""]
+    resumed = load_newest(folder, tensors, collectives, judge=lambda tensors: objections.pop(0))
+    found.append((resumed.checkpoint.step, [(one.kind, one.why) for one in resumed.skipped]))
+    return found
+
+
+def test_what_one_rank_alone_meets_in_loading_all_ranks_heed(tmp_path):
+    for step in (1, 2):
+        save_ranks(tmp_path, step, cut_up(random_state(step), step, 2))
+    first, second = run_ranks(load_where_one_rank_meets_something, 2, tmp_path, 2)
+    assert first[0] == second[0] == ("UnreachableError", "cannot be read (Stale file handle)")
+    assert (first[1], second[1]) == ((2, [], False), (2, [], True))
+    assert first[2] == second[2]
+    step, ((kind, why),) = first[2]
+    assert (step, kind) == (1, "diverged")
+    assert "was saved after training had diverged: a table holds NaN" in why

@@ -17,6 +17,7 @@ from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.snapshot import Snapshots
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError, names_if_there
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
+from dlrm.checkpoint.watch import ChainWatch
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError
 from dlrm.remote.fsspec_files import FsspecHandler
@@ -300,6 +301,22 @@ def test_a_store_that_goes_away_is_no_reason_to_take_an_older_checkpoint(folder,
     for at in range(0, requests.count, 4):
         with failing_requests(at, "answer lost"):
             assert run.loaded_step() == 2
+
+
+def test_what_increments_stand_on_is_looked_after_in_a_store_as_well(folder, s3):
+    run, watch = Run(s3, folder), ChainWatch(s3, increments=3)
+    path = f"{folder}/step_00000001"
+    watch.note(path)
+    watch.settle()
+    assert watch.fault() == ""
+    s3.put(f"{path}/foreign", b"")
+    assert watch.fault() == f"{path}/foreign: was changed after it had been saved"
+    run.save(2)
+    watch.note(f"{folder}/step_00000002")
+    assert watch.fault() == ""
+    s3.remove_folder(f"{folder}/step_00000002")
+    assert watch.fault() == f"{folder}/step_00000002: is no longer there"
+    watch.settle()
 
 
 def test_a_stream_that_breaks_goes_on_where_it_broke(bucket, s3, monkeypatch):

@@ -197,7 +197,7 @@ def test_a_state_that_has_exploded_is_not_saved_and_what_was_saved_before_is(tmp
     run.pause(20)
     weight[1, 2] = value
     with pytest.raises(
-        DivergedError, match=r"step \d+: the state is not saved, because over.0.weight holds .*lower the"
+        DivergedError, match=r"step \d+: the state is not saved, because over.0.weight holds .* from step 20: .*lower"
     ):
         run.end(30) if at_end else run.pause(30)
     assert committed_steps(tmp_path) == [10, 20]
