@@ -63,7 +63,7 @@ class Source(Protocol):
         """
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
-        """Where a person finds the value of ``column`` (a name of the schema, or ``label``) of a sample.
+        """Where a person finds the value of ``column`` (a name of the schema) of a sample.
 
         Returns:
             the file, or the name of what generates it, and the 1-based row in it.

@@ -92,4 +92,4 @@ def multi_hot_schema(one_hot: Schema, hotness: Sequence[int], *, key: str) -> Sc
         raise ConfigError.at(key, message)
     values = tuple(hotness) * count if len(hotness) == 1 else hotness
     sparse = tuple(replace(feature, hotness=k) for feature, k in zip(one_hot.sparse, values, strict=True))
-    return Schema(one_hot.dense, sparse)
+    return replace(one_hot, sparse=sparse)

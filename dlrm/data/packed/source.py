@@ -84,7 +84,7 @@ class PackedSource:
         return Samples(torch.from_numpy(dense_BN), torch.from_numpy(ids_BS), torch.from_numpy(labels_B1[:, 0]))
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
-        """The file that holds ``column`` (a name of the schema, or ``label``) of a sample, and its 1-based row there.
+        """The file that holds ``column`` (a name of the schema) of a sample, and its 1-based row there.
 
         Raises:
             DataError: the file was written to since it was opened, so that what was read there may be half of each.
@@ -92,7 +92,7 @@ class PackedSource:
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self._parts[number]
         kind = _id_kind(part)
-        if column == "label":
+        if column == self.schema.label:
             kind = "labels"
         elif column in self.schema.dense:
             kind = "dense"
