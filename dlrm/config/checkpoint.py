@@ -89,3 +89,5 @@ class ResumeConfig(Section):
     the path of a checkpoint, or of a run, to go on from in a new run."""
     strict: bool = True
     """Refuse a checkpoint that does not fit this configuration; false: load what fits and say what was left."""
+    changed_data: bool = False
+    """Go on at the same place although the files of the training data are others than those it was saved with."""

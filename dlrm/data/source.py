@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.schema import Schema
 
 
@@ -67,6 +68,15 @@ class Source(Protocol):
 
         Returns:
             the file, or the name of what generates it, and the 1-based row in it.
+        """
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files that the samples are read from, in the order of the samples; none where they are generated.
+
+        By it a run that goes on knows the data again. Little is read, however large the files are.
+
+        Raises:
+            DataError: a file cannot be read.
         """
 
 

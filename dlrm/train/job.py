@@ -11,7 +11,7 @@ import rich.console
 from rich.table import Table
 
 from dlrm.config import Config
-from dlrm.distributed.collectives import together
+from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
@@ -19,6 +19,7 @@ from dlrm.train.build import Job, build_dataset, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.console import Console, Display, Silent, plan_table
 from dlrm.train.engine import build_engine
+from dlrm.train.facts import TrainingData
 from dlrm.train.log import open_log
 from dlrm.train.records import NoRecorder, Recorder, RunRecorder
 from dlrm.train.report import write_report
@@ -45,13 +46,14 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
     engine = build_engine(config, dataset.schema, world)
-    find_elsewhere = partial(start_elsewhere, config, engine, dataset.train.num_samples, world)
+    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
+    find_elsewhere = partial(start_elsewhere, config, engine, data, world)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
     elsewhere = None if is_restarted(config, world) else find_elsewhere()
     run = open_run_folder(config, world)
     folder = run.path
     open_log(folder, world.rank)
-    checkpointing = Checkpointing(config, engine, dataset.train.num_samples, run, world, display)
+    checkpointing = Checkpointing(config, engine, data, run, world, display)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
     recorder: Recorder = NoRecorder()
     if world.is_leader:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.multi_hot.hashed import HashedBags
 from dlrm.data.multi_hot.lookup import LookupBags
 from dlrm.data.multi_hot.recipe import Recipe
@@ -56,6 +57,10 @@ class MultiHotSource:
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """Where a person finds the one-hot value of ``column`` of a sample: the file and its 1-based row."""
         return self.source.locate(index, column)
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files of the one-hot samples."""
+        return self.source.fingerprint()
 
 
 def multi_hot_dataset(dataset: Dataset, config: MlperfMultiHot | HashedMultiHot) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dlrm.config.data import ParquetData
+from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
 from dlrm.data.parquet.cache import GroupCache
 from dlrm.data.parquet.columns import ColumnMap, mapping_problems, with_lists
 from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
@@ -45,13 +47,15 @@ class ParquetSource:
 
     Args:
         name: how messages call it.
-        parts: the files, in order.
+        folder: from which the files are named; parts: the files, in order.
         columns: which of their columns are for what.
         cache: where decoded row groups are kept.
     """
 
-    def __init__(self, name: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache) -> None:
-        self._name = name
+    def __init__(
+        self, name: str, folder: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache
+    ) -> None:
+        self._name, self._folder, self._parts = name, folder, tuple(parts)
         self._columns = columns
         self._cache = cache
         self._groups = tuple(group for part in parts for group in _groups(part))
@@ -104,6 +108,13 @@ class ParquetSource:
             lengths_BF=None if found.lengths_MF is None else torch.from_numpy(found.lengths_MF),
         )
 
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files, known by their footers among others."""
+        return tuple(
+            fingerprint_of(part.path, os.path.relpath(part.path, self._folder), tail_bytes=part.footer_bytes)
+            for part in self._parts
+        )
+
     def _take(self, index: NDArray[np.int64]) -> DecodedGroup:
         """Samples of one row group, or none."""
         if not len(index):
@@ -138,7 +149,7 @@ def parquet_dataset(config: ParquetData) -> Dataset:
     for split, opened in parts.items():
         _check_rows(split, opened, columns, cache)
     train, validation, test = (
-        ParquetSource(f"{config.path} ({split} files)", parts[split], columns, cache) for split in _SPLITS
+        ParquetSource(f"{config.path} ({split} files)", config.path, parts[split], columns, cache) for split in _SPLITS
     )
     return Dataset(train=train, validation=validation, test=test)
 

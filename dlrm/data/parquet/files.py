@@ -33,12 +33,14 @@ class ParquetPart:
     Attributes:
         path: where it is; columns: its Arrow schema; group_rows: rows of each row group.
         identity: inode, size and time of the last change.
+        footer_bytes: from the start of the footer to the end of the file.
     """
 
     path: str
     columns: pa.Schema
     group_rows: tuple[int, ...]
     identity: tuple[int, int, int]
+    footer_bytes: int
 
     @property
     def rows(self) -> int:
@@ -97,7 +99,7 @@ def open_part(path: str) -> ParquetPart:
         with pq.ParquetFile(path) as file:
             footer = file.metadata
             group_rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-            part = ParquetPart(path, file.schema_arrow, group_rows, identity)
+            part = ParquetPart(path, file.schema_arrow, group_rows, identity, footer.serialized_size + 8)
     if min(group_rows, default=0) < 0 or part.rows != footer.num_rows:
         problem = f"the footer counts {footer.num_rows} rows, its row groups {part.rows}"
         raise DataError(path, problem, mend=_FETCH_AGAIN)

@@ -61,12 +61,12 @@ def _within_int64(values: pa.Array, rows: int, bad_rows: BadRows, refuse: Refuse
         at = int(beyond_M.argmax())
         raise refuse(at, f"id {numbers[at]} is beyond int64", "hash or renumber the ids")
     outside = numbers % np.uint64(rows) + np.uint64(rows) if bad_rows == "hash" else np.uint64(_INT64_MAX)
-    return pa.array(np.where(beyond_M, outside, numbers), mask=values.is_null().to_numpy(zero_copy_only=False))
+    return pa.array(np.where(beyond_M, outside, numbers), mask=np.array(values.is_null()))
 
 
 def _of_floats(values: pa.Array, bad_rows: BadRows, refuse: Refuse) -> NDArray[np.int64]:
     exact = 2.0 ** _EXACT_BITS[values.type]
-    numbers = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
+    numbers = np.array(pc.fill_null(values, np.nan), np.float64)
     null_M = np.isnan(numbers)
     numbers[null_M] = NULL_ID
     bad_M = (np.floor(numbers) != numbers) | (np.abs(numbers) >= exact)
@@ -92,5 +92,6 @@ def _of_decimals(values: pa.Array, bad_rows: BadRows, refuse: Refuse) -> NDArray
         at = int(bad_M.argmax())
         mend = "encode the column's values to integers 0 .. first"
         raise refuse(at, f"id {values[at].as_py()} is not whole, or beyond int64", mend)
-    ids: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64(), safe=False), NULL_ID).to_numpy(zero_copy_only=False)
-    return np.where(bad_M, np.int64(NO_ID), ids)
+    ids: NDArray[np.int64] = np.array(pc.fill_null(values.cast(pa.int64(), safe=False), NULL_ID))
+    ids[bad_M] = NO_ID
+    return ids
