@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dlrm.config.data.packed import BadRows
 from dlrm.data.source import Samples, Source
+from dlrm.distributed.collectives import Collectives
 from dlrm.errors import DataError
 from dlrm.schema import Schema
 
@@ -56,6 +57,17 @@ class BadValueCounts:
     def by_column(self, counts_C: torch.Tensor) -> dict[str, int]:
         """A snapshot, or a sum of snapshots, by column; columns without a bad value are left out."""
         return {name: count for name, count in zip(self.columns, counts_C.tolist(), strict=True) if count}
+
+    def summed(self, collectives: Collectives) -> dict[str, int]:
+        """The counts so far of all ranks, by column; collective."""
+        counts_C = self.snapshot()
+        collectives.all_reduce_sum_(counts_C)
+        return self.by_column(counts_C)
+
+
+def bad_values_text(counts: dict[str, int]) -> str:
+    """Counts by column for people."""
+    return ", ".join(f"{column}: {count:,}" for column, count in counts.items())
 
 
 class SampleCheck:

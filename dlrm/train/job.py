@@ -11,6 +11,7 @@ import rich.console
 from rich.table import Table
 
 from dlrm.config import Config
+from dlrm.data.check import bad_values_text
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.binary import BinaryResult
@@ -113,9 +114,7 @@ def _bad_values(job: Job, world: World) -> dict[str, dict[str, int]]:
     """By split and column how many bad values were let pass: in all epochs of training, in the last evaluation."""
     found = {}
     for split, loader in (("train", job.training), ("validation", job.validation), ("test", job.test)):
-        counts_C = loader.bad_values.snapshot()
-        world.collectives.all_reduce_sum_(counts_C)
-        found[split] = loader.bad_values.by_column(counts_C)
+        found[split] = loader.bad_values.summed(world.collectives)
     return {split: counts for split, counts in found.items() if counts}
 
 
@@ -182,7 +181,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
             f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
         )
     for split, counts in summary["bad_values"].items():
-        table.add_row(f"bad values ({split})", ", ".join(f"{column}: {count:,}" for column, count in counts.items()))
+        table.add_row(f"bad values ({split})", bad_values_text(counts))
     table.add_row("files", f"{summary['folder']}/")
     return table
 
