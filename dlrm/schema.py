@@ -38,10 +38,15 @@ class SparseFeature:
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a sample, in the order in which arrays hold them."""
+    """The columns of a sample, in the order in which arrays hold them.
+
+    Attributes:
+        dense: names of the numbers; sparse: features; label: how messages call the column of the label.
+    """
 
     dense: tuple[str, ...]
     sparse: tuple[SparseFeature, ...]
+    label: str = "label"
 
     @property
     def ids_per_sample(self) -> int:

@@ -93,3 +93,5 @@ class ResumeConfig(Section):
     up, without touching them; less than distributed.timeout_s."""
     strict: bool = True
     """Refuse a checkpoint that does not fit this configuration; false: load what fits and say what was left."""
+    changed_data: bool = False
+    """Go on at the same place although the files of the training data are others than those it was saved with."""

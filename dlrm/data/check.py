@@ -6,6 +6,7 @@ What happens to a bad value is a policy (:data:`dlrm.config.data.packed.BadRows`
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from dlrm.compiled import compiled
 from dlrm.config.data.packed import BadRows
 from dlrm.data.source import Samples, Source
+from dlrm.distributed.collectives import Collectives
 from dlrm.errors import DataError
 from dlrm.schema import Schema
+from dlrm.words import escaped
 
-LABEL = "label"
 SKIPPED = "skipped samples"
 
 
@@ -34,7 +36,7 @@ class BadValueCounts:
     def __init__(self, schema: Schema, *, nulls: bool = False) -> None:
         tables = [feature.name for feature in schema.sparse]
         null_tables = [f"{name} (null)" for name in tables] if nulls else []
-        self.columns = (*schema.dense, *tables, *null_tables, LABEL, SKIPPED)
+        self.columns = (*schema.dense, *tables, *null_tables, schema.label, SKIPPED)
         self._counts_C = torch.zeros(len(self.columns), dtype=torch.int64)
         self._lock = threading.Lock()
 
@@ -57,6 +59,17 @@ class BadValueCounts:
         """A snapshot, or a sum of snapshots, by column; columns without a bad value are left out."""
         return {name: count for name, count in zip(self.columns, counts_C.tolist(), strict=True) if count}
 
+    def summed(self, collectives: Collectives) -> dict[str, int]:
+        """The counts so far of all ranks, by column; collective."""
+        counts_C = self.snapshot()
+        collectives.all_reduce_sum_(counts_C)
+        return self.by_column(counts_C)
+
+
+def bad_values_text(counts: dict[str, int]) -> str:
+    """Counts by column for people."""
+    return ", ".join(f"{escaped(column)}: {count:,}" for column, count in counts.items())
+
 
 class SampleCheck:
     """Checks samples of one source against its schema. Threads may share one.
@@ -74,7 +87,7 @@ class SampleCheck:
         self._source = source
         self._policy = bad_rows
         self._null_id: int | None = getattr(source, "null_id", None)
-        self._dense_names = source.schema.dense
+        self._dense_names, self._label_name = source.schema.dense, source.schema.label
         self._id_names = [feature.name for feature in sparse for _ in range(feature.hotness)]
         self._hotness_F = torch.tensor([feature.hotness for feature in sparse], dtype=torch.int32)
         self._feature_S = torch.arange(len(sparse)).repeat_interleave(self._hotness_F)
@@ -169,7 +182,9 @@ class SampleCheck:
             raise self._error(index_B[at], self._dense_names[column], problem, mend)
         if bad_label_B.any():
             at = int(bad_label_B.nonzero()[0].item())
-            raise self._error(index_B[at], LABEL, f"{samples.labels_B[at].item()} is neither 0 nor 1", mend)
+            label = samples.labels_B[at].item()
+            problem = "the label is missing (null or NaN)" if math.isnan(label) else f"{label} is neither 0 nor 1"
+            raise self._error(index_B[at], self._label_name, problem, mend)
 
     def _error(self, index: torch.Tensor, column: str, problem: str, mend: str) -> DataError:
         path, row = self._source.locate(int(index.item()), column)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 
+from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
 from dlrm.data.source import Samples
 from dlrm.schema import Schema
 
@@ -20,6 +22,7 @@ class InMemorySource:
         dense_MN: float32 (M, N), finite; M samples.
         ids_MS: an integer type (M, S), S = schema.ids_per_sample, each id within its table.
         labels_M: an integer type (M,), 0 or 1.
+        paths: the files that they were read from.
     """
 
     name: str
@@ -27,6 +30,7 @@ class InMemorySource:
     dense_MN: torch.Tensor
     ids_MS: torch.Tensor
     labels_M: torch.Tensor
+    paths: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -44,3 +48,7 @@ class InMemorySource:
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The name of these samples and the 1-based row among them."""
         return self.name, index + 1
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files that the samples were read from."""
+        return tuple(fingerprint_of(path, os.path.basename(path)) for path in self.paths)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.schema import Schema
 
 
@@ -63,10 +64,19 @@ class Source(Protocol):
         """
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
-        """Where a person finds the value of ``column`` (a name of the schema, or ``label``) of a sample.
+        """Where a person finds the value of ``column`` (a name of the schema) of a sample.
 
         Returns:
             the file, or the name of what generates it, and the 1-based row in it.
+        """
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files that the samples are read from, in the order of the samples; none where they are generated.
+
+        By it a run that goes on knows the data again. Little is read, however large the files are.
+
+        Raises:
+            DataError: a file cannot be read.
         """
 
 

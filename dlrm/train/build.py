@@ -100,7 +100,7 @@ def build_job(
         ConfigError: what does not fit the data; the same on every rank.
     """
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.global_batch_size
-    evaluator = Evaluator(engine.stepper, engine.average, world)
+    evaluator = Evaluator(engine.stepper, engine.average, world, display.say)
     training = _training_loader(dataset.train, config, world)
     validation = _evaluation_loader(dataset.validation, evaluation_batch_size, config, world)
     test = _evaluation_loader(dataset.test, evaluation_batch_size, config, world)
@@ -122,6 +122,7 @@ def build_job(
             display,
             every_steps=config.logging.every_steps,
             total_steps=trainer.total_steps,
+            bad_values=partial(training.bad_values.summed, world.collectives),
         )
     )
     hooks.append(AverageWeights(engine.average))

@@ -18,7 +18,7 @@ from dlrm.signals import SignalWatch
 from dlrm.train.build import training_order
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
-from dlrm.train.facts import FactsOfRun
+from dlrm.train.facts import FactsOfRun, TrainingData
 from dlrm.train.hooks import Hook
 from dlrm.train.increments import IncrementalState
 from dlrm.train.resume import Start, checkpoint_folder, start_here
@@ -33,7 +33,7 @@ class Checkpointing:
     """The checkpoints of a run, seen from one rank.
 
     Args:
-        num_samples: of the training set.
+        data: what is trained on.
         run: the run's folder.
         patience: with storage that is away for a moment, at the start and where another job may have come.
     """
@@ -42,13 +42,13 @@ class Checkpointing:
         self,
         config: Config,
         engine: Engine,
-        num_samples: int,
+        data: TrainingData,
         run: RunFolder,
         world: World,
         display: Display,
         patience: Patience,
     ) -> None:
-        self._config, self._engine, self._num_samples, self._run = config, engine, num_samples, run
+        self._config, self._engine, self._data, self._run = config, engine, data, run
         self._world, self._display = world, display
         self._storage, self._folder = located(checkpoint_folder(config, run))
         self._patient_storage = patient(self._storage, patience)
@@ -90,7 +90,7 @@ class Checkpointing:
         return start_here(
             self._config,
             self._engine,
-            self._num_samples,
+            self._data,
             self._run,
             self._patient_storage,
             self._world,
@@ -105,9 +105,7 @@ class Checkpointing:
             return Hook()
         source = self._source()
         source.resumed(self._start.checkpoint)
-        facts = FactsOfRun(
-            self._config, self._num_samples, self._world, self._engine.placements, measured, package_versions()
-        )
+        facts = FactsOfRun(self._config, self._data, self._world, self._engine.placements, measured, package_versions())
         return Saving(
             self._config.checkpoint,
             self._world,
@@ -125,7 +123,7 @@ class Checkpointing:
 
     def _last_step(self) -> int:
         train = self._config.train
-        steps = train.epochs * training_order(self._config, self._num_samples).num_batches
+        steps = train.epochs * training_order(self._config, self._data.samples).num_batches
         return steps if train.max_steps is None else min(steps, train.max_steps)
 
     def _source(self) -> StateSource:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from dlrm.data.check import bad_values_text
 from dlrm.data.loader import BatchLoader
 from dlrm.data.synthetic.planted import PlantedSource
 from dlrm.distributed.world import World
@@ -19,12 +22,16 @@ class Evaluator:
         stepper: runs the model forward.
         average: whose weights are evaluated.
         world: ranks, over which the figures are summed.
+        say: tells a person why there is nothing to score.
     """
 
-    def __init__(self, stepper: Stepper, average: Averaging, world: World) -> None:
+    def __init__(
+        self, stepper: Stepper, average: Averaging, world: World, say: Callable[[str], None] = lambda text: None
+    ) -> None:
         self._stepper = stepper
         self._average = average
         self._world = world
+        self._say = say
 
     def evaluate(self, loader: BatchLoader) -> BinaryResult:
         """The model's figures over all samples of all ranks; the same on every rank."""
@@ -34,7 +41,11 @@ class Evaluator:
             for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
                 metrics.update(output.logits_B, output.labels_B, output.weights_B)
         metrics.all_reduce(self._world.collectives)
-        return metrics.compute()
+        result = metrics.compute()
+        if not result.samples and loader.source.num_samples:
+            causes = bad_values_text(loader.bad_values.summed(self._world.collectives))
+            self._say(f"{loader.source.name}: no score, as every sample was skipped (data.bad_rows: skip): {causes}")
+        return result
 
     def best_reachable(self, loader: BatchLoader) -> BinaryResult | None:
         """The figures of the true logit, where the samples' hidden model is known: no score is better in expectation."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
 from dlrm.config.describe import to_plain
+from dlrm.data.fingerprint import FileFingerprint, difference
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError
 from dlrm.metrics.binary import BinaryResult
@@ -64,6 +65,16 @@ class ResultFact(_Fact):
     mean_prediction: float | None = None
 
 
+class FileFact(_Fact):
+    """A :class:`~dlrm.data.fingerprint.FileFingerprint`."""
+
+    name: str
+    bytes: Count
+    sample: str
+    sha256: str = ""
+    rows: str = ""
+
+
 class MetricsFact(_Fact):
     """Figures of the run so far.
 
@@ -94,6 +105,7 @@ class SavedFacts(_Fact):
     position: PositionFact
     order: dict[str, Any]
     config: dict[str, Any]
+    data_files: list[FileFact] | None = None
     metrics: MetricsFact = MetricsFact()
     best: BestFact | None = None
 
@@ -158,16 +170,24 @@ class SavedFacts(_Fact):
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """What is trained on: how many samples, read from which files."""
+
+    samples: int
+    files: tuple[FileFingerprint, ...] = ()
+
+
+@dataclass(frozen=True)
 class FactsOfRun:
     """Makes the facts of each checkpoint of a run.
 
     Attributes:
-        config, num_samples: what is trained on how many samples; placements: where the tables are.
+        config, data: what is trained, and on what; placements: where the tables are.
         measured: figures so far; versions: of the packages that compute.
     """
 
     config: Config
-    num_samples: int
+    data: TrainingData
     world: World
     placements: list[TablePlacement]
     measured: Measured
@@ -181,7 +201,8 @@ class FactsOfRun:
         """
         return {
             "position": asdict(position),
-            "order": order_facts(self.config, self.num_samples),
+            "order": order_facts(self.config, self.data.samples),
+            "data_files": [asdict(file) for file in self.data.files],
             "config": to_plain(self.config),
             "plan": [asdict(placement) for placement in self.placements],
             "metrics": self._metrics(position),
@@ -222,15 +243,25 @@ def order_facts(config: Config, num_samples: int) -> dict[str, Any]:
     return facts
 
 
-def order_differences(saved: SavedFacts, config: Config, num_samples: int) -> list[str]:
-    """In what the order of samples is another, each in words."""
-    here = order_facts(config, num_samples)
+def order_differences(saved: SavedFacts, config: Config, data: TrainingData) -> list[str]:
+    """In what the order of samples, or the samples themselves, are others, each in words."""
+    here = order_facts(config, data.samples)
     names = sorted(here.keys() | saved.order.keys())
-    return [
+    found = [
         f"{_printable(name)} is {shown(saved.order.get(name))} in the checkpoint, {shown(here.get(name))} here"
         for name in names
         if saved.order.get(name) != here.get(name)
     ]
+    changed = "" if config.resume.changed_data else data_difference(saved, data)
+    return [*found, f"the training data are not those it was saved with: {changed}"] if changed else found
+
+
+def data_difference(saved: SavedFacts, data: TrainingData) -> str:
+    """What makes the samples others, as far as their files tell, in words; empty if nothing does, or it is not known."""
+    if saved.data_files is None:
+        return ""
+    found = difference([FileFingerprint(**file.model_dump()) for file in saved.data_files], data.files)
+    return _printable(found, at_most=300)
 
 
 def config_changes(saved: SavedFacts, config: Config) -> list[str]:
@@ -256,6 +287,6 @@ def shown(value: Any) -> str:
     return _printable(ascii(value) if isinstance(value, str) else str(value))
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, *, at_most: int = 60) -> str:
     text = ascii(text)[1:-1] if not (text.isascii() and text.isprintable()) else text
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= at_most else f"{text[: at_most - 3]}..."

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.config import Config
-from dlrm.distributed.collectives import together
+from dlrm.data.check import bad_values_text
+from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
@@ -20,6 +21,7 @@ from dlrm.train.build import Job, build_dataset, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.console import Console, Display, Silent, plan_table
 from dlrm.train.engine import build_engine
+from dlrm.train.facts import TrainingData
 from dlrm.train.log import open_log
 from dlrm.train.records import NoRecorder, Recorder, RunRecorder
 from dlrm.train.report import write_report
@@ -27,7 +29,7 @@ from dlrm.train.resume import patience_with_storage, start_elsewhere
 from dlrm.train.run_folder import is_restarted, open_run_folder, write_json
 from dlrm.train.secondary import secondary, write_text
 from dlrm.train.standard_hooks import result_text
-from dlrm.words import escaped, printable
+from dlrm.words import printable
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -50,14 +52,15 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
     engine = build_engine(config, dataset.schema, world)
+    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
     patience = patience_with_storage(config, world, display)
-    find_elsewhere = partial(start_elsewhere, config, engine, dataset.train.num_samples, world, patience)
+    find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
     elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
     folder = run.path
     open_log(folder, world.rank, display.say)
-    checkpointing = Checkpointing(config, engine, dataset.train.num_samples, run, world, display, patience)
+    checkpointing = Checkpointing(config, engine, data, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
     recorder: Recorder = NoRecorder()
     if world.is_leader:
@@ -120,9 +123,7 @@ def _bad_values(job: Job, world: World) -> dict[str, dict[str, int]]:
     """By split and column how many bad values were let pass: in all epochs of training, in the last evaluation."""
     found = {}
     for split, loader in (("train", job.training), ("validation", job.validation), ("test", job.test)):
-        counts_C = loader.bad_values.snapshot()
-        world.collectives.all_reduce_sum_(counts_C)
-        found[split] = loader.bad_values.by_column(counts_C)
+        found[split] = loader.bad_values.summed(world.collectives)
     return {split: counts for split, counts in found.items() if counts}
 
 
@@ -189,8 +190,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
             f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
         )
     for split, counts in summary["bad_values"].items():
-        found = ", ".join(f"{escaped(column)}: {count:,}" for column, count in counts.items())
-        table.add_row(f"bad values ({split})", Text(found))
+        table.add_row(f"bad values ({split})", Text(bad_values_text(counts)))
     table.add_row("files", Text(printable(f"{summary['folder']}/")))
     return table
 

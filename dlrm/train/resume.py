@@ -22,12 +22,13 @@ from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, CheckpointMismatchError
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
-from dlrm.train.facts import BestFact, SavedFacts, config_changes, order_differences
+from dlrm.train.facts import BestFact, SavedFacts, TrainingData, config_changes, data_difference, order_differences
 from dlrm.train.hooks import Position
 from dlrm.train.run_folder import RunFolder, require_no_checkpoints
 from dlrm.train.state import after_load, engine_tensors
 
 _MEND = "use the configuration that it was saved with, or --resume.strict false to take what fits"
+_DATA_MEND = "restore the data, or go on at the same place in what is there now: --resume.changed_data true"
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ def patience_with_storage(config: Config, world: World, display: Display) -> Pat
     return Patience(config.resume.wait_s, say)
 
 
-def start_elsewhere(config: Config, engine: Engine, num_samples: int, world: World, patience: Patience) -> Start:
+def start_elsewhere(config: Config, engine: Engine, data: TrainingData, world: World, patience: Patience) -> Start:
     """Load what a new run is to begin with, if it is the checkpoint of another; collective.
 
     Args:
         config: says from what.
         engine: as built.
-        num_samples: of the training set.
+        data: what is trained on.
         world: the ranks that load together.
         patience: with the storage of the checkpoint.
 
@@ -80,13 +81,13 @@ def start_elsewhere(config: Config, engine: Engine, num_samples: int, world: Wor
     if config.resume.checkpoint in (NO_CHECKPOINT, NEWEST):
         return Start()
     storage, path = located(config.resume.checkpoint)
-    return _from_path(config, engine, num_samples, path, patient(storage, patience), world)
+    return _from_path(config, engine, data, path, patient(storage, patience), world)
 
 
 def start_here(
     config: Config,
     engine: Engine,
-    num_samples: int,
+    data: TrainingData,
     run: RunFolder,
     storage: Storage,
     world: World,
@@ -98,7 +99,7 @@ def start_here(
     Args:
         config: says whether it does.
         engine: as built, or with the state of what ``otherwise`` says.
-        num_samples: of the training set.
+        data: what is trained on.
         run: this run's folder.
         storage: of this run's checkpoints.
         world: the ranks that load together.
@@ -111,7 +112,7 @@ def start_here(
     """
     folder = checkpoint_folder(config, run)
     if run.restarted or config.resume.checkpoint == NEWEST:
-        return _from_newest(config, engine, num_samples, folder, storage, world, otherwise=otherwise)
+        return _from_newest(config, engine, data, folder, storage, world, otherwise=otherwise)
     if config.checkpoint.enabled:
         from_rank_0(world.collectives, lambda: require_no_checkpoints(folder, storage))
     return otherwise()
@@ -120,7 +121,7 @@ def start_here(
 def _from_newest(
     config: Config,
     engine: Engine,
-    num_samples: int,
+    data: TrainingData,
     folder: str,
     storage: Storage,
     world: World,
@@ -135,9 +136,10 @@ def _from_newest(
         saved = None if found is None else SavedFacts.of(found)
         if found is None or saved is None:
             return
-        other_order = order_differences(saved, config, num_samples)
+        other_order = order_differences(saved, config, data)
         if other_order and config.resume.strict:
-            raise CheckpointMismatchError(found.path, [*other_order, *differences(found, tensors)], mend=_MEND)
+            others = [*other_order, *differences(found, tensors)]
+            raise CheckpointMismatchError(found.path, others, mend=_mend(saved, data))
         if other_order:
             mend = f"start another run from it: --resume.checkpoint {found.path} --run.name another"
             raise CheckpointMismatchError(found.path, other_order, mend=mend)
@@ -154,11 +156,11 @@ def _from_newest(
         other = otherwise()
         here = () if other.checkpoint else (f"no checkpoint in {folder}: training begins at the first sample",)
         return replace(other, lines=(*lines, *here, *other.lines))
-    start = _start(config, num_samples, resumed, engine)
+    start = _start(config, data, resumed, engine)
     return replace(start, own=True, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
 
 
-def _from_path(config: Config, engine: Engine, num_samples: int, path: str, storage: Storage, world: World) -> Start:
+def _from_path(config: Config, engine: Engine, data: TrainingData, path: str, storage: Storage, world: World) -> Start:
     """Begin a run with what another has come to; ``path`` is a checkpoint, a run or a run's folder of checkpoints."""
 
     def find() -> tuple[str, list[Skipped]]:
@@ -175,9 +177,10 @@ def _from_path(config: Config, engine: Engine, num_samples: int, path: str, stor
     def open_it() -> Checkpoint:
         checkpoint = open_checkpoint(chosen, storage)
         saved = SavedFacts.of(checkpoint)
-        other_order = [] if saved is None else order_differences(saved, config, num_samples)
-        if other_order and config.resume.strict:
-            raise CheckpointMismatchError(chosen, [*other_order, *differences(checkpoint, tensors)], mend=_MEND)
+        other_order = [] if saved is None else order_differences(saved, config, data)
+        if saved is not None and other_order and config.resume.strict:
+            others = [*other_order, *differences(checkpoint, tensors)]
+            raise CheckpointMismatchError(chosen, others, mend=_mend(saved, data))
         return checkpoint
 
     tensors = engine_tensors(engine)
@@ -185,11 +188,11 @@ def _from_path(config: Config, engine: Engine, num_samples: int, path: str, stor
     checkpoint = together(world.collectives, open_it)
     left = load_tensors(checkpoint, tensors, strict=config.resume.strict, collectives=world.collectives)
     require_sound(checkpoint, tensors, world.collectives, fault_in_state)
-    start = _start(config, num_samples, Resumed(checkpoint, left, skipped), engine)
+    start = _start(config, data, Resumed(checkpoint, left, skipped), engine)
     return replace(start, lines=(*(f"skipped {one.path}: {one.why}" for one in skipped), *start.lines))
 
 
-def _start(config: Config, num_samples: int, resumed: Resumed, engine: Engine) -> Start:
+def _start(config: Config, data: TrainingData, resumed: Resumed, engine: Engine) -> Start:
     assert resumed.checkpoint is not None
     after_load(engine)
     checkpoint, left = resumed.checkpoint, [f"left as it was: {what}" for what in resumed.left]
@@ -197,13 +200,25 @@ def _start(config: Config, num_samples: int, resumed: Resumed, engine: Engine) -
     if saved is None:
         line = f"weights of {checkpoint.path}; training begins at the first sample"
         return Start(checkpoint=checkpoint, lines=(line, *left))
-    if other := order_differences(saved, config, num_samples):
+    if other := order_differences(saved, config, data):
         line = f"weights of {checkpoint.path}; training begins at the first sample, because {'; '.join(other)}"
         return Start(checkpoint=checkpoint, lines=(line, *left))
-    position = saved.position_in(config, num_samples, checkpoint.path)
+    position = saved.position_in(config, data.samples, checkpoint.path)
     changed = [f"changed since: {change}" for change in config_changes(saved, config)]
     line = f"resumed from {checkpoint.path} (step {position.step:,}, {position.samples:,} samples)"
-    return Start(position, checkpoint, saved, lines=(line, *changed, *left))
+    return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, data), *changed, *left))
+
+
+def _mend(saved: SavedFacts, data: TrainingData) -> str:
+    return _DATA_MEND if data_difference(saved, data) else _MEND
+
+
+def _data_line(saved: SavedFacts, data: TrainingData) -> list[str]:
+    """What is to be said of training data that are not surely those of the checkpoint."""
+    if found := data_difference(saved, data):
+        return [f"goes on in other training data, as resume.changed_data says: {found}"]
+    unknown = data.files and saved.data_files is None
+    return ["the checkpoint does not say by which files its data are known: they were not compared"] if unknown else []
 
 
 def _refuse_to_begin_anew(folder: str, skipped: list[Skipped]) -> None:

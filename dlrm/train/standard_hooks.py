@@ -10,6 +10,7 @@ import torch
 
 from dlrm.config.optim import OptimConfig
 from dlrm.config.train import EvaluationConfig
+from dlrm.data.check import bad_values_text
 from dlrm.distributed.world import World
 from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.binary import BinaryResult
@@ -66,6 +67,7 @@ class LossAndSpeed(Hook):
         *,
         every_steps: int,
         total_steps: int,
+        bad_values: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self._world = world
         self._optim = optim
@@ -74,6 +76,7 @@ class LossAndSpeed(Hook):
         self._display = display
         self._every_steps = every_steps
         self._total_steps = total_steps
+        self._bad_values = bad_values
         self._position = Position()
 
     def on_start(self, position: Position) -> None:
@@ -109,7 +112,10 @@ class LossAndSpeed(Hook):
         sums_2.zero_()
         self._measured.unrecorded = False
         if not samples:  # of all ranks together, so that all of them leave
-            problem = f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip)"
+            causes = bad_values_text(self._bad_values())
+            problem = (
+                f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip): {causes}"
+            )
             raise DataError("training samples", problem, mend="check data.rows and the files: nothing is trained on")
         loss = losses / samples
         if not math.isfinite(loss):  # of all ranks together, so that all of them leave

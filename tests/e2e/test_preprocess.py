@@ -192,6 +192,18 @@ def test_only_one_job_at_a_time_writes_an_output(raw, tmp_path):
     make(raw, tmp_path / "out")
 
 
+def test_where_every_row_was_skipped_the_causes_are_counted(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "day_0").write_text("1\t2\t1.5\ta\tb\tc\n" * 30 + "1\t2\t3\ta\n" * 20)
+    (tmp_path / "raw" / "day_1").write_text("no row\n")
+    with pytest.raises(DataError) as error:
+        make(tmp_path / "raw", tmp_path / "out", bad_rows="skip")
+    assert error.value.problem == (
+        "all 51 rows are malformed and were left out (bad_rows: skip): int_1 in 30, number of columns in 20 of the first "
+        "50; row 1: is '1.5', not an integer"
+    )
+
+
 def test_a_malformed_row_is_named_and_can_be_mended_or_skipped(tmp_path):
     raw = write_raw(tmp_path / "raw")
     lines = (raw / "day_1").read_text().splitlines(keepends=True)

@@ -12,7 +12,10 @@ from dlrm.config.data.paths import InputPath
 
 
 class FileSplit(Section):
-    """Which files are for what, as patterns (``*``, ``?``) relative to the folder, in the order of their names."""
+    """Which files are for what, as patterns (``*``, ``?``) relative to the folder, in the order of their names.
+
+    What begins with ``_`` or ``.`` (``_SUCCESS``, ``_metadata``) is left out unless a pattern says so.
+    """
 
     train: Names = ("train*.parquet",)
     """Files to train on."""
@@ -37,11 +40,12 @@ class ParquetData(Section):
     label: Column = "label"
     """Column of the label: 0 and 1, or false and true."""
     dense: ColumnsIfAny
-    """Columns of numbers, in the model's order; a null is dense_missing. [] where the data have none."""
+    """Columns of numbers, in the model's order; a null or NaN is dense_missing. [] where the data have none."""
     dense_missing: Annotated[float, Number] = 0.0
-    """Stands for a null in a dense column."""
+    """Stands for a null or NaN in a dense column."""
     sparse: Columns
-    """Columns of ids (integers) or of lists of ids, in the model's order. A null list is an empty one."""
+    """Columns of ids or of lists of ids, in the model's order: whole numbers of any type (floats with NaN or nulls,
+    decimals, false and true too). A null list is an empty one."""
     rows: Sizes
     """Table size of each sparse column; a single number is meant for all."""
     hotness: Sizes = (1,)
@@ -49,8 +53,8 @@ class ParquetData(Section):
     cache_gib: PositiveFloat = 1.0
     """Memory of a rank for decoded row groups; the largest must fit."""
     bad_rows: BadRows = "error"
-    """As for packed data. A null id is outside of every table and counts as -1, and so does a list of more than hotness
-    ids where bad_rows is skip; otherwise such a list is an error."""
+    """As for packed data. A null (or NaN) id is outside of every table and counts as -1. A list of more than hotness ids
+    and a number that is not whole are errors unless skipped."""
 
     @model_validator(mode="after")
     def _path_and_one_entry_per_column(self) -> Self:

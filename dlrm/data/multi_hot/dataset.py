@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.multi_hot.hashed import HashedBags
 from dlrm.data.multi_hot.lookup import LookupBags
 from dlrm.data.multi_hot.recipe import Recipe
@@ -57,6 +58,10 @@ class MultiHotSource:
         """Where a person finds the one-hot value of ``column`` of a sample: the file and its 1-based row."""
         return self.source.locate(index, column)
 
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files of the one-hot samples."""
+        return self.source.fingerprint()
+
 
 def multi_hot_dataset(dataset: Dataset, config: MlperfMultiHot | HashedMultiHot) -> Dataset:
     """Make a multi-hot data set of a one-hot one; its three splits share what makes the bags.
@@ -92,4 +97,4 @@ def multi_hot_schema(one_hot: Schema, hotness: Sequence[int], *, key: str) -> Sc
         raise ConfigError.at(key, message)
     values = tuple(hotness) * count if len(hotness) == 1 else hotness
     sparse = tuple(replace(feature, hotness=k) for feature, k in zip(one_hot.sparse, values, strict=True))
-    return Schema(one_hot.dense, sparse)
+    return replace(one_hot, sparse=sparse)

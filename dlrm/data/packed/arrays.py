@@ -207,7 +207,8 @@ def _check_header(header: NpyHeader, types: Sequence[str], name: str) -> None:
         raise DataError(name, problem, mend=f"save it as an array of {_type_names(types)}")
     if header.descr not in types:
         problem = f"has type {header.descr[:40]!r}, where {_type_names(types)} is needed"
-        raise DataError(name, problem, mend=f"convert it: array.astype(np.{np.dtype(types[0]).name})")
+        # To the widest type: what is unsigned would turn negative in a narrower one.
+        raise DataError(name, problem, mend=f"convert it: array.astype(np.{np.dtype(types[-1]).name})")
     if len(header.shape) not in (1, 2):
         problem = f"has shape {header.shape}, where (rows, columns) is needed"
         raise DataError(name, problem, mend=PREPARE_AGAIN)

@@ -40,7 +40,7 @@ class PackedPart:
         sparse_MF: int32 or int64 (M, F); (M, 0) where multi-hot files were asked for and there is no one-hot one.
         labels_M: int32 (M,).
         multi_hot: int32 (M, hotness) by sparse feature, possibly unaligned; None where it was not asked for.
-        paths: the files; files: the same, opened.
+        paths: the files; files: the same, opened; checksums: SHA-256 of those that dataset.json records.
     """
 
     name: str
@@ -51,6 +51,7 @@ class PackedPart:
     multi_hot: tuple[NDArray[np.int32], ...] | None
     paths: dict[FileKind, str]
     files: dict[FileKind, MappedFile]
+    checksums: dict[FileKind, str]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
         multi_hot=members,
         paths=wanted,
         files=files,
+        checksums={} if part.record is None else {kind: file.sha256 for kind, file in part.record.files.items()},
     )
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from dlrm.data.file_names import is_data
 from dlrm.data.packed.arrays import PREPARE_AGAIN
 from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES, FileKind, Manifest, PartRecord, parse_manifest
 from dlrm.data.packed.split import natural_key
@@ -138,7 +139,7 @@ def _named(folder: str) -> tuple[PartFiles, ...]:
     found: dict[str, dict[FileKind, str]] = {}
     for name in sorted(_list_folder(folder)):
         match = _NAMED.match(name)
-        if match is None:
+        if match is None or not is_data(name):
             continue
         paths, kind = found.setdefault(match["part"], {}), kinds[match["suffix"]]
         if kind in paths:

@@ -7,6 +7,7 @@ between reads, so that any number of threads may read at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
 from dlrm.data.packed.arrays import MappedFile
 from dlrm.data.packed.folder import PackedPart
 from dlrm.data.packed.manifest import FileKind
@@ -84,7 +86,7 @@ class PackedSource:
         return Samples(torch.from_numpy(dense_BN), torch.from_numpy(ids_BS), torch.from_numpy(labels_B1[:, 0]))
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
-        """The file that holds ``column`` (a name of the schema, or ``label``) of a sample, and its 1-based row there.
+        """The file that holds ``column`` (a name of the schema) of a sample, and its 1-based row there.
 
         Raises:
             DataError: the file was written to since it was opened, so that what was read there may be half of each.
@@ -92,7 +94,7 @@ class PackedSource:
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self._parts[number]
         kind = _id_kind(part)
-        if column == "label":
+        if column == self.schema.label:
             kind = "labels"
         elif column in self.schema.dense:
             kind = "dense"
@@ -107,6 +109,19 @@ class PackedSource:
         """
         for part in self._parts:
             _check_unchanged(part)
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files of each span, with the checksums of dataset.json where there is one."""
+        return tuple(
+            fingerprint_of(
+                part.paths[kind],
+                os.path.basename(part.paths[kind]),
+                sha256=part.checksums.get(kind, ""),
+                rows="" if len(span) == part.rows else f"{span.start} .. {span.stop - 1}",
+            )
+            for span, part in zip(self._spans, self._parts, strict=True)
+            for kind in ("dense", _id_kind(part), "labels")
+        )
 
     def _pieces(self, index_B: NDArray[np.int64]) -> Iterator[_Piece]:
         if not len(index_B):

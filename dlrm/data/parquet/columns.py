@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from dlrm.config.data import ParquetData
-from dlrm.errors import ConfigProblem
+from dlrm.config.data.packed import BadRows
+from dlrm.data.parquet.files import ParquetPart
+from dlrm.errors import ConfigProblem, DataError
 from dlrm.schema import Schema, SparseFeature
 
 _INT32_IDS = 2**31  # tables with more rows have ids that need int64
@@ -20,16 +22,16 @@ class ColumnMap:
     """The columns of a sample.
 
     Attributes:
-        label: column of the label.
-        schema: names of the dense and sparse columns, table sizes and most ids of a bag.
-        dense_missing: stands for a null in a dense column.
-        skips_long: a sample with a list longer than its hotness is to be skipped; otherwise it is an error.
+        schema: names of the columns, table sizes and most ids of a bag.
+        dense_missing: stands for a null or NaN in a dense column.
+        bad_rows: what to do about what is no id, and about lists longer than their hotness.
+        lists: the sparse columns that hold lists; known once the files are.
     """
 
-    label: str
     schema: Schema
     dense_missing: float
-    skips_long: bool = False
+    bad_rows: BadRows = "error"
+    lists: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: ParquetData) -> ColumnMap:
@@ -38,23 +40,18 @@ class ColumnMap:
         rows = config.rows * count if len(config.rows) == 1 else config.rows
         hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
         sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, strict=True))
-        return cls(config.label, Schema(config.dense, sparse), config.dense_missing, config.bad_rows == "skip")
+        return cls(Schema(config.dense, sparse, config.label), config.dense_missing, config.bad_rows)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All columns to read."""
-        return (self.label, *self.schema.dense, *(feature.name for feature in self.schema.sparse))
+        return (self.schema.label, *self.schema.dense, *(feature.name for feature in self.schema.sparse))
 
-    def decoded_bytes(self, rows: int, *, lists: bool) -> int:
-        """Bytes of ``rows`` samples once decoded (:class:`~dlrm.data.parquet.decode.DecodedGroup`).
-
-        Args:
-            rows: samples.
-            lists: whether any sparse column holds lists, so that the lengths of bags are kept.
-        """
+    def decoded_bytes(self, rows: int) -> int:
+        """Bytes of ``rows`` samples once decoded (:class:`~dlrm.data.parquet.decode.DecodedGroup`)."""
         schema = self.schema
         id_bytes = 8 if max(feature.rows for feature in schema.sparse) > _INT32_IDS else 4
-        lengths = 4 * len(schema.sparse) if lists else 0
+        lengths = 4 * len(schema.sparse) if self.lists else 0
         return rows * (4 + 4 * len(schema.dense) + id_bytes * schema.ids_per_sample + lengths)
 
 
@@ -70,6 +67,26 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
+def with_lists(columns: ColumnMap, files: Sequence[ParquetPart]) -> ColumnMap:
+    """The columns with ``lists`` as the files have them. A column of nulls alone is what it is in the other files.
+
+    Raises:
+        DataError: a column holds lists in one file and single ids in another: two ways of encoding.
+    """
+    lists = set[str]()
+    for feature in columns.schema.sparse:
+        kinds = [(part, part.columns.field(feature.name).type) for part in files]
+        telling = [(part, kind) for part, kind in kinds if not pa.types.is_null(kind)]
+        for part, kind in telling:
+            first, there = telling[0]
+            if is_list(kind) != is_list(there):
+                problem = f"is {kind}, but {there} in {first.path}"
+                raise DataError(part.path, problem, column=feature.name, mend="write all files with one schema")
+        if is_list(telling[0][1]) if telling else feature.hotness > 1:
+            lists.add(feature.name)
+    return replace(columns, lists=frozenset(lists))
+
+
 def mapping_problems(columns: ColumnMap, found: pa.Schema, path: str) -> list[ConfigProblem]:
     """Everything that keeps the columns of a file from being what the configuration says.
 
@@ -83,11 +100,14 @@ def mapping_problems(columns: ColumnMap, found: pa.Schema, path: str) -> list[Co
 
 def _mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
     """Dotted option and message of each mistake."""
-    kind, missing = _kind(found, columns.label)
+    label = columns.schema.label
+    kind, missing = _kind(found, label)
     if missing:
         yield "data.label", missing
+    elif kind is not None and pa.types.is_null(kind) and columns.bad_rows != "skip":
+        yield "data.label", f"column {label} holds nothing but nulls, and a label is 0 or 1: leave the file out"
     elif kind is not None and not _is_number(kind):
-        yield "data.label", f"column {columns.label} is {_named(kind)}, not numbers: a label is 0 or 1"
+        yield "data.label", f"column {label} is {_named(kind)}, not numbers: a label is 0 or 1"
     for name in columns.schema.dense:
         kind, missing = _kind(found, name)
         if missing:
@@ -118,19 +138,24 @@ def _values_kind(kind: pa.DataType) -> pa.DataType:
 
 def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType) -> Iterator[tuple[str, str]]:
     ids = _values_kind(kind.value_type) if is_list(kind) else kind
-    if not pa.types.is_integer(ids):
+    if not _is_number(ids):
         held = f"lists of {_named(ids)}" if is_list(kind) else _named(ids)
         yield "data.sparse", f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
-    elif feature.hotness > 1 and not is_list(kind):
+    elif feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
         message = f"column {feature.name} holds one id a row ({kind}), not lists: hotness {feature.hotness} must be 1"
         yield "data.hotness", message
 
 
 def _is_number(kind: pa.DataType) -> bool:
+    """Whether the values of this type are numbers or nulls; which of them are ids, is seen when they are read."""
     types = pa.types
     return bool(
-        types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-    )  # fmt: skip
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_decimal(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)  # nulls alone, as pandas and pyarrow write them
+    )
 
 
 def _named(kind: pa.DataType) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dlrm.config.data import ParquetData
+from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
 from dlrm.data.parquet.cache import GroupCache
-from dlrm.data.parquet.columns import ColumnMap, is_list, mapping_problems
-from dlrm.data.parquet.decode import NULL_ID, DecodedGroup, decode_group, joined, no_samples
-from dlrm.data.parquet.files import ParquetPart, find_files, open_part, probe
+from dlrm.data.parquet.columns import ColumnMap, mapping_problems, with_lists
+from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
+from dlrm.data.parquet.files import ParquetPart, find_files, nothing_found, open_part, probe
+from dlrm.data.parquet.ids import NULL_ID
 from dlrm.data.source import Dataset, Samples
 from dlrm.errors import ConfigError, DataError
 from dlrm.schema import Schema
@@ -44,13 +47,15 @@ class ParquetSource:
 
     Args:
         name: how messages call it.
-        parts: the files, in order.
+        folder: from which the files are named; parts: the files, in order.
         columns: which of their columns are for what.
         cache: where decoded row groups are kept.
     """
 
-    def __init__(self, name: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache) -> None:
-        self._name = name
+    def __init__(
+        self, name: str, folder: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache
+    ) -> None:
+        self._name, self._folder, self._parts = name, folder, tuple(parts)
         self._columns = columns
         self._cache = cache
         self._groups = tuple(group for part in parts for group in _groups(part))
@@ -103,6 +108,13 @@ class ParquetSource:
             lengths_BF=None if found.lengths_MF is None else torch.from_numpy(found.lengths_MF),
         )
 
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The files, known by their footers among others."""
+        return tuple(
+            fingerprint_of(part.path, os.path.relpath(part.path, self._folder), tail_bytes=part.footer_bytes)
+            for part in self._parts
+        )
+
     def _take(self, index: NDArray[np.int64]) -> DecodedGroup:
         """Samples of one row group, or none."""
         if not len(index):
@@ -115,7 +127,7 @@ class ParquetSource:
 
     def _decoded(self, group: _Group) -> DecodedGroup:
         decode: Callable[[], DecodedGroup] = partial(decode_group, group.part, group.number, self._columns)
-        return self._cache.get((group.part.path, group.number), _decoded_bytes(self._columns, group), decode)
+        return self._cache.get((group.part.path, group.number), self._columns.decoded_bytes(group.rows), decode)
 
 
 def parquet_dataset(config: ParquetData) -> Dataset:
@@ -132,12 +144,12 @@ def parquet_dataset(config: ParquetData) -> Dataset:
     paths = {split: find_files(config.path, getattr(config.files, split), f"data.files.{split}") for split in _SPLITS}
     _check_paths(config, paths)
     parts = {split: [_checked_part(path, columns) for path in found] for split, found in paths.items()}
+    columns = with_lists(columns, list(chain.from_iterable(parts.values())))
     cache = GroupCache(int(config.cache_gib * 2**30))
     for split, opened in parts.items():
-        _check_like_first(parts["train"][0], opened, columns)
         _check_rows(split, opened, columns, cache)
     train, validation, test = (
-        ParquetSource(f"{config.path} ({split} files)", parts[split], columns, cache) for split in _SPLITS
+        ParquetSource(f"{config.path} ({split} files)", config.path, parts[split], columns, cache) for split in _SPLITS
     )
     return Dataset(train=train, validation=validation, test=test)
 
@@ -150,15 +162,9 @@ def _groups(part: ParquetPart) -> Iterator[_Group]:
         before += rows
 
 
-def _decoded_bytes(columns: ColumnMap, group: _Group) -> int:
-    lists = any(is_list(group.part.columns.field(feature.name).type) for feature in columns.schema.sparse)
-    return columns.decoded_bytes(group.rows, lists=lists)
-
-
 def _check_paths(config: ParquetData, paths: dict[str, tuple[str, ...]]) -> None:
     if not paths["train"]:
-        patterns = ", ".join(config.files.train)
-        raise ConfigError.at("data.files.train", f"no file of {config.path} matches {patterns}")
+        raise ConfigError.at("data.files.train", nothing_found(config.path, config.files.train))
     split_of: dict[str, str] = {}
     for split, found in paths.items():
         for path in found:
@@ -176,23 +182,13 @@ def _checked_part(path: str, columns: ColumnMap) -> ParquetPart:
     return part
 
 
-def _check_like_first(first: ParquetPart, parts: Sequence[ParquetPart], columns: ColumnMap) -> None:
-    """Lists in one file and single ids in another are two ways of encoding; widths of numbers may differ."""
-    for part in parts:
-        for feature in columns.schema.sparse:
-            here, there = (other.columns.field(feature.name).type for other in (part, first))
-            if is_list(here) != is_list(there):
-                problem = f"is {here}, but {there} in {first.path}"
-                raise DataError(part.path, problem, column=feature.name, mend="write all files with one schema")
-
-
 def _check_rows(split: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache) -> None:
     if parts and not any(part.rows for part in parts):
         mend = f"write the rows, or leave the file out of data.files.{split}"
         raise DataError(parts[0].path, "holds no row", mend=mend)
     for part in parts:
         for group in _groups(part):
-            needed = _decoded_bytes(columns, group)
+            needed = columns.decoded_bytes(group.rows)
             if needed > cache.capacity_bytes:
                 message = (
                     f"{part.path}: row group {group.number} ({group.rows:,} rows) takes {_size(needed)} decoded, "

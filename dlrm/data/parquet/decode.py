@@ -11,15 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dlrm.data.parquet.columns import ColumnMap, is_list
+from dlrm.config.data.packed import BadRows
+from dlrm.data.parquet.columns import ColumnMap
 from dlrm.data.parquet.files import ParquetPart, file_identity, reading
+from dlrm.data.parquet.ids import NO_ID, as_ids
 from dlrm.errors import DataError
 from dlrm.schema import Schema, SparseFeature
 
-NULL_ID = -1
-"""Stands for a null id; outside of every table, so that the check of samples decides what becomes of it."""
-TOO_LONG = -2
-"""The only id of a list longer than its hotness, where such samples are skipped: outside of every table as well."""
 _INT32_MAX = 2**31 - 1
 
 
@@ -90,9 +88,10 @@ def decode_group(part: ParquetPart, group: int, columns: ColumnMap) -> DecodedGr
     schema = columns.schema
     dense_MN = np.empty((reader.rows, len(schema.dense)), np.float32)
     for i, name in enumerate(schema.dense):
-        dense_MN[:, i] = _numbers(reader.column(name), missing=columns.dense_missing)
+        dense_MN[:, i] = _numbers(reader.column(name))
+    dense_MN[np.isnan(dense_MN)] = columns.dense_missing
     ids_MS, lengths_MF = _sparse(reader, columns)
-    labels_M = _numbers(reader.column(columns.label), missing=np.nan)
+    labels_M = _numbers(reader.column(columns.schema.label))
     reader.close()
     _raise_if_changed(part)
     return DecodedGroup(dense_MN, ids_MS, labels_M, lengths_MF)
@@ -136,11 +135,11 @@ def _looked_up(values: pa.Array) -> pa.Array:
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
-def _numbers(values: pa.Array, *, missing: float) -> NDArray[np.float32]:
-    """float32 (M,), ``missing`` where null."""
+def _numbers(values: pa.Array) -> NDArray[np.float32]:
+    """float32 (M,), NaN where null."""
     numbers = values.cast(pa.float32(), safe=False)
     if numbers.null_count:
-        numbers = pc.fill_null(numbers, pa.scalar(missing, pa.float32()))
+        numbers = pc.fill_null(numbers, pa.scalar(np.nan, pa.float32()))
     result: NDArray[np.float32] = numbers.to_numpy(zero_copy_only=False)
     return result
 
@@ -153,17 +152,16 @@ def _sparse(
     wide = max(feature.rows for feature in features) - 1 > _INT32_MAX
     shape = reader.rows, columns.schema.ids_per_sample
     ids_MS: NDArray[np.int32] | NDArray[np.int64] = np.empty(shape, np.int64) if wide else np.empty(shape, np.int32)
-    lists = any(is_list(reader.columns.field(feature.name).type) for feature in features)
-    lengths_MF = np.ones((reader.rows, len(features)), np.int32) if lists else None
+    lengths_MF = np.ones((reader.rows, len(features)), np.int32) if columns.lists else None
     at = 0
     for i, feature in enumerate(features):
         values = reader.column(feature.name)
-        if is_list(values.type):
-            ids_ML, lengths_M = _bags(reader, values, feature, skips_long=columns.skips_long)
-            assert lengths_MF is not None  # the file's schema says which columns hold lists
+        if feature.name in columns.lists:
+            ids_ML, lengths_M = _bags(reader, values, feature, columns.bad_rows)
+            assert lengths_MF is not None  # some column holds lists
             lengths_MF[:, i] = lengths_M
         else:
-            ids_ML = _ids(reader, values, feature.name)[:, None]
+            ids_ML = _ids(reader, values, feature, columns.bad_rows)[:, None]
         if ids_MS.dtype == np.int32 and _needs_int64(ids_ML):
             ids_MS = ids_MS.astype(np.int64)  # an id outside of its table, kept as it is for whoever judges it
         ids_MS[:, at : at + feature.hotness] = ids_ML
@@ -176,50 +174,50 @@ def _needs_int64(ids: NDArray[np.int64]) -> bool:
 
 
 def _ids(
-    reader: _GroupReader, values: pa.Array, column: str, row_of: NDArray[np.int64] | None = None
+    reader: _GroupReader,
+    values: pa.Array,
+    feature: SparseFeature,
+    bad_rows: BadRows,
+    row_of: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """int64 (M,), :data:`NULL_ID` where null.
+    """int64 (M,), as :func:`~dlrm.data.parquet.ids.as_ids` says.
 
     Args:
         reader: for messages.
-        values: integers of any width.
-        column: for messages.
+        values: numbers of any type, or nulls.
+        feature: whose ids they are.
+        bad_rows: what to do about what is no id.
         row_of: row (from 0) of each value, where that is not its place.
     """
-    values = _looked_up(values)
-    if pa.types.is_uint64(values.type):
-        numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-        beyond = numbers > np.iinfo(np.int64).max
-        if beyond.any():
-            at = int(beyond.argmax())
-            problem = f"id {numbers[at]} is beyond int64"
-            raise reader.error(
-                int(row_of[at]) if row_of is not None else at, column, problem, "hash or renumber the ids"
-            )
-    ids: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64()), NULL_ID).to_numpy(zero_copy_only=False)
-    return ids
+
+    def refuse(at: int, problem: str, mend: str) -> DataError:
+        return reader.error(at if row_of is None else int(row_of[at]), feature.name, problem, mend)
+
+    return as_ids(_looked_up(values), rows=feature.rows, bad_rows=bad_rows, refuse=refuse)
 
 
 def _bags(
-    reader: _GroupReader, values: pa.Array, feature: SparseFeature, *, skips_long: bool
+    reader: _GroupReader, values: pa.Array, feature: SparseFeature, bad_rows: BadRows
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag.
 
-    A list longer than that is an error or, with ``skips_long``, the bag of :data:`TOO_LONG` alone.
+    A list longer than that is an error or, where bad rows are skipped, the bag of :data:`NO_ID` alone.
     """
+    if pa.types.is_null(values.type):
+        return np.zeros((reader.rows, feature.hotness), np.int64), np.zeros(reader.rows, np.int64)
     lengths_M = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
     long_M = lengths_M > feature.hotness
-    if long_M.any() and not skips_long:
+    if long_M.any() and bad_rows != "skip":
         at = int(long_M.argmax())
         problem = f"has {lengths_M[at]} ids, more than hotness {feature.hotness}"
         raise reader.error(at, feature.name, problem, "raise the column's data.hotness or shorten the list")
     row_of = np.repeat(np.arange(reader.rows), lengths_M)
-    ids = _ids(reader, values.flatten(), feature.name, row_of)
+    ids = _ids(reader, values.flatten(), feature, bad_rows, row_of)
     if long_M.any():
         ids, lengths_M = ids[~long_M[row_of]], np.where(long_M, 0, lengths_M)
     elif len(ids) == reader.rows * feature.hotness:
         return ids.reshape(reader.rows, feature.hotness), lengths_M
     ids_ML = np.zeros((reader.rows, feature.hotness), np.int64)
     ids_ML[np.arange(feature.hotness) < lengths_M[:, None]] = ids  # row by row, as the ids follow each other
-    ids_ML[long_M, 0] = TOO_LONG
+    ids_ML[long_M, 0] = NO_ID
     return ids_ML, np.where(long_M, 1, lengths_M)

@@ -12,11 +12,18 @@ from pathlib import PurePath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlrm.data.file_names import LEFT_OUT, is_data, matching_data, some_names
 from dlrm.data.packed.split import natural_key
 from dlrm.errors import ConfigError, DataError
 
 _FETCH_AGAIN = "write or fetch the file again"
 _PROBE_BUFFER_BYTES = 1 << 16
+_OTHER_MAGIC = {
+    b"\x1f\x8b": "gzip data",
+    b"\x28\xb5\x2f\xfd": "zstd data",
+    b"PK\x03\x04": "a zip archive",
+    b"ORC": "ORC",
+}
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,14 @@ class ParquetPart:
     Attributes:
         path: where it is; columns: its Arrow schema; group_rows: rows of each row group.
         identity: inode, size and time of the last change.
+        footer_bytes: from the start of the footer to the end of the file.
     """
 
     path: str
     columns: pa.Schema
     group_rows: tuple[int, ...]
     identity: tuple[int, int, int]
+    footer_bytes: int
 
     @property
     def rows(self) -> int:
@@ -44,7 +53,8 @@ def find_files(folder: str, patterns: Sequence[str], key: str) -> tuple[str, ...
 
     Args:
         folder: where to look.
-        patterns: relative to the folder. One without ``*``, ``?`` and ``[`` names a file that must be there.
+        patterns: relative to the folder. One without ``*``, ``?`` and ``[`` names a file that must be there. One with them
+            leaves out what is no data (:mod:`dlrm.data.file_names`).
         key: dotted option, for messages.
 
     Raises:
@@ -58,12 +68,23 @@ def find_files(folder: str, patterns: Sequence[str], key: str) -> tuple[str, ...
         matching = glob.glob(pattern, root_dir=folder, recursive=True)
         if not matching and not glob.has_magic(pattern):
             raise ConfigError.at(key, f"there is no file {pattern} in {folder}")
-        found.update(matching)
+        found.update(matching_data(pattern, matching))
     for name in found:
         if os.path.isdir(os.path.join(folder, name)):
             mend = f"name the files in it: {key} {name}/*.parquet"
             raise DataError(os.path.join(folder, name), "is a folder, not a file", mend=mend)
     return tuple(os.path.join(folder, name) for name in sorted(found, key=natural_key))
+
+
+def nothing_found(folder: str, patterns: Sequence[str]) -> str:
+    """Why no file matches, as a message: what there is instead."""
+    message = f"no file of {folder} matches {', '.join(patterns)}"
+    if not os.path.isdir(folder):
+        return f"{message}: there is no such folder" if not os.path.exists(folder) else f"{message}: it is a file"
+    if aside := {name for pattern in patterns for name in glob.glob(pattern, root_dir=folder, recursive=True)}:
+        return f"{message} but {some_names(sorted(aside))}, and {LEFT_OUT}"
+    there = [name for name in os.listdir(folder) if is_data(name)]
+    return f"{message}; there are {some_names(there)}" if there else f"{message}: it holds no data"
 
 
 def open_part(path: str) -> ParquetPart:
@@ -78,7 +99,7 @@ def open_part(path: str) -> ParquetPart:
         with pq.ParquetFile(path) as file:
             footer = file.metadata
             group_rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-            part = ParquetPart(path, file.schema_arrow, group_rows, identity)
+            part = ParquetPart(path, file.schema_arrow, group_rows, identity, footer.serialized_size + 8)
     if min(group_rows, default=0) < 0 or part.rows != footer.num_rows:
         problem = f"the footer counts {footer.num_rows} rows, its row groups {part.rows}"
         raise DataError(path, problem, mend=_FETCH_AGAIN)
@@ -138,6 +159,9 @@ def _look_at_ends(path: str, size: int) -> None:
     if b"PARE" in (start, end):
         raise DataError(path, "is encrypted", mend="write it without encryption")
     if start != b"PAR1":
-        raise DataError(path, "is not a Parquet file", mend="check data.path and data.files")
+        kind = next((kind for magic, kind in _OTHER_MAGIC.items() if start.startswith(magic)), "")
+        kind = kind or ("text" if start.isascii() and start.decode().isprintable() else "")
+        problem = f"is not a Parquet file but {kind}" if kind else "is not a Parquet file"
+        raise DataError(path, problem, mend="convert it, or check data.path and data.files")
     if end != b"PAR1" or size < 12:
         raise DataError(path, "is cut off: the footer is missing", mend=_FETCH_AGAIN)

@@ -68,7 +68,8 @@ def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
 
     def part(name: str, first: int, count: int) -> InMemorySource:
         span = slice(first, first + count)
-        return InMemorySource(f"{config.paths[0]} ({name})", schema, dense_MN[span], ids_MS[span], labels_M[span])
+        called = f"{config.paths[0]} ({name})"
+        return InMemorySource(called, schema, dense_MN[span], ids_MS[span], labels_M[span], config.paths)
 
     return Dataset(
         train=part("training rows", 0, split.train),

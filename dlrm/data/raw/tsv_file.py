@@ -6,6 +6,7 @@ Which of the two a file is, its first bytes say and not its name. Everything tha
 
 from __future__ import annotations
 
+import glob
 import gzip
 import io
 import os
@@ -26,6 +27,8 @@ OTHER_MAGIC = {
     b"\xfd7zXZ\x00": "an xz file",
     ZSTD_MAGIC: "a zstd file",
     b"PAR1": "a Parquet file",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
     b"\x93NUMPY": "a NumPy file",
 }
 
@@ -90,7 +93,8 @@ def _blocks(path: str) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
     except FileNotFoundError:
-        raise DataError(path, "no such file", mend="check data.paths") from None
+        mend = "list the files, as patterns are for the shell or for preprocess" if glob.has_magic(path) else ""
+        raise DataError(path, "no such file", mend=mend or "check data.paths") from None
     except IsADirectoryError:
         raise DataError(path, "is a directory", mend="name the files in it in data.paths") from None
     except PermissionError:

@@ -8,10 +8,14 @@ numbers.
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from dlrm.config.data import RandomData
+from dlrm.config.data.synthetic import TraceIds
 from dlrm.counter_rng import stream_key, uniform
+from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
 from dlrm.data.source import Dataset, Samples
 from dlrm.data.synthetic.ids import (
     BagLengths,
@@ -75,6 +79,11 @@ class NoiseSource:
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The generator and the sample's 1-based number, for messages."""
         return self.name, index + 1
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """The profile of a trace, where the ids are of one."""
+        ids = self._config.ids
+        return (fingerprint_of(ids.path, os.path.basename(ids.path)),) if isinstance(ids, TraceIds) else ()
 
     def dense(self, index_B: torch.Tensor) -> torch.Tensor:
         """The dense values of the samples at these indices; float32 (B, N)."""

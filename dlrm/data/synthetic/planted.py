@@ -36,6 +36,7 @@ import torch
 
 from dlrm.config.data import PlantedData
 from dlrm.counter_rng import random_bits, stream_key, uniform64
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.source import Dataset, Samples
 from dlrm.schema import Schema
 
@@ -277,6 +278,10 @@ class PlantedSource:
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The generator and the sample's 1-based number, for messages."""
         return self.name, index + 1
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """No file: the options say all."""
+        return ()
 
     def true_logits(self, index_B: torch.Tensor) -> torch.Tensor:
         """The hidden log-odds of a click of the samples at these indices; float64 (B,).

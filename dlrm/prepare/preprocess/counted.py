@@ -13,13 +13,16 @@ from dlrm.config.data.packed import PartSplit
 from dlrm.config.prepare import EqualParts, PreprocessConfig
 from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
 from dlrm.errors import ConfigError, DataError
+from dlrm.prepare.preprocess.parse import malformed_lines
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts
 from dlrm.prepare.preprocess.replaced import make_way
 from dlrm.prepare.preprocess.rows import Chunk, RowMap, Rows
 from dlrm.prepare.preprocess.setting import Setting, Source
+from dlrm.prepare.preprocess.sources import text_chunks
 from dlrm.prepare.preprocess.work_folder import read_json
 
 _MANY_ROWS = 10**18
+_LOOKED_AT_BYTES = 1 << 16  # of rows that were left out, for words about them
 _MADE_UP = 10**12  # numbers from here on come from _MANY_ROWS, and nobody has so many rows
 
 
@@ -56,7 +59,7 @@ def count_rows(setting: Setting) -> Counted:
             start += count.rows
         files.append(_total(counts))
     if not start:
-        raise DataError(setting.sources[0].file.path, "there is no row in any file", mend="check input")
+        raise _no_row(setting, sum(file.skipped_rows for file in files))
     parts = _parts(setting, [file.rows for file in files])
     split = resolve_split(setting.config.split, parts, "split")
     bucket_rows = setting.bucket_rows if setting.config.shuffle else 0
@@ -64,6 +67,22 @@ def count_rows(setting: Setting) -> Counted:
     if setting.rank == 0:
         make_way(setting.work)
     return counted
+
+
+def _no_row(setting: Setting, skipped: int) -> DataError:
+    """Why nothing is left, by the first rows of the first file."""
+    source = setting.sources[0].file
+    if not skipped:
+        return DataError(source.path, "there is no row in any file", mend="check input")
+    text = next(text_chunks(source, _LOOKED_AT_BYTES, lambda chunk: chunk == 0))
+    errors = malformed_lines(text.lines, setting.config, source.path)
+    causes = Counter(error.column or "number of columns" for error in errors)
+    counts = ", ".join(f"{cause} in {count:,}" for cause, count in causes.most_common())
+    problem = (
+        f"all {skipped:,} rows are malformed and were left out (bad_rows: skip): {counts} of the first {len(errors):,}"
+    )
+    first = errors[0]
+    return DataError(source.path, f"{problem}; row {first.row}: {first.problem}", mend=first.mend)
 
 
 def roughly_counted(config: PreprocessConfig, sources: Sequence[Source]) -> list[Part]:

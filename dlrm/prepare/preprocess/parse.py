@@ -144,12 +144,27 @@ def _well_formed(text: Bytes, scratch: _Rows, config: PreprocessConfig) -> tuple
 
 def _error(line: bytes, config: PreprocessConfig, path: str, row: int) -> DataError:
     """What is wrong with a malformed line."""
+    error = _malformed(line, config, path, row)
+    if error is None:
+        raise RuntimeError(f"{path}, row {row}: refused by one parser and accepted by the other")
+    if row == 1:  # the first row's mends speak of headers and the like
+        return error
+    mend = f"{error.mend}; bad_rows=skip leaves such rows out"
+    return DataError(path, error.problem, row=error.row, column=error.column, mend=mend)
+
+
+def malformed_lines(lines: bytes, config: PreprocessConfig, path: str) -> list[DataError]:
+    """What is wrong with each malformed line at the start of a file, which ``lines`` are."""
+    errors = (
+        _malformed(line, config, path, row) for row, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=1)
+    )
+    return [error for error in errors if error is not None]
+
+
+def _malformed(line: bytes, config: PreprocessConfig, path: str, row: int) -> DataError | None:
     layout = Layout(num_dense=config.num_dense, num_sparse=config.num_sparse, options="")
     try:
         parse_lines(line + b"\n", layout, path=path, first_row=row)
     except DataError as error:
-        if row == 1:  # the first row's mends speak of headers and the like
-            return error
-        mend = f"{error.mend}; bad_rows=skip leaves such rows out"
-        return DataError(path, error.problem, row=error.row, column=error.column, mend=mend)
-    raise RuntimeError(f"{path}, row {row}: refused by one parser and accepted by the other")
+        return error
+    return None

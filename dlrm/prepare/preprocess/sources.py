@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
+from dlrm.data.file_names import LEFT_OUT, is_data, matching_data, some_names
 from dlrm.data.packed.naming import check_numbers
 from dlrm.data.raw.tsv_file import GZIP_MAGIC, MAX_LINE_BYTES, OTHER_MAGIC, ZSTD_MAGIC
 from dlrm.errors import DataError
@@ -28,7 +29,7 @@ from dlrm.errors import DataError
 READ_BYTES = 1 << 20
 _LOOK_BYTES = 1 << 12  # several rows
 _FETCH_IT = "fetch its file, or list the files one by one if these are all that are meant"
-_SUFFIX = re.compile(r"(\.(txt|tsv))?(\.(gz|zst))?$")
+_SUFFIX = re.compile(r"(\.(txt|tsv|csv))?(\.(gz|zst))?$")
 
 Compression = Literal["none", "gzip", "zstd"]
 
@@ -67,8 +68,8 @@ def find_sources(input: Sequence[str]) -> tuple[SourceFile, ...]:
     """The files that are meant, in natural order of their parts (``day_2`` before ``day_10``).
 
     Args:
-        input: files, patterns (``raw/day_*``) and folders, of which all files are meant. Hidden files, and folders
-            inside a folder or among a pattern's matches, are left out.
+        input: files, patterns (``raw/day_*``) and folders, of which all files are meant. Folders inside a folder or among
+            a pattern's matches are left out, and so is what is no data (:mod:`dlrm.data.file_names`).
 
     Raises:
         DataError: nothing is found, a file is empty, of another format or cannot be read, two files are one part, or
@@ -131,15 +132,24 @@ def _paths(entry: str) -> list[str]:
     path = Path(entry).expanduser()
     with _errors_of(entry):
         if path.is_dir():
-            found = [str(p) for p in path.iterdir() if not p.name.startswith(".") and not p.is_dir()]
-            if not found:
+            there = [p.name for p in path.iterdir() if not p.is_dir()]
+            if not there:
                 raise DataError(entry, "the folder holds no files", mend="check input")
+            found = [str(path / name) for name in there if is_data(name)]
+            if not found:
+                raise DataError(
+                    entry, f"the folder holds no data: {some_names(there)}", mend=f"{LEFT_OUT}; check input"
+                )
             return found
         if path.exists() or path.is_symlink() or not glob.has_magic(entry):
             return [str(path)]
-    found = [p for p in glob.glob(str(path), recursive=True) if not os.path.isdir(p)]
-    if not found:
+    there = [p for p in glob.glob(str(path), recursive=True) if not os.path.isdir(p)]
+    if not there:
         raise DataError(entry, "the pattern matches no file", mend="check input, and quote patterns for the shell")
+    found = matching_data(str(path), there)
+    if not found:
+        names = some_names([os.path.basename(p) for p in there])
+        raise DataError(entry, f"the pattern matches no data: {names}", mend=f"{LEFT_OUT}; check input")
     return found
 
 

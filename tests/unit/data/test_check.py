@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from dlrm.data.check import SampleCheck
+from dlrm.data.check import SKIPPED, SampleCheck
 from dlrm.data.source import Samples
 from dlrm.errors import DataError
 from dlrm.schema import Schema
@@ -55,6 +55,16 @@ def test_good_samples_pass_unchanged_under_every_policy(bad_rows):
     assert check.counts.by_column(check.counts.snapshot()) == {}
 
 
+def test_a_label_is_called_as_its_column_is():
+    schema = dataclasses.replace(SCHEMA, label="watched")
+    with pytest.raises(DataError) as caught:
+        check_of(schema=schema)(changed("labels_B", (1,), 0.86), INDEX)
+    assert (caught.value.row, caught.value.column) == (8, "watched")
+    check = check_of("skip", schema)
+    check(changed("labels_B", (1,), 0.86), INDEX)
+    assert check.counts.by_column(check.counts.snapshot()) == {"watched": 1, SKIPPED: 1}
+
+
 BAD_IDS = [
     ((1, 0), 10, "cat_0_0.npy", 8, "cat_0", "id 10 is outside of its table (0 .. 9)"),
     ((0, 0), -1, "cat_0_0.npy", 41, "cat_0", "id -1 is outside of its table (0 .. 9)"),
@@ -74,7 +84,7 @@ OTHER_FAULTS = [
     ("labels_B", (1,), 0.5, "label_0.npy", 8, "label", "0.5 is neither 0 nor 1"),
     ("labels_B", (1,), -1.0, "label_0.npy", 8, "label", "-1.0 is neither 0 nor 1"),
     ("labels_B", (2,), 2.0, "label_1.npy", 50, "label", "2.0 is neither 0 nor 1"),
-    ("labels_B", (0,), float("nan"), "label_0.npy", 41, "label", "nan is neither 0 nor 1"),
+    ("labels_B", (0,), float("nan"), "label_0.npy", 41, "label", "the label is missing (null or NaN)"),
 ]
 
 

@@ -1,24 +1,28 @@
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dlrm.config import Config, load_config
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import CheckpointError, DivergedError
 from dlrm.metrics.throughput import ThroughputMeter
-from dlrm.train.facts import FactsOfRun, SavedFacts, config_changes, order_differences
+from dlrm.train.facts import FactsOfRun, SavedFacts, TrainingData, config_changes, order_differences
 from dlrm.train.hooks import Position
 from dlrm.train.standard_hooks import Measured
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 SAMPLES = 1000
+DATA = TrainingData(SAMPLES)
 CONFIG = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000"])
 
 
 def facts_of(measured, config=CONFIG, position=None):
-    of_run = FactsOfRun(config, SAMPLES, WORLD, placements=[], measured=measured, versions={})
+    of_run = FactsOfRun(config, DATA, WORLD, placements=[], measured=measured, versions={})
     return of_run(position or Position(batch=3, step=3, samples=300), "every 3 steps", None)
 
 
@@ -76,6 +80,27 @@ def test_what_differs_is_named_in_printable_characters():
     facts["order"] = {**facts["order"], "\x1b[2J": "\x1b]0;title\a"}
     facts["config"] = {**facts["config"], "model": {"a\nb": "c\nd" * 100}}
     found = saved(facts)
-    said = [*order_differences(found, CONFIG, SAMPLES), *config_changes(found, Config())]
+    said = [*order_differences(found, CONFIG, DATA), *config_changes(found, Config())]
     assert any("a\\nb" in line for line in said)
     assert all(line.isprintable() and len(line) < 250 for line in said)
+
+
+FILES = (FileFingerprint("day_0", 100, "aa"), FileFingerprint("day_1", 50, "bb", rows="0 .. 9"))
+
+
+def test_other_training_data_are_a_difference_unless_they_are_meant():
+    of_run = FactsOfRun(CONFIG, TrainingData(SAMPLES, FILES), WORLD, [], Measured(ThroughputMeter()), versions={})
+    found = saved(json.loads(json.dumps(of_run(Position(batch=3, step=3, samples=300), "", None))))
+    assert order_differences(found, CONFIG, TrainingData(SAMPLES, FILES)) == []
+    other = TrainingData(SAMPLES, (FILES[0], replace(FILES[1], sample="cc")))
+    (said,) = order_differences(found, CONFIG, other)
+    assert said == ("the training data are not those it was saved with: day_1 has other content in as many bytes")
+    meant = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000", "resume.changed_data=true"])
+    assert order_differences(found, meant, other) == []
+    assert config_changes(found, meant) == []
+
+
+def test_a_checkpoint_that_knows_no_files_fits_any():
+    facts = facts_of(Measured(ThroughputMeter()))
+    del facts["data_files"]
+    assert order_differences(saved(facts), CONFIG, TrainingData(SAMPLES, FILES)) == []

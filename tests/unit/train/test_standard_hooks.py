@@ -15,12 +15,19 @@ from dlrm.train.standard_hooks import TARGET_REACHED, LossAndSpeed, Measured, Va
 from dlrm.train.stepper import StepOutput
 
 
-def hook_of_one_rank(every_steps=2):
+def hook_of_one_rank(every_steps=2, **options):
     place = Place(rank=0, local_rank=0, world_size=1, local_world_size=1)
     world = World(place=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
     measured = Measured(ThroughputMeter())
     hook = LossAndSpeed(
-        world, Config().optim, measured, NoRecorder(), Silent(), every_steps=every_steps, total_steps=every_steps
+        world,
+        Config().optim,
+        measured,
+        NoRecorder(),
+        Silent(),
+        every_steps=every_steps,
+        total_steps=every_steps,
+        **options,
     )
     hook.on_start(Position())
     return hook, measured
@@ -40,8 +47,9 @@ def test_the_loss_shown_is_the_mean_over_the_samples_that_were_not_skipped():
 
 
 def test_a_record_without_a_sample_that_was_not_skipped_ends_the_run_in_one_line():
-    hook, _ = hook_of_one_rank(every_steps=1)
-    with pytest.raises(DataError, match=r"\A.*every sample of the steps up to 1 was skipped.*\Z"):
+    hook, _ = hook_of_one_rank(every_steps=1, bad_values=lambda: {"cat_0": 1, "label": 1200})
+    words = r"every sample of the steps up to 1 was skipped \(data.bad_rows: skip\): cat_0: 1, label: 1,200;"
+    with pytest.raises(DataError, match=rf"\A.*{words}.*\Z"):
         hook.on_step(Position(step=1, samples=2), output([0.5, 0.7], [0.0, 0.0]))
 
 

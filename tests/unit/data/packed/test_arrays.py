@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dlrm.data.packed.arrays import MappedFile, map_array, parse_npy_header
+from dlrm.errors import DataError
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
@@ -37,6 +38,13 @@ def test_headers_say_what_numpy_says(tmp_path):
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         assert (header.shape, header.fortran_order, header.descr) == (shape, fortran_order, dtype.str)
         assert header.data_offset == file.tell()
+
+
+def test_unsigned_ids_are_to_be_converted_to_a_type_that_holds_them(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[2**32 - 1]], np.uint32))
+    file = MappedFile(str(tmp_path / "a.npy"))
+    with pytest.raises(DataError, match=r"has type '<u4'.*; convert it: array\.astype\(np\.int64\)"):
+        map_array(file, ["<i4", "<i8"])
 
 
 def test_what_will_be_needed_may_lie_anywhere_in_the_file(tmp_path):

@@ -11,6 +11,13 @@ from dlrm.schema import Schema, SparseFeature
 from tests.unit.data.packed.packed_files import HOTNESS, NUM_DENSE, ROWS, some_part, write_days, write_npz, write_part
 
 
+def test_what_macos_and_spark_leave_beside_files_is_no_part(tmp_path):
+    write_days(tmp_path, (5,), manifest=False)
+    for name in ("._day_0_dense.npy", "._day_0_sparse.npy", "_day_1_labels.npy"):
+        (tmp_path / name).write_bytes(b"no array")
+    assert [part.name for part in open_packed(str(tmp_path), rows=ROWS).parts] == ["day_0"]
+
+
 @pytest.mark.parametrize("multi_hot", [False, True], ids=["one-hot", "multi-hot"])
 @pytest.mark.parametrize("manifest", [False, True], ids=["bare", "manifest"])
 def test_parts_are_mapped_as_they_were_written(tmp_path, manifest, multi_hot):

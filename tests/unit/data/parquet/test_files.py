@@ -1,4 +1,5 @@
 import base64
+import gzip
 import os
 import pickle
 
@@ -46,8 +47,8 @@ def refused(folder, **options) -> str:
             "data.sparse",
             "column small is lists of text (string), not ids: encode its values to integers 0 .. first",
         ),
-        ({"small": [0.5, 1, 2, 3]}, {}, "data.sparse", "column small is double, not ids: encode its values"),
-        ({"small": [True, False] * 2}, {}, "data.sparse", "column small is bool, not ids: encode its values"),
+        ({"small": pa.array([1, 2, 3, 4], pa.date32())}, {}, "data.sparse", "column small is date32[day], not ids"),
+        ({"label": pa.nulls(4)}, {}, "data.label", "column label holds nothing but nulls, and a label is 0 or 1"),
         ({"small": [[[1]], [], [], []]}, {}, "data.sparse", "column small is lists of list<element: int64>, not ids"),
         ({"x": ["1", "2", "3", "4"]}, {}, "data.dense", "column x is text (string), not numbers: convert it"),
         ({"x": [[1.0], [2.0], [], []]}, {}, "data.dense", "column x is list<element: double>, not numbers"),
@@ -124,7 +125,12 @@ def _broken_footer(data: bytes) -> bytes:
     ("damage", "expected"),
     [
         (lambda data: b"", "the file is empty; write or fetch the file again"),
-        (lambda data: b"label,x\n0,1\n", "is not a Parquet file; check data.path and data.files"),
+        (
+            lambda data: b"label,x\n0,1\n",
+            "is not a Parquet file but text; convert it, or check data.path and data.files",
+        ),
+        (gzip.compress, "is not a Parquet file but gzip data; convert it"),
+        (lambda data: b"\0\1" + data, "is not a Parquet file; convert it"),
         (lambda data: b"PAR1", "is cut off: the footer is missing"),
         (_cut, "is cut off: the footer is missing; write or fetch the file again"),
         (_middle_missing, "cannot be decoded ("),
@@ -175,12 +181,34 @@ def test_splits_without_rows(tmp_path):
 
 
 def test_files_that_are_not_there(tmp_path):
-    assert f"data.files.train: no file of {tmp_path} matches train*.parquet" in refused(tmp_path)
+    none = f"data.files.train: no file of {tmp_path} matches train*.parquet"
+    assert refused(tmp_path) == f"{none}: it holds no data"
+    for name in ("_SUCCESS", "day_0.csv", "day_1.csv", "day_2.csv", "day_3.csv"):
+        (tmp_path / name).touch()
+    assert refused(tmp_path) == f"{none}; there are day_0.csv, day_1.csv, day_2.csv, .."
+    aside = refused(tmp_path, files={"train": ["_*"], "test": []}).partition("matches ")[2]
+    assert aside == ""  # who asks for it gets it, and an empty file is no Parquet file
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "_SUCCESS").touch()
+    message = refused(tmp_path, files={"train": ["sub/*"]})
+    assert message.endswith("matches sub/* but sub/_SUCCESS, and names that begin with _ or . are left out")
     write(tmp_path / "train.parquet", columns(3))
     assert f"data.files.test: there is no file day_3.parquet in {tmp_path}" in refused(
         tmp_path, files={"test": ["day_3.parquet"]}
     )
-    assert "no file of /does/not/exist" in refused("/does/not/exist")
+    assert refused("/does/not/exist").endswith("matches train*.parquet: there is no such folder")
+
+
+def test_what_spark_leaves_beside_its_files_is_left_out_of_what_a_pattern_matches(tmp_path):
+    write(tmp_path / "train" / "part-0.parquet", columns(3))
+    write(tmp_path / "train" / "day=1" / "part-0.parquet", columns(2))
+    for name in ("_SUCCESS", "_metadata", "_temporary/part-0.parquet", ".part-0.parquet.crc", "day=1/_SUCCESS"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no data")
+    (tmp_path / "train" / "_temporary" / "0").mkdir()
+    assert dataset(tmp_path, files={"train": ["train/*.parquet", "train/day=*/*"]}).train.num_samples == 5
+    assert "_metadata: is not a Parquet file but text" in refused(tmp_path, files={"train": "train/_metadata"})
 
 
 def test_a_file_in_two_splits_is_refused(tmp_path):

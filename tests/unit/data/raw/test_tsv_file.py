@@ -91,6 +91,7 @@ def test_damage_is_reported_rather_than_the_malformed_row_that_follows_from_it(t
 
 def test_a_missing_file_is_an_error(tmp_path):
     assert "no such file; check data.paths" in str(error_of(str(tmp_path / "absent.tsv")))
+    assert "no such file; list the files, as patterns are for the shell" in str(error_of(str(tmp_path / "day_*")))
 
 
 def test_a_directory_is_an_error(tmp_path):

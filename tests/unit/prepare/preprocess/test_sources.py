@@ -142,7 +142,7 @@ def test_what_a_file_is_its_first_bytes_say_and_not_its_name(tmp_path):
         ("train.txt", "train"),
         ("train.txt.gz", "train"),
         ("a.tsv.zst", "a"),
-        ("a.b.csv", "a.b.csv"),
+        ("a.b.csv", "a.b"),
         ("a.gz.gz", "a.gz"),
     ],
 )
@@ -163,6 +163,25 @@ def test_folders_patterns_and_files_come_in_natural_order(tmp_path):
     assert parts(str(tmp_path)) == ["day_8", "day_9", "day_10", "day_11", "other_3"]
     assert parts(f"{tmp_path}/day_*") == ["day_8", "day_9", "day_10", "day_11"]
     assert parts(f"{tmp_path}/day_10", f"{tmp_path}/day_8", f"{tmp_path}/oth*") == ["day_8", "day_10", "other_3"]
+
+
+def test_what_spark_and_hadoop_leave_beside_their_files_is_left_out(tmp_path):
+    folder = tmp_path / "_raw"  # as the folder is called says nothing
+    folder.mkdir()
+    for name in ("part-0", "part-1", "_committed_1", ".part-0.crc"):
+        put(folder, TEXT, name)
+    put(folder, b"", "_SUCCESS")
+    assert parts(str(folder)) == parts(f"{folder}/*") == ["part-0", "part-1"]
+    assert parts(f"{folder}/_comm*") == ["_committed_1"]
+    assert parts(f"{folder}/_committed_1") == ["_committed_1"]
+
+
+@pytest.mark.parametrize("entry", ["", "/*"])
+def test_where_there_is_nothing_else_that_is_said(tmp_path, entry):
+    put(tmp_path, b"", "_SUCCESS")
+    error = error_of(find_sources, [f"{tmp_path}{entry}"])
+    assert error.problem.endswith("no data: _SUCCESS")
+    assert error.mend == "names that begin with _ or . are left out; check input"
 
 
 def test_names_with_digits_anywhere_can_be_ordered(tmp_path):
