@@ -26,7 +26,7 @@ _MARK = "column%"
 def module_name(table: str) -> str:
     """How torchrec calls a table."""
     name = state_name(table)
-    return _marked(table) if "." in name or hasattr(nn.ModuleDict, name) or name in vars(nn.ModuleDict()) else name
+    return _marked(table) if "." in name or hasattr(nn.ModuleDict(), name) else name
 
 
 @cache

@@ -26,7 +26,7 @@ RUNS = {
     "dcn": ["model.interaction={kind: dcn, rank: 4}", "optim.dense={kind: sgd, lr: 0.05, momentum: 0.9}"],
     "projection": ["model.interaction={kind: projection, branch1: [16], branch2: [8]}", "sharding.types=data_parallel"],
 }
-LENGTH, STOP = 8, 3
+LENGTH, STOP = 6, 3
 
 
 def trained(options, steps, start=None):
@@ -43,21 +43,22 @@ def trained(options, steps, start=None):
     return gather_state(engine, world.collectives), job.trainer.position, job.measured.validation.log_loss
 
 
-def runs_and_resumed_runs(rank, world_size):
-    """The last state and validation loss of each run; one that was stopped and went on ends the same to the bit."""
+def runs(rank, world_size, resumed):
+    """The last state and validation loss of each run; those in ``resumed`` end the same to the bit if they are stopped."""
     ends = {}
     for name, options in RUNS.items():
         state, _, loss = trained(options, LENGTH)
-        resumed, _, resumed_loss = trained(options, LENGTH, trained(options, STOP)[:2])
-        assert resumed.keys() == state.keys()
-        assert all(resumed[key].equal(value) for key, value in state.items())
-        assert resumed_loss == loss
+        if name in resumed:
+            again, _, loss_again = trained(options, LENGTH, trained(options, STOP)[:2])
+            assert again.keys() == state.keys()
+            assert all(again[key].equal(value) for key, value in state.items())
+            assert loss_again == loss
         ends[name] = state, loss
     return ends
 
 
 def test_one_and_two_ranks_train_the_same_and_resume():
-    ends, of_two = run_ranks(runs_and_resumed_runs, 1)[0], run_ranks(runs_and_resumed_runs, 2)[0]
+    ends, of_two = run_ranks(runs, 1, [])[0], run_ranks(runs, 2, ["dot", "cat"])[0]
     for name, (state, loss) in ends.items():
         assert not any("bottom_mlp" in key for key in state)
         other, other_loss = of_two[name]

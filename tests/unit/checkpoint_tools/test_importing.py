@@ -13,10 +13,12 @@ from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.checkpoint_tools import importing
-from dlrm.checkpoint_tools.translation import model_shapes
+from dlrm.checkpoint_tools.translation import model_shapes, translate
 from dlrm.command.arguments import parse
+from dlrm.config.model import ModelConfig
 from dlrm.errors import CheckpointError, CheckpointMismatchError
 from dlrm.model.build import build_model
+from dlrm.schema import Schema, SparseFeature
 from tests.unit.checkpoint_tools.runs import command
 from tests.unit.checkpoint_tools.torchrec_models import (
     INTERACTIONS,
@@ -232,3 +234,26 @@ def test_the_configuration_may_come_from_a_file(tmp_path):
     words = ["checkpoint", "import", "w.pt", "--config", str(tmp_path / "a.yaml"), "--output", "out"]
     config = parse(words).config()
     assert (config.state_dict, config.output, config.model.embedding_dim) == ("w.pt", "out", 32)
+
+
+def test_tables_may_have_names_that_modules_cannot_and_models_there_have_dense_features():
+    tables = "sparse_arch.embedding_bag_collection.embedding_bags."
+    shapes = {
+        f"{tables}t_type.weight": (5, 4),
+        f"{tables}t_items.weight": (6, 4),
+        "dense_arch.model._mlp.0._linear.weight": (4, 1),
+        "dense_arch.model._mlp.0._linear.bias": (4,),
+        "over_arch.model.0._mlp.0._linear.weight": (2, 4 + 3),
+        "over_arch.model.0._mlp.0._linear.bias": (2,),
+        "over_arch.model.1.weight": (1, 2),
+        "over_arch.model.1.bias": (1,),
+    }
+    found = {name: torch.randn(shape) for name, shape in shapes.items()}
+    sparse = (SparseFeature("type", 5), SparseFeature("items", 6))
+    config = ModelConfig(embedding_dim=4, bottom_mlp=(4,), top_mlp=(2, 1))
+    translated, differences = translate(found, config, Schema(("price",), sparse))
+    assert differences == []
+    for table in ("type", "items"):
+        assert torch.equal(translated.weights[f"tables.{table}.weight"], found[f"{tables}t_{table}.weight"])
+    _, differences = translate(found, ModelConfig(embedding_dim=4, top_mlp=(2, 1)), Schema((), sparse))
+    assert differences == ["the data have no dense features, every model there has a bottom MLP on some"]

@@ -284,6 +284,21 @@ def test_a_table_called_kind_is_no_variant(tmp_path):
     assert config.optim.lr_scale == {"kind": 0.25, "a": 2.0}
 
 
+def test_names_with_dots_and_commas_are_given_as_yaml():
+    words = [
+        "--model.tables",
+        "{user.id: {pooling: mean}}",
+        "--data.kind",
+        "parquet",
+        "--data.path",
+        "x",
+        "--data.dense=",
+    ]
+    config = load_config(None, [*words, "--data.sparse", '["a,b", user.id]', "--data.rows", "9"])
+    assert config.model.tables["user.id"].pooling == "mean"
+    assert config.data.sparse == ("a,b", "user.id")
+
+
 @pytest.mark.parametrize("name", ["\udce4", "x" * 5000])
 def test_what_no_column_can_be_called_is_a_mistake(name):
     words = ["data.kind=parquet", "data.path=x", "data.dense=a", "data.rows=9", f"data.sparse={name}"]

@@ -106,15 +106,15 @@ def test_what_is_written_repeats_like_the_source(profile, tmp_path):
         assert lru_hit_rate(column, 150) == pytest.approx(lru_hit_rate(ids, 150), abs=0.02)
 
 
-def test_what_is_written_reads_as_a_packed_data_set_equal_to_random_data_of_the_trace(profile, tmp_path):
+@pytest.mark.parametrize("num_dense", [4, 0])
+def test_what_is_written_reads_as_a_packed_data_set_equal_to_random_data_of_the_trace(profile, tmp_path, num_dense):
     output = str(tmp_path / "synthetic")
-    run_synthesize(SynthesizeConfig(profile=profile, output=output, samples=2005, num_dense=4, seed=3, click_rate=0.3))
+    options = {"num_dense": num_dense, "seed": 3, "click_rate": 0.3}
+    run_synthesize(SynthesizeConfig(profile=profile, output=output, samples=2005, **options))
     packed = packed_dataset(PackedData(path=output))
     assert [s.num_samples for s in (packed.train, packed.validation, packed.test)] == [1605, 200, 200]
     ids = {"kind": "trace", "path": profile}
-    random = noise_dataset(
-        RandomData(train_samples=2005, num_dense=4, rows=ROWS, ids=ids, seed=3, click_rate=0.3)
-    ).train.read(torch.arange(2005))
+    random = noise_dataset(RandomData(train_samples=2005, rows=ROWS, ids=ids, **options)).train.read(torch.arange(2005))
     read = [s.read(torch.arange(s.num_samples)) for s in (packed.train, packed.validation, packed.test)]
     for field in ("dense_BN", "ids_BS", "labels_B"):
         assert torch.equal(torch.cat([getattr(part, field) for part in read]), getattr(random, field))
