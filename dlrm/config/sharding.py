@@ -17,6 +17,7 @@ Kernels = Annotated[tuple[Kernel, ...], *AS_LIST]
 
 
 Gib = Annotated[PositiveFloat, Field(le=2**30)]
+GibPerSecond = Annotated[float, Field(ge=1e-6, le=2**30)]
 
 
 class TableSharding(Section):
@@ -45,7 +46,7 @@ class ShardingConfig(Section):
     """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out."""
     reserve_fraction: Fraction = 0.15
     """Share of the memory the planner leaves free."""
-    intra_host_gib_s: PositiveFloat | None = None
+    intra_host_gib_s: GibPerSecond | None = None
     """Bandwidth between two devices of a host, GiB/s; torchrec's default if left out."""
-    inter_host_gib_s: PositiveFloat | None = None
+    inter_host_gib_s: GibPerSecond | None = None
     """Bandwidth between two hosts for one device, GiB/s; torchrec's default if left out."""

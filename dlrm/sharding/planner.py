@@ -27,6 +27,7 @@ from dlrm.sharding.sharder import TableSharder
 from dlrm.table_names import module_name, table_name
 
 _GIB = 1024**3
+_MOST_ROWS_ON_CPU = 2**31 - 2  # embedding_backward_split_cpu_template.cpp: below 2^31 - 1
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst
 _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, but not one by one
     PlannerErrorType.INSUFFICIENT_STORAGE,
@@ -74,8 +75,13 @@ def make_plan(
             return planner.plan(model, [TableSharder()])
         except PlannerError as error:
             raise PlanError(_planner_message(error, model, optimizer, hardware, rank_batch_size)) from error
+        except (ValueError, RuntimeError) as error:  # where constraints leave it nothing to choose from, e.g.
+            raise PlanError(f"the planner found no plan: {_first_line(error)}") from error
 
-    return from_rank_0(world.collectives, plan)
+    made = from_rank_0(world.collectives, plan)
+    if world.device.type == "cpu":
+        _check_rows_on_cpu(made)
+    return made
 
 
 def topology(config: ShardingConfig, world: World) -> Topology:
@@ -162,6 +168,19 @@ def _filling_types(kinds: list[str], rows: int, place: Place) -> list[str]:
         # On a single host the two are one and the same; the plan should call it by its simpler name.
         filling = [kind for kind in filling if kind != ShardingType.TABLE_ROW_WISE.value]
     return filling
+
+
+def _check_rows_on_cpu(plan: ShardingPlan) -> None:
+    """Refuse shards that fbgemm's CPU kernels would refuse in the first backward pass."""
+    for module_plan in plan.plan.values():
+        for table, parameter in module_plan.items():
+            shards = parameter.sharding_spec.shards if parameter.sharding_spec is not None else []
+            most = max((shard.shard_sizes[0] for shard in shards), default=0)
+            if most > _MOST_ROWS_ON_CPU:
+                raise PlanError(
+                    f"table {table}: {parameter.sharding_type} puts {most} rows on a rank, fbgemm's CPU kernels take "
+                    f"{_MOST_ROWS_ON_CPU} at most; allow sharding.types row_wise, use more ranks, or fewer rows"
+                )
 
 
 def _unknown_tables(config: ShardingConfig, names: Sequence[str]) -> Iterator[ConfigProblem]:

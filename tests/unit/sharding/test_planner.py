@@ -154,6 +154,30 @@ def test_a_kernel_that_one_of_the_types_has_decides_among_them():
     assert {parameter.sharding_type for parameter in plan.values()} == {"data_parallel"}
 
 
+def test_more_rows_on_a_rank_than_a_cpu_kernel_takes_are_refused():
+    options = ["sharding.device_memory_gib=1e6", "sharding.types=table_wise"]
+    said = str(refusal(PlanError, *options, rows=(5, 2**31 - 1), ranks=2))
+    assert said.startswith(
+        "table cat_1: table_wise puts 2147483647 rows on a rank, fbgemm's CPU kernels take 2147483646 at"
+    )
+    tables_in(plan_of(config_of(*options[:1], "sharding.types=row_wise"), world_of(2), rows=(5, 2**31 - 1)))
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_what_else_the_planner_raises_is_one_line(monkeypatch, kind):
+    def plan(planner, module, sharders):
+        raise kind("No available sharding type\nTo debug, search above")
+
+    monkeypatch.setattr("torchrec.distributed.planner.EmbeddingShardingPlanner.plan", plan)
+    assert str(refusal(PlanError)) == "the planner found no plan: No available sharding type"
+
+
+@pytest.mark.parametrize("bandwidth", ["1e-300", "1e300", "0"])
+def test_bandwidths_that_no_hardware_has_are_refused(bandwidth):
+    with pytest.raises(ConfigError, match=r"sharding\.intra_host_gib_s"):
+        config_of(f"sharding.intra_host_gib_s={bandwidth}")
+
+
 def test_hosts_with_unlike_numbers_of_ranks_are_refused():
     with pytest.raises(PlanError, match="4 ranks do not divide into hosts of 3"):
         topology(ShardingConfig(), world_of(4, ranks_per_host=3))

@@ -1,0 +1,141 @@
+"""What training a random model gives, computed in float64 with NumPy alone: no torch, no torchrec, no fbgemm, no ranks.
+
+Only the initial weights and the order of the samples come from the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dlrm.config.optim import Adagrad, DenseOptimizer, RowwiseAdagrad, SparseAdagrad, SparseOptimizer
+from dlrm.model.build import build_model
+from dlrm.testing.random_models import RandomModel
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass
+class _Parameter:
+    """A weight with its gradient, the accumulator of its optimizer, and its learning rate."""
+
+    value: Array
+    optimizer: DenseOptimizer | SparseOptimizer
+    lr: float
+    gradient: Array = field(init=False)
+    sums: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        row_wise = isinstance(self.optimizer, RowwiseAdagrad)
+        self.sums = np.zeros((len(self.value), 1) if row_wise else self.value.shape)
+
+    def update(self) -> None:
+        step = self.gradient
+        if isinstance(self.optimizer, RowwiseAdagrad | SparseAdagrad | Adagrad):
+            square = np.square(self.gradient)
+            self.sums += square.mean(axis=1, keepdims=True) if isinstance(self.optimizer, RowwiseAdagrad) else square
+            step = self.gradient / (np.sqrt(self.sums) + self.optimizer.eps)
+        self.value -= self.lr * step
+
+
+class _Mlp:
+    """Linear layers with ReLU after each, the last one's if ``relu_last``."""
+
+    def __init__(self, name: str, parameters: dict[str, _Parameter], *, relu_last: bool) -> None:
+        layers = sum(key.startswith(f"{name}.") and key.endswith(".weight") for key in parameters)
+        at = [f"{name}.linears.{layer}" for layer in range(layers)]
+        self._layers = [(parameters[f"{key}.weight"], parameters[f"{key}.bias"]) for key in at]
+        self._relu_last = relu_last
+        self._inputs: list[Array] = []
+        self._outputs: list[Array] = []
+
+    def forward(self, x: Array) -> Array:
+        self._inputs, self._outputs = [], []
+        for number, (weight, bias) in enumerate(self._layers, start=1):
+            self._inputs.append(x)
+            x = x @ weight.value.T + bias.value
+            if self._relu_last or number < len(self._layers):
+                x = np.maximum(x, 0)
+            self._outputs.append(x)
+        return x
+
+    def backward(self, gradient: Array) -> Array:
+        """Leave the gradients of the weights, return that of the input."""
+        for number in reversed(range(len(self._layers))):
+            weight, bias = self._layers[number]
+            if self._relu_last or number < len(self._layers) - 1:
+                gradient = gradient * (self._outputs[number] > 0)
+            weight.gradient, bias.gradient = gradient.T @ self._inputs[number], gradient.sum(axis=0)
+            gradient = gradient @ weight.value
+        return gradient
+
+
+def train_by_hand(model: RandomModel) -> tuple[list[float], dict[str, Array]]:
+    """The losses of the model's batches, and its tables with their optimizer's state as checkpoints name them."""
+    config, source = model.config, model.source
+    parameters = _parameters(model)
+    bottom, top = _Mlp("bottom_mlp", parameters, relu_last=True), _Mlp("top_mlp", parameters, relu_last=False)
+    tables = [parameters[f"tables.{feature.name}"] for feature in source.schema.sparse]
+    means = [
+        (config.model.tables[feature.name].pooling if feature.name in config.model.tables else None) == "mean"
+        for feature in source.schema.sparse
+    ]
+    losses = []
+    for epoch, batch in model.batches:
+        samples = source.read(model.order.indices(epoch, batch))
+        counts = _counts(model, samples, means)
+        labels = samples.labels_B.numpy().astype(np.float64)
+        pooled = [count_BR @ table.value for count_BR, table in zip(counts, tables, strict=True)]
+        vectors = [bottom.forward(samples.dense_BN.numpy().astype(np.float64)), *pooled]
+        logits = top.forward(np.concatenate(vectors, axis=1))[:, 0]
+        losses.append(float(np.mean(np.logaddexp(0, logits) - labels * logits)))
+        gradient = (1 / (1 + np.exp(-logits)) - labels) / len(labels)
+        widths = np.cumsum([vector.shape[1] for vector in vectors])[:-1]
+        of_bottom, *of_tables = np.split(top.backward(gradient[:, None]), widths, axis=1)
+        bottom.backward(of_bottom)
+        for table, count_BR, of_table in zip(tables, counts, of_tables, strict=True):
+            table.gradient = count_BR.T @ of_table
+        for parameter in parameters.values():
+            parameter.update()
+    return losses, dict(_named_state(parameters))
+
+
+def _parameters(model: RandomModel) -> dict[str, _Parameter]:
+    config = model.config
+    built = build_model(config.model, model.source.schema, seed=config.run.seed, tables_device="cpu")
+    parameters = {}
+    for name, weight in built.named_parameters():
+        value = weight.detach().numpy().astype(np.float64)
+        if name.startswith("tables."):
+            table = name.split(".")[-2]
+            rate = config.optim.sparse.lr * config.optim.lr_scale.get(table, 1.0)
+            parameters[f"tables.{table}"] = _Parameter(value, config.optim.sparse, rate)
+        else:
+            parameters[name] = _Parameter(value, config.optim.dense, config.optim.dense.lr)
+    return parameters
+
+
+def _counts(model: RandomModel, samples: Any, means: list[bool]) -> list[Array]:
+    """For each table (B, rows): by how much a row counts in the pooled embedding of a sample."""
+    counts = []
+    begin = 0
+    for number, (feature, mean) in enumerate(zip(model.source.schema.sparse, means, strict=True)):
+        count_BR = np.zeros((len(samples), feature.rows))
+        for sample, length in enumerate(samples.lengths_BF[:, number].tolist()):
+            for row in samples.ids_BS[sample, begin : begin + length].tolist():
+                count_BR[sample, row] += 1 / length if mean else 1
+        counts.append(count_BR)
+        begin += feature.hotness
+    return counts
+
+
+def _named_state(parameters: dict[str, _Parameter]) -> Any:
+    for name, parameter in parameters.items():
+        if name.startswith("tables."):
+            yield f"{name}.weight", parameter.value
+            if isinstance(parameter.optimizer, RowwiseAdagrad):
+                yield f"{name}.optimizer.sum", parameter.sums[:, 0]
+            elif isinstance(parameter.optimizer, SparseAdagrad):
+                yield f"{name}.optimizer.sum", parameter.sums

@@ -1,0 +1,27 @@
+"""Models with tables of fewer rows than ranks train as one rank does (law 2): a sample of scripts/fuzz_sharding.py."""
+
+import numpy as np
+import pytest
+
+from dlrm.testing.random_models import assembled, random_model, ranks_of, train_models
+from dlrm.testing.ranks import run_ranks
+from dlrm.testing.training_by_hand import train_by_hand
+
+SEEDS = {  # tables of fewer rows than ranks: among others of other widths, at the end of a kernel's list, and alone in one
+    (2, 2): [44, 91, 113],
+    (4, 2): [98, 289],
+}
+
+
+@pytest.mark.parametrize(("ranks", "ranks_per_host"), list(SEEDS))
+def test_models_of_which_some_ranks_hold_no_row_train_as_computed_by_hand(ranks, ranks_per_host):
+    seeds = SEEDS[ranks, ranks_per_host]
+    by_rank = run_ranks(train_models, ranks, ranks_per_host, seeds, False)
+    for seed, *results in zip(seeds, *by_rank, strict=True):
+        assert ranks_of(seed) == (ranks, ranks_per_host)
+        losses, tensors = train_by_hand(random_model(seed))
+        assert results[0].losses == pytest.approx(losses, rel=1e-5)
+        found = assembled(results)
+        assert found.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            np.testing.assert_allclose(found[name], tensor, atol=1e-5, err_msg=f"{name} of seed {seed}")
