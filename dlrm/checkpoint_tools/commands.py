@@ -14,7 +14,7 @@ from dlrm.checkpoint.stored import Checkpoint, find_damage
 from dlrm.checkpoint_tools.comparing import Comparison, compare, compare_states, config_differences, state_bytes
 from dlrm.checkpoint_tools.exporting import export, tensors_to_export
 from dlrm.checkpoint_tools.listing import entries
-from dlrm.checkpoint_tools.places import open_one
+from dlrm.checkpoint_tools.places import is_removed, open_one
 from dlrm.checkpoint_tools.showing import config_text, facts_table, others_table, tables_table
 from dlrm.checkpoint_tools.tables import add, list_table, plain_table, show, terminal
 from dlrm.checkpoint_tools.verifying import committed, touched_rows_damage, with_what_they_stand_on
@@ -91,23 +91,29 @@ def _show(config: ShowConfig, console: rich.console.Console) -> None:
 
 def _verify(config: VerifyConfig, console: rich.console.Console) -> None:
     found = with_what_they_stand_on([what for path in config.paths for what in committed(path)])
-    whole = [what for what in found if isinstance(what, Checkpoint)]
-    faults = 0
-    damaged = ""
-    with _progress(console, "verify", sum(checkpoint.manifest.bytes for checkpoint in whole)) as told:
-        for what in found:
-            errors = (
-                [what] if isinstance(what, CheckpointError) else find_damage(what, told) or touched_rows_damage(what)
-            )
+    opened = [what for what in found if isinstance(what, Checkpoint)]
+    faults = [what for what in found if isinstance(what, CheckpointError)]
+    whole = 0
+    for fault in faults:
+        _say(console, escaped(fault, 1000))
+    with _progress(console, "verify", sum(checkpoint.manifest.bytes for checkpoint in opened)) as told:
+        for checkpoint in opened:
+            errors = find_damage(checkpoint, told) or touched_rows_damage(checkpoint)
+            shown = escaped(checkpoint.path, 500)
+            if errors and is_removed(checkpoint.path, checkpoint.storage):
+                _say(console, f"{shown}: passed over, it was removed meanwhile")
+                continue
             for error in errors:
                 _say(console, escaped(error, 1000))
-            if isinstance(what, Checkpoint) and not errors:
-                _say(console, f"{escaped(what.path, 500)}: whole ({byte_size(what.manifest.bytes)})")
-            faults += len(errors)
-            damaged = damaged or (errors[0].path if errors else "")
+            if not errors:
+                _say(console, f"{shown}: whole ({byte_size(checkpoint.manifest.bytes)})")
+                whole += 1
+            faults += errors
     if faults:
-        problem = f"damaged; {counted(faults, 'fault')} in {counted(len(found), 'checkpoint')}, all listed above"
-        raise CheckpointError(escaped(damaged, 500), problem, mend="restore the files or use another checkpoint")
+        problem = f"damaged; {counted(len(faults), 'fault')} in {counted(len(found), 'checkpoint')}, all listed above"
+        raise CheckpointError(escaped(faults[0].path, 500), problem, mend="restore the files or use another checkpoint")
+    if not whole:
+        raise CheckpointError(escaped(config.paths[0], 500), "holds no committed checkpoint any more", mend="try again")
 
 
 def _diff(config: DiffConfig, console: rich.console.Console) -> None:

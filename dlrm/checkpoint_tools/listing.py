@@ -10,7 +10,7 @@ from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.names import is_discarded, is_working, step_of
 from dlrm.checkpoint.storage import Storage, UnreachableError, reading
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
-from dlrm.checkpoint_tools.places import Place, find_place
+from dlrm.checkpoint_tools.places import Place, find_place, is_removed
 from dlrm.checkpoint_tools.words import increment_of
 from dlrm.errors import CheckpointError
 from dlrm.words import escaped
@@ -45,7 +45,10 @@ def entries(path: str) -> list[Entry]:
     place = find_place(path)
     if place.is_checkpoint:
         return [_entry(place.storage, place.path, place.name)]
-    return [_entry(place.storage, f"{place.path}/{name}", name) for name in _names(place)]
+    names = _names(place)
+    found = {name: _entry(place.storage, f"{place.path}/{name}", name) for name in names}
+    there = set(_names(find_place(place.path)))  # a run that goes on removes old ones meanwhile
+    return [entry for name, entry in found.items() if name in there]
 
 
 def _names(place: Place) -> list[str]:
@@ -73,6 +76,8 @@ def _entry(storage: Storage, path: str, name: str) -> Entry:
     except UnreachableError as error:
         return Entry(shown, f"not known: {escaped(error.problem, 300)}", None)
     except CheckpointError as error:
+        if is_removed(path, storage):
+            return Entry(shown, "not committed", None)
         where = error.path.removeprefix(path).strip("/")
         return Entry(shown, f"damaged: {escaped(f'{where} {error.problem}'.strip(), 300)}", None)
     if step_of(name) not in (None, checkpoint.step):

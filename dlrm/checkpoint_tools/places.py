@@ -92,6 +92,26 @@ def _listed(path: str, storage: Storage) -> Place:
             raise CheckpointError(path, "is a file", mend="name the folder of a run or a checkpoint") from None
 
 
+def is_uncommitted(path: str, storage: Storage) -> bool:
+    """Whether there is no committed checkpoint at a path; one whose mark is there is one, whatever its state.
+
+    Raises:
+        OSError: the storage cannot say.
+    """
+    try:
+        return COMMITTED_NAME not in storage.names(path)
+    except FileNotFoundError:
+        return True
+
+
+def is_removed(path: str, storage: Storage) -> bool:
+    """Whether what looked damaged at a path is no committed checkpoint any more; False where the storage cannot say."""
+    try:
+        return is_uncommitted(path, storage)
+    except OSError:
+        return False
+
+
 def open_one(path: str) -> tuple[Checkpoint, list[str]]:
     """The checkpoint that a person means, and why newer ones in the same folder were passed over.
 
@@ -105,7 +125,8 @@ def open_one(path: str) -> tuple[Checkpoint, list[str]]:
     if place.is_checkpoint:
         return open_checkpoint(place.path, place.storage), []
     newest, skipped = newest_good(place.path, storage=place.storage)
-    reasons = [escaped(other.why, 500) for other in skipped]
+    names = _listed(place.path, place.storage).names if skipped else ()  # a run that goes on removes old ones meanwhile
+    reasons = [escaped(other.why, 500) for other in skipped if other.path.rpartition("/")[2] in names]
     if newest is None:
         why = f" ({reasons[0]})" if reasons else ""
         raise CheckpointError(place.path, f"holds no good checkpoint{why}", mend="name another folder")

@@ -1,15 +1,20 @@
-"""``checkpoint verify``: every byte of checkpoints is read."""
+"""``checkpoint verify``: every byte of checkpoints is read.
+
+The run may go on meanwhile: it commits checkpoints and removes old ones. So what looks damaged is looked at again, and what
+is no committed checkpoint any more then was removed, which is no damage.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.increments import open_chain
-from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.save import storage_errors
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint.touched import find_row_damage
-from dlrm.checkpoint_tools.places import find_place
+from dlrm.checkpoint_tools.places import find_place, is_removed, is_uncommitted
 from dlrm.errors import CheckpointError
 
 
@@ -30,18 +35,23 @@ def committed(path: str) -> list[Checkpoint | CheckpointError]:
     for checkpoint_path in checkpoint_paths(place.path, place.storage):
         try:
             with storage_errors(checkpoint_path, mend=""):
-                left_behind = COMMITTED_NAME not in place.storage.names(checkpoint_path)
+                left_behind = is_uncommitted(checkpoint_path, place.storage)
         except CheckpointError as error:
             found.append(error)
             continue
         if not left_behind:
-            found.append(_opened(checkpoint_path, place.storage))
+            opened = _opened(checkpoint_path, place.storage)
+            if isinstance(opened, Checkpoint) or not is_removed(checkpoint_path, place.storage):
+                found.append(opened)
     if not found:
         raise CheckpointError(place.path, "holds no committed checkpoint", mend="name another folder")
     return found
 
 
 def _opened(path: str, storage: Storage) -> Checkpoint | CheckpointError:
+    """A checkpoint, or what is wrong with it at a second look, too: at the first it may just have been committed."""
+    with suppress(CheckpointError):
+        return open_checkpoint(path, storage)
     try:
         return open_checkpoint(path, storage)
     except CheckpointError as error:
@@ -60,7 +70,8 @@ def with_what_they_stand_on(found: list[Checkpoint | CheckpointError]) -> list[C
                     member.path: member for member in open_chain(checkpoint).members if member is not checkpoint
                 }
             except CheckpointError as error:
-                errors.append(error)
+                if not is_removed(checkpoint.path, checkpoint.storage):
+                    errors.append(error)
     return [*by_path.values(), *errors]
 
 

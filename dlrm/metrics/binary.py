@@ -153,7 +153,7 @@ class BinaryMetrics:
         if non_finite:
             raise DivergedError(f"{non_finite} of {samples + non_finite} predictions are NaN or infinite")
         auc = self.histogram.auc()
-        entropy = _entropy(positives, samples)
+        entropy = coin_entropy(positives, samples)
         log_loss = _ratio(loss_sum, samples)
         return BinaryResult(
             samples=samples,
@@ -196,7 +196,7 @@ def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None
 
 
-def _entropy(positives: int, samples: int) -> float:
+def coin_entropy(positives: int, samples: int) -> float:
     """Entropy in nats of a coin that shows heads ``positives`` times in ``samples``; 0 where only one side shows."""
     counts = [count for count in (positives, samples - positives) if count]
     return sum(-count / samples * math.log(count / samples) for count in counts) if len(counts) == 2 else 0.0

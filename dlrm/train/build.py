@@ -19,6 +19,7 @@ from dlrm.data.synthetic.planted import planted_dataset
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.train.base_rate import BaseRateWatch
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.evaluator import Evaluator
@@ -104,7 +105,11 @@ def build_job(
     training = _training_loader(dataset.train, config, world)
     validation = _evaluation_loader(dataset.validation, evaluation_batch_size, config, world)
     test = _evaluation_loader(dataset.test, evaluation_batch_size, config, world)
-    measured = Measured(ThroughputMeter(), loss_sums_2=torch.zeros(2, dtype=torch.float64, device=world.device))
+    measured = Measured(
+        ThroughputMeter(),
+        loss_sums_2=torch.zeros(2, dtype=torch.float64, device=world.device),
+        base_rate=BaseRateWatch(config.optim.schedule.warmup_steps),
+    )
     hooks: list[Hook] = []
     trainer = Trainer(
         stepper=engine.stepper,

@@ -17,6 +17,7 @@ from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
+from dlrm.train.base_rate import WorseThanBaseRate
 from dlrm.train.build import Job, build_dataset, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.console import Console, Display, Silent, plan_table
@@ -116,6 +117,8 @@ def _final_scores(
     reachable = {} if best is None else {"best_reachable_auc": best.auc}
     recorder.record("test", job.trainer.position.step, {**test.to_dict(), **reachable})
     display.say(f"step {job.trainer.position.step}: test {result_text(test)}")
+    if line := job.measured.base_rate.evaluated("test", job.trainer.position.step, test, last=True):
+        display.say(line)
     return test, best
 
 
@@ -158,6 +161,7 @@ def summarise(
         "mlp_weights": job.engine.mlp_weights,
         "table_weights": job.engine.table_weights,
         "train": {"loss": job.measured.last_loss},
+        "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,
         "validation": validation.to_dict() if validation else None,
         "test": test.to_dict() if test else None,
     }
@@ -189,6 +193,8 @@ def closing_table(summary: dict[str, Any]) -> Table:
             "best reachable (test)",
             f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
         )
+    if (worse := summary["worse_than_base_rate"]) is not None:
+        table.add_row("warning", str(WorseThanBaseRate(**worse)))
     for split, counts in summary["bad_values"].items():
         table.add_row(f"bad values ({split})", Text(bad_values_text(counts)))
     table.add_row("files", Text(printable(f"{summary['folder']}/")))

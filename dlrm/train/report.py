@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from dlrm.train.base_rate import WorseThanBaseRate
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ summary.name }}</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -18,6 +20,7 @@ tr { border-bottom: 1px solid #ddd; } img { max-width: 100%; } pre { background:
 <p>{{ summary.stopped }}: {{ "{:,}".format(summary.steps) }} steps, {{ "{:,}".format(summary.samples) }} samples,
 {{ "%.1f" | format(summary.training_time_s) }} s of training, {{ "{:,.0f}".format(summary.samples_per_s) }} samples/s
 on {{ summary.ranks }} rank(s) ({{ summary.device }}).</p>
+{% if worse %}<p><strong>Warning:</strong> {{ worse }}</p>{% endif %}
 <table><tr><th></th><th>AUC</th><th>log loss</th><th>NE</th><th>calibration</th><th>samples</th></tr>
 {% for split in ("validation", "test") if summary[split] %}<tr><th>{{ split }}</th>
 {% for name in ("auc", "log_loss", "normalised_entropy", "calibration") %}
@@ -38,5 +41,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> None:
     curves = base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
     titles = {"plan.txt": "Sharding plan", "config.yaml": "Configuration", "environment.json": "Environment"}
     texts = [(title, (folder / name).read_text()) for name, title in titles.items() if (folder / name).is_file()]
+    found = summary.get("worse_than_base_rate")
+    worse = WorseThanBaseRate(**found) if found else None
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    (folder / "report.html").write_text(page.render(summary=summary, curves=curves, texts=texts))
+    (folder / "report.html").write_text(page.render(summary=summary, curves=curves, texts=texts, worse=worse))

@@ -190,7 +190,9 @@ def _folders_of(parent: Path, name: str) -> list[Path]:
 def _launchers_of(folder: Path) -> set[str]:
     marks: set[str] = set()
     for line in (folder / STARTS).read_bytes().splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut, or that is damaged
+        with suppress(
+            ValueError, KeyError, TypeError, RecursionError
+        ):  # a line that a full disk cut, or that is damaged
             marks.update(json.loads(line)["launchers"])
     return marks
 
@@ -225,7 +227,7 @@ def _lock(folder: Path) -> None:
 
 def _last_start(folder: Path) -> str:
     """Who has begun to work in a folder last, in words; nothing where that is not known."""
-    with suppress(OSError, ValueError, KeyError, TypeError, IndexError, OverflowError):
+    with suppress(OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         start = json.loads((folder / STARTS).read_bytes().splitlines()[-1])
         return f" (host {start['host']}, pid {start['pid']}, since {local_time(start['time'])})"
     return ""

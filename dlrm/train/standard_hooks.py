@@ -17,6 +17,7 @@ from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import Throughput, ThroughputMeter
 from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
+from dlrm.train.base_rate import BaseRateWatch
 from dlrm.train.console import Display, Status
 from dlrm.train.hooks import Hook, Position, multiple_after
 from dlrm.train.records import Recorder
@@ -35,6 +36,7 @@ class Measured:
         loss_sums_2: float64 on the device, this rank's sum of losses and number of samples since the last record.
         unrecorded: whether anything was trained since then.
         validation: of the last evaluation, and the step it was made at.
+        base_rate: whether the model has become worse than none.
     """
 
     throughput: ThroughputMeter
@@ -45,6 +47,7 @@ class Measured:
     validation: BinaryResult | None = None
     validation_step: int | None = None
     validation_history: list[tuple[int, BinaryResult]] = field(default_factory=list)
+    base_rate: BaseRateWatch = field(default_factory=BaseRateWatch)
 
 
 class LossAndSpeed(Hook):
@@ -78,10 +81,13 @@ class LossAndSpeed(Hook):
         self._total_steps = total_steps
         self._bad_values = bad_values
         self._position = Position()
+        self._recorded_step: int | None = None  # None: another process has trained a part of the window
+        self._positives_1 = torch.zeros_like(measured.loss_sums_2[:1])
 
     def on_start(self, position: Position) -> None:
         """Training time starts here, so that set-up does not count."""
         self._position = position
+        self._recorded_step = None if self._measured.unrecorded else position.step
         self._measured.throughput.restart(self._measured.before)
 
     def on_step(self, position: Position, output: StepOutput) -> None:
@@ -96,6 +102,7 @@ class LossAndSpeed(Hook):
         self._measured.unrecorded = True
         self._measured.loss_sums_2[0] += output.loss.double() * (samples / self._world.size)
         self._measured.loss_sums_2[1] += output.weights_B.sum()  # without padding and without samples that were skipped
+        self._positives_1 += (output.labels_B * output.weights_B).sum()
         if position.step % self._every_steps == 0:
             self._record()
 
@@ -106,10 +113,11 @@ class LossAndSpeed(Hook):
         self._measured.throughput.stop()
 
     def _record(self) -> None:
-        sums_2 = self._measured.loss_sums_2
-        self._world.collectives.all_reduce_sum_(sums_2)
-        losses, samples = sums_2.tolist()
-        sums_2.zero_()
+        sums_3 = torch.cat([self._measured.loss_sums_2, self._positives_1])
+        self._world.collectives.all_reduce_sum_(sums_3)
+        losses, samples, positives = sums_3.tolist()
+        self._measured.loss_sums_2.zero_()
+        self._positives_1.zero_()
         self._measured.unrecorded = False
         if not samples:  # of all ranks together, so that all of them leave
             causes = bad_values_text(self._bad_values())
@@ -134,6 +142,11 @@ class LossAndSpeed(Hook):
         }
         self._recorder.record("train", position.step, values)
         self._display.status(Status(position.step, self._total_steps, loss, window.samples_per_s, "training"))
+        if self._recorded_step is not None:
+            first = self._recorded_step + 1
+            if line := self._measured.base_rate.trained(first, position.step, losses, samples, positives):
+                self._display.say(line)
+        self._recorded_step = position.step
 
 
 class Validation(Hook):
@@ -174,7 +187,7 @@ class Validation(Hook):
         every = self._config.every_steps
         if not (position.epoch_ended or (every and position.step % every == 0)):
             return None
-        return self._end_after(self._evaluate(position))
+        return self._end_after(self._evaluate(position, last=False))
 
     def _end_after(self, result: BinaryResult) -> str | None:
         target = self._config.target_auc
@@ -183,16 +196,23 @@ class Validation(Hook):
     def on_end(self, position: Position, reason: str) -> None:
         """Evaluate the final weights if the last evaluation was of earlier ones."""
         if self._measured.validation_step != position.step:
-            self._evaluate(position)
+            self._evaluate(position, last=True)
+        elif self._measured.validation is not None:
+            self._judge(position, self._measured.validation, last=True)
 
-    def _evaluate(self, position: Position) -> BinaryResult:
+    def _evaluate(self, position: Position, *, last: bool) -> BinaryResult:
         with self._measured.throughput.paused():
             result = self._score()
         self._measured.validation, self._measured.validation_step = result, position.step
         self._measured.validation_history.append((position.step, result))
         self._recorder.record("validation", position.step, result.to_dict())
         self._display.say(f"step {position.step}: validation {result_text(result)}")
+        self._judge(position, result, last=last)
         return result
+
+    def _judge(self, position: Position, result: BinaryResult, *, last: bool) -> None:
+        if line := self._measured.base_rate.evaluated("validation", position.step, result, last=last):
+            self._display.say(line)
 
 
 class AverageWeights(Hook):

@@ -181,7 +181,8 @@ def parse_manifest(text: str | bytes, path: str) -> Manifest:
         raise DataError(path, f"{where}: {_plain(detail['msg'])}", mend=RESTORE) from None
     problem = _contradiction(manifest)
     if problem:
-        raise DataError(path, problem, mend=RESTORE)
+        shown = problem if problem.isprintable() else ascii(problem)[1:-1]
+        raise DataError(path, shown, mend=RESTORE)
     return manifest
 
 

@@ -249,13 +249,23 @@ def _missing(folder: PackedFolder, column: str) -> Rate | None:
     if folder.manifest is None:
         return None
     records = [(part.rows, part.missing or {}) for part in folder.manifest.parts]
-    raw = folder.manifest.preprocessing.get("sources", ())
-    sources = [(source.get("rows", 0), source.get("missing", {})) for source in raw]
-    for counted in (records, sources):
+    for counted in (records, _counted_in(folder.manifest.preprocessing.get("sources"), column)):
         rows = sum(count for count, _ in counted)
         if rows and all(column in missing for _, missing in counted):
             return Rate(sum(missing[column] for _, missing in counted) / rows, exact=True)
     return None
+
+
+def _counted_in(sources: Any, column: str) -> list[tuple[int, dict[str, int]]]:
+    """Rows and empty fields of a column of each raw file; none where that is not recorded as preprocessing does."""
+    if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
+        return []
+    found = [(source.get("rows", 0), source.get("missing", {})) for source in sources]
+    known = all(
+        type(rows) is int and rows >= 0 and isinstance(missing, dict) and type(missing.get(column, 0)) is int
+        for rows, missing in found
+    )
+    return found if known else []
 
 
 def _dense(folder: PackedFolder, sample: RowSample) -> list[DenseFigures]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from dlrm.data.packed.manifest import PartRecord
 from dlrm.data.packed.split import Part
@@ -32,6 +34,8 @@ _SYNCED_ROWS = (
     65_536,
     1_000_000,
 )  # at least and at most, that are written between two syncs to the disk, which cost some ms
+
+_Row = Annotated[str, Field(pattern="^[0-9]{1,18}$")]
 
 
 def assemble_parts(setting: Setting, encoder: Encoder, rows: RowMap) -> None:
@@ -82,8 +86,8 @@ class _Shuffled:
 
 def _noted(setting: Setting, part: Part) -> dict[int, PieceCounts]:
     """What was counted in pieces of a part that are on the disk, by their first rows."""
-    files = [read_json(path) for path in setting.work.all_pieces(part.name)]
-    return {int(start): PieceCounts(**counts) for file in files for start, counts in file.items()}
+    files = [read_json(path, dict[_Row, PieceCounts]) for path in setting.work.all_pieces(part.name)]
+    return {int(start): counts for file in files for start, counts in file.items()}
 
 
 @dataclass(kw_only=True)
@@ -195,4 +199,5 @@ class _Assembly:
 
 def part_record(setting: Setting, part: Part) -> PartRecord:
     """A finished part's entry in the manifest."""
-    return PartRecord.model_validate(read_json(setting.work.record(part.name)))
+    record: PartRecord = read_json(setting.work.record(part.name), PartRecord)
+    return record

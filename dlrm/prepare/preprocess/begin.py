@@ -8,7 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -18,7 +20,7 @@ from dlrm.prepare.preprocess.disk import check_room, peak_bytes
 from dlrm.prepare.preprocess.replaced import NO_MANIFEST, data_set_files, manifest_digest, remove_data_set
 from dlrm.prepare.preprocess.setting import Source
 from dlrm.prepare.preprocess.sources import SourceFile
-from dlrm.prepare.preprocess.work_folder import WorkFolder, read_json, write_json
+from dlrm.prepare.preprocess.work_folder import Count, WorkFolder, read_json, write_json
 
 _START_OVER = "set overwrite to true to start over, or choose another output"
 _ABSENT = "(none)"
@@ -37,8 +39,8 @@ class State:
 
     parameters: dict[str, Any]
     sources: list[dict[str, Any]]
-    chunk_bytes: int
-    bucket_rows: int
+    chunk_bytes: Annotated[int, Field(gt=0, lt=2**63)]
+    bucket_rows: Count
     replaces: str | None = None
 
 
@@ -71,8 +73,12 @@ def finished_output(config: PreprocessConfig, sources: Sequence[Source], output:
         return None
     manifest = parse_manifest(path.read_bytes(), str(path))
     made = manifest.preprocessing
-    made_from = [{"name": source["name"], "bytes": source["bytes"]} for source in made.get("sources", [])]
-    _check_same_parameters(made.get("parameters", {}), parameters(config), f"{output} was made with")
+    sources_made_from, made_with = made.get("sources", []), made.get("parameters", {})
+    _check_records(sources_made_from, path)
+    if not isinstance(made_with, Mapping):
+        raise DataError(str(path), "preprocessing.parameters are no parameters", mend=_START_OVER)
+    made_from = [{"name": source["name"], "bytes": source["bytes"]} for source in sources_made_from]
+    _check_same_parameters(made_with, parameters(config), f"{output} was made with")
     newest_ns = path.stat().st_mtime_ns
     found = source_records([source.file for source in sources])
     for source, record in zip(sources, found, strict=True):
@@ -135,7 +141,9 @@ def _earlier(work: WorkFolder) -> State | None:
     files = itertools.chain.from_iterable(names for _, _, names in os.walk(work.path))
     if all(name in ours or name.endswith(passing) for name in files):
         return None
-    return State(**read_json(work.state))
+    state: State = read_json(work.state, State)
+    _check_records(state.sources, work.state)
+    return state
 
 
 def _begun(config: PreprocessConfig, work: WorkFolder, earlier: State | None, state: State) -> State | None:
@@ -189,6 +197,16 @@ def _check_same_parameters(old: Mapping[str, Any], new: Mapping[str, Any], what:
     ]
     if differences:
         raise ConfigError.at("output", f"{what} other parameters ({', '.join(differences)}); {_START_OVER}")
+
+
+def _check_records(sources: Any, path: Path) -> None:
+    """See that what should list raw files does."""
+    known = isinstance(sources, Sequence) and all(
+        isinstance(source, Mapping) and isinstance(source.get("name"), str) and type(source.get("bytes")) is int
+        for source in sources
+    )
+    if not known or not all(source["name"].isprintable() for source in sources):
+        raise DataError(str(path), "does not say which raw files it was made from", mend=_START_OVER)
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -210,19 +210,31 @@ class ChunkReader:
         text = os.pread(descriptor, min(length, size), _PREFIX.size)
         if zlib.crc32(text) != crc32:
             raise self.error("is damaged (checksum of the header)")
-        record: dict[str, Any] = json.loads(text)
-        header = ChunkHeader(
-            counts=ChunkCounts(**record["counts"]),
-            first_line=record["first_line"],
-            skipped_lines=np.array(record["skipped_lines"], np.int64),
-            buckets=record["buckets"],
-            words=record["words"],
-            bytes=_PREFIX.size + length,
-        )
+        header = self._parsed(text, _PREFIX.size + length)
         expected = header.record_offset + 4 * header.words * header.counts.rows
         if not (header.record_offset if self._may_be_cut else expected) <= size <= expected:
             raise self.error(f"has {size} bytes instead of {expected}")
         return header
+
+    def _parsed(self, text: bytes, header_bytes: int) -> ChunkHeader:
+        try:
+            record: dict[str, Any] = json.loads(text)
+            return ChunkHeader(
+                counts=ChunkCounts(**record["counts"]),
+                first_line=record["first_line"],
+                skipped_lines=np.array(record["skipped_lines"], np.int64),
+                buckets=record["buckets"],
+                words=record["words"],
+                bytes=header_bytes,
+            )
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            RecursionError,
+            OverflowError,
+        ):  # its checksum is right: another version
+            raise self.error("has a header of another version") from None
 
     def _read_into(self, descriptor: int, wanted: Words, offset: int) -> None:
         view = memoryview(wanted.reshape(-1).view(np.uint8).data)

@@ -19,7 +19,7 @@ from dlrm.prepare.preprocess.replaced import make_way
 from dlrm.prepare.preprocess.rows import Chunk, RowMap, Rows
 from dlrm.prepare.preprocess.setting import Setting, Source
 from dlrm.prepare.preprocess.sources import text_chunks
-from dlrm.prepare.preprocess.work_folder import read_json
+from dlrm.prepare.preprocess.work_folder import FileCounts, read_json
 
 _MANY_ROWS = 10**18
 _LOOKED_AT_BYTES = 1 << 16  # of rows that were left out, for words about them
@@ -118,8 +118,8 @@ def _without_made_up_rows(message: str) -> str:
     return message.replace(f", which has {_MANY_ROWS}", ", which it cannot have")
 
 
-def _counts(setting: Setting, file: int) -> list[tuple[int, int, int, dict[str, int]]]:
-    counts: list[tuple[int, int, int, dict[str, int]]] = read_json(setting.work.counts(file))
+def _counts(setting: Setting, file: int) -> FileCounts:
+    counts: FileCounts = read_json(setting.work.counts(file), FileCounts)
     return counts
 
 

@@ -25,7 +25,7 @@ from dlrm.prepare.preprocess.records import Records
 from dlrm.prepare.preprocess.setting import Setting, Source
 from dlrm.prepare.preprocess.shuffle import Spread, bucket_count, row_keys, texts_per_chunk
 from dlrm.prepare.preprocess.sources import first_row, text_chunks
-from dlrm.prepare.preprocess.work_folder import read_json, write_json
+from dlrm.prepare.preprocess.work_folder import FileCounts, read_json, write_json
 
 _TEXTS_AHEAD = 2
 
@@ -54,7 +54,7 @@ def parse_files(setting: Setting) -> None:
 def _is_parsed(setting: Setting, file: int) -> bool:
     """Whether all chunks of a file are there, or were."""
     counts = setting.work.counts(file)
-    return counts.exists() and all(setting.work.has_raw(file, k) for k in range(len(read_json(counts))))
+    return counts.exists() and all(setting.work.has_raw(file, k) for k in range(len(read_json(counts, FileCounts))))
 
 
 def _text_left(setting: Setting, file: int) -> int:
@@ -201,7 +201,7 @@ class _File:
         """The lines of a chunk that was parsed."""
         counts = self._setting.work.counts(self._number)
         if counts.exists():
-            rows, _, skipped, _ = read_json(counts)[chunk]
+            rows, _, skipped, _ = read_json(counts, FileCounts)[chunk]
             return int(rows) + int(skipped)
         found = ChunkReader(self._setting.work.raw(self._number, chunk)).header.counts
         return found.rows + found.skipped_rows

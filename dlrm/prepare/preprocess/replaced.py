@@ -7,6 +7,7 @@ way, under the names of the new ones.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES
 from dlrm.data.packed.write import UNFINISHED, sha256_of
@@ -38,7 +39,7 @@ def remove_data_set(work: WorkFolder) -> None:
 
 def make_way(work: WorkFolder) -> None:
     """Remove the data set that is to be replaced, unless that was done before; call it once the input is known to do."""
-    state = read_json(work.state)
+    state = read_json(work.state, dict[str, Any])
     if state.get("replaces") is not None:
         remove_data_set(work)
         write_json(work.state, {**state, "replaces": None})

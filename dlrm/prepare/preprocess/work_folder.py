@@ -27,12 +27,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from dlrm.data.packed.write import UNFINISHED, sync_folder, unfinished, written_beside
 from dlrm.errors import DataError
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+FileCounts = list[tuple[Count, Count, Count, dict[str, Count]]]
+"""Of each chunk of a file: rows, clicks, skipped lines, and empty fields by column."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -159,19 +165,28 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value).encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: Any) -> Any:
     """Read what :func:`write_json` has written.
+
+    Args:
+        path: of the file.
+        kind: the type of what it holds, which is checked strictly; returned are values of that type.
 
     Raises:
         DataError: the file is absent or damaged.
     """
     try:
-        return json.loads(path.read_bytes())
+        return _reader(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         problem = "no such file"
-    except ValueError:
+    except ValueError:  # pydantic's is one
         problem = "is damaged"
     raise DataError(str(path), problem, mend="start over (overwrite=true, or remove the output)")
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 import os
 import re
+import shutil
 
 import pytest
 import yaml
 
 from dlrm.checkpoint.manifest import COMMITTED_NAME
+from dlrm.checkpoint.storage import LocalStorage
+from dlrm.checkpoint_tools import commands, places
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.increments import normal_state, save_increment, stepped
 from tests.unit.checkpoint.states import cut_up, save_ranks, small_pieces
@@ -238,6 +241,68 @@ def test_verify_of_a_folder_does_not_mind_interrupted_saves_but_a_named_one_has_
     shown = capsys.readouterr().out
     assert "is no committed checkpoint" in shown
     assert shown.count(": whole") == 2
+
+
+class Going(LocalStorage):
+    """A run goes on meanwhile: before a file of a checkpoint is read for the first time, something happens to that."""
+
+    def __init__(self, happens):
+        self.happens, self.looked = happens, False
+
+    def size(self, path):
+        if not self.looked and "step_00000010/manifest" in path:
+            self.looked = True
+            self.happens(os.path.dirname(path))
+        return super().size(path)
+
+
+def discarded(path):
+    os.rename(path, f"{path}.dead-{'0a' * 8}")
+
+
+def half_removed(path):
+    os.unlink(f"{path}/{COMMITTED_NAME}")  # as in a store without names for folders
+    os.unlink(next(f"{path}/{name}" for name in os.listdir(path) if "safetensors" in name))
+
+
+@pytest.mark.parametrize("happens", [shutil.rmtree, discarded, half_removed])
+@pytest.mark.parametrize("words", [["verify"], ["list"]])
+def test_what_pruning_removes_meanwhile_is_no_damage(run, happens, words, capsys, monkeypatch):
+    storage = Going(happens)
+    monkeypatch.setattr(places, "located", lambda path, given=None: (storage, str(path)))
+    shown = command(capsys, *words, run)
+    assert storage.looked
+    assert "step_00000020" in shown
+    assert "damaged" not in shown
+    assert "missing" not in shown
+
+
+def test_what_pruning_removes_while_its_bytes_are_read_is_no_damage(run, capsys, monkeypatch):
+    find = commands.find_damage
+
+    def removed_first(checkpoint, told):
+        if checkpoint.step == 10:
+            shutil.rmtree(checkpoint.path)
+        return find(checkpoint, told)
+
+    monkeypatch.setattr(commands, "find_damage", removed_first)
+    shown = command(capsys, "verify", run).splitlines()
+    assert [line.rpartition("/")[2].partition(" (")[0] for line in shown] == [
+        "step_00000020: whole",
+        "step_00000010: passed over, it was removed meanwhile",
+    ]
+    save(run / "checkpoints", 10, a_state())
+    with pytest.raises(CheckpointError, match="holds no committed checkpoint any more"):
+        command(capsys, "verify", run / "checkpoints" / "step_00000010")
+
+
+def test_what_is_committed_while_it_is_looked_at_is_no_damage(run, capsys, monkeypatch):
+    checkpoints = run / "checkpoints"
+    unfinished = checkpoints / "step_00000010" / f"{COMMITTED_NAME}.unfinished"
+    unfinished.touch()  # as a listing may show the old name and the new one while a file is renamed
+    monkeypatch.setattr(places, "located", lambda path, given=None: (storage, str(path)))
+    storage = Going(lambda path: unfinished.unlink())
+    assert command(capsys, "verify", run).count(": whole") == 2
 
 
 @pytest.mark.parametrize("which", ["list", "show", "verify"])
