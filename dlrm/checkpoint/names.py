@@ -11,7 +11,7 @@ _COMPLETE = re.compile(r"step_([0-9]{8,18})")
 _WORKING = re.compile(r"step_[0-9]{8,18}\.tmp-[0-9a-f]{16}")
 _DISCARDED = re.compile(r"step_[0-9]{8,18}\.dead-[0-9a-f]{16}")
 _CLAIM = re.compile(r"owner\.([0-9a-f]{16})\.([0-9]{1,12})\.json(\.unfinished)?")
-_MADE = re.compile(r"step_[0-9]{8,18}(\.(tmp|dead|damaged)-[0-9a-f]{16})?")
+_MADE = re.compile(r"step_[0-9]{8,18}(\.(tmp|dead|damaged|diverged)-[0-9a-f]{16})?")
 _IN_ONE = re.compile(
     r"(COMMITTED|manifest\.json|owner\.json|rank_[0-9]{4,9}((_[0-9]{1,6})?\.safetensors|\.json|\.failed))(\.unfinished)?"
 )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dlrm.config import Config, load_config
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Samples
@@ -63,6 +64,10 @@ class BagSource:
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The 1-based row."""
         return self.name, index + 1
+
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        """None: no file is read."""
+        return ()
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def fill(folder):
         "log/rank12.log",
     ]
     names += ["tensorboard/events.out.tfevents.1795887304.host.1.0", f"{checkpoint}.tmp-{'0a' * 8}/owner.json"]
-    names += [f"{checkpoint}.dead-{'0a' * 8}/rank_0000_1.safetensors", f"{checkpoint}.damaged-{'0a' * 8}/COMMITTED"]
+    names += [f"{checkpoint}.dead-{'0a' * 8}/rank_0000_1.safetensors", f"{checkpoint}.diverged-{'0a' * 8}/COMMITTED"]
+    names += [f"{checkpoint}.damaged-{'0a' * 8}/COMMITTED"]
     names += [f"{checkpoint}/{name}" for name in ("COMMITTED", "manifest.json", "rank_0001.safetensors")]
     names += [f"{checkpoint}/{name}" for name in ("rank_0000.json", "rank_0000.failed", "rank_0000.json.unfinished")]
     for name in names:
