@@ -27,7 +27,7 @@ install-dev:
 	@$(INSTALL) --dev
 
 train: install
-	@$(BIN)/python launch/local.py --nproc $(NPROC) --config $(CONFIG) -- $(ARGS)
+	@DLRM_MAKE=$(shell echo $$PPID) exec $(BIN)/python launch/local.py --nproc $(NPROC) --config $(CONFIG) -- $(ARGS)
 
 doctor: install
 	@$(BIN)/python dlrm_main.py doctor

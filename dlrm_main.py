@@ -8,14 +8,15 @@
     dlrm_main.py train --help                                       every option with type, default and meaning
 
 Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 143 stopped
-by SIGTERM, 1 anything else.
+by SIGTERM (129: by SIGHUP), 1 anything else.
 """
 
 from __future__ import annotations
 
-from dlrm import signals
+from dlrm import signals, streams
 
 if __name__ == "__main__":
+    streams.open_closed()
     signals.take_early()  # before all else: what comes earlier ends the process without a word
 
 import sys

@@ -1,8 +1,9 @@
-"""Signals by which schedulers and people ask training to save and, most of them, to stop.
+"""Signals by which schedulers, terminals and people ask training to save and, most of them, to stop.
 
-SIGTERM and Ctrl-C ask for a save and an orderly end, SIGUSR1 for a save only. While a :class:`SignalWatch` is entered they
-are remembered until training asks for them; a second Ctrl-C interrupts at once. Without one they do what they always do,
-unless the process has called :func:`take_early`.
+SIGTERM, SIGHUP (the terminal has closed) and Ctrl-C ask for a save and an orderly end, SIGUSR1 for a save only. While a
+:class:`SignalWatch` is entered they are remembered until training asks for them; a second Ctrl-C interrupts at once.
+Without one they do what they always do, unless the process has called :func:`take_early`. What is ignored stays so:
+SIGHUP under nohup, Ctrl-C in the background of a script.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_AT_ONCE = (signal.SIGTERM, signal.SIGHUP)
 _SAVING = b"\ninterrupted: saving, then stopping (Ctrl-C again stops at once)\n"
-_ENDS = {signal.SIGTERM: b"stopped by SIGTERM\n", signal.SIGINT: b"interrupted\n"}
+_ENDS = {
+    signal.SIGTERM: b"stopped by SIGTERM\n",
+    signal.SIGHUP: b"stopped by SIGHUP\n",
+    signal.SIGINT: b"interrupted\n",
+}
 _stop_seen = False
 _ending = threading.Lock()
 
@@ -24,22 +31,24 @@ _ending = threading.Lock()
 def take_early() -> None:
     """Take signals over as long as nobody watches; call it in the main thread, before anything slow is imported.
 
-    SIGUSR1 is held until a watch is entered. SIGTERM ends the process at once, whatever it waits for, with a line; that of
-    torchelastic's agent as ever, because it says itself why ranks end. Ctrl-C ends it at once, with a line, until
-    :func:`raise_on_ctrl_c`: an exception may get lost in an import, or be printed by it. What is ignored stays so.
+    SIGUSR1 is held until a watch is entered. SIGTERM and SIGHUP end the process at once, whatever it waits for, with a
+    line; those of torchelastic's agent as ever, because it says itself why ranks end. Ctrl-C ends it at once, with a line,
+    until :func:`raise_on_ctrl_c`: an exception may get lost in an import, or be printed by it. What is ignored stays so.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
-    if _has_agent() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    taken = [number for number in _AT_ONCE if signal.getsignal(number) is signal.SIG_DFL]
+    if _has_agent() or not taken:
         return
-    signal.signal(signal.SIGTERM, _end)
+    for number in taken:
+        signal.signal(number, _end)
     # Python calls a handler when the main thread is back from C++, which may wait minutes for other ranks. Meanwhile
     # another thread is told through a pipe.
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_await_sigterm, args=(reading,), name="SIGTERM", daemon=True).start()
+    threading.Thread(target=_await_end, args=(reading, taken), name="signals", daemon=True).start()
 
 
 def raise_on_ctrl_c() -> None:
@@ -48,10 +57,11 @@ def raise_on_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _await_sigterm(reading: int) -> None:
-    while signal.SIGTERM not in os.read(reading, 64):
-        pass
-    _end(signal.SIGTERM, None)
+def _await_end(reading: int, ending: Collection[int]) -> None:
+    while True:
+        for number in os.read(reading, 64):
+            if number in ending:
+                _end(number, None)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -89,7 +99,8 @@ class SignalWatch:
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
             for number in (*STOPPING, signal.SIGUSR1):
-                self._before[number] = signal.signal(number, self._take)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._take)
             self._wakeup = signal.set_wakeup_fd(-1)
             self._held = signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         return self
@@ -124,6 +135,7 @@ class SignalWatch:
             if self._stop == signal.SIGINT:
                 raise KeyboardInterrupt
             if self._announce:
-                os.write(2, _SAVING)  # a print could wait for a lock that the interrupted code holds
+                with suppress(OSError):
+                    os.write(2, _SAVING)  # a print could wait for a lock that the interrupted code holds
         self._stop = self._stop or number
         _stop_seen = True

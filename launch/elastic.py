@@ -8,8 +8,9 @@ It runs torch.distributed.run in this process. What it adds:
 * The exit code is that of the rank that failed first (2: the user can mend it), 128 + n after signal n, 130 after
   Ctrl-C.
 * Where ranks are started again (``--max-restarts``), a line says why; what the user has to mend ends the job at once.
-* SIGUSR1, by which schedulers announce the end of a job's time, is passed on to each rank as soon as it listens, which
-  saves then.
+* SIGTERM, SIGHUP and Ctrl-C end the ranks by SIGTERM, so that they can save; what is ignored (SIGHUP under nohup) stays
+  so. SIGUSR1, by which schedulers announce the end of a job's time, is passed on to each rank as soon as it listens,
+  which saves then.
 * No process is left behind: workers follow this process (``follow_launcher`` in ``dlrm/command/failure.py``), and
   this process follows the torchx client that started it, where components/dlrm.py names one.
 * The cores of the host are divided among its ranks (``OMP_NUM_THREADS``), unless the user has set a number.
@@ -20,11 +21,11 @@ host: in a job over several hosts, the host of the rank that failed first prints
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -35,12 +36,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elastic_signals import SaveRequests, StopRequests
+from launch_output import open_closed_streams, write
+
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
 USER_ERROR_EXIT_CODE = 2  # as in dlrm/errors.py
 SHUTDOWN_S = 8  # what ranks get to end after a signal; torchx's local scheduler kills the launcher after 10 s
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
+_FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
@@ -53,8 +58,9 @@ class Failure:
         rank: global rank.
         exit_code: of its process; negative: the signal that ended it.
         time_s: when, seconds since the epoch; whole seconds where the rank could not say.
-        kind: user, interrupt, peer or bug as in dlrm/command/failure.py; empty if the rank wrote no report.
+        kind: user, interrupt, peer, timeout or bug as in dlrm/command/failure.py; empty if the rank wrote no report.
         line, details: what to print.
+        ended: by this launcher, because another rank had failed.
     """
 
     rank: int
@@ -63,26 +69,28 @@ class Failure:
     kind: str = ""
     line: str = ""
     details: str = ""
+    ended: bool = False
 
     @classmethod
-    def of(cls, rank: int, exit_code: int, time_s: float, report: Mapping[str, Any]) -> Failure:
+    def of(cls, rank: int, exit_code: int, time_s: float, report: Mapping[str, Any], ended: bool = False) -> Failure:
         """From what torchelastic knows; ``report`` is the content of the rank's error file."""
         told = report.get("dlrm")
         if isinstance(told, dict):
-            return cls(rank, exit_code, **{name: told[name] for name in ("time_s", "kind", "line", "details")})
+            names = ("time_s", "kind", "line", "details")
+            return cls(rank, exit_code, ended=ended, **{name: told[name] for name in names})
         message = report.get("message")
         if isinstance(message, dict):  # a script that uses torchelastic's own @record
             callstack = str(message.get("extraInfo", {}).get("py_callstack", ""))
             return cls(rank, exit_code, time_s, "bug", f"rank {rank} failed: {message.get('message')}", callstack)
-        return cls(rank, exit_code, time_s)
+        return cls(rank, exit_code, time_s, ended=ended)
 
     def order(self) -> tuple[int, float]:
-        """Sorts the failure that began it all first: causes, then what may be one, then what the launcher did."""
+        """Sorts the failure that began it all first: causes, then what may be one, then consequences."""
         if self.kind in ("user", "bug") or -self.exit_code in _FAULTS or (self.exit_code > 0 and not self.kind):
             return 0, self.time_s
-        if self.exit_code == -signal.SIGKILL:
+        if self.exit_code < 0 and not self.ended:
             return 1, self.time_s
-        return (2 if self.kind == "peer" else 3), self.time_s
+        return (2 if self.kind in ("peer", "timeout") else 3), self.time_s
 
     def text(self) -> str:
         """What to print, ending with one line that says what happened; empty if the rank has said it."""
@@ -97,47 +105,47 @@ class Failure:
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``arguments`` as torchrun would and return the exit code."""
+    open_closed_streams()
+    follow_client()
+    saves, stops = SaveRequests(), StopRequests(leave=_leave_at_once)
+    signal.signal(signal.SIGUSR1, saves.note)
+    stops.take_over()
+    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
+    if "LOGLEVEL" not in os.environ:
+        logging.disable(logging.CRITICAL)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a stack of C++ frames for each closed connection
+    from torch.distributed.elastic.multiprocessing import SignalException  # takes seconds
+
     try:
-        follow_client()
-        requests = SaveRequests()
-        signal.signal(signal.SIGUSR1, requests.note)
-        os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
-        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
-        if "LOGLEVEL" not in os.environ:
-            logging.disable(logging.CRITICAL)
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a stack of C++ frames for each closed connection
+        stops.raise_from_now_on()
         if "PET_LOG_DIR" in os.environ:  # torchx has set it
-            return run(arguments, requests)
-        with tempfile.TemporaryDirectory(prefix="dlrm_launch_") as folder:
+            return run(arguments, saves, stops)
+        with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
-            return run(arguments, requests)
-    except KeyboardInterrupt:
-        return _after_signal(signal.SIGINT)
+            return run(arguments, saves, stops)
+    except SignalException as caught:
+        return _after_signal(stops.first or caught.sigval)
 
 
-def run(arguments: Sequence[str], requests: SaveRequests) -> int:
+def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> int:
     """Start the ranks, wait for them, and report the first failure."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P
-    import rendezvous  # takes seconds, as torch does; Ctrl-C is handled by now
+    import rendezvous
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
-    _take_over_ctrl_c(options)
-    _watch_agent(requests)
+    options.signals_to_handle = stops.left_to_torchelastic(options.signals_to_handle)
+    failures = _watch_agent(saves, stops)
     try:
         rendezvous.prepare(options)
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
         torchrun.run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as job:
-        failures = [
-            Failure.of(rank, ended.exitcode, float(ended.timestamp), ended.error_file_data)
-            for rank, ended in job.failures.items()
-        ]
-        return report(min(failures, key=Failure.order))
-    except SignalException as caught:
-        return _after_signal(signal.SIGINT if caught.args == (CTRL_C,) else caught.sigval)
+        return report(failures or _failures(job.failures))
+    except SignalException:
+        raise
     except rendezvous.LaunchError as error:
         return _launch_failed(str(error), error.exit_code)
     except Exception as error:  # no rank failed: the arguments are wrong, or torch is
@@ -145,125 +153,114 @@ def run(arguments: Sequence[str], requests: SaveRequests) -> int:
     return 0
 
 
-def report(failure: Failure) -> int:
-    """Print why the job failed, last of all, and return its exit code."""
-    text = failure.text()
+def report(failures: Collection[Failure]) -> int:
+    """Print why the job failed, last of all, and return the exit code of the rank that failed first."""
+    failure, text = min(failures, key=Failure.order), cause(failures)
     code = failure.exit_code if failure.exit_code > 0 else 128 - failure.exit_code
-    sys.stdout.flush()
+    write(sys.stdout, "")
     time.sleep(OUTPUT_SETTLES_S)
-    sys.stderr.write(_fresh_line() + text)
-    sys.stderr.flush()
-    _tell_client(failure.line or text.strip(), failure.details, code)
+    write(sys.stderr, _fresh_line() + text)
+    _tell_client(text.removeprefix(failure.details).strip(), failure.details, code)
     return code
 
 
-def _launch_failed(cause: str, code: int) -> int:
-    line = f"launch failed: {cause}"
-    sys.stderr.write(f"{_fresh_line()}{line}\n")
+def _launch_failed(why: str, code: int) -> int:
+    line = f"launch failed: {why}"
+    write(sys.stderr, f"{_fresh_line()}{line}\n")
     _tell_client(line, "", code)
     return code
 
 
+def cause(failures: Collection[Failure]) -> str:
+    """What to print: what the rank that failed first has to say, and, if it waited in vain, for whom."""
+    first = min(failures, key=Failure.order)
+    silent = [str(failure.rank) for failure in failures if failure.ended and not failure.kind]
+    if first.kind == "timeout" and silent:
+        ranks = "rank " + silent[0] if len(silent) == 1 else "ranks " + ", ".join(silent)
+        return f"{ranks} did not answer, stuck or too slow: {first.text()}"
+    return first.text()
+
+
 def follow_client() -> None:
-    """Be ended by the kernel when the torchx client on this host ends, even by SIGKILL.
+    """Be ended by the kernel when the torchx client on this host ends, even by SIGKILL, and even if it just has.
 
     Only where the client started this very process: under a cluster's scheduler the client may go.
     """
-    if os.environ.get(CLIENT_VARIABLE) == str(os.getppid()) and sys.platform.startswith("linux"):
+    client = os.environ.get(CLIENT_VARIABLE, "")
+    if not client.isdecimal() or not sys.platform.startswith("linux"):
+        return
+    was_parent = os.getppid() == int(client)
+    if was_parent:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    # Two of the things that torchx's local schedulers set, and no other.
+    by_client = "PET_LOG_DIR" in os.environ and os.environ.get("TORCHX_RANK0_HOST") == "localhost"
+    if os.getppid() != int(client) and (was_parent or (by_client and _is_gone(int(client)))):
+        os._exit(1)  # nobody is there to be told
 
 
-def _take_over_ctrl_c(options: argparse.Namespace) -> None:
-    """End the ranks by SIGTERM on Ctrl-C.
-
-    torchelastic would pass SIGINT on, which a rank that waits in C++ sees late or never.
-    """
-    signals = [name for name in options.signals_to_handle.split(",") if name != "SIGINT"]
-    options.signals_to_handle = ",".join(signals)
-    signal.signal(signal.SIGINT, _end_ranks)
-
-
-def _end_ranks(number: int, frame: object) -> None:
-    from torch.distributed.elastic.multiprocessing import SignalException
-
-    raise SignalException(CTRL_C, sigval=signal.SIGTERM)
-
-
-class SaveRequests:
-    """SIGUSR1, passed on to every rank once; one that does not listen yet, and would be ended by it, is waited for."""
-
-    def __init__(self) -> None:
-        self._asked = self._pending = False
-        self._passed_on: set[int] = set()
-
-    def note(self, number: int, frame: object) -> None:
-        """Handle the signal."""
-        self._asked = True
-
-    def pass_on(self, pids: Collection[int]) -> None:
-        """Tell those of these ranks that listen and were not told yet; call it now and then."""
-        if self._asked:
-            self._asked, self._pending = False, True
-            self._passed_on.clear()
-        if not self._pending:
-            return
-        for pid in pids:
-            if pid not in self._passed_on and _listens(pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGUSR1)
-                self._passed_on.add(pid)
-        self._pending = not self._passed_on.issuperset(pids)
-
-
-def _listens(pid: int) -> bool:
-    """Whether a process catches SIGUSR1 or holds it for later (sigwait in its main thread alone is not seen).
-
-    Where the system does not say, yes.
-    """
+def _is_gone(pid: int) -> bool:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
-        return not sys.platform.startswith("linux")
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigBlk:"))]
-    return any(mask >> (signal.SIGUSR1 - 1) & 1 for mask in masks)
+        return True
 
 
-def _watch_agent(requests: SaveRequests) -> None:
-    """Look over torchelastic's shoulder: tell of restarts, prevent those that cannot help, pass SIGUSR1 on.
+def _watch_agent(saves: SaveRequests, stops: StopRequests) -> list[Failure]:
+    """Look over torchelastic's shoulder: tell of restarts, prevent those that cannot help, pass signals on.
 
-    Its agent has no place to hook in, so two of its methods are wrapped; where a later version has others, restarts are
+    Its agent has no place to hook in, so some of its methods are wrapped; where a later version has others, restarts are
     silent.
+
+    Returns:
+        The failures of the last ranks that failed, as they become known.
     """
     from torch.distributed.elastic.agent.server import local_elastic_agent
+    from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
     agent_class: Any = local_elastic_agent.LocalElasticAgent
-    monitor, restart = agent_class._monitor_workers, agent_class._restart_workers
+    context_class: Any = SubprocessContext
+    monitor, restart, close = agent_class._monitor_workers, agent_class._restart_workers, context_class._close
     failures: list[Failure] = []
+    ended: set[int] = set()  # process ids of ranks that this launcher had to end
 
     def monitored(agent: Any, group: Any) -> Any:  # about ten times a second
-        requests.pass_on(agent._pcontext.pids().values())
+        stops.check()
+        stops.ranks = agent._pcontext.pids().values()
+        saves.pass_on(stops.ranks)
         result = monitor(agent, group)
-        failures[:] = [
-            Failure.of(rank, ended.exitcode, float(ended.timestamp), ended.error_file_data)
-            for rank, ended in result.failures.items()
-        ]
+        failures[:] = _failures(result.failures, ended)
         if any(failure.exit_code == USER_ERROR_EXIT_CODE for failure in failures):
             agent._remaining_restarts = 0
         return result
 
+    def closed(context: Any, *given: Any, **named: Any) -> None:
+        processes = [handler.proc for handler in context.subprocess_handlers.values()]
+        ended.update(process.pid for process in processes if process.poll() is None)
+        close(context, *given, **named)
+
     def restarted(agent: Any, group: Any) -> None:
         lost_host = getattr(group.spec.rdzv_handler, "cause", "")
-        cause = lost_host or "hosts have joined or left"
+        why = lost_host or "hosts have joined or left"
         if failures:
-            cause = min(failures, key=Failure.order).text().strip().rpartition("\n")[2] or "a rank failed"
+            why = cause(failures).strip().rpartition("\n")[2] or "a rank failed"
         left = agent._remaining_restarts
-        sys.stderr.write(f"{_fresh_line()}{cause}; starting all ranks again ({left} more time(s) at most)\n")
-        sys.stderr.flush()
+        write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again ({left} more time(s) at most)\n")
         if lost_host:  # the ranks wait for those of that host, and would be waited for for 30 s
             agent._shutdown(timeout=SHUTDOWN_S)
+        ended.clear()
         restart(agent, group)
 
     agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted
+    context_class._close = closed
+    return failures
+
+
+def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Failure]:
+    """From torchelastic's, by global rank."""
+    return [
+        Failure.of(rank, failure.exitcode, float(failure.timestamp), failure.error_file_data, failure.pid in ended)
+        for rank, failure in found.items()
+    ]
 
 
 def _divide_cores(ranks: int) -> None:
@@ -271,9 +268,17 @@ def _divide_cores(ranks: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
 
 
+def _leave_at_once(number: signal.Signals) -> int:
+    folder = Path(os.environ.get("PET_LOG_DIR", ""))
+    if folder.name.startswith(_FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+    return _after_signal(number)
+
+
 def _after_signal(number: signal.Signals) -> int:
-    if number == signal.SIGINT:  # who sent another signal knows why
-        sys.stderr.write(_fresh_line() + f"{CTRL_C}\n")
+    line = CTRL_C if number == signal.SIGINT else f"stopped by {number.name}"
+    _tell_client(line, "", 128 + number)
+    write(sys.stderr, f"{_fresh_line()}{line}\n")
     return 128 + number
 
 

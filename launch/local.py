@@ -5,30 +5,38 @@
 The arguments are those of the component components/dlrm.py:train, which torchx's local_cwd scheduler starts as
 ``torchx run -s local_cwd components/dlrm.py:train ...`` does. Against that command:
 
-* what the job prints appears as it is (no prefix before each line), a progress bar included;
+* what the job prints appears as it is (no prefix before each line), a progress bar included; the job goes on when nobody
+  reads it any more;
 * the exit code is the job's own (2: the user can mend it), where the command always gives 1;
-* Ctrl-C ends the job with one line and exit code 130, where the command prints a traceback.
+* signals are passed on: Ctrl-C, SIGTERM and SIGHUP let the job save and end with one line, a second Ctrl-C kills it;
+  SIGUSR1 lets it save. The command prints a traceback;
+* where ``DLRM_MAKE`` names the parent process (make), the job ends with it, even when it is killed.
 """
 
 from __future__ import annotations
+
+import local_signals
+
+if __name__ == "__main__":
+    local_signals.take_early()  # torchx takes a second to import
 
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from launch_output import open_closed_streams, write
 from torchx.runner import Runner, get_runner
 from torchx.schedulers.api import Stream
-from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppState
-from torchx.specs.api import NONE
+from torchx.specs.api import NONE, AppStatus, is_terminal
 from torchx.specs.finder import ComponentNotFoundException, ComponentValidationException
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,24 +48,25 @@ POLL_S = 0.1
 
 def main(arguments: Sequence[str]) -> int:
     """Run the job to its end and return its exit code."""
+    open_closed_streams()
+    local_signals.follow_make()
     os.chdir(ROOT)  # the scheduler starts the job in the current directory
     logging.disable(logging.CRITICAL)  # torchx's report of a failure would follow the job's own
     _show_terminal_to_job()
     with get_runner() as runner:
+        signals = local_signals.Signals()
         try:
-            job = runner.run_component(COMPONENT, list(arguments), SCHEDULER)
-            return _follow(runner, job)
-        except (KeyboardInterrupt, SignalException) as caught:  # torchx's scheduler makes the first into the second
-            number = getattr(caught, "sigval", signal.SIGINT)
-            if number == signal.SIGINT:
-                _say(f"{_fresh_line()}interrupted")
-            return 128 + int(number)
+            with signals.held():
+                runner.scheduler_run_opts(SCHEDULER)  # makes the scheduler
+                signals.take_over()
+                job = runner.run_component(COMPONENT, list(arguments), SCHEDULER)
         except (ComponentNotFoundException, ComponentValidationException, ValueError) as error:
             _say(f"{COMPONENT}: {error}")
             return 2
+        return _follow(runner, job, signals)
 
 
-def _follow(runner: Runner, job: str) -> int:
+def _follow(runner: Runner, job: str, signals: local_signals.Signals) -> int:
     """Print what the job prints until it has ended."""
     app = runner.describe(job)
     copies = [
@@ -67,29 +76,32 @@ def _follow(runner: Runner, job: str) -> int:
     ]
     for copy in copies:
         copy.start()
-    status = runner.wait(job, wait_interval=POLL_S)
+    while (status := runner.status(job)) is not None and not is_terminal(status.state):
+        signals.pass_on()
+        time.sleep(POLL_S)
     for copy in copies:
         copy.join()
+    return _exit_code(status, signals.stopped_by)
+
+
+def _exit_code(status: AppStatus | None, stopped_by: int) -> int:
+    """The exit code in the report that launch/elastic.py leaves for torchx; without one, that of what is known."""
     if status is None or status.state == AppState.SUCCEEDED:
         return 0
-    if status.structured_error_msg == NONE:
+    if status.structured_error_msg != NONE:
+        with suppress(ValueError, KeyError, TypeError):
+            content: dict[str, Any] = json.loads(status.structured_error_msg)
+            return int(content["message"]["errorCode"])
+    elif stopped_by:
+        _say(f"{_fresh_line()}{local_signals.ended_by(stopped_by)}")
+    else:
         _say(f"{_fresh_line()}the job ended without saying why: its launcher (launch/elastic.py) was killed")
-    return _exit_code(status.structured_error_msg)
+    return 128 + stopped_by if stopped_by else 1
 
 
 def _copy(runner: Runner, job: str, host: int, stream: Stream, out: TextIO) -> None:
-    with suppress(OSError, ValueError):  # the terminal is gone, or the job was cancelled and its files with it
-        for text in runner.log_lines(job, ROLE, host, should_tail=True, streams=stream):
-            out.write(text)
-            out.flush()
-
-
-def _exit_code(report: str) -> int:
-    """The exit code in the report that launch/elastic.py leaves for torchx; 1 if there is none."""
-    with suppress(ValueError, KeyError, TypeError):
-        content: dict[str, Any] = json.loads(report)
-        return int(content["message"]["errorCode"])
-    return 1
+    for text in runner.log_lines(job, ROLE, host, should_tail=True, streams=stream):
+        write(out, text)
 
 
 def _show_terminal_to_job() -> None:
@@ -110,8 +122,8 @@ def _fresh_line() -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.flush()
-    sys.stderr.write(f"{line}\n")
+    write(sys.stdout, "")
+    write(sys.stderr, f"{line}\n")
 
 
 if __name__ == "__main__":

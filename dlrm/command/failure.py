@@ -1,12 +1,13 @@
 """How a process leaves after an error, so that the terminal ends with the cause and no rank stays behind.
 
-A failure is of one of four kinds:
+A failure is of one of five kinds:
 
 * *user*: a :class:`~dlrm.errors.DlrmError` or a missing package, which the user can mend. One line, exit code 2, no
   traceback. Most are found by every rank alike, so ranks other than 0 give rank 0 a moment to be the one who says it.
 * *interrupt*: Ctrl-C. One line, exit code 130.
 * *peer*: an operation that failed because another rank left: the consequence of a failure, not its cause. The rank
   stays silent and waits for the launcher to end it; only if nobody does, it speaks after all.
+* *timeout*: a *peer*'s, of a rank that waited in vain for one that is still there: stuck, or too slow.
 * *bug*: everything else. The traceback and a last line that names the rank; exit code 1.
 
 Who speaks: under ``launch/elastic.py`` (it sets ``DLRM_LAUNCHER``) a rank prints nothing, but writes traceback and
@@ -52,7 +53,7 @@ _STDOUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE, errno.EI
 # Subclasses of torch.distributed.DistError, which need no text to be a peer's; gloo raises plain RuntimeErrors.
 _PEER_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
-Kind = Literal["user", "interrupt", "peer", "bug"]
+Kind = Literal["user", "interrupt", "peer", "timeout", "bug"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def leave(error: BaseException) -> NoReturn:
 
 
 def _leave(error: BaseException) -> NoReturn:
+    if _is_of_reader(error):
+        _exit(0)
     if isinstance(error, SystemExit):  # --help, or a parser that has spoken already
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         lost = _last_words()
@@ -110,9 +113,12 @@ def _leave(error: BaseException) -> NoReturn:
     rank, world_size = _place()
     verdict = judge(error, rank=rank, world_size=world_size)
     _write_to_log_files(error, verdict)
+    told = False
+    if verdict.kind in ("peer", "timeout") and LAUNCHER_VARIABLE in os.environ:
+        told = _hand_to_launcher(error, verdict)  # at once: who has not said anything is the one all wait for
     if world_size > 1:
         _wait_to_be_ended(_patience_s(verdict.kind, rank))
-    if not (_hand_to_launcher(error, verdict) and LAUNCHER_VARIABLE in os.environ):
+    if not told and not (_hand_to_launcher(error, verdict) and LAUNCHER_VARIABLE in os.environ):
         _say(verdict, rank)
     _exit(verdict.exit_code)
 
@@ -149,11 +155,21 @@ def judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
     if _is_of_stdout(error):
         return Verdict(kind="user", line=_cannot_print(error), details="", exit_code=USER_ERROR_EXIT_CODE)
+    if world_size > 1 and _is_timeout(error):
+        line = f"{who} got no answer from another rank within distributed.timeout_s: {summary(error)}"
+        return Verdict(kind="timeout", line=line, details="", exit_code=BUG_EXIT_CODE)
     if world_size > 1 and is_peer_failure(error):
         line = f"{who} lost another rank, and none on this host has said why: {summary(error)}"
         return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)
     line = f"{who} failed: {summary(error)}" if who else ""  # alone, the traceback's last line says it
     return Verdict(kind="bug", line=line, details=details, exit_code=BUG_EXIT_CODE)
+
+
+def _is_of_reader(error: BaseException) -> bool:
+    """Whether a command that prints has ended because who read it, ``head`` say, has enough and misses nothing."""
+    if isinstance(error, SystemExit):  # what rich makes of it
+        return isinstance(error.__context__, BrokenPipeError)
+    return isinstance(error, BrokenPipeError) and _is_of_stdout(error)
 
 
 def _is_of_stdout(error: BaseException) -> TypeGuard[OSError]:
@@ -194,6 +210,10 @@ def summary(error: BaseException) -> str:
     return line if len(line) <= _LONGEST_SUMMARY else line[: _LONGEST_SUMMARY - 3] + "..."
 
 
+def _is_timeout(error: BaseException) -> bool:
+    return any(isinstance(link, RuntimeError) and faults.is_timeout(str(link)) for link in _causes(error))
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
@@ -210,7 +230,7 @@ def _place() -> tuple[int, int]:
 
 def _patience_s(kind: Kind, rank: int) -> float:
     """Seconds to wait for the launcher to end this rank because another one has said, or says better, what happened."""
-    if kind == "peer":
+    if kind in ("peer", "timeout"):
         return PEER_PATIENCE_S
     if kind == "user" and rank:
         return USER_PATIENCE_S + 0.25 * min(rank, 16)  # staggered: of several ranks the lowest speaks

@@ -7,9 +7,12 @@ from functools import partial
 
 from dlrm.config import Config
 from dlrm.config.base import Section
-from dlrm.config.checkpoint_commands import CheckpointCommand, ImportConfig
+from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.signals import raise_on_ctrl_c
+from dlrm.streams import outlive_reader
+
+_ONLY_PRINTS = (InspectConfig, ListConfig, ShowConfig, DiffConfig)
 
 
 def run(config: Section) -> None:
@@ -18,6 +21,8 @@ def run(config: Section) -> None:
     Raises:
         DlrmError: what the user can mend.
     """
+    if not isinstance(config, _ONLY_PRINTS):
+        outlive_reader()
     work: Callable[[], object]
     # A command imports what it needs and no more: preprocess starts without torchrec, training without pyarrow.
     match config:

@@ -13,14 +13,18 @@ _OF_PEERS = (
     "Broken pipe",
     "Socket closed",
     "gloo/transport/",
-    "Timed out waiting",
     "Connection timed out",
     "No route to host",
     "Software caused connection abort",
-    "Application timeout caused pair closure",
     "NCCL communicator was aborted",
     "ncclRemoteError",
     "ncclSystemError",
+)
+# It is there, but stuck or too slow.
+_OF_SLOW_PEERS = (
+    "Timed out waiting",
+    "Application timeout caused pair closure",
+    "wait timeout after",
     "Watchdog caught collective operation timeout",
     "failed to pass monitoredBarrier",
 )
@@ -48,8 +52,13 @@ _NCCL_DETAIL = "Last error:"
 
 
 def is_of_peer(text: str) -> bool:
-    """Whether an error's text says that another rank left, and nothing that was wrong here."""
-    return not is_own(text) and any(mark in text for mark in _OF_PEERS)
+    """Whether an error's text says that another rank left or did not answer, and nothing that was wrong here."""
+    return not is_own(text) and any(mark in text for mark in (*_OF_PEERS, *_OF_SLOW_PEERS))
+
+
+def is_timeout(text: str) -> bool:
+    """Whether an error's text says that another rank did not answer in time."""
+    return not is_own(text) and any(mark in text for mark in _OF_SLOW_PEERS)
 
 
 def is_own(text: str) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import faults
@@ -98,9 +99,32 @@ def joined_world(config: DistributedConfig) -> Iterator[World]:
     torch.set_num_threads(config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    _join(place, backend, config.timeout_s)
+    store = _join(place, backend, timedelta(seconds=config.timeout_s))
     yield World(place=place, device=device, backend=backend, collectives=ProcessGroup())
+    with suppress(dist.DistError):  # another rank failed after its part of the work, and says so; this one's is done
+        leave_together(store, place, timedelta(seconds=config.timeout_s))
     dist.destroy_process_group()
+
+
+def leave_together(store: dist.Store, place: Place, timeout: timedelta) -> None:  # type: ignore[name-defined]
+    """Return when every rank has come here; on rank 0, whose process may keep the store, when all others have returned.
+
+    A rank that left before would close connections on which a slower one is still in its last collective, or, rank 0,
+    take the store away that others look into.
+
+    Raises:
+        dist.DistError: a rank has left without coming here, or did not come within ``timeout``.
+    """
+    others = place.world_size - 1
+    if not others:
+        return
+    if store.add("done", 1) == place.world_size:
+        store.set("all done", "")
+    store.wait(["all done"], timeout)
+    if place.rank == 0:
+        store.wait(["others left"], timeout)
+    elif store.add("left", 1) == others:
+        store.set("others left", "")
 
 
 def choose_device(config: DistributedConfig, place: Place) -> torch.device:
@@ -132,38 +156,25 @@ def choose_backend(config: DistributedConfig, device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if wanted == "nccl" else "gloo"
 
 
-def _join(place: Place, backend: str, timeout_s: float) -> None:
-    timeout = timedelta(seconds=timeout_s)
+def _join(place: Place, backend: str, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
+    """Join the process group; the store through which its ranks have found each other."""
     if place.world_size == 1:  # needs no network and no free port
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-        return
+        return store
     try:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            dist.init_process_group(
-                backend,
-                store=_store_of_this_start(place, timeout),
-                rank=place.rank,
-                world_size=place.world_size,
-                timeout=timeout,
-            )
-        else:
-            dist.init_process_group(backend, timeout=timeout)
+        store = _store_of_this_start(place, timeout)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
     except (RuntimeError, ValueError) as error:  # gloo raises plain RuntimeErrors
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {faults.told(error)}") from error
+    return store
 
 
 def _store_of_this_start(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
-    """A part of torchrun's store that earlier starts of the ranks have not written to.
+    """The store of the launcher, or of rank 0: the part of it that earlier starts of the ranks have not written to.
 
-    The store lives on when ranks are started again, and with it the addresses of those that died.
+    torchrun's lives on when ranks are started again, and with it the addresses of those that died.
     """
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        place.world_size,
-        is_master=False,
-        timeout=timeout,
-    )
+    store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=timeout))
     return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]

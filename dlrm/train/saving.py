@@ -22,7 +22,7 @@ from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, StoppedBySignal
-from dlrm.signals import SignalWatch
+from dlrm.signals import STOPPING, SignalWatch
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact
@@ -205,14 +205,13 @@ class Saving(Hook):
         answers = (
             due and leads,
             self._signals.take_save(),
-            self._signals.stop == signal.SIGTERM,
-            self._signals.stop == signal.SIGINT,
             self._saver.failure is not None,
             min(max(int(pause_steps), 1), _LONGEST_POLL_STEPS) if leads else 0,
+            *(self._signals.stop == number for number in STOPPING),
         )
-        said_6 = torch.tensor(answers, dtype=torch.int64, device=self._world.device)
-        self._world.collectives.all_reduce_sum_(said_6)
-        is_due, save, terminate, interrupt, failed, next_steps = said_6.tolist()
+        said = torch.tensor(answers, dtype=torch.int64, device=self._world.device)
+        self._world.collectives.all_reduce_sum_(said)
+        is_due, save, failed, next_steps, *stops = said.tolist()
         self._last_poll_s, self._last_poll_step = now, position.step
         self._next_poll_step = position.step + next_steps
         if save:
@@ -221,7 +220,7 @@ class Saving(Hook):
             self._wanted = self._wanted or f"every {minutes:g} minutes"
         if failed:
             self._finish(tolerant=self._tolerant)
-        stop = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
+        stop = next((number for number, asked in zip(STOPPING, stops, strict=True) if asked), 0)
         if stop:
             self._wanted = signal.Signals(stop).name
         return stop

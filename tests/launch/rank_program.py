@@ -2,7 +2,7 @@
 
 Modes: alike (every rank finds the same user error), user, bug, killed, exit (rank 1 does it while the others wait in an
 all-reduce), killed_once (only before the ranks are started again), asked (all wait for SIGUSR1), wait (all wait), alone
-(goes on waiting until it is the only rank), ok.
+(goes on waiting until it is the only rank), stubborn (all wait, whatever SIGTERM says), ok.
 """
 
 import os
@@ -39,6 +39,11 @@ def main() -> None:
     if mode == "alone" and dist.get_world_size() > 1:
         dist.all_reduce(torch.ones(4))
         dist.recv(torch.ones(4), src=1 - dist.get_rank())
+    if mode == "stubborn":
+        told = f"told {dist.get_rank()} {os.getpid()}\n".encode()
+        signal.signal(signal.SIGTERM, lambda number, _: os.write(1, told))
+        os.write(1, f"ready {dist.get_rank()} {os.getpid()}\n".encode())
+        time.sleep(120)
     if dist.get_rank() == 1:
         if mode == "user":
             raise error

@@ -1,9 +1,30 @@
 import os
 import signal
+import sys
 
 import pytest
 
 from tests.launch.launching import ELASTIC, HANG_S, PROGRAM, all_end, finished, free_port, interrupt, ranks_up, started
+
+LEAVES_FIRST = """
+import os, time
+from torch.distributed.rendezvous import rendezvous
+store, rank, _ = next(rendezvous("env://"))
+assert os.environ["TORCH_DIST_INIT_BARRIER"] == "1"
+if rank == 0:
+    store.set("pid", str(os.getpid()))
+    store.wait(["read"])
+    os._exit(0)
+pid = int(store.get("pid"))
+store.set("read", "")
+try:
+    while True:
+        os.kill(pid, 0)
+        time.sleep(0.01)
+except ProcessLookupError:
+    assert int(store.get("pid")) == pid
+    print("rank 0 has left")
+"""
 
 
 def test_a_user_error_on_every_rank_is_one_line_and_exit_code_2():
@@ -42,6 +63,32 @@ def test_a_rank_that_exits_without_a_word_is_named_with_its_exit_code():
 def test_a_job_that_succeeds_says_nothing_on_stderr():
     job = finished(*ELASTIC, "ok")
     assert (job.returncode, job.stderr) == (0, "")
+
+
+def test_the_store_of_the_ranks_outlives_a_rank_that_has_left(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(LEAVES_FIRST)
+    job = finished(*ELASTIC[:-1], str(program))
+    assert (job.returncode, job.stdout, job.stderr) == (0, "rank 0 has left\n", "")
+
+
+def test_what_is_ignored_stays_ignored():
+    nohup = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    with started("-c", nohup, sys.executable, *ELASTIC, "wait") as job:
+        pids = ranks_up(job, 2)
+        os.kill(job.pid, signal.SIGHUP)  # comes first, where it comes
+        os.kill(job.pid, signal.SIGTERM)
+        _, err = job.communicate(timeout=HANG_S)
+        assert (job.returncode, err) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
+        assert all_end(pids)
+
+
+def test_a_launcher_whose_torchx_client_is_gone_starts_nothing(tmp_path):
+    with started("-c", "pass") as client:
+        client.wait()
+    local = {"PET_LOG_DIR": str(tmp_path), "TORCHX_RANK0_HOST": "localhost"}
+    job = finished(*ELASTIC, "alike", DLRM_CLIENT=str(client.pid), **local)
+    assert (job.returncode, job.stdout, job.stderr) == (1, "", "")
 
 
 def test_ctrl_c_ends_all_ranks_with_one_line_and_exit_code_130():
@@ -102,17 +149,24 @@ def test_sigusr1_from_before_there_are_ranks_reaches_them():
     assert sorted(line for line in job.stdout.splitlines() if line.startswith("asked")) == ["asked 0", "asked 1"]
 
 
-def test_when_a_host_dies_the_others_go_on_without_it():
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGKILL, "starting all"), (signal.SIGSTOP, "lost host localhost")]
+)
+def test_when_a_host_dies_or_falls_silent_the_others_go_on_without_it(number, told):
     meeting = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", "localhost"]
     meeting += ["--rdzv-backend", "c10d", "--rdzv-id", "hosts", "--rdzv-endpoint", f"localhost:{free_port()}"]
     patience = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=6"
+    secret = {"DLRM_JOB_SECRET": "s" * 32}
     # Here both have the address of the meeting point; where it is may not depend on which of them comes first.
-    with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=true", PROGRAM, "alone") as first:
-        with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=false", PROGRAM, "alone") as second:
-            ranks_up(first, 1)
-            (pid,) = ranks_up(second, 1)
-            os.kill(second.pid, signal.SIGKILL)
-            assert all_end([pid])
+    with (
+        started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=true", PROGRAM, "alone", **secret) as first,
+        started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=false", PROGRAM, "alone", **secret) as second,
+    ):
+        ranks_up(first, 1)
+        (pid,) = ranks_up(second, 1)
+        os.kill(pid, number)
+        os.kill(second.pid, number)
         _, err = first.communicate(timeout=HANG_S)
         assert first.returncode == 0, err
+        assert told in err
         assert "starting all ranks again" in err

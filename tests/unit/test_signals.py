@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dlrm.signals import SignalWatch
 from dlrm.testing.elastic_job import NOT_PASSED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +64,12 @@ def slow_import(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "line"), [(signal.SIGTERM, 143, "stopped by SIGTERM\n"), (signal.SIGINT, 130, "interrupted\n")]
+    ("number", "code", "line"),
+    [
+        (signal.SIGTERM, 143, "stopped by SIGTERM\n"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP\n"),
+        (signal.SIGINT, 130, "interrupted\n"),
+    ],
 )
 def test_a_signal_while_packages_are_imported_ends_the_process_at_once_with_a_line(slow_import, number, code, line):
     with started("dlrm_main.py", "train", "--data.kind", "random", **slow_import) as process:
@@ -82,9 +88,27 @@ def test_sigusr1_while_packages_are_imported_does_not_end_the_process(slow_impor
         assert ended_by(signal.SIGTERM, process)[0] == 143
 
 
-def test_sigterm_ends_a_process_that_waits_outside_of_python():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_stop_ends_a_process_that_waits_outside_of_python(number):
     with started("-c", IN_CPP) as process:
-        assert ended_by(signal.SIGTERM, process) == (143, "", "stopped by SIGTERM\n")
+        assert ended_by(number, process) == (128 + number, "", f"stopped by {number.name}\n")
+
+
+def test_a_terminal_that_closes_asks_to_save_and_stop():
+    with SignalWatch(announce=False) as watch:
+        signal.raise_signal(signal.SIGHUP)
+        assert (watch.stop, watch.take_save()) == (signal.SIGHUP, False)
+
+
+def test_what_is_ignored_stays_ignored_while_somebody_watches():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalWatch(announce=False) as watch:
+            signal.raise_signal(signal.SIGHUP)
+            assert watch.stop == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_sigusr1_is_held_until_somebody_watches_and_again_after_that():
@@ -101,9 +125,9 @@ def test_once_all_is_imported_ctrl_c_is_an_exception_again():
 
 
 def test_what_is_ignored_stays_ignored():
-    words = "import signal\nfor one in (2, 15): signal.signal(one, signal.SIG_IGN)\n"
+    words = "import signal\nfor one in (1, 2, 15): signal.signal(one, signal.SIG_IGN)\n"
     words += (
-        "from dlrm import signals\nsignals.take_early()\nfor one in (2, 15): signal.raise_signal(one)\nprint('here')"
+        "from dlrm import signals\nsignals.take_early()\nfor one in (1, 2, 15): signal.raise_signal(one)\nprint('here')"
     )
     done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "here\n", "")

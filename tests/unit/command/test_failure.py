@@ -1,8 +1,10 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def test_a_reader_who_has_read_enough_is_no_failure():
     command = f"{sys.executable} dlrm_main.py inspect --path x --print-config | true; exit ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("end", ["raise BrokenPipeError(32, 'Broken pipe')", "rich.console.Console().on_broken_pipe()"])
+def test_a_command_that_prints_ends_quietly_when_its_reader_has_enough(end):
+    script = (
+        "from dlrm.command.failure import leave\nimport rich.console\ntry:\n    try: print('x' * 100_000, flush=True)\n"
+    )
+    script += f"    except BrokenPipeError: {end}\nexcept BaseException as error: leave(error)"
+    command = f'{sys.executable} -c "{script}" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -76,7 +89,18 @@ def left(error_expression, **environment):
 )
 def test_what_other_ranks_leave_behind_is_a_consequence(error):
     assert is_peer_failure(error)
-    assert judge(error, rank=0, world_size=2).kind == "peer"
+    assert judge(error, rank=0, world_size=2).kind in ("peer", "timeout")
+
+
+def test_who_waited_in_vain_says_how_long_one_waits():
+    error = RuntimeError(
+        "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete"
+    )
+    verdict = judge(error, rank=0, world_size=2)
+    assert verdict.kind == "timeout"
+    assert verdict.line.startswith(
+        "rank 0 got no answer from another rank within distributed.timeout_s: RuntimeError: "
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("Broken pipe"), KeyError("gloo")])
@@ -156,6 +180,18 @@ def test_under_the_launcher_a_rank_hands_its_error_over_and_is_silent(tmp_path):
     content = json.loads(file.read_text())
     assert content["message"]["message"] == content["dlrm"]["line"] == "a.tsv: is empty"
     assert content["message"]["errorCode"] == 2
+
+
+def test_a_rank_that_waited_for_another_tells_the_launcher_before_it_waits_to_be_ended(tmp_path):
+    file = tmp_path / "error.json"
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "DLRM_LAUNCHER": "1", "TORCHELASTIC_ERROR_FILE": str(file)}
+    script = "from dlrm.command.failure import leave; leave(RuntimeError('Timed out waiting 1000ms for recv'))"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **environment}) as process:
+        while not file.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.terminate()
+    assert process.returncode == -signal.SIGTERM
+    assert json.loads(file.read_text())["dlrm"]["kind"] == "timeout"
 
 
 def test_a_rank_that_cannot_hand_its_error_over_says_it(tmp_path):

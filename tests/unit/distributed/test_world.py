@@ -1,6 +1,11 @@
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,7 @@ import torch.distributed as dist
 
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import world
-from dlrm.distributed.world import Place, choose_backend, choose_device, joined_world
+from dlrm.distributed.world import Place, choose_backend, choose_device, joined_world, leave_together
 from dlrm.errors import SetupError
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -193,3 +198,58 @@ def test_ranks_that_do_not_find_each_other_say_where_they_looked(changes, said):
     )
     (line,) = done.stdout.splitlines()
     assert line.startswith(said), done.stderr
+
+
+LEAVES = """
+import os, sys
+from dlrm.config.run import DistributedConfig
+from dlrm.distributed.world import joined_world
+with joined_world(DistributedConfig(device="cpu", threads_per_rank=1)) as world:
+    world.collectives.barrier()
+    print("worked", flush=True)
+    if world.rank == 1:
+        sys.stdin.read()
+os._exit(0)  # as dlrm_main.py
+"""
+
+
+def test_rank_0_which_keeps_the_store_leaves_after_the_others():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    job = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": PROJECT, "text": True}
+    with ExitStack() as stack:
+        ranks = []
+        for rank in ("0", "1"):
+            environment = os.environ | job | {"RANK": rank, "LOCAL_RANK": rank}
+            started = subprocess.Popen([sys.executable, "-c", LEAVES], env=environment, **pipes)
+            ranks.append(stack.enter_context(started))
+            stack.callback(started.kill)
+        assert [rank.stdout.readline() for rank in ranks] == ["worked\n", "worked\n"]
+        store = dist.PrefixStore("start 0", dist.TCPStore("127.0.0.1", port, is_master=False))
+        while store.add("done", 0) == 0:  # fails if rank 0 leaves, and the store with it
+            time.sleep(0.01)
+        assert not store.check(["all done"])
+        ranks[1].stdin.close()
+        assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+
+
+def test_all_ranks_leave_together_and_rank_0_last():
+    store, left = dist.HashStore(), {}
+
+    def leave(rank):
+        leave_together(store, Place(rank, 3, rank, 3), timedelta(seconds=100))
+        left[rank] = store.add("left", 0)
+
+    threads = [threading.Thread(target=leave, args=(rank,)) for rank in range(3)]
+    for thread in threads[:2]:
+        thread.start()
+    while store.add("done", 0) < 2:
+        time.sleep(0.01)
+    assert not left
+    threads[2].start()
+    for thread in threads:
+        thread.join()
+    assert left.keys() == {0, 1, 2}
+    assert left[0] == 2

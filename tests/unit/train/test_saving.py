@@ -167,13 +167,14 @@ def test_a_save_that_is_due_where_another_hook_ends_training_is_made():
     assert (run.saver.begun, run.saver.facts[50]["reason"]) == ([50], "every 50 steps")
 
 
-def test_a_signal_during_the_last_save_is_not_forgotten():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_during_the_last_save_is_not_forgotten(number):
     run = Run()
     with run.signals:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         with pytest.raises(StoppedBySignal) as stopped:
             run.end()
-    assert (stopped.value.number, run.saver.last.step) == (signal.SIGTERM, LAST)
+    assert (stopped.value.number, run.saver.last.step) == (number, LAST)
 
 
 def test_a_run_that_goes_on_from_its_last_checkpoint_saves_it_no_second_time_but_another_runs_it_does():

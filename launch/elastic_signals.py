@@ -1,0 +1,112 @@
+"""Signals to the launcher: those that stop the job, and SIGUSR1, by which the ranks are asked to save."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequests:
+    """SIGTERM, SIGHUP and Ctrl-C: the first ends the ranks by SIGTERM, upon which they save; a second Ctrl-C kills them.
+
+    torchelastic would pass each on as it is, and a rank that waits in C++ sees SIGINT late or never. It would also take
+    over what is ignored: SIGHUP under nohup, SIGINT in a script's background.
+
+    Args:
+        leave: says by which signal the job has ended and gives the exit code.
+    """
+
+    def __init__(self, leave: Callable[[signal.Signals], int]) -> None:
+        self._leave = leave
+        self._raises = False
+        self._interrupts = 0
+        self.first: signal.Signals | None = None
+        self.ranks: Collection[int] = ()  # process ids, kept up to date by the launcher's loop
+
+    def take_over(self) -> None:
+        """Handle signals from now on, also those that the client has held back; this process ends at once."""
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOPPING, signal.SIGUSR1})
+
+    def raise_from_now_on(self) -> None:
+        """All is imported, where exceptions get lost: signals raise torchelastic's SignalException."""
+        self._raises = True
+        self.check()
+
+    def left_to_torchelastic(self, names: str) -> str:
+        """Of the signals in torchelastic's list those that it is to handle."""
+        numbers = {name: getattr(signal, name.strip(), None) for name in names.split(",")}
+        ours = {number for number in numbers.values() if number in STOPPING}
+        ignored = {number for number in numbers.values() if number and signal.getsignal(number) == signal.SIG_IGN}
+        return ",".join(name for name, number in numbers.items() if number not in ours | ignored)
+
+    def check(self) -> None:
+        """Raise what a signal has raised already, if that got lost in torchelastic."""
+        if self.first is not None:
+            from torch.distributed.elastic.multiprocessing import SignalException
+
+            raise SignalException(self.first.name, sigval=signal.SIGTERM)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.first = self.first, self.first or signal.Signals(number)
+        self._interrupts += number == signal.SIGINT
+        if not self._raises or self._interrupts > 1:
+            self._end_now()
+        if first is None:
+            self.check()
+
+    def _end_now(self) -> NoReturn:
+        for pid in self.ranks:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # each leads a group of its own
+        assert self.first is not None
+        os._exit(self._leave(self.first))
+
+
+class SaveRequests:
+    """SIGUSR1, passed on to every rank once; one that does not listen yet, and would be ended by it, is waited for."""
+
+    def __init__(self) -> None:
+        self._asked = self._pending = False
+        self._passed_on: set[int] = set()
+
+    def note(self, number: int, frame: object) -> None:
+        """Handle the signal."""
+        self._asked = True
+
+    def pass_on(self, pids: Collection[int]) -> None:
+        """Tell those of these ranks that listen and were not told yet; call it now and then."""
+        if self._asked:
+            self._asked, self._pending = False, True
+            self._passed_on.clear()
+        if not self._pending:
+            return
+        for pid in pids:
+            if pid not in self._passed_on and _listens(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+                self._passed_on.add(pid)
+        self._pending = not self._passed_on.issuperset(pids)
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process catches SIGUSR1 or holds it for later (sigwait in its main thread alone is not seen).
+
+    Where the system does not say, yes.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return not sys.platform.startswith("linux")
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigBlk:"))]
+    return any(mask >> (signal.SIGUSR1 - 1) & 1 for mask in masks)

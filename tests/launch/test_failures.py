@@ -1,0 +1,59 @@
+"""Which of the ranks' failures the launcher takes for the cause, and what it says of it."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WAITED = "rank 0 got no answer from another rank within distributed.timeout_s: RuntimeError: Timed out"
+
+
+@pytest.fixture
+def elastic(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    import elastic
+
+    return elastic
+
+
+def report(kind, line, time_s):
+    return {"dlrm": {"kind": kind, "line": line, "details": "", "time_s": time_s}}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_rank_that_was_stuck_until_the_time_out_is_named_with_it(elastic, number):
+    failures = [
+        elastic.Failure.of(0, 1, 0.0, report("timeout", WAITED, 10.0)),
+        elastic.Failure.of(1, -number, 40.0, {}, ended=True),
+        elastic.Failure.of(2, -signal.SIGTERM, 11.0, report("timeout", WAITED, 10.5), ended=True),
+    ]
+    assert elastic.cause(failures) == f"rank 1 did not answer, stuck or too slow: {WAITED}\n"
+
+
+def test_a_rank_that_woke_up_after_the_time_out_is_not_accused(elastic):
+    failures = [
+        elastic.Failure.of(0, 1, 0.0, report("timeout", WAITED, 10.0)),
+        elastic.Failure.of(1, -signal.SIGTERM, 11.0, report("peer", "rank 1 lost another rank", 10.5), ended=True),
+    ]
+    assert elastic.cause(failures) == f"{WAITED}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(signal.SIGKILL, " (out of memory?)"), (signal.SIGTERM, ""), (signal.SIGHUP, "")]
+)
+def test_a_rank_that_somebody_else_has_killed_is_the_cause(elastic, number, hint):
+    failures = [
+        elastic.Failure.of(0, -signal.SIGTERM, 11.0, report("peer", "rank 0 lost another rank", 10.0), ended=True),
+        elastic.Failure.of(1, -number, 11.0, {}),
+        elastic.Failure.of(2, -signal.SIGKILL, 41.0, {}, ended=True),
+    ]
+    assert elastic.cause(failures) == f"rank 1 was killed by {number.name}{hint}\n"
+
+
+def test_an_error_comes_before_what_follows_from_it(elastic):
+    failures = [
+        elastic.Failure.of(0, 1, 0.0, report("timeout", WAITED, 9.0)),
+        elastic.Failure.of(1, 1, 0.0, report("bug", "rank 1 failed: ValueError: boom", 10.0)),
+    ]
+    assert elastic.cause(failures) == "rank 1 failed: ValueError: boom\n"
