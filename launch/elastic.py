@@ -251,9 +251,9 @@ def _watch_agent(saves: SaveRequests, stops: StopRequests) -> list[Failure]:
             why = cause(failures).strip().rpartition("\n")[2] or "a rank failed"
         left = agent._remaining_restarts
         write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again ({left} more time(s) at most)\n")
-        ended.clear()
         if lost_host:  # the ranks wait for those of that host, and would be waited for for 30 s
             agent._shutdown(timeout=SHUTDOWN_S)
+        ended.clear()
         restart(agent, group)
 
     agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted

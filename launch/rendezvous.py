@@ -16,6 +16,7 @@ It needs torch and the standard library only.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import socket
 import time
@@ -62,6 +63,10 @@ def prepare(options: argparse.Namespace) -> None:
         LaunchError: options contradict each other, or the secret is none.
     """
     rendezvous_handler_registry.register(NAME, Rendezvous)
+    # With other backends ranks keep their store themselves: torch's launcher would serve one to all starts of the ranks.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    # Ranks wait for each other when they have joined: one with nothing to do would leave while another still connects.
+    os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     _, hosts = parse_min_max_nnodes(options.nnodes)
     if options.standalone and hosts > 1:
         raise LaunchError(f"--standalone is for one host, --nnodes is {options.nnodes}; leave one out", exit_code=2)
@@ -132,7 +137,7 @@ class Rendezvous(RendezvousHandler):
     def next_rendezvous(self) -> RendezvousInfo:
         """Meet the other hosts and return who this one is among them, and where the ranks' store is."""
         self._waiting = Waiting(self._join_s, "--rdzv-conf join_timeout=SECONDS")
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torch would serve one store to all starts of the ranks
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # it is served here
         try:
             info = self._torch.next_rendezvous()
         except RendezvousTimeoutError as error:
@@ -203,11 +208,13 @@ class Rendezvous(RendezvousHandler):
         if self._waiting is None:
             return
         here = self._hosts.here(self._params)
-        if state.deadline is None:
-            self._waiting.say(here)
-        else:  # enough for the job to go on
+        if state.complete and len(state.participants) >= self._params.max_nodes:
+            self._waiting.say(f"{here}; this one steps in when one of them leaves", left_s=math.inf)
+        elif state.deadline is not None:  # there are enough for the job to go on
             left_s = (state.deadline - datetime.now(UTC)).total_seconds()
             self._waiting.say(here, left_s=left_s, option="--rdzv-conf last_call_timeout=SECONDS")
+        else:
+            self._waiting.say(here)
 
     def _watch(self, keys: Sequence[str]) -> str:
         """What launchers wait for where these keys are not there yet.
@@ -268,6 +275,7 @@ class Hosts:
         self._silence_s = silence_s
         self._suspicious_s = max(silence_s / 2, 2 * interval_s + 1)
         self._state: Any = None
+        self._there: list[str] = []  # a host that gives up waiting leaves, and would not be counted
         self._met: list[Any] = []
         self._heard: dict[Any, tuple[Any, float]] = {}  # by host: its own time of the heartbeat, when it was seen here
         self._closed_s: float | None = None
@@ -286,6 +294,7 @@ class Hosts:
         if state.closed and self._closed_s is None:
             self._closed_s = now_s
         self._state = state
+        self._there = sorted(host.addr for host in state.participants) or self._there
 
     def meet(self) -> None:
         """The hosts of the state have met."""
@@ -316,13 +325,10 @@ class Hosts:
 
     def here(self, params: RendezvousParameters) -> str:
         """Which hosts are there and how many are waited for, in words."""
-        names = sorted(host.addr for host in self._state.participants) if self._state is not None else []
-        wanted = (
-            str(params.min_nodes)
-            if params.min_nodes == params.max_nodes
-            else f"{params.min_nodes} to {params.max_nodes}"
-        )
-        return f"{len(names)} of {wanted} hosts (--nnodes) are here" + (f": {', '.join(names)}" if names else "")
+        fewest, most = params.min_nodes, params.max_nodes
+        wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
+        names = f": {', '.join(self._there)}" if self._there else ""
+        return f"{len(self._there)} of {wanted} hosts (--nnodes) are here{names}"
 
 
 def _seconds(params: RendezvousParameters, name: str) -> int:

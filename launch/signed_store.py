@@ -120,10 +120,8 @@ class SignedStore(Store):
         try:
             return getattr(self._store, method)(*arguments)
         except DistError as error:
-            line = (
-                f"{self._where}, where the hosts meet, does not answer any more: its launcher ended or its host is lost"
-            )
-            raise LaunchError(line) from error
+            line = f"{self._where}, where the hosts meet, does not answer any more"
+            raise LaunchError(f"{line}: its launcher ended, and says why, or its host is lost") from error
 
     def _signed(self, key: str, value: str | bytes) -> Any:
         """What to store, as bytes, which the store's methods take although they are annotated to take str."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -49,14 +50,21 @@ class Waiting:
         return time.monotonic() - self._began_s
 
     def say(self, what: str, *, left_s: float | None = None, option: str = "") -> None:
-        """Say what is waited for, if it is time to; ``left_s`` and ``option`` where another limit comes earlier."""
+        """Say what is waited for, if it is time to.
+
+        Args:
+            what: is waited for.
+            left_s: seconds, where it is another limit that counts; infinite if there is none.
+            option: what changes that limit.
+        """
         if self.waited_s < self._next_s:
             return
         self._next_s = self.waited_s + EVERY_S
         if left_s is None:
             left_s, option = self._limit_s - self.waited_s, self._option
-        by = f" ({option})" if option else ""
-        say(f"{what}; waiting {max(0.0, left_s):.0f} s more at most{by}")
+        if left_s < math.inf:
+            what += f"; waiting {max(0.0, left_s):.0f} s more at most" + (f" ({option})" if option else "")
+        say(what)
 
 
 def say(line: str) -> None:

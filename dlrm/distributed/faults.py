@@ -20,8 +20,8 @@ _OF_PEERS = (
     "ncclRemoteError",
     "ncclSystemError",
 )
-# The other side did not answer within distributed.timeout_s.
-_TIMEOUTS = (
+# It is there, but stuck or too slow.
+_OF_SLOW_PEERS = (
     "Timed out waiting",
     "Application timeout caused pair closure",
     "wait timeout after",
@@ -52,13 +52,13 @@ _NCCL_DETAIL = "Last error:"
 
 
 def is_of_peer(text: str) -> bool:
-    """Whether an error's text says that another rank left, and nothing that was wrong here."""
-    return not is_own(text) and any(mark in text for mark in (*_OF_PEERS, *_TIMEOUTS))
+    """Whether an error's text says that another rank left or did not answer, and nothing that was wrong here."""
+    return not is_own(text) and any(mark in text for mark in (*_OF_PEERS, *_OF_SLOW_PEERS))
 
 
 def is_timeout(text: str) -> bool:
     """Whether an error's text says that another rank did not answer in time."""
-    return not is_own(text) and any(mark in text for mark in _TIMEOUTS)
+    return not is_own(text) and any(mark in text for mark in _OF_SLOW_PEERS)
 
 
 def is_own(text: str) -> bool:
@@ -69,7 +69,7 @@ def is_own(text: str) -> bool:
     if "ncclSystemError" not in text:
         return False
     detail = text.partition(_NCCL_DETAIL)[2] or text.replace("ncclSystemError", "")
-    return not any(mark in detail for mark in (*_OF_PEERS, *_TIMEOUTS))
+    return not any(mark in detail for mark in (*_OF_PEERS, *_OF_SLOW_PEERS))
 
 
 def told(error: BaseException) -> str:

@@ -149,17 +149,24 @@ def test_sigusr1_from_before_there_are_ranks_reaches_them():
     assert sorted(line for line in job.stdout.splitlines() if line.startswith("asked")) == ["asked 0", "asked 1"]
 
 
-def test_when_a_host_dies_the_others_go_on_without_it():
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGKILL, "starting all"), (signal.SIGSTOP, "lost host localhost")]
+)
+def test_when_a_host_dies_or_falls_silent_the_others_go_on_without_it(number, told):
     meeting = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", "localhost"]
     meeting += ["--rdzv-backend", "c10d", "--rdzv-id", "hosts", "--rdzv-endpoint", f"localhost:{free_port()}"]
     patience = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=6"
+    secret = {"DLRM_JOB_SECRET": "s" * 32}
     # Here both have the address of the meeting point; where it is may not depend on which of them comes first.
-    with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=true", PROGRAM, "alone") as first:
-        with started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=false", PROGRAM, "alone") as second:
-            ranks_up(first, 1)
-            (pid,) = ranks_up(second, 1)
-            os.kill(second.pid, signal.SIGKILL)
-            assert all_end([pid])
+    with (
+        started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=true", PROGRAM, "alone", **secret) as first,
+        started(ELASTIC[0], *meeting, "--rdzv-conf", f"{patience},is_host=false", PROGRAM, "alone", **secret) as second,
+    ):
+        ranks_up(first, 1)
+        (pid,) = ranks_up(second, 1)
+        os.kill(pid, number)
+        os.kill(second.pid, number)
         _, err = first.communicate(timeout=HANG_S)
         assert first.returncode == 0, err
+        assert told in err
         assert "starting all ranks again" in err

@@ -3,6 +3,7 @@
 import base64
 import os
 import pickle
+import re
 import socket
 import sys
 import threading
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
 
 from tests.launch.launching import ELASTIC, HANG_S, ROOT, ranks_up, started
@@ -75,8 +77,8 @@ def test_a_job_on_one_host_listens_on_loopback_only_and_executes_nothing_that_a_
         _, err = job.communicate(timeout=HANG_S)
     assert not (tmp_path / "executed").exists()
     assert job.returncode == 2
-    assert err.startswith(
-        "launch failed: what lies at 127.0.0.1:0, where the hosts meet, was not written by a launcher of"
+    assert re.match(
+        r"launch failed: what lies at 127.0.0.1:\d+, where the hosts meet, was not written by a launcher", err
     )
 
 
@@ -185,6 +187,57 @@ def test_hosts_that_fall_silent_because_the_job_has_ended_are_not_lost(monkeypat
     assert hosts.missing() == ([], [])
 
 
+@pytest.fixture
+def launcher(store, monkeypatch):
+    """A rendezvous of one to two hosts that waits for the second one; its store is there."""
+    monkeypatch.setattr(telling, "FIRST_S", 0.0)
+    monkeypatch.setattr(rendezvous, "open_store", lambda *_, **__: store)
+    meeting = {"join_timeout": "300", "last_call_timeout": "15", "max_restarts": "0"}
+    params = RendezvousParameters(rendezvous.NAME, "first:29400", "job", 1, 2, "first", **meeting)
+    made = rendezvous.Rendezvous(params)
+    made._waiting = telling.Waiting(300, "--rdzv-conf join_timeout=SECONDS")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("here", "complete", "left_s", "told"),
+    [
+        (
+            "",
+            False,
+            None,
+            r"0 of 1 to 2 hosts \(--nnodes\) are here; waiting 300 s more at most \(--rdzv-conf join_timeout",
+        ),
+        (
+            "a",
+            False,
+            15,
+            r"1 of 1 to 2 .* here: a; waiting 1[45] s more at most \(--rdzv-conf last_call_timeout=SECONDS\)",
+        ),
+        ("ab", True, None, r"2 of 1 to 2 .* here: a, b; this one steps in when one of them leaves\n$"),
+    ],
+)
+def test_it_is_told_which_hosts_are_waited_for_and_how_long(launcher, capsys, here, complete, left_s, told):
+    state = _RendezvousState()
+    state.participants = {_NodeDesc(name, 1, 0): 0 for name in here}
+    state.complete = complete
+    state.deadline = None if left_s is None else datetime.now(UTC) + timedelta(seconds=left_s)
+    launcher._note(state)
+    assert re.match(told, capsys.readouterr().err)
+
+
+def test_a_host_without_which_the_job_cannot_go_on_ends_it(launcher, monkeypatch):
+    gone, here = _NodeDesc("gone", 1, 0), _NodeDesc("here", 1, 0)
+    monkeypatch.setattr(launcher._torch, "num_nodes_waiting", lambda: 0)
+    monkeypatch.setattr(launcher._hosts, "missing", lambda: ([gone], [gone]))
+    launcher._hosts._met = [gone, here]
+    assert launcher.num_nodes_waiting() == 1  # one is enough: the ranks are started again
+    assert launcher.cause.startswith("lost host gone: nothing was heard of it for 25 s")
+    launcher._params.min_nodes = 2
+    with pytest.raises(telling.LaunchError, match=r"lost host gone: .* the job needs 2 hosts \(--nnodes\)"):
+        launcher.num_nodes_waiting()
+
+
 def test_a_first_host_that_comes_late_is_waited_for_and_the_wait_is_told(monkeypatch, capsys):
     monkeypatch.setattr(telling, "FIRST_S", 0.0)
     monkeypatch.setattr(host_store, "_POLL_S", 0.01)
@@ -217,6 +270,13 @@ def test_an_address_where_nobody_comes_or_another_program_listens_is_one_line(mo
     monkeypatch.setattr(host_store.socket, "create_connection", no_such_name)
     with pytest.raises(telling.LaunchError, match=r"nowhere \(--rdzv-endpoint\) names no host that this one knows"):
         host_store.open_store("nowhere", port, is_host=False, timeout=timedelta(seconds=1), patience_s=0)
+
+
+def test_a_host_knows_its_own_addresses():
+    assert host_store.is_this_host("127.0.0.1")
+    assert host_store.is_this_host(socket.gethostname())
+    assert not host_store.is_this_host("203.0.113.1")  # of a block for documentation
+    assert not host_store.is_this_host("nowhere.invalid")
 
 
 def no_such_name(*_, **__):

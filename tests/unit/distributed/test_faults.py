@@ -37,8 +37,10 @@ OF_PEERS = [
     ),
     dist.DistBackendError("NCCL communicator was aborted on rank 0."),
     dist.DistNetworkError("recvValue failed on SocketImpl(fd=3): Connection reset by peer"),
-    dist.DistStoreError("wait timeout after 300000ms, keys: /default_pg/0//cuda//0"),
     RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:38312."),
+]
+SLOW_PEERS = [
+    dist.DistStoreError("wait timeout after 300000ms, keys: /default_pg/0//cuda//0"),
     RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 600000ms for recv operation to complete"),
 ]
 
@@ -51,6 +53,12 @@ def test_what_was_wrong_on_this_rank_is_a_cause(error):
 @pytest.mark.parametrize("error", OF_PEERS, ids=str)
 def test_what_another_rank_left_behind_is_a_consequence(error):
     assert judge(error, rank=1, world_size=2).kind == "peer"
+
+
+@pytest.mark.parametrize("error", SLOW_PEERS, ids=str)
+def test_what_waited_in_vain_is_a_consequence_as_well(error):
+    assert judge(error, rank=1, world_size=2).kind == "timeout"
+    assert faults.is_of_peer(str(error))
 
 
 @pytest.mark.parametrize(
