@@ -93,9 +93,10 @@ def _leave_terminal() -> None:
 
 
 def _writes_to_terminal(handler: logging.Handler) -> bool:
-    if not isinstance(handler, logging.StreamHandler) or isinstance(handler, logging.FileHandler):
+    """By the stream it has, which need not make it a StreamHandler: torch's, from 2.14 on, asks for sys.stderr anew."""
+    if isinstance(handler, logging.FileHandler):
         return False
     try:
-        return handler.stream.fileno() in (1, 2)
+        return getattr(handler, "stream").fileno() in (1, 2)  # noqa: B009
     except (AttributeError, OSError, ValueError):  # no stream, not a real file, or closed
         return False

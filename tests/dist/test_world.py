@@ -12,12 +12,13 @@ from dlrm.testing.ranks import run_ranks
 
 def join_from_two_hosts(rank, world_size, port, counts):
     """What a rank computes on when it is the only one of its host, which has so many CUDA devices."""
+    dist.barrier()  # or one leaves the group that run_ranks made while the other is still joining it
     dist.destroy_process_group()
     os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     socket.gethostname = lambda: f"n{rank}"
     torch.cuda.device_count = lambda: counts[rank]
     devices.cuda_fault = lambda index: ""
-    with joined_world(DistributedConfig(timeout_s=60)) as world:
+    with joined_world(DistributedConfig()) as world:
         return str(world.device), world.backend, world.notice, world.collectives.all_gather_object(rank)
 
 
