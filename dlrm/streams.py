@@ -26,9 +26,12 @@ def open_closed() -> None:
 
 
 def outlive_reader() -> None:
-    """From now on standard output that cannot be written to leads nowhere, which the log says once."""
+    """From now on standard output that cannot be written to leads nowhere, which the log says once.
+
+    What somebody has put in the place of the process's own stream is theirs.
+    """
     stdout = sys.stdout
-    if isinstance(stdout, io.TextIOWrapper) and not isinstance(stdout, _LastingStream):
+    if stdout is sys.__stdout__ and isinstance(stdout, io.TextIOWrapper):
         sys.stdout = _LastingStream(
             stdout.detach(),
             encoding=stdout.encoding,

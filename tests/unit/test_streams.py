@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dlrm import streams
+
 ROOT = Path(__file__).resolve().parents[2]
 GOES_ON = """
 import logging, sys
@@ -47,3 +49,10 @@ def test_files_do_not_take_the_place_of_standard_streams_that_were_closed():
 def test_a_command_does_without_standard_streams(closed):
     done = run(f"{sys.executable} dlrm_main.py inspect --path x --print-config {closed}")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stream_in_the_place_of_standard_output_is_left_alone():
+    before = sys.stdout  # pytest's
+    streams.outlive_reader()
+    assert sys.stdout is before
+    print("still there")
