@@ -119,16 +119,6 @@ def test_an_overwriting_job_that_was_interrupted_goes_on_without_being_told_agai
     assert contents(output) == contents(make(raw, tmp_path / "other", dense={"shift": 5}))
 
 
-def test_somebody_elses_data_is_replaced_once_the_input_was_parsed(raw, tmp_path):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "day_9_dense.npy").write_bytes(b"precious")
-    assert not fail_at(raw, output, 10, overwrite=True)
-    assert (output / "day_9_dense.npy").read_bytes() == b"precious"
-    make(raw, output, overwrite=True)
-    assert contents(output) == contents(make(raw, tmp_path / "other"))
-
-
 def test_a_disk_without_room_for_both_data_sets_is_said_and_the_old_one_stays(raw, tmp_path, monkeypatch):
     output = make(raw, tmp_path / "out")
     before = contents(output)
