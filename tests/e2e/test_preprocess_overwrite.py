@@ -68,7 +68,8 @@ def test_a_job_that_leaves_rows_out_does_not_go_on_as_if_it_had_not(tmp_path):
 
 def test_a_job_that_has_parsed_nothing_yet_may_begin_anew_with_anything(tmp_path):
     raw = write_raw(tmp_path / "raw")
-    spoil(raw, 0, row=0)
+    for day in range(3):
+        spoil(raw, day, row=0)
     with pytest.raises(DataError, match="column cat_0"):
         make(raw, tmp_path / "out", workers=1, chunk_bytes=1 << 20)
     write_raw(raw)

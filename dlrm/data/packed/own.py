@@ -15,7 +15,7 @@ from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES, Manifest
 from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import DataError
 
-MOVE_AWAY = "nothing was removed: move it away, or choose another output"
+MOVE_AWAY = "move it away, or choose another output"
 
 
 def find_data(folder: Path) -> list[Path]:
@@ -41,13 +41,17 @@ def is_own(path: Path, folder: Path, names: Collection[str]) -> bool:
     return path.resolve() == folder.resolve() / name and stat.S_ISREG(path.lstat().st_mode)
 
 
+def find_foreign(paths: Iterable[Path], folder: Path, names: Collection[str]) -> Path | None:
+    """The first of some files of a folder that is not this program's; None if there is none."""
+    return next((path for path in paths if not is_own(path, folder, names)), None)
+
+
 def check_own(paths: Iterable[Path], folder: Path, names: Collection[str]) -> None:
     """See that all files that are in the way may be removed.
 
     Raises:
         DataError: one of them is not this program's.
     """
-    for path in paths:
-        if not is_own(path, folder, names):
-            problem = "is a link" if path.is_symlink() else "was not written by this program, as far as is known"
-            raise DataError(str(path), problem, mend=MOVE_AWAY)
+    if path := find_foreign(paths, folder, names):
+        problem = "is a link" if path.is_symlink() else "was not written by this program, as far as is known"
+        raise DataError(str(path), problem, mend=f"nothing was removed: {MOVE_AWAY}")

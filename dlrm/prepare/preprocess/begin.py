@@ -14,6 +14,7 @@ from pydantic import Field
 
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from dlrm.data.packed.own import MOVE_AWAY, find_foreign
 from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import ConfigError, DataError
 from dlrm.prepare.preprocess.counted import part_names
@@ -23,6 +24,7 @@ from dlrm.prepare.preprocess.replaced import (
     data_set_files,
     manifest_digest,
     note_names,
+    own_names,
     remove_data_set,
 )
 from dlrm.prepare.preprocess.setting import Source
@@ -159,9 +161,9 @@ def _begun(config: PreprocessConfig, work: WorkFolder, earlier: State | None, st
     if earlier is None:
         strangers = data_set_files(work)
         if strangers:
-            check_replaceable(work)  # if it may not even be overwritten
-            problem = f"holds {strangers[0].name} already, which this job did not write"
-            raise DataError(str(work.output), problem, mend=_START_OVER)
+            foreign = find_foreign(strangers, work.output, own_names(work))
+            problem = f"holds {(foreign or strangers[0]).name} already, which this job did not write"
+            raise DataError(str(work.output), problem, mend=MOVE_AWAY if foreign else _START_OVER)
         return None
     if config.overwrite and (work.output / MANIFEST_NAME).exists() and not _is_being_replaced(work, earlier):
         return None  # it is finished, and its intermediate files were kept

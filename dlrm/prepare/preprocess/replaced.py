@@ -51,7 +51,7 @@ def check_replaceable(work: WorkFolder) -> set[str]:
     try:
         names = own_names(work)
     except DataError as error:
-        raise DataError(error.path, error.problem, mend=MOVE_AWAY) from None
+        raise DataError(error.path, error.problem, mend=f"nothing was removed: {MOVE_AWAY}") from None
     check_own(files, work.output, names)
     return names
 
