@@ -103,8 +103,8 @@ class PreprocessConfig(Section):
     """Keep the intermediate files (<output>/preprocess.work) after the end."""
     overwrite: bool = False
     """Start over where the output is finished, or was begun with other parameters or sources. A finished data set is
-    removed once all of the new input was parsed. Without this option it stays, and other parameters or sources are an
-    error."""
+    removed once all of the new input was parsed; files that its dataset.json does not list never are. Without this option
+    it stays, and other parameters or sources are an error."""
     distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
@@ -153,7 +153,7 @@ class MaterializeConfig(Section):
     cache_dir: str = "~/.cache/dlrm"
     """Folder of the recipe's lookup tables, 4 bytes * rows * (hotness - 1) a table (MLPerf: 21 GiB in all)."""
     overwrite: bool = False
-    """Write files anew that are there already."""
+    """Write files anew that this command has written already."""
 
 
 class SynthesizeConfig(Section):

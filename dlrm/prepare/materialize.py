@@ -5,7 +5,8 @@ archive a few MiB at a time, one table after the other, so that at most one look
 the one that ``np.savez`` of the same Python and NumPy writes, to the byte.
 
 A file is written beside its final name and renamed, so it is there whole or not at all; a run that was killed goes on with
-the first part that is missing.
+the first part that is missing. What is replaced is surely this command's: the data set's manifest lists it, or the command
+has noted its name in the folder before it wrote it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from dlrm.data.packed.folder import PackedPart, open_packed
 from dlrm.data.packed.manifest import SUFFIXES, FileRecord, Manifest, PartRecord
 from dlrm.data.packed.naming import read_manifest
 from dlrm.data.packed.npz import map_members, verify_checksums
+from dlrm.data.packed.own import check_own, listed_names
 from dlrm.data.packed.remote import is_remote
 from dlrm.data.packed.write import file_record, npy_header, write_manifest, written_beside
 from dlrm.errors import ConfigError, DataError, SetupError
@@ -45,6 +47,7 @@ _CHUNK_BYTES = 4 << 20  # of an array that are made and written at a time
 _CHECKED_ROWS = 1 << 18  # of a part that are checked at a time: 26 MiB of Criteo's int32 ids
 _COMPARED_ROWS = 64  # of each array of a file that is kept
 _THREADS = min(4, os.cpu_count() or 1)  # more than one is already faster than zipfile's CRC-32
+_WRITTEN = ".materialize.written"
 _WRITE_ANEW = "set overwrite to true to write it anew, or give the options it was written with"
 
 
@@ -56,8 +59,8 @@ def run_materialize(config: MaterializeConfig) -> None:
 
     Raises:
         ConfigError: rows or hotness do not fit the data.
-        DataError: the data set is damaged; an id outside of its table; a file that is there already has other ids; the
-            disk is full.
+        DataError: the data set is damaged; an id outside of its table; a file that is there already has other ids, or
+            is to be written anew and not this command's; the disk is full.
         SetupError: no room for the lookup tables; another process is at work in the folder.
     """
     if is_remote(config.path):
@@ -82,7 +85,9 @@ def _materialize(config: MaterializeConfig, source: Path, output: Path, progress
     schema = multi_hot_schema(_with_rows(folder.schema, config.rows), config.hotness, key="hotness")
     recipe = Recipe.of(schema, config.distribution, config.seed)
     files = [_PartFile(part, schema, output, fold=config.bad_ids == "hash") for part in folder.parts]
-    missing = [file for file in files if config.overwrite or not file.path.exists()]
+    missing = [file for file in files if config.overwrite or not os.path.lexists(file.path)]
+    own = record.own_names | _noted_names(output)
+    check_own((file.path for file in missing if os.path.lexists(file.path)), output, own)
     _check_room(output, missing)
     progress.step("lookup tables", recipe.starts[-1])
     bags = LookupBags(recipe, config.cache_dir, progress.advance)
@@ -97,6 +102,8 @@ def _materialize(config: MaterializeConfig, source: Path, output: Path, progress
         else:
             file.check_kept(bags)
         progress.advance(file.part.rows)
+    if missing:
+        _note_names(output, own | {file.path.name for file in missing})
     record.drop({file.part.name for file in missing})
     for number, file in enumerate(files, start=1):
         if file in missing:
@@ -249,6 +256,11 @@ class _Record:
         )
         return record
 
+    @property
+    def own_names(self) -> set[str]:
+        """The files in the folder of the output that are listed."""
+        return listed_names(self.manifest) if self.manifest is not None and self._kept else set()
+
     def drop(self, names: set[str]) -> None:
         """Forget the multi-hot files of these parts."""
         if self.manifest is not None and self._kept:
@@ -279,6 +291,18 @@ class _Record:
 def _with_file(part: PartRecord, file: FileRecord | None) -> PartRecord:
     files = {kind: known for kind, known in part.files.items() if kind != "multi_hot"}
     return part.model_copy(update={"files": files if file is None else {**files, "multi_hot": file}})
+
+
+def _noted_names(output: Path) -> set[str]:
+    """The files in a folder that this command has begun to write at some time."""
+    path = output / _WRITTEN
+    return set(os.fsdecode(path.read_bytes()).splitlines()) if path.exists() else set()
+
+
+def _note_names(output: Path, names: set[str]) -> None:
+    multi_hot = sorted(name for name in names if name.endswith(SUFFIXES["multi_hot"]))
+    with written_beside(output / _WRITTEN) as file:
+        file.write(os.fsencode("".join(f"{name}\n" for name in multi_hot)))
 
 
 def _check_room(output: Path, missing: Sequence[_PartFile]) -> None:

@@ -22,17 +22,19 @@ from rich.text import Text
 from dlrm.config.data import RandomData
 from dlrm.config.prepare import SynthesizeConfig
 from dlrm.data.packed.folder import PackedFolder, PackedPart, open_packed
-from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, PartRecord, SparseRecord, split_records
+from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES, Manifest, PartRecord, SparseRecord, split_records
 from dlrm.data.packed.naming import read_manifest
+from dlrm.data.packed.own import find_data
 from dlrm.data.packed.remote import is_remote
 from dlrm.data.packed.split import ResolvedSplit, Span
-from dlrm.data.packed.write import PartWriter, sha256_of, write_manifest
+from dlrm.data.packed.write import UNFINISHED, PartWriter, sha256_of, write_manifest
 from dlrm.data.synthetic.noise import NoiseSource
 from dlrm.data.synthetic.trace import TraceStream
 from dlrm.data.synthetic.trace_profile import (
     MOST_REFERENCES,
     ColumnProfile,
     TraceProfile,
+    is_profile,
     profile_column,
     read_profile,
     write_profile,
@@ -50,7 +52,8 @@ def run_synthesize(config: SynthesizeConfig) -> None:
     """Profile ``config.source`` into ``config.profile``, and write ``config.output`` from it; either can be left out.
 
     Raises:
-        ConfigError: both are left out, the output is there already, or the table sizes do not fit.
+        ConfigError: both are left out, the output is there already or something else in its place, or the table sizes do
+            not fit.
         DataError: the data set or the profile cannot be read or written.
     """
     if not (config.source or config.output):
@@ -265,8 +268,19 @@ def _split(samples: int) -> ResolvedSplit:
 
 
 def _check_output(config: SynthesizeConfig) -> None:
-    if config.output and (Path(config.output).expanduser() / MANIFEST_NAME).exists():
+    """See that nothing of somebody else's is in the way; what an earlier run has not finished is not."""
+    if config.source and os.path.lexists(config.profile) and not is_profile(config.profile):
+        problem = f"{config.profile} is there and no profile: move it away or name another file"
+        raise ConfigError.at("profile", problem)
+    folder = Path(config.output).expanduser()
+    if not config.output or not folder.is_dir():
+        return
+    unfinished = {name + UNFINISHED for name in (MANIFEST_NAME, *(_PART + suffix for suffix in SUFFIXES.values()))}
+    found = next((path.name for path in find_data(folder) if path.name not in unfinished), None)
+    if found == MANIFEST_NAME:
         raise ConfigError.at("output", f"{config.output} holds a packed data set already: name another folder")
+    if found is not None:
+        raise ConfigError.at("output", f"{config.output} holds {found} already: move it away or name another folder")
 
 
 def _progress(console: Console) -> Progress:

@@ -176,7 +176,7 @@ def test_a_folder_with_somebody_elses_data_is_refused(raw, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     (output / "day_0_dense.npy").write_bytes(b"precious")
-    with pytest.raises(DataError, match=r"day_0_dense\.npy already, which this job did not write"):
+    with pytest.raises(DataError, match=r"day_0_dense\.npy already, which this job did not write; move it away"):
         make(raw, output)
     assert [(path.name, path.read_bytes()) for path in output.iterdir()] == [("day_0_dense.npy", b"precious")]
 

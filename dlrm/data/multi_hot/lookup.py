@@ -138,7 +138,7 @@ def alone(path: Path, *, wait: bool = True) -> Iterator[None]:
     Raises:
         BlockingIOError: another process is in, and this one does not wait.
     """
-    with path.open("w") as file:
+    with path.open("a") as file:  # which leaves what is in it
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

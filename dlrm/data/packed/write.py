@@ -35,7 +35,7 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
     """A file to write that gets its name when the block has ended without an error, and is on the disk by then."""
     beside = unfinished(path)
     try:
-        with open(beside, "wb") as file:
+        with open(beside, "wb", opener=_open_itself) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -44,6 +44,11 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file to write it, not what a link of its name stands for: that is somebody else's."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def unfinished(path: Path) -> Path:
@@ -189,7 +194,7 @@ class _ArrayFile:
         if resume:
             descriptor = _open_existing(path, size)
         else:
-            descriptor = os.open(unfinished(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            descriptor = _open_itself(str(unfinished(path)), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             try:
                 _write_all(descriptor, header, 0)
                 _reserve(descriptor, size)
@@ -228,7 +233,7 @@ def _open_existing(path: Path, size: int) -> int:
             if found != size:
                 problem = f"has {found} bytes where {size} were laid out"
                 raise DataError(str(candidate), problem, mend="somebody else changed it: start over (overwrite)")
-            return os.open(candidate, os.O_RDWR)
+            return _open_itself(str(candidate), os.O_RDWR)
     raise DataError(str(path), "what was written of it is gone", mend="restore it or start over (overwrite)")
 
 

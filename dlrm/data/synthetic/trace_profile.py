@@ -195,6 +195,16 @@ def write_profile(profile: TraceProfile, path: str) -> None:
         raise DataError(path, f"cannot be written ({error.strerror})", mend="make room or name another file") from None
 
 
+def is_profile(path: str) -> bool:
+    """Whether a file begins as those of :func:`write_profile` do, which may be replaced, damaged or not."""
+    beginning = f'{{"format":"{FORMAT}"'.encode()
+    file = Path(path).expanduser()
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(beginning)) == beginning
+
+
 def read_profile(path: str) -> TraceProfile:
     """Read a file of :func:`write_profile`.
 

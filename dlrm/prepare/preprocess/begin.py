@@ -14,10 +14,19 @@ from pydantic import Field
 
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from dlrm.data.packed.own import MOVE_AWAY, find_foreign
 from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import ConfigError, DataError
+from dlrm.prepare.preprocess.counted import part_names
 from dlrm.prepare.preprocess.disk import check_room, peak_bytes
-from dlrm.prepare.preprocess.replaced import NO_MANIFEST, data_set_files, manifest_digest, remove_data_set
+from dlrm.prepare.preprocess.replaced import (
+    check_replaceable,
+    data_set_files,
+    manifest_digest,
+    note_names,
+    own_names,
+    remove_data_set,
+)
 from dlrm.prepare.preprocess.setting import Source
 from dlrm.prepare.preprocess.sources import SourceFile
 from dlrm.prepare.preprocess.work_folder import Count, WorkFolder, read_json, write_json
@@ -107,7 +116,7 @@ def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder,
 
     Raises:
         ConfigError, DataError: it was begun with other parameters or sources (unless they may be overwritten), or the
-            folder holds a data set that this command did not make.
+            folder holds a data set that the job did not begin, or files that are in the way and not this program's.
     """
     records = source_records([source.file for source in sources])
     stamped = [{**record, "mtime_ns": source.mtime_ns} for record, source in zip(records, sources, strict=True)]
@@ -120,9 +129,11 @@ def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder,
         if not config.overwrite:
             raise
     if begun is None:
-        state = replace(state, replaces=_replaced(work, earlier))
+        own = check_replaceable(work)
+        state = replace(state, replaces=manifest_digest(work.output))
         if state.replaces is not None:
             _check_room_beside(work, config, sources)
+        note_names(work, config, part_names(config, sources), own)
         work.clear()
         if state.replaces is None:
             remove_data_set(work)
@@ -137,7 +148,7 @@ def _earlier(work: WorkFolder) -> State | None:
     """The job that was begun here, if it has anything to lose."""
     if not work.state.exists():
         return None
-    ours, passing = ("lock", work.state.name, "token"), (".part", UNFINISHED)
+    ours, passing = ("lock", work.own_names.name, work.state.name, "token"), (".part", UNFINISHED)
     files = itertools.chain.from_iterable(names for _, _, names in os.walk(work.path))
     if all(name in ours or name.endswith(passing) for name in files):
         return None
@@ -150,8 +161,9 @@ def _begun(config: PreprocessConfig, work: WorkFolder, earlier: State | None, st
     if earlier is None:
         strangers = data_set_files(work)
         if strangers:
-            problem = f"holds {strangers[0].name} already, which this job did not write"
-            raise DataError(str(work.output), problem, mend=_START_OVER)
+            foreign = find_foreign(strangers, work.output, own_names(work))
+            problem = f"holds {(foreign or strangers[0]).name} already, which this job did not write"
+            raise DataError(str(work.output), problem, mend=MOVE_AWAY if foreign else _START_OVER)
         return None
     if config.overwrite and (work.output / MANIFEST_NAME).exists() and not _is_being_replaced(work, earlier):
         return None  # it is finished, and its intermediate files were kept
@@ -165,14 +177,6 @@ def _begun(config: PreprocessConfig, work: WorkFolder, earlier: State | None, st
 def _is_being_replaced(work: WorkFolder, earlier: State) -> bool:
     """Whether the finished data set is the one that this job, which is not finished, was told to overwrite."""
     return earlier.replaces == manifest_digest(work.output)
-
-
-def _replaced(work: WorkFolder, earlier: State | None) -> str | None:
-    """What a job that begins is going to replace, as :class:`State` has it."""
-    digest = manifest_digest(work.output)
-    if digest == NO_MANIFEST and earlier is not None and earlier.replaces != NO_MANIFEST:
-        return None  # what is there was left by the earlier job, or is the rest of what it has replaced
-    return digest if data_set_files(work) else None
 
 
 def _check_room_beside(work: WorkFolder, config: PreprocessConfig, sources: Sequence[Source]) -> None:

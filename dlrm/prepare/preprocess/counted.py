@@ -89,8 +89,15 @@ def roughly_counted(config: PreprocessConfig, sources: Sequence[Source]) -> list
     """The parts before anything was counted: their names, and about as many rows as they will have."""
     rows = [source.extent.rows for source in sources]
     if isinstance(config.parts, EqualParts):
-        return [Part(f"day_{day}", sum(rows) // config.parts.days) for day in range(config.parts.days)]
-    return [Part(source.file.part, count) for source, count in zip(sources, rows, strict=True)]
+        rows = [sum(rows) // config.parts.days] * config.parts.days
+    return [Part(name, count) for name, count in zip(part_names(config, sources), rows, strict=True)]
+
+
+def part_names(config: PreprocessConfig, sources: Sequence[Source]) -> list[str]:
+    """The names of the parts, in order."""
+    if isinstance(config.parts, EqualParts):
+        return [f"day_{day}" for day in range(config.parts.days)]
+    return [source.file.part for source in sources]
 
 
 def check_split(split: PartSplit, parts: Sequence[Part]) -> None:
@@ -137,10 +144,11 @@ def _total(counts: Sequence[ChunkCounts]) -> ChunkCounts:
 
 def _parts(setting: Setting, file_rows: list[int]) -> list[Part]:
     config = setting.config.parts
+    names = part_names(setting.config, setting.sources)
     if not isinstance(config, EqualParts):
-        return [Part(source.file.part, rows) for source, rows in zip(setting.sources, file_rows, strict=True)]
+        return [Part(name, rows) for name, rows in zip(names, file_rows, strict=True)]
     total = sum(file_rows)
     if config.days > total:
         raise ConfigError.at("parts.days", f"is {config.days}, but there are {total} rows only")
     edges = [total // config.days * day + min(day, total % config.days) for day in range(config.days + 1)]
-    return [Part(f"day_{day}", stop - start) for day, (start, stop) in enumerate(itertools.pairwise(edges))]
+    return [Part(name, stop - start) for name, (start, stop) in zip(names, itertools.pairwise(edges), strict=True)]

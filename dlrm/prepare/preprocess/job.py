@@ -37,6 +37,7 @@ from dlrm.prepare.preprocess.disk import check_room, disk_errors, extent_of, pea
 from dlrm.prepare.preprocess.encode import Encoder
 from dlrm.prepare.preprocess.memory import keep_freed_memory
 from dlrm.prepare.preprocess.parse_files import parse_files
+from dlrm.prepare.preprocess.replaced import data_set_files
 from dlrm.prepare.preprocess.setting import Setting, Source
 from dlrm.prepare.preprocess.sources import find_sources
 from dlrm.prepare.preprocess.vocabularies import forget_values, note_training_values, write_vocabularies
@@ -113,7 +114,8 @@ def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_by
             check_room(work.output, peak_bytes(config, [part.rows for part in parts], ranks=ranks))
             state = begin(config, sources, work, chunk_bytes)
         except DlrmError:
-            if not work.state.exists():  # nothing of it is this job's
+            if not work.state.exists() and not (work.own_names.exists() and data_set_files(work)):
+                # Nothing of it is this job's, and nothing is left that a job has noted as its own.
                 work.remove()
             raise
         token = secrets.token_hex()
@@ -123,8 +125,10 @@ def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_by
 
 def _find(config: PreprocessConfig, output: Path) -> tuple[Source, ...]:
     files = find_sources(config.input)
+    work = WorkFolder(output).path.resolve()
     for file in files:
-        if Path(file.path).resolve().parent == output.resolve():
+        path = Path(file.path).resolve()
+        if path.parent == output.resolve() or work in path.parents:
             raise DataError(file.path, "is in the folder of the output", mend="choose another output")
     return tuple(Source(file, os.stat(file.path).st_mtime_ns, extent_of(file)) for file in files)
 

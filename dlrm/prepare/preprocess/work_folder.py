@@ -4,7 +4,8 @@ All of them are below ``<output>/preprocess.work``, which whoever interrupted th
 its end:
 
     lock                     held by the job that writes the output
-    state.json               what the output is made from and with; there before any other file
+    own.json                 names of the files in the output that may be removed to make place; there until the end
+    state.json               what the output is made from and with; there before any of the following
     raw/<file>/<chunk>      parsed rows of a chunk by bucket, of which the last ones may have been cut off, because their
                              rows are all in parts; ``<chunk>.used`` once the chunk is not needed any more and is removed
     raw/<file>/<chunk>.values, .training_values
@@ -23,7 +24,7 @@ import errno
 import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ from dlrm.errors import DataError
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 FileCounts = list[tuple[Count, Count, Count, dict[str, Count]]]
 """Of each chunk of a file: rows, clicks, skipped lines, and empty fields by column."""
+_WRITTEN = re.compile(
+    r"(raw/[0-9]+/(counts\.json|[0-9]+(\.used|\.values|\.training_values)?)"
+    r"|parts/[^/]+/(begun|pieces-[0-9]+\.json|record\.json))" + f"({re.escape(UNFINISHED)})?",
+    re.DOTALL,
+)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -57,6 +63,11 @@ class WorkFolder:
     def state(self) -> Path:
         """What the output is made from and with."""
         return self.path / "state.json"
+
+    @property
+    def own_names(self) -> Path:
+        """Which files in the output are this program's, and may be removed."""
+        return self.path / "own.json"
 
     def raw(self, file: int, chunk: int) -> Path:
         """The parsed rows of a chunk."""
@@ -113,31 +124,48 @@ class WorkFolder:
 
     def forget_pieces(self, part: str) -> None:
         """Remove what a finished part's record has made superfluous."""
-        for path in self._part_folder(part).iterdir():
-            if path != self.record(part):
-                path.unlink()
+        for path in (self.begun(part), *self.all_pieces(part)):
+            path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove what a job has left, and the folder if nothing else is in it; whoever holds the lock still does."""
         self.clear()
-        (self.path / "lock").unlink()
+        for path in (self.own_names, unfinished(self.own_names), self.path / "lock"):
+            path.unlink(missing_ok=True)
         with suppress(OSError):  # somebody who waits for the lock has just made a new one
             self.path.rmdir()
 
     def clear(self) -> None:
-        """Remove what a job has left, the state first: without it nobody goes on with the rest."""
+        """Remove what a job has left, the state first: without it nobody goes on with the rest.
+
+        What has a name that no job gives stays.
+
+        Raises:
+            DataError: a folder of it is a link, and what is in it may be somebody else's.
+        """
+        folders = [self.path / name for name in ("raw", "parts")]
+        for path in (*folders, *(path for folder in folders if folder.exists() for path in folder.iterdir())):
+            if path.is_symlink():
+                raise DataError(str(path), "is a link, which is not followed", mend="remove it")
         for name in ("state.json", "token"):
             for path in (self.path / name, unfinished(self.path / name)):
                 path.unlink(missing_ok=True)
-        for name in ("raw", "parts", "spill"):  # the last one is of earlier versions
-            if (self.path / name).exists():
-                shutil.rmtree(self.path / name)
+        for folder in folders:
+            self._remove_written(folder)
 
-    def clear_vocabularies(self) -> None:
-        """Remove the vocabularies that a job has left, finished or not."""
-        for path in self.vocabularies():
-            path.unlink()
-        with suppress(OSError):  # it is not there, or something else is in it
+    def _remove_written(self, folder: Path) -> None:
+        """Remove what jobs have written into a folder of theirs, and the folder if nothing else is in it."""
+        for path, _, names in os.walk(folder, topdown=False):
+            for name in names:
+                file = Path(path, name)
+                if _WRITTEN.fullmatch(file.relative_to(self.path).as_posix()):
+                    file.unlink()
+            with suppress(OSError):  # something else is in it
+                os.rmdir(path)
+
+    def drop_vocabulary_folder(self) -> None:
+        """Remove the folder of vocabularies if nothing is in it."""
+        with suppress(OSError):  # it is not there, or something is in it
             (self.output / "vocabulary").rmdir()
 
     def vocabularies(self) -> list[Path]:

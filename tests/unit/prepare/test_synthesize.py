@@ -163,6 +163,42 @@ def test_an_output_that_holds_data_is_refused_before_anything_is_done(packed, tm
     assert not path.exists()
 
 
+@pytest.mark.parametrize("name", ["trace_dense.npy", "day_0_labels.npy", "day_0_sparse.npy.unfinished"])
+def test_an_output_that_holds_files_of_a_data_set_is_refused_without_a_manifest_as_well(profile, tmp_path, name):
+    output = tmp_path / "new"
+    output.mkdir()
+    (output / name).write_text("precious")
+    with pytest.raises(ConfigError, match=rf"output: .* holds {name} already: move it away or name another folder"):
+        run_synthesize(SynthesizeConfig(profile=profile, output=str(output), samples=100))
+    assert {path.name: path.read_text() for path in output.iterdir()} == {name: "precious"}
+
+
+def test_a_run_that_was_killed_is_begun_again(profile, tmp_path):
+    output = tmp_path / "new"
+    PartWriter(make(output), "trace", rows=9, num_dense=1, num_sparse=1, wide_ids=False).close()
+    run_synthesize(SynthesizeConfig(profile=profile, output=str(output), samples=100))
+    assert len(np.load(output / "trace_labels.npy", allow_pickle=False)) == 100
+    assert not list(output.glob("*.unfinished"))
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_a_file_that_is_no_profile_is_not_replaced_by_one(packed, tmp_path):
+    path = tmp_path / "notes.json"
+    path.write_text('{"format": "notes"}')
+    with pytest.raises(ConfigError, match=r"profile: .*notes\.json is there and no profile"):
+        run_synthesize(SynthesizeConfig(source=packed, profile=str(path)))
+    assert path.read_text() == '{"format": "notes"}'
+
+
+def test_a_profile_is_replaced(packed, profile):
+    run_synthesize(SynthesizeConfig(source=packed, profile=profile, max_ids=1000))
+    assert read_profile(profile).columns[0].references == 1000
+
+
 def test_a_table_beyond_31_bits_is_refused(profile, tmp_path):
     config = SynthesizeConfig(profile=profile, output=str(tmp_path / "new"), rows=(9, 2**31))
     with pytest.raises(ConfigError, match=r"rows: table 1 has 2,147,483,648 rows"):

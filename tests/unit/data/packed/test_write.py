@@ -158,3 +158,21 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     manifest = Manifest(dense=("int_0",), sparse=sparse, parts=(record,), split={}, preprocessing=made_by)
     write_manifest(tmp_path, manifest)
     assert parse_manifest((tmp_path / "dataset.json").read_bytes(), "dataset.json") == manifest
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_a_link_in_the_place_of_a_file_stands_for_is_not_written_to(tmp_path, resume):
+    if resume:
+        writer(tmp_path).close()
+        size = (tmp_path / "day_0_labels.npy.unfinished").stat().st_size
+        (tmp_path / "day_0_labels.npy.unfinished").unlink()
+    else:
+        size = 9
+    (tmp_path / "precious").write_bytes(b"x" * size)
+    for name in ("day_0_labels.npy.unfinished", "dataset.json.unfinished"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"day_0_labels\.npy\.unfinished"):
+        writer(tmp_path, resume=resume)
+    with pytest.raises(OSError, match=r"dataset\.json\.unfinished"), written_beside(tmp_path / "dataset.json"):
+        pass
+    assert (tmp_path / "precious").read_bytes() == b"x" * size
