@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dlrm.config.base import AS_LIST, Fraction, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import AS_LIST, Fraction, Number, PositiveFloat, PositiveInt, Section
 
 ShardingKind = Literal[
     "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise", "table_column_wise", "grid_shard"
@@ -17,7 +17,7 @@ Kernels = Annotated[tuple[Kernel, ...], *AS_LIST]
 
 
 Gib = Annotated[PositiveFloat, Field(le=2**30)]
-GibPerSecond = Annotated[float, Field(ge=1e-6, le=2**30)]
+GibPerSecond = Annotated[float, Number, Field(ge=1e-6, le=2**30)]
 
 
 class TableSharding(Section):
