@@ -34,7 +34,7 @@ def trained(rank, world_size, types):
     sparse = tuple(dataclasses.replace(f, name=n) for f, n in zip(source.schema.sparse, NAMES, strict=True))
     source = dataclasses.replace(source, schema=Schema(source.schema.dense, sparse))
     engine = build_engine(config_of(types), source.schema, world)
-    rows = IncrementalState(engine, world.collectives, full_every=9, bits=32, full_at_first=1)
+    rows = IncrementalState(engine, world.collectives, full_every=9, bits=32, full_at_first=0)
     rows.collect()
     rows._since_full = 0  # as if that had been committed
     rows._touched.confirm()
