@@ -16,6 +16,11 @@ sees, or two where it sees none. Against that command:
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P, nor where another imports this
+
 import local_signals
 
 if __name__ == "__main__":
@@ -25,13 +30,11 @@ import json
 import logging
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TextIO
 
 from launch_output import can_write_temporary_files, open_closed_streams, write

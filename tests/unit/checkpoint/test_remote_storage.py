@@ -313,6 +313,7 @@ def test_what_increments_stand_on_is_looked_after_in_a_store_as_well(folder, s3)
     assert watch.fault() == f"{path}/foreign: was changed after it had been saved"
     run.save(2)
     watch.note(f"{folder}/step_00000002")
+    watch.settle()
     assert watch.fault() == ""
     s3.remove_folder(f"{folder}/step_00000002")
     assert watch.fault() == f"{folder}/step_00000002: is no longer there"
