@@ -359,6 +359,7 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path):
 def test_memory_does_not_grow_with_the_part(tmp_path, monkeypatch):
     monkeypatch.setattr(materialize, "_CHUNK_BYTES", 1 << 16)
     monkeypatch.setattr(materialize, "_CHECKED_ROWS", 1 << 10)
+    run_materialize(config_of(write_folder(tmp_path / "first", parts={"day_0": 100})))  # compiles and imports
     peaks = []
     for count in (5_000, 40_000):  # 2 and 17 MB of ids
         folder = write_folder(tmp_path / str(count), parts={"day_0": count})
