@@ -2,7 +2,8 @@
 #
 #   make train     train on generated clicks with one process a GPU, or two on CPU (NPROC=4 for another number);
 #                  ARGS="--train.epochs 2" passes options on
-#   make test      run the tests; ARGS="-k auc" passes options on to pytest
+#   make test      run the tests in one process a core, 4 at most; ARGS="-k auc" passes options on to pytest
+#   make test-slow run those that make test leaves out: more jobs under the launcher, more ranks
 #   make check     lint, format, types, import order
 #   make install   only prepare .venv; TORCH=2.12 and ACCELERATOR=cpu|cuda choose, PYTHON=/path/to/python too
 #
@@ -14,9 +15,11 @@ ARGS ?=
 TORCH ?=
 ACCELERATOR ?=
 BIN := .venv/bin
+# A file's tests stay in one process; files are given out in their order, the longest first.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := PYTHON="$(PYTHON)" scripts/install.sh --torch "$(TORCH)" --accelerator "$(ACCELERATOR)"
 
-.PHONY: help install install-dev train test check doctor clean
+.PHONY: help install install-dev train test test-slow check doctor clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -34,7 +37,10 @@ doctor: install
 	@$(BIN)/python dlrm_main.py doctor
 
 test: install-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
+
+test-slow: install-dev
+	@$(BIN)/python -m pytest $(WORKERS) -m slow $(ARGS)
 
 check: install-dev
 	$(BIN)/ruff check

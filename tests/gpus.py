@@ -1,8 +1,8 @@
 """A plugin of pytest that keeps GPUs away from tests that mean the CPU, and gives them to those marked ``cuda``.
 
 The tests' process and all that it starts see no GPU: tests choose the CPU by not choosing, and a fork server whose imports
-have started CUDA makes ranks that cannot use it. Tests marked ``cuda`` run together in one pytest of their own, which
-sees the GPUs, and are reported here as if they had run here.
+have started CUDA makes ranks that cannot use it. Tests marked ``cuda`` run in a pytest of their own, one a file, which sees
+the GPUs, and are reported here as if they had run here.
 """
 
 import json
@@ -53,7 +53,7 @@ def pytest_collection_finish(session):
             item.add_marker(pytest.mark.skip(reason=reason))
         return
     for item in items:
-        item.add_marker(pytest.mark.timeout(0))  # the first waits for all; each has its own time-out in there
+        item.add_marker(pytest.mark.timeout(0))  # the first of a file waits for all; each has its own time-out in there
     session.config.pluginmanager.register(WithGpus(session.config, items))
 
 
@@ -71,25 +71,26 @@ def built_for_cuda():
 
 
 class WithGpus:
-    """Runs ``items`` in a pytest that sees the GPUs, all at once when the first is reached."""
+    """Runs ``items`` in a pytest that sees the GPUs: all of a file when the first of them is reached."""
 
     def __init__(self, config, items):
         self._config = config
         self._ids = [str(item.nodeid) for item in items]
-        self._reports = None
+        self._reports = {}
 
     def pytest_runtest_protocol(self, item):
         if str(item.nodeid) not in self._ids:
             return None
-        if self._reports is None:
-            self._reports = self._run()
+        if str(item.nodeid) not in self._reports:
+            file = str(item.nodeid).split("::")[0]
+            self._reports |= self._run([test for test in self._ids if test.split("::")[0] == file])
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports[str(item.nodeid)]:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _run(self):
+    def _run(self, ids):
         hidden = (VISIBLE, BEFORE)
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         if BEFORE in os.environ:
@@ -99,7 +100,7 @@ class WithGpus:
             file = Path(folder, "reports.jsonl")
             file.touch()
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", root, *self._ids],
+                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", root, *ids],
                 cwd=root,
                 env={**environment, INSIDE: str(file)},
                 stdout=subprocess.PIPE,
@@ -107,7 +108,7 @@ class WithGpus:
                 text=True,
             )
             lines = file.read_text().splitlines()
-        reports = {test: [] for test in self._ids}
+        reports = {test: [] for test in ids}
         for line in lines:
             report = self._config.hook.pytest_report_from_serializable(config=self._config, data=json.loads(line))
             reports[str(report.nodeid)].append(report)

@@ -1,11 +1,10 @@
 """Run dlrm_main.py as ranks of a job would, and see what each printed and how it left.
 
-Like :mod:`dlrm.testing.ranks` it forks from a server that has torch imported, so a command costs its own work only.
+Like :mod:`dlrm.testing.ranks` it forks from a server that has the trainer imported, so a command costs its own work only.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.connection
 import os
 import runpy
@@ -18,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dlrm.command import failure
-from dlrm.testing.ranks import PRELOADED
+from dlrm.testing.ranks import FORK_SERVER
 
 PROGRAM = Path(__file__).resolve().parents[2] / "dlrm_main.py"
 _GRACE_S = 1.0  # of the others once one rank has failed; then they are ended, as a launcher would
@@ -41,14 +40,12 @@ def run_command(words: list[str], world_size: int = 1, timeout_s: float = 120.0)
         world_size: number of ranks, found through a port of the loopback address.
         timeout_s: after this all ranks are killed and :class:`TimeoutError` is raised.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, "dlrm.train.job"])
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         processes: list[BaseProcess] = []
         for rank in range(world_size):
             arguments = (words, rank, world_size, port, folder, os.getcwd())
-            process: BaseProcess = context.Process(target=_rank_main, args=arguments, daemon=True)
+            process: BaseProcess = FORK_SERVER.Process(target=_rank_main, args=arguments, daemon=True)
             process.start()
             processes.append(process)
         _wait(processes, timeout_s)

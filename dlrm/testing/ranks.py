@@ -1,7 +1,7 @@
 """Run a function on several gloo ranks of this machine and collect what each returns.
 
-Processes come from a fork server that has imported torch and torchrec once, so that a test pays for its ranks in
-fractions of a second. Production code never imports this.
+Processes come from a fork server that has imported the trainer once (:mod:`dlrm.testing.preloaded`), so that a test pays
+for its ranks in fractions of a second. Production code never imports this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-PRELOADED = ["torch", "torch.distributed", "torchrec", "torchrec.distributed", "dlrm.distributed.world"]
+FORK_SERVER = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(
+    ["pytest", "dlrm.testing.preloaded"]
+)  # counts for the first process, which starts it
 
 
 class RankError(AssertionError):
@@ -40,14 +43,12 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
     Raises:
         RankError: the first failure of any rank, with its traceback; the others are killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         processes: list[BaseProcess] = []
         pipes: list[multiprocessing.connection.Connection] = []
         for rank in range(world_size):
-            receiver, sender = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(
+            receiver, sender = FORK_SERVER.Pipe(duplex=False)
+            process: BaseProcess = FORK_SERVER.Process(
                 target=_rank_main, args=(sender, fn, rank, world_size, folder, args), daemon=True
             )
             process.start()

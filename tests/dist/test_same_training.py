@@ -40,7 +40,7 @@ def one_rank():
 
 
 @pytest.mark.parametrize("sharding", [*MODEL_PARALLEL, "data_parallel"])
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_losses_do_not_depend_on_ranks_and_sharding(one_rank, optimizer, world_size, sharding):
     actual = losses(world_size, *OPTIMIZERS[optimizer], f"sharding.types={sharding}")

@@ -2,7 +2,6 @@
 
 import _thread
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -11,7 +10,7 @@ import pytest
 
 from dlrm.data.packed.write import PartWriter
 from dlrm.errors import DataError
-from dlrm.testing.ranks import PRELOADED
+from dlrm.testing.ranks import FORK_SERVER
 from tests.e2e.faulty_disk import FaultyDisk, fail_at
 from tests.unit.prepare.preprocess.tiny_criteo import contents, make, write_raw
 
@@ -38,9 +37,7 @@ def make_and_die(raw, output, shuffle, at):
 
 def run_killed(target, *arguments, after_s=None):
     """The exit code of a process that ends by itself, or is killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, "tests.unit.prepare.preprocess.tiny_criteo"])
-    process = context.Process(target=target, args=arguments)
+    process = FORK_SERVER.Process(target=target, args=arguments)
     process.start()
     process.join(after_s)
     process.kill()

@@ -1,5 +1,7 @@
 """A run whose checkpoints are in an S3 bucket, on a real server on the loopback address."""
 
+import pytest
+
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from tests.launch.launching import finished
@@ -11,6 +13,7 @@ TRAIN = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_saves_into_a_bucket_and_another_machine_goes_on_from_there(bucket, tmp_path):
     places = ["--checkpoint.dir", f"{bucket.url}/all runs", "--run.name", "a"]
     first = finished(

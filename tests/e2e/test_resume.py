@@ -84,6 +84,7 @@ def samples_of(folder):
     return Counter(sample for samples in trained.values() for sample in samples)
 
 
+@pytest.mark.slow
 def test_ranks_that_were_killed_are_started_again_and_the_run_ends_as_if_nothing_had_happened(
     data, uninterrupted, tmp_path
 ):
@@ -115,6 +116,7 @@ def begun(data, tmp_path):
     return tmp_path / "begun"
 
 
+@pytest.mark.slow
 def test_ranks_that_are_started_again_go_on_with_their_own_run_and_not_with_what_it_began_with(data, begun, tmp_path):
     options = ["--resume.checkpoint", str(begun), "--checkpoint.every_steps", "25"]
     with start(data, tmp_path, 2, *options, max_restarts=1) as job:
@@ -130,6 +132,7 @@ def test_ranks_that_are_started_again_go_on_with_their_own_run_and_not_with_what
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == ["run"]
 
 
+@pytest.mark.slow
 def test_ranks_that_are_started_again_before_their_run_has_saved_begin_with_the_other_once_more(data, begun, tmp_path):
     with start(data, tmp_path, 1, "--resume.checkpoint", str(begun), max_restarts=1) as job:
         await_step(tmp_path, 40)

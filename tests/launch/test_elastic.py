@@ -33,6 +33,7 @@ def test_a_user_error_on_every_rank_is_one_line_and_exit_code_2():
     assert job.stderr == "day_0.tsv, row 3, column I1: 'x' is not an integer\n"
 
 
+@pytest.mark.slow
 def test_a_user_error_that_one_rank_finds_names_the_rank():
     job = finished(*ELASTIC, "user")
     assert job.returncode == 2
@@ -48,23 +49,27 @@ def test_a_bug_on_one_rank_ends_the_job_with_its_traceback_and_nothing_of_the_ot
     assert "gloo" not in job.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_with_its_signal():
     job = finished(*ELASTIC, "killed")
     assert job.returncode == 128 + signal.SIGKILL
     assert job.stderr == "rank 1 was killed by SIGKILL (out of memory?)\n"
 
 
+@pytest.mark.slow
 def test_a_rank_that_exits_without_a_word_is_named_with_its_exit_code():
     job = finished(*ELASTIC, "exit")
     assert job.returncode == 3
     assert job.stderr == "rank 1 failed: exit code 3\n"
 
 
+@pytest.mark.slow
 def test_a_job_that_succeeds_says_nothing_on_stderr():
     job = finished(*ELASTIC, "ok")
     assert (job.returncode, job.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_store_of_the_ranks_outlives_a_rank_that_has_left(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(LEAVES_FIRST)
@@ -72,6 +77,7 @@ def test_the_store_of_the_ranks_outlives_a_rank_that_has_left(tmp_path):
     assert (job.returncode, job.stdout, job.stderr) == (0, "rank 0 has left\n", "")
 
 
+@pytest.mark.slow
 def test_what_is_ignored_stays_ignored():
     nohup = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     with started("-c", nohup, sys.executable, *ELASTIC, "wait") as job:
@@ -100,6 +106,7 @@ def test_ctrl_c_ends_all_ranks_with_one_line_and_exit_code_130():
         assert all_end(pids)
 
 
+@pytest.mark.slow
 def test_ranks_do_not_outlive_a_killed_launcher():
     with started(*ELASTIC, "wait") as job:
         pids = ranks_up(job, 2)
@@ -123,6 +130,7 @@ def test_ranks_are_started_again_after_one_was_killed_and_a_line_says_so():
     assert sorted(line.split()[1] for line in job.stdout.splitlines()) == ["0", "0", "1", "1"]
 
 
+@pytest.mark.slow
 def test_what_the_user_has_to_mend_is_not_tried_again():
     launcher, program = ELASTIC[0], ELASTIC[1:]
     job = finished(launcher, "--max-restarts", "2", *program, "user")
@@ -131,6 +139,7 @@ def test_what_the_user_has_to_mend_is_not_tried_again():
 
 
 @pytest.mark.parametrize("word", ["up", "ready"])
+@pytest.mark.slow
 def test_sigusr1_is_passed_on_to_the_ranks_as_soon_as_they_listen(word):
     with started(*ELASTIC, "asked") as job:
         ranks_up(job, 2, word)
@@ -140,6 +149,7 @@ def test_sigusr1_is_passed_on_to_the_ranks_as_soon_as_they_listen(word):
         assert sorted(line for line in out.splitlines() if line.startswith("asked")) == ["asked 0", "asked 1"]
 
 
+@pytest.mark.slow
 def test_sigusr1_from_before_there_are_ranks_reaches_them():
     early = "import os, signal, sys; sys.path.insert(0, 'launch'); import elastic; run = elastic.run; "
     early += "elastic.run = lambda *given: os.kill(os.getpid(), signal.SIGUSR1) or run(*given); "
@@ -152,6 +162,7 @@ def test_sigusr1_from_before_there_are_ranks_reaches_them():
 @pytest.mark.parametrize(
     ("number", "told"), [(signal.SIGKILL, "starting all"), (signal.SIGSTOP, "lost host localhost")]
 )
+@pytest.mark.slow
 def test_when_a_host_dies_or_falls_silent_the_others_go_on_without_it(number, told):
     meeting = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", "localhost"]
     meeting += ["--rdzv-backend", "c10d", "--rdzv-id", "hosts", "--rdzv-endpoint", f"localhost:{free_port()}"]

@@ -4,6 +4,7 @@ import signal
 import subprocess
 
 import psutil
+import pytest
 
 from tests.launch.launching import HANG_S, LOCAL, ROOT, all_end, finished, interrupt, ranks_up, started
 
@@ -14,6 +15,7 @@ def test_through_torchx_a_user_error_is_one_line_and_exit_code_2():
     assert job.stderr == "day_0.tsv, row 3, column I1: 'x' is not an integer\n"
 
 
+@pytest.mark.slow
 def test_through_torchx_a_bug_ends_with_the_line_of_the_rank():
     job = finished(*LOCAL, STAND_IN_MODE="bug")
     assert job.returncode == 1
@@ -30,6 +32,7 @@ def test_through_torchx_ctrl_c_is_one_line_and_exit_code_130():
         assert all_end(pids)
 
 
+@pytest.mark.slow
 def test_ranks_do_not_outlive_a_killed_torchx_client():
     with started(*LOCAL, STAND_IN_MODE="wait") as job:
         pids = ranks_up(job, 2)
@@ -37,6 +40,7 @@ def test_ranks_do_not_outlive_a_killed_torchx_client():
         assert all_end(pids)
 
 
+@pytest.mark.slow
 def test_a_launcher_that_was_killed_is_said_to_be():
     with started(*LOCAL, STAND_IN_MODE="wait") as job:
         pids = ranks_up(job, 2)
@@ -47,6 +51,7 @@ def test_a_launcher_that_was_killed_is_said_to_be():
         assert all_end(pids)
 
 
+@pytest.mark.slow
 def test_a_launcher_that_was_stopped_says_by_what():
     with started(*LOCAL, STAND_IN_MODE="wait") as job:
         pids = ranks_up(job, 2)
@@ -56,6 +61,7 @@ def test_a_launcher_that_was_stopped_says_by_what():
         assert all_end(pids)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_with_one_line():
     with started(*LOCAL, STAND_IN_MODE="stubborn", TORCH_ELASTIC_SHUTDOWN_TIMEOUT="600") as job:
         pids = ranks_up(job, 2, "ready")
@@ -67,6 +73,7 @@ def test_a_second_ctrl_c_ends_at_once_with_one_line():
         assert all_end(pids)
 
 
+@pytest.mark.slow
 def test_sigusr1_is_passed_on_and_nobody_need_read_what_the_job_prints():
     with started(*LOCAL, STAND_IN_MODE="asked") as job:
         ranks_up(job, 2, "ready")

@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,9 +147,15 @@ def parse_npy_header(start: bytes, name: str) -> NpyHeader:
     return _parse_fields(text, begin + length, name)
 
 
+# CPython before 3.13 counts the depth of a syntax tree for all threads together, and now and then raises SystemError where
+# two build one (python/cpython#106905).
+_ONE_PARSER = threading.Lock()
+
+
 def _parse_fields(text: bytes, data_offset: int, name: str) -> NpyHeader:
     try:
-        fields: Any = ast.literal_eval(text.decode("utf-8").strip())
+        with _ONE_PARSER:
+            fields: Any = ast.literal_eval(text.decode("utf-8").strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that literal_eval raises
         fields = None
     if not isinstance(fields, dict) or set(fields) != _HEADER_KEYS:

@@ -116,6 +116,8 @@ def notes(figures: Figures) -> list[str]:
 def bullets(paragraphs: Sequence[str]) -> Table:
     """A list for a terminal of any width."""
     table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(overflow="fold")  # or the end of a long path is cut off
     for paragraph in paragraphs:
         table.add_row("-", Text(printable(paragraph)))
     return table

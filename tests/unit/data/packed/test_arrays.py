@@ -1,4 +1,7 @@
+import ast
 import mmap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -38,6 +41,22 @@ def test_headers_say_what_numpy_says(tmp_path):
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         assert (header.shape, header.fortran_order, header.descr) == (shape, fortran_order, dtype.str)
         assert header.data_offset == file.tell()
+
+
+def test_threads_parse_headers_one_after_the_other(monkeypatch, tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 2)))
+    inside = []
+
+    def parse(text, literal_eval=ast.literal_eval):
+        inside.append(text)
+        time.sleep(0.01)
+        assert len(inside) == 1
+        return literal_eval(inside.pop())
+
+    monkeypatch.setattr(ast, "literal_eval", parse)
+    with ThreadPoolExecutor(4) as threads:
+        parsed = threads.map(lambda name: parse_npy_header((tmp_path / "a.npy").read_bytes(), name), "abcdefgh")
+        assert {header.shape for header in parsed} == {(3, 2)}
 
 
 def test_unsigned_ids_are_to_be_converted_to_a_type_that_holds_them(tmp_path):

@@ -55,11 +55,13 @@ def test_tables_fit_a_terminal_of_80_columns(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
-    small(tmp_path, rows=100_000, preprocessing=SEPARATE)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(capsys, tmp_path, sample_rows=20_000))
-    lines = [line for line in text.splitlines() if not line.startswith(str(tmp_path))]
+    path = tmp_path / ("long" * 20)
+    small(path, rows=100_000, preprocessing=SEPARATE)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(capsys, path, sample_rows=20_000))
+    lines = [line for line in text.splitlines() if not line.startswith(str(path))]
     assert max(len(line.rstrip()) for line in lines) <= 80
     assert "…" not in text
+    assert str(path / "inspect") in re.sub(r"\s+", "", text)
     assert "60,000 of 300,000 rows" in re.sub(r"\s+", " ", text)
 
 

@@ -1,0 +1,16 @@
+"""What the fork server of :mod:`dlrm.testing.ranks` and :mod:`dlrm.testing.command` has ready when a process begins.
+
+Such a process lives for a second or two; importing all this and getting numba ready would take several times as long.
+Importing this module starts no thread of Python's: a process that forks must have none.
+"""
+
+import torch
+
+import dlrm.checkpoint_tools.commands
+import dlrm.command.run
+import dlrm.prepare.preprocess.job
+import dlrm.testing.training
+import dlrm.train.job  # noqa: F401
+from dlrm.data.permutation import permuted
+
+permuted(torch.arange(2), 2, 0)  # the first compiled loop makes numba import the half of scipy and numpy
