@@ -4,9 +4,9 @@
     python benchmarks/checkpoint_stall.py                          2 GiB of state on one rank, 7 saves
     python benchmarks/checkpoint_stall.py --gib 1 --ranks 2 --json benchmarks/results/checkpoint_stall.json
 
-Of each save two times are taken: until training could go on (the state is copied out), and until the checkpoint is
-committed and durable, which is what a synchronous save takes. Their quotient needs no second run, so the machine's load
-meets both alike. Memory for the copy is taken before, as a run does at its start; the storage is the folder's.
+Of each save two times are taken: until training could go on (the state is copied out), and until the checkpoint is looked
+through, committed and durable, which is what a synchronous save takes. Their quotient needs no second run, so the machine's
+load meets both alike. Memory for the copy is taken before, as a run does at its start; the storage is the folder's.
 
 The state is that of four tables with row-wise Adagrad, so that a rank has large and small tensors.
 """
@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))  # run from a checkout, where the package is not i
 
 from dlrm.checkpoint.folder import prune  # noqa: E402
 from dlrm.checkpoint.saver import AsyncSaver  # noqa: E402
+from dlrm.checkpoint.soundness import fault_in_snapshot  # noqa: E402
 from dlrm.checkpoint.tensors import Block, LogicalTensor  # noqa: E402
 from dlrm.distributed.collectives import ProcessGroup  # noqa: E402
 from dlrm.testing.ranks import run_ranks  # noqa: E402
@@ -50,7 +51,11 @@ def state(gib: float, rank: int, world_size: int) -> list[LogicalTensor]:
 
 def measure(rank: int, world_size: int, folder: str, gib: float, saves: int) -> list[tuple[float, float]]:
     """(seconds that training stood, seconds until committed) of each save, as rank 0 saw them."""
-    tensors, saver, times = state(gib, rank, world_size), AsyncSaver(folder, ProcessGroup()), []
+    tensors, saver, times = (
+        state(gib, rank, world_size),
+        AsyncSaver(folder, ProcessGroup(), judge=fault_in_snapshot),
+        [],
+    )
     saver.reserve(tensors)
     for step in range(1, saves + 1):
         saver.save(step, tensors, {})

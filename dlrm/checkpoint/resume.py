@@ -10,6 +10,7 @@ from dlrm.checkpoint.folder import Skipped, newest_good
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.names import step_of
 from dlrm.checkpoint.remote import located
+from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage, UnreachableError
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint.tensors import LogicalTensor
@@ -23,10 +24,6 @@ Judge = Callable[[Sequence[LogicalTensor]], str]
 def accept(tensors: Sequence[LogicalTensor]) -> str:
     """A judge that has no objection."""
     return ""
-
-
-class DivergedStateError(CheckpointError):
-    """A checkpoint that is whole, of a state from which training cannot go on."""
 
 
 def require_sound(

@@ -16,7 +16,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ from dlrm.checkpoint.names import (
 )
 from dlrm.checkpoint.owner import this_process
 from dlrm.checkpoint.snapshot import CopiedPiece, Snapshot
+from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
 from dlrm.errors import CheckpointError
 from dlrm.remote.objects import StoreError
@@ -57,6 +58,7 @@ from dlrm.remote.objects import StoreError
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
 _MAX_REASON_BYTES = 2000
+Judge = Callable[[Snapshot], str]
 NOT_SAVED = "the state was not saved; training and earlier checkpoints are as they were"
 
 
@@ -151,13 +153,21 @@ def storage_errors(path: str, *, mend: str = NOT_SAVED) -> Iterator[None]:
         raise kind(where, f"{error.strerror or error}", mend=mend) from error
 
 
-def write_rank(destination: Destination, snapshot: Snapshot) -> None:
+def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lambda snapshot: "") -> None:
     """Write a rank's part into the working folder, durable, and say so there; or that it failed.
+
+    Args:
+        destination: of the save.
+        snapshot: the rank's part.
+        judge: says why it must not be saved, in words; empty: it may.
 
     Raises:
         CheckpointError: the storage is full, fails, or is not the one that rank 0 writes to.
+        DivergedStateError: the judge objects; nothing is written.
     """
     try:
+        if problem := judge(snapshot):
+            raise DivergedStateError(destination.final, problem, mend=NOT_SAVED)
         with storage_errors(destination.working):
             files = tuple(_write_file(destination, snapshot, index) for index in range(len(snapshot.files)))
             record = RankRecord(token=destination.token, rank=destination.rank, tensors=snapshot.tensors, files=files)

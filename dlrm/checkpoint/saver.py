@@ -17,8 +17,9 @@ from typing import Any
 from dlrm.checkpoint.manifest import checksum, dump_record
 from dlrm.checkpoint.names import checkpoint_name
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.save import Destination, abandon, commit, prepare, write_rank
+from dlrm.checkpoint.save import Destination, Judge, abandon, commit, prepare, write_rank
 from dlrm.checkpoint.snapshot import Snapshot, Snapshots
+from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage, reading
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
@@ -60,6 +61,7 @@ class AsyncSaver:
         time_limit_s: how long rank 0 waits for the other ranks' parts after it has written its own.
         before_save: is called on rank 0 before anything of a save is written; a user error that it raises is raised by
             :meth:`save` on every rank.
+        judge: is called in the writing thread, before it writes; what it objects to on any rank is not saved.
         on_committed: is called on rank 0, in its writing thread, once a checkpoint is committed (to prune, to report).
             What it raises is told like a failure of the save.
     """
@@ -72,11 +74,13 @@ class AsyncSaver:
         storage: Storage | None = None,
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         before_save: Callable[[], None] = lambda: None,
+        judge: Judge = lambda snapshot: "",
         on_committed: Callable[[SaveReport], None] | None = None,
     ) -> None:
         self._storage, self._folder = located(folder, storage)
         self._collectives = collectives
-        self._time_limit_s, self._before_save, self._on_committed = time_limit_s, before_save, on_committed
+        self._time_limit_s, self._before_save = time_limit_s, before_save
+        self._judge, self._on_committed = judge, on_committed
         self._snapshots = Snapshots(collectives.rank, collectives.world_size)
         self._in_flight: _Save | None = None
         self._met = False
@@ -113,6 +117,7 @@ class AsyncSaver:
         Raises:
             CheckpointError: the save before has failed (this one is not begun then, and may be tried again), there is a
                 checkpoint of this step, or the folder cannot be written; the same on every rank.
+            DivergedStateError: the judge objected to the save before, on some rank; the same on every rank.
         """
         began = time.perf_counter()
         facts = json.loads(json.dumps(facts, allow_nan=False))
@@ -140,6 +145,7 @@ class AsyncSaver:
             snapshot=snapshot,
             facts=facts,
             time_limit_s=self._time_limit_s,
+            judge=self._judge,
             on_committed=self._on_committed,
             stalled_s=time.perf_counter() - began,
         )
@@ -150,6 +156,7 @@ class AsyncSaver:
 
         Raises:
             CheckpointError: the save that was in flight has failed; the same on every rank.
+            DivergedStateError: because the judge objected, on some rank.
         """
         if self._in_flight is None:
             return
@@ -177,8 +184,10 @@ class AsyncSaver:
         if save is None:
             return None
         save.written.wait()
-        words = self._collectives.all_gather_object(None if save.write_error is None else _in_words(save.write_error))
-        failed = [f"rank {rank}: {word}" for rank, word in enumerate(words) if word is not None]
+        mine = save.write_error
+        told = self._collectives.all_gather_object(mine if isinstance(mine, DivergedStateError) else _in_words(mine))
+        diverged = next((one for one in told if isinstance(one, DivergedStateError)), None)
+        failed = [f"rank {rank}: {one}" for rank, one in enumerate(told) if one is not None]
         if failed:
             save.cancelled.set()
         save.thread.join()
@@ -187,6 +196,8 @@ class AsyncSaver:
             return None
         if self._collectives.rank == 0:  # no rank writes there any more
             abandon(save.destination)
+        if diverged is not None:
+            return diverged
         committed = "could not be saved" if save.report is None else "was saved, but what follows a save failed"
         failure = CheckpointError(save.destination.final, f"{committed}: {'; '.join(failed) or _in_words(save.error)}")
         failure.__cause__ = save.error
@@ -208,7 +219,9 @@ class AsyncSaver:
         self._met = True
 
 
-def _in_words(error: BaseException | None) -> str:
+def _in_words(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
     return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
 
 
@@ -220,6 +233,7 @@ class _Save:
     snapshot: Snapshot
     facts: dict[str, Any]
     time_limit_s: float
+    judge: Judge
     on_committed: Callable[[SaveReport], None] | None
     stalled_s: float
     written: threading.Event = field(default_factory=threading.Event)
@@ -235,7 +249,7 @@ class _Save:
     def _run(self) -> None:
         began = time.perf_counter()
         try:
-            write_rank(self.destination, self.snapshot)
+            write_rank(self.destination, self.snapshot, self.judge)
         except BaseException as error:  # told by whoever settles this save
             self.write_error = self.error = error
         self.written.set()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from dlrm.checkpoint.increments import PREFIX as TOUCHED_PREFIX
 from dlrm.checkpoint.increments import QUANTISED
+from dlrm.checkpoint.manifest import DTYPES
 from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
 from dlrm.checkpoint.row_codes import LEVELS, row_parameters
+from dlrm.checkpoint.snapshot import Snapshot
 from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.errors import CheckpointError
 
 LARGEST_WEIGHT = 2.0**32
 """The product of four such is beyond float32 (2^128), and activations are products of weights layer after layer."""
@@ -25,7 +28,10 @@ LARGEST_STATE = LARGEST_WEIGHT**2
 _QUANTISED_ENDS = tuple(f".{name}" for name in QUANTISED)
 
 
-@torch.no_grad()
+class DivergedStateError(CheckpointError):
+    """A state from which training cannot go on: one to be saved, or of a checkpoint that is whole."""
+
+
 def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
     """What of a state training cannot go on from, in words; empty: nothing.
 
@@ -34,12 +40,28 @@ def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
     Args:
         tensors: of the state, or of an increment.
     """
+    return _fault_in((tensor.name, block.tensor.detach()) for tensor in tensors for block in tensor.blocks)
+
+
+def fault_in_snapshot(snapshot: Snapshot) -> str:
+    """The same of what a rank is about to write, from its copy in the host's memory: training need not stand for it."""
+    dtypes = {tensor.name: DTYPES[tensor.dtype] for tensor in snapshot.tensors}
+    return _fault_in(
+        (piece.tensor, torch.frombuffer(piece.data, dtype=dtypes[piece.tensor]).view(piece.rectangle.shape))
+        for pieces in snapshot.files
+        for piece in pieces
+        if piece.data
+    )
+
+
+@torch.no_grad()
+def _fault_in(named: Iterable[tuple[str, torch.Tensor]]) -> str:
     names: dict[torch.device, list[str]] = defaultdict(list)
     extremes: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        for values in _numbers(tensor):
-            names[values.device].append(tensor.name)
-            extremes[values.device].append(torch.stack(values.aminmax()).double())
+    for name, values in named:
+        for numbers in _numbers(name, values):
+            names[numbers.device].append(name)
+            extremes[numbers.device].append(torch.stack(numbers.aminmax()).double())
     faults: dict[str, str] = {}
     for device, pairs in extremes.items():
         for name, (least, largest) in zip(names[device], torch.stack(pairs).tolist(), strict=True):
@@ -54,20 +76,16 @@ def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
     return f"{name} holds {fault}{more}"
 
 
-def _numbers(tensor: LogicalTensor) -> Iterator[torch.Tensor]:
-    """The numbers of a tensor's blocks that are floating-point, or of quantised rows the least and largest of each."""
-    codes = tensor.name.startswith(REDUCED_PREFIX) or (
-        tensor.name.startswith(TOUCHED_PREFIX) and tensor.name.endswith(_QUANTISED_ENDS)
-    )
-    for block in tensor.blocks:
-        values = block.tensor.detach()
-        if not values.numel():
-            continue
-        if values.is_floating_point():
-            yield values
-        elif codes and values.dtype == torch.uint8:
-            scale_N1, offset_N1 = row_parameters(values.flatten(0, -2))
-            yield torch.cat([offset_N1, offset_N1 + LEVELS * scale_N1])
+def _numbers(name: str, values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The numbers of values that are floating-point, or of quantised rows the least and largest of each."""
+    if not values.numel():
+        return
+    codes = name.startswith(REDUCED_PREFIX) or (name.startswith(TOUCHED_PREFIX) and name.endswith(_QUANTISED_ENDS))
+    if values.is_floating_point():
+        yield values
+    elif codes and values.dtype == torch.uint8:
+        scale_N1, offset_N1 = row_parameters(values.flatten(0, -2))
+        yield torch.cat([offset_N1, offset_N1 + LEVELS * scale_N1])
 
 
 def _fault(name: str, least: float, largest: float) -> str:

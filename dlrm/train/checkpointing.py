@@ -9,6 +9,7 @@ from dlrm.checkpoint.claim import WATCH_S, Claim
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
+from dlrm.checkpoint.soundness import fault_in_snapshot
 from dlrm.checkpoint.watch import ChainWatch
 from dlrm.config import Config
 from dlrm.distributed.collectives import from_rank_0
@@ -62,6 +63,7 @@ class Checkpointing:
             storage=self._storage,
             time_limit_s=config.checkpoint.time_limit_s,
             before_save=self._claim.check,
+            judge=fault_in_snapshot,
             on_committed=self._committed,
         )
         self._start = Start()

@@ -16,12 +16,11 @@ import torch
 
 from dlrm.checkpoint.folder import prune
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
-from dlrm.checkpoint.soundness import fault_in_state
+from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
-from dlrm.distributed.collectives import together
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
 from dlrm.signals import STOPPING, SignalWatch
@@ -131,7 +130,8 @@ class Saving(Hook):
         self._best = self._committed_best = best if best is not None and best.metric == config.best else None
         self._saving_best: BestFact | None = None  # measured where the save in flight was begun
         self._kept.best_step = None if self._best is None else self._best.step
-        self._saved_step, self._last_step = saved_step, last_step
+        self._saved_step = self._committed_step = saved_step  # the first may be in flight yet
+        self._last_step = last_step
         self._wanted = ""  # why to save at the next pause
         self._last_save_s = self._last_poll_s = time.monotonic()
         self._last_poll_step = self._next_poll_step = 0
@@ -254,7 +254,6 @@ class Saving(Hook):
         self._finish(self._tolerant)  # of the save before, which need not have succeeded for this one to
         self._saving_best = self._best if self._best is not None and self._best.step == position.step else None
         tensors, of_source = self._source.collect()
-        together(self._world.collectives, lambda: self._require_sound(position, tensors))
         facts = {**of_source, **self._facts(position, reason, self._best)}
         try:
             self._saver.save(position.step, tensors, facts)
@@ -263,12 +262,6 @@ class Saving(Hook):
         else:
             self._saved_step = position.step
         self._last_save_s = time.monotonic()
-
-    def _require_sound(self, position: Position, tensors: Sequence[LogicalTensor]) -> None:
-        """Save nothing that training could not go on from: the loss so far says nothing of the step just made."""
-        if problem := fault_in_state(tensors):
-            last = "" if self._saved_step is None else f"; --resume auto goes on from step {self._saved_step}"
-            raise DivergedError(f"step {position.step}: the state is not saved, because {problem}{last}")
 
     def _finish(self, tolerant: bool) -> None:
         """Wait for the save in flight and tell what became of it."""
@@ -279,12 +272,16 @@ class Saving(Hook):
         except CheckpointError as error:
             self._failed(error, tolerant=tolerant)
         else:
+            self._committed_step = self._saved_step
             self._source.settled(self._saver.last)
             if self._saving_best is not None:  # not before, or a save that fails would cost the best before
                 self._committed_best, self._kept.best_step = self._saving_best, self._saving_best.step
         self._tell()
 
     def _failed(self, error: CheckpointError, *, tolerant: bool) -> None:
+        if isinstance(error, DivergedStateError):  # the loss so far said nothing of the step just made
+            last = "" if self._committed_step is None else f"; --resume auto goes on from step {self._committed_step}"
+            raise DivergedError(f"step {self._saved_step}: the state is not saved, because {error.problem}{last}")
         self._source.settled(None)
         self._saved_step = None  # this position may be saved yet
         if self._best is self._saving_best:  # what no checkpoint holds is not to be beaten

@@ -13,6 +13,7 @@ from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.saver import AsyncSaver
+from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import CheckpointError
@@ -132,6 +133,27 @@ def test_a_rank_without_room_is_told_to_all_at_the_next_save_and_not_after_the_t
     assert f"step_00000001: could not be saved: rank {full_rank}: " in at_next_save
     assert "No space left on device" in at_next_save
     assert at_wait == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_what_one_rank_objects_to(rank, world_size, folder, objecting):
+    saver = AsyncSaver(
+        folder, ProcessGroup(), judge=lambda snapshot: "w holds NaN" if rank == objecting else "", time_limit_s=600
+    )
+    tensors = cut_up(random_state(1), 1, world_size)[rank]
+    saver.save(1, tensors, {})
+    with pytest.raises(DivergedStateError) as caught:
+        saver.wait()
+    saver.wait()
+    dist.barrier()  # the ranks are still in step
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("objecting", [0, 1])
+def test_what_one_rank_finds_diverged_is_saved_by_none_and_told_to_all(objecting, tmp_path):
+    first, second = run_ranks(save_what_one_rank_objects_to, 2, str(tmp_path), objecting)
+    assert first == second
+    assert "step_00000001: w holds NaN" in first
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,9 +7,9 @@ from dlrm.testing.random_models import assembled, random_model, ranks_of, train_
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training_by_hand import train_by_hand
 
-SEEDS = {  # tables of fewer rows than ranks: among others of other widths, at the end of a kernel's list, and alone in one
-    (2, 2): [44, 91, 113],
-    (4, 2): [98, 289],
+SEEDS = {  # without sharding/empty_shards.py seed 25 trains wrong silently, and fbgemm refuses the others
+    (2, 2): [25, 29, 44],
+    (4, 2): [9, 14],
 }
 
 

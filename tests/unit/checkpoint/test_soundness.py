@@ -5,7 +5,8 @@ import torch
 
 from dlrm.checkpoint.reduced import reduced
 from dlrm.checkpoint.row_codes import encode_rows
-from dlrm.checkpoint.soundness import fault_in_state
+from dlrm.checkpoint.snapshot import Snapshots
+from dlrm.checkpoint.soundness import fault_in_snapshot, fault_in_state
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 
 
@@ -19,6 +20,13 @@ def rows_with(value, dtype=torch.float32):
     return rows_ND
 
 
+def fault_in(tensors):
+    """What is found in the state, and the same in a copy of it."""
+    found = fault_in_state(tensors)
+    assert fault_in_snapshot(Snapshots().snapshot(tensors)) == found
+    return found
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(
     ("value", "words"),
@@ -27,33 +35,33 @@ def rows_with(value, dtype=torch.float32):
 def test_what_is_not_finite_is_named_wherever_it_is(value, words, dtype):
     good = tensor("over.0.weight", rows_with(1.0, dtype))
     for name in ("tables.a.weight", "tables.a.optimizer.sum", "average.over.0.weight", "touched.a.0_0.optimizer.sum"):
-        assert fault_in_state([good, tensor(name, rows_with(value, dtype)), good]) == f"{name} holds {words}"
+        assert fault_in([good, tensor(name, rows_with(value, dtype))]) == f"{name} holds {words}"
     apart = (Block((0, 0), rows_with(0.0, dtype)[:5]), Block((5, 0), rows_with(value, dtype)[5:]))
-    assert fault_in_state([LogicalTensor("tables.b.weight", (10, 6), dtype, apart)]) == f"tables.b.weight holds {words}"
+    assert fault_in([LogicalTensor("tables.b.weight", (10, 6), dtype, apart)]) == f"tables.b.weight holds {words}"
 
 
 def test_numbers_whose_products_overflow_are_as_bad_as_infinite_ones():
     assert torch.tensor(2.0**32).pow(4) == float("inf")  # what the limit is about
     for value in (6e4, 1e9, -4e9):
-        assert fault_in_state([tensor("over.0.weight", rows_with(value))]) == ""
+        assert fault_in([tensor("over.0.weight", rows_with(value))]) == ""
     for value in (1e10, -1e30):
-        found = fault_in_state([tensor("over.0.weight", rows_with(value)), tensor("over.1.weight", rows_with(value))])
+        found = fault_in([tensor("over.0.weight", rows_with(value)), tensor("over.1.weight", rows_with(value))])
         assert found.startswith(f"over.0.weight holds a number of size {abs(value):.1e}, more than 4.3e+09")
         assert found.endswith("(so does over.1.weight)")
-    assert fault_in_state([tensor("over.0.weight.optimizer.exp_avg_sq", rows_with(1e19))]) == ""  # squares of 3e9
-    assert "more than 1.8e+19" in fault_in_state([tensor("tables.a.optimizer.sum", rows_with(1e20))])
+    assert fault_in([tensor("over.0.weight.optimizer.exp_avg_sq", rows_with(1e19))]) == ""  # squares of 3e9
+    assert "more than 1.8e+19" in fault_in([tensor("tables.a.optimizer.sum", rows_with(1e20))])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1e30])
 def test_quantised_rows_are_looked_at_as_well(value):
     codes = tensor("touched.a.0_0.weight", encode_rows(rows_with(value)))
-    assert fault_in_state([codes]).startswith("touched.a.0_0.weight holds")
+    assert fault_in([codes]).startswith("touched.a.0_0.weight holds")
     weight = torch.linspace(-3, 3, 600).view(10, 60)
     weight[3, 4] = value
     small = reduced(tensor("over.0.weight", weight, replicated=True))
     assert small.dtype == torch.uint8
-    assert fault_in_state([small]).startswith("reduced.over.0.weight holds")
-    assert fault_in_state([tensor("touched.a.0_0.weight", encode_rows(rows_with(1.0)))]) == ""
+    assert fault_in([small]).startswith("reduced.over.0.weight holds")
+    assert fault_in([tensor("touched.a.0_0.weight", encode_rows(rows_with(1.0)))]) == ""
 
 
 def test_counters_and_tensors_without_elements_are_no_matter():
@@ -65,4 +73,4 @@ def test_counters_and_tensors_without_elements_are_no_matter():
         tensor("nothing", torch.zeros((0, 4))),
         LogicalTensor("tables.elsewhere.weight", (3, 4), torch.float32, ()),
     ]
-    assert fault_in_state(tensors) == fault_in_state([]) == ""
+    assert fault_in(tensors) == fault_in([]) == ""

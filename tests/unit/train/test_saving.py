@@ -7,6 +7,7 @@ import torch
 
 from dlrm.checkpoint.names import checkpoint_name
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
+from dlrm.checkpoint.soundness import fault_in_snapshot
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
@@ -71,7 +72,9 @@ class Run:
         self.kept = Kept(str(folder or ""), storage or LocalStorage(), keep=2)
         self.saver = Saver(set(failing))
         if folder is not None:  # the one that writes
-            self.saver = AsyncSaver(folder, OneProcess(), storage=storage, on_committed=self.kept)
+            self.saver = AsyncSaver(
+                folder, OneProcess(), storage=storage, judge=fault_in_snapshot, on_committed=self.kept
+            )
         self.measured, self.source = Measured(ThroughputMeter()), NoState()
         self.hook = Saving(
             CheckpointConfig(every_minutes=None, **config),
@@ -199,7 +202,7 @@ def test_a_state_that_has_exploded_is_not_saved_and_what_was_saved_before_is(tmp
     with pytest.raises(
         DivergedError, match=r"step \d+: the state is not saved, because over.0.weight holds .* from step 20: .*lower"
     ):
-        run.end(30) if at_end else run.pause(30)
+        run.end(30) if at_end else (run.pause(30), run.pause(40))  # found while training goes on
     assert committed_steps(tmp_path) == [10, 20]
 
 
