@@ -25,7 +25,10 @@ from dlrm.distributed.versions import Triple, supported
 ROOT = Path(__file__).resolve().parents[1]
 _SAME = "tests/dist/test_same_training.py::test_losses_do_not_depend_on"
 TESTS = (  # what touches torch, fbgemm and torchrec; data and configuration do not care
-    *(f"tests/unit/{folder}" for folder in ("distributed", "metrics", "model", "optim", "sharding", "train")),
+    *(
+        f"tests/unit/{folder}"
+        for folder in ("distributed", "layers", "metrics", "models", "optim", "sharding", "train")
+    ),
     *(
         f"{_SAME}_{what}"
         for what in ("the_mixture_of_sharding_types", "ranks_with_dropout_schedule_clipping_and_rates")

@@ -2,7 +2,7 @@
 
 There it is torchrec.models.dlrm's DLRM, DLRM_DCN or DLRM_Projection inside of DLRMTrain; wrappers
 (DistributedModelParallel, DistributedDataParallel, torch.compile) add words to the names, which are left out here. The
-three compute what :mod:`dlrm.model` computes with the interactions dot, dcn and projection:
+three compute what :mod:`dlrm.models` computes with the interactions dot, dcn and projection:
 
 ====================================================================  ================================
 there                                                                 here
@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from dlrm.checkpoint.increments import weight_name
-from dlrm.config.model import DotInteraction, ModelConfig
-from dlrm.model.build import build_model
+from dlrm.config.model import DlrmModel, DotInteraction, ModelConfig
+from dlrm.models.build import build_model
 from dlrm.schema import Schema
 from dlrm.table_names import state_name, table_name, table_of_weight
 from dlrm.words import escaped
@@ -65,6 +65,8 @@ def translate(found: Mapping[str, Any], config: ModelConfig, schema: Schema) -> 
     Raises:
         ConfigError: the configuration does not fit the schema.
     """
+    if not isinstance(config, DlrmModel):
+        return Translated({}, []), [f"no model there is a {config.kind}: choose model.kind dlrm"]
     wanted = model_shapes(config, schema)
     plain, problems = _without_wrappers(found)
     differences = [*unlike(config, schema), *problems, *_other_interaction(plain, config)]
@@ -95,7 +97,7 @@ def model_shapes(config: ModelConfig, schema: Schema) -> dict[str, tuple[int, ..
     return shapes
 
 
-def unlike(config: ModelConfig, schema: Schema) -> Iterator[str]:
+def unlike(config: DlrmModel, schema: Schema) -> Iterator[str]:
     """What a model of this configuration computes that none of facebookresearch/dlrm's does, in words."""
     if not schema.dense:
         yield "the data have no dense features, every model there has a bottom MLP on some"
@@ -128,7 +130,7 @@ def _without_wrappers(found: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
     return plain, problems
 
 
-def _other_interaction(plain: Mapping[str, Any], config: ModelConfig) -> Iterator[str]:
+def _other_interaction(plain: Mapping[str, Any], config: DlrmModel) -> Iterator[str]:
     kind = "dot"
     if any(name.startswith("inter_arch.crossnet.") for name in plain):
         kind = "dcn"
@@ -138,7 +140,7 @@ def _other_interaction(plain: Mapping[str, Any], config: ModelConfig) -> Iterato
         yield f"it is a {_MODELS[kind]}, which is model.interaction.kind {kind}, not {config.interaction.kind}"
 
 
-def _their_name(name: str, plain: Mapping[str, Any], config: ModelConfig) -> str:
+def _their_name(name: str, plain: Mapping[str, Any], config: DlrmModel) -> str:
     if name.startswith("tables."):
         table = table_name(name.removeprefix("tables.").removesuffix(".weight"))
         as_is = f"{_TABLES}{table}.weight"

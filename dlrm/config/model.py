@@ -1,4 +1,4 @@
-"""The model: two MLPs, the tables between them and the interaction (arXiv:1906.00091, figure 1)."""
+"""The models, each a variant chosen by ``kind``."""
 
 from __future__ import annotations
 
@@ -63,25 +63,36 @@ class TableOverride(Section):
     """How the ids of a sample become one vector."""
 
 
-class ModelConfig(Section):
-    """Layer sizes, embedding dimension and interaction."""
+class _Model(Section):
+    """What all models have: tables, one a sparse feature."""
 
     embedding_dim: PositiveInt = 16
     """Width of the rows of every table."""
+    pooling: Pooling = "sum"
+    """How the ids of a sample become one vector."""
+    dropout: Fraction = 0.0
+    """Share of the hidden units of the MLP that gives the logit dropped in training."""
+    embedding_init_bound: PositiveFloat | None = None
+    """Tables start uniform between -bound and bound; sqrt(1/rows), as in arXiv:1906.00091, if left out."""
+    tables: dict[str, TableOverride] = Field(default_factory=dict)
+    """Overrides for single tables, by name."""
+
+    @property
+    def other_width(self) -> str:
+        """The first table whose rows have another width than the rest; empty if all are equal."""
+        return next((name for name, t in self.tables.items() if t.embedding_dim not in (None, self.embedding_dim)), "")
+
+
+class DlrmModel(_Model):
+    """DLRM (arXiv:1906.00091): an MLP on the dense features, the tables, their interaction, an MLP on that."""
+
+    kind: Literal["dlrm"] = "dlrm"
     bottom_mlp: Sizes = BOTTOM_MLP
     """Layer sizes of the MLP on the dense features; the last must be embedding_dim unless the interaction is cat. Data
     without dense features have no such MLP: leave it out."""
     top_mlp: Sizes = (512, 256, 1)
     """Layer sizes of the MLP on the interaction, its one output (the logit) included."""
     interaction: Interaction = DotInteraction()
-    pooling: Pooling = "sum"
-    """How the ids of a sample become one vector."""
-    dropout: Fraction = 0.0
-    """Share of the top MLP's hidden units dropped in training."""
-    embedding_init_bound: PositiveFloat | None = None
-    """Tables start uniform between -bound and bound; the paper's sqrt(1/rows) if left out."""
-    tables: dict[str, TableOverride] = Field(default_factory=dict)
-    """Overrides for single tables, by name."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -91,10 +102,9 @@ class ModelConfig(Section):
             return self
         if self.bottom_mlp != BOTTOM_MLP and self.fault_in_bottom_mlp:
             raise ValueError(self.fault_in_bottom_mlp)
-        different = [name for name, t in self.tables.items() if t.embedding_dim not in (None, self.embedding_dim)]
-        if different and self.interaction.kind != "dcn":
+        if self.other_width and self.interaction.kind != "dcn":
             raise ValueError(
-                f"tables.{different[0]}.embedding_dim differs from embedding_dim: interaction {self.interaction.kind} "
+                f"tables.{self.other_width}.embedding_dim differs from embedding_dim: interaction {self.interaction.kind} "
                 "needs equal dimensions; cat and dcn do not"
             )
         if isinstance(self.interaction, ProjectionInteraction):
@@ -119,3 +129,27 @@ class ModelConfig(Section):
             f"bottom_mlp ends with {self.bottom_mlp[-1]}, embedding_dim is {self.embedding_dim}: "
             f"they must be equal for interaction {self.interaction.kind}"
         )
+
+
+class DeepFmModel(_Model):
+    """DeepFM (arXiv:1703.04247): a factorization machine and an MLP on the same field vectors; the logit is their sum.
+
+    A row of a table holds an id's vector and, as its last number, its first-order weight: one look-up brings both. Each
+    dense feature is a field, too: its value times a vector (and weight) of its own.
+    """
+
+    kind: Literal["deepfm"] = "deepfm"
+    deep_mlp: Sizes = (400, 400, 400)
+    """Sizes of the hidden layers of the MLP on all field vectors; the logit's layer follows."""
+
+    @model_validator(mode="after")
+    def _widths_are_equal(self) -> Self:
+        if self.other_width:
+            raise ValueError(
+                f"tables.{self.other_width}.embedding_dim differs from embedding_dim: deepfm multiplies the vectors of all "
+                "fields, so that they need equal dimensions"
+            )
+        return self
+
+
+ModelConfig = Annotated[DlrmModel | DeepFmModel, Field(discriminator="kind")]

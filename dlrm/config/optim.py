@@ -148,7 +148,7 @@ class OptimConfig(Section):
     dense: DenseOptimizer = Adagrad(lr=0.02)
     sparse: SparseOptimizer = RowwiseAdagrad(lr=0.05)
     lr_scale: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Factor on the rate of a group: bottom_mlp, interaction, top_mlp, or a table by its name."""
+    """Factor on the rate of a group: a part of the model (of dlrm: bottom_mlp, interaction, top_mlp), or a table."""
     schedule: Schedule = Schedule()
     clip_norm: PositiveFloat | None = None
     """Clip the gradient of the MLPs to this L2 norm (the tables' gradients never leave the fused kernel)."""

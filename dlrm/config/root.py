@@ -7,7 +7,7 @@ from pydantic import model_validator
 from dlrm.config.base import Section
 from dlrm.config.checkpoint import NEWEST, CheckpointConfig, ResumeConfig
 from dlrm.config.data import DataConfig, PlantedData
-from dlrm.config.model import ModelConfig
+from dlrm.config.model import DlrmModel, ModelConfig
 from dlrm.config.optim import OptimConfig
 from dlrm.config.run import DistributedConfig, LoggingConfig, RunConfig
 from dlrm.config.sharding import ShardingConfig
@@ -20,7 +20,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     distributed: DistributedConfig = DistributedConfig()
     data: DataConfig = PlantedData()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = DlrmModel()
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
     train: TrainConfig = TrainConfig()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,6 @@ from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables import TouchedRowOptimizer
 from dlrm.table_names import table_of_weight
-
-MLP_GROUPS = ("bottom_mlp", "interaction", "top_mlp")
 
 
 class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is untyped here
@@ -98,7 +96,7 @@ def build_optimizer(
     config: OptimConfig,
     *,
     fused: KeyedOptimizer,
-    mlps: Mapping[str, torch.Tensor],
+    groups: Mapping[str, Mapping[str, torch.Tensor]],
     data_parallel_tables: Mapping[str, torch.Tensor],
 ) -> TrainingOptimizer:
     """The optimizer of a sharded model.
@@ -106,7 +104,7 @@ def build_optimizer(
     Args:
         config: kinds, rates, schedule, clipping.
         fused: the optimizer of the sharded tables, from DistributedModelParallel.
-        mlps: replicated parameters by full name; one part of the name is one of :data:`MLP_GROUPS`.
+        groups: the model's groups of replicated parameters, each by full name.
         data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
     """
     tables: list[KeyedOptimizer] = [fused]
@@ -115,18 +113,16 @@ def build_optimizer(
         factory = partial(TouchedRowOptimizer, config=config.sparse, lr=lr)
         tables.append(KeyedOptimizerWrapper({name: weight}, factory))
     dense: list[KeyedOptimizer] = []
-    for group in MLP_GROUPS:
-        params = {name: param for name, param in mlps.items() if group in name.split(".")}
-        if params:
-            lr = config.dense.lr * config.lr_scale.get(group, 1.0)
-            dense.append(KeyedOptimizerWrapper(params, partial(_dense_optimizer, config.dense, lr=lr)))
+    for group, params in groups.items():
+        lr = config.dense.lr * config.lr_scale.get(group, 1.0)
+        dense.append(KeyedOptimizerWrapper(dict(params), partial(_dense_optimizer, config.dense, lr=lr)))
     return TrainingOptimizer(
         [*tables, *dense],
         table_optimizers=tables,
         sparse=config.sparse,
         kernels=list(_kernels(fused)),
         schedule=config.schedule,
-        clipped=list(mlps.values()),
+        clipped=[param for params in groups.values() for param in params.values()],
         clip_norm=config.clip_norm,
     )
 
@@ -146,19 +142,18 @@ def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
     return [value]
 
 
-def check_rate_groups(config: OptimConfig, tables: Sequence[str], *, dense: bool = True) -> None:
+def check_rate_groups(config: OptimConfig, groups: Sequence[str], tables: Sequence[str]) -> None:
     """Refuse rate factors for groups that do not exist, or that are two.
 
     Args:
         config: the factors by group.
+        groups: of the model.
         tables: their names.
-        dense: whether there are dense features, and with them a bottom MLP.
 
     Raises:
         ConfigError: names each key and the nearest group.
     """
     problems = []
-    groups = [group for group in MLP_GROUPS if dense or group != "bottom_mlp"]
     for name in config.lr_scale:
         if name in groups and name in tables:
             message = "is a part of the model as well as a table here: rename the column"
@@ -170,6 +165,21 @@ def check_rate_groups(config: OptimConfig, tables: Sequence[str], *, dense: bool
             problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", f"is no group of parameters; {hint}"))
     if problems:
         raise ConfigError(problems)
+
+
+def check_all_are_trained(optimizer: KeyedOptimizer, names: Iterable[str]) -> None:
+    """See that no parameter is forgotten: one without an optimizer would stay what it was without a word.
+
+    Args:
+        optimizer: of the model.
+        names: of all parameters that no fused kernel trains.
+
+    Raises:
+        ValueError: names those that nothing trains: a bug of the model.
+    """
+    forgotten = [name for name in names if name not in optimizer.params]
+    if forgotten:
+        raise ValueError(f"no optimizer trains {', '.join(forgotten)}")
 
 
 def _dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: float) -> torch.optim.Optimizer:

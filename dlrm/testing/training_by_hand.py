@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlrm.config.optim import Adagrad, DenseOptimizer, RowwiseAdagrad, SparseAdagrad, SparseOptimizer
-from dlrm.model.build import build_model
+from dlrm.models.build import build_model
 from dlrm.testing.random_models import RandomModel
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

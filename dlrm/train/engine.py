@@ -10,12 +10,13 @@ from torchrec.distributed.types import ShardingPlan
 
 from dlrm.config import Config
 from dlrm.distributed.world import World
-from dlrm.model.build import build_model
-from dlrm.model.dlrm import TrainTask
-from dlrm.model.init import fill_table_block
+from dlrm.models.base import group_of
+from dlrm.models.build import build_model
+from dlrm.models.init import fill_table_block
+from dlrm.models.task import MODEL_PREFIX, TrainTask
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
 from dlrm.optim.tables import check_table_optimizer, fuse_optimizer
-from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_rate_groups
+from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_all_are_trained, check_rate_groups
 from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.planner import make_plan
@@ -33,7 +34,7 @@ class Engine:
         model: tables sharded, MLPs replicated; optimizer: of all of it; stepper: drives both.
         average: of the weights, for evaluation.
         plan, placements: where the tables are, for torchrec and for people.
-        mlp_weights, table_weights: numbers of weights, each counted once.
+        dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
     """
 
     model: DistributedModelParallel
@@ -42,7 +43,7 @@ class Engine:
     average: Averaging
     plan: ShardingPlan
     placements: list[TablePlacement]
-    mlp_weights: int
+    dense_weights: int
     table_weights: int
     fill_block: FillBlock
 
@@ -59,15 +60,15 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
     check_table_optimizer(config.optim.sparse, world.device)
-    check_rate_groups(config.optim, [feature.name for feature in schema.sparse], dense=bool(schema.dense))
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
+    check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
     fuse_optimizer(model.tables, config.optim)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()
     }
     table_weights = sum(rows * dim for rows, dim in sizes.values())
-    mlp_weights = sum(parameter.numel() for parameter in model.parameters()) - table_weights
+    dense_weights = sum(parameter.numel() for parameter in model.parameters()) - table_weights
     task = TrainTask(model)
     plan = make_plan(
         task,
@@ -80,11 +81,17 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     fill_block = _block_filler(config, sizes)
     sharded = shard_model(task, plan=plan, world=world, fill_block=fill_block)
     train_column_shards(sharded, plan=plan, optimizer=config.optim.sparse)
-    mlps, replicated = split_parameters(sharded, plan)
+    dense, replicated = split_parameters(sharded, plan)
+    groups: dict[str, dict[str, torch.Tensor]] = {group: {} for group in model.groups}
+    for name, parameter in dense.items():
+        groups[group_of(name.removeprefix(MODEL_PREFIX))][name] = parameter
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:
         average = ExponentialAverage(local_weights(sharded), config.train.average_decay, CachedRows(sharded))
-    optimizer = build_optimizer(config.optim, fused=sharded.fused_optimizer, mlps=mlps, data_parallel_tables=replicated)
+    optimizer = build_optimizer(
+        config.optim, fused=sharded.fused_optimizer, groups=groups, data_parallel_tables=replicated
+    )
+    check_all_are_trained(optimizer, [*dense, *replicated])
     return Engine(
         model=sharded,
         optimizer=optimizer,
@@ -92,7 +99,7 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         average=average,
         plan=plan,
         placements=placements(plan, sizes, config.optim.sparse, world.size),
-        mlp_weights=mlp_weights,
+        dense_weights=dense_weights,
         table_weights=table_weights,
         fill_block=fill_block,
     )

@@ -266,7 +266,10 @@ def data_difference(saved: SavedFacts, data: TrainingData) -> str:
 
 def config_changes(saved: SavedFacts, config: Config) -> list[str]:
     """Options of the training that have other values than when the checkpoint was saved: ``optim.dense.lr 0.1 -> 0.2``."""
-    before, now = dict(_flat(saved.config)), dict(_flat(to_plain(config)))
+    defaults = dict(_flat(to_plain(Config())))
+    now = dict(_flat(to_plain(config)))
+    # An option that is younger than the checkpoint had its default's effect then: model.kind was dlrm.
+    before = {name: value for name, value in defaults.items() if name in now} | dict(_flat(saved.config))
     return [
         f"{_printable(name)} {shown(before.get(name))} -> {shown(now.get(name))}"
         for name in sorted(before.keys() | now.keys())

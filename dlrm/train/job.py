@@ -100,8 +100,8 @@ def _introduce(config: Config, job: Job, folder: Path, world: World, display: Di
     display.show(table)
     engine, trainer = job.engine, job.trainer
     display.say(
-        f"{world.size} rank(s) on {world.device.type}, {world.backend}; {engine.mlp_weights:,} weights in the MLPs, "
-        f"{engine.table_weights:,} in tables; {trainer.total_steps:,} steps of {config.train.global_batch_size:,} samples; "
+        f"{world.size} rank(s) on {world.device.type}, {world.backend}; {engine.table_weights:,} weights in tables, "
+        f"{engine.dense_weights:,} others; {trainer.total_steps:,} steps of {config.train.global_batch_size:,} samples; "
         f"files in {folder}/"
     )
 
@@ -158,7 +158,7 @@ def summarise(
         "samples_per_s": overall.samples_per_s,
         "resident_gib": max(peak.resident_gib for peak in memory),
         "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
-        "mlp_weights": job.engine.mlp_weights,
+        "dense_weights": job.engine.dense_weights,
         "table_weights": job.engine.table_weights,
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,

@@ -8,7 +8,7 @@ name                                      shape               what it is
 ``tables.<table>.weight``                 (rows, dim)         weights of a table
 ``tables.<table>.optimizer.<state>``      (rows, dim) or      Adagrad's ``sum``, row-wise Adagrad's (rows,); Adam's
                                           (rows,)             ``exp_avg`` and ``exp_avg_sq``; SGD has none
-``<module path>``                         the parameter's     everything else: weights of MLPs and interactions, and the
+``<module path>``                         the parameter's     everything else: the model's other weights, and the
                                                               step counters of dropout
 ``<module path>.optimizer.<state>``       the parameter's     its optimizer's state by torch's names: ``sum``, ``exp_avg``,
                                           or ()               ``exp_avg_sq``, ``momentum_buffer``, ``step``
@@ -34,6 +34,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignor
 
 from dlrm.checkpoint.increments import weight_name
 from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.models.task import MODEL_PREFIX
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.optim.tables import table_state_shapes
 from dlrm.sharding.wrap import forget_cached_rows, fused_shards
@@ -75,7 +76,7 @@ def _logical_name(full_name: str) -> str:
     """The name of a weight without what wraps it: TrainTask's ``model.`` and torchrec's collection of tables."""
     if ".embedding_bags." in full_name:
         return weight_name(state_name(table_of_weight(full_name)))
-    return full_name.removeprefix("model.")
+    return full_name.removeprefix(MODEL_PREFIX)
 
 
 def _logical_weight(name: str, weight: torch.Tensor | ShardedTensor) -> LogicalTensor:

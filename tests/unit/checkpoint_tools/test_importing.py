@@ -15,9 +15,9 @@ from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.checkpoint_tools import importing
 from dlrm.checkpoint_tools.translation import model_shapes, translate
 from dlrm.command.arguments import parse
-from dlrm.config.model import ModelConfig
+from dlrm.config.model import DlrmModel
 from dlrm.errors import CheckpointError, CheckpointMismatchError
-from dlrm.model.build import build_model
+from dlrm.models.build import build_model
 from dlrm.schema import Schema, SparseFeature
 from tests.unit.checkpoint_tools.runs import command
 from tests.unit.checkpoint_tools.torchrec_models import (
@@ -250,10 +250,10 @@ def test_tables_may_have_names_that_modules_cannot_and_models_there_have_dense_f
     }
     found = {name: torch.randn(shape) for name, shape in shapes.items()}
     sparse = (SparseFeature("type", 5), SparseFeature("items", 6))
-    config = ModelConfig(embedding_dim=4, bottom_mlp=(4,), top_mlp=(2, 1))
+    config = DlrmModel(embedding_dim=4, bottom_mlp=(4,), top_mlp=(2, 1))
     translated, differences = translate(found, config, Schema(("price",), sparse))
     assert differences == []
     for table in ("type", "items"):
         assert torch.equal(translated.weights[f"tables.{table}.weight"], found[f"{tables}t_{table}.weight"])
-    _, differences = translate(found, ModelConfig(embedding_dim=4, top_mlp=(2, 1)), Schema((), sparse))
+    _, differences = translate(found, DlrmModel(embedding_dim=4, top_mlp=(2, 1)), Schema((), sparse))
     assert differences == ["the data have no dense features, every model there has a bottom MLP on some"]

@@ -269,7 +269,7 @@ def test_lists_that_may_be_empty_take_a_single_word_or_words_with_commas():
 def test_any_names_of_columns_are_printed_and_read_back(tmp_path):
     tables = {name: {"pooling": "mean"} for name in COLUMN_NAMES}
     data = {"kind": "parquet", "path": "x", "dense": [], "sparse": COLUMN_NAMES, "rows": [9]}
-    config = Config.model_validate({"data": data, "model": {"tables": tables}})
+    config = Config.model_validate({"data": data, "model": {"kind": "dlrm", "tables": tables}})
     printed = dump_config(config)
     assert all(line.isprintable() for line in printed.split("\n"))
     (tmp_path / "printed.yaml").write_text(printed)

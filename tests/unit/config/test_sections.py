@@ -18,7 +18,7 @@ from dlrm.config.data import (
     Split,
 )
 from dlrm.config.data.synthetic import TraceIds
-from dlrm.config.model import CatInteraction, DcnInteraction, ModelConfig, ProjectionInteraction
+from dlrm.config.model import CatInteraction, DcnInteraction, DlrmModel, ProjectionInteraction
 from dlrm.config.optim import Schedule
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.train import TrainConfig
@@ -107,16 +107,16 @@ def test_the_defaults_are_valid_and_complete():
 @pytest.mark.parametrize(
     ("section", "arguments", "message"),
     [
-        (ModelConfig, {"top_mlp": (8, 2)}, "top_mlp ends with 2"),
-        (ModelConfig, {"bottom_mlp": (8,)}, "bottom_mlp ends with 8, embedding_dim is 16"),
-        (ModelConfig, {"tables": {"a": {"embedding_dim": 8}}}, "tables.a.embedding_dim differs"),
+        (DlrmModel, {"top_mlp": (8, 2)}, "top_mlp ends with 2"),
+        (DlrmModel, {"bottom_mlp": (8,)}, "bottom_mlp ends with 8, embedding_dim is 16"),
+        (DlrmModel, {"tables": {"a": {"embedding_dim": 8}}}, "tables.a.embedding_dim differs"),
         (
-            ModelConfig,
+            DlrmModel,
             {"interaction": ProjectionInteraction(branch1=(17,), branch2=(16,))},
             "interaction.branch1 ends with 17",
         ),
-        (ModelConfig, {"dropout": 1.0}, "less than 1"),
-        (ModelConfig, {"bottom_mlp": ()}, "is empty"),
+        (DlrmModel, {"dropout": 1.0}, "less than 1"),
+        (DlrmModel, {"bottom_mlp": ()}, "is empty"),
         (RandomData, {"rows": (5, 6, 7), "hotness": (1, 2)}, "hotness has 2 entries, rows has 3"),
         (HashedCategories, {"rows": (5, 1)}, "a table of 1 row"),
         (DenseTransform, {"minimum": -3.0}, "minimum \\+ shift is 0"),
@@ -138,7 +138,7 @@ def test_options_that_contradict_each_other_are_refused(section, arguments, mess
 
 @pytest.mark.parametrize("interaction", [CatInteraction(), DcnInteraction()])
 def test_tables_of_their_own_width_are_taken_where_the_interaction_takes_them(interaction):
-    ModelConfig(interaction=interaction, tables={"a": {"embedding_dim": 8}})
+    DlrmModel(interaction=interaction, tables={"a": {"embedding_dim": 8}})
 
 
 def test_a_decay_may_start_where_the_warm_up_ends():

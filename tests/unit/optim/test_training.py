@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.optim.keyed import KeyedOptimizerWrapper
 
 from dlrm.config import Config, load_config
 from dlrm.config.optim import OptimConfig
@@ -11,13 +12,14 @@ from dlrm.data.order import SampleOrder
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import ConfigError
 from dlrm.optim.schedule import learning_rate
-from dlrm.optim.training import check_rate_groups
+from dlrm.optim.training import check_all_are_trained, check_rate_groups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.train.engine import build_engine
-from tests.unit.model.helpers import cpu_model
+from tests.unit.models.helpers import cpu_model
 
 SAMPLES, BATCH, STEPS = 39, 8, 5  # the last batch has 7: padding on the second of two ranks
+GROUPS = ["bottom_mlp", "interaction", "top_mlp"]
 COMMON = [
     "model={embedding_dim: 4, bottom_mlp: [8, 4], top_mlp: [8, 1]}",
     "train.global_batch_size=8",
@@ -190,9 +192,9 @@ def test_the_state_of_every_table_can_be_put_back_to_zero(sparse):
 
 def test_a_rate_for_a_group_that_does_not_exist_is_refused_with_the_nearest():
     tables = ["cat_0", "cat_1"]
-    check_rate_groups(OptimConfig(lr_scale={"cat_0": 2.0, "top_mlp": 0.5, "bottom_mlp": 1, "interaction": 3}), tables)
+    check_rate_groups(OptimConfig(lr_scale={"cat_0": 2.0, "top_mlp": 0.5, "bottom_mlp": 1}), GROUPS, tables)
     with pytest.raises(ConfigError) as caught:
-        check_rate_groups(OptimConfig(lr_scale={"top_mpl": 2.0, "cat_1": 1.0, "elsewhere": 3.0}), tables)
+        check_rate_groups(OptimConfig(lr_scale={"top_mpl": 2.0, "cat_1": 1.0, "elsewhere": 3.0}), GROUPS, tables)
     assert [str(problem) for problem in caught.value.problems] == [
         "optim.lr_scale.top_mpl: is no group of parameters; did you mean top_mlp?",
         "optim.lr_scale.elsewhere: is no group of parameters; groups are bottom_mlp, interaction, top_mlp and the tables "
@@ -202,7 +204,15 @@ def test_a_rate_for_a_group_that_does_not_exist_is_refused_with_the_nearest():
 
 def test_rates_of_what_is_not_there_or_is_two_things_are_refused():
     with pytest.raises(ConfigError, match=r"optim\.lr_scale\.bottom_mlp: is no group"):
-        check_rate_groups(OptimConfig(lr_scale={"bottom_mlp": 2.0}), ["a", "b"], dense=False)
-    check_rate_groups(OptimConfig(lr_scale={"top_mlp": 2.0}), ["a", "bottom_mlp"])
+        check_rate_groups(OptimConfig(lr_scale={"bottom_mlp": 2.0}), ["top_mlp"], ["a", "b"])
+    check_rate_groups(OptimConfig(lr_scale={"top_mlp": 2.0}), GROUPS, ["a", "bottom_mlp"])
     with pytest.raises(ConfigError, match=r"optim\.lr_scale\.top_mlp: is a part of the model as well as a table"):
-        check_rate_groups(OptimConfig(lr_scale={"top_mlp": 2.0}), ["a", "top_mlp"])
+        check_rate_groups(OptimConfig(lr_scale={"top_mlp": 2.0}), GROUPS, ["a", "top_mlp"])
+
+
+def test_a_parameter_that_no_optimizer_trains_is_named():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = KeyedOptimizerWrapper({"model.a.weight": weight}, lambda tensors: torch.optim.SGD(tensors, lr=0.1))
+    check_all_are_trained(optimizer, ["model.a.weight"])
+    with pytest.raises(ValueError, match=r"no optimizer trains model\.b\.weight"):
+        check_all_are_trained(optimizer, ["model.a.weight", "model.b.weight"])

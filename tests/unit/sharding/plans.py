@@ -6,8 +6,8 @@ from torchrec.distributed.types import ParameterSharding, ShardingPlan
 from dlrm.config import Config, load_config
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
-from dlrm.model.build import build_model
-from dlrm.model.dlrm import TrainTask
+from dlrm.models.build import build_model
+from dlrm.models.task import TrainTask
 from dlrm.optim.tables import fuse_optimizer
 from dlrm.schema import Schema
 from dlrm.sharding.planner import make_plan

@@ -85,6 +85,15 @@ def test_what_differs_is_named_in_printable_characters():
     assert all(line.isprintable() and len(line) < 250 for line in said)
 
 
+def test_an_option_that_is_younger_than_the_checkpoint_had_its_default():
+    facts = facts_of(Measured(ThroughputMeter()))
+    facts["config"] = json.loads(json.dumps(facts["config"]))
+    del facts["config"]["model"]["kind"]
+    assert config_changes(saved(facts), CONFIG) == []
+    other = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000", "model.kind=deepfm"])
+    assert "model.kind 'dlrm' -> 'deepfm'" in config_changes(saved(facts), other)
+
+
 FILES = (FileFingerprint("day_0", 100, "aa"), FileFingerprint("day_1", 50, "bb", rows="0 .. 9"))
 
 

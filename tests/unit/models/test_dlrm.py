@@ -5,10 +5,10 @@ from torchrec.models import dlrm as torchrec_dlrm
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dlrm.config.model import ModelConfig
-from dlrm.model import DLRM, TrainTask
+from dlrm.config.model import DlrmModel
+from dlrm.models import DLRM, TrainTask
 from dlrm.schema import Schema
-from tests.unit.model.helpers import copy_parameters, cpu_model, ragged_ids, random_batch
+from tests.unit.models.helpers import copy_parameters, cpu_model, ragged_ids, random_batch
 
 SCHEMA = Schema.numbered(5, rows=[40, 7, 100, 3], hotness=[1, 3, 2, 1])
 BOTTOM, TOP, DIM = (16, 8), (12, 6, 1), 8
@@ -28,8 +28,8 @@ TORCHREC = {
 }
 
 
-def model_config(interaction: dict, **options) -> ModelConfig:
-    return ModelConfig(embedding_dim=DIM, bottom_mlp=BOTTOM, top_mlp=TOP, interaction=interaction, **options)
+def model_config(interaction: dict, **options) -> DlrmModel:
+    return DlrmModel(embedding_dim=DIM, bottom_mlp=BOTTOM, top_mlp=TOP, interaction=interaction, **options)
 
 
 def torchrec_tables(pooling: str) -> EmbeddingBagCollection:
@@ -47,7 +47,7 @@ def torchrec_tables(pooling: str) -> EmbeddingBagCollection:
     )
 
 
-def torchrec_twin(model: DLRM, kind: str, config: ModelConfig) -> torch.nn.Module:
+def torchrec_twin(model: DLRM, kind: str, config: DlrmModel) -> torch.nn.Module:
     build, options = TORCHREC[kind]
     twin = build(
         torchrec_tables(config.pooling),

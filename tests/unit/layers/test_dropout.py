@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dlrm.model.dropout import SampleDropout
+from dlrm.layers.dropout import SampleDropout
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

@@ -17,14 +17,14 @@ from torchrec.distributed.sharding_plan import (
 )
 from torchrec.distributed.types import ShardingPlan
 
-from dlrm.config.model import ModelConfig
-from dlrm.model import TrainTask
+from dlrm.config.model import DlrmModel
+from dlrm.models import TrainTask
 from dlrm.schema import Schema
-from tests.unit.model.helpers import cpu_model, random_batch
+from tests.unit.models.helpers import cpu_model, random_batch
 
 SCHEMA = Schema.numbered(5, rows=[40, 7, 100, 3, 20], hotness=[1, 3, 2, 3, 2])
 # One mean-pooled table sharded by rows and one that is not; sums beside them: what torchrec's own mean gets wrong.
-CONFIG = ModelConfig(
+CONFIG = DlrmModel(
     embedding_dim=8,
     bottom_mlp=(16, 8),
     top_mlp=(12, 1),

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dlrm.config import model as config
-from dlrm.model.interaction import DotInteraction, build_interaction
+from dlrm.layers.interaction import DotInteraction, build_interaction
 
 
 def vectors(samples: int, *dims: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:

@@ -4,11 +4,11 @@ import math
 import pytest
 import torch
 
-from dlrm.config.model import ModelConfig
-from dlrm.model import build_model
-from dlrm.model.init import fill_table_block, initialise_dense, table_block
+from dlrm.config.model import DlrmModel
+from dlrm.models import build_model
+from dlrm.models.init import fill_table_block, initialise_dense, table_block
 from dlrm.schema import Schema
-from tests.unit.model.helpers import cpu_model
+from tests.unit.models.helpers import cpu_model
 
 SCHEMA = Schema.numbered(50, rows=[300, 20])
 SIZES = {"embedding_dim": 16, "bottom_mlp": (300, 16), "top_mlp": (200, 1)}
@@ -29,7 +29,7 @@ def assert_normal(values: torch.Tensor, std: float) -> None:
 
 
 def test_linear_layers_have_the_papers_moments():
-    model = cpu_model(ModelConfig(**SIZES), SCHEMA)
+    model = cpu_model(DlrmModel(**SIZES), SCHEMA)
     first = model.bottom_mlp.linears[0]
     assert_normal(first.weight, math.sqrt(2 / (300 + 50)))
     assert_normal(first.bias, math.sqrt(1 / 300))
@@ -39,7 +39,7 @@ def test_linear_layers_have_the_papers_moments():
 
 
 def test_cross_layers_are_xavier_normal_with_bias_zero():
-    model = cpu_model(ModelConfig(**SIZES, interaction={"kind": "dcn", "layers": 2, "rank": 100}), SCHEMA)
+    model = cpu_model(DlrmModel(**SIZES, interaction={"kind": "dcn", "layers": 2, "rank": 100}), SCHEMA)
     net = model.interaction.crossnet
     for kernel in [*net.W_kernels, *net.V_kernels]:
         assert_normal(kernel, math.sqrt(2 / (100 + 48)))
@@ -49,14 +49,14 @@ def test_cross_layers_are_xavier_normal_with_bias_zero():
 
 def test_projections_are_initialised_like_mlps():
     options = {"kind": "projection", "branch1": [96], "branch2": [160]}
-    model = cpu_model(ModelConfig(**SIZES, interaction=options), SCHEMA)
+    model = cpu_model(DlrmModel(**SIZES, interaction=options), SCHEMA)
     assert_normal(model.interaction.branch1.linears[0].weight, math.sqrt(2 / (96 + 48)))
     assert_normal(model.interaction.branch2.linears[0].bias, math.sqrt(1 / 160))
 
 
 def test_no_parameter_keeps_what_torch_drew():
     def parameters() -> list[torch.Tensor]:
-        model = cpu_model(ModelConfig(**SIZES, interaction={"kind": "dcn"}, dropout=0.1), SCHEMA)
+        model = cpu_model(DlrmModel(**SIZES, interaction={"kind": "dcn"}, dropout=0.1), SCHEMA)
         return [parameter.clone() for parameter in model.parameters()]
 
     torch.manual_seed(1)
@@ -66,9 +66,9 @@ def test_no_parameter_keeps_what_torch_drew():
 
 
 def test_weights_depend_on_the_seed_and_on_the_name_only():
-    small = build_model(ModelConfig(**SIZES), SCHEMA, seed=0)
-    other_seed = build_model(ModelConfig(**SIZES), SCHEMA, seed=1)
-    other_data = build_model(ModelConfig(**SIZES, dropout=0.3), Schema.numbered(50, rows=[5] * 9), seed=0)
+    small = build_model(DlrmModel(**SIZES), SCHEMA, seed=0)
+    other_seed = build_model(DlrmModel(**SIZES), SCHEMA, seed=1)
+    other_data = build_model(DlrmModel(**SIZES, dropout=0.3), Schema.numbered(50, rows=[5] * 9), seed=0)
     weight = small.bottom_mlp.linears[0].weight
     assert torch.equal(weight, other_data.bottom_mlp.linears[0].weight)
     assert not torch.equal(weight, other_seed.bottom_mlp.linears[0].weight)
@@ -76,7 +76,7 @@ def test_weights_depend_on_the_seed_and_on_the_name_only():
 
 
 def test_a_parameter_without_a_rule_is_refused():
-    model = build_model(ModelConfig(**SIZES), SCHEMA, seed=0)
+    model = build_model(DlrmModel(**SIZES), SCHEMA, seed=0)
     model.extra = torch.nn.LayerNorm(3)
     with pytest.raises(TypeError, match=r"extra\.weight"):
         initialise_dense(model, 0)
@@ -97,7 +97,7 @@ def test_tables_are_uniform_within_the_papers_bound_or_the_configured_one(config
 
 
 def test_tables_on_a_device_are_initialised_with_the_configured_bound():
-    model = cpu_model(ModelConfig(**SIZES, embedding_init_bound=0.5), SCHEMA, seed=7)
+    model = cpu_model(DlrmModel(**SIZES, embedding_init_bound=0.5), SCHEMA, seed=7)
     for name, rows in (("cat_0", 300), ("cat_1", 20)):
         weight = model.tables.embedding_bags[name].weight
         assert torch.equal(weight, whole(rows, 16, seed=7, name=name, bound=0.5))

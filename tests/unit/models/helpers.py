@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm.config.model import ModelConfig
+from dlrm.config.model import DlrmModel
 from dlrm.data.batch import Batch, make_batch
 from dlrm.data.source import Samples
-from dlrm.model import DLRM, build_model
+from dlrm.models import DLRM, build_model
 from dlrm.schema import Schema
 
 
@@ -34,7 +34,7 @@ def ragged_ids(schema: Schema, *, samples: int, longest: int, seed: int = 0) -> 
     return KeyedJaggedTensor(keys=keys, values=torch.cat(ids), lengths=lengths.flatten().int(), stride=samples)
 
 
-def cpu_model(config: ModelConfig, schema: Schema, *, seed: int = 0) -> DLRM:
+def cpu_model(config: DlrmModel, schema: Schema, *, seed: int = 0) -> DLRM:
     return build_model(config, schema, seed=seed, tables_device="cpu")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchrec.modules.crossnet import LowRankCrossNet
 
 from dlrm.config import model as model_config
-from dlrm.model.mlp import MLP
+from dlrm.layers.mlp import MLP
 
 
 def build_interaction(config: model_config.Interaction, *, dense_dim: int, table_dims: Sequence[int]) -> Interaction:

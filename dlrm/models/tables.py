@@ -15,7 +15,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.model import ModelConfig, TableOverride
 from dlrm.errors import ConfigError, ConfigProblem
-from dlrm.model.pooling import PooledColumns
+from dlrm.layers.pooling import PooledColumns
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import module_name
 
@@ -45,7 +45,7 @@ def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.dev
         config: widths.
         schema: names and rows.
         device: where the weights live. On ``meta`` they have no memory: DistributedModelParallel gives each rank its
-            shards, which :func:`dlrm.model.init.fill_table_block` then fills.
+            shards, which :func:`dlrm.models.init.fill_table_block` then fills.
 
     Raises:
         ConfigError: see :func:`embedding_bag_configs`.

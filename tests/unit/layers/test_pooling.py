@@ -1,7 +1,7 @@
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from dlrm.model.pooling import PooledColumns
+from dlrm.layers.pooling import PooledColumns
 
 SUMS = torch.tensor([[6.0, 12.0, 1.0], [0.0, 0.0, 2.0], [3.0, 5.0, 4.0]])
 BAGS = KeyedJaggedTensor(

@@ -1,15 +1,15 @@
 import pytest
 
-from dlrm.config.model import CatInteraction, ModelConfig
+from dlrm.config.model import CatInteraction, DlrmModel
 from dlrm.errors import ConfigError
-from dlrm.model.tables import build_pooling, build_tables, embedding_bag_configs
+from dlrm.models.tables import build_pooling, build_tables, embedding_bag_configs
 from dlrm.schema import Schema
 
 SCHEMA = Schema.numbered(2, rows=[10, 20, 30])
 
 
-def with_tables(**tables) -> ModelConfig:
-    return ModelConfig(embedding_dim=8, bottom_mlp=(8,), interaction=CatInteraction(), tables=tables)
+def with_tables(**tables) -> DlrmModel:
+    return DlrmModel(embedding_dim=8, bottom_mlp=(8,), interaction=CatInteraction(), tables=tables)
 
 
 def test_tables_follow_the_schema_and_the_overrides():

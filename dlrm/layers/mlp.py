@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dlrm.counter_rng import stream_key
-from dlrm.model.dropout import SampleDropout
+from dlrm.layers.dropout import SampleDropout
 
 
 class MLP(nn.Module):
@@ -38,7 +38,7 @@ class MLP(nn.Module):
             relu_last: whether ReLU follows the last layer, too (bottom MLP) or not (top MLP, whose output is a logit).
             dropout: share of the hidden units (all outputs but the last layer's) dropped in training.
             seed: of dropout.
-            rank: which part of the global batch this process computes; see :class:`~dlrm.model.dropout.SampleDropout`.
+            rank: which part of the global batch this process computes; see :class:`~dlrm.layers.dropout.SampleDropout`.
         """
         super().__init__()
         self.linears = nn.ModuleList(

@@ -1,8 +1,8 @@
 import torch
 from torchrec.modules.mlp import MLP as TorchrecMLP  # noqa: N811
 
-from dlrm.model.mlp import MLP
-from tests.unit.model.helpers import copy_parameters
+from dlrm.layers.mlp import MLP
+from tests.unit.models.helpers import copy_parameters
 
 
 def test_with_relu_last_it_is_torchrecs_mlp():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dlrm.config.model import ModelConfig
+from dlrm.config.model import DlrmModel
 from dlrm.errors import ConfigError
-from dlrm.model import DLRM
+from dlrm.models import DLRM
 from dlrm.schema import Schema
-from tests.unit.model.helpers import cpu_model, ragged_ids
+from tests.unit.models.helpers import cpu_model, ragged_ids
 
 SCHEMA = Schema.numbered(0, rows=[40, 7, 100], hotness=[1, 3, 2])
 DIM = 8
@@ -23,8 +23,8 @@ INTERACTIONS = {
 }
 
 
-def model_config(interaction: dict, **options) -> ModelConfig:
-    return ModelConfig(embedding_dim=DIM, top_mlp=(6, 1), interaction=interaction, **options)
+def model_config(interaction: dict, **options) -> DlrmModel:
+    return DlrmModel(embedding_dim=DIM, top_mlp=(6, 1), interaction=interaction, **options)
 
 
 def weights_of(model: DLRM) -> dict[str, np.ndarray]:
@@ -81,10 +81,10 @@ def test_logits_equal_a_float64_computation_by_hand(kind):
 
 @pytest.mark.parametrize("dim", [4, 16, 32])
 def test_the_default_bottom_mlp_does_not_apply(dim):
-    assert cpu_model(ModelConfig(embedding_dim=dim), SCHEMA).top_mlp.linears[0].in_features == 3
+    assert cpu_model(DlrmModel(embedding_dim=dim), SCHEMA).top_mlp.linears[0].in_features == 3
     if dim != 16:
         with pytest.raises(ConfigError, match=f"bottom_mlp ends with 16, embedding_dim is {dim}: they must be equal"):
-            cpu_model(ModelConfig(embedding_dim=dim), Schema.numbered(1, [3, 3]))
+            cpu_model(DlrmModel(embedding_dim=dim), Schema.numbered(1, [3, 3]))
 
 
 def test_what_cannot_mean_anything_is_refused_in_one_line():

@@ -3,6 +3,7 @@
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
   normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
 - Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
+- Modules with an ``initial_std``: all weights normal with that standard deviation.
 - Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound.
 
 Weights of tables follow from (seed, table, row, column) alone, so that every shard of every plan holds the same
@@ -20,7 +21,7 @@ from torchrec.modules.crossnet import LowRankCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
-from dlrm.model.dlrm import DLRM
+from dlrm.models.base import TABLES, Model, group_of
 from dlrm.table_names import table_name
 
 # Weights drawn at a time. Drawing needs a handful of int64 temporaries, which should stay in a CPU's cache; and up to
@@ -30,7 +31,7 @@ _CHUNK_CPU = 1 << 15
 _CHUNK_GPU = 1 << 24
 
 
-def initialise_dense(model: DLRM, seed: int) -> None:
+def initialise_dense(model: Model, seed: int) -> None:
     """Draw every weight outside of the tables, in place.
 
     Args:
@@ -123,10 +124,10 @@ def fill_table_block(
         out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
 
 
-def _dense_parameters(model: DLRM) -> Iterator[tuple[str, nn.Parameter, float]]:
+def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]:
     """(name, parameter, standard deviation) of every parameter outside of the tables."""
     for prefix, module in model.named_modules():
-        if prefix.split(".", 1)[0] == "tables":
+        if group_of(prefix) == TABLES:
             continue
         crossnet = prefix.rpartition(".")[0]
         for name, parameter in module.named_parameters(prefix, recurse=False):
@@ -134,6 +135,8 @@ def _dense_parameters(model: DLRM) -> Iterator[tuple[str, nn.Parameter, float]]:
                 yield name, parameter, _std(parameter)
             elif isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(crossnet), LowRankCrossNet):
                 yield name, parameter, 0.0 if parameter.ndim == 1 else _std(parameter)
+            elif (std := getattr(module, "initial_std", None)) is not None:
+                yield name, parameter, std
             else:
                 raise TypeError(f"no rule for the initial value of {name} in {type(module).__name__}")
 

@@ -1,4 +1,4 @@
-"""The model and the loss it is trained with."""
+"""The model with the loss it is trained with."""
 
 from __future__ import annotations
 
@@ -6,54 +6,12 @@ from typing import Protocol
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm.model.interaction import Interaction
-from dlrm.model.mlp import MLP
-from dlrm.model.pooling import PooledColumns
+from dlrm.models.base import Model
 
-
-class DLRM(nn.Module):
-    """Bottom MLP and tables -> interaction -> top MLP -> logit (arXiv:1906.00091, figure 1).
-
-    Attributes:
-        bottom_mlp, tables, interaction, top_mlp: the parts with weights, under the names that options and reports use.
-            Sharding puts a sharded collection in the place of ``tables``. Where there are no dense features ``bottom_mlp``
-            passes them, float32 (B, 0), on as they are.
-    """
-
-    def __init__(
-        self,
-        *,
-        bottom_mlp: MLP | nn.Identity,
-        tables: EmbeddingBagCollection,
-        pooling: PooledColumns,
-        interaction: Interaction,
-        top_mlp: MLP,
-    ) -> None:
-        super().__init__()
-        self.bottom_mlp = bottom_mlp
-        self.tables = tables
-        self.pooling = pooling
-        self.interaction = interaction
-        self.top_mlp = top_mlp
-
-    def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """The logit of a click for each sample.
-
-        Args:
-            dense_BN: float32 (B, N).
-            sparse: ids of every feature; empty bags are pooled to zeros.
-
-        Returns:
-            float32 (B,).
-        """
-        # Sharded tables only start their exchange here; it runs while the bottom MLP computes, until `pooling` waits.
-        pooled = self.tables(sparse)
-        dense_BD = self.bottom_mlp(dense_BN)
-        logits_B1 = self.top_mlp(self.interaction(dense_BD, self.pooling(pooled, sparse)))
-        return logits_B1.squeeze(1)  # type: ignore[no-any-return]
+MODEL_PREFIX = "model."
+"""With which the names of the model's weights begin where they are :class:`TrainTask`'s."""
 
 
 class TrainBatch(Protocol):
@@ -91,7 +49,7 @@ class TrainTask(nn.Module):
     ``batch.sparse``, one batch ahead; so on the way there nothing may be computed from the batch.
     """
 
-    def __init__(self, model: DLRM) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 

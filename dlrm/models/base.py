@@ -1,0 +1,47 @@
+"""What the trainer asks of a model. Its own file alone knows more: how it is built of layers, and what its options mean.
+
+A model is a module with all of its tables in one collection, and everything else in child modules. Each child with weights
+is a *group*: its name is what ``optim.lr_scale`` calls its weights, and begins their names in checkpoints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+TABLES = "tables"
+
+
+class Model(nn.Module):
+    """Base of the models.
+
+    Attributes:
+        tables: all embedding tables. Sharding puts a sharded collection in its place.
+    """
+
+    tables: EmbeddingBagCollection
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups of weights outside of the tables, in the order in which they were defined."""
+        names = (group_of(name) for name, _ in self.named_parameters())
+        return list(dict.fromkeys(name for name in names if name != TABLES))
+
+    def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """The logit of a click for each sample.
+
+        Args:
+            dense_BN: float32 (B, N); N is 0 where the data have no dense features.
+            sparse: ids of every feature; empty bags are pooled to zeros.
+
+        Returns:
+            float32 (B,).
+        """
+        raise NotImplementedError
+
+
+def group_of(name: str) -> str:
+    """The group of a parameter, by its name within the model: that of the child which holds it."""
+    return name.split(".", 1)[0]

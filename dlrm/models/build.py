@@ -1,0 +1,41 @@
+"""From configuration and schema to a model."""
+
+from __future__ import annotations
+
+import torch
+
+from dlrm.config.model import DeepFmModel, DlrmModel, ModelConfig
+from dlrm.models import deepfm, dlrm
+from dlrm.models.base import Model
+from dlrm.models.init import initialise_dense, initialise_tables
+from dlrm.models.tables import build_tables
+from dlrm.schema import Schema
+
+
+def build_model(
+    config: ModelConfig, schema: Schema, *, seed: int, rank: int = 0, tables_device: str | torch.device = "meta"
+) -> Model:
+    """The model with initialised weights; all but the tables on the CPU.
+
+    Args:
+        config: which, and its sizes.
+        schema: number of dense features; names and rows of the tables.
+        seed: of initial weights and dropout.
+        rank: which part of each global batch this process computes (matters to dropout only).
+        tables_device: where the tables live. On ``meta`` they have neither memory nor values yet; elsewhere they are
+            initialised, too.
+
+    Raises:
+        ConfigError: the configuration does not fit the schema.
+    """
+    tables = build_tables(config, schema, device=tables_device)
+    model: Model
+    match config:
+        case DlrmModel():
+            model = dlrm.build(config, schema, tables, seed=seed, rank=rank)
+        case DeepFmModel():
+            model = deepfm.build(config, schema, tables, seed=seed, rank=rank)
+    initialise_dense(model, seed)
+    if torch.device(tables_device).type != "meta":
+        initialise_tables(tables, seed, bound=config.embedding_init_bound)
+    return model

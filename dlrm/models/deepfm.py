@@ -1,0 +1,82 @@
+"""DeepFM (arXiv:1703.04247): first-order weights, a factorization machine and an MLP on the same field vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dlrm.config.model import DeepFmModel
+from dlrm.layers.mlp import MLP
+from dlrm.layers.pooling import PooledColumns
+from dlrm.models.base import Model
+from dlrm.models.tables import build_pooling
+from dlrm.schema import Schema
+
+
+class DeepFM(Model):
+    """The logit is the sum of three: first-order weights, products of all pairs of field vectors, an MLP on all of them.
+
+    A field is a dense feature or a table. Its row (D,), the pooled one of a table, holds its vector (D - 1,) and then its
+    first-order weight.
+
+    Attributes:
+        tables, dense_fields, deep_mlp: the parts with weights; no ``dense_fields`` where there are no dense features.
+    """
+
+    def __init__(
+        self, *, tables: EmbeddingBagCollection, pooling: PooledColumns, dense_fields: DenseFields | None, deep_mlp: MLP
+    ) -> None:
+        super().__init__()
+        self.tables = tables
+        self.pooling = pooling
+        self.dense_fields = dense_fields
+        self.deep_mlp = deep_mlp
+        self.dim = tables.embedding_bag_configs()[0].embedding_dim
+
+    def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """float32 (B,), the logits; see :meth:`dlrm.models.base.Model.forward`."""
+        pooled = self.tables(sparse)
+        rows_BVD = self.pooling(pooled, sparse).unflatten(1, (-1, self.dim))
+        if self.dense_fields is not None:
+            rows_BVD = torch.cat((self.dense_fields(dense_BN), rows_BVD), dim=1)
+        vectors_BVD, weights_BV = rows_BVD[..., :-1], rows_BVD[..., -1]
+        deep_B = self.deep_mlp(vectors_BVD.flatten(1)).squeeze(1)
+        return weights_BV.sum(1) + pair_products(vectors_BVD) + deep_B  # type: ignore[no-any-return]
+
+
+class DenseFields(nn.Module):
+    """A row of weights for each dense feature, times its value.
+
+    Attributes:
+        weight: float32 (N, D).
+    """
+
+    initial_std = 0.01
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(features, dim))
+
+    def forward(self, dense_BN: torch.Tensor) -> torch.Tensor:
+        """float32 (B, N) -> float32 (B, N, D)."""
+        return dense_BN.unsqueeze(2) * self.weight
+
+
+def pair_products(vectors_BVD: torch.Tensor) -> torch.Tensor:
+    """The sum of the products of all pairs of vectors, (B,), in time linear in their number (Rendle 2010, lemma 3.1)."""
+    return (vectors_BVD.sum(1).square() - vectors_BVD.square().sum(1)).sum(1) / 2
+
+
+def build(config: DeepFmModel, schema: Schema, tables: EmbeddingBagCollection, *, seed: int, rank: int) -> DeepFM:
+    """The model around its tables; its weights are drawn later."""
+    dense, fields = len(schema.dense), len(schema.dense) + len(schema.sparse)
+    sizes = (*config.deep_mlp, 1)
+    inputs = fields * (config.embedding_dim - 1)
+    return DeepFM(
+        tables=tables,
+        pooling=build_pooling(config, schema),
+        dense_fields=DenseFields(dense, config.embedding_dim) if dense else None,
+        deep_mlp=MLP(inputs, sizes, relu_last=False, dropout=config.dropout, seed=seed, rank=rank),
+    )

@@ -1,0 +1,108 @@
+"""The deep learning recommendation model: bottom MLP and tables -> interaction -> top MLP -> logit.
+
+arXiv:1906.00091, figure 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dlrm.config.model import BOTTOM_MLP, DlrmModel, DotInteraction
+from dlrm.errors import ConfigError
+from dlrm.layers.interaction import Interaction, build_interaction
+from dlrm.layers.mlp import MLP
+from dlrm.layers.pooling import PooledColumns
+from dlrm.models.base import Model
+from dlrm.models.tables import build_pooling
+from dlrm.schema import Schema
+
+
+class DLRM(Model):
+    """Bottom MLP and tables -> interaction -> top MLP -> logit (arXiv:1906.00091, figure 1).
+
+    Attributes:
+        bottom_mlp, tables, interaction, top_mlp: the parts with weights, under the names that options and reports use.
+            Sharding puts a sharded collection in the place of ``tables``. Where there are no dense features ``bottom_mlp``
+            passes them, float32 (B, 0), on as they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        bottom_mlp: MLP | nn.Identity,
+        tables: EmbeddingBagCollection,
+        pooling: PooledColumns,
+        interaction: Interaction,
+        top_mlp: MLP,
+    ) -> None:
+        super().__init__()
+        self.bottom_mlp = bottom_mlp
+        self.tables = tables
+        self.pooling = pooling
+        self.interaction = interaction
+        self.top_mlp = top_mlp
+
+    def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """The logit of a click for each sample.
+
+        Args:
+            dense_BN: float32 (B, N).
+            sparse: ids of every feature; empty bags are pooled to zeros.
+
+        Returns:
+            float32 (B,).
+        """
+        # Sharded tables only start their exchange here; it runs while the bottom MLP computes, until `pooling` waits.
+        pooled = self.tables(sparse)
+        dense_BD = self.bottom_mlp(dense_BN)
+        logits_B1 = self.top_mlp(self.interaction(dense_BD, self.pooling(pooled, sparse)))
+        return logits_B1.squeeze(1)  # type: ignore[no-any-return]
+
+
+def build(config: DlrmModel, schema: Schema, tables: EmbeddingBagCollection, *, seed: int, rank: int) -> DLRM:
+    """The model around its tables; its weights are drawn later.
+
+    Raises:
+        ConfigError: the configuration does not fit the schema.
+    """
+    check_parts(config, schema)
+    interaction = build_interaction(
+        config.interaction,
+        dense_dim=config.bottom_mlp[-1] if schema.dense else 0,
+        table_dims=[table.embedding_dim for table in tables.embedding_bag_configs()],
+    )
+    return DLRM(
+        bottom_mlp=MLP(len(schema.dense), config.bottom_mlp, relu_last=True) if schema.dense else nn.Identity(),
+        tables=tables,
+        pooling=build_pooling(config, schema),
+        interaction=interaction,
+        top_mlp=MLP(
+            interaction.out_features, config.top_mlp, relu_last=False, dropout=config.dropout, seed=seed, rank=rank
+        ),
+    )
+
+
+def check_parts(config: DlrmModel, schema: Schema) -> None:
+    """See that the bottom MLP and the interaction have something to work on.
+
+    Raises:
+        ConfigError: a bottom MLP that ends with another width than the tables', or that is asked for where there are no
+            dense features; dot products of a single vector.
+    """
+    if schema.dense:
+        if config.fault_in_bottom_mlp:
+            raise ConfigError.at("model", config.fault_in_bottom_mlp)
+        return
+    if config.bottom_mlp != BOTTOM_MLP:
+        message = "is the MLP on the dense features, of which the data have none: leave it out"
+        raise ConfigError.at("model.bottom_mlp", message)
+    interaction = config.interaction
+    if isinstance(interaction, DotInteraction) and len(schema.sparse) == 1 and not interaction.self_interaction:
+        message = (
+            "is dot, but without dense features there is one vector, that of the only table, and no pair to multiply: "
+            "use cat or dcn, or set model.interaction.self_interaction"
+        )
+        raise ConfigError.at("model.interaction.kind", message)
