@@ -11,10 +11,11 @@ import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
-from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule, Sgd, SparseOptimizer
+from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule, Sgd
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.optim.schedule import learning_rate
-from dlrm.optim.tables import TouchedRowOptimizer
+from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.touched_rows import TouchedRowOptimizer
 from dlrm.table_names import table_of_weight
 
 
@@ -30,7 +31,7 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         clipped: parameters whose joint gradient norm is clipped; the tables' gradients never leave the fused kernels.
         clip_norm: largest L2 norm of that gradient; None does not clip.
         table_optimizers: those of ``optimizers`` that train tables.
-        sparse: what trains the tables.
+        tables: what trains the tables.
         kernels: fbgemm's modules among them.
     """
 
@@ -39,14 +40,14 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         optimizers: list[KeyedOptimizer],
         *,
         table_optimizers: list[KeyedOptimizer],
-        sparse: SparseOptimizer,
+        tables: TableOptimizer,
         kernels: list[Any],
         schedule: Schedule,
         clipped: list[torch.Tensor],
         clip_norm: float | None,
     ) -> None:
         super().__init__(optimizers)
-        self.sparse = sparse
+        self.tables = tables
         self._kernels = kernels
         self._schedule = schedule
         self._clipped = clipped
@@ -94,6 +95,7 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
 
 def build_optimizer(
     config: OptimConfig,
+    optimizer: TableOptimizer,
     *,
     fused: KeyedOptimizer,
     groups: Mapping[str, Mapping[str, torch.Tensor]],
@@ -103,23 +105,24 @@ def build_optimizer(
 
     Args:
         config: kinds, rates, schedule, clipping.
+        optimizer: of the tables.
         fused: the optimizer of the sharded tables, from DistributedModelParallel.
         groups: the model's groups of replicated parameters, each by full name.
         data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
     """
-    tables: list[KeyedOptimizer] = [fused]
+    of_tables: list[KeyedOptimizer] = [fused]
     for name, weight in data_parallel_tables.items():
-        lr = config.sparse.lr * config.lr_scale.get(table_of_weight(name), 1.0)
-        factory = partial(TouchedRowOptimizer, config=config.sparse, lr=lr)
-        tables.append(KeyedOptimizerWrapper({name: weight}, factory))
+        lr = optimizer.lr * config.lr_scale.get(table_of_weight(name), 1.0)
+        factory = partial(TouchedRowOptimizer, optimizer=optimizer, lr=lr)
+        of_tables.append(KeyedOptimizerWrapper({name: weight}, factory))
     dense: list[KeyedOptimizer] = []
     for group, params in groups.items():
         lr = config.dense.lr * config.lr_scale.get(group, 1.0)
         dense.append(KeyedOptimizerWrapper(dict(params), partial(_dense_optimizer, config.dense, lr=lr)))
     return TrainingOptimizer(
-        [*tables, *dense],
-        table_optimizers=tables,
-        sparse=config.sparse,
+        [*of_tables, *dense],
+        table_optimizers=of_tables,
+        tables=optimizer,
         kernels=list(_kernels(fused)),
         schedule=config.schedule,
         clipped=[param for params in groups.values() for param in params.values()],

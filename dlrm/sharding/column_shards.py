@@ -39,15 +39,16 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.types import ShardingPlan, ShardMetadata
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm.config.optim import RowwiseAdagrad, SparseOptimizer
 from dlrm.errors import PlanError
+from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
 from dlrm.sharding.wrap import fused_lookups
 from dlrm.table_names import table_name
 
 _UNCACHED_KERNELS = (EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.FUSED_UVM.value)
 
 
-def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: SparseOptimizer) -> None:
+def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: TableOptimizer) -> None:
     """Take the update of tables that are cut into columns over from the fused kernels, if it is row-wise Adagrad.
 
     Every rank has to call it, once, after the model has been wrapped and before the first step.
@@ -60,8 +61,9 @@ def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: Sp
     Raises:
         PlanError: a table is cut into columns and lies behind a cache, where its rows cannot be reached; on every rank.
     """
-    if not isinstance(optimizer, RowwiseAdagrad):
+    if not optimizer.by_row:
         return
+    assert isinstance(optimizer, TableRowwiseAdagrad), f"no update by columns of {optimizer.kind}"
     holders = _holders_of_cut_blocks(plan)
     groups = _process_groups(holders.values())
     for lookup in fused_lookups(sharded):
@@ -126,7 +128,7 @@ class _LookupUpdate:
         self,
         pieces: dict[_Block, list[_Piece]],
         group_of: dict[_Block, dist.ProcessGroup | None],
-        optimizer: RowwiseAdagrad,
+        optimizer: TableRowwiseAdagrad,
     ) -> None:
         self._pieces = pieces
         self._optimizer = optimizer

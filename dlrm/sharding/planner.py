@@ -16,13 +16,12 @@ from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dlrm.config.optim import SparseAdam, SparseOptimizer
 from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
+from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
-from dlrm.sharding.report import block_bytes
 from dlrm.sharding.sharder import TableSharder
 from dlrm.table_names import module_name, table_name
 
@@ -40,7 +39,7 @@ def make_plan(
     model: nn.Module,
     *,
     config: ShardingConfig,
-    optimizer: SparseOptimizer,
+    optimizer: TableOptimizer,
     schema: Schema,
     world: World,
     rank_batch_size: int,
@@ -119,7 +118,7 @@ def _host_memory_bytes() -> int:
 
 
 def table_constraints(
-    config: ShardingConfig, optimizer: SparseOptimizer, schema: Schema, place: Place
+    config: ShardingConfig, optimizer: TableOptimizer, schema: Schema, place: Place
 ) -> dict[str, ParameterConstraints]:
     """The planner's constraints for every table, by the names that torchrec has for them.
 
@@ -211,12 +210,9 @@ def check_kernels(config: ShardingConfig, constraints: Mapping[str, ParameterCon
             raise ConfigError.at(key, f"is {given}, but for {', '.join(types)} on {device_type} there is only {known}")
 
 
-def _faithful_types(kinds: Sequence[ShardingKind], optimizer: SparseOptimizer, key: str) -> list[str]:
-    """The sharding types under which ``optimizer`` does what it does on one device.
-
-    Adam of data-parallel tables has no sparse counterpart here.
-    """
-    unfaithful = {ShardingType.DATA_PARALLEL.value} if isinstance(optimizer, SparseAdam) else set()
+def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, key: str) -> list[str]:
+    """The sharding types under which ``optimizer`` does what it does on one device."""
+    unfaithful = set() if optimizer.data_parallel else {ShardingType.DATA_PARALLEL.value}
     faithful: list[str] = [kind for kind in kinds if kind not in unfaithful]
     if not faithful:
         raise ConfigError.at(
@@ -228,13 +224,13 @@ def _faithful_types(kinds: Sequence[ShardingKind], optimizer: SparseOptimizer, k
 
 
 def _planner_message(
-    error: PlannerError, model: nn.Module, optimizer: SparseOptimizer, hardware: Topology, rank_batch_size: int
+    error: PlannerError, model: nn.Module, optimizer: TableOptimizer, hardware: Topology, rank_batch_size: int
 ) -> str:
     """One line for the planner's report of many."""
     if error.error_type not in _DOES_NOT_FIT:
         return f"the planner found no plan: {_first_line(error)}"
     gib = {
-        table_name(table.name): block_bytes(table.num_embeddings, table.embedding_dim, optimizer) / _GIB
+        table_name(table.name): optimizer.block_bytes(table.num_embeddings, table.embedding_dim) / _GIB
         for module in model.modules()
         if isinstance(module, EmbeddingBagCollection)
         for table in module.embedding_bag_configs()

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
-from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer
+from dlrm.optim.tables.base import TableOptimizer
 from dlrm.table_names import module_name
 
-_BYTES_PER_WEIGHT = 4
 _GIB = 1024**3
 
 
@@ -37,7 +36,7 @@ class TablePlacement:
 
 
 def placements(
-    plan: ShardingPlan, sizes: dict[str, tuple[int, int]], optimizer: SparseOptimizer, world_size: int
+    plan: ShardingPlan, sizes: dict[str, tuple[int, int]], optimizer: TableOptimizer, world_size: int
 ) -> list[TablePlacement]:
     """One row a table, in the model's order.
 
@@ -53,26 +52,14 @@ def placements(
         parameter = by_table[module_name(table)]
         bytes_by_rank = [0] * world_size
         if parameter.sharding_type == ShardingType.DATA_PARALLEL.value:
-            bytes_by_rank = [block_bytes(rows, dim, optimizer)] * world_size
+            bytes_by_rank = [optimizer.block_bytes(rows, dim)] * world_size
         else:
             for shard in parameter.sharding_spec.shards:
                 shard_rows, shard_columns = shard.shard_sizes
-                bytes_by_rank[shard.placement.rank()] += block_bytes(shard_rows, shard_columns, optimizer)
+                bytes_by_rank[shard.placement.rank()] += optimizer.block_bytes(shard_rows, shard_columns)
         gib = tuple(size / _GIB for size in bytes_by_rank)
         rows_of_report.append(TablePlacement(table, rows, dim, parameter.sharding_type, parameter.compute_kernel, gib))
     return rows_of_report
-
-
-def block_bytes(rows: int, columns: int, optimizer: SparseOptimizer) -> int:
-    """Weights and optimizer state of a block of a table in fp32."""
-    state = 0
-    if isinstance(optimizer, SparseAdagrad):
-        state = rows * columns
-    elif isinstance(optimizer, RowwiseAdagrad):
-        state = rows
-    elif isinstance(optimizer, SparseAdam):
-        state = 2 * rows * columns
-    return (rows * columns + state) * _BYTES_PER_WEIGHT
 
 
 def ranks_text(ranks: tuple[int, ...]) -> str:

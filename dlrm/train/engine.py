@@ -15,7 +15,7 @@ from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
 from dlrm.models.task import MODEL_PREFIX, TrainTask
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
-from dlrm.optim.tables import check_table_optimizer, fuse_optimizer
+from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, table_optimizer
 from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_all_are_trained, check_rate_groups
 from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
@@ -59,10 +59,11 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     Raises:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
-    check_table_optimizer(config.optim.sparse, world.device)
+    of_tables = table_optimizer(config.optim.sparse)
+    check_table_optimizer(of_tables, world.device)
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
     check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
-    fuse_optimizer(model.tables, config.optim)
+    fuse_optimizer(model.tables, of_tables, config.optim)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()
@@ -73,14 +74,14 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     plan = make_plan(
         task,
         config=config.sharding,
-        optimizer=config.optim.sparse,
+        optimizer=of_tables,
         schema=schema,
         world=world,
         rank_batch_size=config.train.global_batch_size // world.size,
     )
     fill_block = _block_filler(config, sizes)
     sharded = shard_model(task, plan=plan, world=world, fill_block=fill_block)
-    train_column_shards(sharded, plan=plan, optimizer=config.optim.sparse)
+    train_column_shards(sharded, plan=plan, optimizer=of_tables)
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {group: {} for group in model.groups}
     for name, parameter in dense.items():
@@ -89,7 +90,7 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     if config.train.average_decay > 0:
         average = ExponentialAverage(local_weights(sharded), config.train.average_decay, CachedRows(sharded))
     optimizer = build_optimizer(
-        config.optim, fused=sharded.fused_optimizer, groups=groups, data_parallel_tables=replicated
+        config.optim, of_tables, fused=sharded.fused_optimizer, groups=groups, data_parallel_tables=replicated
     )
     check_all_are_trained(optimizer, [*dense, *replicated])
     return Engine(
@@ -98,7 +99,7 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         stepper=Stepper(sharded, optimizer, world.device, config.train.pipeline),
         average=average,
         plan=plan,
-        placements=placements(plan, sizes, config.optim.sparse, world.size),
+        placements=placements(plan, sizes, of_tables, world.size),
         dense_weights=dense_weights,
         table_weights=table_weights,
         fill_block=fill_block,

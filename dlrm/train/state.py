@@ -36,7 +36,6 @@ from dlrm.checkpoint.increments import weight_name
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.models.task import MODEL_PREFIX
 from dlrm.optim.averaging import ExponentialAverage
-from dlrm.optim.tables import table_state_shapes
 from dlrm.sharding.wrap import forget_cached_rows, fused_shards
 from dlrm.table_names import state_name, table_of_weight
 from dlrm.train.engine import Engine
@@ -111,7 +110,7 @@ def _table_state(engine: Engine, weights: dict[str, LogicalTensor]) -> Iterator[
         if not weight_of_table.startswith("tables."):
             continue
         rows, dim = weight.shape
-        for state, shape in table_state_shapes(engine.optimizer.sparse, rows, dim).items():
+        for state, shape in engine.optimizer.tables.state_shapes(rows, dim).items():
             name = f"{weight_of_table.removesuffix('.weight')}.optimizer.{state}"
             if weight.replicated:
                 yield _replicated(name, unfused[weight_of_table][state])

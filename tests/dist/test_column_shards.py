@@ -23,7 +23,7 @@ import dlrm.train.engine
 from dlrm.config import load_config
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseSgd
 from dlrm.errors import PlanError
-from dlrm.optim.tables import fuse_optimizer
+from dlrm.optim.tables.build import fuse_optimizer, table_optimizer
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.sharder import TableSharder
 from dlrm.sharding.wrap import shard_model
@@ -181,8 +181,8 @@ def sharded_bags(rank, world_size):
     ranks_per_host = min(world_size, 2)
     os.environ.update(LOCAL_WORLD_SIZE=str(ranks_per_host), LOCAL_RANK=str(rank % ranks_per_host))
     model = Bags()
-    optimizer = RowwiseAdagrad(lr=RATE, eps=EPS)
-    fuse_optimizer(model.tables, OptimConfig(sparse=optimizer, lr_scale={FASTER: 2.0}))
+    optimizer = table_optimizer(RowwiseAdagrad(lr=RATE, eps=EPS))
+    fuse_optimizer(model.tables, optimizer, OptimConfig(lr_scale={FASTER: 2.0}))
     of_tables = construct_module_sharding_plan(
         model.tables, plans(world_size), TableSharder(), ranks_per_host, world_size, "cpu"
     )
@@ -258,7 +258,7 @@ def test_weights_and_accumulators_are_those_computed_by_hand_and_accumulators_of
 def watched_tables(rank, world_size, optimizer):
     """The tables whose update is taken from the fused kernel."""
     model, plan, _ = sharded_bags(rank, world_size)
-    train_column_shards(model, plan=plan, optimizer=optimizer)
+    train_column_shards(model, plan=plan, optimizer=table_optimizer(optimizer))
     (tables,) = (module for module in model.modules() if isinstance(module, ShardedEmbeddingBagCollection))
     watched = [lookup for lookup in tables._lookups if lookup._forward_hooks]
     return {table.name for lookup in watched for config in lookup.grouped_configs for table in config.embedding_tables}
@@ -283,5 +283,5 @@ def test_a_table_behind_a_cache_cannot_be_cut_and_says_so():
         {"tables": construct_module_sharding_plan(model.tables, sharding, TableSharder(), 2, 2, "cuda")}
     )
     with pytest.raises(PlanError, match=r"table a is sharded column_wise .* set sharding.tables.a.kernels to fused"):
-        train_column_shards(model, plan=plan, optimizer=RowwiseAdagrad(lr=RATE))
-    train_column_shards(model, plan=plan, optimizer=SparseSgd(lr=RATE))
+        train_column_shards(model, plan=plan, optimizer=table_optimizer(RowwiseAdagrad(lr=RATE)))
+    train_column_shards(model, plan=plan, optimizer=table_optimizer(SparseSgd(lr=RATE)))

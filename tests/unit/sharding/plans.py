@@ -8,7 +8,7 @@ from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.models.build import build_model
 from dlrm.models.task import TrainTask
-from dlrm.optim.tables import fuse_optimizer
+from dlrm.optim.tables.build import fuse_optimizer, table_optimizer
 from dlrm.schema import Schema
 from dlrm.sharding.planner import make_plan
 
@@ -27,7 +27,7 @@ def world_of(ranks: int, ranks_per_host: int | None = None) -> World:
 
 def task_of(config: Config, schema: Schema) -> TrainTask:
     model = build_model(config.model, schema, seed=0)
-    fuse_optimizer(model.tables, config.optim)
+    fuse_optimizer(model.tables, table_optimizer(config.optim.sparse), config.optim)
     return TrainTask(model)
 
 
@@ -43,7 +43,7 @@ def plan_of(
     return make_plan(
         task_of(config, schema),
         config=config.sharding,
-        optimizer=config.optim.sparse,
+        optimizer=table_optimizer(config.optim.sparse),
         schema=schema,
         world=world,
         rank_batch_size=batch,

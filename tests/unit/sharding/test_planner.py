@@ -5,11 +5,14 @@ from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseS
 from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import Place
 from dlrm.errors import ConfigError, PlanError
+from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
 from dlrm.sharding.planner import table_constraints, topology
 from tests.unit.sharding.plans import ROWS, blocks_of, config_of, plan_of, tables_in, world_of
 
 MODEL_PARALLEL = ["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
+
+SGD, ADAM = table_optimizer(SparseSgd(lr=1.0)), table_optimizer(SparseAdam(lr=1.0))
 
 
 def times_covered(parameter, rows, dim):
@@ -79,7 +82,7 @@ def test_more_ranks_than_tables_and_a_batch_smaller_than_the_ranks_have_a_plan()
 
 def test_the_planner_is_told_how_many_ids_a_sample_has():
     schema = Schema.numbered(1, [5, 6], [1, 100])
-    constraints = table_constraints(ShardingConfig(), SparseSgd(lr=1.0), schema, Place())
+    constraints = table_constraints(ShardingConfig(), SGD, schema, Place())
     assert [constraint.pooling_factors for constraint in constraints.values()] == [[1.0], [100.0]]
 
 
@@ -186,15 +189,22 @@ def test_hosts_with_unlike_numbers_of_ranks_are_refused():
 def test_adam_never_gets_a_data_parallel_table():
     schema = Schema.numbered(1, [5])
     config = ShardingConfig(types=("data_parallel", "row_wise"))
-    assert table_constraints(config, SparseAdam(lr=1.0), schema, Place())["cat_0"].sharding_types == ["row_wise"]
+    assert table_constraints(config, ADAM, schema, Place())["cat_0"].sharding_types == ["row_wise"]
     with pytest.raises(ConfigError, match=r"sharding\.types: data_parallel would change the optimizer"):
-        table_constraints(ShardingConfig(types=("data_parallel",)), SparseAdam(lr=1.0), schema, Place())
+        table_constraints(ShardingConfig(types=("data_parallel",)), ADAM, schema, Place())
     own = ShardingConfig(tables={"cat_0": {"types": ("data_parallel",)}})
     with pytest.raises(ConfigError, match=r"sharding\.tables\.cat_0\.types: data_parallel would change"):
-        table_constraints(own, SparseAdam(lr=1.0), schema, Place())
+        table_constraints(own, ADAM, schema, Place())
 
 
-@pytest.mark.parametrize("optimizer", [SparseSgd(lr=1.0), SparseAdagrad(lr=1.0), RowwiseAdagrad(lr=1.0)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD,
+        table_optimizer(SparseAdagrad(lr=1.0)),
+        table_optimizer(RowwiseAdagrad(lr=1.0)),
+    ],
+)
 def test_the_other_optimizers_take_every_sharding_type(optimizer):
     kinds = (*MODEL_PARALLEL, "data_parallel")
     two_hosts = Place(0, 4, 0, 2)
@@ -204,9 +214,9 @@ def test_the_other_optimizers_take_every_sharding_type(optimizer):
 
 def test_on_one_host_table_row_wise_is_called_row_wise_where_both_are_allowed():
     schema, host = Schema.numbered(1, [8]), Place(0, 4, 0, 4)
-    both = table_constraints(ShardingConfig(types=("row_wise", "table_row_wise")), SparseSgd(lr=1.0), schema, host)
+    both = table_constraints(ShardingConfig(types=("row_wise", "table_row_wise")), SGD, schema, host)
     assert both["cat_0"].sharding_types == ["row_wise"]
-    one = table_constraints(ShardingConfig(types=("table_row_wise",)), SparseSgd(lr=1.0), schema, host)
+    one = table_constraints(ShardingConfig(types=("table_row_wise",)), SGD, schema, host)
     assert one["cat_0"].sharding_types == ["table_row_wise"]
 
 
@@ -234,13 +244,13 @@ def test_the_ranks_of_a_host_share_its_memory(monkeypatch):
 def test_a_small_table_is_not_cut_into_more_ranges_than_it_fills_where_another_type_is_allowed():
     schema = Schema.numbered(1, [9, 8, 3])
     place = Place(0, 4, 0, 4)
-    both = table_constraints(ShardingConfig(types=("table_wise", "row_wise")), SparseSgd(lr=1.0), schema, place)
+    both = table_constraints(ShardingConfig(types=("table_wise", "row_wise")), SGD, schema, place)
     assert [both[f"cat_{i}"].sharding_types for i in range(3)] == [
         ["table_wise"],
         ["table_wise", "row_wise"],
         ["table_wise"],
     ]
-    only = table_constraints(ShardingConfig(types=("row_wise",)), SparseSgd(lr=1.0), schema, place)
+    only = table_constraints(ShardingConfig(types=("row_wise",)), SGD, schema, place)
     assert only["cat_0"].sharding_types == ["row_wise"]
 
 
@@ -263,7 +273,5 @@ def test_a_table_of_one_row_is_cut_into_columns_instead_of_a_grid_and_the_plan_s
 
 def test_the_columns_of_a_table_of_one_row_are_offered_once():
     kinds = ("grid_shard", "row_wise", "column_wise")
-    constraints = table_constraints(
-        ShardingConfig(types=kinds), SparseSgd(lr=1.0), Schema.numbered(1, [1]), Place(0, 4, 0, 4)
-    )
+    constraints = table_constraints(ShardingConfig(types=kinds), SGD, Schema.numbered(1, [1]), Place(0, 4, 0, 4))
     assert constraints["cat_0"].sharding_types == ["column_wise"]

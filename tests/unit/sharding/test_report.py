@@ -4,6 +4,7 @@ import pytest
 import rich.console
 
 from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
+from dlrm.optim.tables.build import table_optimizer
 from dlrm.sharding.report import TablePlacement, placements, ranks_text
 from dlrm.train.console import plan_table
 from tests.unit.sharding.plans import ROWS, config_of, plan_of, world_of
@@ -21,7 +22,7 @@ STATE = {  # numbers of state beside the weights of a whole table
 def report(kind, optimizer=None, ranks=4):
     optimizer = optimizer or SparseAdagrad(lr=1.0)
     plan = plan_of(config_of(f"sharding.types={kind}"), world_of(ranks))
-    return placements(plan, SIZES, optimizer, ranks)
+    return placements(plan, SIZES, table_optimizer(optimizer), ranks)
 
 
 @pytest.mark.parametrize("optimizer", [kind(lr=1.0) for kind in STATE], ids=lambda optimizer: optimizer.kind)

@@ -1,0 +1,60 @@
+"""What the trainer asks of an optimizer of tables. Its own file alone knows its hyper-parameters and its arithmetic."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+BYTES_PER_NUMBER = 4
+"""Weights and state are float32."""
+
+
+class TableOptimizer(ABC):
+    """An optimizer of tables, fused into the backward pass by fbgemm where a table is sharded.
+
+    Attributes:
+        kind: as the configuration calls it; lr: rate of a step, before the schedule and a table's own factor.
+        on_cpu: whether fbgemm has a kernel for the CPU.
+        data_parallel: whether :meth:`direction` does for data-parallel tables, which have no kernel, what the kernel does.
+        by_row: whether the columns of a row share state, so that the kernel, which sees the columns of one shard only, is
+            another algorithm where a table is cut into columns (:mod:`dlrm.sharding.column_shards` takes its place there).
+    """
+
+    on_cpu = True
+    data_parallel = True
+    by_row = False
+
+    def __init__(self, kind: str, lr: float) -> None:
+        self.kind, self.lr = kind, lr
+
+    @property
+    @abstractmethod
+    def kernel(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        """The class by which torchrec names fbgemm's kernel, and the kernel's hyper-parameters besides the rate."""
+
+    @abstractmethod
+    def state_shapes(self, rows: int, dim: int) -> dict[str, tuple[int, ...]]:
+        """By name the shapes of the float32 state of a table, whatever trains it; the names are fbgemm's."""
+
+    @abstractmethod
+    def direction(
+        self, state: dict[str, torch.Tensor], rows_R: torch.Tensor, gradient_RD: torch.Tensor
+    ) -> torch.Tensor:
+        """What is subtracted from the rows, before the rate; brings their state up to date.
+
+        Args:
+            state: of the whole table, by name.
+            rows_R: int64 (R,), distinct rows.
+            gradient_RD: their gradients.
+
+        Returns:
+            (R, D).
+        """
+
+    def block_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of the weights and the state of a block of a table."""
+        numbers = rows * columns + sum(math.prod(shape) for shape in self.state_shapes(rows, columns).values())
+        return numbers * BYTES_PER_NUMBER
