@@ -1,11 +1,14 @@
 import logging
 import secrets
+import signal
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 pytest_plugins = ["tests.gpus"]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell without job control
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
