@@ -175,7 +175,7 @@ def check_all_are_trained(optimizer: KeyedOptimizer, names: Iterable[str]) -> No
 
     Args:
         optimizer: of the model.
-        names: of all parameters that no fused kernel trains.
+        names: of all parameters that no fused kernel trains, as the model had them before it was sharded.
 
     Raises:
         ValueError: names those that nothing trains: a bug of the model.

@@ -70,6 +70,7 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     }
     table_weights = sum(rows * dim for rows, dim in sizes.values())
     dense_weights = sum(parameter.numel() for parameter in model.parameters()) - table_weights
+    dense_names = [name for name, _ in model.named_parameters(MODEL_PREFIX[:-1]) if ".embedding_bags." not in name]
     task = TrainTask(model)
     plan = make_plan(
         task,
@@ -83,16 +84,16 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     sharded = shard_model(task, plan=plan, world=world, fill_block=fill_block)
     train_column_shards(sharded, plan=plan, optimizer=of_tables)
     dense, replicated = split_parameters(sharded, plan)
-    groups: dict[str, dict[str, torch.Tensor]] = {group: {} for group in model.groups}
+    groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in dense.items():
-        groups[group_of(name.removeprefix(MODEL_PREFIX))][name] = parameter
+        groups.setdefault(group_of(name.removeprefix(MODEL_PREFIX)), {})[name] = parameter
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:
         average = ExponentialAverage(local_weights(sharded), config.train.average_decay, CachedRows(sharded))
     optimizer = build_optimizer(
         config.optim, of_tables, fused=sharded.fused_optimizer, groups=groups, data_parallel_tables=replicated
     )
-    check_all_are_trained(optimizer, [*dense, *replicated])
+    check_all_are_trained(optimizer, [*dense_names, *replicated])
     return Engine(
         model=sharded,
         optimizer=optimizer,

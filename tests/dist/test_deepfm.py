@@ -29,6 +29,10 @@ def test_losses_do_not_depend_on_ranks_and_sharding(one_rank, sharding):
     assert_same_training(losses(2, f"sharding.types={sharding}"), one_rank)
 
 
+def test_losses_do_not_depend_on_ranks_that_share_no_batch_evenly(one_rank):
+    assert_same_training(losses(3, "sharding.types=row_wise"), one_rank)
+
+
 def test_training_makes_progress(one_rank):
     assert sum(one_rank[-5:]) < 0.97 * sum(one_rank[:5])
 

@@ -60,6 +60,12 @@ def test_groups_are_what_the_rates_of_the_model_are_named_by():
     assert cpu_model(config, Schema.numbered(0, ROWS)).groups == ["deep_mlp"]
 
 
+def test_every_weight_outside_of_the_tables_belongs_to_a_group():
+    model = cpu_model(DeepFmModel(embedding_dim=DIM), Schema.numbered(2, ROWS))
+    model.bias = torch.nn.Parameter(torch.zeros(()))
+    assert model.groups == ["bias", "dense_fields", "deep_mlp"]
+
+
 def test_tables_of_other_widths_are_refused():
     with pytest.raises(ValueError, match=r"tables\.a\.embedding_dim differs"):
         DeepFmModel(embedding_dim=8, tables={"a": {"embedding_dim": 4}})
