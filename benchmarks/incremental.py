@@ -40,6 +40,7 @@ from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config, load_config
 from dlrm.distributed.collectives import Collectives
+from dlrm.metrics.tasks import deciding
 from dlrm.sharding.touched_rows import TouchedRows
 from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
@@ -235,7 +236,7 @@ def resumed_aucs(rank: int, world_size: int, options: list[str], folder: str) ->
     for kind in (EXACT, CODES):
         whole = job_of(config, steps, f"{folder}/{kind}", kind)
         whole.trainer.fit()
-    uninterrupted = whole.evaluator.evaluate(whole.test).auc
+    uninterrupted = deciding(whole.evaluator.evaluate(whole.test)).auc
     restored = {kind: restored_aucs(config, f"{folder}/{kind}", steps) for kind in (EXACT, CODES)}
 
     stops = [steps[index] for index in (4, 9, 14, 18)]
@@ -267,7 +268,7 @@ def restored_aucs(config: Config, source: str, steps: list[int]) -> dict[int, fl
         for step in steps:
             copy_checkpoint(Path(source), Path(work), step)
             restore(job, work, step)
-            found[step] = job.evaluator.evaluate(job.test).auc
+            found[step] = deciding(job.evaluator.evaluate(job.test)).auc
     return found
 
 
@@ -321,7 +322,7 @@ def nudge(engine: Engine) -> None:
 
 def finished_auc(job: Job) -> float:
     job.trainer.fit()
-    auc: float = job.evaluator.evaluate(job.test).auc
+    auc: float = deciding(job.evaluator.evaluate(job.test)).auc
     return auc
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ONE_TASK = ("label",)
 LONGEST_NAME = 4096
 """Characters of a column's name."""
 
@@ -41,12 +42,13 @@ class Schema:
     """The columns of a sample, in the order in which arrays hold them.
 
     Attributes:
-        dense: names of the numbers; sparse: features; label: how messages call the column of the label.
+        dense: names of the numbers; sparse: features; tasks: what is predicted, T names of the columns of the labels. The
+            first task decides where one number is needed: which checkpoint is the best, when the target is reached.
     """
 
     dense: tuple[str, ...]
     sparse: tuple[SparseFeature, ...]
-    label: str = "label"
+    tasks: tuple[str, ...] = ONE_TASK
 
     @property
     def ids_per_sample(self) -> int:
@@ -54,13 +56,20 @@ class Schema:
         return sum(feature.hotness for feature in self.sparse)
 
     @classmethod
-    def numbered(cls, num_dense: int, rows: Sequence[int], hotness: Sequence[int] | None = None) -> Schema:
+    def numbered(
+        cls,
+        num_dense: int,
+        rows: Sequence[int],
+        hotness: Sequence[int] | None = None,
+        tasks: Sequence[str] = ONE_TASK,
+    ) -> Schema:
         """A schema with the field's usual column names ``int_0``, ``cat_0``, ...
 
         Args:
             num_dense: number of dense features.
             rows: table size of each sparse feature.
             hotness: ids per sample of each sparse feature; one-hot if left out.
+            tasks: names of the columns of the labels.
         """
         hot = hotness if hotness is not None else [1] * len(rows)
         return cls(
@@ -69,4 +78,5 @@ class Schema:
                 SparseFeature(name=f"cat_{i}", rows=n, hotness=k)
                 for i, (n, k) in enumerate(zip(rows, hot, strict=True))
             ),
+            tasks=tuple(tasks),
         )

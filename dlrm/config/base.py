@@ -5,6 +5,7 @@ This package is free of torch, so that ``--help``, launchers and error messages 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -71,8 +72,20 @@ Share = Annotated[float, Number, Field(gt=0, lt=1)]
 Size = Annotated[int, Number, Field(gt=0, le=2**40)]  # beyond it, sizes of tables overflow what torch counts with
 AS_LIST = (BeforeValidator(_not_empty), BeforeValidator(_single_to_list), BeforeValidator(_split_commas))  # last first
 Sizes = Annotated[tuple[Size, ...], *AS_LIST]
+SizesIfAny = Annotated[tuple[Size, ...], BeforeValidator(_null_to_list), *AS_LIST[1:]]
 Names = Annotated[tuple[str, ...], *AS_LIST]
 NamesIfAny = Annotated[tuple[str, ...], BeforeValidator(_null_to_list), *AS_LIST[1:]]
 Column = Annotated[str, AfterValidator(_column)]
 Columns = Annotated[tuple[Column, ...], *AS_LIST]
 ColumnsIfAny = Annotated[tuple[Column, ...], BeforeValidator(_null_to_list), *AS_LIST[1:]]
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """See that no two tasks have one name.
+
+    Raises:
+        ValueError: names it.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"task {escaped(twice[0])} is named twice")

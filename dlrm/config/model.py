@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section, Sizes
+from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section, Sizes, SizesIfAny
 
 Pooling = Literal["sum", "mean"]
 BOTTOM_MLP = (512, 256, 64, 16)
@@ -54,6 +54,14 @@ Interaction = Annotated[
 ]
 
 
+class SharedBottom(Section):
+    """Several tasks share all but their last layers."""
+
+    kind: Literal["shared_bottom"] = "shared_bottom"
+    tower: SizesIfAny = ()
+    """Sizes of the hidden layers that each task has for itself. None: the last layer has a logit a task."""
+
+
 class TableOverride(Section):
     """What differs from the rest for one table."""
 
@@ -77,6 +85,8 @@ class _Model(Section):
     tables: dict[str, TableOverride] = Field(default_factory=dict)
     """Overrides for single tables, by name."""
 
+    heads: SharedBottom = SharedBottom()
+
     @property
     def other_width(self) -> str:
         """The first table whose rows have another width than the rest; empty if all are equal."""
@@ -91,13 +101,15 @@ class DlrmModel(_Model):
     """Layer sizes of the MLP on the dense features; the last must be embedding_dim unless the interaction is cat. Data
     without dense features have no such MLP: leave it out."""
     top_mlp: Sizes = (512, 256, 1)
-    """Layer sizes of the MLP on the interaction, its one output (the logit) included."""
+    """Layer sizes of the MLP on the interaction, its output (1: a logit a task) included."""
     interaction: Interaction = DotInteraction()
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.top_mlp[-1] != 1:
             raise ValueError(f"top_mlp ends with {self.top_mlp[-1]}: the last layer gives the logit and must be 1")
+        if self.heads.tower and len(self.top_mlp) == 1:
+            raise ValueError("heads.tower needs a hidden layer of top_mlp to stand on, as in 256,1")
         if self.interaction.kind == "cat":
             return self
         if self.bottom_mlp != BOTTOM_MLP and self.fault_in_bottom_mlp:

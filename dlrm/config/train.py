@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, NonNegativeInt, Number, PositiveInt, Section
+from dlrm.config.base import Fraction, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
 
 
 class TrainConfig(Section):
@@ -34,6 +34,9 @@ class TrainConfig(Section):
     """Evaluate an exponential moving average of all weights with this decay (0: the weights themselves). Costs a copy of
     every weight and one pass over all of them a step (and with fused_uvm_caching what is cached is written back each step),
     so it is for small tables."""
+    task_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Weights of the tasks' losses in their sum, by name; 1 for what is left out. A missing label adds nothing, so that
+    a task with few labels weighs less by itself."""
     pipeline: Literal["sparse_dist", "base"] = "sparse_dist"
     """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
     prefetch_batches: PositiveInt = 4
@@ -59,6 +62,6 @@ class EvaluationConfig(Section):
     every_steps: PositiveInt | None = None
     """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
     target_auc: Annotated[float, Number, Field(gt=0.5, le=1)] | None = None
-    """Stop as soon as the validation AUC reaches this."""
+    """Stop as soon as the validation AUC, of several tasks that of the first, reaches this."""
     test: bool = True
     """Score the test samples once, at the end."""

@@ -31,11 +31,11 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
     Attributes:
         dense: float32 (B, N).
         sparse: ids by feature, int64, feature-major, as torchrec wants them; bags of padding are empty.
-        labels: float32 (B,), 0 or 1 (0 for padding).
-        weights: float32 (B,), 1 for a sample, 0 for padding.
+        labels: float32 (B, T), 0 or 1 (0 for padding and where the label of a task is missing).
+        weights: float32 (B, T), 1 for a label, 0 for padding and missing labels.
         loss_scale: float32 (), ranks / samples of the global batch: the mean over ranks (which DDP and torchrec's
             gradient division both take) of loss_scale * sum of the rank's losses is the mean loss of the global batch.
-            Skipped samples are among those samples, as no rank knows of another's: they count as a loss of 0.
+            Skipped samples and missing labels are among them, as no rank knows of another's: they count as a loss of 0.
     """
 
     dense: torch.Tensor
@@ -74,14 +74,26 @@ def make_batch(
         world_size: number of ranks.
         pin_memory: write into page-locked memory, from which copies to a CUDA device overlap with compute.
     """
-    weights_B = torch.ones(len(samples)) if samples.weights_B is None else samples.weights_B
+    labels_BT, weights_BT = _labels_and_weights(samples)
     return Batch(
         dense=_placed(samples.dense_BN, size, pin_memory),
         sparse=_sparse(samples, schema, size, pin_memory),
-        labels=_placed(samples.labels_B, size, pin_memory),
-        weights=_placed(weights_B, size, pin_memory),
+        labels=_placed(labels_BT, size, pin_memory),
+        weights=_placed(weights_BT, size, pin_memory),
         loss_scale=torch.tensor(world_size / global_samples, dtype=torch.float32, pin_memory=pin_memory),
     )
+
+
+def _labels_and_weights(samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both (B, T); a missing label is 0 with weight 0."""
+    labels_BT = samples.labels_BT
+    tasks = labels_BT.shape[1]
+    if tasks == 1:  # none is missing: such a sample would have nothing to train
+        weights_BT = torch.ones_like(labels_BT)
+    else:
+        missing_BT = labels_BT.isnan()
+        labels_BT, weights_BT = labels_BT.masked_fill(missing_BT, 0), (~missing_BT).to(labels_BT.dtype)
+    return labels_BT, weights_BT if samples.weights_B is None else weights_BT * samples.weights_B[:, None]
 
 
 def _placed(values_BX: torch.Tensor, size: int, pin_memory: bool) -> torch.Tensor:

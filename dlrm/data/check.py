@@ -30,13 +30,13 @@ class BadValueCounts:
 
     Attributes:
         columns: names of what is counted: dense columns (not finite), tables (ids outside), where ids may be null tables
-            once more (nulls), the label (neither 0 nor 1) and, last, the samples that were skipped for any of these.
+            once more (nulls), the labels (neither 0 nor 1) and, last, the samples that were skipped for any of these.
     """
 
     def __init__(self, schema: Schema, *, nulls: bool = False) -> None:
         tables = [feature.name for feature in schema.sparse]
         null_tables = [f"{name} (null)" for name in tables] if nulls else []
-        self.columns = (*schema.dense, *tables, *null_tables, schema.label, SKIPPED)
+        self.columns = (*schema.dense, *tables, *null_tables, *schema.tasks, SKIPPED)
         self._counts_C = torch.zeros(len(self.columns), dtype=torch.int64)
         self._lock = threading.Lock()
 
@@ -79,7 +79,8 @@ class SampleCheck:
             that id stands for an absent one and is called null.
         bad_rows: ``error``; ``hash``: a bad id modulo the table's rows; ``clamp``: the nearest valid id; ``skip``: the
             sample keeps its place in the batch, with empty bags and weight 0. A dense value that is not finite and a
-            label other than 0 and 1 are errors unless they are skipped.
+            label other than 0 and 1 are errors unless they are skipped. Of several tasks' labels some may be missing (NaN),
+            but not all of a sample.
     """
 
     def __init__(self, source: Source, bad_rows: BadRows = "error") -> None:
@@ -87,7 +88,7 @@ class SampleCheck:
         self._source = source
         self._policy = bad_rows
         self._null_id: int | None = getattr(source, "null_id", None)
-        self._dense_names, self._label_name = source.schema.dense, source.schema.label
+        self._dense_names, self._tasks = source.schema.dense, source.schema.tasks
         self._id_names = [feature.name for feature in sparse for _ in range(feature.hotness)]
         self._hotness_F = torch.tensor([feature.hotness for feature in sparse], dtype=torch.int32)
         self._feature_S = torch.arange(len(sparse)).repeat_interleave(self._hotness_F)
@@ -112,25 +113,33 @@ class SampleCheck:
         bound_S = self._bounds[samples.ids_BS.dtype]
         ids_BS = samples.ids_BS.numpy().view(bound_S.dtype)
         bits_BN = samples.dense_BN.numpy().view(np.uint32)
-        if _all_good(ids_BS, bound_S, bits_BN, samples.labels_B.numpy()):
+        if _all_good(ids_BS, bound_S, bits_BN, samples.labels_BT.numpy(), len(self._tasks) - 1):
             return samples
         return self._apply_policy(samples, index_B)
 
     def _apply_policy(self, samples: Samples, index_B: torch.Tensor) -> Samples:
-        ids_BS, labels_B = samples.ids_BS, samples.labels_B
+        ids_BS = samples.ids_BS
         bad_ids_BS = (ids_BS < 0) | (ids_BS >= self._rows_S)
         bad_dense_BN = ~samples.dense_BN.isfinite()
-        bad_label_B = (labels_B != 0) & (labels_B != 1)
+        bad_labels_BT = self._bad_labels(samples.labels_BT)
         if self._policy == "error":
             self._refuse_ids(samples, bad_ids_BS, index_B)
         if self._policy == "skip":
-            bad_B = bad_ids_BS.any(1) | bad_dense_BN.any(1) | bad_label_B
-            self._count(samples, bad_ids_BS, bad_dense_BN, bad_label_B, bad_B)
+            bad_B = bad_ids_BS.any(1) | bad_dense_BN.any(1) | bad_labels_BT.any(1)
+            self._count(samples, bad_ids_BS, bad_dense_BN, bad_labels_BT, bad_B)
             return self._skipped(samples, bad_B)
-        self._refuse_others(samples, bad_dense_BN, bad_label_B, index_B)
-        self._count(samples, bad_ids_BS, bad_dense_BN, bad_label_B, torch.zeros_like(bad_label_B))
+        self._refuse_others(samples, bad_dense_BN, bad_labels_BT, index_B)
+        self._count(samples, bad_ids_BS, bad_dense_BN, bad_labels_BT, torch.zeros(len(samples), dtype=torch.bool))
         mended_BS = ids_BS % self._rows_S if self._policy == "hash" else ids_BS.clamp(min=0).minimum(self._rows_S - 1)
         return replace(samples, ids_BS=mended_BS.to(ids_BS.dtype))
+
+    def _bad_labels(self, labels_BT: torch.Tensor) -> torch.Tensor:
+        """Which labels (bool, (B, T)) are neither 0 nor 1, nor missing where they may be."""
+        bad_BT = (labels_BT != 0) & (labels_BT != 1)
+        if len(self._tasks) == 1:
+            return bad_BT
+        missing_BT = labels_BT.isnan()
+        return bad_BT & (~missing_BT | missing_BT.all(1, keepdim=True))
 
     def _skipped(self, samples: Samples, bad_B: torch.Tensor) -> Samples:
         lengths_BF = self._hotness_F.expand(len(samples), -1) if samples.lengths_BF is None else samples.lengths_BF
@@ -138,7 +147,7 @@ class SampleCheck:
         return Samples(
             dense_BN=samples.dense_BN.masked_fill(bad_B[:, None], 0),
             ids_BS=samples.ids_BS.masked_fill(bad_B[:, None], 0),
-            labels_B=samples.labels_B.masked_fill(bad_B, 0),
+            labels_BT=samples.labels_BT.masked_fill(bad_B[:, None], 0),
             lengths_BF=lengths_BF.masked_fill(bad_B[:, None], 0),
             weights_B=weights_B.masked_fill(bad_B, 0),
         )
@@ -148,14 +157,14 @@ class SampleCheck:
         samples: Samples,
         ids_BS: torch.Tensor,
         dense_BN: torch.Tensor,
-        label_B: torch.Tensor,
+        labels_BT: torch.Tensor,
         skip_B: torch.Tensor,
     ) -> None:
         by_table = [self._by_table(ids_BS)]
         if self._null_id is not None:
             null_BS = samples.ids_BS == self._null_id
             by_table = [self._by_table(ids_BS & ~null_BS), self._by_table(null_BS)]
-        self.counts.add(torch.cat([dense_BN.sum(0), *by_table, label_B.sum()[None], skip_B.sum()[None]]))
+        self.counts.add(torch.cat([dense_BN.sum(0), *by_table, labels_BT.sum(0), skip_B.sum()[None]]))
 
     def _by_table(self, bad_BS: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(self._hotness_F), dtype=torch.int64).index_add_(0, self._feature_S, bad_BS.sum(0))
@@ -173,18 +182,18 @@ class SampleCheck:
             )
 
     def _refuse_others(
-        self, samples: Samples, bad_BN: torch.Tensor, bad_label_B: torch.Tensor, index_B: torch.Tensor
+        self, samples: Samples, bad_BN: torch.Tensor, bad_labels_BT: torch.Tensor, index_B: torch.Tensor
     ) -> None:
         mend = "mend the data or, where the data has the option, set data.bad_rows to skip"
         if bad_BN.any():
             at, column = bad_BN.nonzero()[0].tolist()
             problem = f"{samples.dense_BN[at, column].item()} is not finite"
             raise self._error(index_B[at], self._dense_names[column], problem, mend)
-        if bad_label_B.any():
-            at = int(bad_label_B.nonzero()[0].item())
-            label = samples.labels_B[at].item()
+        if bad_labels_BT.any():
+            at, task = bad_labels_BT.nonzero()[0].tolist()
+            label = samples.labels_BT[at, task].item()
             problem = "the label is missing (null or NaN)" if math.isnan(label) else f"{label} is neither 0 nor 1"
-            raise self._error(index_B[at], self._label_name, problem, mend)
+            raise self._error(index_B[at], self._tasks[task], problem, mend)
 
     def _error(self, index: torch.Tensor, column: str, problem: str, mend: str) -> DataError:
         path, row = self._source.locate(int(index.item()), column)
@@ -196,15 +205,22 @@ def _all_good(
     ids_BS: NDArray[np.unsignedinteger],
     bound_S: NDArray[np.unsignedinteger],
     bits_BN: NDArray[np.uint32],
-    labels_B: NDArray[np.float32],
+    labels_BT: NDArray[np.float32],
+    may_miss: int,
 ) -> bool:
-    """Whether ids are below their bounds, dense values (as bits) finite and labels 0 or 1.
+    """Whether ids are below their bounds, dense values (as bits) finite and labels 0 or 1, ``may_miss`` of them NaN.
 
     One pass without intermediate results, many times as fast as elementwise masks.
     """
     exponent = np.uint32(0x7F800000)  # all ones in what is infinite or no number
-    for b in range(len(labels_B)):
-        bad = (labels_B[b] != 0) & (labels_B[b] != 1)
+    for b in range(len(labels_BT)):
+        bad = False
+        missing = 0
+        for t in range(labels_BT.shape[1]):
+            label = labels_BT[b, t]
+            missing += label != label
+            bad |= (label != 0) & (label != 1) & (label == label)
+        bad |= missing > may_miss
         for s in range(len(bound_S)):
             bad |= ids_BS[b, s] >= bound_S[s]
         for n in range(bits_BN.shape[1]):

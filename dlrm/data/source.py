@@ -22,7 +22,7 @@ class Samples:
     Attributes:
         dense_BN: float32 (B, N), finite.
         ids_BS: int32 or int64 (B, S), S = schema.ids_per_sample: the ids of feature 0, then those of feature 1, ...
-        labels_B: float32 (B,), 0 or 1.
+        labels_BT: float32 (B, T), 0 or 1. NaN is the missing label of one of several tasks: the sample trains the others.
         lengths_BF: int32 (B, F), ids of each bag, at most the feature's hotness; None where every bag has as many as
             that. What lies beyond a bag's length in ``ids_BS`` is 0 and no id.
         weights_B: float32 (B,), 1 for a sample that counts, 0 for one that is skipped; None where all count.
@@ -30,12 +30,12 @@ class Samples:
 
     dense_BN: torch.Tensor
     ids_BS: torch.Tensor
-    labels_B: torch.Tensor
+    labels_BT: torch.Tensor
     lengths_BF: torch.Tensor | None = None
     weights_B: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return self.labels_B.shape[0]
+        return self.labels_BT.shape[0]
 
 
 class Source(Protocol):

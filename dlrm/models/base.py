@@ -6,6 +6,8 @@ is a *group*: its name is what ``optim.lr_scale`` calls its weights, and begins 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -23,6 +25,9 @@ class Model(nn.Module):
 
     tables: EmbeddingBagCollection
 
+    lower_precision: Collection[str] = ()
+    """Names of the child modules that may compute in bfloat16. All else, what adds up the logits too, stays in float32."""
+
     @property
     def groups(self) -> list[str]:
         """The groups of weights outside of the tables, in the order in which they were defined."""
@@ -30,14 +35,14 @@ class Model(nn.Module):
         return list(dict.fromkeys(name for name in names if name != TABLES))
 
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """The logit of a click for each sample.
+        """The logit of each task for each sample.
 
         Args:
             dense_BN: float32 (B, N); N is 0 where the data have no dense features.
             sparse: ids of every feature; empty bags are pooled to zeros.
 
         Returns:
-            float32 (B,).
+            float32 (B, T), T = len(schema.tasks).
         """
         raise NotImplementedError
 

@@ -8,6 +8,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import DeepFmModel
+from dlrm.layers.heads import TaskTowers, build_heads
 from dlrm.layers.mlp import MLP
 from dlrm.layers.pooling import PooledColumns
 from dlrm.models.base import Model
@@ -22,28 +23,38 @@ class DeepFM(Model):
     first-order weight.
 
     Attributes:
-        tables, dense_fields, deep_mlp: the parts with weights; no ``dense_fields`` where there are no dense features.
+        tables, dense_fields, deep_mlp, heads: the parts with weights; ``dense_fields`` is None without dense features.
+            Tasks share the first two sums; ``deep_mlp`` has an output a task, or each task a tower in ``heads``.
     """
 
+    lower_precision = ("deep_mlp", "heads")
+
     def __init__(
-        self, *, tables: EmbeddingBagCollection, pooling: PooledColumns, dense_fields: DenseFields | None, deep_mlp: MLP
+        self,
+        *,
+        tables: EmbeddingBagCollection,
+        pooling: PooledColumns,
+        dense_fields: DenseFields | None,
+        deep_mlp: MLP,
+        heads: TaskTowers | nn.Identity,
     ) -> None:
         super().__init__()
         self.tables = tables
         self.pooling = pooling
         self.dense_fields = dense_fields
         self.deep_mlp = deep_mlp
+        self.heads = heads
         self.dim = tables.embedding_bag_configs()[0].embedding_dim
 
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """float32 (B,), the logits; see :meth:`dlrm.models.base.Model.forward`."""
+        """float32 (B, T), the logits; see :meth:`dlrm.models.base.Model.forward`."""
         pooled = self.tables(sparse)
         rows_BVD = self.pooling(pooled, sparse).unflatten(1, (-1, self.dim))
         if self.dense_fields is not None:
             rows_BVD = torch.cat((self.dense_fields(dense_BN), rows_BVD), dim=1)
         vectors_BVD, weights_BV = rows_BVD[..., :-1], rows_BVD[..., -1]
-        deep_B = self.deep_mlp(vectors_BVD.flatten(1)).squeeze(1)
-        return weights_BV.sum(1) + pair_products(vectors_BVD) + deep_B  # type: ignore[no-any-return]
+        shared_B = weights_BV.sum(1) + pair_products(vectors_BVD)
+        return shared_B.unsqueeze(1) + self.heads(self.deep_mlp(vectors_BVD.flatten(1)))  # type: ignore[no-any-return]
 
 
 class DenseFields(nn.Module):
@@ -72,11 +83,19 @@ def pair_products(vectors_BVD: torch.Tensor) -> torch.Tensor:
 def build(config: DeepFmModel, schema: Schema, tables: EmbeddingBagCollection, *, seed: int, rank: int) -> DeepFM:
     """The model around its tables; its weights are drawn later."""
     dense, fields = len(schema.dense), len(schema.dense) + len(schema.sparse)
-    sizes = (*config.deep_mlp, 1)
-    inputs = fields * (config.embedding_dim - 1)
+    deep_mlp, heads = build_heads(
+        fields * (config.embedding_dim - 1),
+        config.deep_mlp,
+        config.heads,
+        tasks=len(schema.tasks),
+        dropout=config.dropout,
+        seed=seed,
+        rank=rank,
+    )
     return DeepFM(
         tables=tables,
         pooling=build_pooling(config, schema),
         dense_fields=DenseFields(dense, config.embedding_dim) if dense else None,
-        deep_mlp=MLP(inputs, sizes, relu_last=False, dropout=config.dropout, seed=seed, rank=rank),
+        deep_mlp=deep_mlp,
+        heads=heads,
     )

@@ -1,4 +1,4 @@
-"""The deep learning recommendation model: bottom MLP and tables -> interaction -> top MLP -> logit.
+"""The deep learning recommendation model: bottom MLP and tables -> interaction -> top MLP -> logits.
 
 arXiv:1906.00091, figure 1.
 """
@@ -12,6 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import BOTTOM_MLP, DlrmModel, DotInteraction
 from dlrm.errors import ConfigError
+from dlrm.layers.heads import TaskTowers, build_heads
 from dlrm.layers.interaction import Interaction, build_interaction
 from dlrm.layers.mlp import MLP
 from dlrm.layers.pooling import PooledColumns
@@ -21,13 +22,16 @@ from dlrm.schema import Schema
 
 
 class DLRM(Model):
-    """Bottom MLP and tables -> interaction -> top MLP -> logit (arXiv:1906.00091, figure 1).
+    """Bottom MLP and tables -> interaction -> top MLP -> logits (arXiv:1906.00091, figure 1).
 
     Attributes:
-        bottom_mlp, tables, interaction, top_mlp: the parts with weights, under the names that options and reports use.
+        bottom_mlp, tables, interaction, top_mlp, heads: the parts with weights, named as options and reports name them.
             Sharding puts a sharded collection in the place of ``tables``. Where there are no dense features ``bottom_mlp``
             passes them, float32 (B, 0), on as they are.
+            The last layer of ``top_mlp`` has a logit a task, and ``heads`` passes them on, unless tasks have towers.
     """
+
+    lower_precision = ("bottom_mlp", "interaction", "top_mlp", "heads")
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class DLRM(Model):
         pooling: PooledColumns,
         interaction: Interaction,
         top_mlp: MLP,
+        heads: TaskTowers | nn.Identity,
     ) -> None:
         super().__init__()
         self.bottom_mlp = bottom_mlp
@@ -44,22 +49,14 @@ class DLRM(Model):
         self.pooling = pooling
         self.interaction = interaction
         self.top_mlp = top_mlp
+        self.heads = heads
 
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """The logit of a click for each sample.
-
-        Args:
-            dense_BN: float32 (B, N).
-            sparse: ids of every feature; empty bags are pooled to zeros.
-
-        Returns:
-            float32 (B,).
-        """
+        """float32 (B, T), the logits; see :meth:`dlrm.models.base.Model.forward`."""
         # Sharded tables only start their exchange here; it runs while the bottom MLP computes, until `pooling` waits.
         pooled = self.tables(sparse)
         dense_BD = self.bottom_mlp(dense_BN)
-        logits_B1 = self.top_mlp(self.interaction(dense_BD, self.pooling(pooled, sparse)))
-        return logits_B1.squeeze(1)  # type: ignore[no-any-return]
+        return self.heads(self.top_mlp(self.interaction(dense_BD, self.pooling(pooled, sparse))))  # type: ignore[no-any-return]
 
 
 def build(config: DlrmModel, schema: Schema, tables: EmbeddingBagCollection, *, seed: int, rank: int) -> DLRM:
@@ -74,14 +71,22 @@ def build(config: DlrmModel, schema: Schema, tables: EmbeddingBagCollection, *, 
         dense_dim=config.bottom_mlp[-1] if schema.dense else 0,
         table_dims=[table.embedding_dim for table in tables.embedding_bag_configs()],
     )
+    top_mlp, heads = build_heads(
+        interaction.out_features,
+        config.top_mlp[:-1],
+        config.heads,
+        tasks=len(schema.tasks),
+        dropout=config.dropout,
+        seed=seed,
+        rank=rank,
+    )
     return DLRM(
         bottom_mlp=MLP(len(schema.dense), config.bottom_mlp, relu_last=True) if schema.dense else nn.Identity(),
         tables=tables,
         pooling=build_pooling(config, schema),
         interaction=interaction,
-        top_mlp=MLP(
-            interaction.out_features, config.top_mlp, relu_last=False, dropout=config.dropout, seed=seed, rank=rank
-        ),
+        top_mlp=top_mlp,
+        heads=heads,
     )
 
 

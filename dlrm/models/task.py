@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -27,19 +28,19 @@ class TrainBatch(Protocol):
 
     @property
     def labels(self) -> torch.Tensor:
-        """float32 (B,), 0 or 1."""
+        """float32 (B, T), 0 or 1."""
 
     @property
     def weights(self) -> torch.Tensor:
-        """float32 (B,), 1 for a sample, 0 for padding."""
+        """float32 (B, T), 1 for a label, 0 for padding and missing ones."""
 
     @property
     def loss_scale(self) -> torch.Tensor:
         """float32 (), ranks / samples of the global batch."""
 
 
-Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Detached: loss () and logits (B,), labels (B,), weights (B,), all float32."""
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Detached: loss (), losses (T,) and logits (B, T), labels (B, T), weights (B, T), all float32."""
 
 
 class TrainTask(nn.Module):
@@ -47,22 +48,32 @@ class TrainTask(nn.Module):
 
     The pipelines trace this module symbolically down to the tables and start the exchange of their argument,
     ``batch.sparse``, one batch ahead; so on the way there nothing may be computed from the batch.
+
+    Args:
+        model: gives the logits.
+        weights: of each task's loss in the sum that is trained.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, weights: Sequence[float] = (1.0,)) -> None:
         super().__init__()
         self.model = model
+        self._weights = tuple(weights)
 
     def forward(self, batch: TrainBatch) -> tuple[torch.Tensor, Outputs]:
         """The loss and what metrics are made of.
 
         Returns:
-            The rank's share of the loss, loss_scale * sum of the samples' binary cross-entropies (its mean over the
-            ranks is the mean of the global batch), float32 (); and :data:`Outputs`.
+            The rank's share of the loss, the tasks' losses times their weights, float32 (); and :data:`Outputs`. A task's
+            loss is loss_scale * sum of its labels' binary cross-entropies (its mean over the ranks is the mean of the
+            global batch, where a missing label counts 0).
         """
-        logits_B = self.model(batch.dense, batch.sparse)
-        summed = nn.functional.binary_cross_entropy_with_logits(
-            logits_B, batch.labels, weight=batch.weights, reduction="sum"
+        logits_BT = self.model(batch.dense, batch.sparse)
+        entropies_BT = nn.functional.binary_cross_entropy_with_logits(
+            logits_BT, batch.labels, weight=batch.weights, reduction="none"
         )
-        loss = batch.loss_scale * summed
-        return loss, (loss.detach(), logits_B.detach(), batch.labels, batch.weights)
+        losses_T = batch.loss_scale * entropies_BT.sum(0)
+        if all(weight == 1 for weight in self._weights):
+            loss = losses_T.sum()
+        else:
+            loss = sum(losses_T[task] * weight for task, weight in enumerate(self._weights))
+        return loss, (loss.detach(), losses_T.detach(), logits_BT.detach(), batch.labels, batch.weights)

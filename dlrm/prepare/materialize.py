@@ -230,7 +230,7 @@ def _with_rows(schema: Schema, rows: Sequence[int] | None) -> Schema:
     if len(rows) not in (1, len(schema.sparse)):
         raise ConfigError.at("rows", f"has {len(rows)} entries, the data has {len(schema.sparse)} sparse features")
     sizes = tuple(rows) * len(schema.sparse) if len(rows) == 1 else rows
-    return Schema(schema.dense, tuple(replace(f, rows=n) for f, n in zip(schema.sparse, sizes, strict=True)))
+    return replace(schema, sparse=tuple(replace(f, rows=n) for f, n in zip(schema.sparse, sizes, strict=True)))
 
 
 class _Record:

@@ -227,7 +227,7 @@ def _write_part(
     clicks = 0
     try:
         for index_B, ids_BF in _portions(samples, streams):
-            labels_B = source.labels(index_B)
+            labels_B = source.labels(index_B)[:, 0]
             clicks += int(labels_B.sum())
             writer.write(int(index_B[0]), source.dense(index_B).numpy(), ids_BF, labels_B.to(torch.int32).numpy())
             progress.advance(task, len(index_B))

@@ -42,24 +42,24 @@ class BagSource:
 
     Attributes:
         schema: the columns of a sample.
-        dense_MN, ids_MS, lengths_MF, labels_M: of all samples, as :class:`dlrm.data.source.Samples` describes them.
+        dense_MN, ids_MS, lengths_MF, labels_MT: of all samples, as :class:`dlrm.data.source.Samples` describes them.
     """
 
     schema: Schema
     dense_MN: torch.Tensor
     ids_MS: torch.Tensor
     lengths_MF: torch.Tensor
-    labels_M: torch.Tensor
+    labels_MT: torch.Tensor
     name: str = "random bags"
 
     @property
     def num_samples(self) -> int:
         """Samples in the split."""
-        return len(self.labels_M)
+        return len(self.labels_MT)
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices."""
-        return Samples(self.dense_MN[index_B], self.ids_MS[index_B], self.labels_M[index_B], self.lengths_MF[index_B])
+        return Samples(self.dense_MN[index_B], self.ids_MS[index_B], self.labels_MT[index_B], self.lengths_MF[index_B])
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The 1-based row."""
@@ -162,7 +162,7 @@ def _random_bags(random: np.random.Generator, schema: Schema) -> BagSource:
         dense_MN=torch.from_numpy(random.standard_normal((samples, _DENSE)).astype(np.float32)),
         ids_MS=torch.from_numpy(np.concatenate(ids, axis=1)),
         lengths_MF=torch.from_numpy(np.stack(lengths, axis=1).astype(np.int32)),
-        labels_M=torch.from_numpy((random.random(samples) < 0.4).astype(np.float32)),
+        labels_MT=torch.from_numpy((random.random((samples, 1)) < 0.4).astype(np.float32)),
     )
 
 

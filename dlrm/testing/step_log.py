@@ -50,7 +50,7 @@ def log_steps(folder: Path) -> None:
     def remember(model: Any, arguments: tuple[Any, ...]) -> None:
         if model.training:
             batch = arguments[0]
-            fed[:] = [numbers_of(batch.dense[batch.weights > 0])]
+            fed[:] = [numbers_of(batch.dense[batch.weights[:, 0] > 0])]
 
     def logged_train(self: Stepper, batches: Iterator[Any], first_step: int) -> Iterator[StepOutput]:
         if id(self) not in watched:

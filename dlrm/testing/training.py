@@ -27,7 +27,7 @@ def tiny_source(num_samples: int, *, rows: tuple[int, ...] = ROWS, num_dense: in
     logits_B = dense_BN[:, 0] + (ids_BF[:, 0] % 2) * 2 - 1
     labels_B = torch.rand(num_samples, generator=generator) < logits_B.sigmoid()
     return InMemorySource(
-        "tiny", Schema.numbered(num_dense, rows), dense_BN, ids_BF.to(torch.int32), labels_B.to(torch.uint8)
+        "tiny", Schema.numbered(num_dense, rows), dense_BN, ids_BF.to(torch.int32), labels_B[:, None].to(torch.uint8)
     )
 
 

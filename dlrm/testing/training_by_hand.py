@@ -86,7 +86,7 @@ def train_by_hand(model: RandomModel) -> tuple[list[float], dict[str, Array]]:
     for epoch, batch in model.batches:
         samples = source.read(model.order.indices(epoch, batch))
         counts = _counts(model, samples, means)
-        labels = samples.labels_B.numpy().astype(np.float64)
+        labels = samples.labels_BT[:, 0].numpy().astype(np.float64)
         pooled = [count_BR @ table.value for count_BR, table in zip(counts, tables, strict=True)]
         vectors = [bottom.forward(samples.dense_BN.numpy().astype(np.float64)), *pooled]
         logits = top.forward(np.concatenate(vectors, axis=1))[:, 0]

@@ -9,10 +9,13 @@ without getting better, or at the end of training. It is told once.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dlrm.metrics.binary import BinaryResult, coin_entropy
+from dlrm.metrics.binary import coin_entropy
+from dlrm.metrics.tasks import Results
+from dlrm.words import escaped
 
 BLOCK_STEPS = 100
 """Steps of training that are judged together at least, and that are too early to be judged at the end."""
@@ -28,22 +31,33 @@ _MEND = (
 
 @dataclass(frozen=True)
 class WorseThanBaseRate:
-    """What was found: on the samples of which split, at which step, with which figures."""
+    """What was found: on the samples of which split, at which step, with which figures, of which of several tasks."""
 
     split: str
     step: int
     normalised_entropy: float
     click_rate: float
+    task: str = ""
 
     def __str__(self) -> str:
+        of_task = f" ({escaped(self.task)})" if self.task else ""
         return (
-            f"step {self.step}: normalised entropy {self.normalised_entropy:.3f} on the {self.split} samples, worse than "
-            f"predicting their click rate {self.click_rate:.4f} for each: training has probably diverged; {_MEND}"
+            f"step {self.step}: normalised entropy {self.normalised_entropy:.3f} on the {self.split} samples{of_task}, "
+            f"worse than predicting their click rate {self.click_rate:.4f} for each: training has probably diverged; "
+            f"{_MEND}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON."""
-        return asdict(self)
+        """The fields by name, ready for JSON; without a task where there is one."""
+        return {name: value for name, value in asdict(self).items() if value != ""}
+
+
+@dataclass
+class _Block:
+    """Losses, labels and positives of one task, summed from a step on."""
+
+    first_step: int
+    sums_3: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
 
 @dataclass
@@ -51,41 +65,52 @@ class BaseRateWatch:
     """Judges what hooks measure; the same on every rank.
 
     Attributes:
-        warmup_steps: of the learning rates; found: what was told, if it was.
+        tasks: names, an empty one for the only task; warmup_steps: of the learning rates; found: what was told, if it was.
     """
 
     warmup_steps: int = 0
+    tasks: Sequence[str] = ("",)
     found: WorseThanBaseRate | None = None
-    _block_start: int | None = None
-    _block_3: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # losses, samples, positives
-    _before: dict[str, float] = field(default_factory=dict)  # by split, the excessive entropy that was found last
+    _blocks: dict[str, _Block] = field(default_factory=dict)  # by task
+    _before: dict[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # by split and task, the excess that was found last
 
-    def trained(self, first_step: int, step: int, losses: float, samples: float, positives: float) -> str:
-        """Take the sums over all samples of some steps; a line to tell, or nothing."""
+    def trained(self, first_step: int, step: int, sums_3T: Sequence[Sequence[float]]) -> str:
+        """Take each task's losses, labels and positives, summed over ranks and some steps; a line to tell, or nothing."""
         if first_step <= self.warmup_steps:
             return ""
-        self._block_start = first_step if self._block_start is None else self._block_start
-        self._block_3 = [a + b for a, b in zip(self._block_3, (losses, samples, positives), strict=True)]
-        losses, samples, positives = self._block_3
-        if step - self._block_start + 1 < BLOCK_STEPS or min(positives, samples - positives) < _RARER_SAMPLES:
-            return ""
-        self._block_start, self._block_3 = None, [0.0, 0.0, 0.0]
-        entropy = losses / samples / coin_entropy(round(positives), round(samples))
-        return self._judge("training", step, entropy, positives, samples, last=False)
+        lines = []
+        for task, *sums_3 in zip(self.tasks, *sums_3T, strict=True):
+            block = self._blocks.setdefault(task, _Block(first_step))
+            block.sums_3 = [a + b for a, b in zip(block.sums_3, sums_3, strict=True)]
+            losses, labels, positives = block.sums_3
+            if step - block.first_step + 1 < BLOCK_STEPS or min(positives, labels - positives) < _RARER_SAMPLES:
+                continue
+            del self._blocks[task]
+            entropy = losses / labels / coin_entropy(round(positives), round(labels))
+            lines.append(self._judge("training", task, step, entropy, positives, labels, last=False))
+        return "".join(lines)  # at most one is not empty
 
-    def evaluated(self, split: str, step: int, result: BinaryResult, *, last: bool) -> str:
+    def evaluated(self, split: str, step: int, results: Results, *, last: bool) -> str:
         """Take an evaluation, the last of a split or one on the way; a line to tell, or nothing."""
-        if result.normalised_entropy is None or step <= self.warmup_steps + (BLOCK_STEPS if last else 0):
+        if step <= self.warmup_steps + (BLOCK_STEPS if last else 0):
             return ""
-        return self._judge(split, step, result.normalised_entropy, result.positives, result.samples, last=last)
+        return "".join(
+            self._judge(split, task, step, found.normalised_entropy, found.positives, found.samples, last=last)
+            for task, found in zip(self.tasks, results.values(), strict=True)
+            if found.normalised_entropy is not None
+        )
 
-    def _judge(self, split: str, step: int, entropy: float, positives: float, samples: float, *, last: bool) -> str:
-        rarer = min(positives, samples - positives)
-        before = self._before.pop(split, None)
+    def _judge(
+        self, split: str, task: str, step: int, entropy: float, positives: float, labels: float, *, last: bool
+    ) -> str:
+        rarer = min(positives, labels - positives)
+        before = self._before.pop((split, task), None)
         if rarer < _RARER_SAMPLES or entropy <= 1 + max(_LEAST_EXCESS, _DEVIATIONS / math.sqrt(rarer)):
             return ""
-        self._before[split] = entropy
+        self._before[split, task] = entropy
         if self.found is not None or not (last or (before is not None and entropy > _BETTER * before)):
             return ""
-        self.found = WorseThanBaseRate(split, step, entropy, positives / samples)
+        self.found = WorseThanBaseRate(split, step, entropy, positives / labels, task)
         return f"warning: {self.found}"

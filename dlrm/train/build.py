@@ -21,7 +21,7 @@ from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.train.base_rate import BaseRateWatch
 from dlrm.train.console import Display
-from dlrm.train.engine import Engine
+from dlrm.train.engine import Engine, task_weights
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
 from dlrm.train.records import Recorder
@@ -105,10 +105,12 @@ def build_job(
     training = _training_loader(dataset.train, config, world)
     validation = _evaluation_loader(dataset.validation, evaluation_batch_size, config, world)
     test = _evaluation_loader(dataset.test, evaluation_batch_size, config, world)
+    tasks = dataset.schema.tasks
     measured = Measured(
         ThroughputMeter(),
-        loss_sums_2=torch.zeros(2, dtype=torch.float64, device=world.device),
-        base_rate=BaseRateWatch(config.optim.schedule.warmup_steps),
+        tasks=tasks,
+        loss_sums_2T=torch.zeros(2, len(tasks), dtype=torch.float64, device=world.device),
+        base_rate=BaseRateWatch(config.optim.schedule.warmup_steps, tasks if len(tasks) > 1 else ("",)),
     )
     hooks: list[Hook] = []
     trainer = Trainer(
@@ -127,6 +129,7 @@ def build_job(
             display,
             every_steps=config.logging.every_steps,
             total_steps=trainer.total_steps,
+            weights=task_weights(config.train, tasks),
             bad_values=partial(training.bad_values.summed, world.collectives),
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,9 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from dlrm.config import Config
+from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
+from dlrm.errors import ConfigError
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
@@ -71,7 +74,7 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     table_weights = sum(rows * dim for rows, dim in sizes.values())
     dense_weights = sum(parameter.numel() for parameter in model.parameters()) - table_weights
     dense_names = [name for name, _ in model.named_parameters(MODEL_PREFIX[:-1]) if ".embedding_bags." not in name]
-    task = TrainTask(model)
+    task = TrainTask(model, task_weights(config.train, schema.tasks))
     plan = make_plan(
         task,
         config=config.sharding,
@@ -105,6 +108,19 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         table_weights=table_weights,
         fill_block=fill_block,
     )
+
+
+def task_weights(config: TrainConfig, tasks: Sequence[str]) -> list[float]:
+    """The weight of each task's loss in what is trained.
+
+    Raises:
+        ConfigError: a weight of a task that the data do not have.
+    """
+    unknown = [name for name in config.task_weights if name not in tasks]
+    if unknown:
+        key = f"train.task_weights.{unknown[0]}"
+        raise ConfigError.at(key, f"is no task of the data, which have {', '.join(tasks)}")
+    return [config.task_weights.get(task, 1.0) for task in tasks]
 
 
 def _block_filler(config: Config, sizes: dict[str, tuple[int, int]]) -> FillBlock:

@@ -10,7 +10,7 @@ from dlrm.data.check import bad_values_text
 from dlrm.data.loader import BatchLoader
 from dlrm.data.synthetic.planted import PlantedSource
 from dlrm.distributed.world import World
-from dlrm.metrics.binary import BinaryMetrics, BinaryResult
+from dlrm.metrics.tasks import Results, TaskMetrics
 from dlrm.optim.averaging import Averaging
 from dlrm.train.stepper import Stepper
 
@@ -33,29 +33,29 @@ class Evaluator:
         self._world = world
         self._say = say
 
-    def evaluate(self, loader: BatchLoader) -> BinaryResult:
+    def evaluate(self, loader: BatchLoader) -> Results:
         """The model's figures over all samples of all ranks; the same on every rank."""
-        metrics = BinaryMetrics(self._world.device)
+        metrics = TaskMetrics(loader.source.schema.tasks, self._world.device)
         loader.bad_values.clear()
         with self._average.applied():
             for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
-                metrics.update(output.logits_B, output.labels_B, output.weights_B)
+                metrics.update(output.logits_BT, output.labels_BT, output.weights_BT)
         metrics.all_reduce(self._world.collectives)
-        result = metrics.compute()
-        if not result.samples and loader.source.num_samples:
+        results = metrics.compute()
+        if not any(result.samples for result in results.values()) and loader.source.num_samples:
             causes = bad_values_text(loader.bad_values.summed(self._world.collectives))
             self._say(f"{loader.source.name}: no score, as every sample was skipped (data.bad_rows: skip): {causes}")
-        return result
+        return results
 
-    def best_reachable(self, loader: BatchLoader) -> BinaryResult | None:
-        """The figures of the true logit, where the samples' hidden model is known: no score is better in expectation."""
+    def best_reachable(self, loader: BatchLoader) -> Results | None:
+        """The figures of the true logits, where the samples' hidden model is known: no score is better in expectation."""
         source = loader.source
         if not isinstance(source, PlantedSource) or source.num_samples == 0:
             return None
-        metrics = BinaryMetrics(torch.device("cpu"))
+        metrics = TaskMetrics(source.schema.tasks, torch.device("cpu"))
         for k in range(loader.order.num_batches):
             index_B = loader.order.indices(0, k, self._world.rank, self._world.size)
-            labels_B = source.read(index_B).labels_B
-            metrics.update(source.true_logits(index_B).float(), labels_B, torch.ones_like(labels_B))
+            labels_BT = source.read(index_B).labels_BT
+            metrics.update(source.true_logits(index_B).float(), labels_BT.nan_to_num(), (~labels_BT.isnan()).float())
         metrics.all_reduce(self._world.collectives)
         return metrics.compute()

@@ -21,6 +21,7 @@ from dlrm.data.fingerprint import FileFingerprint, difference
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError
 from dlrm.metrics.binary import BinaryResult
+from dlrm.metrics.tasks import deciding
 from dlrm.metrics.throughput import Throughput
 from dlrm.sharding.report import TablePlacement
 from dlrm.train.build import training_order
@@ -80,15 +81,15 @@ class MetricsFact(_Fact):
 
     Attributes:
         training_time_s: over all processes of the run.
-        loss_sum, loss_samples: over all ranks, since the last record.
-        validation: steps and results of all evaluations.
+        loss_sum, loss_samples: over all ranks, since the last record; of each task where there are several.
+        validation: steps and results of all evaluations; by task where there are several.
     """
 
     training_time_s: Annotated[float, Field(ge=0)] = 0.0
     last_loss: float | None = None
-    loss_sum: float = 0.0
-    loss_samples: float = 0.0
-    validation: list[tuple[Count, ResultFact]] = []
+    loss_sum: float | list[float] = 0.0
+    loss_samples: float | list[float] = 0.0
+    validation: list[tuple[Count, ResultFact | dict[str, ResultFact]]] = []
 
 
 class BestFact(_Fact):
@@ -156,17 +157,23 @@ class SavedFacts(_Fact):
 
     def restore(self, measured: Measured, *, leader: bool) -> None:
         """Go on counting from the figures of the run so far; what is summed over ranks is given to the leader alone."""
-        metrics = self.metrics
+        metrics, tasks = self.metrics, measured.tasks
         measured.before = Throughput(self.position.samples, self.position.step, metrics.training_time_s)
         measured.last_loss = metrics.last_loss
+        history = [
+            (step, found if isinstance(found, dict) else {tasks[0]: found}) for step, found in metrics.validation
+        ]
         measured.validation_history[:] = [
-            (step, BinaryResult(**result.model_dump())) for step, result in metrics.validation
+            (step, {task: BinaryResult(**found[task].model_dump()) for task in tasks})
+            for step, found in history
+            if found.keys() == set(tasks)  # not of other tasks, which resume.strict false lets pass
         ]
         if measured.validation_history:
             measured.validation_step, measured.validation = measured.validation_history[-1]
-        measured.unrecorded = metrics.loss_samples > 0
-        if leader:
-            measured.loss_sums_2.copy_(torch.tensor([metrics.loss_sum, metrics.loss_samples], dtype=torch.float64))
+        sums_2T = torch.tensor([_as_list(metrics.loss_sum), _as_list(metrics.loss_samples)], dtype=torch.float64)
+        measured.unrecorded = bool(sums_2T[1].any())
+        if leader and sums_2T.shape == measured.loss_sums_2T.shape:
+            measured.loss_sums_2T.copy_(sums_2T)
 
 
 @dataclass(frozen=True)
@@ -214,17 +221,31 @@ class FactsOfRun:
         }
 
     def _metrics(self, position: Position) -> dict[str, Any]:
-        sums_2 = self.measured.loss_sums_2.clone()
-        self.world.collectives.all_reduce_sum_(sums_2)
-        if not math.isfinite(sums_2[0]):
-            raise DivergedError(f"step {position.step}: the training loss summed since the last record is {sums_2[0]}")
+        sums_2T = self.measured.loss_sums_2T.clone()
+        self.world.collectives.all_reduce_sum_(sums_2T)
+        losses_T, labels_T = sums_2T.tolist()
+        if not math.isfinite(sum(losses_T)):
+            raise DivergedError(
+                f"step {position.step}: the training loss summed since the last record is {sum(losses_T)}"
+            )
+        one_task = len(losses_T) == 1  # which is stored as before there were others
         return {
             "training_time_s": self.measured.throughput.overall().elapsed_s,
             "last_loss": self.measured.last_loss,
-            "loss_sum": float(sums_2[0]),
-            "loss_samples": float(sums_2[1]),
-            "validation": [(step, result.to_dict()) for step, result in self.measured.validation_history],
+            "loss_sum": losses_T[0] if one_task else losses_T,
+            "loss_samples": labels_T[0] if one_task else labels_T,
+            "validation": [
+                (
+                    step,
+                    deciding(results).to_dict() if one_task else {t: found.to_dict() for t, found in results.items()},
+                )
+                for step, results in self.measured.validation_history
+            ],
         }
+
+
+def _as_list(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
 
 
 def order_facts(config: Config, num_samples: int) -> dict[str, Any]:

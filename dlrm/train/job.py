@@ -15,8 +15,8 @@ from dlrm.config import Config
 from dlrm.data.check import bad_values_text
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
-from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
+from dlrm.metrics.tasks import Results
 from dlrm.train.base_rate import WorseThanBaseRate
 from dlrm.train.build import Job, build_dataset, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
@@ -26,10 +26,10 @@ from dlrm.train.facts import TrainingData
 from dlrm.train.log import open_log
 from dlrm.train.records import NoRecorder, Recorder, RunRecorder
 from dlrm.train.report import write_report
+from dlrm.train.results import record_results, result_lines, summary_of, table_rows
 from dlrm.train.resume import patience_with_storage, start_elsewhere
 from dlrm.train.run_folder import is_restarted, open_run_folder, write_json
 from dlrm.train.secondary import secondary, write_text
-from dlrm.train.standard_hooks import result_text
 from dlrm.words import printable
 
 
@@ -108,15 +108,15 @@ def _introduce(config: Config, job: Job, folder: Path, world: World, display: Di
 
 def _final_scores(
     config: Config, job: Job, recorder: Recorder, display: Display
-) -> tuple[BinaryResult | None, BinaryResult | None]:
+) -> tuple[Results | None, Results | None]:
     """The model's figures on the test samples and the best reachable ones, each None where there is nothing to score."""
     if not config.evaluation.test or job.test.source.num_samples == 0:
         return None, None
     test = job.evaluator.evaluate(job.test)
     best = job.evaluator.best_reachable(job.test)
-    reachable = {} if best is None else {"best_reachable_auc": best.auc}
-    recorder.record("test", job.trainer.position.step, {**test.to_dict(), **reachable})
-    display.say(f"step {job.trainer.position.step}: test {result_text(test)}")
+    record_results(recorder, "test", job.trainer.position.step, test, best)
+    for text in result_lines(test):
+        display.say(f"step {job.trainer.position.step}: test {text}")
     if line := job.measured.base_rate.evaluated("test", job.trainer.position.step, test, last=True):
         display.say(line)
     return test, best
@@ -136,15 +136,14 @@ def summarise(
     world: World,
     *,
     reason: str,
-    test: BinaryResult | None,
-    best: BinaryResult | None,
+    test: Results | None,
+    best: Results | None,
     memory: list[PeakMemory],
     folder: Path,
 ) -> dict[str, Any]:
     """The contents of summary.json."""
     overall = job.measured.throughput.overall()
     position = job.trainer.position
-    validation = job.measured.validation
     summary: dict[str, Any] = {
         "name": config.run.name,
         "folder": str(folder),
@@ -162,12 +161,8 @@ def summarise(
         "table_weights": job.engine.table_weights,
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,
-        "validation": validation.to_dict() if validation else None,
-        "test": test.to_dict() if test else None,
+        **summary_of(validation=job.measured.validation, test=test, best=best),
     }
-    if best is not None:
-        summary["best_reachable_auc"] = best.auc
-        summary["best_reachable_log_loss"] = best.log_loss
     return summary
 
 
@@ -185,14 +180,8 @@ def closing_table(summary: dict[str, Any]) -> Table:
         "training time", f"{seconds:.1f} s ({summary['samples_per_s']:,.0f} samples/s on {summary['ranks']} rank(s))"
     )
     table.add_row("peak memory", memory)
-    for split in ("validation", "test"):
-        if (result := summary[split]) is not None:
-            table.add_row(split, _scores(result))
-    if summary.get("best_reachable_auc") is not None:
-        table.add_row(
-            "best reachable (test)",
-            f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
-        )
+    for title, figures in table_rows(summary):
+        table.add_row(title, _scores(figures))
     if (worse := summary["worse_than_base_rate"]) is not None:
         table.add_row("warning", str(WorseThanBaseRate(**worse)))
     for split, counts in summary["bad_values"].items():
@@ -203,5 +192,6 @@ def closing_table(summary: dict[str, Any]) -> Table:
 
 def _scores(result: dict[str, Any]) -> str:
     names = {"auc": "AUC", "log_loss": "log loss", "normalised_entropy": "NE", "calibration": "calibration"}
-    figures = [f"{label} {result[name]:.5f}" for name, label in names.items() if result[name] is not None]
-    return f"{'  '.join(figures)}  ({result['samples']:,} samples)"
+    figures = [f"{label} {result[name]:.5f}" for name, label in names.items() if result.get(name) is not None]
+    samples = [f"({result['samples']:,} samples)"] if "samples" in result else []
+    return "  ".join([*figures, *samples])

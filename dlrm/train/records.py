@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dlrm.train.secondary import Warn, reason, secondary, write_text
 
 _COLOURS = {"train": "C0", "validation": "C1", "test": "C2"}  # the same in every figure
+_STYLES = ("-", "--", "-.", ":")  # of tasks
 
 
 class Recorder(Protocol):
@@ -74,15 +75,16 @@ class RunRecorder:
                 self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if again else None)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Write an entry; non-numbers go to metrics.jsonl only."""
+        """Write an entry; non-numbers go to metrics.jsonl only. A value ``task`` says of which of several tasks it is."""
         entry = {"kind": kind, "step": step, **values}
         self._entries.append(entry)
         self._write([entry])
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         with self._events():
             if self._tensorboard is not None:
+                tag = f"{kind}/{values['task']}" if "task" in values else kind
                 for name, value in numbers.items():
-                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+                    self._tensorboard.add_scalar(f"{tag}/{name}", value, step)
 
     def close(self) -> None:
         """Close the files and draw the curves."""
@@ -178,7 +180,9 @@ def draw_curves(entries: list[dict[str, Any]]) -> Figure:
     _line(auc, entries, "test", "auc", "test")
     for entry in entries:
         if entry["kind"] == "test" and entry.get("best_reachable_auc") is not None:
-            auc.axhline(entry["best_reachable_auc"], color="grey", linestyle=":", label="best reachable (test)")
+            of_task = f", {entry['task']}" if "task" in entry else ""
+            name = f"best reachable (test{of_task})"
+            auc.axhline(entry["best_reachable_auc"], color="grey", linestyle=":", label=name)
     auc.set(title="AUC", xlabel="step")
     _line(speed, entries, "train", "samples_per_s", "training", marker="")
     speed.set(title="Samples/s", xlabel="step", ylim=(0, None))
@@ -190,9 +194,12 @@ def draw_curves(entries: list[dict[str, Any]]) -> Figure:
 
 
 def _line(axes: Any, entries: list[dict[str, Any]], kind: str, name: str, label: str, marker: str = "o") -> None:
-    points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and _is_number(e.get(name))]
-    if points:
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=label, color=_COLOURS[kind])
+    of_kind = [entry for entry in entries if entry["kind"] == kind and _is_number(entry.get(name))]
+    tasks = list(dict.fromkeys(entry.get("task") for entry in of_kind))
+    for task, style in zip(tasks, cycle(_STYLES)):
+        points = [(entry["step"], entry[name]) for entry in of_kind if entry.get("task") == task]
+        called = label if task is None else f"{label}, {task}"
+        axes.plot(*zip(*points, strict=True), style, marker=marker, markersize=4, label=called, color=_COLOURS[kind])
 
 
 def _is_number(value: object) -> bool:

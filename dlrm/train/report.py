@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from dlrm.train.base_rate import WorseThanBaseRate
+from dlrm.train.results import table_rows
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ summary.name }}</title><style>
@@ -22,13 +23,10 @@ tr { border-bottom: 1px solid #ddd; } img { max-width: 100%; } pre { background:
 on {{ summary.ranks }} rank(s) ({{ summary.device }}).</p>
 {% if worse %}<p><strong>Warning:</strong> {{ worse }}</p>{% endif %}
 <table><tr><th></th><th>AUC</th><th>log loss</th><th>NE</th><th>calibration</th><th>samples</th></tr>
-{% for split in ("validation", "test") if summary[split] %}<tr><th>{{ split }}</th>
+{% for title, figures in rows %}<tr><th>{{ title }}</th>
 {% for name in ("auc", "log_loss", "normalised_entropy", "calibration") %}
-<td>{{ "-" if summary[split][name] is none else "%.5f" | format(summary[split][name]) }}</td>{% endfor %}
-<td>{{ "{:,}".format(summary[split].samples) }}</td></tr>{% endfor %}
-{% if summary.best_reachable_auc %}<tr><th>best reachable (test)</th>
-<td>{{ "%.5f" | format(summary.best_reachable_auc) }}</td>
-<td>{{ "%.5f" | format(summary.best_reachable_log_loss) }}</td><td></td><td></td><td></td></tr>{% endif %}</table>
+<td>{{ "%.5f" | format(figures[name]) if figures.get(name) is not none else "-" }}</td>{% endfor %}
+<td>{{ "{:,}".format(figures.samples) if figures.samples else "" }}</td></tr>{% endfor %}</table>
 {% if curves %}<img alt="log loss, AUC and samples per second over steps" src="data:image/png;base64,{{ curves }}">
 {% endif %}{% for title, text in texts %}<h2>{{ title }}</h2><pre>{{ text }}</pre>{% endfor %}
 </body></html>
@@ -44,4 +42,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> None:
     found = summary.get("worse_than_base_rate")
     worse = WorseThanBaseRate(**found) if found else None
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    (folder / "report.html").write_text(page.render(summary=summary, curves=curves, texts=texts, worse=worse))
+    rows = list(table_rows(summary))
+    (folder / "report.html").write_text(
+        page.render(summary=summary, rows=rows, curves=curves, texts=texts, worse=worse)
+    )

@@ -23,6 +23,7 @@ from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
+from dlrm.metrics.tasks import deciding
 from dlrm.signals import STOPPING, SignalWatch
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
@@ -231,10 +232,10 @@ class Saving(Hook):
 
     def _is_best(self, position: Position) -> bool:
         """Whether the evaluation at this position was better than all before."""
-        metric, result = self._config.best, self._measured.validation
-        if metric is None or result is None or self._measured.validation_step != position.step:
+        metric, results = self._config.best, self._measured.validation
+        if metric is None or results is None or self._measured.validation_step != position.step:
             return False
-        value: float | None = getattr(result, metric)
+        value: float | None = getattr(deciding(results), metric)
         if value is None:
             return False
         if self._best is not None and not _better(metric, value, self._best.value):

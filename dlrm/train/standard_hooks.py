@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,14 +13,16 @@ from dlrm.config.train import EvaluationConfig
 from dlrm.data.check import bad_values_text
 from dlrm.distributed.world import World
 from dlrm.errors import DataError, DivergedError
-from dlrm.metrics.binary import BinaryResult
+from dlrm.metrics.tasks import Results, deciding
 from dlrm.metrics.throughput import Throughput, ThroughputMeter
 from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
+from dlrm.schema import ONE_TASK
 from dlrm.train.base_rate import BaseRateWatch
 from dlrm.train.console import Display, Status
 from dlrm.train.hooks import Hook, Position, multiple_after
 from dlrm.train.records import Recorder
+from dlrm.train.results import record_results, result_lines
 from dlrm.train.stepper import StepOutput
 
 TARGET_REACHED = "evaluation.target_auc reached"
@@ -33,20 +35,21 @@ class Measured:
     Attributes:
         throughput: training time only; before: of earlier processes of the run.
         last_loss: mean loss of the last recorded window.
-        loss_sums_2: float64 on the device, this rank's sum of losses and number of samples since the last record.
+        loss_sums_2T: float64 on the device, each task's sum of losses and number of labels of this rank since a record.
         unrecorded: whether anything was trained since then.
-        validation: of the last evaluation, and the step it was made at.
+        tasks: their names; validation: of the last evaluation, and the step it was made at.
         base_rate: whether the model has become worse than none.
     """
 
     throughput: ThroughputMeter
+    tasks: tuple[str, ...] = ONE_TASK
     before: Throughput = field(default_factory=Throughput)
-    loss_sums_2: torch.Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    loss_sums_2T: torch.Tensor = field(default_factory=lambda: torch.zeros(2, 1, dtype=torch.float64))
     unrecorded: bool = False
     last_loss: float | None = None
-    validation: BinaryResult | None = None
+    validation: Results | None = None
     validation_step: int | None = None
-    validation_history: list[tuple[int, BinaryResult]] = field(default_factory=list)
+    validation_history: list[tuple[int, Results]] = field(default_factory=list)
     base_rate: BaseRateWatch = field(default_factory=BaseRateWatch)
 
 
@@ -56,8 +59,9 @@ class LossAndSpeed(Hook):
     Args:
         world: over whose ranks the loss is averaged.
         optim: for the learning rates in the records.
-        every_steps: steps between records, each of which costs one all-reduce of two numbers.
+        every_steps: steps between records, each of which costs one all-reduce of three numbers a task.
         total_steps: for the progress.
+        weights: of each task's loss in what is trained.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class LossAndSpeed(Hook):
         *,
         every_steps: int,
         total_steps: int,
+        weights: Sequence[float] = (1.0,),
         bad_values: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self._world = world
@@ -79,10 +84,11 @@ class LossAndSpeed(Hook):
         self._display = display
         self._every_steps = every_steps
         self._total_steps = total_steps
+        self._weights = weights
         self._bad_values = bad_values
         self._position = Position()
         self._recorded_step: int | None = None  # None: another process has trained a part of the window
-        self._positives_1 = torch.zeros_like(measured.loss_sums_2[:1])
+        self._positives_1T = torch.zeros_like(measured.loss_sums_2T[:1])
 
     def on_start(self, position: Position) -> None:
         """Training time starts here, so that set-up does not count."""
@@ -100,9 +106,11 @@ class LossAndSpeed(Hook):
         self._position = position
         self._measured.throughput.count(samples)
         self._measured.unrecorded = True
-        self._measured.loss_sums_2[0] += output.loss.double() * (samples / self._world.size)
-        self._measured.loss_sums_2[1] += output.weights_B.sum()  # without padding and without samples that were skipped
-        self._positives_1 += (output.labels_B * output.weights_B).sum()
+        self._measured.loss_sums_2T[0] += output.losses_T.double() * (samples / self._world.size)
+        self._measured.loss_sums_2T[1] += output.weights_BT.sum(
+            0
+        )  # without padding, skipped samples and missing labels
+        self._positives_1T += (output.labels_BT * output.weights_BT).sum(0)
         if position.step % self._every_steps == 0:
             self._record()
 
@@ -113,19 +121,20 @@ class LossAndSpeed(Hook):
         self._measured.throughput.stop()
 
     def _record(self) -> None:
-        sums_3 = torch.cat([self._measured.loss_sums_2, self._positives_1])
-        self._world.collectives.all_reduce_sum_(sums_3)
-        losses, samples, positives = sums_3.tolist()
-        self._measured.loss_sums_2.zero_()
-        self._positives_1.zero_()
+        sums_3T = torch.cat([self._measured.loss_sums_2T, self._positives_1T])
+        self._world.collectives.all_reduce_sum_(sums_3T)
+        losses_T, labels_T, _ = sums = sums_3T.tolist()
+        self._measured.loss_sums_2T.zero_()
+        self._positives_1T.zero_()
         self._measured.unrecorded = False
-        if not samples:  # of all ranks together, so that all of them leave
+        if not any(labels_T):  # of all ranks together, so that all of them leave
             causes = bad_values_text(self._bad_values())
             problem = (
                 f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip): {causes}"
             )
             raise DataError("training samples", problem, mend="check data.rows and the files: nothing is trained on")
-        loss = losses / samples
+        means_T = [losses / labels if labels else 0.0 for losses, labels in zip(losses_T, labels_T, strict=True)]
+        loss = sum(mean * weight for mean, weight in zip(means_T, self._weights, strict=True))
         if not math.isfinite(loss):  # of all ranks together, so that all of them leave
             raise DivergedError(f"step {self._position.step}: the training loss is {loss}")
         window = self._measured.throughput.mark()
@@ -141,10 +150,14 @@ class LossAndSpeed(Hook):
             "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr, position.step),
         }
         self._recorder.record("train", position.step, values)
+        if len(means_T) > 1:
+            for task, mean, labels in zip(self._measured.tasks, means_T, labels_T, strict=True):
+                if labels:
+                    self._recorder.record("train", position.step, {"task": task, "loss": mean})
         self._display.status(Status(position.step, self._total_steps, loss, window.samples_per_s, "training"))
         if self._recorded_step is not None:
             first = self._recorded_step + 1
-            if line := self._measured.base_rate.trained(first, position.step, losses, samples, positives):
+            if line := self._measured.base_rate.trained(first, position.step, sums):
                 self._display.say(line)
         self._recorded_step = position.step
 
@@ -154,13 +167,13 @@ class Validation(Hook):
 
     Args:
         config: when, and the AUC to stop at.
-        score: evaluates the model; the same result on every rank.
+        score: evaluates the model; the same results on every rank.
     """
 
     def __init__(
         self,
         config: EvaluationConfig,
-        score: Callable[[], BinaryResult],
+        score: Callable[[], Results],
         measured: Measured,
         recorder: Recorder,
         display: Display,
@@ -173,10 +186,10 @@ class Validation(Hook):
 
     def on_start(self, position: Position) -> str | None:
         """Train no more where the run had reached the target already."""
-        result = self._measured.validation
-        if result is None or self._measured.validation_step != position.step:
+        results = self._measured.validation
+        if results is None or self._measured.validation_step != position.step:
             return None
-        return self._end_after(result)
+        return self._end_after(results)
 
     def next_pause(self, step: int) -> int | None:
         """The next multiple of ``every_steps``."""
@@ -189,9 +202,9 @@ class Validation(Hook):
             return None
         return self._end_after(self._evaluate(position, last=False))
 
-    def _end_after(self, result: BinaryResult) -> str | None:
-        target = self._config.target_auc
-        return TARGET_REACHED if target is not None and result.auc is not None and result.auc >= target else None
+    def _end_after(self, results: Results) -> str | None:
+        target, auc = self._config.target_auc, deciding(results).auc
+        return TARGET_REACHED if target is not None and auc is not None and auc >= target else None
 
     def on_end(self, position: Position, reason: str) -> None:
         """Evaluate the final weights if the last evaluation was of earlier ones."""
@@ -200,18 +213,19 @@ class Validation(Hook):
         elif self._measured.validation is not None:
             self._judge(position, self._measured.validation, last=True)
 
-    def _evaluate(self, position: Position, *, last: bool) -> BinaryResult:
+    def _evaluate(self, position: Position, *, last: bool) -> Results:
         with self._measured.throughput.paused():
-            result = self._score()
-        self._measured.validation, self._measured.validation_step = result, position.step
-        self._measured.validation_history.append((position.step, result))
-        self._recorder.record("validation", position.step, result.to_dict())
-        self._display.say(f"step {position.step}: validation {result_text(result)}")
-        self._judge(position, result, last=last)
-        return result
+            results = self._score()
+        self._measured.validation, self._measured.validation_step = results, position.step
+        self._measured.validation_history.append((position.step, results))
+        record_results(self._recorder, "validation", position.step, results)
+        for text in result_lines(results):
+            self._display.say(f"step {position.step}: validation {text}")
+        self._judge(position, results, last=last)
+        return results
 
-    def _judge(self, position: Position, result: BinaryResult, *, last: bool) -> None:
-        if line := self._measured.base_rate.evaluated("validation", position.step, result, last=last):
+    def _judge(self, position: Position, results: Results, *, last: bool) -> None:
+        if line := self._measured.base_rate.evaluated("validation", position.step, results, last=last):
             self._display.say(line)
 
 
@@ -244,9 +258,3 @@ class ResetTables(Hook):
         """Reset where training goes on after an epoch, by a resume, too; what is saved or scored there is as it was."""
         if position.epoch_ended:
             self._reset()
-
-
-def result_text(result: BinaryResult) -> str:
-    """AUC, log loss and normalised entropy in a few words."""
-    shown = {"AUC": result.auc, "log loss": result.log_loss, "NE": result.normalised_entropy}
-    return "  ".join(f"{name} {'-' if value is None else format(value, '.5f')}" for name, value in shown.items())

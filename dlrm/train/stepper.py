@@ -24,14 +24,16 @@ class StepOutput:
     """What a step leaves on the device, for one rank.
 
     Attributes:
-        loss: float32 (); its mean over the ranks is the mean loss of the global batch.
-        logits_B, labels_B, weights_B: float32 (B,); weight 0 is padding.
+        loss: float32 (), what is trained; losses_T: float32 (T,), of each task. The mean over the ranks is that
+            of the global batch.
+        logits_BT, labels_BT, weights_BT: float32 (B, T); weight 0 is padding, or a label that is missing.
     """
 
     loss: torch.Tensor
-    logits_B: torch.Tensor
-    labels_B: torch.Tensor
-    weights_B: torch.Tensor
+    losses_T: torch.Tensor
+    logits_BT: torch.Tensor
+    labels_BT: torch.Tensor
+    weights_BT: torch.Tensor
 
 
 class Stepper:

@@ -66,7 +66,7 @@ def evaluate(rank, world_size, decay):
     for _ in engine.stepper.train(loader.batches(0, 0, 4), first_step=1):
         engine.average.update()
     before = local(engine.model.state_dict())
-    score = Evaluator(engine.stepper, engine.average, world).evaluate(loader).log_loss
+    score = Evaluator(engine.stepper, engine.average, world).evaluate(loader)["label"].log_loss
     untouched = all(torch.equal(before[name], part) for name, part in local(engine.model.state_dict()).items())
     return score, untouched
 

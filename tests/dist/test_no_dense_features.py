@@ -40,7 +40,7 @@ def trained(options, steps, start=None):
         job.trainer.position = start[1]
     job.trainer.fit()
     assert job.trainer.position.step == steps
-    return gather_state(engine, world.collectives), job.trainer.position, job.measured.validation.log_loss
+    return gather_state(engine, world.collectives), job.trainer.position, job.measured.validation["label"].log_loss
 
 
 def runs(rank, world_size, resumed):

@@ -7,6 +7,7 @@ import torch
 
 from dlrm.config import load_config
 from dlrm.data.source import Dataset
+from dlrm.metrics.tasks import deciding
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.train.build import build_job
@@ -27,7 +28,7 @@ class Seen(Hook):
         self.pauses = []
 
     def on_step(self, position, output):
-        self.samples_by_step.append(output.weights_B.sum().item())
+        self.samples_by_step.append(output.weights_BT.sum().item())
         self.positions.append(position)
 
     def on_pause(self, position):
@@ -61,7 +62,7 @@ def fit(rank, world_size, sizes, options):
     seen = Seen()
     job.trainer._hooks.append(seen)
     reason = job.trainer.fit()
-    history = [(step, result.to_dict()) for step, result in job.measured.validation_history]
+    history = [(step, deciding(results).to_dict()) for step, results in job.measured.validation_history]
     return {
         "reason": reason,
         "trained": sum(seen.samples_by_step),

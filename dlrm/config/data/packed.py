@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import NamesIfAny, NonNegativeInt, Section, Sizes
+from dlrm.config.base import ColumnsIfAny, NamesIfAny, NonNegativeInt, Section, Sizes
 from dlrm.config.data.paths import InputPath
 
 BadRows = Literal["error", "hash", "clamp", "skip"]
@@ -91,6 +91,9 @@ class PackedData(Section):
     rows: Sizes | None = None
     """Table size of each sparse feature, where dataset.json does not say or says otherwise; a single number is meant for
     all. Smaller tables than it says need bad_rows (MLPerf: 40,000,000 rows at most, bad_rows hash)."""
+    tasks: ColumnsIfAny = ()
+    """Names of the columns of ``<part>_labels.npy``, of several that dataset.json does not name. The first decides
+    which checkpoint is the best. -1 is a label that is missing: the sample trains the other tasks."""
     split: PartSplit = PartSplit()
     multi_hot: Annotated[
         OneHot | MultiHotFiles | MlperfMultiHot | HashedMultiHot, Field(discriminator="kind")

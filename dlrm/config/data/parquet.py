@@ -39,6 +39,9 @@ class ParquetData(Section):
     files: FileSplit = FileSplit()
     label: Column = "label"
     """Column of the label: 0 and 1, or false and true."""
+    tasks: ColumnsIfAny = ()
+    """Columns of the labels of several tasks, in place of label; the first decides which checkpoint is the best. A null or
+    NaN is a label that is missing: the sample trains the other tasks."""
     dense: ColumnsIfAny
     """Columns of numbers, in the model's order; a null or NaN is dense_missing. [] where the data have none."""
     dense_missing: Annotated[float, Number] = 0.0
@@ -65,7 +68,7 @@ class ParquetData(Section):
                 raise ValueError(
                     f"{name} has {len(given)} entries, sparse names {len(self.sparse)} columns: give one or as many"
                 )
-        columns = [self.label, *self.dense, *self.sparse]
+        columns = [*(self.tasks or (self.label,)), *self.dense, *self.sparse]
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
             raise ValueError(f"column {twice[0]} is named twice: every column is label, dense or sparse")

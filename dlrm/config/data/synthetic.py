@@ -6,7 +6,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share, Sizes
+from dlrm.config.base import (
+    AS_LIST,
+    ColumnsIfAny,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    Sizes,
+    check_tasks,
+)
 from dlrm.config.data.paths import InputPath
 
 # 26 tables, one of them tiny, the largest large enough for its tail to be rare: Criteo's shape at a laptop's size.
@@ -14,6 +27,9 @@ PLANTED_ROWS = (
     1000, 400, 3000, 2000, 100, 20, 1500, 200, 3, 2500, 1200, 3000, 900, 26, 1800, 2400, 10, 800, 500, 4, 2800, 18, 15,
     2200, 60, 1600,
 )  # fmt: skip
+
+Shares = Annotated[tuple[Share, ...], *AS_LIST]
+Correlation = Annotated[float, Number, Field(ge=-1, le=1)]
 
 
 class PlantedData(Section):
@@ -34,12 +50,30 @@ class PlantedData(Section):
     """Skew of the ids: id i is drawn with probability ~ 1/(i + 1)^exponent; 0 is uniform."""
     click_rate: Share = 0.25
     """Share of positive labels."""
+    tasks: ColumnsIfAny = ()
+    """Names of several tasks (click, like, follow); the first is the click and decides which checkpoint is the best."""
+    task_rates: Shares = (0.1,)
+    """Shares of positive labels of the tasks after the first; a single number is meant for all."""
+    task_correlation: Correlation = 0.6
+    """Correlation of their true logits with that of the first task. What remains of each is a hidden model of its own."""
+    task_missing: Fraction = 0.0
+    """Share of their labels that are missing."""
     signal: PositiveFloat = 1.7
     """Standard deviation of the true logit: how much of a label can be known (1.7: best reachable AUC about 0.84)."""
     rank: PositiveInt = 4
     """Width of the hidden vectors whose products the label depends on; each factor is weaker than the one before."""
     seed: NonNegativeInt = 0
     """Seed of the hidden model and of the samples (independent of run.seed)."""
+
+    @model_validator(mode="after")
+    def _one_rate_per_task(self) -> Self:
+        check_tasks(self.tasks)
+        if len(self.task_rates) not in (1, len(self.tasks) - 1):
+            raise ValueError(
+                f"task_rates has {len(self.task_rates)} entries, tasks names {max(len(self.tasks) - 1, 0)} after the "
+                "first: give one or as many"
+            )
+        return self
 
 
 class UniformIds(Section):
@@ -92,11 +126,14 @@ class RandomData(Section):
     ids: Annotated[UniformIds | ZipfIds | TraceIds, Field(discriminator="kind")] = UniformIds()
     click_rate: Share = 0.5
     """Share of positive labels."""
+    tasks: ColumnsIfAny = ()
+    """Names of several tasks, each with coin flips of its own."""
     seed: NonNegativeInt = 0
     """Seed of the samples (independent of run.seed)."""
 
     @model_validator(mode="after")
     def _one_hotness_per_table(self) -> Self:
+        check_tasks(self.tasks)
         if len(self.hotness) not in (1, len(self.rows)):
             raise ValueError(f"hotness has {len(self.hotness)} entries, rows has {len(self.rows)}: give one or as many")
         return self

@@ -25,6 +25,7 @@ def packed_dataset(config: PackedData) -> Dataset:
         may_be_smaller=config.bad_rows != "error",
         multi_hot=multi_hot.kind == "files",
         cache_dir=config.cache_dir,
+        tasks=config.tasks,
     )
     split = choose_split(folder, config.split)
     dataset = Dataset(

@@ -8,7 +8,7 @@ is in the rows is checked when they are read; checksums are ``dlrm_main.py inspe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from dlrm.data.packed.naming import PartFiles, find_parts, read_manifest
 from dlrm.data.packed.npz import map_members
 from dlrm.data.packed.remote import fetch_folder, is_remote
 from dlrm.errors import ConfigError, DataError
-from dlrm.schema import Schema, SparseFeature
+from dlrm.schema import ONE_TASK, Schema, SparseFeature
 
 _TYPES: dict[FileKind, tuple[str, ...]] = {
     "dense": ("<f4",),
@@ -38,7 +38,7 @@ class PackedPart:
     Attributes:
         dense_MN: float32 (M, N).
         sparse_MF: int32 or int64 (M, F); (M, 0) where multi-hot files were asked for and there is no one-hot one.
-        labels_M: int32 (M,).
+        labels_MT: int32 (M, T).
         multi_hot: int32 (M, hotness) by sparse feature, possibly unaligned; None where it was not asked for.
         paths: the files; files: the same, opened; checksums: SHA-256 of those that dataset.json records.
     """
@@ -47,7 +47,7 @@ class PackedPart:
     rows: int
     dense_MN: NDArray[np.float32]
     sparse_MF: NDArray[np.int32] | NDArray[np.int64]
-    labels_M: NDArray[np.int32]
+    labels_MT: NDArray[np.int32]
     multi_hot: tuple[NDArray[np.int32], ...] | None
     paths: dict[FileKind, str]
     files: dict[FileKind, MappedFile]
@@ -77,6 +77,7 @@ def open_packed(
     may_be_smaller: bool = False,
     multi_hot: bool = False,
     cache_dir: str = "~/.cache/dlrm",
+    tasks: Sequence[str] = (),
     rows_key: str = "data.rows",
 ) -> PackedFolder:
     """Open and check a packed data set.
@@ -87,6 +88,7 @@ def open_packed(
         may_be_smaller: whether ``rows`` may be smaller than dataset.json says, because ids beyond will be dealt with.
         multi_hot: take the ids of the multi-hot files.
         cache_dir: where files of a remote data set are kept.
+        tasks: names of the columns of the labels, where they are several and there is no dataset.json that says.
         rows_key: what the option for ``rows`` is called, for messages.
 
     Raises:
@@ -102,7 +104,7 @@ def open_packed(
     if multi_hot:
         _check_hotness(parts, manifest)
     hotness = _hotness(parts[0]) if multi_hot else None
-    schema = _schema(parts[0], manifest, hotness, rows, rows_key)
+    schema = replace(_schema(parts[0], manifest, hotness, rows, rows_key), tasks=_tasks(parts[0], manifest, tasks))
     if manifest is not None and not may_be_smaller:
         _check_tables(schema, manifest, rows_key)
     return PackedFolder(folder, manifest, schema, parts)
@@ -121,9 +123,6 @@ def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
     rows = part.record.rows if part.record is not None else len(arrays["dense"])
     for kind, array_MX in arrays.items():
         _check_rows(files[kind].path, array_MX, rows, part)
-    if arrays["labels"].shape[1] != 1:
-        problem = f"has {arrays['labels'].shape[1]} columns, where labels have one"
-        raise DataError(files["labels"].path, problem, mend=PREPARE_AGAIN)
     members = map_members(files["multi_hot"], _TYPES["multi_hot"]) if multi_hot else None
     for feature, array_ML in enumerate(members or ()):
         _check_rows(f"{files['multi_hot'].path}:{feature}.npy", array_ML, rows, part)
@@ -132,7 +131,7 @@ def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
         rows=rows,
         dense_MN=arrays["dense"],
         sparse_MF=arrays.get("sparse", np.empty((rows, 0), dtype=np.int32)),
-        labels_M=arrays["labels"].reshape(-1),
+        labels_MT=arrays["labels"],
         multi_hot=members,
         paths=wanted,
         files=files,
@@ -156,24 +155,39 @@ def _check_rows(path: str, array_MX: NDArray[Any], rows: int, part: PartFiles) -
 
 def _check_columns(parts: Sequence[PackedPart], manifest: Manifest | None) -> None:
     """Every part has the columns of the manifest or, where there is none, of the first part."""
-    kinds: tuple[FileKind, ...] = ("dense", "sparse")
+    kinds: tuple[FileKind, ...] = ("dense", "sparse", "labels")
     first: dict[FileKind, PackedPart] = {}
+    recorded: dict[FileKind, Sequence[object]] = {}
+    if manifest is not None:
+        recorded = {"dense": manifest.dense, "sparse": manifest.sparse, "labels": manifest.tasks or ONE_TASK}
     for part in parts:
         for kind in kinds:
             if kind not in part.paths:
                 continue
             reference = first.setdefault(kind, part)
             expected, says = _columns(reference, kind), f"{reference.paths[kind]} has"
-            if manifest is not None:
-                expected, says = len(manifest.dense if kind == "dense" else manifest.sparse), "dataset.json says"
+            if recorded:
+                expected, says = len(recorded[kind]), "dataset.json says"
             if _columns(part, kind) != expected:
                 problem = f"has {_columns(part, kind)} columns, {says} {expected}"
                 raise DataError(part.paths[kind], problem, mend=PREPARE_AGAIN)
 
 
 def _columns(part: PackedPart, kind: FileKind) -> int:
-    columns: int = (part.dense_MN if kind == "dense" else part.sparse_MF).shape[1]
+    arrays: dict[FileKind, NDArray[Any]] = {"dense": part.dense_MN, "sparse": part.sparse_MF, "labels": part.labels_MT}
+    columns: int = arrays[kind].shape[1]
     return columns
+
+
+def _tasks(part: PackedPart, manifest: Manifest | None, given: Sequence[str]) -> tuple[str, ...]:
+    """The names of the labels' columns."""
+    count = _columns(part, "labels")
+    recorded = manifest.tasks if manifest is not None else None
+    names = tuple(given) or recorded or (ONE_TASK if count == 1 else ())
+    if len(names) != count:
+        problem = f"names {len(names)}" if names else "is needed"
+        raise ConfigError.at("data.tasks", f"{problem}, {part.paths['labels']} has {count} columns: one a task")
+    return names
 
 
 def _hotness(part: PackedPart) -> list[int]:

@@ -1,8 +1,9 @@
 """``dataset.json``: what a packed data set consists of, by which anything in it can be checked.
 
 A *part* (``day_0``) is three row-aligned files: ``<part>_dense.npy`` float32 (M, N), ``<part>_sparse.npy`` int32 or int64
-(M, F), ``<part>_labels.npy`` int32 (M, 1); and optionally ``<part>_sparse_multi_hot.npz`` with keys "0" .. "F-1", int32
-(M, hotness). File names in a manifest are relative to its folder and may not leave it.
+(M, F), ``<part>_labels.npy`` int32 (M, T), T = 1 unless ``tasks`` names several; and optionally
+``<part>_sparse_multi_hot.npz`` with keys "0" .. "F-1", int32 (M, hotness). File names in a manifest are relative to its
+folder and may not leave it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dlrm.data.packed.split import Part, ResolvedSplit, Span, find_overlap
 from dlrm.errors import DataError
-from dlrm.schema import Schema, SparseFeature, fault_in_name
+from dlrm.schema import ONE_TASK, Schema, SparseFeature, fault_in_name
 
 MANIFEST_NAME = "dataset.json"
 FORMAT: Literal["dlrm-packed"] = "dlrm-packed"
@@ -98,7 +99,7 @@ class Manifest(_Record):
     """Everything that is known of a packed data set.
 
     Attributes:
-        dense: names of the dense features; sparse: the sparse ones.
+        dense: names of the dense features; sparse: the sparse ones; tasks: names of the labels, left out if there is one.
         parts: in order; split: which rows of which parts are for what.
         preprocessing: how it was made (parameters, sources), for people and for comparison.
         vocabularies: by sparse feature, the sorted raw values (uint32 .npy) whose ids are 0 .. (plus reserved ones).
@@ -108,6 +109,7 @@ class Manifest(_Record):
     version: Literal[1] = VERSION
     dense: tuple[ColumnName, ...]
     sparse: Annotated[tuple[SparseRecord, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[ColumnName, ...], Field(min_length=1)] | None = None
     parts: Annotated[tuple[PartRecord, ...], Field(min_length=1)]
     split: dict[Literal["train", "validation", "test"], tuple[SpanRecord, ...]]
     preprocessing: dict[str, Any] = Field(default_factory=dict)
@@ -116,14 +118,14 @@ class Manifest(_Record):
     @property
     def schema_one_hot(self) -> Schema:
         """The columns of a sample with the ids of ``<part>_sparse.npy``."""
-        return Schema(self.dense, tuple(SparseFeature(feature.name, feature.rows) for feature in self.sparse))
+        sparse = tuple(SparseFeature(feature.name, feature.rows) for feature in self.sparse)
+        return Schema(self.dense, sparse, self.tasks or ONE_TASK)
 
     @property
     def schema_multi_hot(self) -> Schema:
         """The columns of a sample with the ids of ``<part>_sparse_multi_hot.npz``."""
-        return Schema(
-            self.dense, tuple(SparseFeature(feature.name, feature.rows, feature.hotness) for feature in self.sparse)
-        )
+        sparse = tuple(SparseFeature(feature.name, feature.rows, feature.hotness) for feature in self.sparse)
+        return Schema(self.dense, sparse, self.tasks or ONE_TASK)
 
     @property
     def resolved_split(self) -> ResolvedSplit:
@@ -196,6 +198,7 @@ def _contradiction(manifest: Manifest) -> str:
     repeated = (
         _repeated("part", [part.name for part in manifest.parts])
         or _repeated("feature", [*manifest.dense, *(feature.name for feature in manifest.sparse)])
+        or _repeated("task", list(manifest.tasks or ()))
         or _repeated("file", [MANIFEST_NAME, *(file.name for part in manifest.parts for file in part.files.values())])
     )
     if repeated:

@@ -24,6 +24,8 @@ from dlrm.data.packed.split import Span
 from dlrm.data.source import Samples
 from dlrm.schema import Schema
 
+MISSING = -1
+"""Stands for a missing label where there are several tasks."""
 _SHORTEST_RUN = 16  # samples, on average; below it a gather is faster than slices
 
 
@@ -70,7 +72,7 @@ class PackedSource:
         size = len(index_B)
         dense_BN = np.empty((size, len(self.schema.dense)), dtype=np.float32)
         ids_BS = np.empty((size, self.schema.ids_per_sample), dtype=self._id_type)
-        labels_B1 = np.empty((size, 1), dtype=np.float32)
+        labels_BT = np.empty((size, len(self.schema.tasks)), dtype=np.float32)
         checked = set[int]()
         for piece in self._pieces(index_B.numpy()):
             part = self._parts[piece.span]
@@ -78,12 +80,14 @@ class PackedSource:
                 _check_unchanged(part)
                 checked.add(piece.span)
             _copy_rows(part.files["dense"], part.dense_MN, piece, dense_BN)
-            _copy_rows(part.files["labels"], part.labels_M[:, None], piece, labels_B1)
+            _copy_rows(part.files["labels"], part.labels_MT, piece, labels_BT)
             column = 0
             for ids_ML in _ids(part):
                 _copy_rows(part.files[_id_kind(part)], ids_ML, piece, ids_BS[:, column : column + ids_ML.shape[1]])
                 column += ids_ML.shape[1]
-        return Samples(torch.from_numpy(dense_BN), torch.from_numpy(ids_BS), torch.from_numpy(labels_B1[:, 0]))
+        if len(self.schema.tasks) > 1:
+            labels_BT[labels_BT == MISSING] = np.nan
+        return Samples(torch.from_numpy(dense_BN), torch.from_numpy(ids_BS), torch.from_numpy(labels_BT))
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The file that holds ``column`` (a name of the schema) of a sample, and its 1-based row there.
@@ -94,7 +98,7 @@ class PackedSource:
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self._parts[number]
         kind = _id_kind(part)
-        if column == self.schema.label:
+        if column in self.schema.tasks:
             kind = "labels"
         elif column in self.schema.dense:
             kind = "dense"

@@ -40,19 +40,19 @@ class ColumnMap:
         rows = config.rows * count if len(config.rows) == 1 else config.rows
         hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
         sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, strict=True))
-        return cls(Schema(config.dense, sparse, config.label), config.dense_missing, config.bad_rows)
+        return cls(Schema(config.dense, sparse, config.tasks or (config.label,)), config.dense_missing, config.bad_rows)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All columns to read."""
-        return (self.schema.label, *self.schema.dense, *(feature.name for feature in self.schema.sparse))
+        return (*self.schema.tasks, *self.schema.dense, *(feature.name for feature in self.schema.sparse))
 
     def decoded_bytes(self, rows: int) -> int:
         """Bytes of ``rows`` samples once decoded (:class:`~dlrm.data.parquet.decode.DecodedGroup`)."""
         schema = self.schema
         id_bytes = 8 if max(feature.rows for feature in schema.sparse) > _INT32_IDS else 4
         lengths = 4 * len(schema.sparse) if self.lists else 0
-        return rows * (4 + 4 * len(schema.dense) + id_bytes * schema.ids_per_sample + lengths)
+        return rows * (4 * len(schema.tasks) + 4 * len(schema.dense) + id_bytes * schema.ids_per_sample + lengths)
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -100,14 +100,16 @@ def mapping_problems(columns: ColumnMap, found: pa.Schema, path: str) -> list[Co
 
 def _mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
     """Dotted option and message of each mistake."""
-    label = columns.schema.label
-    kind, missing = _kind(found, label)
-    if missing:
-        yield "data.label", missing
-    elif kind is not None and pa.types.is_null(kind) and columns.bad_rows != "skip":
-        yield "data.label", f"column {label} holds nothing but nulls, and a label is 0 or 1: leave the file out"
-    elif kind is not None and not _is_number(kind):
-        yield "data.label", f"column {label} is {_named(kind)}, not numbers: a label is 0 or 1"
+    tasks = columns.schema.tasks
+    key = "data.label" if len(tasks) == 1 else "data.tasks"
+    for label in tasks:
+        kind, missing = _kind(found, label)
+        if missing:
+            yield key, missing
+        elif kind is not None and pa.types.is_null(kind) and columns.bad_rows != "skip" and len(tasks) == 1:
+            yield key, f"column {label} holds nothing but nulls, and a label is 0 or 1: leave the file out"
+        elif kind is not None and not _is_number(kind):
+            yield key, f"column {label} is {_named(kind)}, not numbers: a label is 0 or 1"
     for name in columns.schema.dense:
         kind, missing = _kind(found, name)
         if missing:

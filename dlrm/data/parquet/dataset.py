@@ -104,7 +104,7 @@ class ParquetSource:
         return Samples(
             dense_BN=torch.from_numpy(found.dense_MN),
             ids_BS=torch.from_numpy(found.ids_MS),
-            labels_B=torch.from_numpy(found.labels_M),
+            labels_BT=torch.from_numpy(found.labels_MT),
             lengths_BF=None if found.lengths_MF is None else torch.from_numpy(found.lengths_MF),
         )
 

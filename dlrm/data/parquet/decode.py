@@ -28,27 +28,27 @@ class DecodedGroup:
     Attributes:
         dense_MN: float32 (M, N).
         ids_MS: int32, or int64 where an id or a table needs it, (M, S), S = schema.ids_per_sample; 0 beyond a bag's end.
-        labels_M: float32 (M,); NaN where null.
+        labels_MT: float32 (M, T); NaN where null.
         lengths_MF: int32 (M, F), ids of each bag; None where no column holds lists.
     """
 
     dense_MN: NDArray[np.float32]
     ids_MS: NDArray[np.int32] | NDArray[np.int64]
-    labels_M: NDArray[np.float32]
+    labels_MT: NDArray[np.float32]
     lengths_MF: NDArray[np.int32] | None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         lengths = 0 if self.lengths_MF is None else self.lengths_MF.nbytes
-        return self.dense_MN.nbytes + self.ids_MS.nbytes + self.labels_M.nbytes + lengths
+        return self.dense_MN.nbytes + self.ids_MS.nbytes + self.labels_MT.nbytes + lengths
 
     def take(self, rows_B: NDArray[np.int64]) -> DecodedGroup:
         """A copy of the samples at these places, in this order."""
         return DecodedGroup(
             dense_MN=self.dense_MN.take(rows_B, axis=0),
             ids_MS=self.ids_MS.take(rows_B, axis=0),
-            labels_M=self.labels_M.take(rows_B),
+            labels_MT=self.labels_MT.take(rows_B, axis=0),
             lengths_MF=None if self.lengths_MF is None else self.lengths_MF.take(rows_B, axis=0),
         )
 
@@ -61,7 +61,7 @@ def joined(groups: Sequence[DecodedGroup]) -> DecodedGroup:
     return DecodedGroup(
         dense_MN=np.concatenate([group.dense_MN for group in groups]),
         ids_MS=np.concatenate([group.ids_MS for group in groups]),
-        labels_M=np.concatenate([group.labels_M for group in groups]),
+        labels_MT=np.concatenate([group.labels_MT for group in groups]),
         lengths_MF=np.concatenate(lengths) if lengths else None,
     )
 
@@ -71,7 +71,7 @@ def no_samples(schema: Schema) -> DecodedGroup:
     return DecodedGroup(
         dense_MN=np.empty((0, len(schema.dense)), np.float32),
         ids_MS=np.empty((0, schema.ids_per_sample), np.int32),
-        labels_M=np.empty(0, np.float32),
+        labels_MT=np.empty((0, len(schema.tasks)), np.float32),
         lengths_MF=None,
     )
 
@@ -86,15 +86,13 @@ def decode_group(part: ParquetPart, group: int, columns: ColumnMap) -> DecodedGr
     _raise_if_changed(part)
     reader = _GroupReader(part, group)
     schema = columns.schema
-    dense_MN = np.empty((reader.rows, len(schema.dense)), np.float32)
-    for i, name in enumerate(schema.dense):
-        dense_MN[:, i] = _numbers(reader.column(name))
+    dense_MN = _numbers(reader, schema.dense)
     dense_MN[np.isnan(dense_MN)] = columns.dense_missing
     ids_MS, lengths_MF = _sparse(reader, columns)
-    labels_M = _numbers(reader.column(columns.schema.label))
+    labels_MT = _numbers(reader, schema.tasks)
     reader.close()
     _raise_if_changed(part)
-    return DecodedGroup(dense_MN, ids_MS, labels_M, lengths_MF)
+    return DecodedGroup(dense_MN, ids_MS, labels_MT, lengths_MF)
 
 
 class _GroupReader:
@@ -135,13 +133,15 @@ def _looked_up(values: pa.Array) -> pa.Array:
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
-def _numbers(values: pa.Array) -> NDArray[np.float32]:
-    """float32 (M,), NaN where null."""
-    numbers = values.cast(pa.float32(), safe=False)
-    if numbers.null_count:
-        numbers = pc.fill_null(numbers, pa.scalar(np.nan, pa.float32()))
-    result: NDArray[np.float32] = numbers.to_numpy(zero_copy_only=False)
-    return result
+def _numbers(reader: _GroupReader, names: Sequence[str]) -> NDArray[np.float32]:
+    """The values of these columns side by side, float32 (M, columns); NaN where null."""
+    found_MX = np.empty((reader.rows, len(names)), np.float32)
+    for i, name in enumerate(names):
+        numbers = reader.column(name).cast(pa.float32(), safe=False)
+        if numbers.null_count:
+            numbers = pc.fill_null(numbers, pa.scalar(np.nan, pa.float32()))
+        found_MX[:, i] = numbers.to_numpy(zero_copy_only=False)
+    return found_MX
 
 
 def _sparse(

@@ -64,12 +64,12 @@ def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
     schema = Schema(dense=layout.dense_names, sparse=tuple(column.feature for column in sparse))
     dense_MN = _dense_matrix(rows, config.dense, split.train)
     ids_MS = _id_matrix(sparse)
-    labels_M = torch.from_numpy(rows.labels_M)
+    labels_MT = torch.from_numpy(rows.labels_M)[:, None]
 
     def part(name: str, first: int, count: int) -> InMemorySource:
         span = slice(first, first + count)
         called = f"{config.paths[0]} ({name})"
-        return InMemorySource(called, schema, dense_MN[span], ids_MS[span], labels_M[span], config.paths)
+        return InMemorySource(called, schema, dense_MN[span], ids_MS[span], labels_MT[span], config.paths)
 
     return Dataset(
         train=part("training rows", 0, split.train),

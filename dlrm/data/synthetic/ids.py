@@ -32,6 +32,11 @@ class IdDraws(Protocol):
         """Write the ids of the samples at these indices to ``ids_BS`` (int64)."""
 
 
+def task_key(task: int, seed: int, *names: str) -> int:
+    """The key of a task's random numbers; that of the first does not depend on whether there are others."""
+    return stream_key(seed, *names) if task == 0 else stream_key(seed, *names, "task", task)
+
+
 def hotness_of(config: RandomData) -> tuple[int, ...]:
     """Most ids of a bag, for each table."""
     return config.hotness if len(config.hotness) > 1 else config.hotness * len(config.rows)

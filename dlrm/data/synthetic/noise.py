@@ -25,9 +25,10 @@ from dlrm.data.synthetic.ids import (
     id_draws,
     random_lanes,
     samples_of,
+    task_key,
 )
 from dlrm.errors import ConfigError
-from dlrm.schema import Schema
+from dlrm.schema import ONE_TASK, Schema
 
 _CHUNK_LANES = 131_072  # intermediate results of this many 32-bit numbers stay in the cache
 
@@ -51,7 +52,7 @@ class NoiseSource:
         _check_rows(config)
         self._config = config
         self.name = f"random {split} data"
-        self.schema = Schema.numbered(config.num_dense, config.rows, hotness_of(config))
+        self.schema = Schema.numbered(config.num_dense, config.rows, hotness_of(config), config.tasks or ONE_TASK)
         self.num_samples = samples_of(config, split)
         self._ids = ids if ids is not None else id_draws(config)[split]
         self._lengths = BagLengths(config, split) if config.random_hotness else None
@@ -59,7 +60,8 @@ class NoiseSource:
         self._feature_S = torch.arange(len(hotness)).repeat_interleave(torch.tensor(hotness))
         self._place_S = torch.cat([torch.arange(hot) for hot in hotness])
         self._features_key = stream_key(config.seed, "noise", split, "features")
-        self._label_key = stream_key(config.seed, "noise", split, "label")
+        tasks = range(len(self.schema.tasks))
+        self._label_keys = [task_key(task, config.seed, "noise", split, "label") for task in tasks]
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64, (B,)), in this order."""
@@ -74,7 +76,7 @@ class NoiseSource:
         lengths_BF = self._lengths(index_B) if self._lengths is not None else None
         if lengths_BF is not None:
             ids_BS.masked_fill_(lengths_BF[:, self._feature_S] <= self._place_S, 0)
-        return Samples(dense_BN=dense_BN, ids_BS=ids_BS, labels_B=self.labels(index_B), lengths_BF=lengths_BF)
+        return Samples(dense_BN=dense_BN, ids_BS=ids_BS, labels_BT=self.labels(index_B), lengths_BF=lengths_BF)
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The generator and the sample's 1-based number, for messages."""
@@ -97,8 +99,9 @@ class NoiseSource:
         return (lanes_BN >> 8).to(torch.float32).add_(2.0**23).mul_(2.0**-24)
 
     def labels(self, index_B: torch.Tensor) -> torch.Tensor:
-        """The labels of the samples at these indices; float32 (B,)."""
-        return (uniform(self._label_key, index_B) < self._config.click_rate).to(torch.float32)
+        """The labels of the samples at these indices; float32 (B, T)."""
+        flips_BT = torch.stack([uniform(key, index_B) for key in self._label_keys], dim=1)
+        return (flips_BT < self._config.click_rate).to(torch.float32)
 
 
 def noise_dataset(config: RandomData) -> Dataset:

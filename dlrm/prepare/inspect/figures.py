@@ -157,7 +157,7 @@ def ids_by_column(part: PackedPart) -> list[NDArray[Any]]:
 
 @dataclass(frozen=True)
 class _Clicks:
-    """Rows looked at and how many of them have label 1."""
+    """Rows looked at and how many of them have label 1, of several labels the first."""
 
     rows: int = 0
     clicks: int = 0
@@ -171,10 +171,10 @@ class _Clicks:
 
 def _clicks_by_region(folder: PackedFolder, sample: RowSample) -> dict[Region, _Clicks]:
     """Exact where a part was read whole or dataset.json counts the clicks of a part that is for one thing."""
-    labels = {part.name: part.labels_M for part in folder.parts}
+    labels = {part.name: part.labels_MT for part in folder.parts}
     found = dict.fromkeys(sample.regions, _Clicks())
     for block in sample.blocks:
-        clicks = int(np.count_nonzero(labels[block.region.part][block.start : block.stop] == 1))
+        clicks = int(np.count_nonzero(labels[block.region.part][block.start : block.stop, 0] == 1))
         found[block.region] += _Clicks(len(block), clicks)
     for part in folder.parts:
         record = _record(folder.manifest, part.name)

@@ -20,7 +20,7 @@ def some_samples(schema, count):
     return Samples(
         dense_BN=torch.randn(count, len(schema.dense), generator=generator),
         ids_BS=torch.cat(ids, dim=1),
-        labels_B=torch.randint(0, 2, (count,), generator=generator).float(),
+        labels_BT=torch.randint(0, 2, (count, 1), generator=generator).float(),
     )
 
 
@@ -123,7 +123,7 @@ def test_torchrec_pools_what_a_loop_over_samples_would(schema):
 def test_dense_values_labels_and_weights_are_padded_with_zeros():
     samples, batch = some_samples(ONE_HOT, 3), batch_of(ONE_HOT, 3, 5)
     assert torch.equal(batch.dense, torch.cat([samples.dense_BN, torch.zeros(2, 2)]))
-    assert torch.equal(batch.labels, torch.cat([samples.labels_B, torch.zeros(2)]))
+    assert torch.equal(batch.labels, torch.cat([samples.labels_BT, torch.zeros(2, 1)]))
     assert batch.weights.tolist() == [1, 1, 1, 0, 0]
     assert {batch.dense.dtype, batch.labels.dtype, batch.weights.dtype, batch.loss_scale.dtype} == {torch.float32}
 

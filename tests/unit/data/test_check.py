@@ -37,7 +37,7 @@ def good():
     return Samples(
         dense_BN=torch.tensor([[0.0, -1e30], [1e30, 3.0], [4.0, 5.0]]),
         ids_BS=torch.tensor([[9, 4, 0, 4, 2, 2], [0, 0, 0, 0, 0, 0], [5, 1, 2, 3, 1, 0]]),
-        labels_B=torch.tensor([0.0, 1.0, 1.0]),
+        labels_BT=torch.tensor([[0.0], [1.0], [1.0]]),
     )
 
 
@@ -58,10 +58,10 @@ def test_good_samples_pass_unchanged_under_every_policy(bad_rows):
 def test_a_label_is_called_as_its_column_is():
     schema = dataclasses.replace(SCHEMA, label="watched")
     with pytest.raises(DataError) as caught:
-        check_of(schema=schema)(changed("labels_B", (1,), 0.86), INDEX)
+        check_of(schema=schema)(changed("labels_BT", (1, 0), 0.86), INDEX)
     assert (caught.value.row, caught.value.column) == (8, "watched")
     check = check_of("skip", schema)
-    check(changed("labels_B", (1,), 0.86), INDEX)
+    check(changed("labels_BT", (1, 0), 0.86), INDEX)
     assert check.counts.by_column(check.counts.snapshot()) == {"watched": 1, SKIPPED: 1}
 
 
@@ -81,10 +81,10 @@ OTHER_FAULTS = [
     ("dense_BN", (0, 1), float("nan"), "int_1_0.npy", 41, "int_1", "nan is not finite"),
     ("dense_BN", (2, 0), float("inf"), "int_0_1.npy", 50, "int_0", "inf is not finite"),
     ("dense_BN", (2, 0), float("-inf"), "int_0_1.npy", 50, "int_0", "-inf is not finite"),
-    ("labels_B", (1,), 0.5, "label_0.npy", 8, "label", "0.5 is neither 0 nor 1"),
-    ("labels_B", (1,), -1.0, "label_0.npy", 8, "label", "-1.0 is neither 0 nor 1"),
-    ("labels_B", (2,), 2.0, "label_1.npy", 50, "label", "2.0 is neither 0 nor 1"),
-    ("labels_B", (0,), float("nan"), "label_0.npy", 41, "label", "the label is missing (null or NaN)"),
+    ("labels_BT", (1, 0), 0.5, "label_0.npy", 8, "label", "0.5 is neither 0 nor 1"),
+    ("labels_BT", (1, 0), -1.0, "label_0.npy", 8, "label", "-1.0 is neither 0 nor 1"),
+    ("labels_BT", (2, 0), 2.0, "label_1.npy", 50, "label", "2.0 is neither 0 nor 1"),
+    ("labels_BT", (0, 0), float("nan"), "label_0.npy", 41, "label", "the label is missing (null or NaN)"),
 ]
 
 
@@ -173,7 +173,7 @@ def test_hash_and_clamp_change_bad_ids_alone_and_count_them_by_table(dtype):
 def test_a_skipped_sample_is_emptied_and_the_others_stay():
     samples, rows_S = some_bad(500, seed=2)
     samples.dense_BN[3, 1] = float("nan")
-    samples.labels_B[4] = 7
+    samples.labels_BT[:, 0][4] = 7
     check = check_of("skip")
     kept = check(samples, torch.arange(500))
     bad_ids = [
@@ -183,7 +183,7 @@ def test_a_skipped_sample_is_emptied_and_the_others_stay():
     assert 50 < bad.sum() < 200
     assert torch.equal(kept.weights_B, (~bad).float())
     assert torch.equal(kept.lengths_BF, torch.tensor([1, 3, 2]) * (~bad).int()[:, None])
-    for field in ("dense_BN", "ids_BS", "labels_B"):
+    for field in ("dense_BN", "ids_BS", "labels_BT"):
         assert torch.equal(getattr(kept, field)[~bad], getattr(samples, field)[~bad])
         assert not getattr(kept, field)[bad].any()
     counts = check.counts.by_column(check.counts.snapshot())

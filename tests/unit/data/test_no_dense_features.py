@@ -29,7 +29,7 @@ def check(source):
     assert samples.dense_BN.dtype == torch.float32
     one_by_one = [source.read(INDEX[i : i + 1]) for i in range(4)]
     assert torch.equal(torch.cat([one.ids_BS for one in one_by_one]), samples.ids_BS)
-    assert torch.equal(torch.cat([one.labels_B for one in one_by_one]), samples.labels_B)
+    assert torch.equal(torch.cat([one.labels_BT[:, 0] for one in one_by_one]), samples.labels_BT[:, 0])
     loader = BatchLoader(source, SampleOrder(source.num_samples, global_batch_size=8), rank=0, world_size=1)
     assert all(batch.dense.shape == (8, 0) for batch in loader.batches(0, 0, loader.order.num_batches))
     return samples
@@ -47,7 +47,7 @@ def test_planted_samples_have_the_click_rate_and_the_signal_that_are_asked_for()
     source = planted_dataset(PlantedData(num_dense=0, **options)).train
     check(source)
     everything = torch.arange(4_000)
-    logits, labels = source.true_logits(everything), source.read(everything).labels_B
+    logits, labels = source.true_logits(everything)[:, 0], source.read(everything).labels_BT[:, 0]
     assert logits.sigmoid().mean().item() == pytest.approx(0.25, abs=0.02)
     assert labels.mean().item() == pytest.approx(logits.sigmoid().mean().item(), abs=0.03)
     assert logits.std().item() == pytest.approx(1.7, abs=0.15)

@@ -32,6 +32,6 @@ def test_what_lies_in_memory_is_read_in_the_order_asked_for_and_as_a_copy(ids_ty
     samples = source.read(index)
     assert torch.equal(samples.dense_BN, dense[index])
     assert torch.equal(samples.ids_BS, ids[index].long())
-    assert torch.equal(samples.labels_B, labels[index].float())
+    assert torch.equal(samples.labels_BT[:, 0], labels[index].float())
     samples.dense_BN.zero_()
     assert dense.all()

@@ -17,7 +17,7 @@ def random_batch(schema: Schema, *, samples: int, size: int | None = None, world
     drawn = Samples(
         dense_BN=torch.randn(samples, len(schema.dense), generator=generator),
         ids_BS=torch.cat(ids, dim=1),
-        labels_B=torch.randint(0, 2, (samples,), generator=generator).float(),
+        labels_BT=torch.randint(0, 2, (samples, 1), generator=generator).float(),
     )
     return make_batch(drawn, schema, size=size or samples, global_samples=samples * world_size, world_size=world_size)
 

@@ -36,7 +36,7 @@ def test_logits_and_gradients_are_those_of_the_definition(num_dense):
     model = cpu_model(DeepFmModel(embedding_dim=DIM, deep_mlp=(6, 4)), schema, seed=1)
     sparse = ragged_ids(schema, samples=7, longest=3)
     dense_BN = torch.randn(7, num_dense, generator=torch.Generator().manual_seed(2))
-    logits_B = model(dense_BN, sparse)
+    logits_B = model(dense_BN, sparse).squeeze(1)
     bags = [list(feature.values().split(feature.lengths().tolist())) for feature in sparse.to_dict().values()]
     expected_B = torch.stack([logit_by_hand(model, dense_BN[i], [table[i] for table in bags]) for i in range(7)])
     torch.testing.assert_close(logits_B.double(), expected_B, rtol=1e-5, atol=1e-6)

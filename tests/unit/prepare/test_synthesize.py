@@ -116,7 +116,7 @@ def test_what_is_written_reads_as_a_packed_data_set_equal_to_random_data_of_the_
     ids = {"kind": "trace", "path": profile}
     random = noise_dataset(RandomData(train_samples=2005, rows=ROWS, ids=ids, **options)).train.read(torch.arange(2005))
     read = [s.read(torch.arange(s.num_samples)) for s in (packed.train, packed.validation, packed.test)]
-    for field in ("dense_BN", "ids_BS", "labels_B"):
+    for field in ("dense_BN", "ids_BS", "labels_BT"):
         assert torch.equal(torch.cat([getattr(part, field) for part in read]), getattr(random, field))
 
 

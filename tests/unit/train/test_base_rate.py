@@ -28,14 +28,15 @@ def feed(watch, entropies, *, rate=RATE, samples=SAMPLES, steps=100, first=1):
     said = []
     for i, entropy in enumerate(entropies):
         start = first + i * steps
-        said.append(watch.trained(start, start + steps - 1, entropy * base * samples, samples, rate * samples))
+        sums_31 = [entropy * base * samples], [samples], [rate * samples]
+        said.append(watch.trained(start, start + steps - 1, sums_31))
     return said
 
 
 def evaluation(entropy, samples=SAMPLES, rate=RATE):
     figures = dict.fromkeys(BinaryResult.__dataclass_fields__)
     counts = {"samples": samples, "positives": round(rate * samples), "click_rate": rate}
-    return BinaryResult(**{**figures, **counts, "normalised_entropy": entropy})
+    return {"label": BinaryResult(**{**figures, **counts, "normalised_entropy": entropy})}
 
 
 def test_training_that_stays_worse_than_the_click_rate_is_told_once_with_what_to_try():
@@ -68,6 +69,19 @@ def test_training_that_stays_worse_than_the_click_rate_is_told_once_with_what_to
 )
 def test_what_is_no_divergence_is_not_told(entropies, others):
     assert not any(feed(BaseRateWatch(), entropies, **others))
+
+
+def test_each_of_several_tasks_is_judged_and_the_worse_one_is_named():
+    watch = BaseRateWatch(tasks=("click", "like"))
+    good, bad = 0.9 * ENTROPY * SAMPLES, 5 * ENTROPY * SAMPLES
+    for first in (1, 101):
+        said = watch.trained(first, first + 99, [[good, bad], [SAMPLES] * 2, [RATE * SAMPLES] * 2])
+    assert "normalised entropy 5.000 on the training samples (like), worse than" in said
+    assert watch.found.to_dict()["task"] == "like"
+    results = {"click": evaluation(0.9)["label"], "like": evaluation(3.0)["label"]}
+    assert "on the test samples (like)" in BaseRateWatch(tasks=("click", "like")).evaluated(
+        "test", 300, results, last=True
+    )
 
 
 def test_warm_up_does_not_count():
@@ -116,11 +130,12 @@ def test_the_hook_judges_the_samples_that_it_has_seen(unrecorded, told_at):
     said, measured = Said(), Measured(ThroughputMeter(), unrecorded=unrecorded)
     hook, _ = hooks(said, 100, measured)
     hook.on_start(Position())
-    labels_B = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
-    weights_B = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    labels_B1 = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None]
+    weights_B1 = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])[:, None]
     for step in range(1, 301):
-        loss = torch.tensor(6 / 8 * 2 * math.log(2))  # of the six that count: twice the entropy of a fair coin
-        hook.on_step(Position(step=step, samples=8 * step), StepOutput(loss, labels_B, labels_B, weights_B))
+        loss_1 = torch.tensor([6 / 8 * 2 * math.log(2)])  # of the six that count: twice the entropy of a fair coin
+        output = StepOutput(loss_1.sum(), loss_1, labels_B1, labels_B1, weights_B1)
+        hook.on_step(Position(step=step, samples=8 * step), output)
         assert bool(said.lines) == (step >= told_at)
     assert "normalised entropy 2.000 on the training samples" in said.lines[0]
     assert "click rate 0.5000" in said.lines[0]

@@ -10,6 +10,7 @@ from dlrm.data.fingerprint import FileFingerprint
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import CheckpointError, DivergedError
+from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.train.facts import FactsOfRun, SavedFacts, TrainingData, config_changes, order_differences
 from dlrm.train.hooks import Position
@@ -18,6 +19,7 @@ from dlrm.train.standard_hooks import Measured
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 SAMPLES = 1000
 DATA = TrainingData(SAMPLES)
+AUCS = {"click": 0.75, "like": 0.625}
 CONFIG = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000"])
 
 
@@ -32,17 +34,36 @@ def saved(facts):
 
 def test_facts_that_were_saved_give_position_and_figures_back():
     measured = Measured(ThroughputMeter(), last_loss=0.5)
-    measured.loss_sums_2 += torch.tensor([1.5, 3.0])
+    measured.loss_sums_2T += torch.tensor([[1.5], [3.0]])
     found, into = saved(facts_of(measured)), Measured(ThroughputMeter())
     assert found.position_in(CONFIG, SAMPLES, "") == Position(batch=3, step=3, samples=300)
     found.restore(into, leader=True)
-    assert (into.last_loss, into.loss_sums_2.tolist(), into.unrecorded) == (0.5, [1.5, 3.0], True)
+    assert (into.last_loss, into.loss_sums_2T.tolist(), into.unrecorded) == (0.5, [[1.5], [3.0]], True)
+
+
+def test_figures_of_several_tasks_come_back_and_those_of_other_tasks_do_not():
+    figures = dict.fromkeys(BinaryResult.__dataclass_fields__)
+    results = {
+        task: BinaryResult(**{**figures, "samples": 9, "positives": 3, "auc": auc}) for task, auc in AUCS.items()
+    }
+    sums_22 = torch.tensor([[1.5, 0.5], [3.0, 2.0]], dtype=torch.float64)
+    measured = Measured(ThroughputMeter(), tuple(AUCS), loss_sums_2T=sums_22, validation_history=[(2, results)])
+    into = Measured(ThroughputMeter(), tuple(AUCS), loss_sums_2T=torch.zeros(2, 2, dtype=torch.float64))
+    found = saved(facts_of(measured))
+    found.restore(into, leader=True)
+    assert into.validation_history == [(2, results)]
+    assert (into.validation, into.validation_step) == (results, 2)
+    assert torch.equal(into.loss_sums_2T, sums_22)
+    of_one_task = Measured(ThroughputMeter())
+    found.restore(of_one_task, leader=True)
+    assert (of_one_task.validation_history, of_one_task.validation) == ([], None)
+    assert not of_one_task.loss_sums_2T.any()
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_longer_finite_is_said_to_be_instead_of_saved(loss):
     measured = Measured(ThroughputMeter())
-    measured.loss_sums_2[0] = loss
+    measured.loss_sums_2T[0] = loss
     with pytest.raises(DivergedError, match=r"step 3: the training loss .* has diverged"):
         facts_of(measured)
 

@@ -106,7 +106,8 @@ class Run:
     def measure(self, step, auc):
         if auc is not None:
             figures = dict.fromkeys(BinaryResult.__dataclass_fields__)
-            self.measured.validation, self.measured.validation_step = BinaryResult(**{**figures, "auc": auc}), step
+            results = {"label": BinaryResult(**{**figures, "auc": auc})}
+            self.measured.validation, self.measured.validation_step = results, step
 
 
 def test_the_end_is_saved_although_the_save_before_it_has_failed():

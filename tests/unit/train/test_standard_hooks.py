@@ -35,8 +35,9 @@ def hook_of_one_rank(every_steps=2, **options):
 
 def output(losses_B, weights_B):
     """A step of one rank as the model gives it: the losses of what counts, divided by all samples of the batch."""
-    losses_B, weights_B = torch.tensor(losses_B), torch.tensor(weights_B)
-    return StepOutput((losses_B * weights_B).sum() / len(losses_B), losses_B, losses_B, weights_B)
+    losses_B1, weights_B1 = torch.tensor(losses_B)[:, None], torch.tensor(weights_B)[:, None]
+    losses_1 = (losses_B1 * weights_B1).sum(0) / len(losses_B)
+    return StepOutput(losses_1.sum(), losses_1, losses_B1, losses_B1, weights_B1)
 
 
 def test_the_loss_shown_is_the_mean_over_the_samples_that_were_not_skipped():
@@ -56,7 +57,7 @@ def test_a_record_without_a_sample_that_was_not_skipped_ends_the_run_in_one_line
 @pytest.mark.parametrize(("auc", "step", "ends"), [(0.8, 10, True), (0.7, 10, False), (0.8, 9, False)])
 def test_a_run_that_had_reached_its_target_is_not_trained_on(auc, step, ends):
     figures = dict.fromkeys(BinaryResult.__dataclass_fields__)
-    result = BinaryResult(**{**figures, "auc": auc})
-    measured = Measured(ThroughputMeter(), validation=result, validation_step=step)
-    hook = Validation(EvaluationConfig(target_auc=0.75), lambda: result, measured, NoRecorder(), Silent())
+    results = {"click": BinaryResult(**{**figures, "auc": auc}), "like": BinaryResult(**{**figures, "auc": 0.99})}
+    measured = Measured(ThroughputMeter(), validation=results, validation_step=step)
+    hook = Validation(EvaluationConfig(target_auc=0.75), lambda: results, measured, NoRecorder(), Silent())
     assert hook.on_start(Position(step=10)) == (TARGET_REACHED if ends else None)

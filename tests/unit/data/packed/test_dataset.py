@@ -19,7 +19,7 @@ def dataset(folder, **options):
 
 
 def labels(source) -> list[float]:
-    return source.read(torch.arange(source.num_samples)).labels_B.tolist()
+    return source.read(torch.arange(source.num_samples)).labels_BT[:, 0].tolist()
 
 
 def test_without_manifest_and_split_the_last_part_is_halved(tmp_path):

@@ -32,11 +32,11 @@ def test_parts_are_mapped_as_they_were_written(tmp_path, manifest, multi_hot):
     for part, right in zip(found.parts, written, strict=True):
         np.testing.assert_array_equal(part.dense_MN, right.dense_MN)
         np.testing.assert_array_equal(part.sparse_MF, right.sparse_MF)
-        np.testing.assert_array_equal(part.labels_M, right.labels_M)
+        np.testing.assert_array_equal(part.labels_MT[:, 0], right.labels_M)
         assert (part.multi_hot is not None) == multi_hot
         for bag, right_bag in zip(part.multi_hot or right.multi_hot, right.multi_hot, strict=True):
             np.testing.assert_array_equal(bag, right_bag)
-        for array in (part.dense_MN, part.sparse_MF, part.labels_M, *(part.multi_hot or ())):
+        for array in (part.dense_MN, part.sparse_MF, part.labels_MT, *(part.multi_hot or ())):
             assert not array.flags.writeable
         assert part.paths["dense"] == str(tmp_path / f"{part.name}_dense.npy")
 
@@ -58,7 +58,7 @@ def test_labels_may_have_one_dimension(tmp_path):
     part = some_part(5)
     write_part(tmp_path, "a", part)
     np.save(tmp_path / "a_labels.npy", part.labels_M)
-    np.testing.assert_array_equal(open_packed(str(tmp_path), rows=ROWS).parts[0].labels_M, part.labels_M)
+    np.testing.assert_array_equal(open_packed(str(tmp_path), rows=ROWS).parts[0].labels_MT[:, 0], part.labels_M)
 
 
 def test_other_files_are_not_looked_at(tmp_path):

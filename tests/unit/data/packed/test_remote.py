@@ -120,7 +120,7 @@ def test_another_manifest_is_another_folder(served, cache):
     second = opened(served, cache)
     assert second.path != first
     np.testing.assert_array_equal(second.parts[2].dense_MN, written[2].dense_MN)
-    assert len(open_packed(first).parts[2].labels_M) == 30
+    assert len(open_packed(first).parts[2].labels_MT) == 30
 
 
 def test_a_cached_file_of_another_size_is_fetched_anew(served, cache):

@@ -52,12 +52,12 @@ def test_samples_are_the_rows_of_the_spans_in_the_order_asked_for(tmp_path, whic
     index_B = INDICES[which]
     samples = opened(tmp_path, multi_hot=multi_hot).read(torch.from_numpy(index_B))
     ids = [np.concatenate(part.multi_hot, axis=1) if multi_hot else part.sparse_MF for part in parts]
-    assert samples.dense_BN.dtype == samples.labels_B.dtype == torch.float32
+    assert samples.dense_BN.dtype == samples.labels_BT.dtype == torch.float32
     assert samples.ids_BS.dtype == torch.int32
     assert samples.lengths_BF is None
     np.testing.assert_array_equal(samples.dense_BN, rows_of([part.dense_MN for part in parts])[index_B])
     np.testing.assert_array_equal(samples.ids_BS, rows_of(ids)[index_B])
-    np.testing.assert_array_equal(samples.labels_B, rows_of([part.labels_M for part in parts])[index_B])
+    np.testing.assert_array_equal(samples.labels_BT[:, 0], rows_of([part.labels_M for part in parts])[index_B])
 
 
 def test_ids_of_64_bits_stay_whole_beside_parts_of_32(tmp_path):
@@ -97,7 +97,7 @@ def test_a_value_is_located_in_its_file_and_row(tmp_path, multi_hot):
         for column, found in (
             ("int_1", samples.dense_BN[0, 1]),
             ("cat_2", samples.ids_BS[0, -HOTNESS[2] if multi_hot else -1]),
-            ("label", samples.labels_B[0]),
+            ("label", samples.labels_BT[:, 0][0]),
         ):
             path, row = source.locate(index, column)
             if path.endswith(".npz"):

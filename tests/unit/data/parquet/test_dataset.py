@@ -36,9 +36,9 @@ def test_rows_follow_each_other_in_natural_order_of_the_files(tmp_path):
     samples = everything(source)
     assert samples.dense_BN.flatten().tolist() == list(range(14))
     assert samples.ids_BS.tolist() == [[i % 100, i] for i in range(14)]
-    assert samples.labels_B.tolist() == [i % 2 for i in range(14)]
+    assert samples.labels_BT[:, 0].tolist() == [i % 2 for i in range(14)]
     assert samples.lengths_BF is None
-    assert (samples.dense_BN.dtype, samples.labels_B.dtype) == (torch.float32, torch.float32)
+    assert (samples.dense_BN.dtype, samples.labels_BT[:, 0].dtype) == (torch.float32, torch.float32)
 
 
 def test_any_index_gives_what_a_plain_list_of_the_rows_has_there(tmp_path):
@@ -193,7 +193,7 @@ def test_a_value_that_is_no_number_is_missing_as_a_null_is_and_an_infinite_one_i
 def test_labels_may_be_of_any_type_with_zero_and_one(tmp_path, kind):
     labels = pa.array([1, 0, 1, None], pa.int8()).cast(kind)
     write(tmp_path / "train.parquet", columns(4) | {"label": labels})
-    found = everything(dataset(tmp_path).train).labels_B.tolist()
+    found = everything(dataset(tmp_path).train).labels_BT[:, 0].tolist()
     assert found[:3] == [1, 0, 1]
     assert np.isnan(found[3])  # which the check of samples refuses
 

@@ -90,7 +90,7 @@ def test_samples_have_the_documented_types_and_come_in_the_order_asked_for(tmp_p
     samples = data.train.read(torch.tensor([4, 0, 4]))
     assert (samples.dense_BN.dtype, samples.dense_BN.shape) == (torch.float32, (3, 2))
     assert (samples.ids_BS.dtype, samples.ids_BS.shape) == (torch.int64, (3, 3))
-    assert (samples.labels_B.dtype, samples.labels_B.tolist()) == (torch.float32, [0.0, 0.0, 0.0])
+    assert (samples.labels_BT[:, 0].dtype, samples.labels_BT[:, 0].tolist()) == (torch.float32, [0.0, 0.0, 0.0])
     assert samples.dense_BN[:, 0].tolist() == pytest.approx([math.log(7), math.log(3), math.log(7)])
 
 
@@ -101,7 +101,7 @@ def test_several_files_and_gzip_read_like_one_plain_file(tmp_path):
         [write(tmp_path, *lines[:3], name="a"), write(tmp_path, *lines[3:4], name="b.gz"), write(tmp_path, *lines[4:])]
     )
     assert parts.schema == whole.schema
-    for name in ("dense_BN", "ids_BS", "labels_B"):
+    for name in ("dense_BN", "ids_BS", "labels_BT"):
         assert torch.equal(getattr(everything(parts.train), name), getattr(everything(whole.train), name))
 
 
@@ -201,4 +201,4 @@ def test_the_real_sample_becomes_a_dataset():
     assert (samples.ids_BS.amax(0) < torch.tensor([f.rows for f in data.schema.sparse])).all()
     counts = [np.bincount(column) for column in samples.ids_BS.T.numpy()]
     assert all((np.diff(count[2:]) <= 0).all() for count in counts)  # ids by descending count
-    assert Counter(samples.labels_B.tolist()).keys() == {0.0, 1.0}
+    assert Counter(samples.labels_BT[:, 0].tolist()).keys() == {0.0, 1.0}

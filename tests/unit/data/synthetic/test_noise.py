@@ -30,8 +30,8 @@ def test_samples_have_the_shapes_and_types_of_the_protocol():
     samples = dataset.train.read(torch.arange(5))
     assert samples.dense_BN.shape == (5, 4)
     assert samples.ids_BS.shape == (5, 6)
-    assert samples.labels_B.shape == (5,)
-    assert [t.dtype for t in (samples.dense_BN, samples.ids_BS, samples.labels_B)] == [
+    assert samples.labels_BT.shape == (5, 1)
+    assert [t.dtype for t in (samples.dense_BN, samples.ids_BS, samples.labels_BT[:, 0])] == [
         torch.float32,
         torch.int64,
         torch.float32,
@@ -84,7 +84,7 @@ def test_a_sample_is_the_same_in_every_order_and_portion(kind, random_hotness, p
     parts = [other.read(part) for part in order.split([1, 2, 997, 577, 423])]
     assert torch.equal(torch.cat([p.ids_BS for p in parts]), whole.ids_BS)
     assert torch.equal(torch.cat([p.dense_BN for p in parts]), whole.dense_BN)
-    assert torch.equal(torch.cat([p.labels_B for p in parts]), whole.labels_B)
+    assert torch.equal(torch.cat([p.labels_BT[:, 0] for p in parts]), whole.labels_BT[:, 0])
     if random_hotness:
         assert torch.equal(torch.cat([p.lengths_BF for p in parts]), whole.lengths_BF)
     else:
@@ -139,7 +139,7 @@ def test_dense_values_are_uniform_below_one():
 @pytest.mark.parametrize("rate", [0.5, 0.1])
 def test_labels_are_coin_flips_that_nothing_predicts(rate):
     samples = NoiseSource(RandomData(click_rate=rate), "train").read(torch.arange(50_000))
-    labels = samples.labels_B.numpy()
+    labels = samples.labels_BT[:, 0].numpy()
     assert set(np.unique(labels)) == {0.0, 1.0}
     assert labels.mean() == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 50_000) ** 0.5)
     scores = np.concatenate([samples.dense_BN.numpy().T, samples.ids_BS.numpy().T])

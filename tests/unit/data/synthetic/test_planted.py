@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from dlrm.config.data import PlantedData
 from dlrm.data.batch import make_batch
-from dlrm.data.synthetic.planted import HiddenModel, PlantedSource, planted_dataset
+from dlrm.data.synthetic.hidden_model import HiddenModel
+from dlrm.data.synthetic.planted import PlantedSource, planted_dataset
 
 MANY = 100_000
 
@@ -42,17 +43,17 @@ def many(dataset):
 
 @pytest.fixture(scope="module")
 def true_logits(dataset):
-    return dataset.test.true_logits(torch.arange(MANY))
+    return dataset.test.true_logits(torch.arange(MANY))[:, 0]
 
 
 def test_samples_have_the_shapes_and_types_of_the_protocol(dataset, config):
     samples = dataset.train.read(torch.tensor([3, 700_000, 3]))
     assert samples.dense_BN.shape == (3, 13)
     assert samples.ids_BS.shape == (3, 26)
-    assert samples.labels_B.shape == (3,)
+    assert samples.labels_BT.shape == (3, 1)
     assert samples.dense_BN.dtype == torch.float32
     assert samples.ids_BS.dtype == torch.int64
-    assert samples.labels_B.dtype == torch.float32
+    assert samples.labels_BT[:, 0].dtype == torch.float32
     assert tuple(feature.rows for feature in dataset.schema.sparse) == config.rows
     assert [s.num_samples for s in (dataset.train, dataset.validation, dataset.test)] == [800_000, 50_000, 100_000]
 
@@ -68,7 +69,7 @@ def test_a_sample_is_the_same_in_every_order_portion_and_process(dataset, config
         samples = alone.read(order[part])
         assert torch.equal(samples.dense_BN, whole.dense_BN[part])
         assert torch.equal(samples.ids_BS, whole.ids_BS[part])
-        assert torch.equal(samples.labels_B, whole.labels_B[part])
+        assert torch.equal(samples.labels_BT[:, 0], whole.labels_BT[:, 0][part])
         assert torch.equal(alone.true_logits(order[part]), logits[part])
         start += size
     assert start == len(order)
@@ -82,10 +83,10 @@ def test_the_number_of_threads_changes_no_sample(dataset, config):
     try:
         torch.set_num_threads(1)
         single = PlantedSource(config, "train")
-        logits, samples = single.true_logits(index), single.read(index)
+        logits, samples = single.true_logits(index)[:, 0], single.read(index)
         torch.set_num_threads(2)
         double = PlantedSource(config, "train")
-        assert torch.equal(double.true_logits(index), logits)
+        assert torch.equal(double.true_logits(index)[:, 0], logits)
         assert torch.equal(double.read(index).ids_BS, samples.ids_BS)
     finally:
         torch.set_num_threads(threads)
@@ -94,7 +95,7 @@ def test_the_number_of_threads_changes_no_sample(dataset, config):
 def test_no_sample_at_all_can_be_read(dataset):
     none = torch.empty(0, dtype=torch.int64)
     assert len(dataset.train.read(none)) == 0
-    assert dataset.train.true_logits(none).shape == (0,)
+    assert dataset.train.true_logits(none).shape == (0, 1)
 
 
 def test_splits_and_seeds_hold_different_samples(dataset, config):
@@ -111,10 +112,12 @@ def test_splits_and_seeds_hold_different_samples(dataset, config):
 
 def test_splits_have_the_same_hidden_model_and_click_rate(dataset):
     index = torch.arange(50_000)
-    rates = [source.read(index).labels_B.mean().item() for source in (dataset.train, dataset.validation)]
+    rates = [source.read(index).labels_BT[:, 0].mean().item() for source in (dataset.train, dataset.validation)]
     assert rates[0] == pytest.approx(rates[1], abs=4 * (2 * 0.25 * 0.75 / 50_000) ** 0.5)
     for source in (dataset.train, dataset.validation):
-        assert roc_auc_score(source.read(index).labels_B, source.true_logits(index)) == pytest.approx(0.843, abs=0.01)
+        assert roc_auc_score(source.read(index).labels_BT[:, 0], source.true_logits(index)[:, 0]) == pytest.approx(
+            0.843, abs=0.01
+        )
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.05, 2.0])
@@ -154,7 +157,7 @@ def test_dense_features_are_finite_skewed_log_counts(many):
 @pytest.mark.parametrize("rate", [0.03, 0.25, 0.5])
 def test_the_click_rate_is_as_configured(rate):
     source = PlantedSource(PlantedData(click_rate=rate), "train")
-    labels = source.read(torch.arange(50_000)).labels_B
+    labels = source.read(torch.arange(50_000)).labels_BT[:, 0]
     assert set(labels.unique().tolist()) == {0.0, 1.0}
     # 3 sigma of the labels, and of the 65,536 samples that the bias was set by.
     sigma = (rate * (1 - rate) * (1 / 50_000 + 1 / 65_536)) ** 0.5
@@ -163,20 +166,20 @@ def test_the_click_rate_is_as_configured(rate):
 
 @pytest.mark.parametrize("signal", [0.5, 1.7])
 def test_the_true_logit_has_the_configured_spread(signal):
-    logits = PlantedSource(PlantedData(signal=signal), "train").true_logits(torch.arange(50_000))
+    logits = PlantedSource(PlantedData(signal=signal), "train").true_logits(torch.arange(50_000))[:, 0]
     assert logits.std().item() == pytest.approx(signal, rel=0.02)
 
 
 def test_labels_come_up_as_often_as_the_true_logit_says(many, true_logits):
     probability = torch.sigmoid(true_logits).numpy()
-    labels = many.labels_B.numpy()
+    labels = many.labels_BT[:, 0].numpy()
     for group in np.array_split(np.argsort(probability), 20):
         expected, sigma = probability[group].sum(), np.sqrt((probability[group] * (1 - probability[group])).sum())
         assert abs(labels[group].sum() - expected) < 4 * sigma
 
 
 def test_dense_features_tell_something_about_the_label(many):
-    correlation = [np.corrcoef(column, many.labels_B.numpy())[0, 1] for column in many.dense_BN.numpy().T]
+    correlation = [np.corrcoef(column, many.labels_BT[:, 0].numpy())[0, 1] for column in many.dense_BN.numpy().T]
     assert np.abs(correlation).max() > 0.05
 
 
@@ -191,9 +194,9 @@ def test_the_true_logit_beats_logistic_regression_on_one_hot_features(dataset, m
         one_hot = sparse.csr_matrix((ones, columns.ravel(), starts), shape=(len(samples), int(first_row[-1])))
         return sparse.hstack([sparse.csr_matrix(((samples.dense_BN - mean) / std).numpy()), one_hot]).tocsr()
 
-    linear = LogisticRegression(C=0.02, max_iter=30, tol=1e-3).fit(features(train), train.labels_B.numpy())
-    linear_auc = roc_auc_score(many.labels_B, linear.decision_function(features(many)))
-    best_auc = roc_auc_score(many.labels_B, true_logits)
+    linear = LogisticRegression(C=0.02, max_iter=30, tol=1e-3).fit(features(train), train.labels_BT[:, 0].numpy())
+    linear_auc = roc_auc_score(many.labels_BT[:, 0], linear.decision_function(features(many)))
+    best_auc = roc_auc_score(many.labels_BT[:, 0], true_logits)
     assert 0.75 < linear_auc < best_auc - 0.025
     assert 0.82 < best_auc < 0.86
 
@@ -202,7 +205,7 @@ def test_products_hold_no_first_order_effect_of_a_table(dataset):
     # Given the id of one table, the mean of each product part is the same whatever the id: what centring is for.
     hidden = HiddenModel(PlantedData())
     drawn = hidden.draw("train", torch.arange(65_536))
-    pairs = hidden._parts(drawn)[2]
+    pairs = hidden._logits[0]._parts(drawn)[2]
     pairs = (pairs - pairs.mean()) / pairs.std()
     for ids in drawn.ids_FB[:12]:
         frequent = ids == 0
@@ -222,12 +225,12 @@ def test_products_hold_no_first_order_effect_of_a_table(dataset):
 def test_other_shapes_keep_click_rate_and_spread(shape):
     source = PlantedSource(PlantedData(**shape), "train")
     index = torch.arange(20_000)
-    samples, logits = source.read(index), source.true_logits(index)
+    samples, logits = source.read(index), source.true_logits(index)[:, 0]
     assert samples.ids_BS.shape == (20_000, len(shape["rows"]))
     assert samples.dense_BN.shape == (20_000, shape["num_dense"])
     assert logits.std().item() == pytest.approx(1.7, rel=0.04)
-    assert samples.labels_B.mean().item() == pytest.approx(0.25, abs=0.015)
-    assert torch.equal(source.true_logits(index[777:1000]), logits[777:1000])
+    assert samples.labels_BT[:, 0].mean().item() == pytest.approx(0.25, abs=0.015)
+    assert torch.equal(source.true_logits(index[777:1000])[:, 0], logits[777:1000])
 
 
 def test_large_tables_and_far_indices_work():
@@ -243,3 +246,47 @@ def test_a_batch_is_laid_out_from_the_transposed_ids(dataset):
     batch = make_batch(samples, dataset.schema, size=10, global_samples=10, world_size=1)
     for t, feature in enumerate(dataset.schema.sparse):
         assert torch.equal(batch.sparse[feature.name].values(), samples.ids_BS[:, t])
+
+
+TASKS = {"tasks": ["click", "like", "follow"], "task_rates": [0.2, 0.05], "task_correlation": 0.6}
+
+
+def test_tasks_have_their_rates_and_correlate_with_the_first_as_asked(dataset):
+    source = PlantedSource(PlantedData(**TASKS), "train")
+    index = torch.arange(MANY)
+    labels_BT, logits_BT = source.read(index).labels_BT, source.true_logits(index)
+    assert source.schema.tasks == ("click", "like", "follow")
+    assert labels_BT.mean(0).tolist() == pytest.approx([0.25, 0.2, 0.05], abs=0.01)
+    correlation = np.corrcoef(logits_BT.numpy().T)
+    assert correlation[0, 1:] == pytest.approx([0.6, 0.6], abs=0.05)
+    assert correlation[1, 2] == pytest.approx(0.36, abs=0.05)  # only by way of the first
+    assert logits_BT.std(0).tolist() == pytest.approx([1.7] * 3, rel=0.04)
+    for task in range(3):
+        best = roc_auc_score(labels_BT[:, task], logits_BT[:, task])
+        assert 0.8 < best < 0.9
+        for other in {0, 1, 2} - {task}:  # of another task: worse
+            assert roc_auc_score(labels_BT[:, task], logits_BT[:, other]) < best - 0.05
+
+
+def test_the_first_task_and_the_features_do_not_depend_on_the_others(dataset):
+    index = torch.arange(1000, 3000)
+    alone, with_others = dataset.train.read(index), PlantedSource(PlantedData(**TASKS), "train").read(index)
+    assert torch.equal(with_others.labels_BT[:, :1], alone.labels_BT)
+    assert torch.equal(with_others.ids_BS, alone.ids_BS)
+    assert torch.equal(with_others.dense_BN, alone.dense_BN)
+    logits_BT = PlantedSource(PlantedData(**TASKS), "train").true_logits(index)
+    assert torch.equal(logits_BT[:, :1], dataset.train.true_logits(index))
+
+
+def test_labels_of_the_tasks_after_the_first_are_missing_as_often_as_asked():
+    source = PlantedSource(PlantedData(**TASKS, task_missing=0.3), "train")
+    labels_BT = source.read(torch.arange(20_000)).labels_BT
+    assert labels_BT.isnan().float().mean(0).tolist() == pytest.approx([0, 0.3, 0.3], abs=0.01)
+    assert torch.equal(source.read(torch.arange(700, 900)).labels_BT.nan_to_num(7), labels_BT[700:900].nan_to_num(7))
+    there = PlantedSource(PlantedData(**TASKS), "train").read(torch.arange(20_000)).labels_BT
+    assert torch.equal(labels_BT.where(~labels_BT.isnan(), there), there)
+
+
+def test_rates_that_do_not_fit_the_tasks_are_a_mistake():
+    with pytest.raises(ValueError, match="task_rates has 3 entries, tasks names 2 after the first"):
+        PlantedData(**{**TASKS, "task_rates": [0.1, 0.2, 0.3]})
