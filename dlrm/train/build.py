@@ -18,13 +18,13 @@ from dlrm.data.synthetic.noise import noise_dataset
 from dlrm.data.synthetic.planted import planted_dataset
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.metrics.base_rate import BaseRateWatch
 from dlrm.metrics.throughput import ThroughputMeter
-from dlrm.train.base_rate import BaseRateWatch
-from dlrm.train.console import Display
+from dlrm.run.console import Display
+from dlrm.run.recorder import Recorder
 from dlrm.train.engine import Engine
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
-from dlrm.train.records import Recorder
 from dlrm.train.standard_hooks import AverageWeights, LossAndSpeed, Measured, ResetTables, Validation
 from dlrm.train.trainer import Trainer
 

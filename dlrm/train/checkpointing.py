@@ -15,15 +15,15 @@ from dlrm.config import Config
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
+from dlrm.run.console import Display
+from dlrm.run.folder import RunFolder, package_versions
 from dlrm.signals import SignalWatch
 from dlrm.train.build import training_order
-from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import FactsOfRun, TrainingData
 from dlrm.train.hooks import Hook
 from dlrm.train.increments import IncrementalState
 from dlrm.train.resume import Start, checkpoint_folder, start_here
-from dlrm.train.run_folder import RunFolder, package_versions
 from dlrm.train.saving import Kept, Saving, StateSource, WholeState
 from dlrm.train.standard_hooks import Measured
 

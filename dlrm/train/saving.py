@@ -23,8 +23,8 @@ from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
+from dlrm.run.console import Display
 from dlrm.signals import STOPPING, SignalWatch
-from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact
 from dlrm.train.hooks import Hook, Position, multiple_after

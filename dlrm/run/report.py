@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from dlrm.train.base_rate import WorseThanBaseRate
+from dlrm.metrics.base_rate import WorseThanBaseRate
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ summary.name }}</title><style>

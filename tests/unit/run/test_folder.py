@@ -10,10 +10,10 @@ from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError
-from dlrm.train import run_folder
-from dlrm.train.log import open_log
-from dlrm.train.run_files import remove_run
-from dlrm.train.run_folder import open_run_folder, write_json
+from dlrm.run import folder as run_folder
+from dlrm.run.files import remove_run
+from dlrm.run.folder import open_run_folder, write_json
+from dlrm.run.log import open_log
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 

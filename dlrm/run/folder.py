@@ -1,7 +1,7 @@
 """The folder a run leaves behind: ``<run.dir>/<run.name>/``.
 
 run.json, config.yaml, environment.json, processes.jsonl, plan.txt, metrics.jsonl, log/, tensorboard/, checkpoints/,
-curves.png and, at the end, summary.json and report.html (:mod:`dlrm.train.run_files`). Only global rank 0 writes, but for
+curves.png and, at the end, summary.json and report.html (:mod:`dlrm.run.files`). Only global rank 0 writes, but for
 the log and its part of checkpoints.
 
 A run may be the work of several jobs, one after the other (``--resume auto``), and of several starts of all ranks within a
@@ -41,8 +41,8 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.remote.paths import is_remote, local_path
-from dlrm.train.run_files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
-from dlrm.train.secondary import reason, write_text
+from dlrm.run.files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
+from dlrm.run.secondary import reason, write_text
 from dlrm.words import local_time
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
