@@ -3,13 +3,13 @@
 import pytest
 
 from dlrm.config import load_config
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
 from dlrm.testing.whole_state import fill_state, gather_state
 from dlrm.train.build import build_dataset, build_job
-from dlrm.run.console import Silent
 from dlrm.train.engine import build_engine
-from dlrm.run.recorder import NoRecorder
 
 SMALL = [
     "data={kind: random, num_dense: 0, rows: [7, 50, 300, 40], hotness: [1, 2, 1, 3], random_hotness: true}",

@@ -9,13 +9,13 @@ from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.optim.averaging import ExponentialAverage
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import fill_state, gather_state
 from dlrm.train.build import build_job
-from dlrm.run.console import Silent
 from dlrm.train.engine import build_engine
-from dlrm.run.recorder import NoRecorder
 from dlrm.train.state import after_load, engine_tensors
 
 SAMPLES = 330

@@ -7,13 +7,13 @@ import torch
 
 from dlrm.config import load_config
 from dlrm.data.source import Dataset
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.train.build import build_job
-from dlrm.run.console import Silent
 from dlrm.train.engine import build_engine
 from dlrm.train.hooks import Hook
-from dlrm.run.recorder import NoRecorder
 
 SMALL = ["model.bottom_mlp=8,4", "model.embedding_dim=4", "model.top_mlp=8,1", "optim.dense.lr=0.01"]
 
