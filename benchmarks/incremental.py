@@ -39,6 +39,7 @@ from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config, load_config
+from dlrm.data.build import build_dataset
 from dlrm.distributed.collectives import Collectives
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
@@ -46,7 +47,7 @@ from dlrm.sharding.touched_rows import TouchedRows
 from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
-from dlrm.train.build import Job, build_dataset, build_job
+from dlrm.train.build import Job, build_job
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.hooks import Hook, Position
 from dlrm.train.increments import IncrementalState

@@ -9,13 +9,10 @@ from functools import partial
 import torch
 
 from dlrm.config import Config
-from dlrm.config.data import CriteoTsvData, DataConfig, PackedData, ParquetData, PlantedData, RandomData
+from dlrm.config.data import PackedData, ParquetData
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from dlrm.data.raw.criteo_tsv import criteo_tsv_dataset
 from dlrm.data.source import Dataset, Source
-from dlrm.data.synthetic.noise import noise_dataset
-from dlrm.data.synthetic.planted import planted_dataset
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.metrics.base_rate import BaseRateWatch
@@ -46,30 +43,6 @@ class Job:
     validation: BatchLoader
     test: BatchLoader
     engine: Engine
-
-
-def build_dataset(config: DataConfig) -> Dataset:
-    """The three splits.
-
-    Raises:
-        DataError, ConfigError: what is wrong with the files or how they are to be split.
-    """
-    # A reader imports what it needs and no more: planted data starts without pyarrow.
-    match config:
-        case PlantedData():
-            return planted_dataset(config)
-        case RandomData():
-            return noise_dataset(config)
-        case CriteoTsvData():
-            return criteo_tsv_dataset(config)
-        case PackedData():
-            from dlrm.data.packed.dataset import packed_dataset
-
-            return packed_dataset(config)
-        case ParquetData():
-            from dlrm.data.parquet import parquet_dataset
-
-            return parquet_dataset(config)
 
 
 def check_options(config: Config, dataset: Dataset) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.config import Config
+from dlrm.data.build import build_dataset
 from dlrm.data.check import bad_values_text
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
@@ -24,7 +25,7 @@ from dlrm.run.log import open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
 from dlrm.run.report import write_report
 from dlrm.run.secondary import secondary, write_text
-from dlrm.train.build import Job, build_dataset, build_job, check_options
+from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.engine import build_engine
 from dlrm.train.facts import TrainingData
