@@ -17,7 +17,7 @@ from dlrm.counter_rng import stream_key
 from dlrm.data.permutation import permuted
 
 
-class Arrangement(Protocol):
+class Sampler(Protocol):
     """The sequence in which an epoch takes the samples."""
 
     def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
@@ -25,7 +25,7 @@ class Arrangement(Protocol):
 
 
 @dataclass(frozen=True)
-class AsStored:
+class Sequential:
     """The stored order, in every epoch."""
 
     def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
@@ -149,11 +149,11 @@ class SampleOrder:
     ) -> None:
         self._num_samples = num_samples
         self._global_batch_size = global_batch_size
-        self._arrangement: Arrangement = AsStored()
+        self._sampler: Sampler = Sequential()
         if shuffle and block_samples:
-            self._arrangement = ShuffledInBlocks(num_samples, seed, block_samples, window_blocks)
+            self._sampler = ShuffledInBlocks(num_samples, seed, block_samples, window_blocks)
         elif shuffle:
-            self._arrangement = Shuffled(num_samples, seed)
+            self._sampler = Shuffled(num_samples, seed)
         whole, remainder = divmod(num_samples, global_batch_size)
         self.num_batches = whole + (remainder > 0 and not drop_last)
         """Global batches of an epoch."""
@@ -175,6 +175,4 @@ class SampleOrder:
         """
         count, share = self.samples_in(batch), self.rank_size(batch, world_size)
         first = batch * self._global_batch_size
-        return self._arrangement.indices(
-            epoch, first + min(rank * share, count), first + min((rank + 1) * share, count)
-        )
+        return self._sampler.indices(epoch, first + min(rank * share, count), first + min((rank + 1) * share, count))

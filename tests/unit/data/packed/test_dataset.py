@@ -74,9 +74,9 @@ def test_multi_hot_ids_come_from_files_or_are_made(tmp_path):
 
 
 def batches(data, world_size=1, rank=0, **order):
-    arrangement = SampleOrder(data.train.num_samples, global_batch_size=16, **order)
-    loader = BatchLoader(data.train, arrangement, rank=rank, world_size=world_size)
-    return list(loader.batches(0, 0, arrangement.num_batches))
+    sample_order = SampleOrder(data.train.num_samples, global_batch_size=16, **order)
+    loader = BatchLoader(data.train, sample_order, rank=rank, world_size=world_size)
+    return list(loader.batches(0, 0, sample_order.num_batches))
 
 
 @pytest.mark.parametrize("multi_hot", ["one_hot", "files"])
