@@ -148,7 +148,7 @@ class SampleOrder:
         drop_last: bool = False,
     ) -> None:
         self._num_samples = num_samples
-        self._global_batch_size = global_batch_size
+        self.global_batch_size = global_batch_size
         self._sampler: Sampler = Sequential()
         if shuffle and block_samples:
             self._sampler = ShuffledInBlocks(num_samples, seed, block_samples, window_blocks)
@@ -158,9 +158,13 @@ class SampleOrder:
         self.num_batches = whole + (remainder > 0 and not drop_last)
         """Global batches of an epoch."""
 
+    def samples_before(self, batch: int) -> int:
+        """Samples of the global batches before ``batch`` over all ranks; for ``num_batches``, those of an epoch."""
+        return min(batch * self.global_batch_size, self._num_samples)
+
     def samples_in(self, batch: int) -> int:
         """Samples of global batch ``batch`` over all ranks; only the last may have fewer than the batch size."""
-        return min(self._global_batch_size, self._num_samples - batch * self._global_batch_size)
+        return self.samples_before(batch + 1) - self.samples_before(batch)
 
     def rank_size(self, batch: int, world_size: int) -> int:
         """Places that every rank needs for its part of ``batch``, the rank with the most samples included."""
@@ -174,5 +178,5 @@ class SampleOrder:
         last ranks have fewer samples, or none.
         """
         count, share = self.samples_in(batch), self.rank_size(batch, world_size)
-        first = batch * self._global_batch_size
+        first = batch * self.global_batch_size
         return self._sampler.indices(epoch, first + min(rank * share, count), first + min((rank + 1) * share, count))

@@ -37,6 +37,7 @@ from dlrm.checkpoint.patience import Patience
 from dlrm.checkpoint.storage import Storage
 from dlrm.config import Config, dump_config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
+from dlrm.config.run import RunConfig
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
@@ -112,7 +113,7 @@ def _write_start(folder: Path, config: Config, world: World, launchers: list[str
     write_json(folder / "environment.json", environment(world))
 
 
-def is_restarted(config: Config, world: World, patience: Patience) -> bool:
+def is_restarted(config: RunConfig, world: World, patience: Patience) -> bool:
     """Whether the launcher has started this job's ranks again after they had made their run's folder; collective.
 
     Raises:
@@ -122,7 +123,7 @@ def is_restarted(config: Config, world: World, patience: Patience) -> bool:
 
     def look() -> bool:
         with _folder_errors():
-            patience(lambda: is_run(Path(config.run.dir) / config.run.name), config.run.dir)  # a mount may be away
+            patience(lambda: is_run(Path(config.dir) / config.name), config.dir)  # a mount may be away
             return _folder_of_job(config, launchers) is not None
 
     return from_rank_0(world.collectives, look)
@@ -137,19 +138,19 @@ def _folder_errors() -> Iterator[None]:
         raise ConfigError.at("run.dir", message) from error
 
 
-def _folder_of_job(config: Config, launchers: list[str]) -> Path | None:
+def _folder_of_job(config: RunConfig, launchers: list[str]) -> Path | None:
     """The folder that ranks of these launchers have made already."""
-    parent = Path(config.run.dir)
+    parent = Path(config.dir)
     if not launchers or not parent.is_dir():
         return None
-    found = (path for path in _folders_of(parent, config.run.name) if not _launchers_of(path).isdisjoint(launchers))
+    found = (path for path in _folders_of(parent, config.name) if not _launchers_of(path).isdisjoint(launchers))
     return next(found, None)
 
 
 def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
     parent, name = Path(config.run.dir), config.run.name
     parent.mkdir(parents=True, exist_ok=True)
-    if folder := _folder_of_job(config, launchers):
+    if folder := _folder_of_job(config.run, launchers):
         return RunFolder(folder, continued=True, restarted=True)
     if config.resume.checkpoint == NEWEST and is_run(parent / name):
         return RunFolder(parent / name, continued=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.config import Config
+from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
 from dlrm.data.check import bad_values_text
 from dlrm.distributed.collectives import from_rank_0, together
@@ -27,9 +28,10 @@ from dlrm.run.report import write_report
 from dlrm.run.secondary import secondary, write_text
 from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
-from dlrm.train.engine import build_engine
+from dlrm.train.engine import Engine, build_engine
 from dlrm.train.facts import TrainingData
 from dlrm.train.resume import patience_with_storage, start_elsewhere
+from dlrm.train.schedule import Schedule
 from dlrm.train.standard_hooks import result_text
 from dlrm.words import printable
 
@@ -53,26 +55,31 @@ def run_training(config: Config) -> dict[str, Any]:
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
     engine = build_engine(config, dataset.schema, world)
     data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
-    elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
+    elsewhere = None if is_restarted(config.run, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
-    folder = run.path
-    open_log(folder, world.rank, display.say)
-    checkpointing = Checkpointing(config, engine, data, run, world, display, patience)
+    open_log(run.path, world.rank, display.say)
+    checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
-    recorder: Recorder = NoRecorder()
+    recorder = _recorder(config.logging, run.path, start.position.step, world, display)
+    job = build_job(
+        config,
+        dataset,
+        schedule,
+        engine,
+        world,
+        recorder,
+        display,
+        start=start.position,
+        saving=checkpointing.saving,
+    )
     if world.is_leader:
-        recorder = RunRecorder(
-            folder, tensorboard=config.logging.tensorboard, step=start.position.step, warn=display.say
-        )
-    job = build_job(config, dataset, engine, world, recorder, display, saving=checkpointing.saving)
-    job.trainer.position = start.position
-    if world.is_leader:
-        _introduce(config, job, folder, world, display)
+        _introduce(engine, schedule, run.path, world, display)
     for line in (*run.lines, *start.lines):
         display.say(line)
     with checkpointing.watched():
@@ -80,31 +87,40 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     display.close()
     test, best = _final_scores(config, job, recorder, display)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
-    summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=folder)
+    summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
     summary["bad_values"] = _bad_values(job, world)
     if world.is_leader:
-        with secondary(folder / "summary.json", display.say):
-            write_json(folder / "summary.json", summary)
-        recorder.close()
-        with secondary(folder / "report.html", display.say):
-            write_report(folder, summary)
-        display.show(closing_table(summary))
+        _leave_behind(summary, run.path, recorder, display)
     return summary
 
 
-def _introduce(config: Config, job: Job, folder: Path, world: World, display: Display) -> None:
-    table = plan_table(job.engine.placements)
+def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, display: Display) -> Recorder:
+    if not world.is_leader:
+        return NoRecorder()
+    return RunRecorder(folder, tensorboard=config.tensorboard, step=step, warn=display.say)
+
+
+def _introduce(engine: Engine, schedule: Schedule, folder: Path, world: World, display: Display) -> None:
+    table = plan_table(engine.placements)
     text = rich.console.Console(file=io.StringIO(), width=110)
     text.print(table)
     with secondary(folder / "plan.txt", display.say):
         write_text(folder / "plan.txt", text.file.getvalue())  # type: ignore[attr-defined]
     display.show(table)
-    engine, trainer = job.engine, job.trainer
     display.say(
         f"{world.size} rank(s) on {world.device.type}, {world.backend}; {engine.table_weights:,} weights in tables, "
-        f"{engine.dense_weights:,} others; {trainer.total_steps:,} steps of {config.train.global_batch_size:,} samples; "
+        f"{engine.dense_weights:,} others; {schedule.total_steps:,} steps of {schedule.order.global_batch_size:,} samples; "
         f"files in {folder}/"
     )
+
+
+def _leave_behind(summary: dict[str, Any], folder: Path, recorder: Recorder, display: Display) -> None:
+    with secondary(folder / "summary.json", display.say):
+        write_json(folder / "summary.json", summary)
+    recorder.close()
+    with secondary(folder / "report.html", display.say):
+        write_report(folder, summary)
+    display.show(closing_table(summary))
 
 
 def _final_scores(

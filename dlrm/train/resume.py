@@ -24,7 +24,7 @@ from dlrm.run.console import Display
 from dlrm.run.folder import RunFolder, require_no_checkpoints
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact, SavedFacts, TrainingData, config_changes, data_difference, order_differences
-from dlrm.train.hooks import Position
+from dlrm.train.schedule import Position
 from dlrm.train.state import after_load, engine_tensors
 
 _MEND = "use the configuration that it was saved with, or --resume.strict false to take what fits"

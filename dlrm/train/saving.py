@@ -27,7 +27,8 @@ from dlrm.run.console import Display
 from dlrm.signals import STOPPING, SignalWatch
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact
-from dlrm.train.hooks import Hook, Position, multiple_after
+from dlrm.train.hooks import Hook, multiple_after
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 from dlrm.train.state import engine_tensors
 

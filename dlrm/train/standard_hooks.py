@@ -20,7 +20,8 @@ from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
 from dlrm.run.console import Display, Status
 from dlrm.run.recorder import Recorder
-from dlrm.train.hooks import Hook, Position, multiple_after
+from dlrm.train.hooks import Hook, multiple_after
+from dlrm.train.schedule import Position
 from dlrm.train.stepper import StepOutput
 
 TARGET_REACHED = "evaluation.target_auc reached"

@@ -14,6 +14,7 @@ from dlrm.testing.training import this_world, tiny_source
 from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
 from dlrm.train.hooks import Hook
+from dlrm.train.schedule import Schedule
 
 SMALL = ["model.bottom_mlp=8,4", "model.embedding_dim=4", "model.top_mlp=8,1", "optim.dense.lr=0.01"]
 
@@ -56,10 +57,12 @@ def fit(rank, world_size, sizes, options):
     config = load_config(None, [*SMALL, *options])
     sources = [CountingSource(tiny_source(n, seed=seed)) for seed, n in enumerate(sizes)]
     world = this_world()
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=sizes[0])
     engine = build_engine(config, sources[0].schema, world)
-    job = build_job(config, Dataset(*sources), engine, world, NoRecorder(), Silent())
     seen = Seen()
-    job.trainer._hooks.append(seen)
+    job = build_job(
+        config, Dataset(*sources), schedule, engine, world, NoRecorder(), Silent(), saving=lambda measured: seen
+    )
     reason = job.trainer.fit()
     history = [(step, result.to_dict()) for step, result in job.measured.validation_history]
     return {

@@ -14,7 +14,7 @@ from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.run.recorder import NoRecorder
 from dlrm.run.report import write_report
-from dlrm.train.hooks import Position
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import LossAndSpeed, Measured, Validation
 from dlrm.train.stepper import StepOutput
 

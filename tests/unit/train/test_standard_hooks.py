@@ -10,7 +10,7 @@ from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from dlrm.train.hooks import Position
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import TARGET_REACHED, LossAndSpeed, Measured, Validation
 from dlrm.train.stepper import StepOutput
 
