@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from dlrm.config import Config
-from dlrm.config.data import PackedData, ParquetData
+from dlrm.config.train import TrainConfig
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset, Source
@@ -87,7 +87,7 @@ def build_job(
     """
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.global_batch_size
     evaluator = Evaluator(engine.stepper, engine.average, world, display.say)
-    load = partial(_loader, config, world)
+    load = partial(_loader, config.train, world)
     training = load(dataset.train, schedule.order)
     validation, test = (
         load(split, SampleOrder(split.num_samples, global_batch_size=evaluation_batch_size))
@@ -119,14 +119,13 @@ def build_job(
     return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 
-def _loader(config: Config, world: World, source: Source, order: SampleOrder) -> BatchLoader:
+def _loader(config: TrainConfig, world: World, source: Source, order: SampleOrder) -> BatchLoader:
     return BatchLoader(
         source,
         order,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
-        prefetch_batches=config.train.prefetch_batches,
-        read_threads=config.train.read_threads,
-        bad_rows=config.data.bad_rows if isinstance(config.data, PackedData | ParquetData) else "error",
+        prefetch_batches=config.prefetch_batches,
+        read_threads=config.read_threads,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlrm.config import load_config
-from dlrm.data.source import Dataset
+from dlrm.data.source import Dataset, Source
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
 from dlrm.testing.ranks import run_ranks
@@ -35,12 +35,12 @@ class Seen(Hook):
         self.pauses.append(position.step)
 
 
-class CountingSource:
+class CountingSource(Source):
     """Counts how often each sample is read."""
 
     def __init__(self, source):
         self._source = source
-        self.name, self.schema, self.num_samples = source.name, source.schema, source.num_samples
+        super().__init__(source.name, source.schema, source.num_samples)
         self.reads = torch.zeros(source.num_samples, dtype=torch.int64)
         self._lock = threading.Lock()
 
@@ -49,8 +49,8 @@ class CountingSource:
             self.reads.index_add_(0, index_B, torch.ones_like(index_B))
         return self._source.read(index_B)
 
-    def locate(self, index, column):
-        return self._source.locate(index, column)
+    def fingerprint(self):
+        return self._source.fingerprint()
 
 
 def fit(rank, world_size, sizes, options):

@@ -37,7 +37,7 @@ import torch
 from dlrm.config.data import PlantedData
 from dlrm.counter_rng import random_bits, stream_key, uniform64
 from dlrm.data.fingerprint import FileFingerprint
-from dlrm.data.source import Dataset, Samples
+from dlrm.data.source import Dataset, Samples, Source
 from dlrm.schema import Schema
 
 Split = Literal["train", "validation", "test"]
@@ -238,8 +238,8 @@ class HiddenModel:
         self._bias = _bias_for_rate(centred_B * (signal / centred_B.std()), click_rate)
 
 
-class PlantedSource:
-    """One split of a planted data set; implements :class:`dlrm.data.source.Source`.
+class PlantedSource(Source):
+    """One split of a planted data set.
 
     Args:
         config: what to draw.
@@ -250,15 +250,14 @@ class PlantedSource:
     def __init__(self, config: PlantedData, split: Split, hidden: HiddenModel | None = None) -> None:
         self._config = config
         self._split = split
-        self.name = f"planted {split} data"
         self._hidden = hidden if hidden is not None else HiddenModel(config)
         self._label_key = stream_key(config.seed, "planted", split, "label")
-        self.schema = Schema.numbered(config.num_dense, config.rows)
-        self.num_samples: int = {
+        num_samples: int = {
             "train": config.train_samples,
             "validation": config.validation_samples,
             "test": config.test_samples,
         }[split]
+        super().__init__(f"planted {split} data", Schema.numbered(config.num_dense, config.rows), num_samples)
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64, (B,)), in this order; ids_BS is a transposed view."""
@@ -274,10 +273,6 @@ class PlantedSource:
             # The last bit of sigmoid may depend on the vector lane; a 53-bit random number would have to fall on it.
             labels_B[chunk] = uniform64(self._label_key, index_B[chunk]) < self._hidden.logits(drawn).sigmoid_()
         return Samples(dense_BN=dense_NB.t().contiguous(), ids_BS=ids_FB.t(), labels_B=labels_B)
-
-    def locate(self, index: int, column: str) -> tuple[str, int]:
-        """The generator and the sample's 1-based number, for messages."""
-        return self.name, index + 1
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """No file: the options say all."""
