@@ -15,21 +15,14 @@ import errno
 import fcntl
 import json
 import os
-import platform
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
-
-import psutil
-import torch
+from typing import IO
 
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.owner import process_mark
@@ -42,11 +35,11 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.remote.paths import is_remote, local_path
+from dlrm.run.environment import environment
 from dlrm.run.files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
-from dlrm.run.secondary import reason, write_text
+from dlrm.run.secondary import reason, write_json, write_text
 from dlrm.words import local_time
 
-_PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
 _LOCK_PATIENCE_S = 10.0
 _locks: list[IO[str]] = []  # held, open, until the process ends
 
@@ -265,56 +258,3 @@ def _empty(folder: Path) -> None:
 
 def _not_replaced(problem: str) -> ConfigError:
     return ConfigError.at("run.overwrite", f"{problem}; nothing was removed: move it away or use another run.name")
-
-
-def environment(world: World) -> dict[str, Any]:
-    """Versions, hardware and code that a result depends on."""
-    devices = []
-    if world.device.type == "cuda":
-        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "host": socket.gethostname(),
-        "system": platform.platform(),
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(psutil.virtual_memory().total / 1024**3, 1),
-        "device": world.device.type,
-        "devices": devices,
-        "cuda": torch.version.cuda,
-        "backend": world.backend,
-        "ranks": world.size,
-        "threads_per_rank": torch.get_num_threads(),
-        "git": _git_state(),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """The packages that decide what is computed, as far as they are installed."""
-    return {name: version for name in _PACKAGES if (version := _version(name)) is not None}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside of a checkout or without git."""
-    here = Path(__file__).resolve().parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if commit.returncode != 0:
-        return None
-    return {"commit": commit.stdout.strip(), "modified": bool(changes.stdout.strip())}
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON beside the file and rename it, so that a reader never sees a half."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

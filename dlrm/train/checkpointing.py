@@ -16,7 +16,8 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
 from dlrm.run.console import Display
-from dlrm.run.folder import RunFolder, package_versions
+from dlrm.run.environment import package_versions
+from dlrm.run.folder import RunFolder
 from dlrm.signals import SignalWatch
 from dlrm.train.engine import Engine
 from dlrm.train.facts import FactsOfRun, TrainingData

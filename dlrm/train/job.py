@@ -21,11 +21,11 @@ from dlrm.metrics.base_rate import WorseThanBaseRate
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.run.console import Console, Display, Silent, plan_table
-from dlrm.run.folder import is_restarted, open_run_folder, write_json
+from dlrm.run.folder import is_restarted, open_run_folder
 from dlrm.run.log import open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
 from dlrm.run.report import write_report
-from dlrm.run.secondary import secondary, write_text
+from dlrm.run.secondary import secondary, write_json, write_text
 from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.engine import Engine, build_engine
