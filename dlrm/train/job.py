@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-from rich.table import Table
-from rich.text import Text
 
 from dlrm.config import Config
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
-from dlrm.data.check import bad_values_text
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
-from dlrm.metrics.base_rate import WorseThanBaseRate
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.run.console import Console, Display, Silent, plan_table
 from dlrm.run.folder import is_restarted, open_run_folder
 from dlrm.run.log import open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
-from dlrm.run.report import write_report
-from dlrm.run.secondary import secondary, write_json, write_text
+from dlrm.run.secondary import secondary, write_text
+from dlrm.run.summary import leave_behind
 from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
 from dlrm.train.engine import Engine, build_engine
@@ -33,7 +29,6 @@ from dlrm.train.facts import TrainingData
 from dlrm.train.resume import patience_with_storage, start_elsewhere
 from dlrm.train.schedule import Schedule
 from dlrm.train.standard_hooks import result_text
-from dlrm.words import printable
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -90,7 +85,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
     summary["bad_values"] = _bad_values(job, world)
     if world.is_leader:
-        _leave_behind(summary, run.path, recorder, display)
+        leave_behind(summary, run.path, recorder, display)
     return summary
 
 
@@ -112,15 +107,6 @@ def _introduce(engine: Engine, schedule: Schedule, folder: Path, world: World, d
         f"{engine.dense_weights:,} others; {schedule.total_steps:,} steps of {schedule.order.global_batch_size:,} samples; "
         f"files in {folder}/"
     )
-
-
-def _leave_behind(summary: dict[str, Any], folder: Path, recorder: Recorder, display: Display) -> None:
-    with secondary(folder / "summary.json", display.say):
-        write_json(folder / "summary.json", summary)
-    recorder.close()
-    with secondary(folder / "report.html", display.say):
-        write_report(folder, summary)
-    display.show(closing_table(summary))
 
 
 def _final_scores(
@@ -186,39 +172,3 @@ def summarise(
         summary["best_reachable_auc"] = best.auc
         summary["best_reachable_log_loss"] = best.log_loss
     return summary
-
-
-def closing_table(summary: dict[str, Any]) -> Table:
-    """The summary for the terminal."""
-    table = Table(title=f"{summary['name']}: {summary['stopped']}", title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    memory = f"{summary['resident_gib']:.2f} GiB a rank"
-    if summary["device_gib"]:
-        memory += f", {summary['device_gib']:.2f} GiB on the device"
-    seconds = summary["training_time_s"]
-    table.add_row("steps", f"{summary['steps']:,} ({summary['samples']:,} samples, {summary['epochs']} epoch(s))")
-    table.add_row(
-        "training time", f"{seconds:.1f} s ({summary['samples_per_s']:,.0f} samples/s on {summary['ranks']} rank(s))"
-    )
-    table.add_row("peak memory", memory)
-    for split in ("validation", "test"):
-        if (result := summary[split]) is not None:
-            table.add_row(split, _scores(result))
-    if summary.get("best_reachable_auc") is not None:
-        table.add_row(
-            "best reachable (test)",
-            f"AUC {summary['best_reachable_auc']:.5f}  log loss {summary['best_reachable_log_loss']:.5f}",
-        )
-    if (worse := summary["worse_than_base_rate"]) is not None:
-        table.add_row("warning", str(WorseThanBaseRate(**worse)))
-    for split, counts in summary["bad_values"].items():
-        table.add_row(f"bad values ({split})", Text(bad_values_text(counts)))
-    table.add_row("files", Text(printable(f"{summary['folder']}/")))
-    return table
-
-
-def _scores(result: dict[str, Any]) -> str:
-    names = {"auc": "AUC", "log_loss": "log loss", "normalised_entropy": "NE", "calibration": "calibration"}
-    figures = [f"{label} {result[name]:.5f}" for name, label in names.items() if result[name] is not None]
-    return f"{'  '.join(figures)}  ({result['samples']:,} samples)"
