@@ -39,18 +39,21 @@ from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config, load_config
+from dlrm.data.build import build_dataset
+from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import Collectives
 from dlrm.metrics.tasks import deciding
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.sharding.touched_rows import TouchedRows
 from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
-from dlrm.train.build import Job, build_dataset, build_job
-from dlrm.train.console import Silent
+from dlrm.train.build import Job, build_job
 from dlrm.train.engine import Engine, build_engine
-from dlrm.train.hooks import Hook, Position
+from dlrm.train.hooks import Hook
 from dlrm.train.increments import IncrementalState
-from dlrm.train.records import NoRecorder
+from dlrm.train.schedule import Position, Schedule
 from dlrm.train.state import after_load, engine_tensors
 
 CHECKPOINTS = 20
@@ -101,14 +104,35 @@ class SaveAt(Hook):
         self._saver.wait()
 
 
-def job_of(config: Config, steps: list[int], folder: str, kind: str) -> Job:
+def schedule_of(config: Config, dataset: Dataset) -> Schedule:
+    return Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
+
+
+def total_steps(options: list[str]) -> int:
+    config = load_config(SAMPLE, options)
+    return schedule_of(config, build_dataset(config.data)).total_steps
+
+
+def job_of(config: Config, steps: list[int], folder: str, kind: str, start: int = 0) -> Job:
+    """A run that goes on after step ``start``."""
     world, dataset = this_world(), build_dataset(config.data)
+    schedule = schedule_of(config, dataset)
     engine = build_engine(config, dataset.schema, world)
     hook = Hook()
     if steps:
         decay = config.train.average_decay
         hook = SaveAt(engine, world.collectives, folder, steps=steps, kind=kind, decay=decay)
-    return build_job(config, dataset, engine, world, NoRecorder(), Silent(), lambda _: hook)
+    return build_job(
+        config,
+        dataset,
+        schedule,
+        engine,
+        world,
+        NoRecorder(),
+        Silent(),
+        start=schedule.position(start),
+        saving=lambda _: hook,
+    )
 
 
 def evenly(total: int) -> list[int]:
@@ -124,7 +148,7 @@ def step_times(rank: int, world_size: int, segments: int, segment_steps: int) ->
     config, world = load_config(ROOT / "configs" / "quickstart.yaml", []), this_world()
     dataset = build_dataset(config.data)
     engine = build_engine(config, dataset.schema, world)
-    job = build_job(config, dataset, engine, world, NoRecorder(), Silent())
+    job = build_job(config, dataset, schedule_of(config, dataset), engine, world, NoRecorder(), Silent())
     batches = list(job.training.batches(0, 0, segment_steps))  # made beforehand: generating clicks is no part of a step
     TouchedRows(engine.model)
     hooks = [(lookup, dict(lookup._forward_pre_hooks)) for lookup in fused_lookups(engine.model)]
@@ -232,7 +256,7 @@ def resumed_aucs(rank: int, world_size: int, options: list[str], folder: str) ->
     every weight of the MLPs moved to the next float32 above or below.
     """
     config = load_config(SAMPLE, options)
-    steps = evenly(job_of(config, [], "", EXACT).trainer.total_steps)
+    steps = evenly(total_steps(options))
     for kind in (EXACT, CODES):
         whole = job_of(config, steps, f"{folder}/{kind}", kind)
         whole.trainer.fit()
@@ -280,10 +304,10 @@ def resumed_job(config: Config, source: str, work: str, stop: int, save_at: list
             copy_checkpoint(Path(source), own, step_of(path))
     # The first save after a resume is full: one step before the others, so that at the next stop there is an increment.
     steps = [] if save_at is None else [stop + 1, *(step for step in save_at if step > stop)]
-    job = job_of(config, steps, str(own), CODES)
+    job = job_of(config, steps, str(own), CODES, start=stop)
     checkpoint = restore(job, own, stop)
     assert increment_record(checkpoint) is not None
-    job.trainer.position = Position(**checkpoint.facts["position"])
+    assert job.trainer.position == Position(**checkpoint.facts["position"])
     return job
 
 
@@ -365,16 +389,12 @@ def measured(arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:
         return
     for which, its in (("", options), (", all categories", [*options, *ALL_CATEGORIES])):
         if "bytes" in parts:
-            total = run_ranks(total_steps, 1, its)[0]
+            total = total_steps(its)
             near = [arguments.near * (index + 1) for index in range(CHECKPOINTS)]
             yield f"bytes, evenly over the run{which}", {"options": its, **measure_bytes(its, evenly(total))}
             yield f"bytes, every {arguments.near} step(s){which}", {"options": its, **measure_bytes(its, near)}
         if "auc" in parts:
             yield f"auc{which}", {"options": its, **measure_auc(its, arguments.seeds)}
-
-
-def total_steps(rank: int, world_size: int, options: list[str]) -> int:
-    return job_of(load_config(SAMPLE, options), [], "", "full").trainer.total_steps
 
 
 def main() -> None:

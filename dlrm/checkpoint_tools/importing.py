@@ -21,8 +21,8 @@ from dlrm.checkpoint_tools.tables import terminal
 from dlrm.checkpoint_tools.translation import translate
 from dlrm.config.checkpoint_commands import ImportConfig
 from dlrm.config.describe import to_plain
+from dlrm.data.build import build_dataset
 from dlrm.errors import CheckpointMismatchError
-from dlrm.train.build import build_dataset
 from dlrm.words import byte_size, counted, escaped
 
 _OWN_OPTIONS = ("state_dict", "output")

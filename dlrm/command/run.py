@@ -35,7 +35,7 @@ def run(config: Section) -> None:
             work = partial(run_import, config)
         case Config():
             from dlrm.distributed.versions import check_versions
-            from dlrm.train.log import capture_logs
+            from dlrm.run.log import capture_logs
 
             check_versions()
             capture_logs()

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from dlrm.compiled import compiled
-from dlrm.config.data.packed import BadRows
 from dlrm.data.source import Samples, Source
 from dlrm.distributed.collectives import Collectives
 from dlrm.errors import DataError
@@ -74,20 +73,20 @@ def bad_values_text(counts: dict[str, int]) -> str:
 class SampleCheck:
     """Checks samples of one source against its schema. Threads may share one.
 
+    What becomes of a bad value is the source's policy, ``bad_rows``. ``error``; ``hash``: a bad id modulo the table's rows;
+    ``clamp``: the nearest valid id; ``skip``: the sample keeps its place in the batch, with empty bags and weight 0. A
+    dense value that is not finite and a label other than 0 and 1 are errors unless they are skipped. Of the labels of
+    several tasks some may be missing (NaN), but not all of a sample.
+
     Args:
-        source: where the samples come from; its table sizes bound the ids. Where it has an attribute ``null_id``, an int,
-            that id stands for an absent one and is called null.
-        bad_rows: ``error``; ``hash``: a bad id modulo the table's rows; ``clamp``: the nearest valid id; ``skip``: the
-            sample keeps its place in the batch, with empty bags and weight 0. A dense value that is not finite and a
-            label other than 0 and 1 are errors unless they are skipped. Of several tasks' labels some may be missing (NaN),
-            but not all of a sample.
+        source: where the samples come from; its table sizes bound the ids.
     """
 
-    def __init__(self, source: Source, bad_rows: BadRows = "error") -> None:
+    def __init__(self, source: Source) -> None:
         sparse = source.schema.sparse
         self._source = source
-        self._policy = bad_rows
-        self._null_id: int | None = getattr(source, "null_id", None)
+        self._policy = source.bad_rows
+        self._null_id = source.null_id
         self._dense_names, self._tasks = source.schema.dense, source.schema.tasks
         self._id_names = [feature.name for feature in sparse for _ in range(feature.hotness)]
         self._hotness_F = torch.tensor([feature.hotness for feature in sparse], dtype=torch.int32)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from dlrm.config.data.packed import BadRows
 from dlrm.data.batch import Batch, make_batch
 from dlrm.data.check import BadValueCounts, SampleCheck
 from dlrm.data.order import SampleOrder
@@ -31,7 +30,6 @@ class BatchLoader:
         pin_memory: keep batches in page-locked memory (for CUDA).
         prefetch_batches: batches that are made ahead of the one in use.
         read_threads: threads that make them.
-        bad_rows: what to do about bad values (:class:`~dlrm.data.check.SampleCheck`).
     """
 
     def __init__(
@@ -44,7 +42,6 @@ class BatchLoader:
         pin_memory: bool = False,
         prefetch_batches: int = 2,
         read_threads: int = 1,
-        bad_rows: BadRows = "error",
     ) -> None:
         self.source = source
         self.order = order
@@ -53,7 +50,7 @@ class BatchLoader:
         self._pin_memory = pin_memory
         self._prefetch_batches = prefetch_batches
         self._read_threads = read_threads
-        self._check = SampleCheck(source, bad_rows)
+        self._check = SampleCheck(source)
 
     @property
     def bad_values(self) -> BadValueCounts:

@@ -17,7 +17,7 @@ from dlrm.counter_rng import stream_key
 from dlrm.data.permutation import permuted
 
 
-class Arrangement(Protocol):
+class Sampler(Protocol):
     """The sequence in which an epoch takes the samples."""
 
     def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
@@ -25,7 +25,7 @@ class Arrangement(Protocol):
 
 
 @dataclass(frozen=True)
-class AsStored:
+class Sequential:
     """The stored order, in every epoch."""
 
     def indices(self, epoch: int, start: int, stop: int) -> torch.Tensor:
@@ -148,19 +148,23 @@ class SampleOrder:
         drop_last: bool = False,
     ) -> None:
         self._num_samples = num_samples
-        self._global_batch_size = global_batch_size
-        self._arrangement: Arrangement = AsStored()
+        self.global_batch_size = global_batch_size
+        self._sampler: Sampler = Sequential()
         if shuffle and block_samples:
-            self._arrangement = ShuffledInBlocks(num_samples, seed, block_samples, window_blocks)
+            self._sampler = ShuffledInBlocks(num_samples, seed, block_samples, window_blocks)
         elif shuffle:
-            self._arrangement = Shuffled(num_samples, seed)
+            self._sampler = Shuffled(num_samples, seed)
         whole, remainder = divmod(num_samples, global_batch_size)
         self.num_batches = whole + (remainder > 0 and not drop_last)
         """Global batches of an epoch."""
 
+    def samples_before(self, batch: int) -> int:
+        """Samples of the global batches before ``batch`` over all ranks; for ``num_batches``, those of an epoch."""
+        return min(batch * self.global_batch_size, self._num_samples)
+
     def samples_in(self, batch: int) -> int:
         """Samples of global batch ``batch`` over all ranks; only the last may have fewer than the batch size."""
-        return min(self._global_batch_size, self._num_samples - batch * self._global_batch_size)
+        return self.samples_before(batch + 1) - self.samples_before(batch)
 
     def rank_size(self, batch: int, world_size: int) -> int:
         """Places that every rank needs for its part of ``batch``, the rank with the most samples included."""
@@ -174,7 +178,5 @@ class SampleOrder:
         last ranks have fewer samples, or none.
         """
         count, share = self.samples_in(batch), self.rank_size(batch, world_size)
-        first = batch * self._global_batch_size
-        return self._arrangement.indices(
-            epoch, first + min(rank * share, count), first + min((rank + 1) * share, count)
-        )
+        first = batch * self.global_batch_size
+        return self._sampler.indices(epoch, first + min(rank * share, count), first + min((rank + 1) * share, count))

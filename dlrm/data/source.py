@@ -6,11 +6,12 @@ batches, ranks, epochs or shuffling: those are :mod:`dlrm.data.order`'s and :mod
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from dlrm.config.data.packed import BadRows
 from dlrm.data.fingerprint import FileFingerprint
 from dlrm.schema import Schema
 
@@ -38,21 +39,26 @@ class Samples:
         return self.labels_BT.shape[0]
 
 
-class Source(Protocol):
-    """One split of a data set."""
+class Source(ABC):
+    """One split of a data set. A subclass reads and says by what its files are known; the rest it may leave as it is here.
 
-    @property
-    def name(self) -> str:
-        """How messages call it, e.g. a path."""
+    Attributes:
+        name: how messages call it, e.g. a path.
+        schema: the columns of a sample.
+        num_samples: samples in the split; indices are 0 .. num_samples - 1.
+        bad_rows: what becomes of bad values (:class:`~dlrm.data.check.SampleCheck`).
+        null_id: the id that stands for an absent one, which messages call null; None: no id does.
+    """
 
-    @property
-    def schema(self) -> Schema:
-        """The columns of a sample."""
+    bad_rows: BadRows = "error"
+    null_id: int | None = None
 
-    @property
-    def num_samples(self) -> int:
-        """Samples in the split; indices are 0 .. num_samples - 1."""
+    def __init__(self, name: str, schema: Schema, num_samples: int) -> None:
+        self.name = name
+        self.schema = schema
+        self.num_samples = num_samples
 
+    @abstractmethod
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices, in this order. Several threads may read at once.
 
@@ -69,7 +75,9 @@ class Source(Protocol):
         Returns:
             the file, or the name of what generates it, and the 1-based row in it.
         """
+        return self.name, index + 1
 
+    @abstractmethod
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """The files that the samples are read from, in the order of the samples; none where they are generated.
 
@@ -78,6 +86,13 @@ class Source(Protocol):
         Raises:
             DataError: a file cannot be read.
         """
+
+    def true_logits(self, index_B: torch.Tensor) -> torch.Tensor | None:
+        """The log-odds by which the labels of the samples at these indices were drawn; float64 (B, T).
+
+        No score has a higher expected AUC. None, for all samples of the split, where they are not known.
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dlrm.config import Config, load_config
 from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from dlrm.data.source import Samples
+from dlrm.data.source import Samples, Source
 from dlrm.schema import Schema
 from dlrm.testing.training import this_world
 from dlrm.train.engine import build_engine
@@ -36,34 +36,31 @@ STEPS = 20
 _DENSE = 3
 
 
-@dataclass(frozen=True)
-class BagSource:
+class BagSource(Source):
     """Samples with 0 up to ``hotness`` ids of each feature, often one id more than once.
 
-    Attributes:
+    Args:
         schema: the columns of a sample.
-        dense_MN, ids_MS, lengths_MF, labels_MT: of all samples, as :class:`dlrm.data.source.Samples` describes them.
+        dense_MN: of all samples, as :class:`dlrm.data.source.Samples` describes them.
+        ids_MS: likewise.
+        lengths_MF: likewise.
+        labels_MT: likewise.
     """
 
-    schema: Schema
-    dense_MN: torch.Tensor
-    ids_MS: torch.Tensor
-    lengths_MF: torch.Tensor
-    labels_MT: torch.Tensor
-    name: str = "random bags"
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in the split."""
-        return len(self.labels_MT)
+    def __init__(
+        self,
+        schema: Schema,
+        dense_MN: torch.Tensor,
+        ids_MS: torch.Tensor,
+        lengths_MF: torch.Tensor,
+        labels_MT: torch.Tensor,
+    ) -> None:
+        super().__init__("random bags", schema, len(labels_MT))
+        self.dense_MN, self.ids_MS, self.lengths_MF, self.labels_MT = dense_MN, ids_MS, lengths_MF, labels_MT
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices."""
         return Samples(self.dense_MN[index_B], self.ids_MS[index_B], self.labels_MT[index_B], self.lengths_MF[index_B])
-
-    def locate(self, index: int, column: str) -> tuple[str, int]:
-        """The 1-based row."""
-        return self.name, index + 1
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """None: no file is read."""

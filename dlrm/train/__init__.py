@@ -1,1 +1,1 @@
-"""The training run: stepper, loop, hooks, evaluation and what a run leaves behind."""
+"""The training run: engine, stepper, loop, hooks and evaluation."""

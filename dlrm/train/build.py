@@ -9,22 +9,20 @@ from functools import partial
 import torch
 
 from dlrm.config import Config
-from dlrm.config.data import CriteoTsvData, DataConfig, PackedData, ParquetData, PlantedData, RandomData
+from dlrm.config.train import TrainConfig
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from dlrm.data.raw.criteo_tsv import criteo_tsv_dataset
 from dlrm.data.source import Dataset, Source
-from dlrm.data.synthetic.noise import noise_dataset
-from dlrm.data.synthetic.planted import planted_dataset
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.metrics.base_rate import BaseRateWatch
 from dlrm.metrics.throughput import ThroughputMeter
-from dlrm.train.base_rate import BaseRateWatch
-from dlrm.train.console import Display
+from dlrm.run.console import Display
+from dlrm.run.recorder import Recorder
 from dlrm.train.engine import Engine, task_weights
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
-from dlrm.train.records import Recorder
+from dlrm.train.schedule import BEGINNING, Position, Schedule
 from dlrm.train.standard_hooks import AverageWeights, LossAndSpeed, Measured, ResetTables, Validation
 from dlrm.train.trainer import Trainer
 
@@ -48,30 +46,6 @@ class Job:
     engine: Engine
 
 
-def build_dataset(config: DataConfig) -> Dataset:
-    """The three splits.
-
-    Raises:
-        DataError, ConfigError: what is wrong with the files or how they are to be split.
-    """
-    # A reader imports what it needs and no more: planted data starts without pyarrow.
-    match config:
-        case PlantedData():
-            return planted_dataset(config)
-        case RandomData():
-            return noise_dataset(config)
-        case CriteoTsvData():
-            return criteo_tsv_dataset(config)
-        case PackedData():
-            from dlrm.data.packed.dataset import packed_dataset
-
-            return packed_dataset(config)
-        case ParquetData():
-            from dlrm.data.parquet import parquet_dataset
-
-            return parquet_dataset(config)
-
-
 def check_options(config: Config, dataset: Dataset) -> None:
     """See that the data have what options are about.
 
@@ -89,22 +63,36 @@ def check_options(config: Config, dataset: Dataset) -> None:
 def build_job(
     config: Config,
     dataset: Dataset,
+    schedule: Schedule,
     engine: Engine,
     world: World,
     recorder: Recorder,
     display: Display,
+    *,
+    start: Position = BEGINNING,
     saving: Callable[[Measured], Hook] = lambda measured: Hook(),
 ) -> Job:
-    """Every part of a training run around its engine; ``saving`` makes the hook that saves what has these figures.
+    """Every part of a training run around its engine.
 
-    Raises:
-        ConfigError: what does not fit the data; the same on every rank.
+    Args:
+        config: of the run.
+        dataset: its samples.
+        schedule: how much of them to train.
+        engine: what trains.
+        world: the ranks.
+        recorder: takes figures.
+        display: shows them.
+        start: what the engine has been trained on before.
+        saving: makes the hook that saves, given the figures that go with it.
     """
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.global_batch_size
     evaluator = Evaluator(engine.stepper, engine.average, world, display.say)
-    training = _training_loader(dataset.train, config, world)
-    validation = _evaluation_loader(dataset.validation, evaluation_batch_size, config, world)
-    test = _evaluation_loader(dataset.test, evaluation_batch_size, config, world)
+    load = partial(_loader, config.train, world)
+    training = load(dataset.train, schedule.order)
+    validation, test = (
+        load(split, SampleOrder(split.num_samples, global_batch_size=evaluation_batch_size))
+        for split in (dataset.validation, dataset.test)
+    )
     tasks = dataset.schema.tasks
     measured = Measured(
         ThroughputMeter(),
@@ -112,72 +100,35 @@ def build_job(
         loss_sums_2T=torch.zeros(2, len(tasks), dtype=torch.float64, device=world.device),
         base_rate=BaseRateWatch(config.optim.schedule.warmup_steps, tasks if len(tasks) > 1 else ("",)),
     )
-    hooks: list[Hook] = []
-    trainer = Trainer(
-        stepper=engine.stepper,
-        loader=training,
-        hooks=hooks,
-        epochs=config.train.epochs,
-        max_steps=config.train.max_steps,
+    loss_and_speed = LossAndSpeed(
+        world,
+        config.optim,
+        measured,
+        recorder,
+        display,
+        every_steps=config.logging.every_steps,
+        total_steps=schedule.total_steps,
+        weights=task_weights(config.train, tasks),
+        bad_values=partial(training.bad_values.summed, world.collectives),
     )
-    hooks.append(
-        LossAndSpeed(
-            world,
-            config.optim,
-            measured,
-            recorder,
-            display,
-            every_steps=config.logging.every_steps,
-            total_steps=trainer.total_steps,
-            weights=task_weights(config.train, tasks),
-            bad_values=partial(training.bad_values.summed, world.collectives),
-        )
-    )
-    hooks.append(AverageWeights(engine.average))
+    hooks: list[Hook] = [loss_and_speed, AverageWeights(engine.average)]
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
         hooks.append(Validation(config.evaluation, score, measured, recorder, display))
     hooks.append(saving(measured))  # after what is to be saved is known, before what a resumed run does again
     if config.train.reset_tables_each_epoch:
         hooks.append(ResetTables(engine.reset_tables))
+    trainer = Trainer(engine.stepper, training, schedule, hooks, start)
     return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 
-def training_order(config: Config, num_samples: int) -> SampleOrder:
-    """Which samples form which global batch of which epoch."""
-    return SampleOrder(
-        num_samples,
-        global_batch_size=config.train.global_batch_size,
-        seed=config.run.seed,
-        shuffle=config.train.shuffle,
-        block_samples=config.train.shuffle_block_samples,
-        window_blocks=config.train.shuffle_window_blocks,
-        drop_last=config.train.drop_last,
-    )
-
-
-def _training_loader(source: Source, config: Config, world: World) -> BatchLoader:
-    order = training_order(config, source.num_samples)
-    if order.num_batches == 0:
-        message = (
-            f"leaves no batch of {config.train.global_batch_size} out of {source.num_samples} samples; set it to false"
-        )
-        raise ConfigError.at("train.drop_last", message)
-    return _loader(source, order, config, world)
-
-
-def _evaluation_loader(source: Source, global_batch_size: int, config: Config, world: World) -> BatchLoader:
-    return _loader(source, SampleOrder(source.num_samples, global_batch_size=global_batch_size), config, world)
-
-
-def _loader(source: Source, order: SampleOrder, config: Config, world: World) -> BatchLoader:
+def _loader(config: TrainConfig, world: World, source: Source, order: SampleOrder) -> BatchLoader:
     return BatchLoader(
         source,
         order,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
-        prefetch_batches=config.train.prefetch_batches,
-        read_threads=config.train.read_threads,
-        bad_rows=config.data.bad_rows if isinstance(config.data, PackedData | ParquetData) else "error",
+        prefetch_batches=config.prefetch_batches,
+        read_threads=config.read_threads,
     )

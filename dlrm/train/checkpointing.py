@@ -15,16 +15,17 @@ from dlrm.config import Config
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
+from dlrm.run.console import Display
+from dlrm.run.environment import package_versions
+from dlrm.run.folder import RunFolder
 from dlrm.signals import SignalWatch
-from dlrm.train.build import training_order
-from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import FactsOfRun, TrainingData
 from dlrm.train.hooks import Hook
 from dlrm.train.increments import IncrementalState
 from dlrm.train.resume import Start, checkpoint_folder, start_here
-from dlrm.train.run_folder import RunFolder, package_versions
 from dlrm.train.saving import Kept, Saving, StateSource, WholeState
+from dlrm.train.schedule import Schedule
 from dlrm.train.standard_hooks import Measured
 
 _FAILING_PATIENCE_S = 30.0
@@ -34,7 +35,7 @@ class Checkpointing:
     """The checkpoints of a run, seen from one rank.
 
     Args:
-        data: what is trained on.
+        data: what is trained on; schedule: how much of it.
         run: the run's folder.
         patience: with storage that is away for a moment, at the start and where another job may have come.
     """
@@ -44,12 +45,13 @@ class Checkpointing:
         config: Config,
         engine: Engine,
         data: TrainingData,
+        schedule: Schedule,
         run: RunFolder,
         world: World,
         display: Display,
         patience: Patience,
     ) -> None:
-        self._config, self._engine, self._data, self._run = config, engine, data, run
+        self._config, self._engine, self._data, self._schedule, self._run = config, engine, data, schedule, run
         self._world, self._display = world, display
         self._storage, self._folder = located(checkpoint_folder(config, run))
         self._patient_storage = patient(self._storage, patience)
@@ -118,15 +120,10 @@ class Checkpointing:
             measured=measured,
             best=self._start.best,
             saved_step=self._start.position.step if self._start.own else None,
-            last_step=self._last_step(),
+            last_step=self._schedule.total_steps,
             signals=self._signals,
             display=self._display,
         )
-
-    def _last_step(self) -> int:
-        train = self._config.train
-        steps = train.epochs * training_order(self._config, self._data.samples).num_batches
-        return steps if train.max_steps is None else min(steps, train.max_steps)
 
     def _source(self) -> StateSource:
         if self._config.checkpoint.full_every == 1:

@@ -8,7 +8,6 @@ import torch
 
 from dlrm.data.check import bad_values_text
 from dlrm.data.loader import BatchLoader
-from dlrm.data.synthetic.planted import PlantedSource
 from dlrm.distributed.world import World
 from dlrm.metrics.tasks import Results, TaskMetrics
 from dlrm.optim.averaging import Averaging
@@ -50,12 +49,15 @@ class Evaluator:
     def best_reachable(self, loader: BatchLoader) -> Results | None:
         """The figures of the true logits, where the samples' hidden model is known: no score is better in expectation."""
         source = loader.source
-        if not isinstance(source, PlantedSource) or source.num_samples == 0:
+        if not source.num_samples:
             return None
         metrics = TaskMetrics(source.schema.tasks, torch.device("cpu"))
         for k in range(loader.order.num_batches):
             index_B = loader.order.indices(0, k, self._world.rank, self._world.size)
+            logits_BT = source.true_logits(index_B)
+            if logits_BT is None:  # for every batch, on every rank
+                return None
             labels_BT = source.read(index_B).labels_BT
-            metrics.update(source.true_logits(index_B).float(), labels_BT.nan_to_num(), (~labels_BT.isnan()).float())
+            metrics.update(logits_BT.float(), labels_BT.nan_to_num(), (~labels_BT.isnan()).float())
         metrics.all_reduce(self._world.collectives)
         return metrics.compute()

@@ -24,8 +24,7 @@ from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.tasks import deciding
 from dlrm.metrics.throughput import Throughput
 from dlrm.sharding.report import TablePlacement
-from dlrm.train.build import training_order
-from dlrm.train.hooks import Position
+from dlrm.train.schedule import Position, Schedule
 from dlrm.train.standard_hooks import Measured
 
 # Sections and options that say where and how to run, not what is trained.
@@ -136,23 +135,11 @@ class SavedFacts(_Fact):
         Raises:
             CheckpointError: there is no such place in the order of samples.
         """
-        found, order = self.position, training_order(config, num_samples)
-        position = Position(**found.model_dump())
-        epoch_samples = sum(map(order.samples_in, (0, order.num_batches - 1)))  # of the first and the last batch
-        if order.num_batches > 1:
-            epoch_samples += (order.num_batches - 2) * order.samples_in(0)
-        else:
-            epoch_samples = order.samples_in(0)
-        expected = Position(
-            epoch=found.step // order.num_batches,
-            batch=found.step % order.num_batches,
-            step=found.step,
-            samples=found.step // order.num_batches * epoch_samples
-            + found.step % order.num_batches * order.samples_in(0),
-            epoch_ended=found.step > 0 and found.step % order.num_batches == 0,
-        )
-        if position != expected:
-            raise CheckpointError(path, f"its position {position} is none of an epoch of {order.num_batches} batches")
+        schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=num_samples)
+        position = Position(**self.position.model_dump())
+        if not schedule.has(position):
+            batches = schedule.order.num_batches
+            raise CheckpointError(path, f"its position {position} is none of an epoch of {batches} batches")
         return position
 
     def restore(self, measured: Measured, *, leader: bool) -> None:

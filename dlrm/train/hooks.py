@@ -7,26 +7,8 @@ hook takes must be the same on every rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dlrm.train.schedule import Position
 from dlrm.train.stepper import StepOutput
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far training has come; counts trained global batches only.
-
-    Attributes:
-        epoch: finished epochs; batch: trained global batches of the epoch under way.
-        step: trained global batches of the run; samples: trained samples of the run, over all ranks.
-        epoch_ended: whether the step before this position was the last of its epoch.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    samples: int = 0
-    epoch_ended: bool = False
 
 
 class Hook:

@@ -8,29 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-from rich.table import Table
-from rich.text import Text
 
 from dlrm.config import Config
-from dlrm.data.check import bad_values_text
+from dlrm.config.run import LoggingConfig
+from dlrm.data.build import build_dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.metrics.tasks import Results
-from dlrm.train.base_rate import WorseThanBaseRate
-from dlrm.train.build import Job, build_dataset, build_job, check_options
+from dlrm.run.console import Console, Display, Silent, plan_table
+from dlrm.run.folder import is_restarted, open_run_folder
+from dlrm.run.log import open_log
+from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
+from dlrm.run.results import record_results, result_lines, summary_of
+from dlrm.run.secondary import secondary, write_text
+from dlrm.run.summary import leave_behind
+from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing import Checkpointing
-from dlrm.train.console import Console, Display, Silent, plan_table
-from dlrm.train.engine import build_engine
+from dlrm.train.engine import Engine, build_engine
 from dlrm.train.facts import TrainingData
-from dlrm.train.log import open_log
-from dlrm.train.records import NoRecorder, Recorder, RunRecorder
-from dlrm.train.report import write_report
-from dlrm.train.results import record_results, result_lines, summary_of, table_rows
 from dlrm.train.resume import patience_with_storage, start_elsewhere
-from dlrm.train.run_folder import is_restarted, open_run_folder, write_json
-from dlrm.train.secondary import secondary, write_text
-from dlrm.words import printable
+from dlrm.train.schedule import Schedule
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -52,26 +50,31 @@ def run_training(config: Config) -> dict[str, Any]:
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
     engine = build_engine(config, dataset.schema, world)
     data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
-    elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
+    elsewhere = None if is_restarted(config.run, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
-    folder = run.path
-    open_log(folder, world.rank, display.say)
-    checkpointing = Checkpointing(config, engine, data, run, world, display, patience)
+    open_log(run.path, world.rank, display.say)
+    checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
-    recorder: Recorder = NoRecorder()
+    recorder = _recorder(config.logging, run.path, start.position.step, world, display)
+    job = build_job(
+        config,
+        dataset,
+        schedule,
+        engine,
+        world,
+        recorder,
+        display,
+        start=start.position,
+        saving=checkpointing.saving,
+    )
     if world.is_leader:
-        recorder = RunRecorder(
-            folder, tensorboard=config.logging.tensorboard, step=start.position.step, warn=display.say
-        )
-    job = build_job(config, dataset, engine, world, recorder, display, saving=checkpointing.saving)
-    job.trainer.position = start.position
-    if world.is_leader:
-        _introduce(config, job, folder, world, display)
+        _introduce(engine, schedule, run.path, world, display)
     for line in (*run.lines, *start.lines):
         display.say(line)
     with checkpointing.watched():
@@ -79,29 +82,29 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     display.close()
     test, best = _final_scores(config, job, recorder, display)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
-    summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=folder)
+    summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
     summary["bad_values"] = _bad_values(job, world)
     if world.is_leader:
-        with secondary(folder / "summary.json", display.say):
-            write_json(folder / "summary.json", summary)
-        recorder.close()
-        with secondary(folder / "report.html", display.say):
-            write_report(folder, summary)
-        display.show(closing_table(summary))
+        leave_behind(summary, run.path, recorder, display)
     return summary
 
 
-def _introduce(config: Config, job: Job, folder: Path, world: World, display: Display) -> None:
-    table = plan_table(job.engine.placements)
+def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, display: Display) -> Recorder:
+    if not world.is_leader:
+        return NoRecorder()
+    return RunRecorder(folder, tensorboard=config.tensorboard, step=step, warn=display.say)
+
+
+def _introduce(engine: Engine, schedule: Schedule, folder: Path, world: World, display: Display) -> None:
+    table = plan_table(engine.placements)
     text = rich.console.Console(file=io.StringIO(), width=110)
     text.print(table)
     with secondary(folder / "plan.txt", display.say):
         write_text(folder / "plan.txt", text.file.getvalue())  # type: ignore[attr-defined]
     display.show(table)
-    engine, trainer = job.engine, job.trainer
     display.say(
         f"{world.size} rank(s) on {world.device.type}, {world.backend}; {engine.table_weights:,} weights in tables, "
-        f"{engine.dense_weights:,} others; {trainer.total_steps:,} steps of {config.train.global_batch_size:,} samples; "
+        f"{engine.dense_weights:,} others; {schedule.total_steps:,} steps of {schedule.order.global_batch_size:,} samples; "
         f"files in {folder}/"
     )
 
@@ -164,34 +167,3 @@ def summarise(
         **summary_of(validation=job.measured.validation, test=test, best=best),
     }
     return summary
-
-
-def closing_table(summary: dict[str, Any]) -> Table:
-    """The summary for the terminal."""
-    table = Table(title=f"{summary['name']}: {summary['stopped']}", title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    memory = f"{summary['resident_gib']:.2f} GiB a rank"
-    if summary["device_gib"]:
-        memory += f", {summary['device_gib']:.2f} GiB on the device"
-    seconds = summary["training_time_s"]
-    table.add_row("steps", f"{summary['steps']:,} ({summary['samples']:,} samples, {summary['epochs']} epoch(s))")
-    table.add_row(
-        "training time", f"{seconds:.1f} s ({summary['samples_per_s']:,.0f} samples/s on {summary['ranks']} rank(s))"
-    )
-    table.add_row("peak memory", memory)
-    for title, figures in table_rows(summary):
-        table.add_row(title, _scores(figures))
-    if (worse := summary["worse_than_base_rate"]) is not None:
-        table.add_row("warning", str(WorseThanBaseRate(**worse)))
-    for split, counts in summary["bad_values"].items():
-        table.add_row(f"bad values ({split})", Text(bad_values_text(counts)))
-    table.add_row("files", Text(printable(f"{summary['folder']}/")))
-    return table
-
-
-def _scores(result: dict[str, Any]) -> str:
-    names = {"auc": "AUC", "log_loss": "log loss", "normalised_entropy": "NE", "calibration": "calibration"}
-    figures = [f"{label} {result[name]:.5f}" for name, label in names.items() if result.get(name) is not None]
-    samples = [f"({result['samples']:,} samples)"] if "samples" in result else []
-    return "  ".join([*figures, *samples])

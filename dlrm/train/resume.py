@@ -20,11 +20,11 @@ from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, CheckpointMismatchError
-from dlrm.train.console import Display
+from dlrm.run.console import Display
+from dlrm.run.folder import RunFolder, require_no_checkpoints
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact, SavedFacts, TrainingData, config_changes, data_difference, order_differences
-from dlrm.train.hooks import Position
-from dlrm.train.run_folder import RunFolder, require_no_checkpoints
+from dlrm.train.schedule import Position
 from dlrm.train.state import after_load, engine_tensors
 
 _MEND = "use the configuration that it was saved with, or --resume.strict false to take what fits"

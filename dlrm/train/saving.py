@@ -24,11 +24,12 @@ from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
 from dlrm.metrics.tasks import deciding
+from dlrm.run.console import Display
 from dlrm.signals import STOPPING, SignalWatch
-from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import BestFact
-from dlrm.train.hooks import Hook, Position, multiple_after
+from dlrm.train.hooks import Hook, multiple_after
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 from dlrm.train.state import engine_tensors
 

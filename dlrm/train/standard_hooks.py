@@ -13,16 +13,17 @@ from dlrm.config.train import EvaluationConfig
 from dlrm.data.check import bad_values_text
 from dlrm.distributed.world import World
 from dlrm.errors import DataError, DivergedError
+from dlrm.metrics.base_rate import BaseRateWatch
 from dlrm.metrics.tasks import Results, deciding
 from dlrm.metrics.throughput import Throughput, ThroughputMeter
 from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
+from dlrm.run.console import Display, Status
+from dlrm.run.recorder import Recorder
+from dlrm.run.results import record_results, result_lines
 from dlrm.schema import ONE_TASK
-from dlrm.train.base_rate import BaseRateWatch
-from dlrm.train.console import Display, Status
-from dlrm.train.hooks import Hook, Position, multiple_after
-from dlrm.train.records import Recorder
-from dlrm.train.results import record_results, result_lines
+from dlrm.train.hooks import Hook, multiple_after
+from dlrm.train.schedule import Position
 from dlrm.train.stepper import StepOutput
 
 TARGET_REACHED = "evaluation.target_auc reached"

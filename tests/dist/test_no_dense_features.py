@@ -3,13 +3,15 @@
 import pytest
 
 from dlrm.config import load_config
+from dlrm.data.build import build_dataset
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
 from dlrm.testing.whole_state import fill_state, gather_state
-from dlrm.train.build import build_dataset, build_job
-from dlrm.train.console import Silent
+from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
-from dlrm.train.records import NoRecorder
+from dlrm.train.schedule import BEGINNING, Schedule
 
 SMALL = [
     "data={kind: random, num_dense: 0, rows: [7, 50, 300, 40], hotness: [1, 2, 1, 3], random_hotness: true}",
@@ -33,11 +35,12 @@ def trained(options, steps, start=None):
     """State, position and validation after so many steps."""
     config = load_config(None, [*SMALL, *options, f"train.max_steps={steps}", "train.epochs=9"])
     world, dataset = this_world(), build_dataset(config.data)
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
     engine = build_engine(config, dataset.schema, world)
-    job = build_job(config, dataset, engine, world, NoRecorder(), Silent())
-    if start is not None:
-        fill_state(engine, start[0])
-        job.trainer.position = start[1]
+    state, position = start or (None, BEGINNING)
+    job = build_job(config, dataset, schedule, engine, world, NoRecorder(), Silent(), start=position)
+    if state is not None:
+        fill_state(engine, state)
     job.trainer.fit()
     assert job.trainer.position.step == steps
     return gather_state(engine, world.collectives), job.trainer.position, job.measured.validation["label"].log_loss

@@ -9,13 +9,14 @@ from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.optim.averaging import ExponentialAverage
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import fill_state, gather_state
 from dlrm.train.build import build_job
-from dlrm.train.console import Silent
 from dlrm.train.engine import build_engine
-from dlrm.train.records import NoRecorder
+from dlrm.train.schedule import BEGINNING, Schedule
 from dlrm.train.state import after_load, engine_tensors
 
 SAMPLES = 330
@@ -153,19 +154,20 @@ RUNS = {
 LENGTH = 17  # two epochs of seven steps, and three steps more
 
 
-def job_of(config, world, steps):
+def job_of(config, world, steps, start=BEGINNING):
     config = config.model_copy(update={"train": config.train.model_copy(update={"max_steps": steps})})
     dataset = tiny_dataset(SAMPLES)
     engine = build_engine(config, dataset.schema, world)
-    return build_job(config, dataset, engine, world, NoRecorder(), Silent())
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=SAMPLES)
+    return build_job(config, dataset, schedule, engine, world, NoRecorder(), Silent(), start=start)
 
 
 def trained(config, world, steps, start=None):
     """State, position and validation result after training to a step, from the start or from (state, position)."""
-    job = job_of(config, world, steps)
-    if start is not None:
-        fill_state(job.engine, start[0])
-        job.trainer.position = start[1]
+    state, position = start or (None, BEGINNING)
+    job = job_of(config, world, steps, position)
+    if state is not None:
+        fill_state(job.engine, state)
     job.trainer.fit()
     return gather_state(job.engine, world.collectives), job.trainer.position, job.measured.validation
 

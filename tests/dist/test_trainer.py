@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from dlrm.config import load_config
-from dlrm.data.source import Dataset
+from dlrm.data.source import Dataset, Source
 from dlrm.metrics.tasks import deciding
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.train.build import build_job
-from dlrm.train.console import Silent
 from dlrm.train.engine import build_engine
 from dlrm.train.hooks import Hook
-from dlrm.train.records import NoRecorder
+from dlrm.train.schedule import Schedule
 
 SMALL = ["model.bottom_mlp=8,4", "model.embedding_dim=4", "model.top_mlp=8,1", "optim.dense.lr=0.01"]
 
@@ -35,12 +36,12 @@ class Seen(Hook):
         self.pauses.append(position.step)
 
 
-class CountingSource:
+class CountingSource(Source):
     """Counts how often each sample is read."""
 
     def __init__(self, source):
         self._source = source
-        self.name, self.schema, self.num_samples = source.name, source.schema, source.num_samples
+        super().__init__(source.name, source.schema, source.num_samples)
         self.reads = torch.zeros(source.num_samples, dtype=torch.int64)
         self._lock = threading.Lock()
 
@@ -49,18 +50,20 @@ class CountingSource:
             self.reads.index_add_(0, index_B, torch.ones_like(index_B))
         return self._source.read(index_B)
 
-    def locate(self, index, column):
-        return self._source.locate(index, column)
+    def fingerprint(self):
+        return self._source.fingerprint()
 
 
 def fit(rank, world_size, sizes, options):
     config = load_config(None, [*SMALL, *options])
     sources = [CountingSource(tiny_source(n, seed=seed)) for seed, n in enumerate(sizes)]
     world = this_world()
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=sizes[0])
     engine = build_engine(config, sources[0].schema, world)
-    job = build_job(config, Dataset(*sources), engine, world, NoRecorder(), Silent())
     seen = Seen()
-    job.trainer._hooks.append(seen)
+    job = build_job(
+        config, Dataset(*sources), schedule, engine, world, NoRecorder(), Silent(), saving=lambda measured: seen
+    )
     reason = job.trainer.fit()
     history = [(step, deciding(results).to_dict()) for step, results in job.measured.validation_history]
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -25,42 +25,36 @@ class Bags(Protocol):
         """The bags of B samples, ids_BS of the type of ``ids_BF``; the id itself is the first of its bag."""
 
 
-@dataclass(frozen=True)
-class MultiHotSource:
-    """A split (:class:`~dlrm.data.source.Source`) whose ids are bags.
+class MultiHotSource(Source):
+    """A split whose ids are bags.
 
-    Attributes:
+    Args:
         source: the one-hot split.
         schema: its columns, with hotness.
         bags: makes the bags; may be shared between sources and threads.
     """
 
-    source: Source
-    schema: Schema
-    bags: Bags
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return self.source.name
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in the split."""
-        return self.source.num_samples
+    def __init__(self, source: Source, schema: Schema, bags: Bags) -> None:
+        super().__init__(source.name, schema, source.num_samples)
+        self.bad_rows, self.null_id = source.bad_rows, source.null_id
+        self._source, self._bags = source, bags
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64 (B,)), in this order."""
-        samples = self.source.read(index_B)
-        return replace(samples, ids_BS=self.bags.expand(samples.ids_BS))
+        samples = self._source.read(index_B)
+        return replace(samples, ids_BS=self._bags.expand(samples.ids_BS))
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """Where a person finds the one-hot value of ``column`` of a sample: the file and its 1-based row."""
-        return self.source.locate(index, column)
+        return self._source.locate(index, column)
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """The files of the one-hot samples."""
-        return self.source.fingerprint()
+        return self._source.fingerprint()
+
+    def true_logits(self, index_B: torch.Tensor) -> torch.Tensor | None:
+        """Those of the one-hot samples, whose labels these are."""
+        return self._source.true_logits(index_B)
 
 
 def multi_hot_dataset(dataset: Dataset, config: MlperfMultiHot | HashedMultiHot) -> Dataset:

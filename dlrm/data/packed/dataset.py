@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot, PackedData, PartSplit
 from dlrm.data.multi_hot.dataset import multi_hot_dataset
 from dlrm.data.packed.folder import PackedFolder, open_packed
@@ -28,10 +30,11 @@ def packed_dataset(config: PackedData) -> Dataset:
         tasks=config.tasks,
     )
     split = choose_split(folder, config.split)
+    source = partial(PackedSource, schema=folder.schema, parts=folder.parts, bad_rows=config.bad_rows)
     dataset = Dataset(
-        train=PackedSource(f"{config.path} (train)", folder.schema, folder.parts, split.train),
-        validation=PackedSource(f"{config.path} (validation)", folder.schema, folder.parts, split.validation),
-        test=PackedSource(f"{config.path} (test)", folder.schema, folder.parts, split.test),
+        train=source(f"{config.path} (train)", spans=split.train),
+        validation=source(f"{config.path} (validation)", spans=split.validation),
+        test=source(f"{config.path} (test)", spans=split.test),
     )
     return multi_hot_dataset(dataset, multi_hot) if isinstance(multi_hot, MlperfMultiHot | HashedMultiHot) else dataset
 

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dlrm.config.data.packed import BadRows
 from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
 from dlrm.data.packed.arrays import MappedFile
 from dlrm.data.packed.folder import PackedPart
 from dlrm.data.packed.manifest import FileKind
 from dlrm.data.packed.split import Span
-from dlrm.data.source import Samples
+from dlrm.data.source import Samples, Source
 from dlrm.schema import Schema
 
 MISSING = -1
@@ -38,30 +39,33 @@ class _Piece:
     rows: slice | NDArray[np.int64]
 
 
-class PackedSource:
-    """A split (:class:`~dlrm.data.source.Source`) of a packed data set.
+class PackedSource(Source):
+    """A split of a packed data set.
 
     Args:
         name: how messages call it.
         schema: the columns of a sample; multi-hot where the parts were opened so.
         parts: of the data set.
         spans: the split's rows, each of one of ``parts``.
+        bad_rows: what becomes of bad values.
     """
 
-    def __init__(self, name: str, schema: Schema, parts: Sequence[PackedPart], spans: Sequence[Span]) -> None:
+    def __init__(
+        self,
+        name: str,
+        schema: Schema,
+        parts: Sequence[PackedPart],
+        spans: Sequence[Span],
+        bad_rows: BadRows = "error",
+    ) -> None:
         by_name = {part.name: part for part in parts}
-        self.name = name
-        self.schema = schema
+        super().__init__(name, schema, sum(map(len, spans)))
+        self.bad_rows = bad_rows
         self._spans = [span for span in spans if len(span)]
         self._parts = [by_name[span.part] for span in self._spans]
         self._id_type = np.result_type(np.int32, *(ids_ML.dtype for part in self._parts for ids_ML in _ids(part)))
         self._ends = np.cumsum([len(span) for span in self._spans], dtype=np.int64)
         self._shifts = [span.stop - int(end) for span, end in zip(self._spans, self._ends, strict=True)]  # index -> row
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in the split."""
-        return int(self._ends[-1]) if self._spans else 0
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64 (B,)), in this order.

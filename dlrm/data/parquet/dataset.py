@@ -19,9 +19,8 @@ from dlrm.data.parquet.columns import ColumnMap, mapping_problems, with_lists
 from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
 from dlrm.data.parquet.files import ParquetPart, find_files, nothing_found, open_part, probe
 from dlrm.data.parquet.ids import NULL_ID
-from dlrm.data.source import Dataset, Samples
+from dlrm.data.source import Dataset, Samples, Source
 from dlrm.errors import ConfigError, DataError
-from dlrm.schema import Schema
 
 _SPLITS = ("train", "validation", "test")
 
@@ -39,8 +38,8 @@ class _Group:
         return self.part.group_rows[self.number]
 
 
-class ParquetSource:
-    """The rows of some Parquet files, one after the other (:class:`~dlrm.data.source.Source`).
+class ParquetSource(Source):
+    """The rows of some Parquet files, one after the other.
 
     Only the row groups that the samples lie in are decoded, and of them only the columns that are mapped. Any number
     of threads may read.
@@ -52,33 +51,19 @@ class ParquetSource:
         cache: where decoded row groups are kept.
     """
 
+    null_id = NULL_ID
+
     def __init__(
         self, name: str, folder: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache
     ) -> None:
-        self._name, self._folder, self._parts = name, folder, tuple(parts)
+        self._folder, self._parts = folder, tuple(parts)
         self._columns = columns
         self._cache = cache
         self._groups = tuple(group for part in parts for group in _groups(part))
-        *starts, self._num_samples = accumulate((group.rows for group in self._groups), initial=0)
+        *starts, num_samples = accumulate((group.rows for group in self._groups), initial=0)
         self._start_G = np.array(starts, np.int64)
-
-    null_id = NULL_ID
-    """What :mod:`dlrm.data.check` has to call null."""
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return self._name
-
-    @property
-    def schema(self) -> Schema:
-        """The columns of a sample."""
-        return self._columns.schema
-
-    @property
-    def num_samples(self) -> int:
-        """Rows of all files."""
-        return self._num_samples
+        super().__init__(name, columns.schema, num_samples)
+        self.bad_rows = columns.bad_rows
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The file and the 1-based row in it of a sample; every column of a row is in the same file."""

@@ -16,7 +16,7 @@ from dlrm.config.data import RandomData
 from dlrm.config.data.synthetic import TraceIds
 from dlrm.counter_rng import stream_key, uniform
 from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
-from dlrm.data.source import Dataset, Samples
+from dlrm.data.source import Dataset, Samples, Source
 from dlrm.data.synthetic.ids import (
     BagLengths,
     IdDraws,
@@ -33,8 +33,8 @@ from dlrm.schema import ONE_TASK, Schema
 _CHUNK_LANES = 131_072  # intermediate results of this many 32-bit numbers stay in the cache
 
 
-class NoiseSource:
-    """One split of random data; implements :class:`dlrm.data.source.Source`.
+class NoiseSource(Source):
+    """One split of random data.
 
     The ids of a multi-hot bag may repeat.
 
@@ -51,9 +51,8 @@ class NoiseSource:
     def __init__(self, config: RandomData, split: Split, ids: IdDraws | None = None) -> None:
         _check_rows(config)
         self._config = config
-        self.name = f"random {split} data"
-        self.schema = Schema.numbered(config.num_dense, config.rows, hotness_of(config), config.tasks or ONE_TASK)
-        self.num_samples = samples_of(config, split)
+        schema = Schema.numbered(config.num_dense, config.rows, hotness_of(config), config.tasks or ONE_TASK)
+        super().__init__(f"random {split} data", schema, samples_of(config, split))
         self._ids = ids if ids is not None else id_draws(config)[split]
         self._lengths = BagLengths(config, split) if config.random_hotness else None
         hotness = [feature.hotness for feature in self.schema.sparse]
@@ -77,10 +76,6 @@ class NoiseSource:
         if lengths_BF is not None:
             ids_BS.masked_fill_(lengths_BF[:, self._feature_S] <= self._place_S, 0)
         return Samples(dense_BN=dense_BN, ids_BS=ids_BS, labels_BT=self.labels(index_B), lengths_BF=lengths_BF)
-
-    def locate(self, index: int, column: str) -> tuple[str, int]:
-        """The generator and the sample's 1-based number, for messages."""
-        return self.name, index + 1
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """The profile of a trace, where the ids are of one."""

@@ -17,7 +17,7 @@ import torch
 from dlrm.config.data import PlantedData
 from dlrm.counter_rng import uniform64
 from dlrm.data.fingerprint import FileFingerprint
-from dlrm.data.source import Dataset, Samples
+from dlrm.data.source import Dataset, Samples, Source
 from dlrm.data.synthetic.hidden_model import CHUNK_SAMPLES, Drawn, HiddenModel
 from dlrm.data.synthetic.ids import task_key
 from dlrm.schema import ONE_TASK, Schema
@@ -25,8 +25,8 @@ from dlrm.schema import ONE_TASK, Schema
 Split = Literal["train", "validation", "test"]
 
 
-class PlantedSource:
-    """One split of a planted data set; implements :class:`dlrm.data.source.Source`.
+class PlantedSource(Source):
+    """One split of a planted data set.
 
     Args:
         config: what to draw.
@@ -37,17 +37,17 @@ class PlantedSource:
     def __init__(self, config: PlantedData, split: Split, hidden: HiddenModel | None = None) -> None:
         self._config = config
         self._split = split
-        self.name = f"planted {split} data"
         self._hidden = hidden if hidden is not None else HiddenModel(config)
-        self.schema = Schema.numbered(config.num_dense, config.rows, tasks=config.tasks or ONE_TASK)
-        tasks = range(len(self.schema.tasks))
-        self._label_keys = [task_key(task, config.seed, "planted", split, "label") for task in tasks]
-        self._missing_keys = [task_key(task, config.seed, "planted", split, "missing") for task in tasks[1:]]
-        self.num_samples: int = {
+        num_samples: int = {
             "train": config.train_samples,
             "validation": config.validation_samples,
             "test": config.test_samples,
         }[split]
+        schema = Schema.numbered(config.num_dense, config.rows, tasks=config.tasks or ONE_TASK)
+        super().__init__(f"planted {split} data", schema, num_samples)
+        tasks = range(len(schema.tasks))
+        self._label_keys = [task_key(task, config.seed, "planted", split, "label") for task in tasks]
+        self._missing_keys = [task_key(task, config.seed, "planted", split, "missing") for task in tasks[1:]]
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64, (B,)), in this order; ids_BS is a transposed view."""
@@ -72,10 +72,6 @@ class PlantedSource:
             for task, key in enumerate(self._missing_keys, start=1):
                 labels_BT[uniform64(key, index_B) < self._config.task_missing, task] = math.nan
         return labels_BT
-
-    def locate(self, index: int, column: str) -> tuple[str, int]:
-        """The generator and the sample's 1-based number, for messages."""
-        return self.name, index + 1
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """No file: the options say all."""

@@ -14,11 +14,11 @@ from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.command.arguments import parse
 from dlrm.command.run import run
 from dlrm.config import load_config
+from dlrm.data.build import build_dataset
 from dlrm.data.packed.manifest import parse_manifest
 from dlrm.errors import DlrmError
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.prepare.inspect.figures import Rate, _missing, reserved_ids
-from dlrm.train.build import build_dataset
 from dlrm.train.facts import SavedFacts, TrainingData, config_changes, order_differences
 from dlrm.train.standard_hooks import Measured
 from tests.unit.checkpoint.increments import normal_state, save_increment, stepped

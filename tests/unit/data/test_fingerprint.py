@@ -9,9 +9,9 @@ import pytest
 
 from dlrm.config.data import CriteoTsvData, PackedData, ParquetData, RandomData
 from dlrm.config.data.packed import HashedMultiHot
+from dlrm.data.build import build_dataset
 from dlrm.data.fingerprint import difference, fingerprint_of
 from dlrm.errors import DataError
-from dlrm.train.build import build_dataset
 from tests.unit.data.packed.packed_files import HOTNESS, ROWS, record, write_days, write_manifest
 from tests.unit.data.parquet.parquet_files import columns, write
 

@@ -1,16 +1,16 @@
 import threading
 import time
-from dataclasses import dataclass
 
 import pytest
 import torch
 
 import dlrm.data.loader as loader_module
 from dlrm.data.batch import Batch, make_batch
+from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.in_memory import InMemorySource
 from dlrm.data.loader import THREAD_NAME, BatchLoader, read_ahead
 from dlrm.data.order import SampleOrder
-from dlrm.data.source import Samples
+from dlrm.data.source import Samples, Source
 from dlrm.errors import DataError
 from dlrm.schema import Schema
 
@@ -24,27 +24,20 @@ def source_of(count: int) -> InMemorySource:
     return InMemorySource("memory", SCHEMA, torch.stack([i, -i], dim=1).float(), ids.int(), (i % 2).byte())
 
 
-@dataclass(frozen=True)
-class Broken:
+class Broken(Source):
     """Samples that cannot be read from some place on."""
 
-    good: InMemorySource
-    from_index: int
-    error: BaseException
-    name = "broken"
-    schema = SCHEMA
-
-    @property
-    def num_samples(self) -> int:
-        return self.good.num_samples
+    def __init__(self, good: InMemorySource, from_index: int, error: BaseException) -> None:
+        super().__init__("broken", good.schema, good.num_samples)
+        self._good, self._from_index, self._error = good, from_index, error
 
     def read(self, index_B: torch.Tensor) -> Samples:
-        if (index_B >= self.from_index).any():
-            raise self.error
-        return self.good.read(index_B)
+        if (index_B >= self._from_index).any():
+            raise self._error
+        return self._good.read(index_B)
 
-    def locate(self, index: int, column: str) -> tuple[str, int]:
-        return self.good.locate(index, column)
+    def fingerprint(self) -> tuple[FileFingerprint, ...]:
+        return self._good.fingerprint()
 
 
 KINDS = {
@@ -175,7 +168,8 @@ def test_memory_is_pinned_only_where_asked_for(monkeypatch):
 def test_the_policy_for_bad_rows_reaches_the_samples_and_what_it_did_is_counted():
     source = source_of(40)
     source.ids_MS[25, 0] = 10_003
-    loader = BatchLoader(source, SampleOrder(40, global_batch_size=8), read_threads=2, bad_rows="hash")
+    source.bad_rows = "hash"
+    loader = BatchLoader(source, SampleOrder(40, global_batch_size=8), read_threads=2)
     batches = list(loader.batches(0, 0, 5))
     assert batches[3].sparse["cat_0"].values().tolist() == [24, 3, *range(26, 32)]
     assert loader.bad_values.by_column(loader.bad_values.snapshot()) == {"cat_0": 1}
@@ -185,10 +179,9 @@ def test_the_policy_for_bad_rows_reaches_the_samples_and_what_it_did_is_counted(
 def test_a_skipped_sample_is_padding_at_its_place_and_ranks_keep_in_step(world_size):
     source = source_of(40)
     source.ids_MS[25, 0] = -1
+    source.bad_rows = "skip"
     order = SampleOrder(40, global_batch_size=8)
-    loaders = [
-        BatchLoader(source, order, rank=rank, world_size=world_size, bad_rows="skip") for rank in range(world_size)
-    ]
+    loaders = [BatchLoader(source, order, rank=rank, world_size=world_size) for rank in range(world_size)]
     batches = [list(loader.batches(0, 0, 5)) for loader in loaders]
     assert {len(part) for part in batches} == {5}
     whole = [torch.cat([part[3].weights for part in batches]), torch.cat([part[3].dense[:, 0] for part in batches])]

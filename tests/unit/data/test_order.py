@@ -144,12 +144,12 @@ def test_a_batch_of_billions_of_samples_is_found_without_storing_a_permutation(s
 @pytest.mark.parametrize("block_samples", [1, 3, 7, 64, 2000])
 @pytest.mark.parametrize("window_blocks", [1, 2, 5, 64, 5000])
 def test_every_sample_occurs_once_and_each_place_is_found_by_itself(size, block_samples, window_blocks):
-    arrangement = ShuffledInBlocks(size, 3, block_samples, window_blocks)
-    whole = arrangement.indices(1, 0, size)
+    sampler = ShuffledInBlocks(size, 3, block_samples, window_blocks)
+    whole = sampler.indices(1, 0, size)
     assert whole.sort().values.tolist() == list(range(size))
     starts = range(0, size, 17)
-    assert torch.equal(torch.cat([arrangement.indices(1, s, min(s + 17, size)) for s in starts]), whole)
-    assert arrangement.indices(1, size // 2, size // 2).tolist() == []
+    assert torch.equal(torch.cat([sampler.indices(1, s, min(s + 17, size)) for s in starts]), whole)
+    assert sampler.indices(1, size // 2, size // 2).tolist() == []
 
 
 def runs_of(index, size):
@@ -170,11 +170,11 @@ def runs_of(index, size):
 
 def test_a_window_reads_nothing_but_its_blocks_and_the_last_one_what_remains():
     size, block = 10_037, 100  # 100 blocks and 37 samples
-    arrangement = ShuffledInBlocks(size, 5, block, 10)
+    sampler = ShuffledInBlocks(size, 5, block, 10)
     for epoch in range(3):
         for window in range(10):
             first = window * 1000
-            index = arrangement.indices(epoch, first, first + 1000 if window < 9 else size)
+            index = sampler.indices(epoch, first, first + 1000 if window < 9 else size)
             lengths = runs_of(index, size)
             assert len(lengths) <= 11
             remainder = sum(lengths) % block  # neighbouring blocks make longer runs
@@ -185,9 +185,9 @@ def test_a_window_reads_nothing_but_its_blocks_and_the_last_one_what_remains():
 def test_every_batch_mixes_all_blocks_of_its_window_evenly():
     block, blocks, batch = 1000, 50, 5000
     size = block * blocks * 4
-    arrangement = ShuffledInBlocks(size, 4, block, blocks)
+    sampler = ShuffledInBlocks(size, 4, block, blocks)
     for epoch in range(2):
-        ring = arrangement.indices(epoch, 0, size)
+        ring = sampler.indices(epoch, 0, size)
         in_window = ring[: block * blocks].sort().values
         for k in range(10):
             ranks = torch.searchsorted(in_window, ring[k * batch : (k + 1) * batch])
@@ -197,20 +197,20 @@ def test_every_batch_mixes_all_blocks_of_its_window_evenly():
 
 def test_the_blocks_of_a_window_come_from_everywhere():
     size, block = 640_000, 100
-    arrangement = ShuffledInBlocks(size, 11, block, 64)
-    first_window = arrangement.indices(0, 0, 6400)
+    sampler = ShuffledInBlocks(size, 11, block, 64)
+    first_window = sampler.indices(0, 0, 6400)
     counts = torch.bincount(first_window // (size // 8), minlength=8).double() / block  # 8 blocks of each eighth
     assert chi_square(counts, 8.0) < 24.3  # 7 degrees of freedom, 1 in 1000
-    means = [arrangement.indices(epoch, 0, 6400).double().mean().item() / size for epoch in range(40)]
+    means = [sampler.indices(epoch, 0, 6400).double().mean().item() / size for epoch in range(40)]
     assert sum(means) / 40 == pytest.approx(0.5, abs=5 * (1 / 12 / 64 / 40) ** 0.5)
 
 
 def test_blocks_are_cut_elsewhere_in_each_epoch():
     size, block = 1050, 100
-    arrangement = ShuffledInBlocks(size, 0, block, 1)
+    sampler = ShuffledInBlocks(size, 0, block, 1)
     remainders = set()
     for epoch in range(200):
-        tail = arrangement.indices(epoch, 900, size)  # the last block and what remains
+        tail = sampler.indices(epoch, 900, size)  # the last block and what remains
         lengths = [length for length in runs_of(tail, size) if length % block]
         assert sum(lengths) in (50, 150)  # 150 where they are neighbours
         remainders.add(int(tail.min()))
@@ -218,7 +218,7 @@ def test_blocks_are_cut_elsewhere_in_each_epoch():
 
 
 def test_blocks_larger_than_the_data_are_a_shuffle_of_all_samples():
-    arrangement = ShuffledInBlocks(10_000, 4, 2**40, 64)
-    index = arrangement.indices(0, 0, 10_000)
+    sampler = ShuffledInBlocks(10_000, 4, 2**40, 64)
+    index = sampler.indices(0, 0, 10_000)
     pairs = torch.stack([index[:-1].double(), index[1:].double(), torch.arange(1, 10_000).double()])
     assert (torch.corrcoef(pairs) - torch.eye(3)).abs().max() < 0.05

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from dlrm.config.data import PlantedData, RandomData
+from dlrm.config.data.packed import HashedMultiHot
 from dlrm.data.in_memory import InMemorySource
+from dlrm.data.multi_hot.dataset import multi_hot_dataset
 from dlrm.data.synthetic.noise import NoiseSource
-from dlrm.data.synthetic.planted import PlantedSource
+from dlrm.data.synthetic.planted import PlantedSource, planted_dataset
 from dlrm.schema import Schema
 from dlrm.testing.training import tiny_source
 
@@ -35,3 +37,17 @@ def test_what_lies_in_memory_is_read_in_the_order_asked_for_and_as_a_copy(ids_ty
     assert torch.equal(samples.labels_BT[:, 0], labels[index].float())
     samples.dense_BN.zero_()
     assert dense.all()
+
+
+def test_the_logits_of_what_was_not_drawn_by_a_hidden_model_are_not_known():
+    for source in (tiny_source(5), NoiseSource(RandomData(rows=(5, 7)), "train")):
+        assert source.true_logits(torch.arange(5)) is None
+
+
+def test_a_multi_hot_source_has_all_that_is_special_to_the_one_hot_one():
+    planted = planted_dataset(PlantedData(rows=(5, 7)))
+    planted.train.bad_rows, planted.train.null_id = "hash", -7
+    source = multi_hot_dataset(planted, HashedMultiHot(hotness=(2,))).train
+    assert (source.name, source.num_samples) == (planted.train.name, planted.train.num_samples)
+    assert (source.bad_rows, source.null_id) == ("hash", -7)
+    assert torch.equal(source.true_logits(torch.arange(9)), planted.train.true_logits(torch.arange(9)))

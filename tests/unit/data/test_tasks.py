@@ -70,7 +70,8 @@ def test_a_sample_without_any_label_and_a_label_that_is_none_are_refused_or_skip
     with pytest.raises(DataError) as refused:
         batch_of(source)
     assert f"day_0_labels.npy: row 2, column {column}: {problem}" in str(refused.value)
-    check, index_B = SampleCheck(source, "skip"), torch.arange(4)
+    source.bad_rows = "skip"
+    check, index_B = SampleCheck(source), torch.arange(4)
     kept = check(source.read(index_B), index_B)
     assert kept.weights_B.tolist() == [1, 0, 1, 1]
     assert check.counts.by_column(check.counts.snapshot())[column] == 1

@@ -5,8 +5,8 @@ import rich.console
 
 from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
 from dlrm.optim.tables.build import table_optimizer
+from dlrm.run.console import plan_table
 from dlrm.sharding.report import TablePlacement, placements, ranks_text
-from dlrm.train.console import plan_table
 from tests.unit.sharding.plans import ROWS, config_of, plan_of, world_of
 
 GIB = 1024**3

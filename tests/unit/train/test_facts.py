@@ -13,7 +13,7 @@ from dlrm.errors import CheckpointError, DivergedError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.train.facts import FactsOfRun, SavedFacts, TrainingData, config_changes, order_differences
-from dlrm.train.hooks import Position
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())

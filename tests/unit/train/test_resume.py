@@ -13,9 +13,9 @@ from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import CheckpointError
+from dlrm.run.folder import RunFolder
 from dlrm.train import resume as resume_module
 from dlrm.train.resume import Start, start_elsewhere, start_here
-from dlrm.train.run_folder import RunFolder
 from tests.unit.checkpoint.increments import normal_state
 from tests.unit.checkpoint.states import State, blank, save_ranks, uncut
 from tests.unit.checkpoint.test_patience import away

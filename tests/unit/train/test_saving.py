@@ -19,8 +19,8 @@ from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.signals import SignalWatch
 from dlrm.testing.elastic_job import committed_steps
 from dlrm.train.facts import BestFact
-from dlrm.train.hooks import Position
 from dlrm.train.saving import Kept, Saving
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())

@@ -8,9 +8,9 @@ from dlrm.distributed.world import Place, World
 from dlrm.errors import DataError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
-from dlrm.train.console import Silent
-from dlrm.train.hooks import Position
-from dlrm.train.records import NoRecorder
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import TARGET_REACHED, LossAndSpeed, Measured, Validation
 from dlrm.train.stepper import StepOutput
 

@@ -3,16 +3,16 @@ from types import SimpleNamespace
 import pytest
 
 from dlrm.data.order import SampleOrder
-from dlrm.train.hooks import Hook, Position
+from dlrm.train.hooks import Hook
+from dlrm.train.schedule import ALL_EPOCHS, BEGINNING, MAX_STEPS, Position, Schedule
 from dlrm.train.standard_hooks import ResetTables
-from dlrm.train.trainer import ALL_EPOCHS, MAX_STEPS, Trainer
+from dlrm.train.trainer import Trainer
 
 EPOCH = 4
+ORDER = SampleOrder(num_samples=8, global_batch_size=2)
 
 
 class Loader:
-    order = SampleOrder(num_samples=8, global_batch_size=2)
-
     def batches(self, epoch, first, end):
         yield from range(first, end)
 
@@ -34,11 +34,9 @@ class Watching(Hook):
         self.told.append(reason)
 
 
-def trainer(*hooks, position=None, epochs=3, max_steps=None):
+def trainer(*hooks, position=BEGINNING, epochs=3, max_steps=None):
     stepper = SimpleNamespace(train=lambda batches, first_step: batches)
-    made = Trainer(stepper=stepper, loader=Loader(), hooks=hooks, epochs=epochs, max_steps=max_steps)
-    made.position = position or Position()
-    return made
+    return Trainer(stepper, Loader(), Schedule(ORDER, epochs, max_steps), hooks, position)
 
 
 AFTER_ONE_EPOCH = Position(epoch=1, step=EPOCH, samples=8, epoch_ended=True)
@@ -47,9 +45,9 @@ AFTER_ONE_EPOCH = Position(epoch=1, step=EPOCH, samples=8, epoch_ended=True)
 @pytest.mark.parametrize(
     ("position", "max_steps", "resets"),
     [
-        (None, None, [4, 8]),  # after every epoch but the last
-        (None, 8, [4]),  # nor after one with which training ends, so that its tables are scored and saved
-        (None, 9, [4, 8]),
+        (BEGINNING, None, [4, 8]),  # after every epoch but the last
+        (BEGINNING, 8, [4]),  # nor after one with which training ends, so that its tables are scored and saved
+        (BEGINNING, 9, [4, 8]),
         (AFTER_ONE_EPOCH, None, [4, 8]),  # saved before
         (AFTER_ONE_EPOCH, 4, []),
         (Position(batch=1, step=1, samples=2), 4, []),

@@ -73,10 +73,18 @@ def test_multi_hot_ids_come_from_files_or_are_made(tmp_path):
     assert torch.equal(made.train.read(index_B).ids_BS[:, [0, 2, 3]], one_hot.train.read(index_B).ids_BS)
 
 
+def test_the_policy_for_bad_rows_is_that_of_every_split_of_one_hot_and_multi_hot_data(tmp_path):
+    write_days(tmp_path, SIZES)
+    for options in ({}, {"multi_hot": {"kind": "hashed", "hotness": HOTNESS}}):
+        data = dataset(tmp_path, rows=ROWS, bad_rows="clamp", **options)
+        assert {split.bad_rows for split in (data.train, data.validation, data.test)} == {"clamp"}
+    assert dataset(tmp_path, rows=ROWS).train.bad_rows == "error"
+
+
 def batches(data, world_size=1, rank=0, **order):
-    arrangement = SampleOrder(data.train.num_samples, global_batch_size=16, **order)
-    loader = BatchLoader(data.train, arrangement, rank=rank, world_size=world_size)
-    return list(loader.batches(0, 0, arrangement.num_batches))
+    sample_order = SampleOrder(data.train.num_samples, global_batch_size=16, **order)
+    loader = BatchLoader(data.train, sample_order, rank=rank, world_size=world_size)
+    return list(loader.batches(0, 0, sample_order.num_batches))
 
 
 @pytest.mark.parametrize("multi_hot", ["one_hot", "files"])

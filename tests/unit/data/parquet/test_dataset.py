@@ -115,7 +115,7 @@ def test_a_sample_with_a_longer_list_is_skipped_where_bad_samples_are(tmp_path, 
     lists = pa.array([[1, 2], [4, 5, 6], [7], [8, 9, 10, 11]], kind(pa.int32()))
     source = one_column(tmp_path, lists, hotness=2, bad_rows="skip")
     index_B = torch.arange(4)
-    check = SampleCheck(source, "skip")
+    check = SampleCheck(source)
     found = check(source.read(index_B), index_B)
     assert found.weights_B is not None
     assert found.weights_B.tolist() == [1, 0, 1, 0]
@@ -137,7 +137,8 @@ def test_a_null_id_is_called_null(tmp_path):
     index_B = torch.arange(3)
     with pytest.raises(DataError, match=r"row 2, column ids: id null \(or -1\) is outside of its table \(0 \.\. 9\)"):
         SampleCheck(source)(source.read(index_B), index_B)
-    check = SampleCheck(source, "clamp")
+    source.bad_rows = "clamp"
+    check = SampleCheck(source)
     assert check(source.read(index_B), index_B).ids_BS.flatten().tolist() == [3, 0, 9]
     assert check.counts.by_column(check.counts.snapshot()) == {"ids": 1, "ids (null)": 1}
 

@@ -24,10 +24,10 @@ def read(source):
     return source.read(torch.arange(source.num_samples))
 
 
-def checked(source, bad_rows):
+def checked(source):
     """What is trained on of all samples, and what was counted."""
     index_B = torch.arange(source.num_samples)
-    check = SampleCheck(source, bad_rows)
+    check = SampleCheck(source)
     return check(source.read(index_B), index_B), check.counts.by_column(check.counts.snapshot())
 
 
@@ -79,7 +79,7 @@ def test_what_is_no_id_is_refused_with_its_row_or_skipped(tmp_path, values, prob
             read(one_column(tmp_path, values, bad_rows=policy))
         assert (caught.value.row, caught.value.column) == (2, "ids")
         assert f"row 2, column ids: {problem}" in str(caught.value)
-    samples, counts = checked(one_column(tmp_path, values, bad_rows="skip"), "skip")
+    samples, counts = checked(one_column(tmp_path, values, bad_rows="skip"))
     assert samples.weights_B.tolist()[:2] == [1, 0]
     assert samples.ids_BS[0].tolist() == [5]
     assert counts["ids"] >= 1
@@ -89,10 +89,10 @@ def test_what_is_no_id_is_refused_with_its_row_or_skipped(tmp_path, values, prob
 @pytest.mark.parametrize(("policy", "expected"), [("hash", [7, (2**63 + 5) % 100, 3]), ("clamp", [7, 99, 3])])
 def test_an_unsigned_id_beyond_int64_is_a_bad_id_as_any_other(tmp_path, policy, expected):
     values = pa.array([7, 2**63 + 5, 3], pa.uint64())
-    samples, counts = checked(one_column(tmp_path, values, bad_rows=policy), policy)
+    samples, counts = checked(one_column(tmp_path, values, bad_rows=policy))
     assert samples.ids_BS.flatten().tolist() == expected
     assert counts == {"ids": 1}
-    samples, counts = checked(one_column(tmp_path, values, bad_rows="skip"), "skip")
+    samples, counts = checked(one_column(tmp_path, values, bad_rows="skip"))
     assert samples.weights_B.tolist() == [1, 0, 1]
     assert counts == {"ids": 1, SKIPPED: 1}
 
@@ -148,7 +148,7 @@ def test_a_data_set_of_nothing_but_nulls_has_null_ids_and_empty_bags(tmp_path):
 
 def test_labels_of_nothing_but_nulls_are_skipped_where_bad_rows_are(tmp_path):
     write(tmp_path / "train.parquet", columns(2) | {"label": pa.nulls(2)})
-    samples, counts = checked(dataset(tmp_path, bad_rows="skip").train, "skip")
+    samples, counts = checked(dataset(tmp_path, bad_rows="skip").train)
     assert samples.weights_B.tolist() == [0, 0]
     assert counts == {"label": 2, SKIPPED: 2}
 
@@ -157,7 +157,7 @@ def test_a_row_error_names_the_column_of_the_label(tmp_path):
     write(tmp_path / "train.parquet", columns(20) | {"watched": [0.0] * 16 + [0.86, None, 1, 1]})
     source = dataset(tmp_path, label="watched").train
     with pytest.raises(DataError, match=r"train\.parquet, row 17, column watched: 0\.86\d* is neither 0 nor 1"):
-        checked(source, "error")
+        checked(source)
     index_B = torch.tensor([17])
     samples = source.read(index_B)
     with pytest.raises(DataError, match=r"row 18, column watched: the label is missing \(null or NaN\)"):

@@ -14,7 +14,7 @@ import threading
 from io import TextIOWrapper
 from pathlib import Path
 
-from dlrm.train.secondary import Warn, reason
+from dlrm.run.secondary import Warn, reason
 from dlrm.words import printable
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -7,7 +7,7 @@ from typing import Any
 
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.tasks import Results, deciding
-from dlrm.train.records import Recorder
+from dlrm.run.recorder import Recorder
 from dlrm.words import escaped
 
 

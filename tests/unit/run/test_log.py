@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dlrm.train import log
+from dlrm.run import log
 
 
 @pytest.fixture

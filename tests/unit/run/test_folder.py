@@ -10,10 +10,10 @@ from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError
-from dlrm.train import run_folder
-from dlrm.train.log import open_log
-from dlrm.train.run_files import remove_run
-from dlrm.train.run_folder import open_run_folder, write_json
+from dlrm.run import folder as run_folder
+from dlrm.run.files import remove_run
+from dlrm.run.folder import open_run_folder
+from dlrm.run.log import open_log
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 
@@ -165,14 +165,6 @@ def test_a_folder_that_cannot_be_made_is_a_mistake_in_run_dir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run\.dir: .*file"):
         open_run_folder(load_config(None, [f"run.dir={tmp_path / 'file' / 'runs'}"]), WORLD)
-
-
-def test_json_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "summary.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_a_run_of_this_name_is_gone_on_with_where_that_is_asked_for(tmp_path):

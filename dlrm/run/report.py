@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
-from dlrm.train.base_rate import WorseThanBaseRate
-from dlrm.train.results import table_rows
+from dlrm.metrics.base_rate import WorseThanBaseRate
+from dlrm.run.results import table_rows
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ summary.name }}</title><style>

@@ -1,7 +1,7 @@
 """The folder a run leaves behind: ``<run.dir>/<run.name>/``.
 
 run.json, config.yaml, environment.json, processes.jsonl, plan.txt, metrics.jsonl, log/, tensorboard/, checkpoints/,
-curves.png and, at the end, summary.json and report.html (:mod:`dlrm.train.run_files`). Only global rank 0 writes, but for
+curves.png and, at the end, summary.json and report.html (:mod:`dlrm.run.files`). Only global rank 0 writes, but for
 the log and its part of checkpoints.
 
 A run may be the work of several jobs, one after the other (``--resume auto``), and of several starts of all ranks within a
@@ -15,21 +15,14 @@ import errno
 import fcntl
 import json
 import os
-import platform
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
-
-import psutil
-import torch
+from typing import IO
 
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.owner import process_mark
@@ -37,15 +30,16 @@ from dlrm.checkpoint.patience import Patience
 from dlrm.checkpoint.storage import Storage
 from dlrm.config import Config, dump_config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
+from dlrm.config.run import RunConfig
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.remote.paths import is_remote, local_path
-from dlrm.train.run_files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
-from dlrm.train.secondary import reason, write_text
+from dlrm.run.environment import environment
+from dlrm.run.files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
+from dlrm.run.secondary import reason, write_json, write_text
 from dlrm.words import local_time
 
-_PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
 _LOCK_PATIENCE_S = 10.0
 _locks: list[IO[str]] = []  # held, open, until the process ends
 
@@ -112,7 +106,7 @@ def _write_start(folder: Path, config: Config, world: World, launchers: list[str
     write_json(folder / "environment.json", environment(world))
 
 
-def is_restarted(config: Config, world: World, patience: Patience) -> bool:
+def is_restarted(config: RunConfig, world: World, patience: Patience) -> bool:
     """Whether the launcher has started this job's ranks again after they had made their run's folder; collective.
 
     Raises:
@@ -122,7 +116,7 @@ def is_restarted(config: Config, world: World, patience: Patience) -> bool:
 
     def look() -> bool:
         with _folder_errors():
-            patience(lambda: is_run(Path(config.run.dir) / config.run.name), config.run.dir)  # a mount may be away
+            patience(lambda: is_run(Path(config.dir) / config.name), config.dir)  # a mount may be away
             return _folder_of_job(config, launchers) is not None
 
     return from_rank_0(world.collectives, look)
@@ -137,19 +131,19 @@ def _folder_errors() -> Iterator[None]:
         raise ConfigError.at("run.dir", message) from error
 
 
-def _folder_of_job(config: Config, launchers: list[str]) -> Path | None:
+def _folder_of_job(config: RunConfig, launchers: list[str]) -> Path | None:
     """The folder that ranks of these launchers have made already."""
-    parent = Path(config.run.dir)
+    parent = Path(config.dir)
     if not launchers or not parent.is_dir():
         return None
-    found = (path for path in _folders_of(parent, config.run.name) if not _launchers_of(path).isdisjoint(launchers))
+    found = (path for path in _folders_of(parent, config.name) if not _launchers_of(path).isdisjoint(launchers))
     return next(found, None)
 
 
 def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
     parent, name = Path(config.run.dir), config.run.name
     parent.mkdir(parents=True, exist_ok=True)
-    if folder := _folder_of_job(config, launchers):
+    if folder := _folder_of_job(config.run, launchers):
         return RunFolder(folder, continued=True, restarted=True)
     if config.resume.checkpoint == NEWEST and is_run(parent / name):
         return RunFolder(parent / name, continued=True)
@@ -264,56 +258,3 @@ def _empty(folder: Path) -> None:
 
 def _not_replaced(problem: str) -> ConfigError:
     return ConfigError.at("run.overwrite", f"{problem}; nothing was removed: move it away or use another run.name")
-
-
-def environment(world: World) -> dict[str, Any]:
-    """Versions, hardware and code that a result depends on."""
-    devices = []
-    if world.device.type == "cuda":
-        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "host": socket.gethostname(),
-        "system": platform.platform(),
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(psutil.virtual_memory().total / 1024**3, 1),
-        "device": world.device.type,
-        "devices": devices,
-        "cuda": torch.version.cuda,
-        "backend": world.backend,
-        "ranks": world.size,
-        "threads_per_rank": torch.get_num_threads(),
-        "git": _git_state(),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """The packages that decide what is computed, as far as they are installed."""
-    return {name: version for name in _PACKAGES if (version := _version(name)) is not None}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside of a checkout or without git."""
-    here = Path(__file__).resolve().parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if commit.returncode != 0:
-        return None
-    return {"commit": commit.stdout.strip(), "modified": bool(changes.stdout.strip())}
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON beside the file and rename it, so that a reader never sees a half."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

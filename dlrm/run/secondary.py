@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,3 +40,8 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_suffix(path.suffix + ".part")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON beside the file and rename it, so that a reader never sees a half."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

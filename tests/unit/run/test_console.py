@@ -1,5 +1,5 @@
+from dlrm.run.console import Console, Status, plan_table, progress_line
 from dlrm.sharding.report import TablePlacement
-from dlrm.train.console import Console, Status, plan_table, progress_line
 
 
 def test_a_line_of_progress_has_bar_steps_loss_speed_and_time_left():

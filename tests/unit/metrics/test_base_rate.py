@@ -9,12 +9,12 @@ from dlrm.config import Config
 from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
+from dlrm.metrics.base_rate import BaseRateWatch
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
-from dlrm.train.base_rate import BaseRateWatch
-from dlrm.train.hooks import Position
-from dlrm.train.records import NoRecorder
-from dlrm.train.report import write_report
+from dlrm.run.recorder import NoRecorder
+from dlrm.run.report import write_report
+from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import LossAndSpeed, Measured, Validation
 from dlrm.train.stepper import StepOutput
 

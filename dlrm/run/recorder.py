@@ -17,7 +17,7 @@ mpl.use("Agg")  # no display on training hosts
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from dlrm.train.secondary import Warn, reason, secondary, write_text
+from dlrm.run.secondary import Warn, reason, secondary, write_text
 
 _COLOURS = {"train": "C0", "validation": "C1", "test": "C2"}  # the same in every figure
 _STYLES = ("-", "--", "-.", ":")  # of tasks

@@ -1,0 +1,1 @@
+"""What a run leaves behind: its folder, its records, what a person sees, the report and the log."""

@@ -1,0 +1,67 @@
+"""What a result depends on beside configuration and data: versions, hardware and code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from dlrm.distributed.world import World
+
+_PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
+
+
+def environment(world: World) -> dict[str, Any]:
+    """Versions, hardware and code that a result depends on."""
+    devices = []
+    if world.device.type == "cuda":
+        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 1024**3, 1),
+        "device": world.device.type,
+        "devices": devices,
+        "cuda": torch.version.cuda,
+        "backend": world.backend,
+        "ranks": world.size,
+        "threads_per_rank": torch.get_num_threads(),
+        "git": _git_state(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """The packages that decide what is computed, as far as they are installed."""
+    return {name: version for name in _PACKAGES if (version := _version(name)) is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside of a checkout or without git."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode != 0:
+        return None
+    return {"commit": commit.stdout.strip(), "modified": bool(changes.stdout.strip())}
