@@ -108,6 +108,10 @@ def unlike(config: DlrmModel, schema: Schema) -> Iterator[str]:
     means = [name for name, table in config.tables.items() if table.pooling == "mean"]
     if config.pooling == "mean" or means:
         yield f"model.{'pooling' if config.pooling == 'mean' else f'tables.{means[0]}.pooling'} is mean, tables there sum"
+    if len(schema.tasks) > 1:
+        yield f"the data have {len(schema.tasks)} tasks, models there have one logit"
+    if config.heads.tower:
+        yield "model.heads.tower is set, no model there has towers"
     if len(config.top_mlp) < 2:
         yield "model.top_mlp has one layer, over_arch has at least two"
 
