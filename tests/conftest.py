@@ -9,6 +9,8 @@ import pytest
 pytest_plugins = ["tests.gpus"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell without job control
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

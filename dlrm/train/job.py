@@ -52,6 +52,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     check_options(config, dataset)
     schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
     engine = build_engine(config, dataset.schema, world)
+
     data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
@@ -61,6 +62,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     open_log(run.path, world.rank, display.say)
     checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
+
     recorder = _recorder(config.logging, run.path, start.position.step, world, display)
     job = build_job(
         config,
@@ -77,9 +79,11 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         _introduce(engine, schedule, run.path, world, display)
     for line in (*run.lines, *start.lines):
         display.say(line)
+
     with checkpointing.watched():
         reason = job.trainer.fit()
     display.close()
+
     test, best = _final_scores(config, job, recorder, display)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
