@@ -27,7 +27,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run from a checkout, where the package is not installed
 
-from dlrm.checkpoint.folder import prune  # noqa: E402
+from dlrm.checkpoint.retention import prune  # noqa: E402
 from dlrm.checkpoint.saver import AsyncSaver  # noqa: E402
 from dlrm.checkpoint.soundness import fault_in_snapshot  # noqa: E402
 from dlrm.checkpoint.tensors import Block, LogicalTensor  # noqa: E402

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks.seeds import ROOT, missing_file
-from dlrm.checkpoint.increments import increment_record
+from dlrm.checkpoint.delta.format import delta_record
 from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
@@ -48,7 +48,7 @@ from dlrm.train.build import Job, build_dataset, build_job
 from dlrm.train.console import Silent
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.hooks import Hook, Position
-from dlrm.train.increments import IncrementalState
+from dlrm.train.increments import DeltaState
 from dlrm.train.records import NoRecorder
 from dlrm.train.state import after_load, engine_tensors
 
@@ -81,7 +81,7 @@ class SaveAt(Hook):
     ) -> None:
         full_every, bits = KINDS[kind]
         self._saver = AsyncSaver(folder, collectives)
-        self._source = IncrementalState(engine, collectives, full_every=full_every, bits=bits, average_decay=decay)
+        self._source = DeltaState(engine, collectives, full_every=full_every, bits=bits, average_decay=decay)
         self._source.resumed(None)
         self._steps = steps
 
@@ -197,7 +197,7 @@ def written(folder: Path) -> dict[str, Any]:
     whole = tables = full = 0
     for path in sorted(folder.iterdir()):
         checkpoint = open_checkpoint(path)
-        full += increment_record(checkpoint) is None
+        full += delta_record(checkpoint) is None
         whole += sum(file.stat().st_size for file in path.iterdir())
         for name, pieces in checkpoint.pieces.items():
             if name.startswith(("tables.", "average.tables.", "touched.")):
@@ -281,7 +281,7 @@ def resumed_job(config: Config, source: str, work: str, stop: int, save_at: list
     steps = [] if save_at is None else [stop + 1, *(step for step in save_at if step > stop)]
     job = job_of(config, steps, str(own), CODES)
     checkpoint = restore(job, own, stop)
-    assert increment_record(checkpoint) is not None
+    assert delta_record(checkpoint) is not None
     job.trainer.position = Position(**checkpoint.facts["position"])
     return job
 

@@ -69,7 +69,7 @@ def load_newest(
 ) -> Resumed:
     """Load the newest checkpoint of which every rank finds all that it needs whole; collective.
 
-    Where an increment is damaged, that is the newest one before it in its chain. Where none is found, the state may be that
+    Where a delta is damaged, that is the newest one before it in its chain. Where none is found, the state may be that
     of one to which the judge objected.
 
     Args:

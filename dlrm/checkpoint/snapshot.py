@@ -1,7 +1,7 @@
 """Copying what a rank will write out of the training state: all that training has to stop for.
 
 The copy is laid out as it will lie in the files, so that writing is checksums and writes of consecutive memory. Buffers
-are kept from save to save, those of a full one while increments are saved; they take as much memory as the rank's part of
+are kept from save to save, those of a full one while deltas are saved; they take as much memory as the rank's part of
 the state.
 """
 

@@ -12,11 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from dlrm.checkpoint.increments import PREFIX as TOUCHED_PREFIX
-from dlrm.checkpoint.increments import QUANTISED
+from dlrm.checkpoint.delta.format import is_quantised
+from dlrm.checkpoint.delta.quantise import row_extremes
 from dlrm.checkpoint.manifest import DTYPES
-from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
-from dlrm.checkpoint.row_codes import LEVELS, row_parameters
 from dlrm.checkpoint.snapshot import Snapshot
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.errors import CheckpointError
@@ -25,7 +23,6 @@ LARGEST_WEIGHT = 2.0**32
 """The product of four such is beyond float32 (2^128), and activations are products of weights layer after layer."""
 LARGEST_STATE = LARGEST_WEIGHT**2
 """Of optimizers, whose state holds squares of gradients."""
-_QUANTISED_ENDS = tuple(f".{name}" for name in QUANTISED)
 
 
 class DivergedStateError(CheckpointError):
@@ -38,7 +35,7 @@ def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
     One pass over what this rank holds, on the device where it is, without memory of its size; one transfer a device.
 
     Args:
-        tensors: of the state, or of an increment.
+        tensors: of the state, or of a delta checkpoint.
     """
     return _fault_in((tensor.name, block.tensor.detach()) for tensor in tensors for block in tensor.blocks)
 
@@ -80,12 +77,10 @@ def _numbers(name: str, values: torch.Tensor) -> Iterator[torch.Tensor]:
     """The numbers of values that are floating-point, or of quantised rows the least and largest of each."""
     if not values.numel():
         return
-    codes = name.startswith(REDUCED_PREFIX) or (name.startswith(TOUCHED_PREFIX) and name.endswith(_QUANTISED_ENDS))
     if values.is_floating_point():
         yield values
-    elif codes and values.dtype == torch.uint8:
-        scale_N1, offset_N1 = row_parameters(values.flatten(0, -2))
-        yield torch.cat([offset_N1, offset_N1 + LEVELS * scale_N1])
+    elif is_quantised(name) and values.dtype == torch.uint8:
+        yield row_extremes(values.flatten(0, -2))
 
 
 def _fault(name: str, least: float, largest: float) -> str:

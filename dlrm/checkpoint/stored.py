@@ -66,6 +66,11 @@ class Checkpoint:
     manifest_checksum: str
 
     @property
+    def manifest_path(self) -> str:
+        """Of its manifest."""
+        return f"{self.path}/{MANIFEST_NAME}"
+
+    @property
     def step(self) -> int:
         """Trained global batches."""
         return self.manifest.step
@@ -126,6 +131,11 @@ class Checkpoint:
             problem = f"bytes {start} .. {stop - 1} ({stored.piece.tensor}) are not those that were written"
             raise CheckpointError(path, problem, mend=RESTORE)
         return data
+
+    def values(self, stored: StoredPiece, data: bytearray | None = None) -> torch.Tensor:
+        """The numbers of a piece in its shape; ``data`` are its verified bytes, which are read where they are not given."""
+        data = self.read(stored) if data is None else data
+        return torch.frombuffer(data, dtype=self.dtypes[stored.piece.tensor]).view(stored.piece.shape)
 
     def check_header(self, file: FileRecord) -> None:
         """See that a file begins as it was written.

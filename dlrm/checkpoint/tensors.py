@@ -7,6 +7,8 @@ fills blocks, and the two need not be cut alike, so that any world and sharding 
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,3 +46,39 @@ class LogicalTensor:
     dtype: torch.dtype
     blocks: tuple[Block, ...]
     replicated: bool = False
+
+
+def weight_name(table: str) -> str:
+    """A table's weight in the state."""
+    return f"tables.{table}.weight"
+
+
+def names_by_table(names: Iterable[str]) -> dict[str, list[str]]:
+    """What there is of each table: ``weight``, ``average``, ``optimizer.<state>``; see :func:`full_name`.
+
+    Tensors of no table are left out.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if name.startswith(("tables.", "average.tables.")) and name.endswith(".weight"):
+            table = name.removeprefix("average.")[len("tables.") : -len(".weight")]
+            found[table].append("weight" if name.startswith("tables.") else "average")
+        elif name.startswith("tables."):
+            table, separator, state = name.removeprefix("tables.").rpartition(".optimizer.")
+            if separator:
+                found[table].append(f"optimizer.{state}")
+    return found
+
+
+def full_name(table: str, name: str) -> str:
+    """The tensor of the state that :func:`names_by_table` calls so."""
+    return f"average.{weight_name(table)}" if name == "average" else f"tables.{table}.{name}"
+
+
+def tensors_by_table(tensors: Sequence[LogicalTensor]) -> dict[str, dict[str, LogicalTensor]]:
+    """The tensors of each table by their names in it (:func:`names_by_table`)."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    return {
+        table: {name: by_name[full_name(table, name)] for name in names}
+        for table, names in names_by_table(by_name).items()
+    }

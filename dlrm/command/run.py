@@ -30,9 +30,10 @@ def run(config: Section) -> None:
             from dlrm.distributed.versions import check_versions
 
             check_versions()
-            from dlrm.checkpoint_tools.importing import run_import
+            from dlrm.checkpoint.tools.importing import run_import
+            from dlrm.train.build import build_dataset
 
-            work = partial(run_import, config)
+            work = partial(run_import, config, lambda data: build_dataset(data).schema)
         case Config():
             from dlrm.distributed.versions import check_versions
             from dlrm.train.log import capture_logs
@@ -59,7 +60,7 @@ def run(config: Section) -> None:
 
             work = partial(run_synthesize, config)
         case _ if isinstance(config, CheckpointCommand):
-            from dlrm.checkpoint_tools.commands import run_checkpoint_command
+            from dlrm.checkpoint.tools.commands import run_checkpoint_command
 
             work = partial(run_checkpoint_command, config)
         case _:

@@ -20,9 +20,9 @@ from typing import IO
 import psutil
 import torch
 
-from dlrm.checkpoint.increments import open_chain
 from dlrm.checkpoint.load import load_tensors
-from dlrm.checkpoint.stored import open_checkpoint
+from dlrm.checkpoint.manifest import DTYPES
+from dlrm.checkpoint.reader import FullReader, open_reader
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.testing.step_log import FOLDER_VARIABLE
 
@@ -183,18 +183,18 @@ def unfinished_saves(checkpoints: Path) -> set[str]:
 
 
 def saved_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The whole tensors of a checkpoint; of an increment, as loading puts them together."""
-    checkpoint = open_checkpoint(path)
-    chain = open_chain(checkpoint)
-    whole = {name: torch.empty(tensor.shape, dtype=chain.base.dtypes[name]) for name, tensor in chain.tensors.items()}
-    if chain.increments:
+    """The whole tensors of a checkpoint; of a delta, as loading puts them together."""
+    reader = open_reader(path)
+    checkpoint = reader.checkpoint
+    whole = {name: torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]) for name, tensor in reader.tensors.items()}
+    if not isinstance(reader, FullReader):
         load_tensors(checkpoint, [_as_logical(name, values) for name, values in whole.items()])
         return whole
     for name, values in whole.items():
         for stored in checkpoint.pieces[name]:
             offsets, shape = stored.piece.offsets, stored.piece.shape
             place = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
-            values[place] = torch.frombuffer(checkpoint.read(stored), dtype=values.dtype).view(shape)
+            values[place] = checkpoint.values(stored)
     return whole
 
 

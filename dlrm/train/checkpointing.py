@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dlrm.checkpoint.claim import WATCH_S, Claim
+from dlrm.checkpoint.delta.watch import DeltaWatch
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
 from dlrm.checkpoint.soundness import fault_in_snapshot
-from dlrm.checkpoint.watch import ChainWatch
 from dlrm.config import Config
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
@@ -21,7 +21,7 @@ from dlrm.train.console import Display
 from dlrm.train.engine import Engine
 from dlrm.train.facts import FactsOfRun, TrainingData
 from dlrm.train.hooks import Hook
-from dlrm.train.increments import IncrementalState
+from dlrm.train.increments import DeltaState
 from dlrm.train.resume import Start, checkpoint_folder, start_here
 from dlrm.train.run_folder import RunFolder, package_versions
 from dlrm.train.saving import Kept, Saving, StateSource, WholeState
@@ -54,7 +54,7 @@ class Checkpointing:
         self._storage, self._folder = located(checkpoint_folder(config, run))
         self._patient_storage = patient(self._storage, patience)
         self._signals = SignalWatch(announce=world.is_leader)
-        self._watch = ChainWatch(self._storage, increments=config.checkpoint.full_every - 1)
+        self._watch = DeltaWatch(self._storage, deltas=config.checkpoint.full_every - 1)
         self._kept = Kept(self._folder, self._storage, config.checkpoint.keep, damaged=self._watch.damaged)
         self._claim = Claim(self._patient_storage, self._folder, run.launchers, display.say)
         self._saver = AsyncSaver(
@@ -69,7 +69,7 @@ class Checkpointing:
         self._start = Start()
 
     def _committed(self, report: SaveReport) -> None:
-        """Look after what increments will stand on, then remove what is too old; on rank 0, in the thread that saves."""
+        """Look after what deltas will depend on, then remove what is too old; on rank 0, in the thread that saves."""
         if self._config.checkpoint.full_every > 1:
             self._watch.note(report.path)
         self._kept(report)
@@ -131,14 +131,14 @@ class Checkpointing:
     def _source(self) -> StateSource:
         if self._config.checkpoint.full_every == 1:
             return WholeState(self._engine)
-        return IncrementalState(
+        return DeltaState(
             self._engine,
             self._world.collectives,
             full_every=self._config.checkpoint.full_every,
             bits=self._config.checkpoint.increment_bits,
             average_decay=self._config.train.average_decay,
             full_at_first=1 if self._start.own else 2,
-            chain_fault=self._watch.fault,
+            fault=self._watch.fault,
             say=self._display.say,
         )
 

@@ -1,4 +1,4 @@
-"""What each checkpoint of a run holds where most of them are increments: everything, or the touched rows."""
+"""What each checkpoint of a run holds where most of them are deltas: everything, or the dirty rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import Any, Literal
 
 import torch
 
-from dlrm.checkpoint.increments import FACT, MAX_REPLAYED_STEPS, PREFIX, QUANTISED, Bits, Link, TouchedShard
-from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
-from dlrm.checkpoint.reduced import fault_in_reduced, reduced
-from dlrm.checkpoint.row_codes import encode_rows, fault_in_codes
+from dlrm.checkpoint.delta.collect import can_be_restored, dirty_tensors
+from dlrm.checkpoint.delta.format import MAX_REPLAYED_STEPS, AverageRecord, Bits, DeltaRecord, DirtyShard, Link
+from dlrm.checkpoint.delta.quantise import quantised
 from dlrm.checkpoint.saver import SaveReport
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
-from dlrm.checkpoint.touched import tensors_by_table
+from dlrm.checkpoint.tensors import LogicalTensor, tensors_by_table
 from dlrm.distributed.collectives import Collectives, from_rank_0
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.touched_rows import Shard, TouchedRows
@@ -23,16 +21,16 @@ from dlrm.train.engine import Engine
 from dlrm.train.state import engine_tensors
 
 LARGEST_PART = 0.75
-"""Of the bytes of the tables: where touched rows take more, everything is saved instead, which ends the chain. Half would
+"""Of the bytes of the tables: where dirty rows take more, everything is saved instead, which ends the chain. Half would
 do so too early for small tables: a quarter saved each time is more than a shorter chain saves when it is read."""
-_QUANTISED_ENDS = tuple(f".{name}" for name in QUANTISED)
+_Shards = dict[str, tuple[tuple[int, int, int, int], ...]]
 
 
-class IncrementalState:
+class DeltaState:
     """Collects the training state for checkpoints, of which every so many-th is full.
 
-    Full are also the first one, the first after a resume, those whose touched rows would be too many, or whose numbers
-    cannot be quantised, and the one after something has happened to what an increment would stand on. What became of a
+    Full are also the first one, the first after a resume, those whose dirty rows would be too many, or whose numbers
+    cannot be quantised, and the one after something has happened to what a delta would depend on. What became of a
     checkpoint is told by :meth:`settled` before the next is collected; what was collected and not settled counts as in no
     checkpoint. Rows are followed from the making of this object on.
 
@@ -42,9 +40,9 @@ class IncrementalState:
         full_every: 1 makes every checkpoint full.
         bits: of a weight in the others; with 8 the state of dense optimizers has 16.
         average_decay: of the engine's average; 0 if it has none.
-        full_at_first: how many checkpoints are full before the first increment: two where nothing else is kept, so that
-            never all that is kept stands on one file.
-        chain_fault: says on rank 0 why no increment may stand on the checkpoints since the last full one; empty: one may.
+        full_at_first: how many checkpoints are full before the first delta: two where nothing else is kept, so that
+            never all that is kept depends on one file.
+        fault: says on rank 0 why no delta may depend on the checkpoints since the last full one; empty: one may.
         say: is told, on every rank, where a checkpoint is full for that.
     """
 
@@ -54,10 +52,10 @@ class IncrementalState:
         collectives: Collectives,
         *,
         full_every: int,
-        bits: Literal[8, 32],
+        bits: Bits,
         average_decay: float = 0.0,
         full_at_first: int = 1,
-        chain_fault: Callable[[], str] = str,
+        fault: Callable[[], str] = str,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         if (average_decay > 0) != isinstance(engine.average, ExponentialAverage):
@@ -65,50 +63,61 @@ class IncrementalState:
         self._engine, self._collectives = engine, collectives
         self._full_every, self._bits, self._average_decay = full_every, bits, average_decay
         self._collected_average = self._saved_average = 0  # steps in the average, last collected and last committed
-        self._chain_fault, self._say = chain_fault, say
+        self._fault, self._say = fault, say
         self._full_at_first, self._full_so_far = full_at_first, 0
         self._touched = TouchedRows(engine.model)
-        self._since_full: int | None = None  # increments; None: there is nothing that one could stand on
-        self._collected: Literal["full", "increment"] | None = None
+        self._since_full: int | None = None  # deltas; None: there is nothing that one could depend on
+        self._collected: Literal["full", "delta"] | None = None
         self._base: Link | None = None  # these two on rank 0 alone
         self._parent: Link | None = None
 
     def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
         """What the next checkpoint holds, and facts for its manifest; collective, between steps."""
         self._touched.give_back()  # collected to take memory for it, for example
-        state, rows = engine_tensors(self._engine), _as_in_state(self._touched.take())
-        self._collected, self._collected_average = "full", self._average_steps()
-        if self._since_full is None or self._since_full + 1 >= self._full_every:
-            return state, {}
-        if self._full_so_far < self._full_at_first:
-            return state, {}
-        if not 0 <= self._collected_average - self._saved_average <= MAX_REPLAYED_STEPS:
-            return state, {}
-        if fault := from_rank_0(self._collectives, self._chain_fault):
-            self._say(
-                f"warning: {fault}; what stands on it is lost, and everything is saved instead of another increment"
-            )
-            return state, {}
-        tables = tensors_by_table(state)
-        touched = _touched_tensors(tables, rows, self._bits)
-        others = [reduced(tensor) for tensor in state] if self._bits == 8 else list(state)
-        shards = self._agreed_shards(
-            tables, touched, list(rows), finite=self._bits == 32 or _all_finite(touched + others)
-        )
-        if shards is None:
-            return state, {}
-        self._collected = "increment"
-        partial = {tensor.name for table in shards for tensor in tables[table].values()}
-        tensors = [tensor for tensor in others if tensor.name not in partial] + touched
-        links = {
-            name: None if link is None else link.model_dump()
-            for name, link in (("base", self._base), ("parent", self._parent))
+        # The tables are called as in the state.
+        rows = {
+            DirtyShard(*shard)._replace(table=state_name(shard.table)): rows_N
+            for shard, rows_N in self._touched.take().items()
         }
-        fact: dict[str, Any] = {**links, "bits": self._bits, "shards": shards}
+        state = engine_tensors(self._engine)
+        self._collected_average = self._average_steps()
+        found = self._delta(state, rows) if self._may_be_a_delta() else None
+        self._collected = "full" if found is None else "delta"
+        return found or (state, {})
+
+    def _may_be_a_delta(self) -> bool:
+        """Whether what has been saved lets the next one be a delta."""
+        if self._since_full is None or self._since_full + 1 >= self._full_every:
+            return False
+        if self._full_so_far < self._full_at_first:
+            return False
+        if not 0 <= self._collected_average - self._saved_average <= MAX_REPLAYED_STEPS:
+            return False
+        fault = from_rank_0(self._collectives, self._fault)
+        if fault:
+            self._say(f"warning: {fault}; what depends on it is lost, and everything is saved instead of another delta")
+        return not fault
+
+    def _delta(
+        self, state: Sequence[LogicalTensor], rows: Mapping[DirtyShard, torch.Tensor]
+    ) -> tuple[Sequence[LogicalTensor], dict[str, Any]] | None:
+        """The state as a delta; None where that is not worth it, or not all can be quantised."""
+        tables = tensors_by_table(state)
+        dirty = dirty_tensors(tables, rows, self._bits)
+        others = [quantised(tensor) for tensor in state] if self._bits == 8 else list(state)
+        finite = self._bits == 32 or can_be_restored([*dirty, *others])
+        shards = self._agreed_shards(tables, dirty, list(rows), finite=finite)
+        if shards is None:
+            return None
+        partial = {tensor.name for table in shards for tensor in tables[table].values()}
+        tensors = [tensor for tensor in others if tensor.name not in partial] + dirty
+        if self._base is None or self._parent is None:  # not rank 0, whose facts count
+            return tensors, {}
+        average = None
         if self._average_decay > 0:
-            steps = {"first": self._saved_average, "last": self._collected_average}
-            fact["average"] = {"decay": self._average_decay, **steps}
-        return tensors, {FACT: fact}
+            average = AverageRecord(decay=self._average_decay, first=self._saved_average, last=self._collected_average)
+        record = DeltaRecord(base=self._base, parent=self._parent, bits=self._bits, shards=shards, average=average)
+        return tensors, record.metadata()
 
     def settled(self, report: SaveReport | None) -> None:
         """What was collected last was committed, or (None) is in no checkpoint; the same on every rank."""
@@ -142,74 +151,31 @@ class IncrementalState:
     def _agreed_shards(
         self,
         tables: Mapping[str, Mapping[str, LogicalTensor]],
-        touched: Sequence[LogicalTensor],
-        mine: Sequence[Shard],
+        dirty: Sequence[LogicalTensor],
+        mine: Sequence[DirtyShard],
         *,
         finite: bool,
-    ) -> dict[str, list[tuple[int, ...]]] | None:
-        """All ranks' shards by table; None where an increment is not worth it or, on a rank, not ``finite``."""
+    ) -> _Shards | None:
+        """All ranks' shards by table; None where a delta is not worth it or, on a rank, not ``finite``."""
         whole_bytes = sum(
-            _bytes(block.tensor)
+            block.tensor.nbytes
             for table in {shard.table for shard in mine}
             for tensor in tables[table].values()
             for block in tensor.blocks
             if block.primary
         )
-        touched_bytes = sum(_bytes(block.tensor) for tensor in touched for block in tensor.blocks)
-        by_rank = self._collectives.all_gather_object((whole_bytes, touched_bytes, finite, [tuple(s) for s in mine]))
+        dirty_bytes = sum(block.tensor.nbytes for tensor in dirty for block in tensor.blocks)
+        by_rank = self._collectives.all_gather_object((whole_bytes, dirty_bytes, finite, [tuple(s) for s in mine]))
         if not all(finite for _, _, finite, _ in by_rank):
             return None
         if sum(part for _, part, _, _ in by_rank) > LARGEST_PART * sum(whole for whole, _, _, _ in by_rank):
             return None
-        shards: dict[str, list[tuple[int, ...]]] = {}
+        shards: _Shards = {}
         for table, *place in sorted(shard for _, _, _, held in by_rank for shard in held):
-            shards.setdefault(table, []).append(tuple(place))
+            shards[table] = (*shards.get(table, ()), tuple(place))
         return shards or None
 
 
-def _as_in_state(rows: Mapping[Shard, torch.Tensor]) -> dict[Shard, torch.Tensor]:
+def _as_in_state(rows: Mapping[Shard, torch.Tensor]) -> dict[DirtyShard, torch.Tensor]:
     """The same, with the tables called as in the training state."""
-    return {shard._replace(table=state_name(shard.table)): rows_N for shard, rows_N in rows.items()}
-
-
-def _all_finite(tensors: Sequence[LogicalTensor]) -> bool:
-    """Whether what is quantised of an increment's tensors can be restored."""
-    for tensor in tensors:
-        if tensor.name.startswith(REDUCED_PREFIX) and fault_in_reduced(tensor.blocks[0].tensor):
-            return False
-        codes = tensor.name.startswith(PREFIX) and tensor.name.endswith(_QUANTISED_ENDS)
-        if codes and fault_in_codes(tensor.blocks[0].tensor):
-            return False
-    return True
-
-
-def _touched_tensors(
-    tables: Mapping[str, Mapping[str, LogicalTensor]], rows: Mapping[Shard, torch.Tensor], bits: Bits
-) -> list[LogicalTensor]:
-    """The touched rows of this rank's shards, copied out of the state."""
-    found = []
-    for shard, rows_N in rows.items():
-        stored = TouchedShard(*shard)
-        found.append(_held_here(f"{stored.name}.rows", rows_N.to(stored.row_dtype)))
-        for name, tensor in tables[shard.table].items():
-            if len(tensor.shape) == 2 or shard.first_column == 0:  # row-wise state is saved where columns begin
-                block = _block_of(tensor, shard)
-                values = block.index_select(0, rows_N.to(block.device))
-                quantised = bits == 8 and name in QUANTISED
-                found.append(_held_here(f"{stored.name}.{name}", encode_rows(values) if quantised else values))
-    return found
-
-
-def _block_of(tensor: LogicalTensor, shard: Shard) -> torch.Tensor:
-    place = (shard.first_row, shard.first_column)[: len(tensor.shape)]
-    return next(block.tensor.detach() for block in tensor.blocks if tuple(block.offsets) == place)
-
-
-def _held_here(name: str, tensor: torch.Tensor) -> LogicalTensor:
-    """A tensor that this rank alone has, all of it."""
-    block = Block((0,) * tensor.dim(), tensor)
-    return LogicalTensor(name, tuple(tensor.shape), tensor.dtype, (block,))
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return {DirtyShard(*shard)._replace(table=state_name(shard.table)): rows_N for shard, rows_N in rows.items()}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dlrm.checkpoint.folder import prune
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
 from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage

@@ -13,7 +13,7 @@ from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.testing.whole_state import gather_state
 from dlrm.train.engine import build_engine
-from dlrm.train.increments import IncrementalState
+from dlrm.train.increments import DeltaState
 
 NAMES = ["type", "user.id", "two\nlines", "", "column%x", "weight", "a@b", "../x", "bottom_mlp", "größe", "optimizer", "_modules"]
 TYPES = ["row_wise", "column_wise", "table_wise", "data_parallel"]
@@ -34,7 +34,7 @@ def trained(rank, world_size, types):
     sparse = tuple(dataclasses.replace(f, name=n) for f, n in zip(source.schema.sparse, NAMES, strict=True))
     source = dataclasses.replace(source, schema=Schema(source.schema.dense, sparse))
     engine = build_engine(config_of(types), source.schema, world)
-    rows = IncrementalState(engine, world.collectives, full_every=9, bits=32, full_at_first=0)
+    rows = DeltaState(engine, world.collectives, full_every=9, bits=32, full_at_first=0)
     rows.collect()
     rows._since_full = 0  # as if that had been committed
     rows._touched.confirm()

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from dlrm.checkpoint.folder import newest_good
-from dlrm.checkpoint.increments import increment_record, open_chain
-from dlrm.checkpoint.reduced import reduced_record
+from dlrm.checkpoint.delta.format import delta_record
+from dlrm.checkpoint.reader import open_reader
+from dlrm.checkpoint.delta.quantise import quantised_record
 from dlrm.checkpoint.resume import load_newest
-from dlrm.checkpoint.row_codes import decode_rows, encode_rows, row_parameters
+from dlrm.checkpoint.delta.quantise import decode_rows, encode_rows, row_parameters
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.config import load_config
@@ -22,7 +23,7 @@ from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import gather_state
 from dlrm.train.engine import build_engine
-from dlrm.train.increments import IncrementalState
+from dlrm.train.increments import DeltaState
 from dlrm.train.state import after_load, engine_tensors
 
 SAMPLES = 480
@@ -77,7 +78,7 @@ def trained_and_saved(rank, world_size, folder, options, bits):
     decay = load_config(None, [*SMALL, *options]).train.average_decay
     collectives = this_world().collectives
     saver = AsyncSaver(folder, collectives)
-    source = IncrementalState(engine, collectives, full_every=4, bits=bits, average_decay=decay)
+    source = DeltaState(engine, collectives, full_every=4, bits=bits, average_decay=decay)
     source.resumed(None)
     states = {}
     for step in range(1, 7):
@@ -118,7 +119,7 @@ def test_increments_restore_the_state_to_the_bit_into_any_world_and_sharding(opt
     options = OPTIMIZERS[optimizer]
     sharding = {"sgd": "column-wise", "adagrad": "table-wise", "rowwise_adagrad": "mixed"}.get(optimizer, "mixed")
     states = run_ranks(trained_and_saved, 2, str(tmp_path), [*SHARDINGS[sharding], *options], 32)[0]
-    records = [increment_record(open_checkpoint(tmp_path / f"step_{step:08d}")) for step in range(1, 7)]
+    records = [delta_record(open_checkpoint(tmp_path / f"step_{step:08d}")) for step in range(1, 7)]
     assert [None if record is None else (record.base.step, record.parent.step) for record in records] == [
         None, (1, 1), (1, 2), (1, 3), None, (5, 5),
     ]  # fmt: skip
@@ -145,7 +146,7 @@ def test_eight_bits_restore_weights_within_half_a_step_of_their_row_moments_with
     _, state, _ = run_ranks(loaded, 1, str(tmp_path), [*MIXED, *options], [4])[0][4]
     stored = open_checkpoint(tmp_path / "step_00000004").tensors
     full = open_checkpoint(tmp_path / "step_00000001").tensors
-    in_fewer_bytes = {name for name in state if reduced_record(full[name]) is not None}
+    in_fewer_bytes = {name for name in state if quantised_record(full[name]) is not None}
     assert {name for name in stored if name.startswith("reduced.")} == {f"reduced.{name}" for name in in_fewer_bytes}
     assert any(".optimizer." in name for name in in_fewer_bytes)
     quantised = 0
@@ -272,11 +273,11 @@ def test_both_ways_of_marking_mark_the_same_rows():
 
 
 def failed_and_saved(rank, world_size, folder):
-    """Save 2 fails; its rows are in the third, which stands on the first."""
+    """Save 2 fails; its rows are in the third, which depends on the first."""
     engine = engine_of(SHARDINGS["table-wise"])
     collectives = this_world().collectives
     saver = AsyncSaver(folder, collectives)
-    source = IncrementalState(engine, collectives, full_every=9, bits=32)
+    source = DeltaState(engine, collectives, full_every=9, bits=32)
     train_steps(engine, 1, 1)
     save(saver, source, 1)
     saver.wait()
@@ -293,8 +294,8 @@ def failed_and_saved(rank, world_size, folder):
 
 def test_rows_of_a_failed_save_are_in_the_next_one(tmp_path):
     state = run_ranks(failed_and_saved, 2, str(tmp_path))[0]
-    chain = open_chain(open_checkpoint(tmp_path / "step_00000003"))
-    assert [member.step for member in chain.members] == [1, 3]
+    reader = open_reader(tmp_path / "step_00000003")
+    assert [member.step for member in reader.members] == [1, 3]
     folder = tmp_path / "upto_3"
     folder.mkdir()
     for step in (1, 3):
@@ -311,7 +312,7 @@ def what_is_no_number(rank, world_size, folder, which):
     engine = engine_of([*SHARDINGS["table-wise"], *OPTIMIZERS["rowwise_adagrad"]])
     collectives = this_world().collectives
     saver = AsyncSaver(folder, collectives)
-    source = IncrementalState(engine, collectives, full_every=9, bits=8)
+    source = DeltaState(engine, collectives, full_every=9, bits=8)
     train_steps(engine, 1, 1)
     save(saver, source, 1)
     train_steps(engine, 2, 1)
@@ -327,7 +328,7 @@ def what_is_no_number(rank, world_size, folder, which):
 def test_numbers_that_cannot_be_quantised_make_a_checkpoint_full(which, tmp_path):
     run_ranks(what_is_no_number, 2, str(tmp_path), which)
     found = open_checkpoint(tmp_path / "step_00000002")
-    assert increment_record(found) is None
+    assert delta_record(found) is None
     assert which in found.tensors
 
 

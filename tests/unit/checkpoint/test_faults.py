@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dlrm.checkpoint import load as load_module
+from dlrm.checkpoint import fill as fill_module
 from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.resume import load_newest
@@ -83,7 +83,7 @@ def test_all_that_is_damaged_is_listed(tmp_path, monkeypatch):
 
 
 def test_what_is_whole_in_the_first_reading_and_not_in_the_second_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(load_module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(fill_module, "KEPT_BYTES", 0)
     state = random_state(0)
     path = save_ranks(tmp_path, 1, [uncut(state)])
     checkpoint = open_checkpoint(path)

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from dlrm.checkpoint.folder import newest_good, prune
+from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import load_tensors
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.hostile import CASES, Payload, pickled

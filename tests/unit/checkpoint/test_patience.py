@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import pytest
 
 from dlrm.checkpoint import patience as patience_module
-from dlrm.checkpoint.folder import checkpoint_paths, newest_good, prune
+from dlrm.checkpoint.folder import checkpoint_paths, newest_good
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError, may_pass
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.distributed.collectives import OneProcess
@@ -17,7 +18,7 @@ from dlrm.errors import CheckpointError
 from dlrm.remote.objects import StoreError
 from dlrm.testing.storage_faults import FaultySystem
 from tests.unit.checkpoint.campaign import Run
-from tests.unit.checkpoint.increments import normal_state, save_increment
+from tests.unit.checkpoint.delta.deltas import normal_state, save_increment
 from tests.unit.checkpoint.states import blank, gathered, save_ranks, uncut
 
 AWAY = ("ESTALE", "ETIMEDOUT", "EIO", "EACCES", "ENOTCONN", "EHOSTDOWN")

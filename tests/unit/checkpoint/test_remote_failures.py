@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from dlrm.checkpoint.folder import newest_good, prune
+from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.remote import RemoteStorage, located, storage_for
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.save import prepare
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.storage import LocalStorage

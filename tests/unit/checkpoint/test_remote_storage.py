@@ -8,16 +8,17 @@ import secrets
 import pytest
 
 from dlrm.checkpoint import remote as remote_module
-from dlrm.checkpoint.folder import checkpoint_paths, newest_good, prune, set_aside
+from dlrm.checkpoint.delta.watch import DeltaWatch
+from dlrm.checkpoint.folder import checkpoint_paths, newest_good, set_aside
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.remote import RemoteStorage, located
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.save import commit, discard, prepare, write_rank
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.snapshot import Snapshots
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError, names_if_there
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
-from dlrm.checkpoint.watch import ChainWatch
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError
 from dlrm.remote.fsspec_files import FsspecHandler
@@ -304,7 +305,7 @@ def test_a_store_that_goes_away_is_no_reason_to_take_an_older_checkpoint(folder,
 
 
 def test_what_increments_stand_on_is_looked_after_in_a_store_as_well(folder, s3):
-    run, watch = Run(s3, folder), ChainWatch(s3, increments=3)
+    run, watch = Run(s3, folder), DeltaWatch(s3, deltas=3)
     path = f"{folder}/step_00000001"
     watch.note(path)
     watch.settle()

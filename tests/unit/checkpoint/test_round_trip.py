@@ -6,7 +6,7 @@ import struct
 import pytest
 import torch
 
-from dlrm.checkpoint import load as load_module
+from dlrm.checkpoint import fill as fill_module
 from dlrm.checkpoint import snapshot as snapshot_module
 from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import differences, load_tensors
@@ -32,7 +32,7 @@ from tests.unit.checkpoint.states import (
 def test_any_cut_on_any_ranks_loads_what_any_other_has_saved(seed, tmp_path, monkeypatch):
     if seed % 3:
         small_pieces(monkeypatch)
-        monkeypatch.setattr(load_module, "KEPT_BYTES", 300)
+        monkeypatch.setattr(fill_module, "KEPT_BYTES", 300)
     state = random_state(seed)
     path = save_ranks(tmp_path, seed, cut_up(state, seed, seed % 4 + 1), {"seed": seed})
     checkpoint = open_checkpoint(path)

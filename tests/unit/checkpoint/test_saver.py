@@ -3,9 +3,10 @@ import threading
 import pytest
 import torch
 
-from dlrm.checkpoint.folder import newest_good, prune
+from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.stored import open_checkpoint

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from dlrm.checkpoint.reduced import reduced
-from dlrm.checkpoint.row_codes import encode_rows
+from dlrm.checkpoint.delta.quantise import encode_rows, quantised
 from dlrm.checkpoint.snapshot import Snapshots
 from dlrm.checkpoint.soundness import fault_in_snapshot, fault_in_state
 from dlrm.checkpoint.tensors import Block, LogicalTensor
@@ -58,7 +57,7 @@ def test_quantised_rows_are_looked_at_as_well(value):
     assert fault_in([codes]).startswith("touched.a.0_0.weight holds")
     weight = torch.linspace(-3, 3, 600).view(10, 60)
     weight[3, 4] = value
-    small = reduced(tensor("over.0.weight", weight, replicated=True))
+    small = quantised(tensor("over.0.weight", weight, replicated=True))
     assert small.dtype == torch.uint8
     assert fault_in([small]).startswith("reduced.over.0.weight holds")
     assert fault_in([tensor("touched.a.0_0.weight", encode_rows(rows_with(1.0)))]) == ""

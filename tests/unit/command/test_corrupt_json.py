@@ -21,9 +21,9 @@ from dlrm.prepare.inspect.figures import Rate, _missing, reserved_ids
 from dlrm.train.build import build_dataset
 from dlrm.train.facts import SavedFacts, TrainingData, config_changes, order_differences
 from dlrm.train.standard_hooks import Measured
-from tests.unit.checkpoint.increments import normal_state, save_increment, stepped
+from tests.unit.checkpoint.delta.deltas import normal_state, save_increment, stepped
 from tests.unit.checkpoint.states import cut_up, save_ranks
-from tests.unit.checkpoint_tools.runs import a_state, save
+from tests.unit.checkpoint.tools.runs import a_state, save
 from tests.unit.mutations import mutations
 from tests.unit.prepare.inspect.packed_folders import SEPARATE, small
 

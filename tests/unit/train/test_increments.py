@@ -7,21 +7,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dlrm.checkpoint.folder import checkpoint_paths, prune
-from dlrm.checkpoint.increments import increment_record, open_chain
+from dlrm.checkpoint.delta.format import delta_record
+from dlrm.checkpoint.delta.watch import DeltaWatch
+from dlrm.checkpoint.folder import checkpoint_paths
+from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.stored import open_checkpoint
-from dlrm.checkpoint.watch import ChainWatch
 from dlrm.distributed.collectives import OneProcess
 from dlrm.optim.averaging import NoAverage
 from dlrm.sharding.touched_rows import Shard
 from dlrm.train import increments as increments_module
-from dlrm.train.increments import IncrementalState
-from tests.unit.checkpoint.increments import normal_state
+from dlrm.train.increments import DeltaState
+from tests.unit.checkpoint.delta.deltas import normal_state
+from tests.unit.checkpoint.delta.test_watch import flip
 from tests.unit.checkpoint.states import State, blank, gathered, uncut
-from tests.unit.checkpoint.test_watch import flip
 
 SHARDS = (Shard("a", 0, 0, 37, 8), Shard("b", 0, 0, 20, 6))
 
@@ -49,11 +51,11 @@ class Training:
         self.states = {}
         monkeypatch.setattr(increments_module, "TouchedRows", FirstRows)
         monkeypatch.setattr(increments_module, "engine_tensors", lambda engine: uncut(self.state))
-        self.watch = ChainWatch(LocalStorage(), increments=options["full_every"] - 1)
+        self.watch = DeltaWatch(LocalStorage(), deltas=options["full_every"] - 1)
         self.saver = AsyncSaver(folder, OneProcess(), on_committed=self.committed)
         engine = SimpleNamespace(model=None, average=NoAverage())
-        told = {"chain_fault": self.watch.fault, "say": self.said.append}
-        self.source = IncrementalState(engine, OneProcess(), bits=32, **told, **options)
+        told = {"fault": self.watch.fault, "say": self.said.append}
+        self.source = DeltaState(engine, OneProcess(), bits=32, **told, **options)
 
     def committed(self, report):
         self.watch.note(report.path)
@@ -74,7 +76,7 @@ class Training:
         return self.folder / f"step_{step:08d}"
 
     def is_full(self, step):
-        return increment_record(open_checkpoint(self.path(step))) is None
+        return delta_record(open_checkpoint(self.path(step))) is None
 
     def loaded_step(self):
         tensors = uncut(blank(self.state))
@@ -105,7 +107,7 @@ def test_no_increment_is_saved_on_a_base_that_something_has_happened_to(harm, tm
     assert training.is_full(4)
     assert len(training.said) == 1
     assert "step_00000001" in training.said[0]
-    assert "everything is saved instead of another increment" in training.said[0]
+    assert "everything is saved instead of another delta" in training.said[0]
     assert training.loaded_step() == 4
     training.save_after_a_step()
     assert not training.is_full(5)
@@ -117,8 +119,8 @@ def test_from_the_second_save_of_a_run_on_no_file_is_in_all_that_is_kept(tmp_pat
     training = Training(tmp_path, monkeypatch, full_every=4, full_at_first=2)
     for _ in range(12):
         training.save_after_a_step()
-        chains = [open_chain(open_checkpoint(path)) for path in checkpoint_paths(tmp_path)]
-        members = [{member.path for member in chain.members} for chain in chains]
+        readers = [open_reader(path) for path in checkpoint_paths(tmp_path)]
+        members = [{member.path for member in reader.members} for reader in readers]
         assert training.step == 1 or not set.intersection(*members)
     assert sorted(os.listdir(tmp_path)) == [training.path(step).name for step in range(6, 13)]
     assert [step for step in range(6, 13) if training.is_full(step)] == [6, 10]

@@ -16,7 +16,7 @@ from dlrm.errors import CheckpointError
 from dlrm.train import resume as resume_module
 from dlrm.train.resume import Start, start_elsewhere, start_here
 from dlrm.train.run_folder import RunFolder
-from tests.unit.checkpoint.increments import normal_state
+from tests.unit.checkpoint.delta.deltas import normal_state
 from tests.unit.checkpoint.states import State, blank, save_ranks, uncut
 from tests.unit.checkpoint.test_patience import away
 
