@@ -40,17 +40,17 @@ from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config, load_config
 from dlrm.distributed.collectives import Collectives
-from dlrm.sharding.touched_rows import TouchedRows
+from dlrm.sharding.dirty_rows import DirtyRows
 from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
 from dlrm.train.build import Job, build_dataset, build_job
+from dlrm.train.checkpointing.delta_state import DeltaState
+from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.console import Silent
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.hooks import Hook, Position
-from dlrm.train.increments import DeltaState
 from dlrm.train.records import NoRecorder
-from dlrm.train.state import after_load, engine_tensors
 
 CHECKPOINTS = 20
 SEGMENT_STEPS = 8
@@ -81,8 +81,8 @@ class SaveAt(Hook):
     ) -> None:
         full_every, bits = KINDS[kind]
         self._saver = AsyncSaver(folder, collectives)
-        self._source = DeltaState(engine, collectives, full_every=full_every, bits=bits, average_decay=decay)
-        self._source.resumed(None)
+        self._provider = DeltaState(engine, collectives, full_every=full_every, bits=bits, average_decay=decay)
+        self._provider.resumed(None)
         self._steps = steps
 
     def next_pause(self, step: int) -> int | None:
@@ -91,9 +91,9 @@ class SaveAt(Hook):
     def on_pause(self, position: Position) -> str | None:
         if position.step in self._steps:
             self._saver.wait()
-            self._source.settled(self._saver.last)
-            tensors, facts = self._source.collect()
-            self._saver.save(position.step, tensors, {**facts, "position": asdict(position)})
+            self._provider.on_saved(self._saver.last)
+            tensors, metadata = self._provider.collect()
+            self._saver.save(position.step, tensors, {**metadata, "position": asdict(position)})
         return None
 
     def on_end(self, position: Position, reason: str) -> None:
@@ -125,7 +125,7 @@ def step_times(rank: int, world_size: int, segments: int, segment_steps: int) ->
     engine = build_engine(config, dataset.schema, world)
     job = build_job(config, dataset, engine, world, NoRecorder(), Silent())
     batches = list(job.training.batches(0, 0, segment_steps))  # made beforehand: generating clicks is no part of a step
-    TouchedRows(engine.model)
+    DirtyRows(engine.model)
     hooks = [(lookup, dict(lookup._forward_pre_hooks)) for lookup in fused_lookups(engine.model)]
     in_hooks: list[float] = []
 

@@ -252,10 +252,15 @@ def parse_record(kind: type[R], text: bytes | bytearray, path: str, *, format_na
     try:
         return kind.model_validate_json(bytes(text))
     except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(ascii(part).strip("'")[:80] for part in detail["loc"])
-        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        raise CheckpointError(path, f"{where}: {message}", mend=RESTORE) from None
+        raise CheckpointError(path, first_fault(error), mend=RESTORE) from None
+
+
+def first_fault(error: ValidationError, within: str = "") -> str:
+    """The first of what is wrong with values from a file, in words: where it is, below ``within``, and what."""
+    detail = error.errors(include_url=False, include_input=False)[0]
+    places = [within] * bool(within) + [ascii(part).strip("'")[:80] for part in detail["loc"]]
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{'.'.join(places)}: {message}"
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

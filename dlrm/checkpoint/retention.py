@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlrm.checkpoint.folder import checkpoint_paths, open_good
@@ -11,6 +12,7 @@ from dlrm.checkpoint.names import OWNER_NAME, is_discarded, is_working, step_of
 from dlrm.checkpoint.owner import is_surely_dead
 from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.save import discard, remove_if_possible, storage_errors
+from dlrm.checkpoint.saver import SaveReport
 from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.errors import CheckpointError
@@ -18,6 +20,37 @@ from dlrm.errors import CheckpointError
 ABANDONED_S = 24 * 3600.0
 """After so long without a change, an unfinished save is dead wherever it came from."""
 _MAX_OWNER_BYTES = 1000
+
+
+@dataclass
+class RetentionPolicy:
+    """Which checkpoints stay: the newest few and the best.
+
+    :meth:`__call__` runs in the thread that writes, :attr:`reports` and :attr:`warnings` are emptied by training. That old
+    checkpoints cannot be removed is no failure of the save: it is told once, and tried again after the next.
+    """
+
+    folder: str
+    storage: Storage
+    keep: int
+    best_step: int | None = None
+    damaged: Collection[str] = ()
+    reports: list[SaveReport] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _refused: bool = False
+
+    def __call__(self, report: SaveReport) -> None:
+        """Remove what has become too old, now that a newer one is committed."""
+        self.reports.append(report)
+        protected = [] if self.best_step is None else [self.best_step]
+        try:
+            prune(self.folder, keep=self.keep, protected=protected, damaged=self.damaged, storage=self.storage)
+        except CheckpointError as error:
+            if not self._refused:
+                self.warnings.append(f"an old checkpoint cannot be removed: {error}; tried again after every save")
+            self._refused = True
+        else:
+            self._refused = False
 
 
 def prune(

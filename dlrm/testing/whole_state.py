@@ -12,8 +12,8 @@ import torch
 
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 from dlrm.distributed.collectives import Collectives
+from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import Engine
-from dlrm.train.state import after_load, engine_tensors
 
 
 def gather_state(engine: Engine, collectives: Collectives) -> dict[str, torch.Tensor]:

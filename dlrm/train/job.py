@@ -19,14 +19,14 @@ from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.train.base_rate import WorseThanBaseRate
 from dlrm.train.build import Job, build_dataset, build_job, check_options
-from dlrm.train.checkpointing import Checkpointing
+from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
+from dlrm.train.checkpointing.run_checkpoints import Checkpointing
+from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.console import Console, Display, Silent, plan_table
 from dlrm.train.engine import build_engine
-from dlrm.train.facts import TrainingData
 from dlrm.train.log import open_log
 from dlrm.train.records import NoRecorder, Recorder, RunRecorder
 from dlrm.train.report import write_report
-from dlrm.train.resume import patience_with_storage, start_elsewhere
 from dlrm.train.run_folder import is_restarted, open_run_folder, write_json
 from dlrm.train.secondary import secondary, write_text
 from dlrm.train.standard_hooks import result_text

@@ -13,7 +13,7 @@ from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.testing.whole_state import gather_state
 from dlrm.train.engine import build_engine
-from dlrm.train.increments import DeltaState
+from dlrm.train.checkpointing.delta_state import DeltaState
 
 NAMES = ["type", "user.id", "two\nlines", "", "column%x", "weight", "a@b", "../x", "bottom_mlp", "größe", "optimizer", "_modules"]
 TYPES = ["row_wise", "column_wise", "table_wise", "data_parallel"]
@@ -37,7 +37,7 @@ def trained(rank, world_size, types):
     rows = DeltaState(engine, world.collectives, full_every=9, bits=32, full_at_first=0)
     rows.collect()
     rows._since_full = 0  # as if that had been committed
-    rows._touched.confirm()
+    rows._dirty.commit()
     loader = BatchLoader(source, SampleOrder(SAMPLES, global_batch_size=BATCH), rank=rank, world_size=world_size)
     list(engine.stepper.train(loader.batches(0, 0, 1), first_step=1))
     _, facts = rows.collect()

@@ -37,7 +37,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from dlrm.checkpoint.delta.quantise import PARAMETER_BYTES, QUANTISED_PREFIX, quantised_record
-from dlrm.checkpoint.manifest import DTYPE_NAMES, RESTORE, Checksum, Count, Record, TensorRecord
+from dlrm.checkpoint.manifest import DTYPE_NAMES, RESTORE, Checksum, Count, Record, TensorRecord, first_fault
 from dlrm.checkpoint.rectangles import Rectangle, fault_in_cover
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import full_name, names_by_table, weight_name
@@ -165,10 +165,7 @@ def delta_record(checkpoint: Checkpoint) -> DeltaRecord | None:
     try:
         return DeltaRecord.model_validate(_tuples(found))
     except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(ascii(part).strip("'")[:80] for part in (KEY, *detail["loc"]))
-        problem = f"facts.{where}: {detail['msg'].replace('Input should be', 'must be')}"
-        raise CheckpointError(checkpoint.manifest_path, problem, mend=RESTORE) from None
+        raise CheckpointError(checkpoint.manifest_path, first_fault(error, f"facts.{KEY}"), mend=RESTORE) from None
 
 
 def _tuples(value: Any) -> Any:

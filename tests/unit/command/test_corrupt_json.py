@@ -19,7 +19,7 @@ from dlrm.errors import DlrmError
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.prepare.inspect.figures import Rate, _missing, reserved_ids
 from dlrm.train.build import build_dataset
-from dlrm.train.facts import SavedFacts, TrainingData, config_changes, order_differences
+from dlrm.train.checkpointing.train_state import TrainingData, TrainState, config_changes, order_differences
 from dlrm.train.standard_hooks import Measured
 from tests.unit.checkpoint.delta.deltas import normal_state, save_increment, stepped
 from tests.unit.checkpoint.states import cut_up, save_ranks
@@ -134,7 +134,7 @@ def test_of_the_facts_that_training_goes_on_from(tmp_path):
     document = json.loads((folder / "manifest.json").read_text())
 
     def go_on() -> None:
-        saved = SavedFacts.of(open_checkpoint(folder))
+        saved = TrainState.of(open_checkpoint(folder))
         if saved is not None:
             order_differences(saved, config, TrainingData(1000))
             config_changes(saved, config)

@@ -72,7 +72,7 @@ def test_no_more_memory_of_the_gpu_is_a_cause_not_a_lost_rank(error, asked):
         ("train/engine.py", " while the model was built ", "use smaller tables (fewer rows, model.embedding_dim)"),
         ("train/stepper.py", " in a training step ", "lower train.global_batch_size"),
         ("train/evaluator.py", " while evaluating ", "lower evaluation.global_batch_size"),
-        ("train/saving.py", " while saving a checkpoint ", "saving needs memory for a copy"),
+        ("train/checkpointing/hook.py", " while saving a checkpoint ", "saving needs memory for a copy"),
         ("checkpoint/tools/exporting.py", " while checkpoints were read or written ", "on a host that has more"),
         ("prepare/materialize.py", " while data were prepared ", "on a host that has more"),
         ("prepare/preprocess/job.py", " while preprocessing ", "--chunk_mib"),

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dlrm.checkpoint.folder import Skipped, newest_good, set_aside
-from dlrm.checkpoint.load import differences, load_tensors
+from dlrm.checkpoint.load import differences
 from dlrm.checkpoint.names import step_of
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.resume import Resumed, load_newest, require_sound
+from dlrm.checkpoint.resume import Resumed, load_newest
 from dlrm.checkpoint.soundness import fault_in_state
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
@@ -20,12 +20,20 @@ from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, CheckpointMismatchError
+from dlrm.train.checkpointing.load import load_state
+from dlrm.train.checkpointing.state import after_load, engine_tensors
+from dlrm.train.checkpointing.train_state import (
+    Best,
+    TrainingData,
+    TrainState,
+    config_changes,
+    data_difference,
+    order_differences,
+)
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
-from dlrm.train.facts import BestFact, SavedFacts, TrainingData, config_changes, data_difference, order_differences
 from dlrm.train.hooks import Position
 from dlrm.train.run_folder import RunFolder, require_no_checkpoints
-from dlrm.train.state import after_load, engine_tensors
 
 _MEND = "use the configuration that it was saved with, or --resume.strict false to take what fits"
 _DATA_MEND = "restore the data, or go on at the same place in what is there now: --resume.changed_data true"
@@ -38,16 +46,16 @@ class Start:
     Attributes:
         position: trained so far.
         checkpoint: whose state the engine has; None: the initial one.
-        saved: its facts; None if it holds weights alone, or its position has no meaning here.
+        saved: its train state; None if it holds weights alone, or its position has no meaning here.
         own: whether the checkpoint is one of this run; best: the best of these so far.
         lines: what to tell a person.
     """
 
     position: Position = field(default_factory=Position)
     checkpoint: Checkpoint | None = None
-    saved: SavedFacts | None = None
+    saved: TrainState | None = None
     own: bool = False
-    best: BestFact | None = None
+    best: Best | None = None
     lines: tuple[str, ...] = ()
 
 
@@ -133,7 +141,7 @@ def _from_newest(
 
     def agree() -> None:
         found, _ = newest_good(folder, storage=storage)
-        saved = None if found is None else SavedFacts.of(found)
+        saved = None if found is None else TrainState.of(found)
         if found is None or saved is None:
             return
         other_order = order_differences(saved, config, data)
@@ -156,7 +164,8 @@ def _from_newest(
         other = otherwise()
         here = () if other.checkpoint else (f"no checkpoint in {folder}: training begins at the first sample",)
         return replace(other, lines=(*lines, *here, *other.lines))
-    start = _start(config, data, resumed, engine)
+    after_load(engine)
+    start = _start(config, data, resumed)
     return replace(start, own=True, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
 
 
@@ -176,7 +185,7 @@ def _from_path(config: Config, engine: Engine, data: TrainingData, path: str, st
 
     def open_it() -> Checkpoint:
         checkpoint = open_checkpoint(chosen, storage)
-        saved = SavedFacts.of(checkpoint)
+        saved = TrainState.of(checkpoint)
         other_order = [] if saved is None else order_differences(saved, config, data)
         if saved is not None and other_order and config.resume.strict:
             others = [*other_order, *differences(checkpoint, tensors)]
@@ -186,17 +195,15 @@ def _from_path(config: Config, engine: Engine, data: TrainingData, path: str, st
     tensors = engine_tensors(engine)
     chosen, skipped = from_rank_0(world.collectives, find)
     checkpoint = together(world.collectives, open_it)
-    left = load_tensors(checkpoint, tensors, strict=config.resume.strict, collectives=world.collectives)
-    require_sound(checkpoint, tensors, world.collectives, fault_in_state)
-    start = _start(config, data, Resumed(checkpoint, left, skipped), engine)
+    left = load_state(engine, checkpoint, world.collectives, strict=config.resume.strict)
+    start = _start(config, data, Resumed(checkpoint, left, skipped))
     return replace(start, lines=(*(f"skipped {one.path}: {one.why}" for one in skipped), *start.lines))
 
 
-def _start(config: Config, data: TrainingData, resumed: Resumed, engine: Engine) -> Start:
+def _start(config: Config, data: TrainingData, resumed: Resumed) -> Start:
     assert resumed.checkpoint is not None
-    after_load(engine)
     checkpoint, left = resumed.checkpoint, [f"left as it was: {what}" for what in resumed.left]
-    saved = SavedFacts.of(checkpoint)
+    saved = TrainState.of(checkpoint)
     if saved is None:
         line = f"weights of {checkpoint.path}; training begins at the first sample"
         return Start(checkpoint=checkpoint, lines=(line, *left))
@@ -209,11 +216,11 @@ def _start(config: Config, data: TrainingData, resumed: Resumed, engine: Engine)
     return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, data), *changed, *left))
 
 
-def _mend(saved: SavedFacts, data: TrainingData) -> str:
+def _mend(saved: TrainState, data: TrainingData) -> str:
     return _DATA_MEND if data_difference(saved, data) else _MEND
 
 
-def _data_line(saved: SavedFacts, data: TrainingData) -> list[str]:
+def _data_line(saved: TrainState, data: TrainingData) -> list[str]:
     """What is to be said of training data that are not surely those of the checkpoint."""
     if found := data_difference(saved, data):
         return [f"goes on in other training data, as resume.changed_data says: {found}"]

@@ -8,101 +8,35 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from dlrm.checkpoint.retention import prune
-from dlrm.checkpoint.saver import AsyncSaver, SaveReport
+from dlrm.checkpoint.retention import RetentionPolicy
+from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.soundness import DivergedStateError
-from dlrm.checkpoint.storage import Storage
-from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
 from dlrm.signals import STOPPING, SignalWatch
+from dlrm.train.checkpointing.provider import StateProvider
+from dlrm.train.checkpointing.train_state import Best
 from dlrm.train.console import Display
-from dlrm.train.engine import Engine
-from dlrm.train.facts import BestFact
 from dlrm.train.hooks import Hook, Position, multiple_after
 from dlrm.train.standard_hooks import Measured
-from dlrm.train.state import engine_tensors
 
 _LONGEST_POLL_STEPS = 10_000
 _HIGHER_IS_BETTER = {"auc": True, "log_loss": False, "normalised_entropy": False}
 
 
-class StateSource(Protocol):
-    """What checkpoints are made of."""
-
-    def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
-        """What the next checkpoint holds, and facts for its manifest; on every rank."""
-
-    def settled(self, report: SaveReport | None) -> None:
-        """The save before was committed (its report) or has failed (None); the same on every rank."""
-
-    def resumed(self, checkpoint: Checkpoint | None) -> None:
-        """Training goes on from a checkpoint, or starts; called once, before it does."""
-
-
-class WholeState:
-    """Everything, in every checkpoint."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
-        """All tensors of the engine."""
-        return engine_tensors(self._engine), {}
-
-    def settled(self, report: SaveReport | None) -> None:
-        """The next one is whole whatever became of the last."""
-
-    def resumed(self, checkpoint: Checkpoint | None) -> None:
-        """Nor does it depend on the first."""
-
-
-@dataclass
-class Kept:
-    """Which checkpoints stay: the newest few and the best.
-
-    :meth:`__call__` runs in the thread that writes, :attr:`reports` and :attr:`warnings` are emptied by training. That old
-    checkpoints cannot be removed is no failure of the save: it is told once, and tried again after the next.
-    """
-
-    folder: str
-    storage: Storage
-    keep: int
-    best_step: int | None = None
-    damaged: Collection[str] = ()
-    reports: list[SaveReport] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    _refused: bool = False
-
-    def __call__(self, report: SaveReport) -> None:
-        """Remove what has become too old, now that a newer one is committed."""
-        self.reports.append(report)
-        protected = [] if self.best_step is None else [self.best_step]
-        try:
-            prune(self.folder, keep=self.keep, protected=protected, damaged=self.damaged, storage=self.storage)
-        except CheckpointError as error:
-            if not self._refused:
-                self.warnings.append(f"an old checkpoint cannot be removed: {error}; tried again after every save")
-            self._refused = True
-        else:
-            self._refused = False
-
-
-class Saving(Hook):
+class CheckpointHook(Hook):
     """Saves checkpoints behind training.
 
     Args:
         config: when.
-        saver: writes; kept: its callback.
-        source: what to write; facts: makes what is written beside it.
+        saver: writes; retention: its callback.
+        provider: what to write; metadata: makes what is written beside it.
         measured: for the metric that decides which is the best; best: the best so far.
         saved_step: of the run's checkpoint that training goes on from, if it does; last_step: with which training ends.
         signals: entered by whoever runs the training.
@@ -114,22 +48,22 @@ class Saving(Hook):
         world: World,
         *,
         saver: AsyncSaver,
-        kept: Kept,
-        source: StateSource,
-        facts: Callable[[Position, str, BestFact | None], dict[str, Any]],
+        retention: RetentionPolicy,
+        provider: StateProvider,
+        metadata: Callable[[Position, str, Best | None], dict[str, Any]],
         measured: Measured,
-        best: BestFact | None,
+        best: Best | None,
         saved_step: int | None,
         last_step: int,
         signals: SignalWatch,
         display: Display,
     ) -> None:
         self._config, self._world = config, world
-        self._saver, self._kept, self._source, self._facts = saver, kept, source, facts
+        self._saver, self._retention, self._provider, self._metadata = saver, retention, provider, metadata
         self._measured, self._signals, self._display = measured, signals, display
         self._best = self._committed_best = best if best is not None and best.metric == config.best else None
-        self._saving_best: BestFact | None = None  # measured where the save in flight was begun
-        self._kept.best_step = None if self._best is None else self._best.step
+        self._saving_best: Best | None = None  # measured where the save in flight was begun
+        self._retention.best_step = None if self._best is None else self._best.step
         self._saved_step = self._committed_step = saved_step  # the first may be in flight yet
         self._last_step = last_step
         self._wanted = ""  # why to save at the next pause
@@ -138,7 +72,7 @@ class Saving(Hook):
 
     def on_start(self, position: Position) -> None:
         """Take the memory for copies of the state, so that the first save stalls training no longer than others."""
-        self._saver.reserve(self._source.collect()[0])
+        self._saver.reserve(self._provider.collect()[0])
         self._last_save_s = self._last_poll_s = time.monotonic()
         self._last_poll_step, self._next_poll_step = position.step, position.step + 1
 
@@ -239,7 +173,7 @@ class Saving(Hook):
             return False
         if self._best is not None and not _better(metric, value, self._best.value):
             return self._best.step == position.step and position.step != self._saved_step
-        self._best = BestFact(metric=metric, value=value, step=position.step)
+        self._best = Best(metric=metric, value=value, step=position.step)
         return True
 
     def _save_and_leave(self, position: Position, stop: int) -> None:
@@ -253,10 +187,10 @@ class Saving(Hook):
             return
         self._finish(self._tolerant)  # of the save before, which need not have succeeded for this one to
         self._saving_best = self._best if self._best is not None and self._best.step == position.step else None
-        tensors, of_source = self._source.collect()
-        facts = {**of_source, **self._facts(position, reason, self._best)}
+        tensors, of_provider = self._provider.collect()
+        metadata = {**of_provider, **self._metadata(position, reason, self._best)}
         try:
-            self._saver.save(position.step, tensors, facts)
+            self._saver.save(position.step, tensors, metadata)
         except CheckpointError as error:
             self._failed(error, tolerant=tolerant)
         else:
@@ -273,16 +207,16 @@ class Saving(Hook):
             self._failed(error, tolerant=tolerant)
         else:
             self._committed_step = self._saved_step
-            self._source.settled(self._saver.last)
+            self._provider.on_saved(self._saver.last)
             if self._saving_best is not None:  # not before, or a save that fails would cost the best before
-                self._committed_best, self._kept.best_step = self._saving_best, self._saving_best.step
+                self._committed_best, self._retention.best_step = self._saving_best, self._saving_best.step
         self._tell()
 
     def _failed(self, error: CheckpointError, *, tolerant: bool) -> None:
         if isinstance(error, DivergedStateError):  # the loss so far said nothing of the step just made
             last = "" if self._committed_step is None else f"; --resume auto goes on from step {self._committed_step}"
             raise DivergedError(f"step {self._saved_step}: the state is not saved, because {error.problem}{last}")
-        self._source.settled(None)
+        self._provider.on_saved(None)
         self._saved_step = None  # this position may be saved yet
         if self._best is self._saving_best:  # what no checkpoint holds is not to be beaten
             self._best = self._committed_best
@@ -291,12 +225,12 @@ class Saving(Hook):
         self._display.say(f"warning: {error}; training goes on, without a newer checkpoint")
 
     def _tell(self) -> None:
-        while self._kept.reports:
-            report = self._kept.reports.pop(0)
+        while self._retention.reports:
+            report = self._retention.reports.pop(0)
             stall = f"training stood {report.stalled_s:.2f} s"
             self._display.say(f"step {report.step}: saved {report.path} ({stall}, written in {report.written_s:.1f} s)")
-        while self._kept.warnings:
-            self._display.say(f"warning: {self._kept.warnings.pop(0)}")
+        while self._retention.warnings:
+            self._display.say(f"warning: {self._retention.warnings.pop(0)}")
 
 
 def _better(metric: str, value: float, than: float) -> bool:

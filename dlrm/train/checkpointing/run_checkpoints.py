@@ -1,4 +1,4 @@
-"""What checkpoints are to a run: where it starts, the hook that saves, and what is done when it fails."""
+"""The checkpoints of a run put together: where it starts, the hook that saves, and what is done when it fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dlrm.checkpoint.claim import WATCH_S, Claim
 from dlrm.checkpoint.delta.watch import DeltaWatch
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
+from dlrm.checkpoint.retention import RetentionPolicy
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
 from dlrm.checkpoint.soundness import fault_in_snapshot
 from dlrm.config import Config
@@ -17,14 +18,16 @@ from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
 from dlrm.signals import SignalWatch
 from dlrm.train.build import training_order
+from dlrm.train.checkpointing.delta_state import DeltaState
+from dlrm.train.checkpointing.hook import CheckpointHook
+from dlrm.train.checkpointing.metadata import MetadataOfRun
+from dlrm.train.checkpointing.provider import FullState, StateProvider
+from dlrm.train.checkpointing.resume import Start, checkpoint_folder, start_here
+from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.console import Display
 from dlrm.train.engine import Engine
-from dlrm.train.facts import FactsOfRun, TrainingData
 from dlrm.train.hooks import Hook
-from dlrm.train.increments import DeltaState
-from dlrm.train.resume import Start, checkpoint_folder, start_here
 from dlrm.train.run_folder import RunFolder, package_versions
-from dlrm.train.saving import Kept, Saving, StateSource, WholeState
 from dlrm.train.standard_hooks import Measured
 
 _FAILING_PATIENCE_S = 30.0
@@ -55,7 +58,9 @@ class Checkpointing:
         self._patient_storage = patient(self._storage, patience)
         self._signals = SignalWatch(announce=world.is_leader)
         self._watch = DeltaWatch(self._storage, deltas=config.checkpoint.full_every - 1)
-        self._kept = Kept(self._folder, self._storage, config.checkpoint.keep, damaged=self._watch.damaged)
+        self._retention = RetentionPolicy(
+            self._folder, self._storage, config.checkpoint.keep, damaged=self._watch.damaged
+        )
         self._claim = Claim(self._patient_storage, self._folder, run.launchers, display.say)
         self._saver = AsyncSaver(
             self._folder,
@@ -72,32 +77,29 @@ class Checkpointing:
         """Look after what deltas will depend on, then remove what is too old; on rank 0, in the thread that saves."""
         if self._config.checkpoint.full_every > 1:
             self._watch.note(report.path)
-        self._kept(report)
+        self._retention(report)
 
     def find_start(self, *, otherwise: Callable[[], Start]) -> Start:
         """Load what the run has come to, if it goes on; collective. If not, training begins at ``otherwise()``.
 
         Raises:
             ConfigError: another job writes the run's checkpoints.
-            CheckpointError: see :func:`~dlrm.train.resume.start_here`.
+            CheckpointError: see :func:`~dlrm.train.checkpointing.resume.start_here`.
         """
         if self._config.checkpoint.enabled:
             watch_s = min(WATCH_S, self._config.distributed.timeout_s / 2)  # while the other ranks wait
             from_rank_0(self._world.collectives, lambda: self._claim.take(watch_s))
-        with self._given_back_on_error():
-            self._start = self._found_start(otherwise)
+        with self._released_on_error():
+            self._start = start_here(
+                self._config,
+                self._engine,
+                self._data,
+                self._run,
+                self._patient_storage,
+                self._world,
+                otherwise=otherwise,
+            )
         return self._start
-
-    def _found_start(self, otherwise: Callable[[], Start]) -> Start:
-        return start_here(
-            self._config,
-            self._engine,
-            self._data,
-            self._run,
-            self._patient_storage,
-            self._world,
-            otherwise=otherwise,
-        )
 
     def saving(self, measured: Measured) -> Hook:
         """The hook that saves, with the figures of the run so far in ``measured``."""
@@ -105,16 +107,18 @@ class Checkpointing:
             self._start.saved.restore(measured, leader=self._world.is_leader)
         if not self._config.checkpoint.enabled:
             return Hook()
-        source = self._source()
-        source.resumed(self._start.checkpoint)
-        facts = FactsOfRun(self._config, self._data, self._world, self._engine.placements, measured, package_versions())
-        return Saving(
+        provider = self._provider()
+        provider.resumed(self._start.checkpoint)
+        metadata = MetadataOfRun(
+            self._config, self._data, self._world, self._engine.placements, measured, package_versions()
+        )
+        return CheckpointHook(
             self._config.checkpoint,
             self._world,
             saver=self._saver,
-            kept=self._kept,
-            source=source,
-            facts=facts,
+            retention=self._retention,
+            provider=provider,
+            metadata=metadata,
             measured=measured,
             best=self._start.best,
             saved_step=self._start.position.step if self._start.own else None,
@@ -128,9 +132,9 @@ class Checkpointing:
         steps = train.epochs * training_order(self._config, self._data.samples).num_batches
         return steps if train.max_steps is None else min(steps, train.max_steps)
 
-    def _source(self) -> StateSource:
+    def _provider(self) -> StateProvider:
         if self._config.checkpoint.full_every == 1:
-            return WholeState(self._engine)
+            return FullState(self._engine)
         return DeltaState(
             self._engine,
             self._world.collectives,
@@ -148,7 +152,7 @@ class Checkpointing:
         if not self._config.checkpoint.enabled:
             yield
             return
-        with self._signals, self._given_back_on_error():
+        with self._signals, self._released_on_error():
             try:
                 yield
             except DlrmError:  # of all ranks alike; after anything else there is nobody to wait for
@@ -157,7 +161,7 @@ class Checkpointing:
         self._claim.release()
 
     @contextmanager
-    def _given_back_on_error(self) -> Iterator[None]:
+    def _released_on_error(self) -> Iterator[None]:
         """A claim that outlives this process makes others wait; after other errors there is no time to remove it."""
         try:
             yield

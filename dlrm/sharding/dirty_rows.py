@@ -39,11 +39,11 @@ class Shard(NamedTuple):
     columns: int
 
 
-class TouchedRows:
+class DirtyRows:
     """Follows the rows of every fused shard of this rank, from its making on.
 
     Rows are forgotten in two steps, so that none is lost with a save that fails: :meth:`take` hands them out, then
-    :meth:`confirm` says that a committed checkpoint holds them, or :meth:`give_back` that none does.
+    :meth:`commit` says that a committed checkpoint holds them, or :meth:`rollback` that none does.
 
     Args:
         sharded: the sharded model.
@@ -56,47 +56,37 @@ class TouchedRows:
                 self._maps.append(_LookupMap(lookup))
         self._taken: dict[Shard, torch.Tensor] | None = None
 
-    @property
-    def shards(self) -> list[Shard]:
-        """All shards of this rank with at least one row."""
-        return [shard for marks in self._maps for shard in marks.shards]
-
     def take(self) -> dict[Shard, torch.Tensor]:
-        """The rows touched since those that a committed save holds; collecting begins anew.
+        """The rows that training has changed since those that a committed save holds; collecting begins anew.
 
         Returns:
             For every shard the rows, int64 (n,) ascending, counted from the shard's first row, on its device.
         """
         if self._taken is not None:
-            raise ValueError("what was taken last has neither been confirmed nor given back")
+            raise ValueError("what was taken last has neither been committed nor rolled back")
         self._taken = {shard: rows for marks in self._maps for shard, rows in marks.take()}
         return self._taken
 
-    def confirm(self) -> None:
+    def commit(self) -> None:
         """The rows last taken are in a committed checkpoint."""
         self._taken = None
 
-    def give_back(self) -> None:
-        """The rows last taken, if any, are in no checkpoint: they count as touched again."""
+    def rollback(self) -> None:
+        """The rows last taken, if any, are in no checkpoint: they count as dirty again."""
         if self._taken is not None:
             for marks in self._maps:
-                marks.give_back(self._taken)
+                marks.rollback(self._taken)
         self._taken = None
 
-    def mark_all(self) -> None:
-        """Count every row as touched."""
-        for marks in self._maps:
-            marks.fill(1)
-
     def forget(self) -> None:
-        """Count no row as touched, and nothing as taken."""
+        """Count no row as dirty, and nothing as taken."""
         for marks in self._maps:
             marks.fill(0)
         self._taken = None
 
 
 class _LookupMap:
-    """One byte for each row of each shard of a lookup, 1 for touched ones."""
+    """One byte for each row of each shard of a lookup, 1 for dirty ones."""
 
     def __init__(self, lookup: GroupedPooledEmbeddingsLookup) -> None:
         # One feature a table, so the features of a lookup are its shards, in this order.
@@ -121,17 +111,13 @@ class _LookupMap:
         # which kernels drop their caches (dlrm.sharding.wrap.forget_cached_rows).
         lookup.purge = partial(self._mark_all_and, lookup.purge)
 
-    @property
-    def shards(self) -> list[Shard]:
-        return list(self._part)
-
     def take(self) -> list[tuple[Shard, torch.Tensor]]:
-        """The touched rows of each shard; all rows are untouched then."""
+        """The dirty rows of each shard; no row is dirty then."""
         found = [(shard, part.nonzero().squeeze(1)) for shard, part in self._part.items()]
         self._marks.zero_()
         return found
 
-    def give_back(self, taken: dict[Shard, torch.Tensor]) -> None:
+    def rollback(self, taken: dict[Shard, torch.Tensor]) -> None:
         for shard, part in self._part.items():
             part.index_fill_(0, taken[shard], 1)
 

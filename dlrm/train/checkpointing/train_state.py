@@ -1,28 +1,25 @@
-"""What a checkpoint says beside its tensors: where training stood, what it was, and how well it went.
+"""What training goes on from beside tensors: where it stood, what it was, and how well it went.
 
-Facts come from a file, so they are read as strictly as everything else in it (:meth:`SavedFacts.of`).
+It comes from the metadata in a file, so it is read as strictly as everything else there (:meth:`TrainState.of`).
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dlrm.checkpoint.manifest import first_fault
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
 from dlrm.config.describe import to_plain
 from dlrm.data.fingerprint import FileFingerprint, difference
-from dlrm.distributed.world import World
-from dlrm.errors import CheckpointError, DivergedError
+from dlrm.errors import CheckpointError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import Throughput
-from dlrm.sharding.report import TablePlacement
 from dlrm.train.build import training_order
 from dlrm.train.hooks import Position
 from dlrm.train.standard_hooks import Measured
@@ -34,13 +31,13 @@ _MEND = "use another checkpoint, or --resume.strict false for its weights alone"
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class _Fact(BaseModel):
-    """What is read strictly, but for facts that are not known here."""
+class _Saved(BaseModel):
+    """What is read strictly, but for keys that are not known here."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
 
-class PositionFact(_Fact):
+class SavedPosition(_Saved):
     """A :class:`~dlrm.train.hooks.Position`."""
 
     epoch: Count
@@ -50,7 +47,7 @@ class PositionFact(_Fact):
     epoch_ended: bool
 
 
-class ResultFact(_Fact):
+class SavedResult(_Saved):
     """A :class:`~dlrm.metrics.binary.BinaryResult`."""
 
     samples: Count
@@ -65,7 +62,7 @@ class ResultFact(_Fact):
     mean_prediction: float | None = None
 
 
-class FileFact(_Fact):
+class SavedFile(_Saved):
     """A :class:`~dlrm.data.fingerprint.FileFingerprint`."""
 
     name: str
@@ -75,7 +72,7 @@ class FileFact(_Fact):
     rows: str = ""
 
 
-class MetricsFact(_Fact):
+class SavedMetrics(_Saved):
     """Figures of the run so far.
 
     Attributes:
@@ -88,10 +85,10 @@ class MetricsFact(_Fact):
     last_loss: float | None = None
     loss_sum: float = 0.0
     loss_samples: float = 0.0
-    validation: list[tuple[Count, ResultFact]] = []
+    validation: list[tuple[Count, SavedResult]] = []
 
 
-class BestFact(_Fact):
+class Best(_Saved):
     """The best value so far of the metric that decides which checkpoint is kept, and the step it was measured at."""
 
     metric: str
@@ -99,19 +96,19 @@ class BestFact(_Fact):
     step: Count
 
 
-class SavedFacts(_Fact):
-    """Everything of a checkpoint's facts that training goes on from."""
+class TrainState(_Saved):
+    """Everything of a checkpoint's metadata that training goes on from."""
 
-    position: PositionFact
+    position: SavedPosition
     order: dict[str, Any]
     config: dict[str, Any]
-    data_files: list[FileFact] | None = None
-    metrics: MetricsFact = MetricsFact()
-    best: BestFact | None = None
+    data_files: list[SavedFile] | None = None
+    metrics: SavedMetrics = SavedMetrics()
+    best: Best | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> SavedFacts | None:
-        """The facts of a checkpoint of training; None for one that holds weights alone.
+    def of(cls, checkpoint: Checkpoint) -> TrainState | None:
+        """That of a checkpoint of training; None for one that holds weights alone.
 
         Raises:
             CheckpointError: something is missing, or not what it should be.
@@ -119,15 +116,13 @@ class SavedFacts(_Fact):
         if "position" not in checkpoint.facts:
             return None
         try:
-            facts = cls.model_validate(checkpoint.facts, strict=False)
+            found = cls.model_validate(checkpoint.facts, strict=False)
         except ValidationError as error:
-            detail = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(ascii(part).strip("'")[:80] for part in detail["loc"])
-            raise CheckpointError(checkpoint.path, f"facts.{where}: {detail['msg']}", mend=_MEND) from None
-        if facts.position.step != checkpoint.step:
-            problem = f"is of step {checkpoint.step}, but its position is step {facts.position.step}"
+            raise CheckpointError(checkpoint.path, first_fault(error, "facts"), mend=_MEND) from None
+        if found.position.step != checkpoint.step:
+            problem = f"is of step {checkpoint.step}, but its position is step {found.position.step}"
             raise CheckpointError(checkpoint.path, problem, mend=_MEND)
-        return facts
+        return found
 
     def position_in(self, config: Config, num_samples: int, path: str) -> Position:
         """Where to go on.
@@ -135,23 +130,13 @@ class SavedFacts(_Fact):
         Raises:
             CheckpointError: there is no such place in the order of samples.
         """
-        found, order = self.position, training_order(config, num_samples)
-        position = Position(**found.model_dump())
-        epoch_samples = sum(map(order.samples_in, (0, order.num_batches - 1)))  # of the first and the last batch
-        if order.num_batches > 1:
-            epoch_samples += (order.num_batches - 2) * order.samples_in(0)
-        else:
-            epoch_samples = order.samples_in(0)
-        expected = Position(
-            epoch=found.step // order.num_batches,
-            batch=found.step % order.num_batches,
-            step=found.step,
-            samples=found.step // order.num_batches * epoch_samples
-            + found.step % order.num_batches * order.samples_in(0),
-            epoch_ended=found.step > 0 and found.step % order.num_batches == 0,
-        )
-        if position != expected:
-            raise CheckpointError(path, f"its position {position} is none of an epoch of {order.num_batches} batches")
+        order = training_order(config, num_samples)
+        position, batches = Position(**self.position.model_dump()), order.num_batches
+        epoch, batch = divmod(position.step, batches)
+        epoch_samples = (batches - 1) * order.samples_in(0) + order.samples_in(batches - 1)
+        samples = epoch * epoch_samples + batch * order.samples_in(0)
+        if position != Position(epoch, batch, position.step, samples, epoch_ended=epoch > 0 and batch == 0):
+            raise CheckpointError(path, f"its position {position} is none of an epoch of {batches} batches")
         return position
 
     def restore(self, measured: Measured, *, leader: bool) -> None:
@@ -177,60 +162,10 @@ class TrainingData:
     files: tuple[FileFingerprint, ...] = ()
 
 
-@dataclass(frozen=True)
-class FactsOfRun:
-    """Makes the facts of each checkpoint of a run.
-
-    Attributes:
-        config, data: what is trained, and on what; placements: where the tables are.
-        measured: figures so far; versions: of the packages that compute.
-    """
-
-    config: Config
-    data: TrainingData
-    world: World
-    placements: list[TablePlacement]
-    measured: Measured
-    versions: dict[str, str]
-
-    def __call__(self, position: Position, reason: str, best: BestFact | None) -> dict[str, Any]:
-        """Facts for the manifest; collective.
-
-        Raises:
-            DivergedError: the loss is no longer finite, nor, then, worth saving what it comes from; on every rank.
-        """
-        return {
-            "position": asdict(position),
-            "order": order_facts(self.config, self.data.samples),
-            "data_files": [asdict(file) for file in self.data.files],
-            "config": to_plain(self.config),
-            "plan": [asdict(placement) for placement in self.placements],
-            "metrics": self._metrics(position),
-            "best": None if best is None else best.model_dump(),
-            "reason": reason,
-            "ranks": self.world.size,
-            "time": time.time(),
-            "versions": self.versions,
-        }
-
-    def _metrics(self, position: Position) -> dict[str, Any]:
-        sums_2 = self.measured.loss_sums_2.clone()
-        self.world.collectives.all_reduce_sum_(sums_2)
-        if not math.isfinite(sums_2[0]):
-            raise DivergedError(f"step {position.step}: the training loss summed since the last record is {sums_2[0]}")
-        return {
-            "training_time_s": self.measured.throughput.overall().elapsed_s,
-            "last_loss": self.measured.last_loss,
-            "loss_sum": float(sums_2[0]),
-            "loss_samples": float(sums_2[1]),
-            "validation": [(step, result.to_dict()) for step, result in self.measured.validation_history],
-        }
-
-
-def order_facts(config: Config, num_samples: int) -> dict[str, Any]:
+def order_options(config: Config, num_samples: int) -> dict[str, Any]:
     """Everything that decides which samples form global batch k of epoch e."""
     train = config.train
-    facts: dict[str, Any] = {
+    found: dict[str, Any] = {
         "data.samples": num_samples,
         "run.seed": config.run.seed,
         "train.global_batch_size": train.global_batch_size,
@@ -238,14 +173,14 @@ def order_facts(config: Config, num_samples: int) -> dict[str, Any]:
         "train.shuffle": train.shuffle,
     }
     if train.shuffle and train.shuffle_block_samples:
-        facts["train.shuffle_block_samples"] = train.shuffle_block_samples
-        facts["train.shuffle_window_blocks"] = train.shuffle_window_blocks
-    return facts
+        found["train.shuffle_block_samples"] = train.shuffle_block_samples
+        found["train.shuffle_window_blocks"] = train.shuffle_window_blocks
+    return found
 
 
-def order_differences(saved: SavedFacts, config: Config, data: TrainingData) -> list[str]:
+def order_differences(saved: TrainState, config: Config, data: TrainingData) -> list[str]:
     """In what the order of samples, or the samples themselves, are others, each in words."""
-    here = order_facts(config, data.samples)
+    here = order_options(config, data.samples)
     names = sorted(here.keys() | saved.order.keys())
     found = [
         f"{_printable(name)} is {shown(saved.order.get(name))} in the checkpoint, {shown(here.get(name))} here"
@@ -256,7 +191,7 @@ def order_differences(saved: SavedFacts, config: Config, data: TrainingData) -> 
     return [*found, f"the training data are not those it was saved with: {changed}"] if changed else found
 
 
-def data_difference(saved: SavedFacts, data: TrainingData) -> str:
+def data_difference(saved: TrainState, data: TrainingData) -> str:
     """What makes the samples others, as far as their files tell, in words; empty if nothing does, or it is not known."""
     if saved.data_files is None:
         return ""
@@ -264,7 +199,7 @@ def data_difference(saved: SavedFacts, data: TrainingData) -> str:
     return _printable(found, at_most=300)
 
 
-def config_changes(saved: SavedFacts, config: Config) -> list[str]:
+def config_changes(saved: TrainState, config: Config) -> list[str]:
     """Options of the training that have other values than when the checkpoint was saved: ``optim.dense.lr 0.1 -> 0.2``."""
     defaults = dict(_flat(to_plain(Config())))
     now = dict(_flat(to_plain(config)))
@@ -286,7 +221,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def shown(value: Any) -> str:
-    """A value of a fact in a few printable characters."""
+    """A value in a few printable characters."""
     return _printable(ascii(value) if isinstance(value, str) else str(value))
 
 

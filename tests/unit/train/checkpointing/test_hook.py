@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dlrm.checkpoint.names import checkpoint_name
+from dlrm.checkpoint.retention import RetentionPolicy
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
 from dlrm.checkpoint.soundness import fault_in_snapshot
 from dlrm.checkpoint.storage import LocalStorage
@@ -18,9 +19,9 @@ from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.signals import SignalWatch
 from dlrm.testing.elastic_job import committed_steps
-from dlrm.train.facts import BestFact
+from dlrm.train.checkpointing.hook import CheckpointHook
+from dlrm.train.checkpointing.train_state import Best
 from dlrm.train.hooks import Position
-from dlrm.train.saving import Kept, Saving
 from dlrm.train.standard_hooks import Measured
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
@@ -31,7 +32,7 @@ class Saver:
     """Stands for the one that writes: what becomes of a save is known when it is waited for."""
 
     def __init__(self, failing):
-        self.failing, self.begun, self.facts = failing, [], {}
+        self.failing, self.begun, self.metadata = failing, [], {}
         self.failure, self.last, self._step = None, None, None
 
     @property
@@ -41,10 +42,10 @@ class Saver:
     def reserve(self, tensors):
         assert list(tensors) == []
 
-    def save(self, step, tensors, facts):
+    def save(self, step, tensors, metadata):
         assert self._step is None, "the save before was not waited for"
         self.begun.append(step)
-        self.facts[step] = facts
+        self.metadata[step] = metadata
         self._step = step
 
     def wait(self):
@@ -60,7 +61,7 @@ class NoState:
     def collect(self):
         return self.tensors, {}
 
-    def settled(self, report):
+    def on_saved(self, report):
         """What it would be told is not looked at here."""
 
 
@@ -69,20 +70,20 @@ class Run:
 
     def __init__(self, *, failing=(), saved_step=None, folder=None, storage=None, **config):
         self.signals, self.said = SignalWatch(announce=False), []
-        self.kept = Kept(str(folder or ""), storage or LocalStorage(), keep=2)
+        self.retention = RetentionPolicy(str(folder or ""), storage or LocalStorage(), keep=2)
         self.saver = Saver(set(failing))
         if folder is not None:  # the one that writes
             self.saver = AsyncSaver(
-                folder, OneProcess(), storage=storage, judge=fault_in_snapshot, on_committed=self.kept
+                folder, OneProcess(), storage=storage, judge=fault_in_snapshot, on_committed=self.retention
             )
-        self.measured, self.source = Measured(ThroughputMeter()), NoState()
-        self.hook = Saving(
+        self.measured, self.provider = Measured(ThroughputMeter()), NoState()
+        self.hook = CheckpointHook(
             CheckpointConfig(every_minutes=None, **config),
             WORLD,
             saver=self.saver,
-            kept=self.kept,
-            source=self.source,
-            facts=lambda position, reason, best: {"reason": reason, "best": best},
+            retention=self.retention,
+            provider=self.provider,
+            metadata=lambda position, reason, best: {"reason": reason, "best": best},
             measured=self.measured,
             best=None,
             saved_step=saved_step,
@@ -138,7 +139,7 @@ def test_a_best_that_could_not_be_saved_neither_replaces_the_saved_one_nor_has_t
     run.pause(40, auc=0.7)
     run.end(auc=0.5)
     assert run.saver.begun == [10, 20, LAST]
-    assert run.kept.best_step == 10
+    assert run.retention.best_step == 10
 
     run = Run(best="auc", failing=[20])
     run.pause(10, auc=0.6)
@@ -147,8 +148,8 @@ def test_a_best_that_could_not_be_saved_neither_replaces_the_saved_one_nor_has_t
     run.pause(30, auc=0.7)
     run.end(auc=0.5)
     assert run.saver.begun == [10, 20, 30, LAST]
-    assert run.kept.best_step == 30
-    assert run.saver.facts[LAST]["best"] == BestFact(metric="auc", value=0.7, step=30)
+    assert run.retention.best_step == 30
+    assert run.saver.metadata[LAST]["best"] == Best(metric="auc", value=0.7, step=30)
 
 
 def test_a_best_is_protected_although_a_better_one_is_found_before_it_is_known_to_be_saved():
@@ -156,7 +157,7 @@ def test_a_best_is_protected_although_a_better_one_is_found_before_it_is_known_t
     run.pause(10, auc=0.6)
     run.pause(20, auc=0.7)
     run.end(30)
-    assert run.kept.best_step == 10
+    assert run.retention.best_step == 10
 
 
 def test_the_last_step_is_saved_once_after_all_hooks_have_come_to_their_end():
@@ -164,13 +165,13 @@ def test_the_last_step_is_saved_once_after_all_hooks_have_come_to_their_end():
     run.pause(LAST)
     assert run.saver.begun == []
     run.end()
-    assert (run.saver.begun, run.saver.facts[LAST]["reason"]) == ([LAST], "end")
+    assert (run.saver.begun, run.saver.metadata[LAST]["reason"]) == ([LAST], "end")
 
 
 def test_a_save_that_is_due_where_another_hook_ends_training_is_made():
     run = Run(every_steps=50, at_end=False)
     run.end(50)  # no pause: the hook before has asked for the end
-    assert (run.saver.begun, run.saver.facts[50]["reason"]) == ([50], "every 50 steps")
+    assert (run.saver.begun, run.saver.metadata[50]["reason"]) == ([50], "every 50 steps")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -195,7 +196,7 @@ def test_a_run_that_goes_on_from_its_last_checkpoint_saves_it_no_second_time_but
 def test_a_state_that_has_exploded_is_not_saved_and_what_was_saved_before_is(tmp_path, value, at_end):
     run = Run(folder=tmp_path, every_steps=10)
     weight = torch.ones(3, 4)
-    run.source.tensors = [LogicalTensor("over.0.weight", (3, 4), torch.float32, (Block((0, 0), weight),))]
+    run.provider.tensors = [LogicalTensor("over.0.weight", (3, 4), torch.float32, (Block((0, 0), weight),))]
     run.pause(10)
     run.pause(20)
     weight[1, 2] = value

@@ -15,10 +15,10 @@ from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import LogicalTensor, tensors_by_table
 from dlrm.distributed.collectives import Collectives, from_rank_0
 from dlrm.optim.averaging import ExponentialAverage
-from dlrm.sharding.touched_rows import Shard, TouchedRows
+from dlrm.sharding.dirty_rows import DirtyRows, Shard
 from dlrm.table_names import state_name
+from dlrm.train.checkpointing.state import engine_tensors
 from dlrm.train.engine import Engine
-from dlrm.train.state import engine_tensors
 
 LARGEST_PART = 0.75
 """Of the bytes of the tables: where dirty rows take more, everything is saved instead, which ends the chain. Half would
@@ -31,7 +31,7 @@ class DeltaState:
 
     Full are also the first one, the first after a resume, those whose dirty rows would be too many, or whose numbers
     cannot be quantised, and the one after something has happened to what a delta would depend on. What became of a
-    checkpoint is told by :meth:`settled` before the next is collected; what was collected and not settled counts as in no
+    checkpoint is told by :meth:`on_saved` before the next is collected; what was collected and not saved counts as in no
     checkpoint. Rows are followed from the making of this object on.
 
     Args:
@@ -65,7 +65,7 @@ class DeltaState:
         self._collected_average = self._saved_average = 0  # steps in the average, last collected and last committed
         self._fault, self._say = fault, say
         self._full_at_first, self._full_so_far = full_at_first, 0
-        self._touched = TouchedRows(engine.model)
+        self._dirty = DirtyRows(engine.model)
         self._since_full: int | None = None  # deltas; None: there is nothing that one could depend on
         self._collected: Literal["full", "delta"] | None = None
         self._base: Link | None = None  # these two on rank 0 alone
@@ -73,11 +73,11 @@ class DeltaState:
 
     def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
         """What the next checkpoint holds, and facts for its manifest; collective, between steps."""
-        self._touched.give_back()  # collected to take memory for it, for example
+        self._dirty.rollback()  # collected to take memory for it, for example
         # The tables are called as in the state.
         rows = {
             DirtyShard(*shard)._replace(table=state_name(shard.table)): rows_N
-            for shard, rows_N in self._touched.take().items()
+            for shard, rows_N in self._dirty.take().items()
         }
         state = engine_tensors(self._engine)
         self._collected_average = self._average_steps()
@@ -119,15 +119,15 @@ class DeltaState:
         record = DeltaRecord(base=self._base, parent=self._parent, bits=self._bits, shards=shards, average=average)
         return tensors, record.metadata()
 
-    def settled(self, report: SaveReport | None) -> None:
+    def on_saved(self, report: SaveReport | None) -> None:
         """What was collected last was committed, or (None) is in no checkpoint; the same on every rank."""
         collected, self._collected = self._collected, None
         if collected is None:
             return
         if report is None:
-            self._touched.give_back()
+            self._dirty.rollback()
             return
-        self._touched.confirm()
+        self._dirty.commit()
         self._saved_average = self._collected_average
         link = None
         if report.manifest_checksum is not None:
@@ -141,7 +141,7 @@ class DeltaState:
 
     def resumed(self, checkpoint: Checkpoint | None) -> None:
         """Training goes on from a checkpoint, or begins: the next one is full."""
-        self._touched.forget()
+        self._dirty.forget()
         self._since_full = self._collected = self._base = self._parent = None
 
     def _average_steps(self) -> int:

@@ -18,9 +18,9 @@ from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.distributed.collectives import OneProcess
 from dlrm.optim.averaging import NoAverage
-from dlrm.sharding.touched_rows import Shard
-from dlrm.train import increments as increments_module
-from dlrm.train.increments import DeltaState
+from dlrm.sharding.dirty_rows import Shard
+from dlrm.train.checkpointing import delta_state as delta_state_module
+from dlrm.train.checkpointing.delta_state import DeltaState
 from tests.unit.checkpoint.delta.deltas import normal_state
 from tests.unit.checkpoint.delta.test_watch import flip
 from tests.unit.checkpoint.states import State, blank, gathered, uncut
@@ -29,7 +29,7 @@ SHARDS = (Shard("a", 0, 0, 37, 8), Shard("b", 0, 0, 20, 6))
 
 
 class FirstRows:
-    """Stands for what follows touched rows: the first third of each table in every step."""
+    """Stands for what follows dirty rows: the first third of each table in every step."""
 
     def __init__(self, model):
         """Of no model."""
@@ -37,10 +37,10 @@ class FirstRows:
     def take(self):
         return {shard: torch.arange(shard.rows // 3) for shard in SHARDS}
 
-    def give_back(self):
+    def rollback(self):
         """Nothing is forgotten here."""
 
-    confirm = forget = give_back
+    commit = forget = rollback
 
 
 class Training:
@@ -49,13 +49,13 @@ class Training:
     def __init__(self, folder, monkeypatch, **options):
         self.folder, self.state, self.step, self.said = folder, normal_state(0), 0, []
         self.states = {}
-        monkeypatch.setattr(increments_module, "TouchedRows", FirstRows)
-        monkeypatch.setattr(increments_module, "engine_tensors", lambda engine: uncut(self.state))
+        monkeypatch.setattr(delta_state_module, "DirtyRows", FirstRows)
+        monkeypatch.setattr(delta_state_module, "engine_tensors", lambda engine: uncut(self.state))
         self.watch = DeltaWatch(LocalStorage(), deltas=options["full_every"] - 1)
         self.saver = AsyncSaver(folder, OneProcess(), on_committed=self.committed)
         engine = SimpleNamespace(model=None, average=NoAverage())
         told = {"fault": self.watch.fault, "say": self.said.append}
-        self.source = DeltaState(engine, OneProcess(), bits=32, **told, **options)
+        self.provider = DeltaState(engine, OneProcess(), bits=32, **told, **options)
 
     def committed(self, report):
         self.watch.note(report.path)
@@ -67,10 +67,10 @@ class Training:
         for name, value in self.state.values.items():
             value[: len(value) // 3 if name.split(".")[1] in ("a", "b") else None] += 1
         self.states[self.step] = State({name: value.clone() for name, value in self.state.values.items()})
-        tensors, facts = self.source.collect()
-        self.saver.save(self.step, tensors, facts)
+        tensors, metadata = self.provider.collect()
+        self.saver.save(self.step, tensors, metadata)
         self.saver.wait()
-        self.source.settled(self.saver.last)
+        self.provider.on_saved(self.saver.last)
 
     def path(self, step):
         return self.folder / f"step_{step:08d}"

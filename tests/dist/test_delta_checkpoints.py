@@ -17,14 +17,14 @@ from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from dlrm.sharding.touched_rows import TouchedRows
+from dlrm.sharding.dirty_rows import DirtyRows
 from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import gather_state
 from dlrm.train.engine import build_engine
-from dlrm.train.increments import DeltaState
-from dlrm.train.state import after_load, engine_tensors
+from dlrm.train.checkpointing.delta_state import DeltaState
+from dlrm.train.checkpointing.state import after_load, engine_tensors
 
 SAMPLES = 480
 BATCH = 16
@@ -65,11 +65,11 @@ def train_steps(engine, first, steps):
         engine.average.update()
 
 
-def save(saver, source, step):
+def save(saver, provider, step):
     saver.wait()
-    source.settled(saver.last)
-    tensors, facts = source.collect()
-    saver.save(step, tensors, facts)
+    provider.on_saved(saver.last)
+    tensors, metadata = provider.collect()
+    saver.save(step, tensors, metadata)
 
 
 def trained_and_saved(rank, world_size, folder, options, bits):
@@ -78,12 +78,12 @@ def trained_and_saved(rank, world_size, folder, options, bits):
     decay = load_config(None, [*SMALL, *options]).train.average_decay
     collectives = this_world().collectives
     saver = AsyncSaver(folder, collectives)
-    source = DeltaState(engine, collectives, full_every=4, bits=bits, average_decay=decay)
-    source.resumed(None)
+    provider = DeltaState(engine, collectives, full_every=4, bits=bits, average_decay=decay)
+    provider.resumed(None)
     states = {}
     for step in range(1, 7):
         train_steps(engine, step, 1)
-        save(saver, source, step)
+        save(saver, provider, step)
         states[step] = gather_state(engine, collectives)
     saver.wait()
     return states
@@ -208,30 +208,30 @@ def rows_by_table(taken):
     return found
 
 
-def touched_rows(rank, world_size, options):
+def dirty_rows(rank, world_size, options):
     """What is taken after 2 steps, an evaluation and a step; then given back and taken again; and after a reset."""
     engine = engine_of(options)
-    touched = TouchedRows(engine.model)
+    dirty = DirtyRows(engine.model)
     train_steps(engine, 1, 2)
     order = SampleOrder(SAMPLES, global_batch_size=BATCH)
     loader = BatchLoader(tiny_dataset(SAMPLES).test, order, rank=rank, world_size=world_size)
     for _ in engine.stepper.predict(loader.batches(0, 0, 5)):
         pass
-    first = rows_by_table(touched.take())
-    touched.confirm()
+    first = rows_by_table(dirty.take())
+    dirty.commit()
     train_steps(engine, 3, 1)
-    second = rows_by_table(touched.take())
-    touched.give_back()
+    second = rows_by_table(dirty.take())
+    dirty.rollback()
     train_steps(engine, 4, 1)
-    third = rows_by_table(touched.take())
-    touched.confirm()
+    third = rows_by_table(dirty.take())
+    dirty.commit()
     engine.reset_tables()
-    return first, second, third, rows_by_table(touched.take())
+    return first, second, third, rows_by_table(dirty.take())
 
 
 @pytest.mark.parametrize("sharding", list(SHARDINGS))
-def test_touched_rows_are_those_that_training_looked_up_and_all_after_a_reset(sharding):
-    ranks = run_ranks(touched_rows, 2, SHARDINGS[sharding])
+def test_dirty_rows_are_those_that_training_looked_up_and_all_after_a_reset(sharding):
+    ranks = run_ranks(dirty_rows, 2, SHARDINGS[sharding])
     found = []
     for at in range(4):
         union = {}
@@ -250,8 +250,8 @@ def test_touched_rows_are_those_that_training_looked_up_and_all_after_a_reset(sh
 def marked_by_both_ways(rank, world_size, options):
     """The maps after a step on the CPU, and when the same ids are marked as on a GPU."""
     engine = engine_of(options)
-    touched, seen = TouchedRows(engine.model), []
-    for lookup, marks in zip(fused_lookups(engine.model), touched._maps, strict=True):
+    dirty, seen = DirtyRows(engine.model), []
+    for lookup, marks in zip(fused_lookups(engine.model), dirty._maps, strict=True):
         lookup.register_forward_pre_hook(lambda _, inputs, marks=marks: seen.append((marks, inputs[0])))
     train_steps(engine, 1, 1)
     maps = []
@@ -277,17 +277,17 @@ def failed_and_saved(rank, world_size, folder):
     engine = engine_of(SHARDINGS["table-wise"])
     collectives = this_world().collectives
     saver = AsyncSaver(folder, collectives)
-    source = DeltaState(engine, collectives, full_every=9, bits=32)
+    provider = DeltaState(engine, collectives, full_every=9, bits=32)
     train_steps(engine, 1, 1)
-    save(saver, source, 1)
+    save(saver, provider, 1)
     saver.wait()
-    source.settled(saver.last)
+    provider.on_saved(saver.last)
     train_steps(engine, 2, 1)
-    source.collect()  # as if to take memory
-    source.collect()
-    source.settled(None)
+    provider.collect()  # as if to take memory
+    provider.collect()
+    provider.on_saved(None)
     train_steps(engine, 3, 1)
-    saver.save(3, *source.collect())
+    saver.save(3, *provider.collect())
     saver.wait()
     return gather_state(engine, collectives)
 
@@ -312,15 +312,15 @@ def what_is_no_number(rank, world_size, folder, which):
     engine = engine_of([*SHARDINGS["table-wise"], *OPTIMIZERS["rowwise_adagrad"]])
     collectives = this_world().collectives
     saver = AsyncSaver(folder, collectives)
-    source = DeltaState(engine, collectives, full_every=9, bits=8)
+    provider = DeltaState(engine, collectives, full_every=9, bits=8)
     train_steps(engine, 1, 1)
-    save(saver, source, 1)
+    save(saver, provider, 1)
     train_steps(engine, 2, 1)
     for tensor in engine_tensors(engine):
         if tensor.name == which:
             for block in tensor.blocks:
                 block.tensor.fill_(float("nan"))
-    save(saver, source, 2)
+    save(saver, provider, 2)
     saver.wait()
 
 

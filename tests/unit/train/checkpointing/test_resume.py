@@ -13,8 +13,9 @@ from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import CheckpointError
-from dlrm.train import resume as resume_module
-from dlrm.train.resume import Start, start_elsewhere, start_here
+from dlrm.train.checkpointing import load as load_module
+from dlrm.train.checkpointing import resume as resume_module
+from dlrm.train.checkpointing.resume import Start, start_elsewhere, start_here
 from dlrm.train.run_folder import RunFolder
 from tests.unit.checkpoint.delta.deltas import normal_state
 from tests.unit.checkpoint.states import State, blank, save_ranks, uncut
@@ -32,8 +33,9 @@ def run(tmp_path, request, monkeypatch):
     folder, state = tmp_path / "checkpoints", blank(STATE)
     for step in (1, 2, 3):
         save_ranks(folder, step, [uncut(STATE)])
-    monkeypatch.setattr(resume_module, "engine_tensors", lambda engine: uncut(state))
-    monkeypatch.setattr(resume_module, "after_load", lambda engine: None)
+    for module in (resume_module, load_module):
+        monkeypatch.setattr(module, "engine_tensors", lambda engine: uncut(state))
+        monkeypatch.setattr(module, "after_load", lambda engine: None)
     monkeypatch.setattr(patience_module, "_FIRST_PAUSE_S", 0.0)
     config = load_config(None, [] if restarted else ["resume.checkpoint=auto"])
     said = []

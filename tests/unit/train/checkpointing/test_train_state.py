@@ -11,7 +11,8 @@ from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
 from dlrm.errors import CheckpointError, DivergedError
 from dlrm.metrics.throughput import ThroughputMeter
-from dlrm.train.facts import FactsOfRun, SavedFacts, TrainingData, config_changes, order_differences
+from dlrm.train.checkpointing.metadata import MetadataOfRun
+from dlrm.train.checkpointing.train_state import TrainingData, TrainState, config_changes, order_differences
 from dlrm.train.hooks import Position
 from dlrm.train.standard_hooks import Measured
 
@@ -21,19 +22,19 @@ DATA = TrainingData(SAMPLES)
 CONFIG = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000"])
 
 
-def facts_of(measured, config=CONFIG, position=None):
-    of_run = FactsOfRun(config, DATA, WORLD, placements=[], measured=measured, versions={})
+def metadata_of(measured, config=CONFIG, position=None):
+    of_run = MetadataOfRun(config, DATA, WORLD, placements=[], measured=measured, versions={})
     return of_run(position or Position(batch=3, step=3, samples=300), "every 3 steps", None)
 
 
-def saved(facts):
-    return SavedFacts.of(SimpleNamespace(path="step_00000003", step=3, facts=facts))
+def saved(metadata):
+    return TrainState.of(SimpleNamespace(path="step_00000003", step=3, facts=metadata))
 
 
-def test_facts_that_were_saved_give_position_and_figures_back():
+def test_metadata_that_were_saved_give_position_and_figures_back():
     measured = Measured(ThroughputMeter(), last_loss=0.5)
     measured.loss_sums_2 += torch.tensor([1.5, 3.0])
-    found, into = saved(facts_of(measured)), Measured(ThroughputMeter())
+    found, into = saved(metadata_of(measured)), Measured(ThroughputMeter())
     assert found.position_in(CONFIG, SAMPLES, "") == Position(batch=3, step=3, samples=300)
     found.restore(into, leader=True)
     assert (into.last_loss, into.loss_sums_2.tolist(), into.unrecorded) == (0.5, [1.5, 3.0], True)
@@ -44,7 +45,7 @@ def test_a_loss_that_is_no_longer_finite_is_said_to_be_instead_of_saved(loss):
     measured = Measured(ThroughputMeter())
     measured.loss_sums_2[0] = loss
     with pytest.raises(DivergedError, match=r"step 3: the training loss .* has diverged"):
-        facts_of(measured)
+        metadata_of(measured)
 
 
 @pytest.mark.parametrize(
@@ -60,45 +61,45 @@ def test_a_loss_that_is_no_longer_finite_is_said_to_be_instead_of_saved(loss):
         ("config", ["no", "sections"]),
     ],
 )
-def test_facts_that_make_no_sense_are_refused_in_one_line(name, value):
-    facts = facts_of(Measured(ThroughputMeter()))
+def test_metadata_that_make_no_sense_are_refused_in_one_line(name, value):
+    metadata = metadata_of(Measured(ThroughputMeter()))
     with pytest.raises(CheckpointError, match=rf"\Astep_00000003: facts\.{name}.*\Z"):
-        saved({**facts, name: value})
+        saved({**metadata, name: value})
 
 
 @pytest.mark.parametrize(
     "position", [Position(batch=3, step=3, samples=299), Position(epoch=1, step=3, samples=300, epoch_ended=True)]
 )
 def test_a_position_that_the_order_of_samples_does_not_have_is_refused(position):
-    found = saved(facts_of(Measured(ThroughputMeter()), position=position))
+    found = saved(metadata_of(Measured(ThroughputMeter()), position=position))
     with pytest.raises(CheckpointError, match="none of an epoch of 10 batches"):
         found.position_in(CONFIG, SAMPLES, "step_00000003")
 
 
 def test_what_differs_is_named_in_printable_characters():
-    facts = facts_of(Measured(ThroughputMeter()))
-    facts["order"] = {**facts["order"], "\x1b[2J": "\x1b]0;title\a"}
-    facts["config"] = {**facts["config"], "model": {"a\nb": "c\nd" * 100}}
-    found = saved(facts)
+    metadata = metadata_of(Measured(ThroughputMeter()))
+    metadata["order"] = {**metadata["order"], "\x1b[2J": "\x1b]0;title\a"}
+    metadata["config"] = {**metadata["config"], "model": {"a\nb": "c\nd" * 100}}
+    found = saved(metadata)
     said = [*order_differences(found, CONFIG, DATA), *config_changes(found, Config())]
     assert any("a\\nb" in line for line in said)
     assert all(line.isprintable() and len(line) < 250 for line in said)
 
 
 def test_an_option_that_is_younger_than_the_checkpoint_had_its_default():
-    facts = facts_of(Measured(ThroughputMeter()))
-    facts["config"] = json.loads(json.dumps(facts["config"]))
-    del facts["config"]["model"]["kind"]
-    assert config_changes(saved(facts), CONFIG) == []
+    metadata = metadata_of(Measured(ThroughputMeter()))
+    metadata["config"] = json.loads(json.dumps(metadata["config"]))
+    del metadata["config"]["model"]["kind"]
+    assert config_changes(saved(metadata), CONFIG) == []
     other = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000", "model.kind=deepfm"])
-    assert "model.kind 'dlrm' -> 'deepfm'" in config_changes(saved(facts), other)
+    assert "model.kind 'dlrm' -> 'deepfm'" in config_changes(saved(metadata), other)
 
 
 FILES = (FileFingerprint("day_0", 100, "aa"), FileFingerprint("day_1", 50, "bb", rows="0 .. 9"))
 
 
 def test_other_training_data_are_a_difference_unless_they_are_meant():
-    of_run = FactsOfRun(CONFIG, TrainingData(SAMPLES, FILES), WORLD, [], Measured(ThroughputMeter()), versions={})
+    of_run = MetadataOfRun(CONFIG, TrainingData(SAMPLES, FILES), WORLD, [], Measured(ThroughputMeter()), versions={})
     found = saved(json.loads(json.dumps(of_run(Position(batch=3, step=3, samples=300), "", None))))
     assert order_differences(found, CONFIG, TrainingData(SAMPLES, FILES)) == []
     other = TrainingData(SAMPLES, (FILES[0], replace(FILES[1], sample="cc")))
@@ -110,6 +111,6 @@ def test_other_training_data_are_a_difference_unless_they_are_meant():
 
 
 def test_a_checkpoint_that_knows_no_files_fits_any():
-    facts = facts_of(Measured(ThroughputMeter()))
-    del facts["data_files"]
-    assert order_differences(saved(facts), CONFIG, TrainingData(SAMPLES, FILES)) == []
+    metadata = metadata_of(Measured(ThroughputMeter()))
+    del metadata["data_files"]
+    assert order_differences(saved(metadata), CONFIG, TrainingData(SAMPLES, FILES)) == []
