@@ -201,7 +201,7 @@ def written(folder: Path) -> dict[str, Any]:
         whole += sum(file.stat().st_size for file in path.iterdir())
         for name, pieces in checkpoint.pieces.items():
             if name.startswith(("tables.", "average.tables.", "touched.")):
-                tables += sum(stored.piece.range[1] - stored.piece.range[0] for stored in pieces)
+                tables += sum(stored.piece.bytes for stored in pieces)
     return {"checkpoints": len(list(folder.iterdir())), "full": full, "bytes": whole, "table_bytes": tables}
 
 

@@ -1,8 +1,8 @@
-"""Writing pieces of checkpoints into the blocks of a rank: all of them are verified before any block is changed."""
+"""Writing pieces of checkpoints into the blocks of a rank."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -12,14 +12,34 @@ from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredPiece
 from dlrm.checkpoint.tensors import LogicalTensor
 
 KEPT_BYTES = 1 << 30
+Progress = Callable[[int], None]
+"""Told a number of bytes, in several threads."""
+
+
+def ignore(size: int) -> None:
+    """A progress that nobody follows."""
 
 
 class Target:
-    """A piece and the parts of this rank's blocks that its values go to."""
+    """A piece and the parts of this rank's blocks that its values go to.
 
-    def __init__(self, checkpoint: Checkpoint, stored: StoredPiece) -> None:
+    Args:
+        checkpoint: that holds it.
+        stored: the piece; tensor: with the blocks.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, stored: StoredPiece, tensor: LogicalTensor) -> None:
         self.checkpoint, self.stored = checkpoint, stored
-        self.parts: list[tuple[Rectangle, torch.Tensor]] = []
+        self._parts: list[tuple[Rectangle, torch.Tensor]] = []
+        for block in tensor.blocks:
+            overlap = intersection(block.rectangle, self.rectangle)
+            if overlap is not None:
+                self._parts.append((overlap, block.tensor.detach()[overlap.slices_from(block.offsets)]))
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything of it goes anywhere."""
+        return bool(self._parts)
 
     @property
     def rectangle(self) -> Rectangle:
@@ -27,34 +47,33 @@ class Target:
         return self.stored.piece.rectangle
 
     def values(self, data: bytearray) -> torch.Tensor:
-        """The numbers that a piece's bytes are.
+        """The numbers that its verified bytes are.
 
         Raises:
             CheckpointError: they are none.
         """
         return self.checkpoint.values(self.stored, data)
 
-    def aim_at(self, tensor: LogicalTensor) -> None:
-        """Note what of it goes to blocks of ``tensor``."""
-        for block in tensor.blocks:
-            overlap = intersection(Rectangle(tuple(block.offsets), tuple(block.tensor.shape)), self.rectangle)
-            if overlap is not None:
-                self.parts.append((overlap, block.tensor.detach()[overlap.slices_from(block.offsets)]))
+    def fill(self, data: bytearray) -> None:
+        """Copy what the blocks need of its verified bytes."""
+        values = self.values(data)
+        for overlap, part in self._parts:
+            part.copy_(values[overlap.slices_from(self.rectangle.offsets)])
 
 
 class Filling:
-    """Fills blocks from pieces, read twice.
+    """Fills blocks from pieces, which are verified before any block is changed, and again when they are filled in.
 
     Verifying into fresh memory instead would need that much memory again, which is what large tables do not leave; so only
     as many verified pieces as :data:`KEPT_BYTES` are kept in between, and these are not read twice.
 
     Args:
-        targets: pieces; those that go nowhere are not read.
+        targets: pieces; those of which nothing is needed are not read.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = [target for target in targets if target.parts]
-        self._kept: list[bytearray | None] = []
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self._targets = [target for target in targets if target.is_needed]
+        self._kept: list[bytearray | None] = [None] * len(self._targets)
 
     def verify(self) -> None:
         """Read all pieces, and keep the first ones of them.
@@ -67,7 +86,7 @@ class Filling:
             checkpoint.check_header(file)
         keep, total = [], 0
         for target in self._targets:
-            total += target.stored.piece.range[1] - target.stored.piece.range[0]
+            total += target.stored.piece.bytes
             keep.append(total <= KEPT_BYTES)
 
         def read(target: Target, keep: bool) -> bytearray | None:
@@ -78,14 +97,18 @@ class Filling:
         with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
             self._kept = list(pool.map(read, self._targets, keep))
 
-    def fill(self) -> None:
-        """Write what :meth:`verify` has found whole.
+    def fill(self, progress: Progress = ignore) -> None:
+        """Fill the blocks; what :meth:`verify` has not kept is read.
 
         Raises:
-            CheckpointError: it is so no longer; some blocks may have been changed.
+            CheckpointError: a piece is damaged, or cannot be read; some blocks may have been changed.
         """
-        for index, target in enumerate(self._targets):
-            data, self._kept[index] = self._kept[index], None
-            values = target.values(target.checkpoint.read(target.stored) if data is None else data)
-            for overlap, part in target.parts:
-                part.copy_(values[overlap.slices_from(target.rectangle.offsets)])
+
+        def fill(index: int) -> None:
+            target, data = self._targets[index], self._kept[index]
+            self._kept[index] = None
+            target.fill(target.checkpoint.read(target.stored) if data is None else data)
+            progress(target.stored.piece.bytes)
+
+        with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
+            list(pool.map(fill, range(len(self._targets))))

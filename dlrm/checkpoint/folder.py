@@ -11,8 +11,7 @@ from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.names import aside_path, step_of
 from dlrm.checkpoint.reader import Reader, find_all_damage, open_reader
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.save import storage_errors
-from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there, reading
+from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there, reading, storage_errors
 from dlrm.checkpoint.stored import Checkpoint, UncommittedError, open_checkpoint
 from dlrm.errors import CheckpointError
 
@@ -70,7 +69,7 @@ def newest_good(
     skipped: list[Skipped] = []
     opened: dict[str, Checkpoint] = {}
     for path in checkpoint_paths(folder, storage):
-        if before is not None and (step_of(path.rpartition("/")[2]) or 0) >= before:
+        if before is not None and (step_of(path) or 0) >= before:
             continue
         try:
             reader = open_good(path, storage, opened, damaged=damaged)
@@ -93,7 +92,7 @@ def open_good(path: str, storage: Storage, opened: dict[str, Checkpoint], *, dam
         if not storage.is_folder(path):
             raise CheckpointError(path, "is no folder", mend="checkpoints are not looked for behind links")
     checkpoint = opened[path] = opened.get(path) or open_checkpoint(path, storage)
-    if checkpoint.step != step_of(path.rpartition("/")[2]):
+    if checkpoint.step != step_of(path):
         raise CheckpointError(path, f"is of step {checkpoint.step}", mend="rename it")
     return open_reader(checkpoint, damaged=damaged, opened=opened)
 
@@ -109,7 +108,7 @@ def set_aside(path: str, storage: Storage | None = None, *, why: Literal["damage
     """
     storage, path = located(path, storage)
     aside, mark = aside_path(path, why), f"{path}/{COMMITTED_NAME}"
-    with storage_errors(path, mend=""):
+    with storage_errors(path):
         if not storage.renames:
             if COMMITTED_NAME not in storage.names(path):
                 return path

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dlrm.checkpoint.manifest import DTYPES
 from dlrm.checkpoint.reader import Reader, open_reader
 from dlrm.checkpoint.snapshot import check_blocks
 from dlrm.checkpoint.stored import Checkpoint
@@ -42,7 +41,7 @@ def _differences(reader: Reader, tensors: Sequence[LogicalTensor]) -> list[str]:
             continue
         if stored.shape != tensor.shape:
             found.append(f"{name} has shape {list(stored.shape)} in the checkpoint, {list(tensor.shape)} here")
-        if DTYPES[stored.dtype] != tensor.dtype:
+        if stored.torch_dtype != tensor.dtype:
             wanted = str(tensor.dtype).removeprefix("torch.")
             found.append(f"{name} is {stored.dtype} in the checkpoint, {wanted} here")
     found += [f"{name} is in the checkpoint, not here" for name in reader.tensors if name not in here]
@@ -82,7 +81,7 @@ def load_tensors(
         found = _differences(reader, tensors)
         if found and strict:
             raise CheckpointMismatchError(checkpoint.path, found, mend="use the configuration that it was saved with")
-        return found, reader.prepare([tensor for tensor in tensors if _fits(reader, tensor)])
+        return found, reader.prepare([tensor for tensor in tensors if reader.tensors.get(tensor.name) == tensor.record])
 
     left, fill = together(collectives, verify)
 
@@ -95,8 +94,3 @@ def load_tensors(
 
     together(collectives, fill_or_say)
     return left
-
-
-def _fits(reader: Reader, tensor: LogicalTensor) -> bool:
-    record = reader.tensors.get(tensor.name)
-    return record is not None and record.shape == tensor.shape and DTYPES[record.dtype] == tensor.dtype

@@ -21,7 +21,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -46,7 +46,7 @@ MAX_DIMENSIONS = 4
 MAX_NAME_LENGTH = 1 << 16
 """Of a tensor's name, in which a column's may be in percent-encoding."""
 
-_SAFETENSORS_DTYPES = {
+SAFETENSORS_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -58,7 +58,7 @@ _SAFETENSORS_DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _SAFETENSORS_DTYPES}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS_NAMES}
 """The types that a checkpoint may hold, by their names in it."""
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -95,6 +95,16 @@ class TensorRecord(Record):
     shape: Places
     dtype: Annotated[str, AfterValidator(_known_dtype)]
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Its type."""
+        return DTYPES[self.dtype]
+
+    @property
+    def bytes(self) -> int:
+        """Of all its elements."""
+        return math.prod(self.shape) * self.torch_dtype.itemsize
+
 
 class PieceRecord(Record):
     """A rectangle of a logical tensor and where its bytes are.
@@ -115,6 +125,11 @@ class PieceRecord(Record):
     def rectangle(self) -> Rectangle:
         """Which elements of the tensor."""
         return Rectangle(self.offsets, self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Of its values."""
+        return self.range[1] - self.range[0]
 
 
 class FileRecord(Record):
@@ -173,7 +188,7 @@ def committed_text(manifest: bytes) -> bytes:
 
 
 def header(pieces: Iterable[PieceRecord], dtypes: dict[str, torch.dtype]) -> bytes:
-    """What a safetensors file with ``pieces`` begins with: the length of a JSON text, and that text.
+    """What a safetensors file with ``pieces`` begins with.
 
     Format: https://huggingface.co/docs/safetensors. A piece is called by its tensor and where it begins in it:
     ``tables.cat_0.weight@131072,0``.
@@ -184,12 +199,17 @@ def header(pieces: Iterable[PieceRecord], dtypes: dict[str, torch.dtype]) -> byt
     """
     entries, end = {}, 0
     for piece in pieces:
-        start, end = end, end + piece.range[1] - piece.range[0]
+        start, end = end, end + piece.bytes
         entries[f"{piece.tensor}@{','.join(map(str, piece.offsets))}"] = {
-            "dtype": _SAFETENSORS_DTYPES[dtypes[piece.tensor]],
+            "dtype": SAFETENSORS_NAMES[dtypes[piece.tensor]],
             "shape": piece.shape,
             "data_offsets": (start, end),
         }
+    return safetensors_header(entries)
+
+
+def safetensors_header(entries: Mapping[str, Any]) -> bytes:
+    """What a safetensors file begins with: the length of a JSON text, and that text."""
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that tensors are aligned
     return len(text).to_bytes(8, "little") + text
@@ -197,7 +217,7 @@ def header(pieces: Iterable[PieceRecord], dtypes: dict[str, torch.dtype]) -> byt
 
 def tensor_dtypes(tensors: Iterable[TensorRecord]) -> dict[str, torch.dtype]:
     """The types of tensors by their names."""
-    return {tensor.name: DTYPES[tensor.dtype] for tensor in tensors}
+    return {tensor.name: tensor.torch_dtype for tensor in tensors}
 
 
 def dump_record(record: Record) -> bytes:
@@ -289,7 +309,7 @@ def contradiction(tensors: Sequence[TensorRecord], files: Sequence[FileRecord]) 
     if len({file.name for file in files}) < len(files):
         return "a file is listed twice"
     for tensor in tensors:
-        if math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize >= 2**63:
+        if tensor.bytes >= 2**63:
             return f"tensor {tensor.name} of shape {list(tensor.shape)} has more bytes than there are"
     for file in files:
         problem = _contradiction_in_file(file, by_name)
@@ -314,12 +334,12 @@ def _contradiction_in_file(file: FileRecord, tensors: dict[str, TensorRecord]) -
         where = f"the piece of {piece.tensor} at {list(piece.offsets)} of shape {list(piece.shape)}"
         if not piece.rectangle.within(tensor.shape) or not piece.rectangle.size:
             return f"{where} is outside of shape {list(tensor.shape)}, or empty"
-        size = piece.rectangle.size * DTYPES[tensor.dtype].itemsize
+        size = piece.rectangle.size * tensor.torch_dtype.itemsize
         if size > MAX_PIECE_BYTES:
             return f"{where} has {size} bytes, more than {MAX_PIECE_BYTES}"
-        if piece.range[1] - piece.range[0] != size:
+        if piece.bytes != size:
             return f"{where} has {size} bytes, not those of {list(piece.range)}"
-    end = len(header(file.pieces, {name: DTYPES[tensor.dtype] for name, tensor in tensors.items()}))
+    end = len(header(file.pieces, tensor_dtypes(tensors.values())))
     for piece in file.pieces:
         if piece.range[0] != end:
             return f"the piece of {piece.tensor} at {list(piece.offsets)} begins at byte {piece.range[0]}, not {end}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dlrm.checkpoint.delta.reader import open_delta
-from dlrm.checkpoint.fill import Filling, Target
+from dlrm.checkpoint.fill import Filling, Progress, Target, ignore
 from dlrm.checkpoint.manifest import TensorRecord
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, find_damage, open_checkpoint
@@ -31,14 +31,19 @@ class Reader(Protocol):
     def tensors(self) -> Mapping[str, TensorRecord]:
         """The logical tensors that it restores, by name."""
 
-    def prepare(self, tensors: Sequence[LogicalTensor]) -> Callable[[], None]:
+    def prepare(
+        self, tensors: Sequence[LogicalTensor], *, verify: bool = True, progress: Progress = ignore
+    ) -> Callable[[], None]:
         """Verify all that these tensors' blocks need; what is returned fills them.
 
         Args:
             tensors: such as the checkpoint restores, some or all.
+            verify: false: nothing is read before it is filled in, where it is verified anyway; for blocks that nobody uses
+                unless they are whole.
+            progress: is told the bytes of pieces that were filled in, in several threads.
 
         Raises:
-            CheckpointError: something is damaged, or cannot be read; so does what is returned, if it is so no longer then.
+            CheckpointError: something is damaged, or cannot be read; by what is returned as well.
         """
 
     def find_damage(self, *, of_last: bool = False) -> list[CheckpointError]:
@@ -65,16 +70,17 @@ class FullReader:
         """Those of the checkpoint."""
         return self.checkpoint.tensors
 
-    def prepare(self, tensors: Sequence[LogicalTensor]) -> Callable[[], None]:
-        """Verify the pieces that overlap blocks."""
-        targets = []
-        for tensor in tensors:
-            for stored in self.checkpoint.pieces.get(tensor.name, ()):
-                targets.append(Target(self.checkpoint, stored))
-                targets[-1].aim_at(tensor)
-        filling = Filling(targets)
-        filling.verify()
-        return filling.fill
+    def prepare(
+        self, tensors: Sequence[LogicalTensor], *, verify: bool = True, progress: Progress = ignore
+    ) -> Callable[[], None]:
+        """Of the pieces that overlap blocks."""
+        pieces = self.checkpoint.pieces
+        filling = Filling(
+            Target(self.checkpoint, stored, tensor) for tensor in tensors for stored in pieces.get(tensor.name, ())
+        )
+        if verify:
+            filling.verify()
+        return lambda: filling.fill(progress)
 
     def find_damage(self, *, of_last: bool = False) -> list[CheckpointError]:
         """Nothing: its bytes are all there is."""

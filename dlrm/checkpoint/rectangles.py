@@ -27,8 +27,9 @@ class Rectangle(NamedTuple):
             for start, size, whole in zip(self.offsets, self.shape, shape, strict=True)
         )
 
-    def slices_from(self, origin: tuple[int, ...]) -> tuple[slice, ...]:
-        """What to index a tensor with whose first element is at ``origin``."""
+    def slices_from(self, origin: tuple[int, ...] | None = None) -> tuple[slice, ...]:
+        """What to index a tensor with whose first element is at ``origin``, or is the first of the whole."""
+        origin = origin if origin is not None else (0,) * len(self.offsets)
         return tuple(
             slice(start - zero, start - zero + size)
             for start, size, zero in zip(self.offsets, self.shape, origin, strict=True)

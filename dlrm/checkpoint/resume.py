@@ -109,7 +109,7 @@ def load_newest(
 
 def _checkpoint_at(path: str) -> set[str]:
     """The checkpoint that a path is, or that a file is in."""
-    return {place for place in (path, path.rpartition("/")[0]) if step_of(place.rpartition("/")[2]) is not None}
+    return {place for place in (path, path.rpartition("/")[0]) if step_of(place) is not None}
 
 
 def _agreed(

@@ -11,9 +11,9 @@ from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.names import OWNER_NAME, is_discarded, is_working, step_of
 from dlrm.checkpoint.owner import is_surely_dead
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.save import discard, remove_if_possible, storage_errors
+from dlrm.checkpoint.save import discard, remove_if_possible
 from dlrm.checkpoint.saver import SaveReport
-from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
+from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there, storage_errors
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.errors import CheckpointError
 
@@ -98,7 +98,7 @@ def prune(
         stays = good <= keep or without_newest or opened[path].step in protected or path in needed
         if not stays:
             try:
-                with storage_errors(path, mend=""):
+                with storage_errors(path):
                     discard(storage, path)
             except CheckpointError as error:
                 refused.append(error)
@@ -115,7 +115,7 @@ def prune(
 
 
 def _clean(folder: str, storage: Storage) -> None:
-    with storage_errors(folder, mend=""):
+    with storage_errors(folder):
         for name in names_if_there(storage, folder):
             path = f"{folder}/{name}"
             if is_discarded(name) or (_is_unfinished(path, name, storage) and _is_abandoned(path, storage)):

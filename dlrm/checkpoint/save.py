@@ -16,13 +16,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from dlrm.checkpoint.manifest import (
     COMMITTED_NAME,
-    DTYPES,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     RANK_FORMAT,
@@ -37,6 +36,7 @@ from dlrm.checkpoint.manifest import (
     dump_record,
     header,
     parse_record,
+    tensor_dtypes,
 )
 from dlrm.checkpoint.names import (
     OWNER_NAME,
@@ -51,9 +51,8 @@ from dlrm.checkpoint.names import (
 from dlrm.checkpoint.owner import this_process
 from dlrm.checkpoint.snapshot import CopiedPiece, Snapshot
 from dlrm.checkpoint.soundness import DivergedStateError
-from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
+from dlrm.checkpoint.storage import Storage, names_if_there, storage_errors
 from dlrm.errors import CheckpointError
-from dlrm.remote.objects import StoreError
 
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
@@ -96,7 +95,7 @@ def prepare(storage: Storage, folder: str, step: int) -> str:
         CheckpointError: there is a checkpoint of this step; the folder cannot be written.
     """
     final, token = f"{folder}/{checkpoint_name(step)}", new_token()
-    with storage_errors(final):
+    with storage_errors(final, mend=NOT_SAVED):
         if checkpoint_name(step) in names_if_there(storage, folder):
             if not storage.is_folder(final) or COMMITTED_NAME in storage.names(final):
                 raise CheckpointError(final, "is there already, and nothing is overwritten", mend="move it away")
@@ -142,17 +141,6 @@ def remove_if_possible(storage: Storage, folder: str) -> None:
         storage.remove_folder(folder)
 
 
-@contextlib.contextmanager
-def storage_errors(path: str, *, mend: str = NOT_SAVED) -> Iterator[None]:
-    """Say what the storage refused as an error of the checkpoint."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename if isinstance(error.filename, str) else path
-        kind = UnreachableError if isinstance(error, StoreError) else CheckpointError
-        raise kind(where, f"{error.strerror or error}", mend=mend) from error
-
-
 def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lambda snapshot: "") -> None:
     """Write a rank's part into the working folder, durable, and say so there; or that it failed.
 
@@ -168,7 +156,7 @@ def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lamb
     try:
         if problem := judge(snapshot):
             raise DivergedStateError(destination.final, problem, mend=NOT_SAVED)
-        with storage_errors(destination.working):
+        with storage_errors(destination.working, mend=NOT_SAVED):
             files = tuple(_write_file(destination, snapshot, index) for index in range(len(snapshot.files)))
             record = RankRecord(token=destination.token, rank=destination.rank, tensors=snapshot.tensors, files=files)
             destination.storage.put(f"{destination.working}/{done_name(destination.rank)}", dump_record(record))
@@ -181,7 +169,7 @@ def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lamb
 
 def _write_file(destination: Destination, snapshot: Snapshot, index: int) -> FileRecord:
     pieces = snapshot.files[index]
-    dtypes = {tensor.name: DTYPES[tensor.dtype] for tensor in snapshot.tensors}
+    dtypes = tensor_dtypes(snapshot.tensors)
     unchecked = [_piece_record(piece, 0, "0" * 64) for piece in pieces]
     name, head = tensors_name(destination.rank, index), header(unchecked, dtypes)
     records, end = [], len(head)
@@ -223,7 +211,7 @@ def commit(
         CheckpointError: a rank failed or took too long, the parts do not make whole tensors, the storage fails.
     """
     storage, working, final = destination.storage, destination.working, destination.final
-    with storage_errors(working):
+    with storage_errors(working, mend=NOT_SAVED):
         _await_ranks(destination, time_limit_s, cancelled or threading.Event())
         manifest = _merge(
             destination, [_rank_record(destination, rank) for rank in range(destination.world_size)], facts

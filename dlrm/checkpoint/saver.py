@@ -75,12 +75,12 @@ class AsyncSaver:
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         before_save: Callable[[], None] = lambda: None,
         judge: Judge = lambda snapshot: "",
-        on_committed: Callable[[SaveReport], None] | None = None,
+        on_committed: Callable[[SaveReport], None] = lambda report: None,
     ) -> None:
         self._storage, self._folder = located(folder, storage)
         self._collectives = collectives
-        self._time_limit_s, self._before_save = time_limit_s, before_save
-        self._judge, self._on_committed = judge, on_committed
+        self.time_limit_s, self._before_save = time_limit_s, before_save
+        self.judge, self.on_committed = judge, on_committed
         self._snapshots = Snapshots(collectives.rank, collectives.world_size)
         self._in_flight: _Save | None = None
         self._met = False
@@ -140,15 +140,7 @@ class AsyncSaver:
         )
         self._meet(destination)
         snapshot = self._snapshots.snapshot(tensors)
-        self._in_flight = _Save(
-            destination=destination,
-            snapshot=snapshot,
-            facts=facts,
-            time_limit_s=self._time_limit_s,
-            judge=self._judge,
-            on_committed=self._on_committed,
-            stalled_s=time.perf_counter() - began,
-        )
+        self._in_flight = _Save(self, destination, snapshot, facts, stalled_s=time.perf_counter() - began)
         self._in_flight.thread.start()
 
     def wait(self) -> None:
@@ -229,12 +221,10 @@ def _in_words(error: BaseException | None) -> str | None:
 class _Save:
     """A save in flight on this rank: its thread and what becomes of it."""
 
+    saver: AsyncSaver
     destination: Destination
     snapshot: Snapshot
     facts: dict[str, Any]
-    time_limit_s: float
-    judge: Judge
-    on_committed: Callable[[SaveReport], None] | None
     stalled_s: float
     written: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -249,7 +239,7 @@ class _Save:
     def _run(self) -> None:
         began = time.perf_counter()
         try:
-            write_rank(self.destination, self.snapshot, self.judge)
+            write_rank(self.destination, self.snapshot, self.saver.judge)
         except BaseException as error:  # told by whoever settles this save
             self.write_error = self.error = error
         self.written.set()
@@ -263,7 +253,8 @@ class _Save:
         leads = self.destination.rank == 0
         manifest = None
         if leads:
-            manifest = commit(self.destination, self.facts, time_limit_s=self.time_limit_s, cancelled=self.cancelled)
+            limit_s = self.saver.time_limit_s
+            manifest = commit(self.destination, self.facts, time_limit_s=limit_s, cancelled=self.cancelled)
         self.report = SaveReport(
             path=self.destination.final,
             step=self.destination.step,
@@ -273,5 +264,5 @@ class _Save:
             checkpoint_bytes=None if manifest is None else manifest.bytes,
             manifest_checksum=None if manifest is None else checksum(dump_record(manifest)),
         )
-        if leads and self.on_committed is not None:
-            self.on_committed(self.report)
+        if leads:
+            self.saver.on_committed(self.report)

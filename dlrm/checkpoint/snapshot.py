@@ -85,7 +85,7 @@ class Snapshots:
         copied = tuple(_copy(pieces, buffer) for pieces, buffer in self._provide(tensors))
         if any(buffer.is_pinned() for buffer in self._buffers):
             torch.cuda.synchronize()
-        records = tuple(TensorRecord(name=t.name, shape=t.shape, dtype=DTYPE_NAMES[t.dtype]) for t in tensors)
+        records = tuple(tensor.record for tensor in tensors)
         return Snapshot(records, copied)
 
     def reserve(self, tensors: Sequence[LogicalTensor]) -> None:
@@ -130,6 +130,17 @@ def _copy(pieces: list[SourcePiece], buffer: torch.Tensor) -> tuple[CopiedPiece,
     return tuple(copied)
 
 
+def view(tensors: Sequence[LogicalTensor]) -> Snapshot:
+    """A snapshot of tensors that this process has whole: views of their memory, so that they must not change."""
+    files = _fill_files(pieces_to_write(tensors, rank=0, world_size=1))
+    return Snapshot(tuple(tensor.record for tensor in tensors), tuple(tuple(map(_view, pieces)) for pieces in files))
+
+
+def _view(piece: SourcePiece) -> CopiedPiece:
+    data = piece.values.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return CopiedPiece(piece.tensor, piece.rectangle, data)
+
+
 def pieces_to_write(tensors: Sequence[LogicalTensor], rank: int, world_size: int) -> list[SourcePiece]:
     """What ``rank`` saves: all its primary blocks, and of replicated tensors the pieces that fall to it.
 
@@ -154,7 +165,7 @@ def _pieces_of(name: str, block: Block) -> list[SourcePiece]:
     found = []
     for part in cut(tuple(values.shape), MAX_PIECE_BYTES // values.element_size()):
         offsets = tuple(start + inner for start, inner in zip(block.offsets, part.offsets, strict=True))
-        view = values[part.slices_from((0,) * values.dim())]
+        view = values[part.slices_from()]
         found.append(SourcePiece(name, Rectangle(offsets, part.shape), view))
     return found
 
@@ -182,7 +193,7 @@ def check_blocks(tensor: LogicalTensor) -> None:
     if tensor.dtype not in DTYPE_NAMES or len(tensor.shape) > MAX_DIMENSIONS:
         raise ValueError(f"{tensor.name}: no checkpoint holds tensors of {tensor.dtype} and shape {tensor.shape}")
     for block in tensor.blocks:
-        rectangle = Rectangle(tuple(block.offsets), tuple(block.tensor.shape))
+        rectangle = block.rectangle
         if block.tensor.dtype != tensor.dtype or not rectangle.within(tensor.shape):
             raise ValueError(
                 f"{tensor.name} {tensor.dtype} {tensor.shape}: {rectangle} {block.tensor.dtype} does not fit"

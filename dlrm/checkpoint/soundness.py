@@ -14,7 +14,7 @@ import torch
 
 from dlrm.checkpoint.delta.format import is_quantised
 from dlrm.checkpoint.delta.quantise import row_extremes
-from dlrm.checkpoint.manifest import DTYPES
+from dlrm.checkpoint.manifest import tensor_dtypes
 from dlrm.checkpoint.snapshot import Snapshot
 from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.errors import CheckpointError
@@ -42,7 +42,7 @@ def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
 
 def fault_in_snapshot(snapshot: Snapshot) -> str:
     """The same of what a rank is about to write, from its copy in the host's memory: training need not stand for it."""
-    dtypes = {tensor.name: DTYPES[tensor.dtype] for tensor in snapshot.tensors}
+    dtypes = tensor_dtypes(snapshot.tensors)
     return _fault_in(
         (piece.tensor, torch.frombuffer(piece.data, dtype=dtypes[piece.tensor]).view(piece.rectangle.shape))
         for pieces in snapshot.files

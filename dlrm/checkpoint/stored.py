@@ -247,5 +247,5 @@ def find_damage(checkpoint: Checkpoint, progress: Callable[[int], None] = lambda
 def part_bytes(part: Part) -> int:
     """Bytes of a piece, or of a file's header."""
     if isinstance(part, StoredPiece):
-        return part.piece.range[1] - part.piece.range[0]
+        return part.piece.bytes
     return part.pieces[0].range[0]

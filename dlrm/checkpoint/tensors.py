@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from dlrm.checkpoint.manifest import DTYPE_NAMES, TensorRecord
+from dlrm.checkpoint.rectangles import Rectangle
+
 
 @dataclass(frozen=True)
 class Block:
@@ -27,6 +30,11 @@ class Block:
     offsets: tuple[int, ...]
     tensor: torch.Tensor
     primary: bool = True
+
+    @property
+    def rectangle(self) -> Rectangle:
+        """Which elements of the logical tensor it has."""
+        return Rectangle(tuple(self.offsets), tuple(self.tensor.shape))
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,17 @@ class LogicalTensor:
     dtype: torch.dtype
     blocks: tuple[Block, ...]
     replicated: bool = False
+
+    @classmethod
+    def of(cls, name: str, tensor: torch.Tensor, *, replicated: bool = False) -> LogicalTensor:
+        """One that this rank has all of."""
+        block = Block((0,) * tensor.dim(), tensor.detach())
+        return cls(name, tuple(tensor.shape), tensor.dtype, (block,), replicated)
+
+    @property
+    def record(self) -> TensorRecord:
+        """What a manifest says of it."""
+        return TensorRecord(name=self.name, shape=self.shape, dtype=DTYPE_NAMES[self.dtype])
 
 
 def weight_name(table: str) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from dlrm.checkpoint.delta.format import QUANTISED, Bits, DirtyShard, is_quantised
 from dlrm.checkpoint.delta.quantise import encode_rows, fault_in_quantised
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import LogicalTensor
 
 
 def dirty_tensors(
@@ -23,13 +23,13 @@ def dirty_tensors(
     """
     found = []
     for shard, rows_N in rows.items():
-        found.append(_held_here(f"{shard.name}.rows", rows_N.to(shard.row_dtype)))
+        found.append(LogicalTensor.of(f"{shard.name}.rows", rows_N.to(shard.row_dtype)))
         for name, tensor in tables[shard.table].items():
             if len(tensor.shape) == 2 or shard.first_column == 0:  # row-wise state is saved where columns begin
                 block = _block_of(tensor, shard)
                 values = block.index_select(0, rows_N.to(block.device))
                 codes = bits == 8 and name in QUANTISED
-                found.append(_held_here(f"{shard.name}.{name}", encode_rows(values) if codes else values))
+                found.append(LogicalTensor.of(f"{shard.name}.{name}", encode_rows(values) if codes else values))
     return found
 
 
@@ -42,9 +42,3 @@ def can_be_restored(tensors: Sequence[LogicalTensor]) -> bool:
 def _block_of(tensor: LogicalTensor, shard: DirtyShard) -> torch.Tensor:
     place = (shard.first_row, shard.first_column)[: len(tensor.shape)]
     return next(block.tensor.detach() for block in tensor.blocks if tuple(block.offsets) == place)
-
-
-def _held_here(name: str, tensor: torch.Tensor) -> LogicalTensor:
-    """A tensor that this rank alone has, all of it."""
-    block = Block((0,) * tensor.dim(), tensor)
-    return LogicalTensor(name, tuple(tensor.shape), tensor.dtype, (block,))

@@ -13,7 +13,7 @@ import torch
 from dlrm.checkpoint.delta.format import QUANTISED, Delta, DirtyShard
 from dlrm.checkpoint.delta.quantise import QUANTISED_PREFIX, restored
 from dlrm.checkpoint.delta.replay import replay_average
-from dlrm.checkpoint.manifest import DTYPES, RESTORE, TensorRecord
+from dlrm.checkpoint.manifest import RESTORE, TensorRecord
 from dlrm.checkpoint.rectangles import Rectangle, intersection
 from dlrm.checkpoint.stored import VERIFYING_THREADS, StoredPiece
 from dlrm.checkpoint.tensors import Block, LogicalTensor, tensors_by_table
@@ -68,11 +68,7 @@ def fill_dirty_rows(delta: Delta, tensors: Sequence[LogicalTensor]) -> None:
 
 def find_row_damage(delta: Delta, state: Mapping[str, TensorRecord]) -> list[CheckpointError]:
     """What keeps the rows of a delta from being applied to a state; its bytes are as they were written."""
-    partial = [
-        LogicalTensor(name, record.shape, DTYPES[record.dtype], (_without_memory(record),))
-        for name, record in state.items()
-        if name not in delta.whole
-    ]
+    partial = [_without_memory(record) for name, record in state.items() if name not in delta.whole]
     try:
         verify_dirty_rows(delta, partial)
     except CheckpointError as error:
@@ -80,9 +76,9 @@ def find_row_damage(delta: Delta, state: Mapping[str, TensorRecord]) -> list[Che
     return []
 
 
-def _without_memory(record: TensorRecord) -> Block:
-    """A block that nothing is written to."""
-    return Block((0,) * len(record.shape), torch.empty(record.shape, dtype=DTYPES[record.dtype], device="meta"))
+def _without_memory(record: TensorRecord) -> LogicalTensor:
+    """One that nothing is written to."""
+    return LogicalTensor.of(record.name, torch.empty(record.shape, dtype=record.torch_dtype, device="meta"))
 
 
 def read_rows(delta: Delta, shard: DirtyShard) -> torch.Tensor:
@@ -123,7 +119,7 @@ def _parts(
 
 def _reaches(shard: DirtyShard, block: Block) -> bool:
     """Whether a block has rows, and unless it is row-wise state, columns of a shard."""
-    here = Rectangle(tuple(block.offsets), tuple(block.tensor.shape))
+    here = block.rectangle
     dimensions = len(here.shape)
     there = Rectangle(shard.rectangle.offsets[:dimensions], shard.rectangle.shape[:dimensions])
     return intersection(here, there) is not None

@@ -22,10 +22,10 @@ from math import prod
 
 import torch
 
-from dlrm.checkpoint.manifest import DTYPE_NAMES, DTYPES, RESTORE, TensorRecord
+from dlrm.checkpoint.manifest import RESTORE, TensorRecord
 from dlrm.checkpoint.rectangles import Rectangle
 from dlrm.checkpoint.stored import Checkpoint, StoredPiece
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.errors import CheckpointError
 
 QUANTISED_PREFIX = "reduced."
@@ -96,12 +96,12 @@ def quantised_record(record: TensorRecord) -> TensorRecord | None:
 
 def quantised(tensor: LogicalTensor) -> LogicalTensor:
     """What a delta with 8 bits holds of a tensor: itself if it is to be exact, or not on every rank."""
-    record = quantised_record(TensorRecord(name=tensor.name, shape=tensor.shape, dtype=DTYPE_NAMES[tensor.dtype]))
+    record = quantised_record(tensor.record)
     if record is None or not tensor.replicated:
         return tensor
-    values, dtype = tensor.blocks[0].tensor.detach(), DTYPES[record.dtype]
+    values, dtype = tensor.blocks[0].tensor.detach(), record.torch_dtype
     small = encode_rows(values.flatten(0, -2)).view(record.shape) if dtype == torch.uint8 else values.to(dtype)
-    return LogicalTensor(record.name, record.shape, dtype, (Block((0,) * small.dim(), small),), replicated=True)
+    return LogicalTensor.of(record.name, small, replicated=True)
 
 
 def fault_in_quantised(values: torch.Tensor) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from dlrm.checkpoint.delta.chain import Chain, open_chain
 from dlrm.checkpoint.delta.dirty_rows import fill_dirty_rows, find_row_damage, verify_dirty_rows
 from dlrm.checkpoint.delta.quantise import QUANTISED_PREFIX, restored, restored_rectangle
-from dlrm.checkpoint.fill import Filling, Target
+from dlrm.checkpoint.fill import Filling, Progress, Target, ignore
 from dlrm.checkpoint.manifest import TensorRecord
 from dlrm.checkpoint.rectangles import Rectangle
 from dlrm.checkpoint.stored import Checkpoint
@@ -43,33 +43,34 @@ class DeltaReader:
         """The logical tensors that it restores."""
         return self.chain.tensors
 
-    def prepare(self, tensors: Sequence[LogicalTensor]) -> Callable[[], None]:
-        """Verify all that these tensors' blocks need; what is returned fills them."""
+    def prepare(
+        self, tensors: Sequence[LogicalTensor], *, verify: bool = True, progress: Progress = ignore
+    ) -> Callable[[], None]:
+        """Of whole tensors and dirty rows."""
         deltas = self.chain.deltas
-        for delta in deltas:  # the last one's quantised tensors are read with the whole ones
-            verify_dirty_rows(delta, [tensor for tensor in tensors if tensor.name not in delta.quantised])
-        filling = Filling([target for tensor in tensors for target in self._targets(tensor)])
-        filling.verify()
+        filling = Filling(target for tensor in tensors for target in self._targets(tensor))
+        if verify:
+            for delta in deltas:  # the last one's quantised tensors are read with the whole ones
+                verify_dirty_rows(delta, [tensor for tensor in tensors if tensor.name not in delta.quantised])
+            filling.verify()
 
         def fill() -> None:
-            filling.fill()
+            filling.fill(progress)
             for delta in deltas:
                 fill_dirty_rows(delta, tensors)
 
         return fill
 
-    def _targets(self, tensor: LogicalTensor) -> list[Target]:
+    def _targets(self, tensor: LogicalTensor) -> Iterator[Target]:
         """The pieces of a tensor: of the head, or where that has not all of it, of the base."""
         head = self.checkpoint
         if tensor.name in self.chain.head.quantised:
-            pieces = head.pieces.get(f"{QUANTISED_PREFIX}{tensor.name}", ())
-            targets: list[Target] = [_Quantised(head, stored) for stored in pieces]
+            for stored in head.pieces.get(f"{QUANTISED_PREFIX}{tensor.name}", ()):
+                yield _Quantised(head, stored, tensor)
         else:
             source = head if tensor.name in head.tensors else self.chain.base
-            targets = [Target(source, stored) for stored in source.pieces.get(tensor.name, ())]
-        for target in targets:
-            target.aim_at(tensor)
-        return targets
+            for stored in source.pieces.get(tensor.name, ()):
+                yield Target(source, stored, tensor)
 
     def find_damage(self, *, of_last: bool = False) -> list[CheckpointError]:
         """What keeps the dirty rows of all deltas, or of the last alone, from being applied."""

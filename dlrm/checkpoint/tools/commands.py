@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import rich.console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from dlrm.checkpoint.reader import FullReader, open_reader
+from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.stored import Checkpoint, find_damage
-from dlrm.checkpoint.tools.comparing import Comparison, compare, compare_states, config_differences, state_bytes
+from dlrm.checkpoint.tools.comparing import Comparison, compare, config_differences, state_bytes
 from dlrm.checkpoint.tools.exporting import export, tensors_to_export
 from dlrm.checkpoint.tools.format import count, delta_of, fact, moment, text
 from dlrm.checkpoint.tools.listing import entries
@@ -130,10 +130,8 @@ def _diff(config: DiffConfig, console: rich.console.Console) -> None:
     for path, one, other in config_differences(first, second):
         add(options, escaped(path), escaped(one), escaped(other))
     readers = open_reader(first), open_reader(second)
-    restored = not all(isinstance(reader, FullReader) for reader in readers)
-    total = state_bytes(readers[0]) if restored else first.manifest.bytes
-    with _progress(console, "compare", total) as told:
-        comparison = compare_states(*readers, told) if restored else compare(first, second, told)
+    with _progress(console, "compare", state_bytes(readers[0])) as told:
+        comparison = compare(*readers, told)
     show(console, "Facts that differ", facts)
     show(console, "Options that differ", options)
     _show_comparison(comparison, console)

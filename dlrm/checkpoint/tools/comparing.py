@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from dlrm.checkpoint.load import load_tensors
-from dlrm.checkpoint.manifest import DTYPES, TensorRecord
-from dlrm.checkpoint.reader import Reader
-from dlrm.checkpoint.rectangles import intersection
-from dlrm.checkpoint.stored import Checkpoint, StoredPiece
+from dlrm.checkpoint.fill import Progress
+from dlrm.checkpoint.manifest import PieceRecord, TensorRecord
+from dlrm.checkpoint.reader import FullReader, Reader
+from dlrm.checkpoint.rectangles import Rectangle
+from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import Block, LogicalTensor
 
-_KEPT_BYTES = 512 << 20
-"""Of the second checkpoint's pieces: those of the two may be cut differently, so that one is needed several times."""
 _PORTION_BYTES = 256 << 20
-"""Of each restored state at a time; the pieces that these rows are in are read besides."""
-_CHUNK_ELEMENTS = 1 << 22
+"""Of each state at a time; the pieces that these rows are in are read besides."""
+_STEP_ELEMENTS = 1 << 22
 _SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
 
-Progress = Callable[[int], None]
-"""Told the number of bytes of the first checkpoint that were compared."""
+Rows = tuple[int, int]
+"""The first one, and the one after the last."""
 
 
 @dataclass(frozen=True)
@@ -63,46 +60,64 @@ class Comparison:
     equal: int
 
 
-def compare(first: Checkpoint, second: Checkpoint, progress: Progress) -> Comparison:
-    """Compare all tensors of full checkpoints. Pieces cut alike with equal checksums are equal and not read.
-
-    Raises:
-        CheckpointError: a piece is damaged or cannot be read.
-    """
-    pieces = _Pieces(second)
-    names = [name for name, record in first.tensors.items() if second.tensors.get(name) == record]
-    changes = [_compare_tensor(first, pieces, name, progress) for name in names]
-    return _comparison(first.tensors, second.tensors, changes)
-
-
-def compare_states(first: Reader, second: Reader, progress: Progress) -> Comparison:
+def compare(first: Reader, second: Reader, progress: Progress) -> Comparison:
     """Compare the states that two checkpoints restore, some rows of each tensor at a time.
+
+    Rows of full checkpoints that are in pieces cut alike, with equal checksums, are equal and not read.
 
     Raises:
         CheckpointError: a piece is damaged or cannot be read.
     """
     one, two = first.tensors, second.tensors
     found = {name: Change(name, math.prod(one[name].shape), 0, 0.0) for name in one if two.get(name) == one[name]}
-    for rows in _portions([one[name] for name in found]):
+    same = _SamePieces(first, second)
+    for portion in _portions([one[name] for name in found]):
+        rows = {name: part for name, part in portion.items() if not same.hold(name, part)}
         state, other = _restored(first, rows), _restored(second, rows)
         for name in rows:
             found[name] = found[name].and_more(*_distance(state[name], other[name]))
-            progress(state[name].nbytes)
+        progress(sum(_bytes_of(one[name], part) for name, part in portion.items()))
     return _comparison(one, two, list(found.values()))
 
 
 def state_bytes(reader: Reader) -> int:
     """Of all tensors that a checkpoint restores."""
-    return sum(math.prod(record.shape) * DTYPES[record.dtype].itemsize for record in reader.tensors.values())
+    return sum(record.bytes for record in reader.tensors.values())
 
 
-def _portions(tensors: Sequence[TensorRecord]) -> Iterator[dict[str, tuple[int, int]]]:
-    """First row and end of parts of tensors by name, together about :data:`_PORTION_BYTES`."""
-    portion: dict[str, tuple[int, int]] = {}
+class _SamePieces:
+    """The pieces that two full checkpoints have alike."""
+
+    def __init__(self, first: Reader, second: Reader) -> None:
+        self._first, self._others = first, set[tuple[str, Rectangle, str]]()
+        if isinstance(first, FullReader) and isinstance(second, FullReader):
+            self._others = {_key(piece) for file in second.checkpoint.manifest.files for piece in file.pieces}
+
+    def hold(self, name: str, rows: Rows) -> bool:
+        """Whether these rows of a tensor are in such pieces alone."""
+        pieces = (stored.piece for stored in self._first.checkpoint.pieces.get(name, ()))
+        return bool(self._others) and all(_key(piece) in self._others for piece in pieces if _has_any(piece, rows))
+
+
+def _key(piece: PieceRecord) -> tuple[str, Rectangle, str]:
+    return piece.tensor, piece.rectangle, piece.checksum
+
+
+def _has_any(piece: PieceRecord, rows: Rows) -> bool:
+    return not piece.shape or (piece.offsets[0] < rows[1] and rows[0] < piece.offsets[0] + piece.shape[0])
+
+
+def _bytes_of(tensor: TensorRecord, rows: Rows) -> int:
+    return (rows[1] - rows[0]) * math.prod(tensor.shape[1:]) * tensor.torch_dtype.itemsize
+
+
+def _portions(tensors: Sequence[TensorRecord]) -> Iterator[dict[str, Rows]]:
+    """Rows of tensors by name, together about :data:`_PORTION_BYTES`."""
+    portion: dict[str, Rows] = {}
     free = _PORTION_BYTES
     for tensor in tensors:
         start, rows = 0, (*tensor.shape, 1)[0]
-        row_bytes = max(1, math.prod(tensor.shape[1:]) * DTYPES[tensor.dtype].itemsize)
+        row_bytes = max(1, _bytes_of(tensor, (0, 1)))
         while start < rows:
             stop = min(rows, start + max(1, free // row_bytes))
             portion[tensor.name] = start, stop
@@ -115,20 +130,20 @@ def _portions(tensors: Sequence[TensorRecord]) -> Iterator[dict[str, tuple[int, 
         yield portion
 
 
-def _restored(reader: Reader, rows: Mapping[str, tuple[int, int]]) -> dict[str, torch.Tensor]:
+def _restored(reader: Reader, rows: Mapping[str, Rows]) -> dict[str, torch.Tensor]:
     """These rows of these tensors."""
     parts = {name: [part] for name, part in rows.items()}
     for name, part in rows.items():  # to restore an average takes the weights of the same rows
-        if name.startswith("average.tables."):
+        if name.startswith("average.tables.") and not isinstance(reader, FullReader):
             parts.setdefault(name.removeprefix("average."), []).append(part)
     tensors = [_without_values(reader.tensors[name], ranges) for name, ranges in parts.items()]
-    load_tensors(reader.checkpoint, tensors, strict=False)  # what is not asked for now is left
+    reader.prepare(tensors, verify=False)()
     return {tensor.name: tensor.blocks[0].tensor for tensor in tensors}
 
 
-def _without_values(record: TensorRecord, ranges: Sequence[tuple[int, int]]) -> LogicalTensor:
+def _without_values(record: TensorRecord, ranges: Sequence[Rows]) -> LogicalTensor:
     """A tensor with a block for each range of rows."""
-    dtype, rank = DTYPES[record.dtype], len(record.shape)
+    dtype, rank = record.torch_dtype, len(record.shape)
     blocks = (
         Block((start, *[0] * rank)[:rank], torch.empty((stop - start, *record.shape[1:])[:rank], dtype=dtype))
         for start, stop in ranges
@@ -154,52 +169,11 @@ def _kind(shape: tuple[int, ...], dtype: str) -> str:
     return f"{dtype} {list(shape)}"
 
 
-class _Pieces:
-    """A checkpoint's pieces as tensors; the last ones that were needed are kept."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self._kept: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
-        self._bytes = 0
-
-    def values(self, stored: StoredPiece) -> torch.Tensor:
-        """The verified values of a piece, in its shape."""
-        key = stored.file.name, stored.piece.range[0]
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        values = self._kept[key] = self.checkpoint.values(stored)
-        self._bytes += values.nbytes
-        while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return values
-
-
-def _compare_tensor(first: Checkpoint, second: _Pieces, name: str, progress: Progress) -> Change:
-    differing, largest = 0, 0.0
-    others = second.checkpoint.pieces.get(name, [])
-    equal = {(stored.piece.rectangle, stored.piece.checksum) for stored in others}
-    for stored in sorted(first.pieces.get(name, []), key=lambda stored: stored.piece.offsets):
-        if (stored.piece.rectangle, stored.piece.checksum) not in equal:
-            values = first.values(stored)
-            for other in others:
-                overlap = intersection(stored.piece.rectangle, other.piece.rectangle)
-                if overlap is None:
-                    continue
-                one = values[overlap.slices_from(stored.piece.offsets)]
-                two = second.values(other)[overlap.slices_from(other.piece.offsets)]
-                number, distance = _distance(one, two)
-                differing += number
-                largest = _larger(largest, distance)
-        progress(stored.piece.range[1] - stored.piece.range[0])
-    return Change(name, math.prod(first.tensors[name].shape), differing, largest)
-
-
 def _distance(one: torch.Tensor, two: torch.Tensor) -> tuple[int, float]:
     """The number of elements whose bits differ, and the largest absolute difference of their values."""
     differing, largest = 0, 0.0
     bits = _SAME_WIDTH[one.element_size()]
-    rows = max(1, _CHUNK_ELEMENTS // max(1, math.prod(one.shape[1:])))
+    rows = max(1, _STEP_ELEMENTS // max(1, math.prod(one.shape[1:])))
     for a, b in zip(torch.atleast_1d(one).split(rows), torch.atleast_1d(two).split(rows), strict=True):
         where = a.view(bits) != b.view(bits)
         if number := int(where.sum()):

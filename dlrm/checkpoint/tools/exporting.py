@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dlrm.checkpoint.load import load_tensors
-from dlrm.checkpoint.manifest import COMMITTED_NAME, DTYPES
-from dlrm.checkpoint.reader import FullReader, Reader
-from dlrm.checkpoint.save import storage_errors
-from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredPiece
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.fill import Progress, ignore
+from dlrm.checkpoint.manifest import COMMITTED_NAME
+from dlrm.checkpoint.reader import Reader
+from dlrm.checkpoint.storage import storage_errors
+from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.checkpoint.tools.paths import local_file
 from dlrm.checkpoint.tools.safetensors_format import Entry, layout
 from dlrm.checkpoint.tools.showing import is_weight
 from dlrm.errors import CheckpointError
-
-Progress = Callable[[int], None]
-"""Told the number of bytes that were copied."""
 
 
 def tensors_to_export(reader: Reader, *, optimizer: bool) -> list[str]:
@@ -34,21 +28,18 @@ def tensors_to_export(reader: Reader, *, optimizer: bool) -> list[str]:
     return [name for name in reader.tensors if optimizer or is_weight(name)]
 
 
-def export(
-    reader: Reader, names: Sequence[str], output: str, *, overwrite: bool, progress: Progress = lambda _: None
-) -> Path:
+def export(reader: Reader, names: Sequence[str], output: str, *, overwrite: bool, progress: Progress = ignore) -> Path:
     """Write whole tensors into a new file.
 
-    Of a full checkpoint each piece is verified, read once and copied to where it belongs; memory is a few pieces of at most
-    64 MiB. A delta is restored, as it would be for training, into the mapped file. The
-    file is written beside its place and renamed when it is whole.
+    What the checkpoint restores is written into the mapped file, each piece verified and read once; memory is a few pieces
+    of at most 64 MiB. The file is written beside its place and renamed when it is whole.
 
     Args:
         reader: of the checkpoint.
         names: of the tensors.
         output: the file, on this host.
         overwrite: replace it if it is there.
-        progress: told of every piece of a full checkpoint.
+        progress: told of every piece.
 
     Raises:
         CheckpointError: the file is there, or cannot be written; a piece is damaged.
@@ -60,20 +51,17 @@ def export(
         "config": json.dumps(checkpoint.facts.get("config")),
         "checkpoint": checkpoint.manifest_checksum,
     }
-    kinds = {name: (DTYPES[reader.tensors[name].dtype], reader.tensors[name].shape) for name in names}
+    kinds = {name: (reader.tensors[name].torch_dtype, reader.tensors[name].shape) for name in names}
     try:
         header, places = layout(kinds, metadata)
     except ValueError as error:
         raise CheckpointError(checkpoint.path, f"does not fit into a safetensors file: {error}") from None
     size = max((place.stop for place in places.values()), default=len(header))
-    with storage_errors(str(path), mend=""), _new_file(path, size, overwrite=overwrite) as beside:
+    with storage_errors(str(path)), _new_file(path, size, overwrite=overwrite) as beside:
         with beside.open("r+b") as file:
             file.write(header)
-        if isinstance(reader, FullReader):
-            _copy_pieces(checkpoint, places, beside, progress)
-        else:
-            mapped = [_mapped(beside, name, place) for name, place in places.items()]
-            load_tensors(checkpoint, mapped, strict=False)  # what is not exported is not asked for
+        mapped = [_mapped(beside, name, place) for name, place in places.items()]
+        reader.prepare(mapped, verify=False, progress=progress)()
     return path
 
 
@@ -83,19 +71,7 @@ def _mapped(path: Path, name: str, place: Entry) -> LogicalTensor:
     if place.start < place.stop:
         data = np.memmap(path, np.uint8, "r+", offset=place.start, shape=(place.stop - place.start,))
         values = torch.from_numpy(data).view(place.dtype).view(place.shape)
-    return LogicalTensor(name, place.shape, place.dtype, (Block((0,) * len(place.shape), values),))
-
-
-def _copy_pieces(checkpoint: Checkpoint, places: Mapping[str, Entry], path: Path, progress: Progress) -> None:
-    stored = [piece for name in places for piece in checkpoint.pieces.get(name, [])]
-
-    def copy(piece: StoredPiece) -> None:
-        data = checkpoint.read(piece)
-        _place(path, places[piece.piece.tensor], piece, data)
-        progress(len(data))
-
-    with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
-        list(pool.map(copy, stored))
+    return LogicalTensor.of(name, values)
 
 
 @contextmanager
@@ -135,25 +111,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _place(path: Path, place: Entry, stored: StoredPiece, data: bytearray) -> None:
-    """Write a piece's bytes to where its elements are in the whole tensor."""
-    piece, width = stored.piece, place.dtype.itemsize
-    if piece.shape[1:] == place.shape[1:]:  # whole rows: they follow each other
-        row_bytes = math.prod(place.shape[1:]) * width
-        start = place.start + (piece.offsets[0] * row_bytes if piece.offsets else 0)
-        with path.open("r+b", buffering=0) as file:
-            _write_all(file.fileno(), data, start)
-        return
-    whole = np.memmap(path, np.uint8, "r+", offset=place.start, shape=(*place.shape, width))
-    whole[piece.rectangle.slices_from((0,) * len(place.shape))] = np.frombuffer(data, np.uint8).reshape(
-        *piece.shape, width
-    )
-
-
-def _write_all(descriptor: int, data: bytearray, start: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, start)
-        view, start = view[written:], start + written

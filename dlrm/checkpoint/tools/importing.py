@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from dlrm.checkpoint.manifest import DTYPE_NAMES, MAX_FILE_BYTES, MAX_PIECE_BYTES, Manifest, TensorRecord
+from dlrm.checkpoint.manifest import Manifest
 from dlrm.checkpoint.names import checkpoint_name
-from dlrm.checkpoint.rectangles import cut
 from dlrm.checkpoint.save import Destination, abandon, commit, prepare, write_rank
-from dlrm.checkpoint.snapshot import CopiedPiece, Snapshot
+from dlrm.checkpoint.snapshot import view
+from dlrm.checkpoint.tensors import LogicalTensor
 from dlrm.checkpoint.tools.paths import local_file, storage_of
 from dlrm.checkpoint.tools.showing import is_table
 from dlrm.checkpoint.tools.state_dict import read_state_dict
@@ -93,26 +93,8 @@ def write_weights(folder: str, weights: Mapping[str, torch.Tensor], facts: dict[
     final = f"{folder}/{checkpoint_name(0)}"
     destination = Destination(storage=storage, final=final, step=0, token=token, rank=0, world_size=1)
     try:
-        write_rank(destination, _snapshot(weights))
+        write_rank(destination, view([LogicalTensor.of(name, weight) for name, weight in weights.items()]))
         return commit(destination, facts, time_limit_s=_COMMIT_LIMIT_S)
     except BaseException:
         abandon(destination)
         raise
-
-
-def _snapshot(weights: Mapping[str, torch.Tensor]) -> Snapshot:
-    """All pieces as views, in files of bounded size."""
-    records = []
-    files: list[list[CopiedPiece]] = []
-    room = 0
-    for name, weight in weights.items():
-        records.append(TensorRecord(name=name, shape=tuple(weight.shape), dtype=DTYPE_NAMES[weight.dtype]))
-        for part in cut(tuple(weight.shape), MAX_PIECE_BYTES // weight.element_size()):
-            values = weight[part.slices_from((0,) * weight.dim())].contiguous()
-            data = values.reshape(-1).view(torch.uint8).numpy().data
-            if len(data) > room:
-                files.append([])
-                room = MAX_FILE_BYTES
-            files[-1].append(CopiedPiece(name, part, data))
-            room -= len(data)
-    return Snapshot(tuple(records), tuple(map(tuple, files)))

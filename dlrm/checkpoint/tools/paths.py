@@ -10,8 +10,7 @@ from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME
 from dlrm.checkpoint.names import step_of
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.save import storage_errors
-from dlrm.checkpoint.storage import Storage
+from dlrm.checkpoint.storage import Storage, storage_errors
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.errors import CheckpointError
 from dlrm.remote.paths import is_remote
@@ -83,7 +82,7 @@ def find_location(path: str) -> Location:
 
 
 def _listed(path: str, storage: Storage) -> Location:
-    with storage_errors(path, mend=""):
+    with storage_errors(path):
         try:
             return Location(path, storage, tuple(storage.names(path)))
         except FileNotFoundError:

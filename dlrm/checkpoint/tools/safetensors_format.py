@@ -13,19 +13,9 @@ from typing import Any
 
 import torch
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+from dlrm.checkpoint.manifest import SAFETENSORS_NAMES, safetensors_header
+
+_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 _METADATA = "__metadata__"
 LONGEST_HEADER = 100_000_000
 """Bytes; readers refuse more."""
@@ -64,14 +54,13 @@ def layout(
     entries: dict[str, Any] = {_METADATA: dict(metadata)}
     for name, offsets in places.items():
         dtype, shape = tensors[name]
-        entries[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": offsets}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > LONGEST_HEADER:
-        raise ValueError(f"the header has {len(text)} bytes, readers accept {LONGEST_HEADER}")
-    first = 8 + len(text)
+        entries[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": shape, "data_offsets": offsets}
+    header = safetensors_header(entries)
+    first = len(header)
+    if first - 8 > LONGEST_HEADER:
+        raise ValueError(f"the header has {first - 8} bytes, readers accept {LONGEST_HEADER}")
     found = {name: Entry(*tensors[name], first + start, first + stop) for name, (start, stop) in places.items()}
-    return len(text).to_bytes(8, "little") + text, found
+    return header, found
 
 
 def parse(beginning: bytes, size: int) -> dict[str, Entry]:
@@ -109,7 +98,7 @@ def header_length(beginning: bytes, size: int) -> int:
 
 def _entry(name: str, value: Any, first: int, size: int) -> Entry:
     entry = value if isinstance(value, dict) else {}
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry.get("dtype"), str) else None
+    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry.get("dtype"), str) else None
     shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
     if dtype is None or shape is None or offsets is None or len(offsets) != 2:
         raise ValueError(f"tensor {ascii(name)[:100]} has no type, shape and place that are known here")

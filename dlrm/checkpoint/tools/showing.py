@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from dlrm.checkpoint.delta.format import KEY
 from dlrm.checkpoint.delta.quantise import PARAMETER_BYTES, QUANTISED_PREFIX
-from dlrm.checkpoint.manifest import DTYPES, TensorRecord
+from dlrm.checkpoint.manifest import TensorRecord
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import full_name, names_by_table
 from dlrm.checkpoint.tools.format import (
@@ -137,4 +136,4 @@ def is_weight(name: str) -> bool:
 
 
 def _bytes(tensors: Iterable[TensorRecord]) -> int:
-    return sum(math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize for tensor in tensors)
+    return sum(tensor.bytes for tensor in tensors)

@@ -10,8 +10,7 @@ from contextlib import suppress
 
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.reader import open_reader
-from dlrm.checkpoint.save import storage_errors
-from dlrm.checkpoint.storage import Storage
+from dlrm.checkpoint.storage import Storage, storage_errors
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint.tools.paths import find_location, is_removed, is_uncommitted
 from dlrm.errors import CheckpointError
@@ -33,7 +32,7 @@ def committed(path: str) -> list[Checkpoint | CheckpointError]:
     found: list[Checkpoint | CheckpointError] = []
     for checkpoint_path in checkpoint_paths(location.path, location.storage):
         try:
-            with storage_errors(checkpoint_path, mend=""):
+            with storage_errors(checkpoint_path):
                 left_behind = is_uncommitted(checkpoint_path, location.storage)
         except CheckpointError as error:
             found.append(error)

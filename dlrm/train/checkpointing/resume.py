@@ -173,7 +173,7 @@ def _from_path(config: Config, engine: Engine, data: TrainingData, path: str, st
     """Begin a run with what another has come to; ``path`` is a checkpoint, a run or a run's folder of checkpoints."""
 
     def find() -> tuple[str, list[Skipped]]:
-        if step_of(path.rpartition("/")[2]) is not None:
+        if step_of(path) is not None:
             return path, []
         for folder in (path, f"{path}/checkpoints"):
             found, skipped = newest_good(folder, storage=storage)

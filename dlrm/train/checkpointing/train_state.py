@@ -23,10 +23,12 @@ from dlrm.metrics.throughput import Throughput
 from dlrm.train.build import training_order
 from dlrm.train.hooks import Position
 from dlrm.train.standard_hooks import Measured
+from dlrm.words import escaped
 
 # Sections and options that say where and how to run, not what is trained.
 _NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")
 _MEND = "use another checkpoint, or --resume.strict false for its weights alone"
+_LONGEST = 60  # of a name or a value in a line
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -183,7 +185,7 @@ def order_differences(saved: TrainState, config: Config, data: TrainingData) -> 
     here = order_options(config, data.samples)
     names = sorted(here.keys() | saved.order.keys())
     found = [
-        f"{_printable(name)} is {shown(saved.order.get(name))} in the checkpoint, {shown(here.get(name))} here"
+        f"{escaped(name, _LONGEST)} is {_shown(saved.order.get(name))} in the checkpoint, {_shown(here.get(name))} here"
         for name in names
         if saved.order.get(name) != here.get(name)
     ]
@@ -196,7 +198,7 @@ def data_difference(saved: TrainState, data: TrainingData) -> str:
     if saved.data_files is None:
         return ""
     found = difference([FileFingerprint(**file.model_dump()) for file in saved.data_files], data.files)
-    return _printable(found, at_most=300)
+    return escaped(found, 300)
 
 
 def config_changes(saved: TrainState, config: Config) -> list[str]:
@@ -206,7 +208,7 @@ def config_changes(saved: TrainState, config: Config) -> list[str]:
     # An option that is younger than the checkpoint had its default's effect then: model.kind was dlrm.
     before = {name: value for name, value in defaults.items() if name in now} | dict(_flat(saved.config))
     return [
-        f"{_printable(name)} {shown(before.get(name))} -> {shown(now.get(name))}"
+        f"{escaped(name, _LONGEST)} {_shown(before.get(name))} -> {_shown(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
         if name.partition(".")[0] not in _NOT_TRAINING and before.get(name) != now.get(name)
     ]
@@ -220,11 +222,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{name}", value
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value in a few printable characters."""
-    return _printable(ascii(value) if isinstance(value, str) else str(value))
-
-
-def _printable(text: str, *, at_most: int = 60) -> str:
-    text = ascii(text)[1:-1] if not (text.isascii() and text.isprintable()) else text
-    return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
+    return escaped(ascii(value) if isinstance(value, str) else value, _LONGEST)

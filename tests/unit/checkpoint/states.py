@@ -96,7 +96,7 @@ def cut_up(state: State, seed: int, world_size: int) -> list[list[LogicalTensor]
             owners = [[Block((0,) * len(shape), value.clone())] for _ in range(world_size)]
         else:
             for rectangle in random_rectangles(rng, shape, rng.randrange(6)):
-                part = value[rectangle.slices_from((0,) * len(shape))]
+                part = value[rectangle.slices_from()]
                 owner = rng.randrange(world_size)
                 owners[owner].append(Block(rectangle.offsets, part.clone() if rng.random() < 0.5 else part))
                 if rng.random() < 0.3:  # somebody holds a copy as well
@@ -123,10 +123,10 @@ def gathered(ranks: list[list[LogicalTensor]]) -> State:
         blocks = [block for tensor in tensors for block in tensor.blocks]
         for block in blocks:
             rectangle = Rectangle(block.offsets, tuple(block.tensor.shape))
-            total[rectangle.slices_from((0,) * total.dim())] = block.tensor
+            total[rectangle.slices_from()] = block.tensor
         for block in blocks:
             rectangle = Rectangle(block.offsets, tuple(block.tensor.shape))
-            assert same_bits(total[rectangle.slices_from((0,) * total.dim())], block.tensor)
+            assert same_bits(total[rectangle.slices_from()], block.tensor)
         values[name] = total
     return State(values)
 

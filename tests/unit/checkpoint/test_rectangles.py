@@ -13,7 +13,7 @@ def coverage(shape, rectangles):
     """How often each element is covered, counted one by one."""
     counts = np.zeros(shape, int)
     for rectangle in rectangles:
-        counts[rectangle.slices_from((0,) * len(shape))] += 1
+        counts[rectangle.slices_from()] += 1
     return counts
 
 

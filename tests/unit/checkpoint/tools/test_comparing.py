@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from dlrm.checkpoint.reader import open_reader
-from dlrm.checkpoint.stored import open_checkpoint
+from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint.tools import comparing
-from dlrm.checkpoint.tools.comparing import Change, compare, compare_states, config_differences, state_bytes
+from dlrm.checkpoint.tools.comparing import Change, compare, config_differences, state_bytes
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.delta.deltas import COLUMN_WISE, ROW_WISE, normal_state, save_increment, stepped
-from tests.unit.checkpoint.states import State, cut_up, save_ranks, small_pieces
+from tests.unit.checkpoint.states import State, cut_up, save_ranks, small_pieces, uncut
 from tests.unit.checkpoint.test_replay import save_two
 from tests.unit.checkpoint.tools.runs import SHAPES, a_state, command, flip, save
 
@@ -27,8 +27,8 @@ def changed_in(one, other):
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_way_the_two_are_cut_the_difference_is_that_of_the_whole_tensors(seed, tmp_path, monkeypatch):
     small_pieces(monkeypatch)
-    monkeypatch.setattr(comparing, "_KEPT_BYTES", 300)
-    monkeypatch.setattr(comparing, "_CHUNK_ELEMENTS", 16)
+    monkeypatch.setattr(comparing, "_PORTION_BYTES", 300)
+    monkeypatch.setattr(comparing, "_STEP_ELEMENTS", 16)
     generator = torch.Generator().manual_seed(seed)
     values, others = {}, {}
     for name, (shape, dtype) in SHAPES.items():
@@ -40,7 +40,7 @@ def test_whatever_way_the_two_are_cut_the_difference_is_that_of_the_whole_tensor
     first = open_checkpoint(save(tmp_path / "a", 1, State(values), seed=seed))
     second = open_checkpoint(save(tmp_path / "b", 1, State(others), world_size=3, seed=seed + 100))
     told = []
-    found = compare(first, second, told.append)
+    found = compare(open_reader(first), open_reader(second), told.append)
     expected = {name: changed_in(values[name], others[name]) for name in SHAPES}
     assert {c.name: (c.differing, c.largest) for c in found.changed} == {k: v for k, v in expected.items() if v[0]}
     assert all(change.elements == math.prod(SHAPES[change.name][0]) for change in found.changed)
@@ -54,7 +54,7 @@ def test_what_is_not_a_number_is_compared_by_its_bits(tmp_path):
     first = open_checkpoint(save(tmp_path / "a", 1, State({"w": one, "v": one.clone()})))
     two = torch.tensor([nan, 1.0, inf, 0.0, 5.0])
     second = open_checkpoint(save(tmp_path / "b", 1, State({"w": two, "v": torch.tensor([nan, nan, inf, -0.0, 7.0])})))
-    found = {change.name: change for change in compare(first, second, lambda _: None).changed}
+    found = {change.name: change for change in compare(open_reader(first), open_reader(second), lambda _: None).changed}
     assert found["w"] == Change("w", 5, 1, 0.0)
     assert found["v"].differing == 2
     assert math.isnan(found["v"].largest)
@@ -65,8 +65,26 @@ def test_pieces_with_equal_checksums_are_not_read(tmp_path):
     paths = [save(tmp_path / name, 1, state) for name in "ab"]
     for file in paths[1].glob("*.safetensors"):
         flip(file)  # would be found if it was read
-    found = compare(*map(open_checkpoint, paths), lambda _: None)
+    found = compare(*map(open_reader, paths), lambda _: None)
     assert (found.changed, found.equal) == ([], len(SHAPES))
+
+
+def test_of_a_tensor_of_which_one_piece_differs_the_rows_in_others_are_not_read(tmp_path, monkeypatch):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(comparing, "_PORTION_BYTES", 320)
+    values = {"w": torch.arange(400.0).view(50, 8)}
+    others = {"w": values["w"].clone()}
+    others["w"][20, 3] = -1
+    first = save_ranks(tmp_path / "a", 1, [uncut(State(values))])
+    second = save_ranks(tmp_path / "b", 1, [uncut(State(others))])
+    read, real = [], Checkpoint.read
+    monkeypatch.setattr(Checkpoint, "read", lambda self, stored: read.append(stored) or real(self, stored))
+    (change,) = compare(open_reader(first), open_reader(second), lambda _: None).changed
+    assert (change.differing, change.largest) == (1, 164.0)
+    pieces = [stored.piece for stored in read]
+    rows = {row for piece in pieces for row in range(piece.offsets[0], piece.offsets[0] + piece.shape[0])}
+    assert 20 in rows
+    assert len(rows) < 25
 
 
 def test_damage_is_found_where_values_are_compared(tmp_path):
@@ -74,7 +92,7 @@ def test_damage_is_found_where_values_are_compared(tmp_path):
     for file in paths[1].glob("*.safetensors"):
         flip(file)
     with pytest.raises(CheckpointError, match="not those that were written"):
-        compare(*map(open_checkpoint, paths), lambda _: None)
+        compare(*map(open_reader, paths), lambda _: None)
 
 
 def test_tensors_of_one_or_another_shape_facts_and_options_are_named(tmp_path, capsys):
@@ -121,13 +139,13 @@ def test_increments_are_compared_as_the_states_that_they_restore(seed, portion_b
         chains.append(open_reader(parent))
         states.append(state.values)
     told = []
-    found = compare_states(*chains, told.append)
+    found = compare(*chains, told.append)
     expected = {name: changed_in(value, states[1][name]) for name, value in states[0].items()}
     assert {c.name: (c.differing, c.largest) for c in found.changed} == {k: v for k, v in expected.items() if v[0]}
     assert sum(told) == state_bytes(chains[0]) == sum(value.nbytes for value in states[0].values())
     assert (found.only_first, found.only_second, found.reshaped) == ([], [], [])
     full = open_checkpoint(save_ranks(tmp_path / "full", 12, cut_up(State(states[0]), seed, 2)))
-    same = compare_states(chains[0], open_reader(full), told.append)
+    same = compare(chains[0], open_reader(full), told.append)
     assert (same.changed, same.equal) == ([], len(states[0]))
 
 
@@ -137,7 +155,7 @@ def test_averages_of_increments_are_compared_as_they_are_restored(portion_bytes,
     path, state = save_two(tmp_path / "a", {"decay": 0.9, "first": 4, "last": 40})
     state.values["average.tables.a.weight"][36, 7] += 1
     other = save_ranks(tmp_path / "b", 40, cut_up(state, 0, 2))
-    found = compare_states(*(open_reader(which) for which in (path, other)), lambda _: None)
+    found = compare(*(open_reader(which) for which in (path, other)), lambda _: None)
     assert [(change.name, change.differing) for change in found.changed] == [("average.tables.a.weight", 1)]
     assert found.equal == 1
 

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
+from dlrm.checkpoint import fill
 from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.checkpoint.tools import exporting
@@ -111,7 +112,7 @@ def test_places_that_are_none_are_refused(tmp_path, capsys):
 
 
 def test_memory_is_that_of_a_few_pieces(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(exporting, "VERIFYING_THREADS", 2)
+    monkeypatch.setattr(fill, "VERIFYING_THREADS", 2)
     shapes = {"tables.a.weight": ((4096, 64), "float32")}
     small_pieces(monkeypatch, piece_bytes=1 << 14, file_bytes=1 << 18)
     state = a_state(shapes=shapes)

@@ -12,13 +12,13 @@ import torch
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from dlrm.checkpoint.tensors import Block, LogicalTensor
-from dlrm.checkpoint.tools import importing
 from dlrm.checkpoint.tools.translation import model_shapes, translate
 from dlrm.command.arguments import parse
 from dlrm.config.model import DlrmModel
 from dlrm.errors import CheckpointError, CheckpointMismatchError
 from dlrm.models.build import build_model
 from dlrm.schema import Schema, SparseFeature
+from tests.unit.checkpoint.states import small_pieces
 from tests.unit.checkpoint.tools.runs import command
 from tests.unit.checkpoint.tools.torchrec_models import (
     INTERACTIONS,
@@ -85,8 +85,7 @@ def test_the_checkpoint_is_of_step_0_with_configuration_and_without_optimizer(tm
 
 
 def test_large_weights_go_into_pieces_and_files_of_bounded_size(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(importing, "MAX_PIECE_BYTES", 200)
-    monkeypatch.setattr(importing, "MAX_FILE_BYTES", 1000)
+    small_pieces(monkeypatch, piece_bytes=200, file_bytes=1000)
     model, batch = their_model("projection"), some_batch()
     torch.save(model.state_dict(), tmp_path / "file")
     import_file(capsys, tmp_path / "file", tmp_path / "out", "projection")
