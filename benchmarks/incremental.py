@@ -1,4 +1,4 @@
-"""What increments cost and save: the step's slow-down by following rows, bytes of 20 checkpoints, AUC after resuming.
+"""What delta checkpoints cost and save: the slow-down by following rows, bytes of 20 checkpoints, AUC after resuming.
 
     .venv/bin/python -m benchmarks.incremental [--parts steps,bytes,auc,large] [--save benchmarks/results/incremental.json]
 
@@ -6,7 +6,7 @@
   and 2 ranks: the ratio of their times, median and quartiles of the pairs; and the time inside of the hooks that follow.
 - ``bytes``: configs/criteo_sample.yaml, one run for each kind of checkpoint, 20 of them evenly over it, or as near to each
   other as --near steps: bytes of all, and of the tables alone.
-- ``auc``: the same run's test AUC as 8-bit increments restore it against the exact state, and at its end when it was
+- ``auc``: the same run's test AUC as 8-bit deltas restore it against the exact state, and at its end when it was
   resumed from them, once at several places, and at all of them, against uninterrupted; and against runs that were resumed
   exactly, but with the MLPs' weights moved by a rounding.
 - ``bytes`` and ``auc`` again for the sample as production data are trained: one epoch, a table row for every category that
@@ -199,9 +199,9 @@ def written(folder: Path) -> dict[str, Any]:
         checkpoint = open_checkpoint(path)
         full += delta_record(checkpoint) is None
         whole += sum(file.stat().st_size for file in path.iterdir())
-        for name, pieces in checkpoint.pieces.items():
+        for name, chunks in checkpoint.chunks.items():
             if name.startswith(("tables.", "average.tables.", "touched.")):
-                tables += sum(stored.piece.bytes for stored in pieces)
+                tables += sum(stored.chunk.bytes for stored in chunks)
     return {"checkpoints": len(list(folder.iterdir())), "full": full, "bytes": whole, "table_bytes": tables}
 
 
@@ -272,17 +272,17 @@ def restored_aucs(config: Config, source: str, steps: list[int]) -> dict[int, fl
 
 
 def resumed_job(config: Config, source: str, work: str, stop: int, save_at: list[int] | None = None) -> Job:
-    """A run that goes on from what ``source`` has up to ``stop``, which is an increment; it saves in ``work/run``."""
+    """A run that goes on from what ``source`` has up to ``stop``, which is a delta; it saves in ``work/run``."""
     own = Path(work) / "run"
     for path in Path(source).iterdir():
         if step_of(path) <= stop:
             copy_checkpoint(Path(source), own, step_of(path))
-    # The first save after a resume is full: one step before the others, so that at the next stop there is an increment.
+    # The first save after a resume is full: one step before the others, so that at the next stop there is a delta.
     steps = [] if save_at is None else [stop + 1, *(step for step in save_at if step > stop)]
     job = job_of(config, steps, str(own), CODES)
     checkpoint = restore(job, own, stop)
     assert delta_record(checkpoint) is not None
-    job.trainer.position = Position(**checkpoint.facts["position"])
+    job.trainer.position = Position(**checkpoint.metadata["position"])
     return job
 
 
@@ -313,7 +313,7 @@ def nudge(engine: Engine) -> None:
             and not tensor.name.startswith(("tables.", "average."))
             and ".optimizer." not in tensor.name
         ):
-            values = tensor.blocks[0].tensor.detach()
+            values = tensor.shards[0].tensor.detach()
             if values.is_floating_point():
                 up = torch.rand(values.shape, generator=generator) < 0.5
                 values.copy_(torch.nextafter(values, torch.where(up, torch.inf, -torch.inf)))

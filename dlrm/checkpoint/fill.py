@@ -1,4 +1,4 @@
-"""Writing pieces of checkpoints into the blocks of a rank."""
+"""Writing chunks of checkpoints into the shards of a rank."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from dlrm.checkpoint.rectangles import Rectangle, intersection
-from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredPiece
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.slices import Slice, intersection
+from dlrm.checkpoint.stored import VERIFYING_THREADS, Checkpoint, StoredChunk
+from dlrm.checkpoint.tensors import GlobalTensor
 
 KEPT_BYTES = 1 << 30
 Progress = Callable[[int], None]
@@ -21,20 +21,20 @@ def ignore(size: int) -> None:
 
 
 class Target:
-    """A piece and the parts of this rank's blocks that its values go to.
+    """A chunk and the parts of this rank's shards that its values go to.
 
     Args:
         checkpoint: that holds it.
-        stored: the piece; tensor: with the blocks.
+        stored: the chunk; tensor: with the shards.
     """
 
-    def __init__(self, checkpoint: Checkpoint, stored: StoredPiece, tensor: LogicalTensor) -> None:
+    def __init__(self, checkpoint: Checkpoint, stored: StoredChunk, tensor: GlobalTensor) -> None:
         self.checkpoint, self.stored = checkpoint, stored
-        self._parts: list[tuple[Rectangle, torch.Tensor]] = []
-        for block in tensor.blocks:
-            overlap = intersection(block.rectangle, self.rectangle)
+        self._parts: list[tuple[Slice, torch.Tensor]] = []
+        for shard in tensor.shards:
+            overlap = intersection(shard.slice, self.slice)
             if overlap is not None:
-                self._parts.append((overlap, block.tensor.detach()[overlap.slices_from(block.offsets)]))
+                self._parts.append((overlap, shard.tensor.detach()[overlap.index_from(shard.offsets)]))
 
     @property
     def is_needed(self) -> bool:
@@ -42,9 +42,9 @@ class Target:
         return bool(self._parts)
 
     @property
-    def rectangle(self) -> Rectangle:
+    def slice(self) -> Slice:
         """Which elements of the tensor its values are."""
-        return self.stored.piece.rectangle
+        return self.stored.chunk.slice
 
     def values(self, data: bytearray) -> torch.Tensor:
         """The numbers that its verified bytes are.
@@ -55,20 +55,20 @@ class Target:
         return self.checkpoint.values(self.stored, data)
 
     def fill(self, data: bytearray) -> None:
-        """Copy what the blocks need of its verified bytes."""
+        """Copy what the shards need of its verified bytes."""
         values = self.values(data)
         for overlap, part in self._parts:
-            part.copy_(values[overlap.slices_from(self.rectangle.offsets)])
+            part.copy_(values[overlap.index_from(self.slice.offsets)])
 
 
 class Filling:
-    """Fills blocks from pieces, which are verified before any block is changed, and again when they are filled in.
+    """Fills shards from chunks, which are verified before any shard is changed, and again when they are filled in.
 
     Verifying into fresh memory instead would need that much memory again, which is what large tables do not leave; so only
-    as many verified pieces as :data:`KEPT_BYTES` are kept in between, and these are not read twice.
+    as many verified chunks as :data:`KEPT_BYTES` are kept in between, and these are not read twice.
 
     Args:
-        targets: pieces; those of which nothing is needed are not read.
+        targets: chunks; those of which nothing is needed are not read.
     """
 
     def __init__(self, targets: Iterable[Target]) -> None:
@@ -76,7 +76,7 @@ class Filling:
         self._kept: list[bytearray | None] = [None] * len(self._targets)
 
     def verify(self) -> None:
-        """Read all pieces, and keep the first ones of them.
+        """Read all chunks, and keep the first ones of them.
 
         Raises:
             CheckpointError: one is damaged, or cannot be read.
@@ -86,7 +86,7 @@ class Filling:
             checkpoint.check_header(file)
         keep, total = [], 0
         for target in self._targets:
-            total += target.stored.piece.bytes
+            total += target.stored.chunk.bytes
             keep.append(total <= KEPT_BYTES)
 
         def read(target: Target, keep: bool) -> bytearray | None:
@@ -98,17 +98,17 @@ class Filling:
             self._kept = list(pool.map(read, self._targets, keep))
 
     def fill(self, progress: Progress = ignore) -> None:
-        """Fill the blocks; what :meth:`verify` has not kept is read.
+        """Fill the shards; what :meth:`verify` has not kept is read.
 
         Raises:
-            CheckpointError: a piece is damaged, or cannot be read; some blocks may have been changed.
+            CheckpointError: a chunk is damaged, or cannot be read; some shards may have been changed.
         """
 
         def fill(index: int) -> None:
             target, data = self._targets[index], self._kept[index]
             self._kept[index] = None
             target.fill(target.checkpoint.read(target.stored) if data is None else data)
-            progress(target.stored.piece.bytes)
+            progress(target.stored.chunk.bytes)
 
         with ThreadPoolExecutor(VERIFYING_THREADS) as pool:
             list(pool.map(fill, range(len(self._targets))))

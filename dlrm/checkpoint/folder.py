@@ -59,7 +59,7 @@ def newest_good(
         folder: of a run's checkpoints; need not exist.
         storage: where it is.
         before: look only at steps smaller than this.
-        verify: read every byte, not only manifest and sizes; pieces are verified when they are loaded anyway.
+        verify: read every byte, not only manifest and sizes; chunks are verified when they are loaded anyway.
         damaged: paths of checkpoints that are known not to be whole.
 
     Raises:

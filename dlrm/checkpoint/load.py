@@ -1,7 +1,7 @@
 """Filling the training state from a checkpoint, whatever the worlds and shardings of the two.
 
-A rank reads what overlaps its blocks, twice: first it verifies all of it, and only when every rank has found all that it
-needs whole does any rank change a block. Then it is read again, verified again, and copied into the blocks
+A rank reads what overlaps its shards, twice: first it verifies all of it, and only when every rank has found all that it
+needs whole does any rank change a shard. Then it is read again, verified again, and copied into the shards
 (:mod:`dlrm.checkpoint.fill` says why). Should storage that was whole a moment ago fail in the second reading, the error
 says that the state is part old, part new.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dlrm.checkpoint.reader import Reader, open_reader
-from dlrm.checkpoint.snapshot import check_blocks
+from dlrm.checkpoint.snapshot import check_shards
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.distributed.collectives import Collectives, OneProcess, together
 from dlrm.errors import CheckpointError, CheckpointMismatchError, HalfLoadedError
 
 
-def differences(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> list[str]:
+def differences(checkpoint: Checkpoint, tensors: Sequence[GlobalTensor]) -> list[str]:
     """In what a checkpoint does not fit the state, each in words; nothing where it fits.
 
     Args:
@@ -31,7 +31,7 @@ def differences(checkpoint: Checkpoint, tensors: Sequence[LogicalTensor]) -> lis
     return _differences(open_reader(checkpoint), tensors)
 
 
-def _differences(reader: Reader, tensors: Sequence[LogicalTensor]) -> list[str]:
+def _differences(reader: Reader, tensors: Sequence[GlobalTensor]) -> list[str]:
     here = {tensor.name: tensor for tensor in tensors}
     found = []
     for name, tensor in here.items():
@@ -50,16 +50,16 @@ def _differences(reader: Reader, tensors: Sequence[LogicalTensor]) -> list[str]:
 
 def load_tensors(
     checkpoint: Checkpoint,
-    tensors: Sequence[LogicalTensor],
+    tensors: Sequence[GlobalTensor],
     *,
     strict: bool = True,
     collectives: Collectives | None = None,
 ) -> list[str]:
-    """Write a checkpoint's values into all blocks of this rank.
+    """Write a checkpoint's values into all shards of this rank.
 
     Args:
         checkpoint: an open one.
-        tensors: the whole state, with the blocks to fill.
+        tensors: the whole state, with the shards to fill.
         strict: refuse a checkpoint that does not fit; otherwise what does not fit is left as it is.
         collectives: of the ranks that load together. None changes anything if one of them finds something wrong.
 
@@ -69,12 +69,12 @@ def load_tensors(
     Raises:
         CheckpointMismatchError: it does not fit; all differences are in it.
         HalfLoadedError: what was whole in the first reading was not in the second.
-        CheckpointError: a piece of it or of what it depends on is damaged or cannot be read; no block was changed on any
+        CheckpointError: a chunk of it or of what it depends on is damaged or cannot be read; no shard was changed on any
             rank.
     """
     collectives = collectives or OneProcess()
     for tensor in tensors:
-        check_blocks(tensor)
+        check_shards(tensor)
 
     def verify() -> tuple[list[str], Callable[[], None]]:
         reader = open_reader(checkpoint)

@@ -1,4 +1,4 @@
-"""What a checkpoint restores: logical tensors and metadata, whether it holds everything or depends on others."""
+"""What a checkpoint restores: global tensors and metadata, whether it holds everything or depends on others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlrm.checkpoint.fill import Filling, Progress, Target, ignore
 from dlrm.checkpoint.manifest import TensorRecord
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, find_damage, open_checkpoint
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.errors import CheckpointError
 
 
@@ -29,18 +29,18 @@ class Reader(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorRecord]:
-        """The logical tensors that it restores, by name."""
+        """The global tensors that it restores, by name."""
 
     def prepare(
-        self, tensors: Sequence[LogicalTensor], *, verify: bool = True, progress: Progress = ignore
+        self, tensors: Sequence[GlobalTensor], *, verify: bool = True, progress: Progress = ignore
     ) -> Callable[[], None]:
-        """Verify all that these tensors' blocks need; what is returned fills them.
+        """Verify all that these tensors' shards need; what is returned fills them.
 
         Args:
             tensors: such as the checkpoint restores, some or all.
-            verify: false: nothing is read before it is filled in, where it is verified anyway; for blocks that nobody uses
+            verify: false: nothing is read before it is filled in, where it is verified anyway; for shards that nobody uses
                 unless they are whole.
-            progress: is told the bytes of pieces that were filled in, in several threads.
+            progress: is told the bytes of chunks that were filled in, in several threads.
 
         Raises:
             CheckpointError: something is damaged, or cannot be read; by what is returned as well.
@@ -71,12 +71,12 @@ class FullReader:
         return self.checkpoint.tensors
 
     def prepare(
-        self, tensors: Sequence[LogicalTensor], *, verify: bool = True, progress: Progress = ignore
+        self, tensors: Sequence[GlobalTensor], *, verify: bool = True, progress: Progress = ignore
     ) -> Callable[[], None]:
-        """Of the pieces that overlap blocks."""
-        pieces = self.checkpoint.pieces
+        """Of the chunks that overlap shards."""
+        chunks = self.checkpoint.chunks
         filling = Filling(
-            Target(self.checkpoint, stored, tensor) for tensor in tensors for stored in pieces.get(tensor.name, ())
+            Target(self.checkpoint, stored, tensor) for tensor in tensors for stored in chunks.get(tensor.name, ())
         )
         if verify:
             filling.verify()

@@ -25,9 +25,9 @@ from dlrm.checkpoint.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     RANK_FORMAT,
+    ChunkRecord,
     FileRecord,
     Manifest,
-    PieceRecord,
     RankRecord,
     TensorRecord,
     checksum,
@@ -49,7 +49,7 @@ from dlrm.checkpoint.names import (
     working_path,
 )
 from dlrm.checkpoint.owner import this_process
-from dlrm.checkpoint.snapshot import CopiedPiece, Snapshot
+from dlrm.checkpoint.snapshot import CopiedChunk, Snapshot
 from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage, names_if_there, storage_errors
 from dlrm.errors import CheckpointError
@@ -168,33 +168,33 @@ def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lamb
 
 
 def _write_file(destination: Destination, snapshot: Snapshot, index: int) -> FileRecord:
-    pieces = snapshot.files[index]
+    chunks = snapshot.files[index]
     dtypes = tensor_dtypes(snapshot.tensors)
-    unchecked = [_piece_record(piece, 0, "0" * 64) for piece in pieces]
+    unchecked = [_chunk_record(chunk, 0, "0" * 64) for chunk in chunks]
     name, head = tensors_name(destination.rank, index), header(unchecked, dtypes)
     records, end = [], len(head)
     with destination.storage.writer(f"{destination.working}/{name}") as file:
         file.write(head)
-        for piece in pieces:
-            file.write(piece.data)
-            records.append(_piece_record(piece, end, checksum(piece.data)))
-            end += len(piece.data)
+        for chunk in chunks:
+            file.write(chunk.data)
+            records.append(_chunk_record(chunk, end, checksum(chunk.data)))
+            end += len(chunk.data)
     return FileRecord(name=name, bytes=end, pieces=tuple(records))
 
 
-def _piece_record(piece: CopiedPiece, start: int, digest: str) -> PieceRecord:
-    return PieceRecord(
-        tensor=piece.tensor,
-        offsets=piece.rectangle.offsets,
-        shape=piece.rectangle.shape,
-        range=(start, start + len(piece.data)),
+def _chunk_record(chunk: CopiedChunk, start: int, digest: str) -> ChunkRecord:
+    return ChunkRecord(
+        tensor=chunk.tensor,
+        offsets=chunk.slice.offsets,
+        shape=chunk.slice.shape,
+        range=(start, start + len(chunk.data)),
         checksum=digest,
     )
 
 
 def commit(
     destination: Destination,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     time_limit_s: float,
     cancelled: threading.Event | None = None,
@@ -203,7 +203,7 @@ def commit(
 
     Args:
         destination: of the save.
-        facts: JSON that the manifest is to hold.
+        metadata: JSON that the manifest is to hold.
         time_limit_s: how long to wait for the other ranks.
         cancelled: is set when somebody knows that a rank has failed.
 
@@ -214,7 +214,7 @@ def commit(
     with storage_errors(working, mend=NOT_SAVED):
         _await_ranks(destination, time_limit_s, cancelled or threading.Event())
         manifest = _merge(
-            destination, [_rank_record(destination, rank) for rank in range(destination.world_size)], facts
+            destination, [_rank_record(destination, rank) for rank in range(destination.world_size)], metadata
         )
         for file in manifest.files:
             found = storage.size(f"{working}/{file.name}")
@@ -265,7 +265,7 @@ def _rank_record(destination: Destination, rank: int) -> RankRecord:
     return record
 
 
-def _merge(destination: Destination, ranks: list[RankRecord], facts: dict[str, Any]) -> Manifest:
+def _merge(destination: Destination, ranks: list[RankRecord], metadata: dict[str, Any]) -> Manifest:
     tensors: dict[str, TensorRecord] = {}
     for record in ranks:
         for tensor in record.tensors:
@@ -283,5 +283,5 @@ def _merge(destination: Destination, ranks: list[RankRecord], facts: dict[str, A
         world_size=destination.world_size,
         tensors=tuple(tensors.values()),
         files=files,
-        facts=json.loads(json.dumps(facts, allow_nan=False)),
+        facts=json.loads(json.dumps(metadata, allow_nan=False)),
     )

@@ -16,7 +16,7 @@ from dlrm.checkpoint.delta.format import is_quantised
 from dlrm.checkpoint.delta.quantise import row_extremes
 from dlrm.checkpoint.manifest import tensor_dtypes
 from dlrm.checkpoint.snapshot import Snapshot
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.errors import CheckpointError
 
 LARGEST_WEIGHT = 2.0**32
@@ -29,7 +29,7 @@ class DivergedStateError(CheckpointError):
     """A state from which training cannot go on: one to be saved, or of a checkpoint that is whole."""
 
 
-def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
+def fault_in_state(tensors: Sequence[GlobalTensor]) -> str:
     """What of a state training cannot go on from, in words; empty: nothing.
 
     One pass over what this rank holds, on the device where it is, without memory of its size; one transfer a device.
@@ -37,17 +37,17 @@ def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
     Args:
         tensors: of the state, or of a delta checkpoint.
     """
-    return _fault_in((tensor.name, block.tensor.detach()) for tensor in tensors for block in tensor.blocks)
+    return _fault_in((tensor.name, shard.tensor.detach()) for tensor in tensors for shard in tensor.shards)
 
 
 def fault_in_snapshot(snapshot: Snapshot) -> str:
     """The same of what a rank is about to write, from its copy in the host's memory: training need not stand for it."""
     dtypes = tensor_dtypes(snapshot.tensors)
     return _fault_in(
-        (piece.tensor, torch.frombuffer(piece.data, dtype=dtypes[piece.tensor]).view(piece.rectangle.shape))
-        for pieces in snapshot.files
-        for piece in pieces
-        if piece.data
+        (chunk.tensor, torch.frombuffer(chunk.data, dtype=dtypes[chunk.tensor]).view(chunk.slice.shape))
+        for chunks in snapshot.files
+        for chunk in chunks
+        if chunk.data
     )
 
 

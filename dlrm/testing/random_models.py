@@ -224,7 +224,7 @@ def _train(model: RandomModel, rank: int, world_size: int) -> RankResult:
         (tensor.name, tensor.shape, block.offsets, block.tensor.numpy().copy())
         for tensor in engine_tensors(engine)
         if tensor.name.startswith("tables.") and (rank == 0 or not tensor.replicated)
-        for block in tensor.blocks
+        for block in tensor.shards
         if block.primary
     ]
     return RankResult(losses, tuple(placement.sharding for placement in engine.placements), blocks)

@@ -40,14 +40,14 @@ def trained(rank, world_size, types):
     rows._dirty.commit()
     loader = BatchLoader(source, SampleOrder(SAMPLES, global_batch_size=BATCH), rank=rank, world_size=world_size)
     list(engine.stepper.train(loader.batches(0, 0, 1), first_step=1))
-    _, facts = rows.collect()
+    _, metadata = rows.collect()
     list(engine.stepper.train(loader.batches(0, 1, 4), first_step=2))
-    return gather_state(engine, world.collectives), facts
+    return gather_state(engine, world.collectives), metadata
 
 
 def test_two_ranks_train_tables_of_any_name_as_one_does():
     expected, _ = run_ranks(trained, 1, ["table_wise"])[0]
-    actual, facts = run_ranks(trained, 2, TYPES)[0]
+    actual, metadata = run_ranks(trained, 2, TYPES)[0]
     keys = [state_name(name) for name in NAMES]
     assert {f"tables.{key}.weight" for key in keys} < set(expected)
     assert {f"tables.{key}.optimizer.sum" for key in keys} < set(expected)
@@ -55,4 +55,4 @@ def test_two_ranks_train_tables_of_any_name_as_one_does():
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-6)
     followed = [key for i, key in enumerate(keys) if TYPES[i % 4] != "data_parallel"]
-    assert sorted(facts["increment"]["shards"]) == sorted(followed)
+    assert sorted(metadata["increment"]["shards"]) == sorted(followed)

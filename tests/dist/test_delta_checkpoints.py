@@ -1,4 +1,4 @@
-"""Increments of a training on several ranks: what they hold, and that any world and sharding restores it from them."""
+"""Deltas of a training on several ranks: what they hold, and that any world and sharding restores it from them."""
 
 import shutil
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.delta.format import delta_record
+from dlrm.checkpoint.delta.quantise import decode_rows, encode_rows, quantised_record, row_parameters
+from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.reader import open_reader
-from dlrm.checkpoint.delta.quantise import quantised_record
 from dlrm.checkpoint.resume import load_newest
-from dlrm.checkpoint.delta.quantise import decode_rows, encode_rows, row_parameters
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.config import load_config
@@ -22,9 +21,9 @@ from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import gather_state
-from dlrm.train.engine import build_engine
 from dlrm.train.checkpointing.delta_state import DeltaState
 from dlrm.train.checkpointing.state import after_load, engine_tensors
+from dlrm.train.engine import build_engine
 
 SAMPLES = 480
 BATCH = 16
@@ -115,7 +114,7 @@ def folders_up_to(folder, steps):
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-def test_increments_restore_the_state_to_the_bit_into_any_world_and_sharding(optimizer, tmp_path):
+def test_deltas_restore_the_state_to_the_bit_into_any_world_and_sharding(optimizer, tmp_path):
     options = OPTIMIZERS[optimizer]
     sharding = {"sgd": "column-wise", "adagrad": "table-wise", "rowwise_adagrad": "mixed"}.get(optimizer, "mixed")
     states = run_ranks(trained_and_saved, 2, str(tmp_path), [*SHARDINGS[sharding], *options], 32)[0]
@@ -171,15 +170,15 @@ def test_eight_bits_restore_weights_within_half_a_step_of_their_row_moments_with
     assert quantised > 50
 
 
-def test_a_damaged_increment_is_passed_over_with_all_that_stand_on_it(tmp_path):
+def test_a_damaged_delta_is_passed_over_with_all_that_depend_on_it(tmp_path):
     options = [*SHARDINGS["mixed"], *OPTIMIZERS["rowwise_adagrad"]]
     states = run_ranks(trained_and_saved, 2, str(tmp_path), options, 32)[0]
     folders_up_to(tmp_path, [4])
     damaged = open_checkpoint(tmp_path / "upto_4" / "step_00000003")
-    stored = next(pieces[0] for name, pieces in damaged.pieces.items() if name.startswith("touched.cat_2."))
+    stored = next(chunks[0] for name, chunks in damaged.chunks.items() if name.startswith("touched.cat_2."))
     path = Path(damaged.path) / stored.file.name
     data = bytearray(path.read_bytes())
-    data[stored.piece.range[0]] ^= 1
+    data[stored.chunk.range[0]] ^= 1
     path.write_bytes(data)
     results = run_ranks(loaded, 2, str(tmp_path), options, [4])
     for result in results:
@@ -318,8 +317,8 @@ def what_is_no_number(rank, world_size, folder, which):
     train_steps(engine, 2, 1)
     for tensor in engine_tensors(engine):
         if tensor.name == which:
-            for block in tensor.blocks:
-                block.tensor.fill_(float("nan"))
+            for shard in tensor.shards:
+                shard.tensor.fill_(float("nan"))
     save(saver, provider, 2)
     saver.wait()
 
@@ -332,7 +331,7 @@ def test_numbers_that_cannot_be_quantised_make_a_checkpoint_full(which, tmp_path
     assert which in found.tensors
 
 
-def test_decoding_gives_what_the_increment_says():
+def test_decoding_gives_what_the_delta_says():
     rows = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     codes = encode_rows(rows)
     scale, offset = row_parameters(codes)

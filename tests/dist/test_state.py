@@ -234,7 +234,7 @@ def average_of_a_state_without(rank, world_size):
     engine = job_of(load_config(None, [*SMALL, "train.average_decay=0.9"]), world, 3).engine
     for tensor in engine_tensors(engine):
         if not tensor.name.startswith("average."):
-            for block in tensor.blocks:
+            for block in tensor.shards:
                 block.tensor.copy_(state[tensor.name])
     after_load(engine)
     assert isinstance(engine.average, ExponentialAverage)

@@ -32,7 +32,7 @@ class Chain:
 
     @property
     def tensors(self) -> dict[str, TensorRecord]:
-        """The logical tensors of the state by name."""
+        """The global tensors of the state by name."""
         return self.base.tensors
 
 

@@ -1,7 +1,7 @@
 """What a delta checkpoint holds.
 
 It is a checkpoint like any other, with the same format and guarantees, but of each table that fused kernels train it holds,
-for each *shard* (a rectangle of the table that begins at row r and column c, as it was cut when it was saved), only the
+for each *shard* (a slice of the table that begins at row r and column c, as it was cut when it was saved), only the
 dirty rows, those that training has changed since another checkpoint:
 
 ===========================================  =========================================================================
@@ -38,7 +38,7 @@ from pydantic import Field, ValidationError
 
 from dlrm.checkpoint.delta.quantise import PARAMETER_BYTES, QUANTISED_PREFIX, quantised_record
 from dlrm.checkpoint.manifest import DTYPE_NAMES, RESTORE, Checksum, Count, Record, TensorRecord, first_fault
-from dlrm.checkpoint.rectangles import Rectangle, fault_in_cover
+from dlrm.checkpoint.slices import Slice, fault_in_cover
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import full_name, names_by_table, weight_name
 from dlrm.errors import CheckpointError
@@ -109,9 +109,9 @@ class DirtyShard(NamedTuple):
         return f"{DIRTY_PREFIX}{self.table}.{self.first_row}_{self.first_column}"
 
     @property
-    def rectangle(self) -> Rectangle:
+    def slice(self) -> Slice:
         """Its place in the table."""
-        return Rectangle((self.first_row, self.first_column), (self.rows, self.columns))
+        return Slice((self.first_row, self.first_column), (self.rows, self.columns))
 
     @property
     def row_dtype(self) -> torch.dtype:
@@ -143,7 +143,7 @@ class Delta:
         names = self.checkpoint.tensors
         return frozenset(name.removeprefix(QUANTISED_PREFIX) for name in names if name.startswith(QUANTISED_PREFIX))
 
-    def dirty(self, shard: DirtyShard) -> int:
+    def rows_of(self, shard: DirtyShard) -> int:
         """Number of rows that it has of a shard."""
         return self.checkpoint.tensors[f"{shard.name}.rows"].shape[0]
 
@@ -159,7 +159,7 @@ def delta_record(checkpoint: Checkpoint) -> DeltaRecord | None:
     Raises:
         CheckpointError: it says something else than a delta does.
     """
-    found: Any = checkpoint.facts.get(KEY)
+    found: Any = checkpoint.metadata.get(KEY)
     if found is None:
         return None
     try:
@@ -203,7 +203,7 @@ def _fault_in_shards(record: DeltaRecord, state: Mapping[str, TensorRecord]) -> 
             return f"has dirty rows of {table} in 8 bits, but in its base they are {weight.dtype}"
         if any(0 in place[2:] for place in places):
             return f"has a shard of {table} without rows or columns"
-        problem = fault_in_cover(weight.shape, (Rectangle(place[:2], place[2:]) for place in places))
+        problem = fault_in_cover(weight.shape, (Slice(place[:2], place[2:]) for place in places))
         if problem:
             return f"has shards of {table} that do not make the table: {problem}"
     return ""

@@ -23,9 +23,9 @@ from math import prod
 import torch
 
 from dlrm.checkpoint.manifest import RESTORE, TensorRecord
-from dlrm.checkpoint.rectangles import Rectangle
-from dlrm.checkpoint.stored import Checkpoint, StoredPiece
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.slices import Slice
+from dlrm.checkpoint.stored import Checkpoint, StoredChunk
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.errors import CheckpointError
 
 QUANTISED_PREFIX = "reduced."
@@ -94,14 +94,14 @@ def quantised_record(record: TensorRecord) -> TensorRecord | None:
     return TensorRecord(name=name, shape=(*shape[:-1], shape[-1] + PARAMETER_BYTES), dtype="uint8")
 
 
-def quantised(tensor: LogicalTensor) -> LogicalTensor:
+def quantised(tensor: GlobalTensor) -> GlobalTensor:
     """What a delta with 8 bits holds of a tensor: itself if it is to be exact, or not on every rank."""
     record = quantised_record(tensor.record)
     if record is None or not tensor.replicated:
         return tensor
-    values, dtype = tensor.blocks[0].tensor.detach(), record.torch_dtype
+    values, dtype = tensor.shards[0].tensor.detach(), record.torch_dtype
     small = encode_rows(values.flatten(0, -2)).view(record.shape) if dtype == torch.uint8 else values.to(dtype)
-    return LogicalTensor.of(record.name, small, replicated=True)
+    return GlobalTensor.of(record.name, small, replicated=True)
 
 
 def fault_in_quantised(values: torch.Tensor) -> str:
@@ -111,31 +111,31 @@ def fault_in_quantised(values: torch.Tensor) -> str:
     return "" if bool(torch.isfinite(values).all()) else "a number is not finite"
 
 
-def restored_rectangle(checkpoint: Checkpoint, stored: StoredPiece) -> Rectangle:
-    """Which elements of the tensor a piece of its quantised form is: whole rows, where it is codes."""
-    piece = stored.piece
-    if checkpoint.dtypes[piece.tensor] != torch.uint8:
-        return piece.rectangle
-    columns = checkpoint.tensors[piece.tensor].shape[-1] - PARAMETER_BYTES
-    return Rectangle((*piece.offsets[:-1], 0), (*piece.shape[:-1], columns))
+def restored_slice(checkpoint: Checkpoint, stored: StoredChunk) -> Slice:
+    """Which elements of the tensor a chunk of its quantised form is: whole rows, where it is codes."""
+    chunk = stored.chunk
+    if checkpoint.dtypes[chunk.tensor] != torch.uint8:
+        return chunk.slice
+    columns = checkpoint.tensors[chunk.tensor].shape[-1] - PARAMETER_BYTES
+    return Slice((*chunk.offsets[:-1], 0), (*chunk.shape[:-1], columns))
 
 
-def restored(checkpoint: Checkpoint, stored: StoredPiece, data: bytearray) -> torch.Tensor:
-    """The numbers of :func:`restored_rectangle`: codes as float32, others as bfloat16.
+def restored(checkpoint: Checkpoint, stored: StoredChunk, data: bytearray) -> torch.Tensor:
+    """The numbers of :func:`restored_slice`: codes as float32, others as bfloat16.
 
     Args:
         checkpoint: a delta whose quantised tensors are of the shapes and types they should have.
-        stored: a piece of one.
+        stored: a chunk of one.
         data: its bytes.
 
     Raises:
         CheckpointError: they are not what :func:`encode_rows` or bfloat16 makes of finite numbers.
     """
-    piece = stored.piece
+    chunk = stored.chunk
     raw = checkpoint.values(stored, data)
     codes = raw.dtype == torch.uint8
-    cut = codes and piece.shape[-1] != checkpoint.tensors[piece.tensor].shape[-1]
-    fault = "a piece holds parts of rows, without their scales" if cut else fault_in_quantised(raw)
+    cut = codes and chunk.shape[-1] != checkpoint.tensors[chunk.tensor].shape[-1]
+    fault = "a chunk holds parts of rows, without their scales" if cut else fault_in_quantised(raw)
     if fault:
-        raise CheckpointError(f"{checkpoint.path}/{stored.file.name}", f"{piece.tensor}: {fault}", mend=RESTORE)
-    return decode_rows(raw.flatten(0, -2)).unflatten(0, piece.shape[:-1]) if codes else raw
+        raise CheckpointError(f"{checkpoint.path}/{stored.file.name}", f"{chunk.tensor}: {fault}", mend=RESTORE)
+    return decode_rows(raw.flatten(0, -2)).unflatten(0, chunk.shape[:-1]) if codes else raw

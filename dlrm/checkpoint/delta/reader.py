@@ -9,12 +9,12 @@ import torch
 
 from dlrm.checkpoint.delta.chain import Chain, open_chain
 from dlrm.checkpoint.delta.dirty_rows import fill_dirty_rows, find_row_damage, verify_dirty_rows
-from dlrm.checkpoint.delta.quantise import QUANTISED_PREFIX, restored, restored_rectangle
+from dlrm.checkpoint.delta.quantise import QUANTISED_PREFIX, restored, restored_slice
 from dlrm.checkpoint.fill import Filling, Progress, Target, ignore
 from dlrm.checkpoint.manifest import TensorRecord
-from dlrm.checkpoint.rectangles import Rectangle
+from dlrm.checkpoint.slices import Slice
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.errors import CheckpointError
 
 
@@ -40,11 +40,11 @@ class DeltaReader:
 
     @property
     def tensors(self) -> Mapping[str, TensorRecord]:
-        """The logical tensors that it restores."""
+        """The global tensors that it restores."""
         return self.chain.tensors
 
     def prepare(
-        self, tensors: Sequence[LogicalTensor], *, verify: bool = True, progress: Progress = ignore
+        self, tensors: Sequence[GlobalTensor], *, verify: bool = True, progress: Progress = ignore
     ) -> Callable[[], None]:
         """Of whole tensors and dirty rows."""
         deltas = self.chain.deltas
@@ -61,15 +61,15 @@ class DeltaReader:
 
         return fill
 
-    def _targets(self, tensor: LogicalTensor) -> Iterator[Target]:
-        """The pieces of a tensor: of the head, or where that has not all of it, of the base."""
+    def _targets(self, tensor: GlobalTensor) -> Iterator[Target]:
+        """The chunks of a tensor: of the head, or where that has not all of it, of the base."""
         head = self.checkpoint
         if tensor.name in self.chain.head.quantised:
-            for stored in head.pieces.get(f"{QUANTISED_PREFIX}{tensor.name}", ()):
+            for stored in head.chunks.get(f"{QUANTISED_PREFIX}{tensor.name}", ()):
                 yield _Quantised(head, stored, tensor)
         else:
             source = head if tensor.name in head.tensors else self.chain.base
-            for stored in source.pieces.get(tensor.name, ()):
+            for stored in source.chunks.get(tensor.name, ()):
                 yield Target(source, stored, tensor)
 
     def find_damage(self, *, of_last: bool = False) -> list[CheckpointError]:
@@ -79,11 +79,11 @@ class DeltaReader:
 
 
 class _Quantised(Target):
-    """A piece of a tensor in fewer bytes."""
+    """A chunk of a tensor in fewer bytes."""
 
     @property
-    def rectangle(self) -> Rectangle:
-        return restored_rectangle(self.checkpoint, self.stored)
+    def slice(self) -> Slice:
+        return restored_slice(self.checkpoint, self.stored)
 
     def values(self, data: bytearray) -> torch.Tensor:
         return restored(self.checkpoint, self.stored, data)

@@ -13,10 +13,10 @@ from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.stored import Checkpoint, find_damage
 from dlrm.checkpoint.tools.comparing import Comparison, compare, config_differences, state_bytes
 from dlrm.checkpoint.tools.exporting import export, tensors_to_export
-from dlrm.checkpoint.tools.format import count, delta_of, fact, moment, text
+from dlrm.checkpoint.tools.format import count, delta_of, metadata_of, moment, text
 from dlrm.checkpoint.tools.listing import entries
 from dlrm.checkpoint.tools.paths import is_removed, open_one
-from dlrm.checkpoint.tools.showing import config_text, facts_table, others_table, tables_table
+from dlrm.checkpoint.tools.showing import config_text, metadata_table, others_table, tables_table
 from dlrm.checkpoint.tools.tables import add, list_table, plain_table, show, terminal
 from dlrm.checkpoint.tools.verifying import committed, restoring_damage, with_dependencies
 from dlrm.config.checkpoint_commands import (
@@ -84,7 +84,7 @@ def _show(config: ShowConfig, console: rich.console.Console) -> None:
         sys.stdout.write(config_text(open_one(config.path)[0]))
         return
     checkpoint = _open(config.path, console)
-    console.print(facts_table(checkpoint))
+    console.print(metadata_table(checkpoint))
     show(console, "Tables", tables_table(checkpoint))
     show(console, "Other tensors", others_table(checkpoint))
 
@@ -122,26 +122,26 @@ def _diff(config: DiffConfig, console: rich.console.Console) -> None:
         _say(console, f"{letter} is {escaped(checkpoint.path, 500)}")
         if kind := delta_of(checkpoint):
             _say(console, f"  a {kind}: the state that it restores is compared")
-    facts = plain_table(("fact", "A", "B"), words=("A", "B"))
-    for topic, one, other in zip(*_facts(first), _facts(second)[1], strict=True):
+    metadata = plain_table(("metadata", "A", "B"), words=("A", "B"))
+    for topic, one, other in zip(*_metadata(first), _metadata(second)[1], strict=True):
         if one != other:
-            add(facts, topic, one, other)
+            add(metadata, topic, one, other)
     options = plain_table(("option", "A", "B"), words=("A", "B"))
     for path, one, other in config_differences(first, second):
         add(options, escaped(path), escaped(one), escaped(other))
     readers = open_reader(first), open_reader(second)
     with _progress(console, "compare", state_bytes(readers[0])) as told:
         comparison = compare(*readers, told)
-    show(console, "Facts that differ", facts)
+    show(console, "Metadata that differ", metadata)
     show(console, "Options that differ", options)
     _show_comparison(comparison, console)
 
 
-def _facts(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
+def _metadata(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
     """Topics, and what the checkpoint says of each."""
     position = ("epoch", "batch", "samples")
-    values = [f"{checkpoint.step:,}", *(count(fact(checkpoint, "position", key)) for key in position)]
-    values += [moment(fact(checkpoint, "time")), text(fact(checkpoint, "reason"))]
+    values = [f"{checkpoint.step:,}", *(count(metadata_of(checkpoint, "position", key)) for key in position)]
+    values += [moment(metadata_of(checkpoint, "time")), text(metadata_of(checkpoint, "reason"))]
     return ["step", *position, "saved", "reason", "ranks"], [*values, f"{checkpoint.manifest.world_size:,}"]
 
 
@@ -165,8 +165,7 @@ def _show_comparison(found: Comparison, console: rich.console.Console) -> None:
 def _export(config: ExportConfig, console: rich.console.Console) -> None:
     reader = open_reader(_open(config.path, console))
     names = tensors_to_export(reader, optimizer=config.optimizer)
-    pieces = [stored.piece.range for name in names for stored in reader.checkpoint.pieces.get(name, [])]
-    with _progress(console, "export", sum(stop - start for start, stop in pieces)) as told:
+    with _progress(console, "export", sum(reader.tensors[name].bytes for name in names)) as told:
         path = export(reader, names, config.output, overwrite=config.overwrite, progress=told)
     size = byte_size(path.stat().st_size)
     step = f"of step {reader.checkpoint.step:,}"

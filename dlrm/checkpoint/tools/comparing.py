@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from dlrm.checkpoint.fill import Progress
-from dlrm.checkpoint.manifest import PieceRecord, TensorRecord
+from dlrm.checkpoint.manifest import ChunkRecord, TensorRecord
 from dlrm.checkpoint.reader import FullReader, Reader
-from dlrm.checkpoint.rectangles import Rectangle
+from dlrm.checkpoint.slices import Slice
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 
 _PORTION_BYTES = 256 << 20
-"""Of each state at a time; the pieces that these rows are in are read besides."""
+"""Of each state at a time; the chunks that these rows are in are read besides."""
 _STEP_ELEMENTS = 1 << 22
 _SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
@@ -63,14 +63,14 @@ class Comparison:
 def compare(first: Reader, second: Reader, progress: Progress) -> Comparison:
     """Compare the states that two checkpoints restore, some rows of each tensor at a time.
 
-    Rows of full checkpoints that are in pieces cut alike, with equal checksums, are equal and not read.
+    Rows of full checkpoints that are in chunks cut alike, with equal checksums, are equal and not read.
 
     Raises:
-        CheckpointError: a piece is damaged or cannot be read.
+        CheckpointError: a chunk is damaged or cannot be read.
     """
     one, two = first.tensors, second.tensors
     found = {name: Change(name, math.prod(one[name].shape), 0, 0.0) for name in one if two.get(name) == one[name]}
-    same = _SamePieces(first, second)
+    same = _SameChunks(first, second)
     for portion in _portions([one[name] for name in found]):
         rows = {name: part for name, part in portion.items() if not same.hold(name, part)}
         state, other = _restored(first, rows), _restored(second, rows)
@@ -85,26 +85,26 @@ def state_bytes(reader: Reader) -> int:
     return sum(record.bytes for record in reader.tensors.values())
 
 
-class _SamePieces:
-    """The pieces that two full checkpoints have alike."""
+class _SameChunks:
+    """The chunks that two full checkpoints have alike."""
 
     def __init__(self, first: Reader, second: Reader) -> None:
-        self._first, self._others = first, set[tuple[str, Rectangle, str]]()
+        self._first, self._others = first, set[tuple[str, Slice, str]]()
         if isinstance(first, FullReader) and isinstance(second, FullReader):
-            self._others = {_key(piece) for file in second.checkpoint.manifest.files for piece in file.pieces}
+            self._others = {_key(chunk) for file in second.checkpoint.manifest.files for chunk in file.chunks}
 
     def hold(self, name: str, rows: Rows) -> bool:
-        """Whether these rows of a tensor are in such pieces alone."""
-        pieces = (stored.piece for stored in self._first.checkpoint.pieces.get(name, ()))
-        return bool(self._others) and all(_key(piece) in self._others for piece in pieces if _has_any(piece, rows))
+        """Whether these rows of a tensor are in such chunks alone."""
+        chunks = (stored.chunk for stored in self._first.checkpoint.chunks.get(name, ()))
+        return bool(self._others) and all(_key(chunk) in self._others for chunk in chunks if _has_any(chunk, rows))
 
 
-def _key(piece: PieceRecord) -> tuple[str, Rectangle, str]:
-    return piece.tensor, piece.rectangle, piece.checksum
+def _key(chunk: ChunkRecord) -> tuple[str, Slice, str]:
+    return chunk.tensor, chunk.slice, chunk.checksum
 
 
-def _has_any(piece: PieceRecord, rows: Rows) -> bool:
-    return not piece.shape or (piece.offsets[0] < rows[1] and rows[0] < piece.offsets[0] + piece.shape[0])
+def _has_any(chunk: ChunkRecord, rows: Rows) -> bool:
+    return not chunk.shape or (chunk.offsets[0] < rows[1] and rows[0] < chunk.offsets[0] + chunk.shape[0])
 
 
 def _bytes_of(tensor: TensorRecord, rows: Rows) -> int:
@@ -138,17 +138,17 @@ def _restored(reader: Reader, rows: Mapping[str, Rows]) -> dict[str, torch.Tenso
             parts.setdefault(name.removeprefix("average."), []).append(part)
     tensors = [_without_values(reader.tensors[name], ranges) for name, ranges in parts.items()]
     reader.prepare(tensors, verify=False)()
-    return {tensor.name: tensor.blocks[0].tensor for tensor in tensors}
+    return {tensor.name: tensor.shards[0].tensor for tensor in tensors}
 
 
-def _without_values(record: TensorRecord, ranges: Sequence[Rows]) -> LogicalTensor:
-    """A tensor with a block for each range of rows."""
+def _without_values(record: TensorRecord, ranges: Sequence[Rows]) -> GlobalTensor:
+    """A tensor with a shard for each range of rows."""
     dtype, rank = record.torch_dtype, len(record.shape)
-    blocks = (
-        Block((start, *[0] * rank)[:rank], torch.empty((stop - start, *record.shape[1:])[:rank], dtype=dtype))
+    shards = (
+        Shard((start, *[0] * rank)[:rank], torch.empty((stop - start, *record.shape[1:])[:rank], dtype=dtype))
         for start, stop in ranges
     )
-    return LogicalTensor(record.name, record.shape, dtype, tuple(blocks))
+    return GlobalTensor(record.name, record.shape, dtype, tuple(shards))
 
 
 def _comparison(
@@ -189,7 +189,7 @@ def _larger(one: float, other: float) -> float:
 
 def config_differences(first: Checkpoint, second: Checkpoint) -> Iterator[tuple[str, str, str]]:
     """Each option of the configurations that differs: its dotted path and both values as text."""
-    one, two = _flat(first.facts.get("config")), _flat(second.facts.get("config"))
+    one, two = _flat(first.metadata.get("config")), _flat(second.metadata.get("config"))
     for path in {**one, **two}:
         value, other = one.get(path, _ABSENT), two.get(path, _ABSENT)
         if value != other:

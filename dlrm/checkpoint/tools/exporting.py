@@ -16,7 +16,7 @@ from dlrm.checkpoint.fill import Progress, ignore
 from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.reader import Reader
 from dlrm.checkpoint.storage import storage_errors
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.checkpoint.tools.paths import local_file
 from dlrm.checkpoint.tools.safetensors_format import Entry, layout
 from dlrm.checkpoint.tools.showing import is_weight
@@ -31,7 +31,7 @@ def tensors_to_export(reader: Reader, *, optimizer: bool) -> list[str]:
 def export(reader: Reader, names: Sequence[str], output: str, *, overwrite: bool, progress: Progress = ignore) -> Path:
     """Write whole tensors into a new file.
 
-    What the checkpoint restores is written into the mapped file, each piece verified and read once; memory is a few pieces
+    What the checkpoint restores is written into the mapped file, each chunk verified and read once; memory is a few chunks
     of at most 64 MiB. The file is written beside its place and renamed when it is whole.
 
     Args:
@@ -39,16 +39,16 @@ def export(reader: Reader, names: Sequence[str], output: str, *, overwrite: bool
         names: of the tensors.
         output: the file, on this host.
         overwrite: replace it if it is there.
-        progress: told of every piece.
+        progress: told of every chunk.
 
     Raises:
-        CheckpointError: the file is there, or cannot be written; a piece is damaged.
+        CheckpointError: the file is there, or cannot be written; a chunk is damaged.
     """
     path, checkpoint = local_file(output), reader.checkpoint
     metadata = {
         "format": "pt",
         "step": str(checkpoint.step),
-        "config": json.dumps(checkpoint.facts.get("config")),
+        "config": json.dumps(checkpoint.metadata.get("config")),
         "checkpoint": checkpoint.manifest_checksum,
     }
     kinds = {name: (reader.tensors[name].torch_dtype, reader.tensors[name].shape) for name in names}
@@ -65,13 +65,13 @@ def export(reader: Reader, names: Sequence[str], output: str, *, overwrite: bool
     return path
 
 
-def _mapped(path: Path, name: str, place: Entry) -> LogicalTensor:
+def _mapped(path: Path, name: str, place: Entry) -> GlobalTensor:
     """A tensor whose memory is its part of the file."""
     values = torch.empty(place.shape, dtype=place.dtype)
     if place.start < place.stop:
         data = np.memmap(path, np.uint8, "r+", offset=place.start, shape=(place.stop - place.start,))
         values = torch.from_numpy(data).view(place.dtype).view(place.shape)
-    return LogicalTensor.of(name, values)
+    return GlobalTensor.of(name, values)
 
 
 @contextmanager

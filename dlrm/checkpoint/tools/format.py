@@ -11,9 +11,9 @@ from dlrm.words import escaped, local_time
 UNKNOWN = "?"
 
 
-def fact(checkpoint: Checkpoint, *path: str) -> Any:
+def metadata_of(checkpoint: Checkpoint, *path: str) -> Any:
     """What the writer noted under ``path``, of whatever type; None if there is nothing."""
-    found: Any = checkpoint.facts
+    found: Any = checkpoint.metadata
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
     return found
@@ -46,14 +46,14 @@ def moment(value: Any) -> str:
 
 def delta_of(checkpoint: Checkpoint) -> str:
     """What a checkpoint that is a delta builds on, in words; empty if it is a full one."""
-    if checkpoint.facts.get(KEY) is None:
+    if checkpoint.metadata.get(KEY) is None:
         return ""
-    return f"delta of step {count(fact(checkpoint, KEY, 'parent', 'step'))}"
+    return f"delta of step {count(metadata_of(checkpoint, KEY, 'parent', 'step'))}"
 
 
 def metrics(checkpoint: Checkpoint) -> dict[str, float]:
     """The figures that were noted by name: those of the last validation first."""
-    found = fact(checkpoint, "metrics")
+    found = metadata_of(checkpoint, "metrics")
     history = found.get("validation") if isinstance(found, dict) else None
     last = history[-1] if isinstance(history, list) and history else None
     scores = last[-1] if isinstance(last, list) and last else None
@@ -63,5 +63,5 @@ def metrics(checkpoint: Checkpoint) -> dict[str, float]:
 
 def best_metric(checkpoint: Checkpoint) -> str:
     """The metric by which the best checkpoint of a run is known, and its value then; empty if there is none."""
-    metric, value = fact(checkpoint, "best", "metric"), fact(checkpoint, "best", "value")
+    metric, value = metadata_of(checkpoint, "best", "metric"), metadata_of(checkpoint, "best", "value")
     return f"{text(metric)} {figure(value)}" if metric is not None else ""

@@ -13,7 +13,7 @@ from dlrm.checkpoint.manifest import Manifest
 from dlrm.checkpoint.names import checkpoint_name
 from dlrm.checkpoint.save import Destination, abandon, commit, prepare, write_rank
 from dlrm.checkpoint.snapshot import view
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.checkpoint.tools.paths import local_file, storage_of
 from dlrm.checkpoint.tools.showing import is_table
 from dlrm.checkpoint.tools.state_dict import read_state_dict
@@ -49,7 +49,7 @@ def run_import(config: ImportConfig, schema_of: Callable[[DataConfig], Schema]) 
         mend = "use the configuration, and data with the tables, of the model that was saved"
         raise CheckpointMismatchError(escaped(path, 500), differences, mend=mend)
     plain = {name: value for name, value in to_plain(config).items() if name not in _OWN_OPTIONS}
-    manifest = write_weights(config.output, translated.weights, import_facts(path, plain))
+    manifest = write_weights(config.output, translated.weights, import_metadata(path, plain))
     console = terminal()
     number = sum(is_table(name) for name in translated.weights)
     written = f"{escaped(storage_of(config.output)[1], 500)}/{checkpoint_name(0)}"
@@ -63,7 +63,7 @@ def run_import(config: ImportConfig, schema_of: Callable[[DataConfig], Schema]) 
         console.print(line, markup=False, soft_wrap=True)
 
 
-def import_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def import_metadata(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says beside the weights; no position, because these are no training to go on with."""
     return {
         "config": dict(config),
@@ -77,13 +77,13 @@ def import_facts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_weights(folder: str, weights: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> Manifest:
+def write_weights(folder: str, weights: Mapping[str, torch.Tensor], metadata: dict[str, Any]) -> Manifest:
     """Write the checkpoint of step 0 straight from the weights' memory, which may be a mapped file.
 
     Args:
         folder: for checkpoints; made if need be.
         weights: whole tensors by name, with at least one dimension.
-        facts: JSON for the manifest.
+        metadata: JSON for the manifest.
 
     Raises:
         CheckpointError: there is one of step 0, or it cannot be written.
@@ -93,8 +93,8 @@ def write_weights(folder: str, weights: Mapping[str, torch.Tensor], facts: dict[
     final = f"{folder}/{checkpoint_name(0)}"
     destination = Destination(storage=storage, final=final, step=0, token=token, rank=0, world_size=1)
     try:
-        write_rank(destination, view([LogicalTensor.of(name, weight) for name, weight in weights.items()]))
-        return commit(destination, facts, time_limit_s=_COMMIT_LIMIT_S)
+        write_rank(destination, view([GlobalTensor.of(name, weight) for name, weight in weights.items()]))
+        return commit(destination, metadata, time_limit_s=_COMMIT_LIMIT_S)
     except BaseException:
         abandon(destination)
         raise

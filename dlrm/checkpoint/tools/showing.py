@@ -1,4 +1,4 @@
-"""``checkpoint show``: one checkpoint's facts and tensors."""
+"""``checkpoint show``: one checkpoint's metadata and tensors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dlrm.checkpoint.tools.format import (
     best_metric,
     count,
     delta_of,
-    fact,
     figure,
+    metadata_of,
     metrics,
     moment,
     text,
@@ -30,23 +30,23 @@ from dlrm.table_names import table_name
 from dlrm.words import byte_size, counted, escaped
 
 
-def facts_lines(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+def metadata_lines(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """What to know of a checkpoint: topics and words."""
-    position = {key: fact(checkpoint, "position", key) for key in ("epoch", "batch", "samples")}
+    position = {key: metadata_of(checkpoint, "position", key) for key in ("epoch", "batch", "samples")}
     yield "checkpoint", escaped(checkpoint.path, 500)
     yield "kind", delta_of(checkpoint) or "full"
     if delta_of(checkpoint):
-        base, bits = fact(checkpoint, KEY, "base", "step"), fact(checkpoint, KEY, "bits")
+        base, bits = metadata_of(checkpoint, KEY, "base", "step"), metadata_of(checkpoint, KEY, "bits")
         yield "", f"restored with step {count(base)} and the deltas between; {count(bits)} bits a weight"
     yield "step", f"{checkpoint.step:,}"
     yield "position", ", ".join(f"{key} {count(value)}" for key, value in position.items())
-    yield "saved", f"{moment(fact(checkpoint, 'time'))} ({text(fact(checkpoint, 'reason'))})"
+    yield "saved", f"{moment(metadata_of(checkpoint, 'time'))} ({text(metadata_of(checkpoint, 'reason'))})"
     manifest = checkpoint.manifest
     yield "written by", f"{counted(manifest.world_size, 'rank')}, in {counted(len(manifest.files), 'file')}"
     yield "size", f"{byte_size(manifest.bytes)} in {counted(len(manifest.tensors), 'tensor')}"
     yield from _pairs("metrics", metrics(checkpoint), figure)
     yield "best", best_metric(checkpoint) or "none"
-    yield from _pairs("versions", fact(checkpoint, "versions"), escaped)
+    yield from _pairs("versions", metadata_of(checkpoint, "versions"), escaped)
     yield "checksum", checkpoint.manifest_checksum
 
 
@@ -55,12 +55,12 @@ def _pairs(topic: str, found: Any, as_words: Any) -> Iterator[tuple[str, str]]:
         yield topic, ", ".join(f"{escaped(key, 40)} {as_words(value)}" for key, value in found.items())
 
 
-def facts_table(checkpoint: Checkpoint) -> Table:
-    """The facts without lines around them."""
+def metadata_table(checkpoint: Checkpoint) -> Table:
+    """The metadata without lines around them."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for topic, words in facts_lines(checkpoint):
+    for topic, words in metadata_lines(checkpoint):
         add(table, topic, words)
     return table
 
@@ -117,7 +117,7 @@ def config_text(checkpoint: Checkpoint) -> str:
     Raises:
         CheckpointError: the checkpoint has none.
     """
-    config = fact(checkpoint, "config")
+    config = metadata_of(checkpoint, "config")
     if not isinstance(config, dict):
         raise CheckpointError(checkpoint.path, "holds no configuration", mend="see the run's config.yaml")
     return yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=False, width=120, default_flow_style=None)

@@ -9,7 +9,7 @@ import rich.console
 from rich.table import Table
 from rich.text import Text
 
-from dlrm.checkpoint.tools.format import best_metric, count, fact, figure, metrics, moment, text
+from dlrm.checkpoint.tools.format import best_metric, count, figure, metadata_of, metrics, moment, text
 from dlrm.checkpoint.tools.listing import Entry
 from dlrm.words import byte_size, escaped
 
@@ -56,10 +56,10 @@ def list_table(found: Sequence[Entry]) -> Table:
             table,
             entry.name,
             f"{checkpoint.step:,}",
-            count(fact(checkpoint, "position", "epoch")),
-            count(fact(checkpoint, "position", "samples")),
-            moment(fact(checkpoint, "time")),
-            text(fact(checkpoint, "reason")),
+            count(metadata_of(checkpoint, "position", "epoch")),
+            count(metadata_of(checkpoint, "position", "samples")),
+            moment(metadata_of(checkpoint, "time")),
+            text(metadata_of(checkpoint, "reason")),
             byte_size(checkpoint.manifest.bytes),
             f"{checkpoint.manifest.world_size:,}",
             _metric(entry),
@@ -72,6 +72,6 @@ def list_table(found: Sequence[Entry]) -> Table:
 def _metric(entry: Entry) -> str:
     """The value in this checkpoint of the metric that decides which is the best, or else of the AUC."""
     assert entry.checkpoint is not None
-    found, chosen = metrics(entry.checkpoint), fact(entry.checkpoint, "best", "metric")
+    found, chosen = metrics(entry.checkpoint), metadata_of(entry.checkpoint, "best", "metric")
     name = next((name for name in (chosen, "auc") if isinstance(name, str) and name in found), None)
     return "" if name is None else f"{escaped(name, 30)} {figure(found[name])}"

@@ -12,7 +12,7 @@ from dlrm.checkpoint.delta.format import MAX_REPLAYED_STEPS, AverageRecord, Bits
 from dlrm.checkpoint.delta.quantise import quantised
 from dlrm.checkpoint.saver import SaveReport
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import LogicalTensor, tensors_by_table
+from dlrm.checkpoint.tensors import GlobalTensor, tensors_by_table
 from dlrm.distributed.collectives import Collectives, from_rank_0
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.dirty_rows import DirtyRows, Shard
@@ -71,8 +71,8 @@ class DeltaState:
         self._base: Link | None = None  # these two on rank 0 alone
         self._parent: Link | None = None
 
-    def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
-        """What the next checkpoint holds, and facts for its manifest; collective, between steps."""
+    def collect(self) -> tuple[Sequence[GlobalTensor], dict[str, Any]]:
+        """What the next checkpoint holds, and metadata for its manifest; collective, between steps."""
         self._dirty.rollback()  # collected to take memory for it, for example
         # The tables are called as in the state.
         rows = {
@@ -99,8 +99,8 @@ class DeltaState:
         return not fault
 
     def _delta(
-        self, state: Sequence[LogicalTensor], rows: Mapping[DirtyShard, torch.Tensor]
-    ) -> tuple[Sequence[LogicalTensor], dict[str, Any]] | None:
+        self, state: Sequence[GlobalTensor], rows: Mapping[DirtyShard, torch.Tensor]
+    ) -> tuple[Sequence[GlobalTensor], dict[str, Any]] | None:
         """The state as a delta; None where that is not worth it, or not all can be quantised."""
         tables = tensors_by_table(state)
         dirty = dirty_tensors(tables, rows, self._bits)
@@ -111,7 +111,7 @@ class DeltaState:
             return None
         partial = {tensor.name for table in shards for tensor in tables[table].values()}
         tensors = [tensor for tensor in others if tensor.name not in partial] + dirty
-        if self._base is None or self._parent is None:  # not rank 0, whose facts count
+        if self._base is None or self._parent is None:  # not rank 0, whose metadata count
             return tensors, {}
         average = None
         if self._average_decay > 0:
@@ -150,21 +150,21 @@ class DeltaState:
 
     def _agreed_shards(
         self,
-        tables: Mapping[str, Mapping[str, LogicalTensor]],
-        dirty: Sequence[LogicalTensor],
+        tables: Mapping[str, Mapping[str, GlobalTensor]],
+        dirty: Sequence[GlobalTensor],
         mine: Sequence[DirtyShard],
         *,
         finite: bool,
     ) -> _Shards | None:
         """All ranks' shards by table; None where a delta is not worth it or, on a rank, not ``finite``."""
         whole_bytes = sum(
-            block.tensor.nbytes
+            shard.tensor.nbytes
             for table in {shard.table for shard in mine}
             for tensor in tables[table].values()
-            for block in tensor.blocks
-            if block.primary
+            for shard in tensor.shards
+            if shard.primary
         )
-        dirty_bytes = sum(block.tensor.nbytes for tensor in dirty for block in tensor.blocks)
+        dirty_bytes = sum(shard.tensor.nbytes for tensor in dirty for shard in tensor.shards)
         by_rank = self._collectives.all_gather_object((whole_bytes, dirty_bytes, finite, [tuple(s) for s in mine]))
         if not all(finite for _, _, finite, _ in by_rank):
             return None

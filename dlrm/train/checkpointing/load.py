@@ -54,14 +54,11 @@ def saved_config(checkpoint: Checkpoint) -> Config:
     Raises:
         CheckpointError: it holds none, or one that this program does not know.
     """
-    found = checkpoint.facts.get("config")
+    found = checkpoint.metadata.get("config")
     if not isinstance(found, dict):
-        raise CheckpointError(
-            checkpoint.path, "holds no configuration", mend="use a checkpoint that training has saved"
-        )
+        raise CheckpointError(checkpoint.path, "holds no configuration", mend="use one that training has saved")
     try:
         return Config.model_validate(merge(Layer(defaults(Config)), Layer(found)).values)
     except ValidationError as error:
-        raise CheckpointError(
-            checkpoint.path, first_fault(error, "facts.config"), mend="load it with its own program"
-        ) from None
+        fault, mend = first_fault(error, "facts.config"), "use the program that wrote it"
+        raise CheckpointError(checkpoint.path, fault, mend=mend) from None

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from dlrm.checkpoint.saver import SaveReport
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.train.checkpointing.state import engine_tensors
 from dlrm.train.engine import Engine
 
@@ -15,7 +15,7 @@ from dlrm.train.engine import Engine
 class StateProvider(Protocol):
     """What checkpoints are made of."""
 
-    def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
+    def collect(self) -> tuple[Sequence[GlobalTensor], dict[str, Any]]:
         """What the next checkpoint holds, and metadata for its manifest; on every rank."""
 
     def on_saved(self, report: SaveReport | None) -> None:
@@ -31,7 +31,7 @@ class FullState:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def collect(self) -> tuple[Sequence[LogicalTensor], dict[str, Any]]:
+    def collect(self) -> tuple[Sequence[GlobalTensor], dict[str, Any]]:
         """All tensors of the engine."""
         return engine_tensors(self._engine), {}
 

@@ -1,4 +1,4 @@
-"""The state of training as logical tensors: what a checkpoint holds of an engine.
+"""The state of training as global tensors: what a checkpoint holds of an engine.
 
 Names, shapes and meaning are the same whatever the plan, the number of ranks and the kernels:
 
@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 
-from dlrm.checkpoint.tensors import Block, LogicalTensor, weight_name
+from dlrm.checkpoint.tensors import GlobalTensor, Shard, weight_name
 from dlrm.models.task import MODEL_PREFIX
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.wrap import forget_cached_rows, fused_shards
@@ -40,13 +40,13 @@ from dlrm.table_names import state_name, table_of_weight
 from dlrm.train.engine import Engine
 
 
-def engine_tensors(engine: Engine) -> tuple[LogicalTensor, ...]:
+def engine_tensors(engine: Engine) -> tuple[GlobalTensor, ...]:
     """Every tensor of the training state, in the same order on every rank.
 
-    The blocks are views of the memory that training uses. Call it anew for each save, between steps: it brings rows home
+    The shards are views of the memory that training uses. Call it anew for each save, between steps: it brings rows home
     that a kernel has changed in a cache. After loading call :func:`after_load`.
     """
-    weights = {name: _logical_weight(name, weight) for name, weight in _named_weights(engine)}
+    weights = {name: _global_weight(name, weight) for name, weight in _named_weights(engine)}
     return (
         *weights.values(),
         *_table_state(engine, weights),
@@ -56,7 +56,7 @@ def engine_tensors(engine: Engine) -> tuple[LogicalTensor, ...]:
 
 
 def after_load(engine: Engine) -> None:
-    """Make the engine take notice of what has been written into the blocks of :func:`engine_tensors`.
+    """Make the engine take notice of what has been written into the shards of :func:`engine_tensors`.
 
     An average that was not in the checkpoint begins with the weights that were.
     """
@@ -67,44 +67,39 @@ def after_load(engine: Engine) -> None:
 
 def _named_weights(engine: Engine) -> Iterator[tuple[str, torch.Tensor | ShardedTensor]]:
     for full_name, weight in engine.model.state_dict().items():
-        yield _logical_name(full_name), weight
+        yield _state_name(full_name), weight
 
 
-def _logical_name(full_name: str) -> str:
+def _state_name(full_name: str) -> str:
     """The name of a weight without what wraps it: TrainTask's ``model.`` and torchrec's collection of tables."""
     if ".embedding_bags." in full_name:
         return weight_name(state_name(table_of_weight(full_name)))
     return full_name.removeprefix(MODEL_PREFIX)
 
 
-def _logical_weight(name: str, weight: torch.Tensor | ShardedTensor) -> LogicalTensor:
+def _global_weight(name: str, weight: torch.Tensor | ShardedTensor) -> GlobalTensor:
     if not isinstance(weight, ShardedTensor):
-        return _replicated(name, weight)
-    whole, shards = weight.metadata(), weight.local_shards()
-    blocks = tuple(Block(tuple(shard.metadata.shard_offsets), shard.tensor.detach()) for shard in shards)
-    return LogicalTensor(name, tuple(whole.size), whole.tensor_properties.dtype, _not_empty(blocks))
+        return GlobalTensor.of(name, weight, replicated=True)
+    whole, local = weight.metadata(), weight.local_shards()
+    shards = tuple(Shard(tuple(shard.metadata.shard_offsets), shard.tensor.detach()) for shard in local)
+    return GlobalTensor(name, tuple(whole.size), whole.tensor_properties.dtype, _not_empty(shards))
 
 
-def _replicated(name: str, tensor: torch.Tensor) -> LogicalTensor:
-    block = Block((0,) * tensor.dim(), tensor.detach())
-    return LogicalTensor(name, tuple(tensor.shape), tensor.dtype, (block,), replicated=True)
-
-
-def _not_empty(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+def _not_empty(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
     """Without those of ranks that a short table has no rows for."""
-    return tuple(block for block in blocks if block.tensor.numel())
+    return tuple(shard for shard in shards if shard.tensor.numel())
 
 
-def _table_state(engine: Engine, weights: dict[str, LogicalTensor]) -> Iterator[LogicalTensor]:
+def _table_state(engine: Engine, weights: dict[str, GlobalTensor]) -> Iterator[GlobalTensor]:
     """The optimizer's state of each table, from fused kernels or, of data-parallel tables, from torch's optimizers."""
-    blocks: dict[str, list[Block]] = {}
+    shards: dict[str, list[Shard]] = {}
     for shard in fused_shards(engine.model):
         for state, tensor in shard.states.items():
             offsets = (shard.first_row, shard.first_column)[: tensor.dim()]
             primary = tensor.dim() == 2 or shard.first_column == 0
             name = f"tables.{state_name(shard.table)}.optimizer.{state}"
-            blocks.setdefault(name, []).append(Block(offsets, tensor, primary))
-    unfused = {_logical_name(name): state for name, state in engine.optimizer.unfused_state().items()}
+            shards.setdefault(name, []).append(Shard(offsets, tensor, primary))
+    unfused = {_state_name(name): state for name, state in engine.optimizer.unfused_state().items()}
     for weight_of_table, weight in weights.items():
         if not weight_of_table.startswith("tables."):
             continue
@@ -112,25 +107,25 @@ def _table_state(engine: Engine, weights: dict[str, LogicalTensor]) -> Iterator[
         for state, shape in engine.optimizer.tables.state_shapes(rows, dim).items():
             name = f"{weight_of_table.removesuffix('.weight')}.optimizer.{state}"
             if weight.replicated:
-                yield _replicated(name, unfused[weight_of_table][state])
+                yield GlobalTensor.of(name, unfused[weight_of_table][state], replicated=True)
             else:
-                yield LogicalTensor(name, shape, torch.float32, _not_empty(tuple(blocks.get(name, ()))))
+                yield GlobalTensor(name, shape, torch.float32, _not_empty(tuple(shards.get(name, ()))))
 
 
-def _dense_state(engine: Engine) -> Iterator[LogicalTensor]:
+def _dense_state(engine: Engine) -> Iterator[GlobalTensor]:
     for full_name, states in engine.optimizer.unfused_state().items():
-        name = _logical_name(full_name)
+        name = _state_name(full_name)
         if not name.startswith("tables."):
             for state, tensor in states.items():
-                yield _replicated(f"{name}.optimizer.{state}", tensor)
+                yield GlobalTensor.of(f"{name}.optimizer.{state}", tensor, replicated=True)
 
 
-def _average(engine: Engine, weights: Iterable[LogicalTensor]) -> Iterator[LogicalTensor]:
+def _average(engine: Engine, weights: Iterable[GlobalTensor]) -> Iterator[GlobalTensor]:
     average = engine.average
     if not isinstance(average, ExponentialAverage):
         return
-    yield _replicated("average.steps", average.steps)
+    yield GlobalTensor.of("average.steps", average.steps, replicated=True)
     for weight in weights:
         if weight.dtype.is_floating_point:  # dropout's step counter is no weight
-            blocks = tuple(Block(block.offsets, average.average_of(block.tensor)) for block in weight.blocks)
-            yield LogicalTensor(f"average.{weight.name}", weight.shape, weight.dtype, blocks, weight.replicated)
+            shards = tuple(Shard(shard.offsets, average.average_of(shard.tensor)) for shard in weight.shards)
+            yield GlobalTensor(f"average.{weight.name}", weight.shape, weight.dtype, shards, weight.replicated)

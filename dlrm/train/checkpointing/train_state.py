@@ -115,10 +115,10 @@ class TrainState(_Saved):
         Raises:
             CheckpointError: something is missing, or not what it should be.
         """
-        if "position" not in checkpoint.facts:
+        if "position" not in checkpoint.metadata:
             return None
         try:
-            found = cls.model_validate(checkpoint.facts, strict=False)
+            found = cls.model_validate(checkpoint.metadata, strict=False)
         except ValidationError as error:
             raise CheckpointError(checkpoint.path, first_fault(error, "facts"), mend=_MEND) from None
         if found.position.step != checkpoint.step:

@@ -13,7 +13,7 @@ from dlrm.checkpoint.retention import ABANDONED_S, prune
 from dlrm.checkpoint.save import prepare
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.errors import CheckpointError
-from tests.unit.checkpoint.delta.deltas import normal_state, save_increment
+from tests.unit.checkpoint.delta.deltas import normal_state, save_delta
 from tests.unit.checkpoint.states import random_state, save_ranks, uncut
 
 
@@ -56,13 +56,13 @@ def test_the_newest_is_that_of_the_largest_step(tmp_path):
     assert older.step == 30
 
 
-def test_one_that_cannot_be_removed_keeps_no_other_but_what_it_stands_on(tmp_path, monkeypatch):
+def test_one_that_cannot_be_removed_keeps_no_other_but_what_it_depends_on(tmp_path, monkeypatch):
     state = normal_state(0)
     for step in (10, 20):  # two chains: 10, 11, 12 and 20, 21, 22
         base = parent = save_ranks(tmp_path, step, [uncut(state)])
         for number in (1, 2):
             rows = {"a": [number], "b": [number]}
-            parent = save_increment(tmp_path, step + number, state, rows, base=base, parent=parent)
+            parent = save_delta(tmp_path, step + number, state, rows, base=base, parent=parent)
     save(tmp_path, 30, 40)
     rename = LocalStorage.rename_folder
 

@@ -7,7 +7,7 @@ import torch
 from dlrm.checkpoint.delta.format import DirtyShard, Link
 from dlrm.checkpoint.delta.quantise import encode_rows
 from dlrm.checkpoint.stored import open_checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from tests.unit.checkpoint.states import State, save_ranks
 
 SHAPES = {
@@ -44,8 +44,8 @@ def link(path: Path) -> Link:
     return Link(step=checkpoint.step, manifest_checksum=checkpoint.manifest_checksum)
 
 
-def touched_tensors(state: State, shard: DirtyShard, rows: list[int], bits: int) -> list[LogicalTensor]:
-    """What an increment holds of a shard; ``rows`` of the whole table."""
+def dirty_tensors(state: State, shard: DirtyShard, rows: list[int], bits: int) -> list[GlobalTensor]:
+    """What a delta holds of a shard; ``rows`` of the whole table."""
     here = [row for row in rows if 0 <= row - shard.first_row < shard.rows]
     values = {f"{shard.name}.rows": torch.tensor(here, dtype=torch.int32) - shard.first_row}
     columns = slice(shard.first_column, shard.first_column + shard.columns)
@@ -60,11 +60,11 @@ def touched_tensors(state: State, shard: DirtyShard, rows: list[int], bits: int)
     return [alone(name, value) for name, value in values.items()]
 
 
-def alone(name: str, value: torch.Tensor) -> LogicalTensor:
-    return LogicalTensor(name, tuple(value.shape), value.dtype, (Block((0,) * value.dim(), value.contiguous()),))
+def alone(name: str, value: torch.Tensor) -> GlobalTensor:
+    return GlobalTensor(name, tuple(value.shape), value.dtype, (Shard((0,) * value.dim(), value.contiguous()),))
 
 
-def save_increment(
+def save_delta(
     folder: Path,
     step: int,
     state: State,
@@ -74,25 +74,25 @@ def save_increment(
     parent: Path,
     bits: int = 32,
     shards=ROW_WISE,
-    change=lambda tensors, fact: None,
+    change=lambda tensors, record: None,
 ) -> Path:
     """Save as two ranks that take the shards in turn; ``change`` may spoil what they save."""
-    ranks: list[list[LogicalTensor]] = [[], []]
+    ranks: list[list[GlobalTensor]] = [[], []]
     all_shards = [DirtyShard(table, *place) for table, places in shards.items() for place in places]
     for index, shard in enumerate(all_shards):
-        ranks[index % 2] += touched_tensors(state, shard, rows[shard.table], bits)
+        ranks[index % 2] += dirty_tensors(state, shard, rows[shard.table], bits)
     ranks[0] += [alone(name, value) for name, value in state.values.items() if name.split(".")[1] not in shards]
-    fact = {
+    record = {
         "base": link(base).model_dump(),
         "parent": link(parent).model_dump(),
         "bits": bits,
         "shards": {table: [list(place) for place in places] for table, places in shards.items()},
     }
     tensors = {tensor.name: tensor for rank in ranks for tensor in rank}
-    change(tensors, fact)
+    change(tensors, record)
     ranks = [
         [tensors[tensor.name] for tensor in ranks[0] if tensor.name in tensors]
         + [tensor for name, tensor in tensors.items() if name not in {t.name for rank in ranks for t in rank}],
         [tensors[tensor.name] for tensor in ranks[1] if tensor.name in tensors],
     ]
-    return save_ranks(folder, step, ranks, {"increment": fact})
+    return save_ranks(folder, step, ranks, {"increment": record})

@@ -1,4 +1,4 @@
-"""Chains of increments: what they restore, what of them is kept, and what is refused of them before anything changes."""
+"""Chains of deltas: what they restore, what of them is kept, and what is refused of them before anything changes."""
 
 import random
 import shutil
@@ -23,11 +23,11 @@ from tests.unit.checkpoint.delta.deltas import (
     ROW_WISE,
     alone,
     normal_state,
-    save_increment,
+    save_delta,
     stepped,
 )
 from tests.unit.checkpoint.hostile import edit
-from tests.unit.checkpoint.states import blank, cut_up, gathered, save_ranks, small_pieces, uncut
+from tests.unit.checkpoint.states import blank, cut_up, gathered, save_ranks, small_chunks, uncut
 
 
 def random_rows(rng):
@@ -38,14 +38,14 @@ def random_rows(rng):
 
 
 def save_chain(folder: Path, length: int, *, seed=0, bits=32, shards=ROW_WISE):
-    """A full checkpoint at step 1 and increments at 2 .. length; the states by step."""
+    """A full checkpoint at step 1 and deltas at 2 .. length; the states by step."""
     rng = random.Random(seed)
     states = {1: normal_state(seed)}
     base = parent = save_ranks(folder, 1, [uncut(states[1])])
     for step in range(2, length + 1):
         rows = random_rows(rng)
         states[step] = stepped(states[step - 1], 1000 * seed + step, rows)
-        parent = save_increment(folder, step, states[step], rows, base=base, parent=parent, bits=bits, shards=shards)
+        parent = save_delta(folder, step, states[step], rows, base=base, parent=parent, bits=bits, shards=shards)
     return states
 
 
@@ -54,8 +54,8 @@ def steps_in(folder):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_blocks_are_filled_with_what_the_chain_says_to_the_bit(seed, tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+def test_any_shards_are_filled_with_what_the_chain_says_to_the_bit(seed, tmp_path, monkeypatch):
+    small_chunks(monkeypatch)
     states = save_chain(tmp_path, 4, seed=seed, shards=(ROW_WISE, COLUMN_WISE)[seed % 2])
     for step, state in states.items():
         tensors = cut_up(blank(state), seed + step, 3)
@@ -102,12 +102,12 @@ def test_no_rows_are_quantised_to_none_and_what_is_no_number_is_seen():
         assert "no finite number" in fault_in_codes(encode_rows(torch.tensor([[0.0, value]])))
 
 
-def test_prune_keeps_what_kept_increments_stand_on(tmp_path):
+def test_prune_keeps_what_kept_deltas_depend_on(tmp_path):
     states = save_chain(tmp_path, 4)
     base = save_ranks(tmp_path, 5, [uncut(states[4])])
     rows = {"a": [1], "b": []}
     state = stepped(states[4], 6, rows)
-    save_increment(tmp_path, 6, state, rows, base=base, parent=base)
+    save_delta(tmp_path, 6, state, rows, base=base, parent=base)
     assert prune(tmp_path, keep=3) == []  # 6, 5 and 4, which depends on 3, 2 and 1
     assert steps_in(tmp_path) == [6, 5, 4, 3, 2, 1]
     assert prune(tmp_path, keep=2) == []  # 4 stays, because 5 may be damaged, and 6 with it
@@ -119,7 +119,7 @@ def test_prune_keeps_what_kept_increments_stand_on(tmp_path):
     assert steps_in(tmp_path) == [7, 6, 5]
 
 
-def test_a_removal_interrupted_at_any_point_leaves_no_increment_without_its_parent(tmp_path, monkeypatch):
+def test_a_removal_interrupted_at_any_point_leaves_no_delta_without_its_parent(tmp_path, monkeypatch):
     states = save_chain(tmp_path / "whole", 4)
     for step in (5, 6):
         save_ranks(tmp_path / "whole", step, [uncut(states[4])])
@@ -142,7 +142,7 @@ def test_a_removal_interrupted_at_any_point_leaves_no_increment_without_its_pare
             assert find_all_damage(open_reader(path)) == []
 
 
-def test_where_an_increment_is_missing_the_one_before_is_taken_and_those_after_are_named(tmp_path):
+def test_where_a_delta_is_missing_the_one_before_is_taken_and_those_after_are_named(tmp_path):
     states = save_chain(tmp_path, 5)
     shutil.rmtree(tmp_path / "step_00000003")
     target = blank(states[2])
@@ -156,13 +156,13 @@ def test_where_an_increment_is_missing_the_one_before_is_taken_and_those_after_a
     assert load_newest(tmp_path, uncut(target), OneProcess()).checkpoint is None
 
 
-def test_a_damaged_piece_is_read_once_and_all_that_stand_on_it_are_passed_over(tmp_path):
+def test_a_damaged_chunk_is_read_once_and_all_that_depend_on_it_are_passed_over(tmp_path):
     states = save_chain(tmp_path, 6)
     checkpoint = open_checkpoint(tmp_path / "step_00000003")
-    stored = checkpoint.pieces["touched.a.20_0.weight"][0]
+    stored = checkpoint.chunks["touched.a.20_0.weight"][0]
     path = Path(checkpoint.path) / stored.file.name
     data = bytearray(path.read_bytes())
-    data[stored.piece.range[0]] ^= 1
+    data[stored.chunk.range[0]] ^= 1
     path.write_bytes(data)
     target = blank(states[2])
     resumed = load_newest(tmp_path, uncut(target), OneProcess())
@@ -189,30 +189,30 @@ def test_storage_that_fails_in_the_second_reading_is_said_to_have_left_a_half_lo
 def replaced_rows(rows):
     """Other row numbers for the first shard of table a, which has three."""
 
-    def change(tensors, fact):
+    def change(tensors, record):
         tensors["touched.a.0_0.rows"] = alone("touched.a.0_0.rows", torch.tensor(rows, dtype=torch.int32))
 
     return change
 
 
 def replaced(name, value):
-    return lambda tensors, fact: tensors.update({name: alone(name, value)})
+    return lambda tensors, record: tensors.update({name: alone(name, value)})
 
 
 def without(name):
-    return lambda tensors, fact: tensors.pop(name)
+    return lambda tensors, record: tensors.pop(name)
 
 
-def facts(**changes):
-    return lambda tensors, fact: fact.update(changes)
+def changed(**changes):
+    return lambda tensors, record: record.update(changes)
 
 
 def changed_link(which, **changes):
-    return lambda tensors, fact: fact[which].update(changes)
+    return lambda tensors, record: record[which].update(changes)
 
 
 def shards_of_a(*places):
-    return lambda tensors, fact: fact["shards"].update(a=[list(place) for place in places])
+    return lambda tensors, record: record["shards"].update(a=[list(place) for place in places])
 
 
 def bad_codes(scale, offset):
@@ -256,10 +256,10 @@ HOSTILE = {
     "an empty shard": (32, shards_of_a((0, 0, 20, 8), (20, 0, 17, 8), (0, 0, 0, 8)), "without rows or columns"),
     "no shards of a table": (32, shards_of_a(), "shards.a"),
     "a negative shard": (32, shards_of_a((0, 0, -20, 8)), "shards.a.0.2"),
-    "shards of no table": (32, facts(shards={"../a": [[0, 0, 37, 8]]}), "is no table of its base"),
-    "bits of another kind": (32, facts(bits=4), "increment.bits"),
-    "bits true": (32, facts(bits=True), "increment.bits"),
-    "an unknown fact": (32, facts(pickle="x"), "increment.pickle"),
+    "shards of no table": (32, changed(shards={"../a": [[0, 0, 37, 8]]}), "is no table of its base"),
+    "bits of another kind": (32, changed(bits=4), "increment.bits"),
+    "bits true": (32, changed(bits=True), "increment.bits"),
+    "an unknown key": (32, changed(pickle="x"), "increment.pickle"),
     "scale that is no number": (8, bad_codes(NO_NUMBER, 0), "no finite number"),
     "infinite offset": (8, bad_codes(1, float("inf")), "no finite number"),
     "scale too large": (8, bad_codes(3e38, 0), "no finite number"),
@@ -276,11 +276,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", list(HOSTILE))
-def test_what_somebody_puts_in_an_increment_is_refused_in_one_line_before_anything_changes(case, tmp_path):
+def test_what_somebody_puts_in_a_delta_is_refused_in_one_line_before_anything_changes(case, tmp_path):
     bits, change, says = HOSTILE[case]
     state, rows = normal_state(0), {"a": [1, 5, 6, 30], "b": [3]}
     base = save_ranks(tmp_path, 1, [uncut(state)])
-    path = save_increment(tmp_path, 2, stepped(state, 2, rows), rows, base=base, parent=base, bits=bits, change=change)
+    path = save_delta(tmp_path, 2, stepped(state, 2, rows), rows, base=base, parent=base, bits=bits, change=change)
     target = normal_state(7)
     with pytest.raises(CheckpointError) as caught:
         load_tensors(open_checkpoint(path), uncut(target))
@@ -308,7 +308,7 @@ def test_the_base_of_another_run_is_not_taken_for_the_own_one(tmp_path):
     assert (found.step, len(skipped)) == (1, 2)
 
 
-def test_increments_that_name_each_other_end_the_search_and_not_in_a_circle(tmp_path):
+def test_deltas_that_name_each_other_end_the_search_and_not_in_a_circle(tmp_path):
     save_chain(tmp_path, 3)
     edit(lambda content: content["facts"]["increment"]["parent"].update(step=3))(tmp_path / "step_00000002")
     with pytest.raises(CheckpointError, match="which are not before it"):
@@ -319,13 +319,13 @@ def test_increments_that_name_each_other_end_the_search_and_not_in_a_circle(tmp_
 def test_quantised_rows_cut_across_are_refused(tmp_path, monkeypatch):
     state, rows = normal_state(0), {"a": [1, 5, 6, 30], "b": [3]}
     base = save_ranks(tmp_path, 1, [uncut(state)])
-    small_pieces(monkeypatch, piece_bytes=10)
-    path = save_increment(tmp_path, 2, stepped(state, 2, rows), rows, base=base, parent=base, bits=8)
+    small_chunks(monkeypatch, chunk_bytes=10)
+    path = save_delta(tmp_path, 2, stepped(state, 2, rows), rows, base=base, parent=base, bits=8)
     with pytest.raises(CheckpointError, match="parts of rows"):
         load_tensors(open_checkpoint(path), uncut(normal_state(7)))
 
 
-def test_only_the_pieces_that_blocks_need_are_read(tmp_path, monkeypatch):
+def test_only_the_chunks_that_shards_need_are_read(tmp_path, monkeypatch):
     states = save_chain(tmp_path, 2)
     seen = []
     real = dirty_rows_module.read_rows
@@ -335,4 +335,4 @@ def test_only_the_pieces_that_blocks_need_are_read(tmp_path, monkeypatch):
     mlp = [tensor for tensor in uncut(blank(states[2])) if tensor.name == "mlp.weight"]
     load_tensors(open_checkpoint(tmp_path / "step_00000002"), mlp, strict=False)
     assert seen == []
-    assert torch.equal(mlp[0].blocks[0].tensor, states[2].values["mlp.weight"])
+    assert torch.equal(mlp[0].shards[0].tensor, states[2].values["mlp.weight"])

@@ -1,4 +1,4 @@
-"""Dense tensors of 8-bit increments: which are made smaller, how near they come out, and what is refused of them."""
+"""Dense tensors of 8-bit deltas: which are made smaller, how near they come out, and what is refused of them."""
 
 import pytest
 import safetensors.torch
@@ -9,10 +9,10 @@ from dlrm.checkpoint.load import differences, load_tensors
 from dlrm.checkpoint.manifest import TensorRecord
 from dlrm.checkpoint.reader import find_all_damage, open_reader
 from dlrm.checkpoint.stored import open_checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.errors import CheckpointError
-from tests.unit.checkpoint.delta.deltas import alone, normal_state, save_increment
-from tests.unit.checkpoint.states import State, blank, cut_up, gathered, save_ranks, small_pieces, uncut
+from tests.unit.checkpoint.delta.deltas import alone, normal_state, save_delta
+from tests.unit.checkpoint.states import State, blank, cut_up, gathered, save_ranks, small_chunks, uncut
 from tests.unit.checkpoint.tools.runs import cells, command
 
 DENSE = {
@@ -39,31 +39,31 @@ def dense_state(seed):
 
 
 def in_fewer_bytes(state):
-    """A change of what an increment holds: all that can be reduced is."""
+    """A change of what a delta holds: all that can be reduced is."""
 
-    def change(tensors, fact):
+    def change(tensors, record):
         for name in (*CODES, *STATES):
             value = state.values[name]
-            block = Block((0,) * value.dim(), value)
-            small = quantised(LogicalTensor(name, tuple(value.shape), value.dtype, (block,), replicated=True))
+            shard = Shard((0,) * value.dim(), value)
+            small = quantised(GlobalTensor(name, tuple(value.shape), value.dtype, (shard,), replicated=True))
             del tensors[name]
-            tensors[small.name] = alone(small.name, small.blocks[0].tensor)
+            tensors[small.name] = alone(small.name, small.shards[0].tensor)
 
     return change
 
 
-def save_chain(folder, *, change=lambda tensors, fact: None, bits=8):
-    """A full checkpoint and two increments of other dense tensors; ``change`` spoils the last. The last state and path."""
+def save_chain(folder, *, change=lambda tensors, record: None, bits=8):
+    """A full checkpoint and two deltas of other dense tensors; ``change`` spoils the last. The last state and path."""
     base = parent = save_ranks(folder, 1, [uncut(dense_state(1))])
     for step in (2, 3):
         state = dense_state(step)
 
-        def both(tensors, fact, state=state, last=step == 3):
-            in_fewer_bytes(state)(tensors, fact)
+        def both(tensors, record, state=state, last=step == 3):
+            in_fewer_bytes(state)(tensors, record)
             if last:
-                change(tensors, fact)
+                change(tensors, record)
 
-        parent = save_increment(folder, step, state, NO_ROWS, base=base, parent=parent, bits=bits, change=both)
+        parent = save_delta(folder, step, state, NO_ROWS, base=base, parent=parent, bits=bits, change=both)
     return state, parent
 
 
@@ -110,11 +110,11 @@ def test_large_dense_matrices_are_made_smaller_and_nothing_else(name, shape, dty
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_blocks_are_filled_from_the_newest_increment_with_numbers_near_the_exact_ones(seed, tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+def test_any_shards_are_filled_from_the_newest_delta_with_numbers_near_the_exact_ones(seed, tmp_path, monkeypatch):
+    small_chunks(monkeypatch)
     state, path = save_chain(tmp_path)
     checkpoint = open_checkpoint(path)
-    assert len(checkpoint.pieces["reduced.mlp.large"]) > 5
+    assert len(checkpoint.chunks["reduced.mlp.large"]) > 5
     tensors = cut_up(blank(state), seed, 3)
     for rank in tensors:
         assert differences(checkpoint, rank) == []
@@ -126,10 +126,10 @@ def test_any_blocks_are_filled_from_the_newest_increment_with_numbers_near_the_e
     assert find_all_damage(open_reader(checkpoint)) == []
 
 
-def test_an_increment_with_eight_bits_may_hold_dense_tensors_exactly(tmp_path):
+def test_a_delta_with_eight_bits_may_hold_dense_tensors_exactly(tmp_path):
     base = save_ranks(tmp_path, 1, [uncut(dense_state(1))])
     state = dense_state(2)
-    path = save_increment(tmp_path, 2, state, NO_ROWS, base=base, parent=base, bits=8)
+    path = save_delta(tmp_path, 2, state, NO_ROWS, base=base, parent=base, bits=8)
     target = blank(state)
     assert load_tensors(open_checkpoint(path), uncut(target)) == []
     assert target.same_bits_as(state)
@@ -140,41 +140,41 @@ def test_an_increment_with_eight_bits_may_hold_dense_tensors_exactly(tmp_path):
 def test_what_would_not_come_out_finite_is_seen(name, value):
     tensor = torch.ones(40, 24)
     tensor[3, 5] = value
-    block = Block((0, 0), tensor)
-    fault = fault_in_quantised(quantised(LogicalTensor(name, (40, 24), torch.float32, (block,), True)).blocks[0].tensor)
+    shard = Shard((0, 0), tensor)
+    fault = fault_in_quantised(quantised(GlobalTensor(name, (40, 24), torch.float32, (shard,), True)).shards[0].tensor)
     assert bool(fault) == (name != "mlp.large" or value != 3.4e38)
 
 
 def replaced(name, value):
-    return lambda tensors, fact: tensors.update({name: alone(name, value)})
+    return lambda tensors, record: tensors.update({name: alone(name, value)})
 
 
 def renamed(name, other):
-    return lambda tensors, fact: tensors.update({other: alone(other, tensors.pop(name).blocks[0].tensor)})
+    return lambda tensors, record: tensors.update({other: alone(other, tensors.pop(name).shards[0].tensor)})
 
 
 def without(name):
-    return lambda tensors, fact: tensors.pop(name)
+    return lambda tensors, record: tensors.pop(name)
 
 
 def bad_codes(scale, offset):
-    def change(tensors, fact):
-        codes = tensors["reduced.mlp.cube"].blocks[0].tensor
+    def change(tensors, record):
+        codes = tensors["reduced.mlp.cube"].shards[0].tensor
         codes[5, 3, 16:] = torch.tensor([scale, offset], dtype=torch.float32).view(torch.uint8)
 
     return change
 
 
 def bad_number(value):
-    def change(tensors, fact):
-        tensors["reduced.mlp.large.optimizer.exp_avg_sq"].blocks[0].tensor[39, 23] = value
+    def change(tensors, record):
+        tensors["reduced.mlp.large.optimizer.exp_avg_sq"].shards[0].tensor[39, 23] = value
 
     return change
 
 
 NO_NUMBER = float("nan")
 HOSTILE = {
-    "bits that are exact": (32, lambda tensors, fact: None, "should not hold reduced."),
+    "bits that are exact": (32, lambda tensors, record: None, "should not hold reduced."),
     "both ways": (8, replaced("mlp.large", torch.ones(40, 24)), "should not hold reduced.mlp.large"),
     "neither way": (8, without("reduced.mlp.large"), "do not hold the same mlp.large"),
     "a tensor that has to be exact": (8, renamed("mlp.bias", "reduced.mlp.bias"), "should not hold reduced.mlp.bias"),
@@ -229,7 +229,7 @@ def test_what_somebody_puts_in_is_refused_in_one_line_before_anything_changes(ca
 
 
 def test_codes_cut_across_are_refused(tmp_path, monkeypatch):
-    small_pieces(monkeypatch, piece_bytes=20)
+    small_chunks(monkeypatch, chunk_bytes=20)
     _, path = save_chain(tmp_path)
     target = dense_state(7)
     with pytest.raises(CheckpointError, match=r"reduced\.mlp.*parts of rows, without their scales"):
@@ -245,7 +245,7 @@ def test_verify_sees_numbers_that_cannot_be_restored(tmp_path, capsys):
     assert "exp_avg_sq: a number is not finite" in capsys.readouterr().out
 
 
-def test_the_commands_take_reduced_tensors_as_what_they_are_and_export_what_they_restore(tmp_path, capsys):
+def test_the_commands_take_quantised_tensors_as_what_they_are_and_export_what_they_restore(tmp_path, capsys):
     state, path = save_chain(tmp_path / "run")
     assert "delta of step 2" in command(capsys, "list", tmp_path / "run")
     assert "reduced.mlp.large" not in command(capsys, "show", path)

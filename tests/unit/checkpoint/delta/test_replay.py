@@ -1,4 +1,4 @@
-"""The average of untouched rows is carried on when an increment is loaded, and no further than anybody would train."""
+"""The average of clean rows is carried on when a delta is loaded, and no further than anybody would train."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.errors import CheckpointError
 from dlrm.optim.averaging import ExponentialAverage
-from tests.unit.checkpoint.delta.deltas import alone, save_increment
+from tests.unit.checkpoint.delta.deltas import alone, save_delta
 from tests.unit.checkpoint.states import State, save_ranks, uncut
 
 ROWS = [3, 17, 30]
@@ -32,7 +32,7 @@ def averaged(decay, steps):
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 1000])
-def test_averages_of_untouched_rows_come_out_to_the_bit_and_those_of_touched_ones_are_not_what_they_were(
+def test_averages_of_clean_rows_come_out_to_the_bit_and_those_of_dirty_ones_are_not_what_they_were(
     rows_at_once, monkeypatch
 ):
     monkeypatch.setattr(replay_module, "_PART_BYTES", 32 * rows_at_once)
@@ -54,13 +54,13 @@ def save_two(folder, record):
     found = averaged(0.9, (4, 40))
     base = save_ranks(folder, 4, [uncut(state_of(*found[4]))])
 
-    def change(tensors, fact):
+    def change(tensors, of_delta):
         tensors["touched.a.0_0.average"] = alone("touched.a.0_0.average", found[40][1][ROWS])
         tensors.pop("average.tables.a.weight")
         if record is not None:
-            fact["average"] = record
+            of_delta["average"] = record
 
-    path = save_increment(
+    path = save_delta(
         folder,
         40,
         state_of(*found[40]),
@@ -73,7 +73,7 @@ def save_two(folder, record):
     return path, state_of(*found[40])
 
 
-def test_an_increment_restores_averages_to_the_bit(tmp_path):
+def test_a_delta_restores_averages_to_the_bit(tmp_path):
     path, expected = save_two(tmp_path, {"decay": 0.9, "first": 4, "last": 40})
     target = state_of(torch.zeros(37, 8), torch.zeros(37, 8))
     load_tensors(open_checkpoint(path), uncut(target))

@@ -12,14 +12,14 @@ from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.distributed.collectives import OneProcess
-from tests.unit.checkpoint.delta.deltas import normal_state, save_increment
+from tests.unit.checkpoint.delta.deltas import normal_state, save_delta
 from tests.unit.checkpoint.states import blank, save_ranks, uncut
 
 ROWS = {"a": [1], "b": [2]}
 
 
 def flip(path):
-    """One bit of the first piece of a file, which every increment needs; nothing else about the file changes."""
+    """One bit of the first chunk of a file, which every delta needs; nothing else about the file changes."""
     status = path.stat()
     data = bytearray(path.read_bytes())
     data[8 + int.from_bytes(data[:8], "little")] ^= 1
@@ -28,7 +28,7 @@ def flip(path):
 
 
 class Chains:
-    """Saves chains of a full checkpoint and increments, watched, and pruned as a run does."""
+    """Saves chains of a full checkpoint and deltas, watched, and pruned as a run does."""
 
     def __init__(self, folder, every=4):
         self.folder, self.every, self.state = folder, every, normal_state(0)
@@ -40,7 +40,7 @@ class Chains:
             if (step - 1) % self.every == 0:
                 self.base = self.parent = save_ranks(self.folder, step, [uncut(self.state)])
             else:
-                self.parent = save_increment(self.folder, step, self.state, ROWS, base=self.base, parent=self.parent)
+                self.parent = save_delta(self.folder, step, self.state, ROWS, base=self.base, parent=self.parent)
             self.watch.note(str(self.parent))
             self.watch.settle()
             prune(self.folder, keep=2, damaged=self.watch.damaged)
@@ -86,7 +86,7 @@ def chains(tmp_path):
     return chains
 
 
-def test_a_base_that_is_removed_or_written_to_is_seen_before_the_next_increment(chains):
+def test_a_base_that_is_removed_or_written_to_is_seen_before_the_next_delta(chains):
     file = chains.file(1)
     os.utime(file, ns=(0, 0))
     assert chains.watch.fault() == f"{file}: was changed after it had been saved"

@@ -24,7 +24,7 @@ def a_state(seed=0, shapes=None) -> State:
     return random_state(seed, shapes or SHAPES)
 
 
-def some_facts(step, **others):
+def some_metadata(step, **others):
     return {
         "position": {"epoch": 1, "batch": 3, "step": step, "samples": 2560 * step, "epoch_ended": False},
         "config": {"run": {"name": "x", "seed": 7}, "optim": {"lr": 1e-5}},
@@ -38,8 +38,8 @@ def some_facts(step, **others):
     } | others
 
 
-def save(folder, step, state, *, world_size=2, seed=3, **facts):
-    return save_ranks(folder, step, cut_up(state, seed, world_size), some_facts(step, **facts))
+def save(folder, step, state, *, world_size=2, seed=3, **metadata):
+    return save_ranks(folder, step, cut_up(state, seed, world_size), some_metadata(step, **metadata))
 
 
 def flip(path, at=-1):

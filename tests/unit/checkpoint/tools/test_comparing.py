@@ -10,8 +10,8 @@ from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.checkpoint.tools import comparing
 from dlrm.checkpoint.tools.comparing import Change, compare, config_differences, state_bytes
 from dlrm.errors import CheckpointError
-from tests.unit.checkpoint.delta.deltas import COLUMN_WISE, ROW_WISE, normal_state, save_increment, stepped
-from tests.unit.checkpoint.states import State, cut_up, save_ranks, small_pieces, uncut
+from tests.unit.checkpoint.delta.deltas import COLUMN_WISE, ROW_WISE, normal_state, save_delta, stepped
+from tests.unit.checkpoint.states import State, cut_up, save_ranks, small_chunks, uncut
 from tests.unit.checkpoint.test_replay import save_two
 from tests.unit.checkpoint.tools.runs import SHAPES, a_state, command, flip, save
 
@@ -26,7 +26,7 @@ def changed_in(one, other):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_way_the_two_are_cut_the_difference_is_that_of_the_whole_tensors(seed, tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+    small_chunks(monkeypatch)
     monkeypatch.setattr(comparing, "_PORTION_BYTES", 300)
     monkeypatch.setattr(comparing, "_STEP_ELEMENTS", 16)
     generator = torch.Generator().manual_seed(seed)
@@ -60,7 +60,7 @@ def test_what_is_not_a_number_is_compared_by_its_bits(tmp_path):
     assert math.isnan(found["v"].largest)
 
 
-def test_pieces_with_equal_checksums_are_not_read(tmp_path):
+def test_chunks_with_equal_checksums_are_not_read(tmp_path):
     state = a_state()
     paths = [save(tmp_path / name, 1, state) for name in "ab"]
     for file in paths[1].glob("*.safetensors"):
@@ -69,8 +69,8 @@ def test_pieces_with_equal_checksums_are_not_read(tmp_path):
     assert (found.changed, found.equal) == ([], len(SHAPES))
 
 
-def test_of_a_tensor_of_which_one_piece_differs_the_rows_in_others_are_not_read(tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+def test_of_a_tensor_of_which_one_chunk_differs_the_rows_in_others_are_not_read(tmp_path, monkeypatch):
+    small_chunks(monkeypatch)
     monkeypatch.setattr(comparing, "_PORTION_BYTES", 320)
     values = {"w": torch.arange(400.0).view(50, 8)}
     others = {"w": values["w"].clone()}
@@ -81,8 +81,8 @@ def test_of_a_tensor_of_which_one_piece_differs_the_rows_in_others_are_not_read(
     monkeypatch.setattr(Checkpoint, "read", lambda self, stored: read.append(stored) or real(self, stored))
     (change,) = compare(open_reader(first), open_reader(second), lambda _: None).changed
     assert (change.differing, change.largest) == (1, 164.0)
-    pieces = [stored.piece for stored in read]
-    rows = {row for piece in pieces for row in range(piece.offsets[0], piece.offsets[0] + piece.shape[0])}
+    chunks = [stored.chunk for stored in read]
+    rows = {row for chunk in chunks for row in range(chunk.offsets[0], chunk.offsets[0] + chunk.shape[0])}
     assert 20 in rows
     assert len(rows) < 25
 
@@ -95,7 +95,7 @@ def test_damage_is_found_where_values_are_compared(tmp_path):
         compare(*map(open_reader, paths), lambda _: None)
 
 
-def test_tensors_of_one_or_another_shape_facts_and_options_are_named(tmp_path, capsys):
+def test_tensors_of_one_or_another_shape_metadata_and_options_are_named(tmp_path, capsys):
     one = a_state(shapes={"same": ((3,), "int64"), "gone": ((2,), "float32"), "other": ((2, 3), "float32")})
     two = a_state(shapes={"same": ((3,), "int64"), "new": ((2,), "float32"), "other": ((3, 2), "float32")})
     save(tmp_path / "a", 10, one, config={"a": {"b": 1, "c": [1, 2]}, "d": {}, "e": 1})
@@ -127,7 +127,7 @@ def test_configurations_of_any_kind_are_compared(tmp_path):
 
 @pytest.mark.parametrize("portion_bytes", [1, 700, 1 << 20])
 @pytest.mark.parametrize("seed", range(3))
-def test_increments_are_compared_as_the_states_that_they_restore(seed, portion_bytes, tmp_path, monkeypatch):
+def test_deltas_are_compared_as_the_states_that_they_restore(seed, portion_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "_PORTION_BYTES", portion_bytes)
     chains, states = [], []
     for which, shards in enumerate((ROW_WISE, COLUMN_WISE)):
@@ -135,7 +135,7 @@ def test_increments_are_compared_as_the_states_that_they_restore(seed, portion_b
         base = parent = save_ranks(tmp_path / str(which), 10, cut_up(state, seed, 2))
         for step, rows in ((11, {"a": [1, 19, 30], "b": [0, 19]}), (12, {"a": [20], "b": [which, 7]})):
             state = stepped(state, step + which, rows)
-            parent = save_increment(tmp_path / str(which), step, state, rows, base=base, parent=parent, shards=shards)
+            parent = save_delta(tmp_path / str(which), step, state, rows, base=base, parent=parent, shards=shards)
         chains.append(open_reader(parent))
         states.append(state.values)
     told = []
@@ -150,7 +150,7 @@ def test_increments_are_compared_as_the_states_that_they_restore(seed, portion_b
 
 
 @pytest.mark.parametrize("portion_bytes", [1, 500, 1 << 20])
-def test_averages_of_increments_are_compared_as_they_are_restored(portion_bytes, tmp_path, monkeypatch):
+def test_averages_of_deltas_are_compared_as_they_are_restored(portion_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "_PORTION_BYTES", portion_bytes)
     path, state = save_two(tmp_path / "a", {"decay": 0.9, "first": 4, "last": 40})
     state.values["average.tables.a.weight"][36, 7] += 1
@@ -160,12 +160,12 @@ def test_averages_of_increments_are_compared_as_they_are_restored(portion_bytes,
     assert found.equal == 1
 
 
-def test_diff_of_an_increment_of_8_bits_and_its_full_twin_shows_what_quantising_has_changed(tmp_path, capsys):
+def test_diff_of_a_delta_of_8_bits_and_its_full_twin_shows_what_quantising_has_changed(tmp_path, capsys):
     state = normal_state(0)
     base = save_ranks(tmp_path / "a", 10, cut_up(state, 0, 2))
     rows = {"a": [3, 4], "b": []}
     state = stepped(state, 1, rows)
-    path = save_increment(tmp_path / "a", 11, state, rows, base=base, parent=base, bits=8)
+    path = save_delta(tmp_path / "a", 11, state, rows, base=base, parent=base, bits=8)
     twin = save_ranks(tmp_path / "b", 11, cut_up(state, 0, 2))
     shown = command(capsys, "diff", path, twin)
     assert "a delta of step 10: the state that it restores is compared" in shown

@@ -14,15 +14,15 @@ from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.checkpoint.tools import exporting
 from dlrm.errors import CheckpointError
-from tests.unit.checkpoint.delta.deltas import COLUMN_WISE, normal_state, save_increment, stepped
+from tests.unit.checkpoint.delta.deltas import COLUMN_WISE, normal_state, save_delta, stepped
 from tests.unit.checkpoint.states import SHAPES as OF_ALL_TYPES
-from tests.unit.checkpoint.states import cut_up, random_state, same_bits, save_ranks, small_pieces
+from tests.unit.checkpoint.states import cut_up, random_state, same_bits, save_ranks, small_chunks
 from tests.unit.checkpoint.tools.runs import WEIGHTS, a_state, command, flip, save
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_file_holds_every_tensor_to_the_bit_however_the_checkpoint_is_cut(seed, tmp_path, monkeypatch, capsys):
-    small_pieces(monkeypatch)
+    small_chunks(monkeypatch)
     state = random_state(seed, OF_ALL_TYPES)
     save(tmp_path, 12, state, world_size=3, seed=seed)
     command(capsys, "export", tmp_path, tmp_path / "out.safetensors", "--optimizer")
@@ -45,13 +45,13 @@ def test_weights_alone_are_exported_unless_asked_with_step_and_configuration(tmp
     assert metadata["checkpoint"] == open_checkpoint(path).manifest_checksum
 
 
-def test_of_an_increment_the_state_that_it_restores_is_exported(tmp_path, capsys):
+def test_of_a_delta_the_state_that_it_restores_is_exported(tmp_path, capsys):
     state = normal_state(0)
     base = parent = save_ranks(tmp_path / "run", 10, cut_up(state, 0, 2))
     for step in (11, 12):
         rows = {"a": [step, 30], "b": [0, step]}
         state = stepped(state, step, rows)
-        parent = save_increment(tmp_path / "run", step, state, rows, base=base, parent=parent, shards=COLUMN_WISE)
+        parent = save_delta(tmp_path / "run", step, state, rows, base=base, parent=parent, shards=COLUMN_WISE)
     assert "of step 12" in command(capsys, "export", tmp_path / "run", tmp_path / "out", "--optimizer")
     found = safetensors.torch.load_file(tmp_path / "out")
     assert set(found) == set(state.values)
@@ -60,8 +60,8 @@ def test_of_an_increment_the_state_that_it_restores_is_exported(tmp_path, capsys
     found = safetensors.torch.load_file(tmp_path / "weights")
     assert set(found) == {"tables.a.weight", "tables.b.weight", "tables.dp.weight", "mlp.weight"}
     assert all(same_bits(value, state.values[name]) for name, value in found.items())
-    needed = open_checkpoint(base).pieces["tables.a.weight"][0]
-    flip(base / needed.file.name, needed.piece.range[0])
+    needed = open_checkpoint(base).chunks["tables.a.weight"][0]
+    flip(base / needed.file.name, needed.chunk.range[0])
     with pytest.raises(CheckpointError, match="not those that were written"):
         command(capsys, "export", parent, tmp_path / "other", "--optimizer")
     assert not (tmp_path / "other").exists()
@@ -111,10 +111,10 @@ def test_places_that_are_none_are_refused(tmp_path, capsys):
             command(capsys, "export", path, out)
 
 
-def test_memory_is_that_of_a_few_pieces(tmp_path, monkeypatch, capsys):
+def test_memory_is_that_of_a_few_chunks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fill, "VERIFYING_THREADS", 2)
     shapes = {"tables.a.weight": ((4096, 64), "float32")}
-    small_pieces(monkeypatch, piece_bytes=1 << 14, file_bytes=1 << 18)
+    small_chunks(monkeypatch, chunk_bytes=1 << 14, file_bytes=1 << 18)
     state = a_state(shapes=shapes)
     checkpoint = open_checkpoint(save(tmp_path / "run", 1, state))
     held, most = [0], [0]

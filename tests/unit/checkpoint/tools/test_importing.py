@@ -11,14 +11,14 @@ import torch
 
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.checkpoint.tools.translation import model_shapes, translate
 from dlrm.command.arguments import parse
 from dlrm.config.model import DlrmModel
 from dlrm.errors import CheckpointError, CheckpointMismatchError
 from dlrm.models.build import build_model
 from dlrm.schema import Schema, SparseFeature
-from tests.unit.checkpoint.states import small_pieces
+from tests.unit.checkpoint.states import small_chunks
 from tests.unit.checkpoint.tools.runs import command
 from tests.unit.checkpoint.tools.torchrec_models import (
     INTERACTIONS,
@@ -42,7 +42,7 @@ def our_logits(checkpoint, config, batch):
     for name, weight in model.named_parameters():
         if name.startswith("tables."):
             name = f"tables.{name.split('.')[-2]}.weight"
-        tensors.append(LogicalTensor(name, tuple(weight.shape), weight.dtype, (Block((0,) * weight.dim(), weight),)))
+        tensors.append(GlobalTensor(name, tuple(weight.shape), weight.dtype, (Shard((0,) * weight.dim(), weight),)))
     assert load_tensors(checkpoint, tensors) == []
     with torch.no_grad():
         return model.eval()(*batch)
@@ -76,22 +76,22 @@ def test_the_checkpoint_is_of_step_0_with_configuration_and_without_optimizer(tm
     import_file(capsys, tmp_path / "weights.pt", tmp_path / "out", "dcn")
     checkpoint = open_checkpoint(tmp_path / "out" / "step_00000000")
     assert checkpoint.step == 0
-    assert "position" not in checkpoint.facts
-    assert checkpoint.facts["reason"] == "import of weights.pt"
-    assert checkpoint.facts["config"]["model"]["interaction"] == {"kind": "dcn", "layers": 2, "rank": 6}
-    assert not {"state_dict", "output"} & set(checkpoint.facts["config"])
+    assert "position" not in checkpoint.metadata
+    assert checkpoint.metadata["reason"] == "import of weights.pt"
+    assert checkpoint.metadata["config"]["model"]["interaction"] == {"kind": "dcn", "layers": 2, "rank": 6}
+    assert not {"state_dict", "output"} & set(checkpoint.metadata["config"])
     assert set(checkpoint.tensors) == set(model_shapes(config_of("dcn").model, SCHEMA))
     assert "step_00000000" in command(capsys, "list", tmp_path / "out")
 
 
-def test_large_weights_go_into_pieces_and_files_of_bounded_size(tmp_path, monkeypatch, capsys):
-    small_pieces(monkeypatch, piece_bytes=200, file_bytes=1000)
+def test_large_weights_go_into_chunks_and_files_of_bounded_size(tmp_path, monkeypatch, capsys):
+    small_chunks(monkeypatch, chunk_bytes=200, file_bytes=1000)
     model, batch = their_model("projection"), some_batch()
     torch.save(model.state_dict(), tmp_path / "file")
     import_file(capsys, tmp_path / "file", tmp_path / "out", "projection")
     checkpoint = open_checkpoint(tmp_path / "out" / "step_00000000")
     assert len(checkpoint.manifest.files) > 10
-    assert max(file.bytes - file.pieces[0].range[0] for file in checkpoint.manifest.files) <= 1000
+    assert max(file.bytes - file.chunks[0].range[0] for file in checkpoint.manifest.files) <= 1000
     torch.testing.assert_close(our_logits(checkpoint, config_of("projection"), batch), their_logits(model, batch))
 
 

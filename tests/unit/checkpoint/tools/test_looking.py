@@ -11,8 +11,8 @@ from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.tools import commands, places
 from dlrm.errors import CheckpointError
-from tests.unit.checkpoint.delta.deltas import normal_state, save_increment, stepped
-from tests.unit.checkpoint.states import cut_up, save_ranks, small_pieces
+from tests.unit.checkpoint.delta.deltas import normal_state, save_delta, stepped
+from tests.unit.checkpoint.states import cut_up, save_ranks, small_chunks
 from tests.unit.checkpoint.tools.runs import a_state, cells, command, flip, save
 
 
@@ -112,18 +112,18 @@ def test_list_of_an_empty_folder_says_so(tmp_path, capsys):
 
 @pytest.fixture
 def chain(tmp_path):
-    """A full checkpoint and two increments."""
+    """A full checkpoint and two deltas."""
     state = normal_state(0)
     folder = tmp_path / "chain"
     paths = [save_ranks(folder, 10, cut_up(state, 0, 2))]
     for step, bits in ((15, 32), (20, 8)):
         rows = {"a": [1, 2, 30], "b": [0, 19]}
         state = stepped(state, step, rows)
-        paths.append(save_increment(folder, step, state, rows, base=paths[0], parent=paths[-1], bits=bits))
+        paths.append(save_delta(folder, step, state, rows, base=paths[0], parent=paths[-1], bits=bits))
     return paths
 
 
-def test_increments_are_shown_as_what_they_are(chain, capsys):
+def test_deltas_are_shown_as_what_they_are(chain, capsys):
     shown = command(capsys, "list", chain[0].parent)
     assert cells(lines_of(shown, "step_00000020")[0])[-1].strip() == "delta of step 15"
     assert cells(lines_of(shown, "step_00000015")[0])[-1].strip() == "delta of step 10"
@@ -134,7 +134,7 @@ def test_increments_are_shown_as_what_they_are(chain, capsys):
     assert "a delta of step 15: the state that it restores is compared" in command(capsys, "diff", *chain[1:])
 
 
-def test_an_increment_without_what_it_stands_on_is_damaged(chain, capsys):
+def test_a_delta_without_what_it_depends_on_is_damaged(chain, capsys):
     chain[1].rename(chain[1].parent / "step_00000016")
     shown = " ".join(command(capsys, "list", chain[0].parent).split())
     assert "damaged: depends on step_00000015, which is not whole" in shown
@@ -143,7 +143,7 @@ def test_an_increment_without_what_it_stands_on_is_damaged(chain, capsys):
     assert "depends on step_00000015, which is not whole" in capsys.readouterr().out
 
 
-def test_verify_of_an_increment_reads_all_that_it_stands_on_once(chain, capsys):
+def test_verify_of_a_delta_reads_all_that_it_depends_on_once(chain, capsys):
     shown = command(capsys, "verify", chain[2]).splitlines()
     assert sorted(line.partition(": whole")[0] for line in shown) == sorted(map(str, chain))
     assert len(command(capsys, "verify", chain[2], chain[2].parent).splitlines()) == 3
@@ -153,13 +153,13 @@ def test_verify_of_an_increment_reads_all_that_it_stands_on_once(chain, capsys):
 
 
 def test_verify_sees_rows_that_cannot_be_applied(chain, capsys):
-    def unsorted(tensors, fact):
-        rows = tensors["touched.b.0_0.rows"].blocks[0].tensor
+    def unsorted(tensors, record):
+        rows = tensors["touched.b.0_0.rows"].shards[0].tensor
         rows.copy_(rows.flip(0))
 
     state = normal_state(1)
     rows = {"a": [1], "b": [3, 4]}
-    path = save_increment(chain[0].parent, 25, state, rows, base=chain[0], parent=chain[0], change=unsorted)
+    path = save_delta(chain[0].parent, 25, state, rows, base=chain[0], parent=chain[0], change=unsorted)
     with pytest.raises(CheckpointError, match="1 fault in 2 checkpoints"):
         command(capsys, "verify", path)
     assert "touched.b.0_0.rows are not rows 0 .. 19 in increasing order" in capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_show_config_is_yaml_alone(run, capsys):
 
 def test_nothing_in_a_checkpoint_reaches_the_terminal_as_it_is(tmp_path, capsys):
     evil = "\x1b[31m\x07[bold red]\u202e\n"
-    facts = {
+    metadata = {
         "reason": evil,
         "config": {evil: evil},
         "metrics": {evil: evil},
@@ -199,7 +199,7 @@ def test_nothing_in_a_checkpoint_reaches_the_terminal_as_it_is(tmp_path, capsys)
         "position": evil,
         "time": 1e300,
     }
-    save(tmp_path, 10, a_state(shapes={"tables.[red]x[/red].weight": ((3, 4), "float32")}), **facts)
+    save(tmp_path, 10, a_state(shapes={"tables.[red]x[/red].weight": ((3, 4), "float32")}), **metadata)
     (tmp_path / "step_00000011.tmp-\x1b[31m").mkdir()
     shown = [command(capsys, "list", tmp_path), command(capsys, "show", tmp_path)]
     shown += [command(capsys, "show", tmp_path, "--config"), command(capsys, "diff", tmp_path, tmp_path)]
@@ -210,7 +210,7 @@ def test_nothing_in_a_checkpoint_reaches_the_terminal_as_it_is(tmp_path, capsys)
 
 
 @pytest.mark.parametrize("value", [None, "x", [], {}, True, 1e400, -(10**30), {"step": {}}])
-def test_facts_of_any_type_are_shown_as_unknown_at_worst(tmp_path, value, capsys):
+def test_metadata_of_any_type_are_shown_as_unknown_at_worst(tmp_path, value, capsys):
     value = None if value == 1e400 else value
     names = ("reason", "config", "metrics", "best", "versions", "position", "time", "increment", "ranks")
     save(tmp_path, 10, a_state(), **dict.fromkeys(names, value))
@@ -219,7 +219,7 @@ def test_facts_of_any_type_are_shown_as_unknown_at_worst(tmp_path, value, capsys
 
 
 def test_verify_names_every_damage_and_fails(run, monkeypatch, capsys):
-    small_pieces(monkeypatch)
+    small_chunks(monkeypatch)
     path = save(run / "checkpoints", 30, a_state(30))
     files = sorted(path.glob("*.safetensors"))
     flip(files[0], 20)

@@ -1,4 +1,4 @@
-"""Increments of a run whose checkpoints something happens to while it trains."""
+"""Deltas of a run whose checkpoints something happens to while it trains."""
 
 import os
 import shutil
@@ -94,7 +94,7 @@ def truncate(file):
 
 
 @pytest.mark.parametrize("harm", [flip, truncate, os.unlink, remove_folder])
-def test_no_increment_is_saved_on_a_base_that_something_has_happened_to(harm, tmp_path, monkeypatch):
+def test_no_delta_is_saved_on_a_base_that_something_has_happened_to(harm, tmp_path, monkeypatch):
     training = Training(tmp_path, monkeypatch, full_every=20)
     for _ in range(3):
         training.save_after_a_step()

@@ -10,7 +10,7 @@ from dlrm.checkpoint.retention import RetentionPolicy
 from dlrm.checkpoint.saver import AsyncSaver, SaveReport
 from dlrm.checkpoint.soundness import fault_in_snapshot
 from dlrm.checkpoint.storage import LocalStorage
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import Place, World
@@ -196,7 +196,7 @@ def test_a_run_that_goes_on_from_its_last_checkpoint_saves_it_no_second_time_but
 def test_a_state_that_has_exploded_is_not_saved_and_what_was_saved_before_is(tmp_path, value, at_end):
     run = Run(folder=tmp_path, every_steps=10)
     weight = torch.ones(3, 4)
-    run.provider.tensors = [LogicalTensor("over.0.weight", (3, 4), torch.float32, (Block((0, 0), weight),))]
+    run.provider.tensors = [GlobalTensor("over.0.weight", (3, 4), torch.float32, (Shard((0, 0), weight),))]
     run.pause(10)
     run.pause(20)
     weight[1, 2] = value

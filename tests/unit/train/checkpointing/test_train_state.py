@@ -28,7 +28,7 @@ def metadata_of(measured, config=CONFIG, position=None):
 
 
 def saved(metadata):
-    return TrainState.of(SimpleNamespace(path="step_00000003", step=3, facts=metadata))
+    return TrainState.of(SimpleNamespace(path="step_00000003", step=3, metadata=metadata))
 
 
 def test_metadata_that_were_saved_give_position_and_figures_back():

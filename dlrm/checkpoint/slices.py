@@ -9,7 +9,7 @@ from math import prod
 from typing import NamedTuple
 
 
-class Rectangle(NamedTuple):
+class Slice(NamedTuple):
     """The elements ``offsets[d] .. offsets[d] + shape[d] - 1`` in every dimension d."""
 
     offsets: tuple[int, ...]
@@ -27,7 +27,7 @@ class Rectangle(NamedTuple):
             for start, size, whole in zip(self.offsets, self.shape, shape, strict=True)
         )
 
-    def slices_from(self, origin: tuple[int, ...] | None = None) -> tuple[slice, ...]:
+    def index_from(self, origin: tuple[int, ...] | None = None) -> tuple[slice, ...]:
         """What to index a tensor with whose first element is at ``origin``, or is the first of the whole."""
         origin = origin if origin is not None else (0,) * len(self.offsets)
         return tuple(
@@ -36,13 +36,13 @@ class Rectangle(NamedTuple):
         )
 
 
-def whole(shape: tuple[int, ...]) -> Rectangle:
+def whole(shape: tuple[int, ...]) -> Slice:
     """All of a tensor."""
-    return Rectangle((0,) * len(shape), shape)
+    return Slice((0,) * len(shape), shape)
 
 
-def cut(shape: tuple[int, ...], max_size: int) -> Iterator[Rectangle]:
-    """Cut a tensor into rectangles of at most ``max_size`` elements, as many rows together as fit; nothing if it is empty.
+def cut(shape: tuple[int, ...], max_size: int) -> Iterator[Slice]:
+    """Cut a tensor into slices of at most ``max_size`` elements, as many rows together as fit; nothing if it is empty.
 
     A row that is larger than ``max_size`` is cut in turn.
     """
@@ -55,14 +55,14 @@ def cut(shape: tuple[int, ...], max_size: int) -> Iterator[Rectangle]:
     rows = max_size // prod(row_shape)
     if rows:
         for first in range(0, shape[0], rows):
-            yield Rectangle((first, *(0 for _ in row_shape)), (min(rows, shape[0] - first), *row_shape))
+            yield Slice((first, *(0 for _ in row_shape)), (min(rows, shape[0] - first), *row_shape))
         return
     for row in range(shape[0]):
         for part in cut(row_shape, max_size):
-            yield Rectangle((row, *part.offsets), (1, *part.shape))
+            yield Slice((row, *part.offsets), (1, *part.shape))
 
 
-def intersection(one: Rectangle, other: Rectangle) -> Rectangle | None:
+def intersection(one: Slice, other: Slice) -> Slice | None:
     """The elements in both, None where there are none."""
     starts = tuple(map(max, one.offsets, other.offsets))
     stops = tuple(
@@ -70,32 +70,32 @@ def intersection(one: Rectangle, other: Rectangle) -> Rectangle | None:
     )
     if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
         return None
-    return Rectangle(starts, tuple(stop - start for start, stop in zip(starts, stops, strict=True)))
+    return Slice(starts, tuple(stop - start for start, stop in zip(starts, stops, strict=True)))
 
 
-def fault_in_cover(shape: tuple[int, ...], rectangles: Iterable[Rectangle]) -> str:
-    """What keeps ``rectangles``, none of them empty, from covering each element of a tensor exactly once; empty: nothing.
+def fault_in_cover(shape: tuple[int, ...], slices: Iterable[Slice]) -> str:
+    """What keeps ``slices``, none of them empty, from covering each element of a tensor exactly once; empty: nothing.
 
     Time is linear in their number. How often an element is covered is the running sum, in every dimension, of what
-    stands at the corners of the rectangles: +1 at the first corner, the sign changing with each dimension in which a
-    corner is at the end. Since running sums can be undone, the rectangles cover what one rectangle of the whole covers
+    stands at the corners of the slices: +1 at the first corner, the sign changing with each dimension in which a
+    corner is at the end. Since running sums can be undone, the slices cover what one slice of the whole covers
     if and only if their corners add up to its corners.
     """
     found: Counter[tuple[int, ...]] = Counter()
     covered = 0
-    for rectangle in rectangles:
-        _add_corners(found, rectangle, 1)
-        covered += rectangle.size
+    for slice_ in slices:
+        _add_corners(found, slice_, 1)
+        covered += slice_.size
     if 0 not in shape:
         _add_corners(found, whole(shape), -1)
     if not any(found.values()):
         return ""
     if covered < prod(shape):
         return f"{prod(shape) - covered} of its {prod(shape)} elements are missing"
-    return "pieces overlap"
+    return "slices overlap"
 
 
-def _add_corners(corners: Counter[tuple[int, ...]], rectangle: Rectangle, weight: int) -> None:
-    ends = [((start, 1), (start + size, -1)) for start, size in zip(rectangle.offsets, rectangle.shape, strict=True)]
+def _add_corners(corners: Counter[tuple[int, ...]], slice_: Slice, weight: int) -> None:
+    ends = [((start, 1), (start + size, -1)) for start, size in zip(slice_.offsets, slice_.shape, strict=True)]
     for corner in itertools.product(*ends):
         corners[tuple(place for place, _ in corner)] += weight * prod(sign for _, sign in corner)
