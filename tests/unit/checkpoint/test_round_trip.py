@@ -200,7 +200,7 @@ def test_parts_that_are_no_whole_are_not_committed(tmp_path):
     rest = GlobalTensor("w", (10,), torch.float32, (Shard((5,), whole[5:]),))
     with pytest.raises(CheckpointError, match="4 of its 10 elements are missing"):
         save_ranks(tmp_path, 1, [[part]])
-    with pytest.raises(CheckpointError, match="chunks overlap"):
+    with pytest.raises(CheckpointError, match="slices overlap"):
         save_ranks(tmp_path, 2, [[part], [rest]])
     other = GlobalTensor("w", (11,), torch.float32, ())
     with pytest.raises(CheckpointError, match="rank 1 has w as float32"):
