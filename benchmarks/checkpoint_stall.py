@@ -27,25 +27,25 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run from a checkout, where the package is not installed
 
-from dlrm.checkpoint.folder import prune  # noqa: E402
+from dlrm.checkpoint.retention import prune  # noqa: E402
 from dlrm.checkpoint.saver import AsyncSaver  # noqa: E402
 from dlrm.checkpoint.soundness import fault_in_snapshot  # noqa: E402
-from dlrm.checkpoint.tensors import Block, LogicalTensor  # noqa: E402
+from dlrm.checkpoint.tensors import GlobalTensor, Shard  # noqa: E402
 from dlrm.distributed.collectives import ProcessGroup  # noqa: E402
 from dlrm.testing.ranks import run_ranks  # noqa: E402
 
 _TABLES, _DIM = 4, 128
 
 
-def state(gib: float, rank: int, world_size: int) -> list[LogicalTensor]:
+def state(gib: float, rank: int, world_size: int) -> list[GlobalTensor]:
     """Tables cut by rows over the ranks; ``gib`` over all of them."""
     rows = int(gib * 2**30 / _TABLES / (_DIM + 1) / 4)
     first, stop = rank * rows // world_size, (rank + 1) * rows // world_size
     tensors = []
     for table in range(_TABLES):
         weight_RD, sum_R = torch.rand(stop - first, _DIM), torch.rand(stop - first)
-        tensors.append(LogicalTensor(f"t{table}.weight", (rows, _DIM), torch.float32, (Block((first, 0), weight_RD),)))
-        tensors.append(LogicalTensor(f"t{table}.sum", (rows,), torch.float32, (Block((first,), sum_R),)))
+        tensors.append(GlobalTensor(f"t{table}.weight", (rows, _DIM), torch.float32, (Shard((first, 0), weight_RD),)))
+        tensors.append(GlobalTensor(f"t{table}.sum", (rows,), torch.float32, (Shard((first,), sum_R),)))
     return tensors
 
 

@@ -1,4 +1,4 @@
-"""What increments cost and save: the step's slow-down by following rows, bytes of 20 checkpoints, AUC after resuming.
+"""What delta checkpoints cost and save: the slow-down by following rows, bytes of 20 checkpoints, AUC after resuming.
 
     .venv/bin/python -m benchmarks.incremental [--parts steps,bytes,auc,large] [--save benchmarks/results/incremental.json]
 
@@ -6,7 +6,7 @@
   and 2 ranks: the ratio of their times, median and quartiles of the pairs; and the time inside of the hooks that follow.
 - ``bytes``: configs/criteo_sample.yaml, one run for each kind of checkpoint, 20 of them evenly over it, or as near to each
   other as --near steps: bytes of all, and of the tables alone.
-- ``auc``: the same run's test AUC as 8-bit increments restore it against the exact state, and at its end when it was
+- ``auc``: the same run's test AUC as 8-bit deltas restore it against the exact state, and at its end when it was
   resumed from them, once at several places, and at all of them, against uninterrupted; and against runs that were resumed
   exactly, but with the MLPs' weights moved by a rounding.
 - ``bytes`` and ``auc`` again for the sample as production data are trained: one epoch, a table row for every category that
@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks.seeds import ROOT, missing_file
-from dlrm.checkpoint.increments import increment_record
+from dlrm.checkpoint.delta.format import delta_record
 from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
@@ -45,16 +45,16 @@ from dlrm.distributed.collectives import Collectives
 from dlrm.metrics.tasks import deciding
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from dlrm.sharding.touched_rows import TouchedRows
+from dlrm.sharding.dirty_rows import DirtyRows
 from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
 from dlrm.train.build import Job, build_job
+from dlrm.train.checkpointing.delta_state import DeltaState
+from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.hooks import Hook
-from dlrm.train.increments import IncrementalState
 from dlrm.train.schedule import Position, Schedule
-from dlrm.train.state import after_load, engine_tensors
 
 CHECKPOINTS = 20
 SEGMENT_STEPS = 8
@@ -85,8 +85,8 @@ class SaveAt(Hook):
     ) -> None:
         full_every, bits = KINDS[kind]
         self._saver = AsyncSaver(folder, collectives)
-        self._source = IncrementalState(engine, collectives, full_every=full_every, bits=bits, average_decay=decay)
-        self._source.resumed(None)
+        self._provider = DeltaState(engine, collectives, full_every=full_every, bits=bits, average_decay=decay)
+        self._provider.resumed(None)
         self._steps = steps
 
     def next_pause(self, step: int) -> int | None:
@@ -95,9 +95,9 @@ class SaveAt(Hook):
     def on_pause(self, position: Position) -> str | None:
         if position.step in self._steps:
             self._saver.wait()
-            self._source.settled(self._saver.last)
-            tensors, facts = self._source.collect()
-            self._saver.save(position.step, tensors, {**facts, "position": asdict(position)})
+            self._provider.on_saved(self._saver.last)
+            tensors, metadata = self._provider.collect()
+            self._saver.save(position.step, tensors, {**metadata, "position": asdict(position)})
         return None
 
     def on_end(self, position: Position, reason: str) -> None:
@@ -150,7 +150,7 @@ def step_times(rank: int, world_size: int, segments: int, segment_steps: int) ->
     engine = build_engine(config, dataset.schema, world)
     job = build_job(config, dataset, schedule_of(config, dataset), engine, world, NoRecorder(), Silent())
     batches = list(job.training.batches(0, 0, segment_steps))  # made beforehand: generating clicks is no part of a step
-    TouchedRows(engine.model)
+    DirtyRows(engine.model)
     hooks = [(lookup, dict(lookup._forward_pre_hooks)) for lookup in fused_lookups(engine.model)]
     in_hooks: list[float] = []
 
@@ -222,11 +222,11 @@ def written(folder: Path) -> dict[str, Any]:
     whole = tables = full = 0
     for path in sorted(folder.iterdir()):
         checkpoint = open_checkpoint(path)
-        full += increment_record(checkpoint) is None
+        full += delta_record(checkpoint) is None
         whole += sum(file.stat().st_size for file in path.iterdir())
-        for name, pieces in checkpoint.pieces.items():
+        for name, chunks in checkpoint.chunks.items():
             if name.startswith(("tables.", "average.tables.", "touched.")):
-                tables += sum(stored.piece.range[1] - stored.piece.range[0] for stored in pieces)
+                tables += sum(stored.chunk.bytes for stored in chunks)
     return {"checkpoints": len(list(folder.iterdir())), "full": full, "bytes": whole, "table_bytes": tables}
 
 
@@ -297,17 +297,17 @@ def restored_aucs(config: Config, source: str, steps: list[int]) -> dict[int, fl
 
 
 def resumed_job(config: Config, source: str, work: str, stop: int, save_at: list[int] | None = None) -> Job:
-    """A run that goes on from what ``source`` has up to ``stop``, which is an increment; it saves in ``work/run``."""
+    """A run that goes on from what ``source`` has up to ``stop``, which is a delta; it saves in ``work/run``."""
     own = Path(work) / "run"
     for path in Path(source).iterdir():
         if step_of(path) <= stop:
             copy_checkpoint(Path(source), own, step_of(path))
-    # The first save after a resume is full: one step before the others, so that at the next stop there is an increment.
+    # The first save after a resume is full: one step before the others, so that at the next stop there is a delta.
     steps = [] if save_at is None else [stop + 1, *(step for step in save_at if step > stop)]
     job = job_of(config, steps, str(own), CODES, start=stop)
     checkpoint = restore(job, own, stop)
-    assert increment_record(checkpoint) is not None
-    assert job.trainer.position == Position(**checkpoint.facts["position"])
+    assert delta_record(checkpoint) is not None
+    assert job.trainer.position == Position(**checkpoint.metadata["position"])
     return job
 
 
@@ -338,7 +338,7 @@ def nudge(engine: Engine) -> None:
             and not tensor.name.startswith(("tables.", "average."))
             and ".optimizer." not in tensor.name
         ):
-            values = tensor.blocks[0].tensor.detach()
+            values = tensor.shards[0].tensor.detach()
             if values.is_floating_point():
                 up = torch.rand(values.shape, generator=generator) < 0.5
                 values.copy_(torch.nextafter(values, torch.where(up, torch.inf, -torch.inf)))

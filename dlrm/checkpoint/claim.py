@@ -20,8 +20,7 @@ from typing import Any
 
 from dlrm.checkpoint.names import claim_name, claim_of, new_token
 from dlrm.checkpoint.owner import process_lives, this_process
-from dlrm.checkpoint.save import storage_errors
-from dlrm.checkpoint.storage import Storage, names_if_there
+from dlrm.checkpoint.storage import Storage, names_if_there, storage_errors
 from dlrm.errors import ConfigError
 from dlrm.words import local_time
 
@@ -131,7 +130,7 @@ class Claim:
     def _others(self) -> Beats:
         """Claims of other jobs that count."""
         found = Beats()
-        with storage_errors(self._folder, mend=""):
+        with storage_errors(self._folder):
             for name in names_if_there(self._storage, self._folder):
                 token, beat = claim_of(name) or (self._token, 0)
                 if token != self._token:

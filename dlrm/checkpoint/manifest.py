@@ -2,17 +2,19 @@
 
 A checkpoint is a folder with
 
-- ``rank_0003.safetensors``, and ``rank_0003_1.safetensors`` .. if one would become too large: the *pieces* that rank 3
-  wrote, each a rectangle of a logical tensor of at most :data:`MAX_PIECE_BYTES`. The header of such a file follows from
-  the pieces that the manifest lists, to the byte (:func:`header`): nothing is ever parsed from the file itself.
-- ``manifest.json``: all logical tensors, the files with their sizes and pieces, the pieces with their checksums, and
-  *facts*: whatever JSON the writer wants to find again.
+- ``rank_0003.safetensors``, and ``rank_0003_1.safetensors`` .. if one would become too large: the *chunks* that rank 3
+  wrote, each a slice of a global tensor of at most :data:`MAX_CHUNK_BYTES`. The header of such a file follows from
+  the chunks that the manifest lists, to the byte (:func:`header`): nothing is ever parsed from the file itself.
+- ``manifest.json``: all global tensors, the files with their sizes and chunks, the chunks with their checksums, and
+  *metadata*: whatever JSON the writer wants to find again.
 - ``COMMITTED``, written last: the checksum of the manifest. Without it the folder is no checkpoint.
 
-Header, pieces, manifest and marker are all the bytes there are, each under one checksum or known beforehand. The checksum
+Header, chunks, manifest and marker are all the bytes there are, each under one checksum or known beforehand. The checksum
 is BLAKE2b with 256 bits: of those in hashlib that no accident and no attacker gets around it is the fastest on processors
 without instructions for SHA (1.4 GB/s a core on an AMD EPYC, where SHA-256 with them had 1.75), and it runs without the
 GIL.
+
+Two keys in the files are older than the words here: ``pieces`` are the chunks of a file, ``facts`` the metadata.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from dlrm.checkpoint.rectangles import Rectangle, fault_in_cover
+from dlrm.checkpoint.slices import Slice, fault_in_cover
 from dlrm.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
@@ -38,15 +40,15 @@ VERSION: Literal[1] = 1
 CHECKSUM: Literal["blake2b-256"] = "blake2b-256"
 RESTORE = "restore it or use another checkpoint"
 
-MAX_PIECE_BYTES = 64 << 20
+MAX_CHUNK_BYTES = 64 << 20
 MAX_FILE_BYTES = 2 << 30
-"""Of pieces in a file that is written; one that is read may be larger."""
+"""Of chunks in a file that is written; one that is read may be larger."""
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_DIMENSIONS = 4
 MAX_NAME_LENGTH = 1 << 16
 """Of a tensor's name, in which a column's may be in percent-encoding."""
 
-_SAFETENSORS_DTYPES = {
+SAFETENSORS_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -58,7 +60,7 @@ _SAFETENSORS_DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _SAFETENSORS_DTYPES}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS_NAMES}
 """The types that a checkpoint may hold, by their names in it."""
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -82,22 +84,32 @@ def _known_dtype(name: str) -> str:
 
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Places = Annotated[tuple[Count, ...], Field(max_length=MAX_DIMENSIONS)]
+Indices = Annotated[tuple[Count, ...], Field(max_length=MAX_DIMENSIONS)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_printable)]
 Checksum = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^rank_[0-9]{4,9}(_[0-9]{1,6})?\.safetensors$")]
 
 
 class TensorRecord(Record):
-    """A logical tensor."""
+    """A global tensor."""
 
     name: Name
-    shape: Places
+    shape: Indices
     dtype: Annotated[str, AfterValidator(_known_dtype)]
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Its type."""
+        return DTYPES[self.dtype]
 
-class PieceRecord(Record):
-    """A rectangle of a logical tensor and where its bytes are.
+    @property
+    def bytes(self) -> int:
+        """Of all its elements."""
+        return math.prod(self.shape) * self.torch_dtype.itemsize
+
+
+class ChunkRecord(Record):
+    """A slice of a global tensor and where its bytes are.
 
     Attributes:
         tensor: its name; offsets, shape: which elements, row after row, little-endian.
@@ -106,23 +118,28 @@ class PieceRecord(Record):
     """
 
     tensor: Name
-    offsets: Places
-    shape: Places
+    offsets: Indices
+    shape: Indices
     range: tuple[Count, Count]
     checksum: Checksum
 
     @property
-    def rectangle(self) -> Rectangle:
+    def slice(self) -> Slice:
         """Which elements of the tensor."""
-        return Rectangle(self.offsets, self.shape)
+        return Slice(self.offsets, self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Of its values."""
+        return self.range[1] - self.range[0]
 
 
 class FileRecord(Record):
-    """A file: its name, size, and pieces in the order of their bytes."""
+    """A file: its name, size, and chunks in the order of their bytes."""
 
     name: FileName
     bytes: Count
-    pieces: Annotated[tuple[PieceRecord, ...], Field(min_length=1)]
+    chunks: Annotated[tuple[ChunkRecord, ...], Field(min_length=1, alias="pieces")]
 
 
 class RankRecord(Record):
@@ -154,11 +171,11 @@ class Manifest(Record):
     world_size: Annotated[int, Field(gt=0, lt=2**31)]
     tensors: tuple[TensorRecord, ...]
     files: tuple[FileRecord, ...]
-    facts: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict, alias="facts")
 
     @property
     def bytes(self) -> int:
-        """Of all files with pieces."""
+        """Of all files with chunks."""
         return sum(file.bytes for file in self.files)
 
 
@@ -172,24 +189,29 @@ def committed_text(manifest: bytes) -> bytes:
     return f"{CHECKSUM} {checksum(manifest)} {MANIFEST_NAME}\n".encode()
 
 
-def header(pieces: Iterable[PieceRecord], dtypes: dict[str, torch.dtype]) -> bytes:
-    """What a safetensors file with ``pieces`` begins with: the length of a JSON text, and that text.
+def header(chunks: Iterable[ChunkRecord], dtypes: dict[str, torch.dtype]) -> bytes:
+    """What a safetensors file with ``chunks`` begins with.
 
-    Format: https://huggingface.co/docs/safetensors. A piece is called by its tensor and where it begins in it:
+    Format: https://huggingface.co/docs/safetensors. A chunk is called by its tensor and where it begins in it:
     ``tables.cat_0.weight@131072,0``.
 
     Args:
-        pieces: in order; of ``range`` only the length counts.
+        chunks: in order; of ``range`` only the length counts.
         dtypes: of the tensors, by name.
     """
     entries, end = {}, 0
-    for piece in pieces:
-        start, end = end, end + piece.range[1] - piece.range[0]
-        entries[f"{piece.tensor}@{','.join(map(str, piece.offsets))}"] = {
-            "dtype": _SAFETENSORS_DTYPES[dtypes[piece.tensor]],
-            "shape": piece.shape,
+    for chunk in chunks:
+        start, end = end, end + chunk.bytes
+        entries[f"{chunk.tensor}@{','.join(map(str, chunk.offsets))}"] = {
+            "dtype": SAFETENSORS_NAMES[dtypes[chunk.tensor]],
+            "shape": chunk.shape,
             "data_offsets": (start, end),
         }
+    return safetensors_header(entries)
+
+
+def safetensors_header(entries: Mapping[str, Any]) -> bytes:
+    """What a safetensors file begins with: the length of a JSON text, and that text."""
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that tensors are aligned
     return len(text).to_bytes(8, "little") + text
@@ -197,16 +219,17 @@ def header(pieces: Iterable[PieceRecord], dtypes: dict[str, torch.dtype]) -> byt
 
 def tensor_dtypes(tensors: Iterable[TensorRecord]) -> dict[str, torch.dtype]:
     """The types of tensors by their names."""
-    return {tensor.name: DTYPES[tensor.dtype] for tensor in tensors}
+    return {tensor.name: tensor.torch_dtype for tensor in tensors}
 
 
 def dump_record(record: Record) -> bytes:
     """The JSON of a record; the same record gives the same bytes.
 
     Raises:
-        ValueError, TypeError: facts that are no JSON: NaN, other objects.
+        ValueError, TypeError: metadata that are no JSON: NaN, other objects.
     """
-    return json.dumps(record.model_dump(exclude_none=True), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    content = record.model_dump(by_alias=True, exclude_none=True)
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def parse_manifest(text: bytes | bytearray, path: str) -> Manifest:
@@ -217,7 +240,7 @@ def parse_manifest(text: bytes | bytearray, path: str) -> Manifest:
         path: how errors call it.
 
     Raises:
-        CheckpointError: not JSON, another format or version, a value of the wrong type, a name that is none, pieces that
+        CheckpointError: not JSON, another format or version, a value of the wrong type, a name that is none, chunks that
             overlap, leave their tensor or their file, or do not make whole tensors.
     """
     manifest = parse_record(Manifest, text, path, format_name=FORMAT)
@@ -252,10 +275,15 @@ def parse_record(kind: type[R], text: bytes | bytearray, path: str, *, format_na
     try:
         return kind.model_validate_json(bytes(text))
     except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(ascii(part).strip("'")[:80] for part in detail["loc"])
-        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        raise CheckpointError(path, f"{where}: {message}", mend=RESTORE) from None
+        raise CheckpointError(path, first_fault(error), mend=RESTORE) from None
+
+
+def first_fault(error: ValidationError, within: str = "") -> str:
+    """The first of what is wrong with values from a file, in words: where it is, below ``within``, and what."""
+    detail = error.errors(include_url=False, include_input=False)[0]
+    places = [within] * bool(within) + [ascii(part).strip("'")[:80] for part in detail["loc"]]
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{'.'.join(places)}: {message}"
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -284,39 +312,39 @@ def contradiction(tensors: Sequence[TensorRecord], files: Sequence[FileRecord]) 
     if len({file.name for file in files}) < len(files):
         return "a file is listed twice"
     for tensor in tensors:
-        if math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize >= 2**63:
+        if tensor.bytes >= 2**63:
             return f"tensor {tensor.name} of shape {list(tensor.shape)} has more bytes than there are"
     for file in files:
         problem = _contradiction_in_file(file, by_name)
         if problem:
             return f"{file.name}: {problem}"
-    rectangles: dict[str, list[Rectangle]] = defaultdict(list)
+    slices: dict[str, list[Slice]] = defaultdict(list)
     for file in files:
-        for piece in file.pieces:
-            rectangles[piece.tensor].append(piece.rectangle)
+        for chunk in file.chunks:
+            slices[chunk.tensor].append(chunk.slice)
     for tensor in tensors:
-        problem = fault_in_cover(tensor.shape, rectangles[tensor.name])
+        problem = fault_in_cover(tensor.shape, slices[tensor.name])
         if problem:
             return f"tensor {tensor.name} of shape {list(tensor.shape)}: {problem}"
     return ""
 
 
 def _contradiction_in_file(file: FileRecord, tensors: dict[str, TensorRecord]) -> str:
-    for piece in file.pieces:
-        tensor = tensors.get(piece.tensor)
+    for chunk in file.chunks:
+        tensor = tensors.get(chunk.tensor)
         if tensor is None:
-            return f"holds a piece of {piece.tensor}, which is not listed"
-        where = f"the piece of {piece.tensor} at {list(piece.offsets)} of shape {list(piece.shape)}"
-        if not piece.rectangle.within(tensor.shape) or not piece.rectangle.size:
+            return f"holds a chunk of {chunk.tensor}, which is not listed"
+        where = f"the chunk of {chunk.tensor} at {list(chunk.offsets)} of shape {list(chunk.shape)}"
+        if not chunk.slice.within(tensor.shape) or not chunk.slice.size:
             return f"{where} is outside of shape {list(tensor.shape)}, or empty"
-        size = piece.rectangle.size * DTYPES[tensor.dtype].itemsize
-        if size > MAX_PIECE_BYTES:
-            return f"{where} has {size} bytes, more than {MAX_PIECE_BYTES}"
-        if piece.range[1] - piece.range[0] != size:
-            return f"{where} has {size} bytes, not those of {list(piece.range)}"
-    end = len(header(file.pieces, {name: DTYPES[tensor.dtype] for name, tensor in tensors.items()}))
-    for piece in file.pieces:
-        if piece.range[0] != end:
-            return f"the piece of {piece.tensor} at {list(piece.offsets)} begins at byte {piece.range[0]}, not {end}"
-        end = piece.range[1]
-    return "" if end == file.bytes else f"has {file.bytes} bytes, but its pieces end at {end}"
+        size = chunk.slice.size * tensor.torch_dtype.itemsize
+        if size > MAX_CHUNK_BYTES:
+            return f"{where} has {size} bytes, more than {MAX_CHUNK_BYTES}"
+        if chunk.bytes != size:
+            return f"{where} has {size} bytes, not those of {list(chunk.range)}"
+    end = len(header(file.chunks, tensor_dtypes(tensors.values())))
+    for chunk in file.chunks:
+        if chunk.range[0] != end:
+            return f"the chunk of {chunk.tensor} at {list(chunk.offsets)} begins at byte {chunk.range[0]}, not {end}"
+        end = chunk.range[1]
+    return "" if end == file.bytes else f"has {file.bytes} bytes, but its chunks end at {end}"

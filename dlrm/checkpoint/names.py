@@ -27,8 +27,9 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def step_of(name: str) -> int | None:
-    """The step of a checkpoint's folder, None for anything else."""
+def step_of(path: str) -> int | None:
+    """The step of a checkpoint by the name or path of its folder, None for anything else."""
+    name = path.rpartition("/")[2]
     match = _COMPLETE.fullmatch(name)
     return int(match[1]) if match and checkpoint_name(int(match[1])) == name else None
 

@@ -22,15 +22,6 @@ from dlrm.remote.objects import ObjectHandler, missing, taken
 from dlrm.remote.paths import SchemeError, is_remote, local_path, object_handler
 
 
-def storage_for(path: str) -> Storage:
-    """What reads and writes checkpoints at a path or URL; see :func:`located`, which file:// needs.
-
-    Raises:
-        CheckpointError: there is nothing for the URL's scheme, or its package is missing.
-    """
-    return located(path)[0]
-
-
 def located(path: str | Path, storage: Storage | None = None) -> tuple[Storage, str]:
     """The storage that a path or URL is in, unless one is given, and the path in it.
 

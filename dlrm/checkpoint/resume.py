@@ -13,21 +13,21 @@ from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage, UnreachableError
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.errors import CheckpointError, CheckpointMismatchError, HalfLoadedError
 
-Judge = Callable[[Sequence[LogicalTensor]], str]
+Judge = Callable[[Sequence[GlobalTensor]], str]
 """Why training cannot go on from what this rank holds of a state, in words; empty: it can."""
 
 
-def accept(tensors: Sequence[LogicalTensor]) -> str:
+def accept(tensors: Sequence[GlobalTensor]) -> str:
     """A judge that has no objection."""
     return ""
 
 
 def require_sound(
-    checkpoint: Checkpoint, tensors: Sequence[LogicalTensor], collectives: Collectives, judge: Judge
+    checkpoint: Checkpoint, tensors: Sequence[GlobalTensor], collectives: Collectives, judge: Judge
 ) -> None:
     """Look at what has been loaded; collective.
 
@@ -60,7 +60,7 @@ class Resumed:
 
 def load_newest(
     folder: str | Path,
-    tensors: Sequence[LogicalTensor],
+    tensors: Sequence[GlobalTensor],
     collectives: Collectives,
     *,
     strict: bool = True,
@@ -69,12 +69,12 @@ def load_newest(
 ) -> Resumed:
     """Load the newest checkpoint of which every rank finds all that it needs whole; collective.
 
-    Where an increment is damaged, that is the newest one before it in its chain. Where none is found, the state may be that
+    Where a delta is damaged, that is the newest one before it in its chain. Where none is found, the state may be that
     of one to which the judge objected.
 
     Args:
         folder: of a run's checkpoints.
-        tensors: the whole state, with the blocks to fill.
+        tensors: the whole state, with the shards to fill.
         collectives: of the ranks that load together.
         strict: refuse a checkpoint that does not fit; otherwise what does not fit is left as it is.
         storage: where the folder is; what its path or URL says by default.
@@ -109,7 +109,7 @@ def load_newest(
 
 def _checkpoint_at(path: str) -> set[str]:
     """The checkpoint that a path is, or that a file is in."""
-    return {place for place in (path, path.rpartition("/")[0]) if step_of(place.rpartition("/")[2]) is not None}
+    return {place for place in (path, path.rpartition("/")[0]) if step_of(place) is not None}
 
 
 def _agreed(

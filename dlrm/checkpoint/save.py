@@ -16,19 +16,18 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from dlrm.checkpoint.manifest import (
     COMMITTED_NAME,
-    DTYPES,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     RANK_FORMAT,
+    ChunkRecord,
     FileRecord,
     Manifest,
-    PieceRecord,
     RankRecord,
     TensorRecord,
     checksum,
@@ -37,6 +36,7 @@ from dlrm.checkpoint.manifest import (
     dump_record,
     header,
     parse_record,
+    tensor_dtypes,
 )
 from dlrm.checkpoint.names import (
     OWNER_NAME,
@@ -49,11 +49,10 @@ from dlrm.checkpoint.names import (
     working_path,
 )
 from dlrm.checkpoint.owner import this_process
-from dlrm.checkpoint.snapshot import CopiedPiece, Snapshot
+from dlrm.checkpoint.snapshot import CopiedChunk, Snapshot
 from dlrm.checkpoint.soundness import DivergedStateError
-from dlrm.checkpoint.storage import Storage, UnreachableError, names_if_there
+from dlrm.checkpoint.storage import Storage, names_if_there, storage_errors
 from dlrm.errors import CheckpointError
-from dlrm.remote.objects import StoreError
 
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
@@ -96,7 +95,7 @@ def prepare(storage: Storage, folder: str, step: int) -> str:
         CheckpointError: there is a checkpoint of this step; the folder cannot be written.
     """
     final, token = f"{folder}/{checkpoint_name(step)}", new_token()
-    with storage_errors(final):
+    with storage_errors(final, mend=NOT_SAVED):
         if checkpoint_name(step) in names_if_there(storage, folder):
             if not storage.is_folder(final) or COMMITTED_NAME in storage.names(final):
                 raise CheckpointError(final, "is there already, and nothing is overwritten", mend="move it away")
@@ -142,17 +141,6 @@ def remove_if_possible(storage: Storage, folder: str) -> None:
         storage.remove_folder(folder)
 
 
-@contextlib.contextmanager
-def storage_errors(path: str, *, mend: str = NOT_SAVED) -> Iterator[None]:
-    """Say what the storage refused as an error of the checkpoint."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename if isinstance(error.filename, str) else path
-        kind = UnreachableError if isinstance(error, StoreError) else CheckpointError
-        raise kind(where, f"{error.strerror or error}", mend=mend) from error
-
-
 def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lambda snapshot: "") -> None:
     """Write a rank's part into the working folder, durable, and say so there; or that it failed.
 
@@ -168,7 +156,7 @@ def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lamb
     try:
         if problem := judge(snapshot):
             raise DivergedStateError(destination.final, problem, mend=NOT_SAVED)
-        with storage_errors(destination.working):
+        with storage_errors(destination.working, mend=NOT_SAVED):
             files = tuple(_write_file(destination, snapshot, index) for index in range(len(snapshot.files)))
             record = RankRecord(token=destination.token, rank=destination.rank, tensors=snapshot.tensors, files=files)
             destination.storage.put(f"{destination.working}/{done_name(destination.rank)}", dump_record(record))
@@ -180,33 +168,33 @@ def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lamb
 
 
 def _write_file(destination: Destination, snapshot: Snapshot, index: int) -> FileRecord:
-    pieces = snapshot.files[index]
-    dtypes = {tensor.name: DTYPES[tensor.dtype] for tensor in snapshot.tensors}
-    unchecked = [_piece_record(piece, 0, "0" * 64) for piece in pieces]
+    chunks = snapshot.files[index]
+    dtypes = tensor_dtypes(snapshot.tensors)
+    unchecked = [_chunk_record(chunk, 0, "0" * 64) for chunk in chunks]
     name, head = tensors_name(destination.rank, index), header(unchecked, dtypes)
     records, end = [], len(head)
     with destination.storage.writer(f"{destination.working}/{name}") as file:
         file.write(head)
-        for piece in pieces:
-            file.write(piece.data)
-            records.append(_piece_record(piece, end, checksum(piece.data)))
-            end += len(piece.data)
+        for chunk in chunks:
+            file.write(chunk.data)
+            records.append(_chunk_record(chunk, end, checksum(chunk.data)))
+            end += len(chunk.data)
     return FileRecord(name=name, bytes=end, pieces=tuple(records))
 
 
-def _piece_record(piece: CopiedPiece, start: int, digest: str) -> PieceRecord:
-    return PieceRecord(
-        tensor=piece.tensor,
-        offsets=piece.rectangle.offsets,
-        shape=piece.rectangle.shape,
-        range=(start, start + len(piece.data)),
+def _chunk_record(chunk: CopiedChunk, start: int, digest: str) -> ChunkRecord:
+    return ChunkRecord(
+        tensor=chunk.tensor,
+        offsets=chunk.slice.offsets,
+        shape=chunk.slice.shape,
+        range=(start, start + len(chunk.data)),
         checksum=digest,
     )
 
 
 def commit(
     destination: Destination,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     time_limit_s: float,
     cancelled: threading.Event | None = None,
@@ -215,7 +203,7 @@ def commit(
 
     Args:
         destination: of the save.
-        facts: JSON that the manifest is to hold.
+        metadata: JSON that the manifest is to hold.
         time_limit_s: how long to wait for the other ranks.
         cancelled: is set when somebody knows that a rank has failed.
 
@@ -223,10 +211,10 @@ def commit(
         CheckpointError: a rank failed or took too long, the parts do not make whole tensors, the storage fails.
     """
     storage, working, final = destination.storage, destination.working, destination.final
-    with storage_errors(working):
+    with storage_errors(working, mend=NOT_SAVED):
         _await_ranks(destination, time_limit_s, cancelled or threading.Event())
         manifest = _merge(
-            destination, [_rank_record(destination, rank) for rank in range(destination.world_size)], facts
+            destination, [_rank_record(destination, rank) for rank in range(destination.world_size)], metadata
         )
         for file in manifest.files:
             found = storage.size(f"{working}/{file.name}")
@@ -277,7 +265,7 @@ def _rank_record(destination: Destination, rank: int) -> RankRecord:
     return record
 
 
-def _merge(destination: Destination, ranks: list[RankRecord], facts: dict[str, Any]) -> Manifest:
+def _merge(destination: Destination, ranks: list[RankRecord], metadata: dict[str, Any]) -> Manifest:
     tensors: dict[str, TensorRecord] = {}
     for record in ranks:
         for tensor in record.tensors:
@@ -295,5 +283,5 @@ def _merge(destination: Destination, ranks: list[RankRecord], facts: dict[str, A
         world_size=destination.world_size,
         tensors=tuple(tensors.values()),
         files=files,
-        facts=json.loads(json.dumps(facts, allow_nan=False)),
+        facts=json.loads(json.dumps(metadata, allow_nan=False)),
     )

@@ -21,7 +21,7 @@ from dlrm.checkpoint.save import Destination, Judge, abandon, commit, prepare, w
 from dlrm.checkpoint.snapshot import Snapshot, Snapshots
 from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import Storage, reading
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.errors import CheckpointError
 
@@ -75,12 +75,12 @@ class AsyncSaver:
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         before_save: Callable[[], None] = lambda: None,
         judge: Judge = lambda snapshot: "",
-        on_committed: Callable[[SaveReport], None] | None = None,
+        on_committed: Callable[[SaveReport], None] = lambda report: None,
     ) -> None:
         self._storage, self._folder = located(folder, storage)
         self._collectives = collectives
-        self._time_limit_s, self._before_save = time_limit_s, before_save
-        self._judge, self._on_committed = judge, on_committed
+        self.time_limit_s, self._before_save = time_limit_s, before_save
+        self.judge, self.on_committed = judge, on_committed
         self._snapshots = Snapshots(collectives.rank, collectives.world_size)
         self._in_flight: _Save | None = None
         self._met = False
@@ -102,17 +102,17 @@ class AsyncSaver:
         """What has gone wrong with the save in flight, as far as this rank knows yet."""
         return None if self._in_flight is None else self._in_flight.error
 
-    def reserve(self, tensors: Sequence[LogicalTensor]) -> None:
+    def reserve(self, tensors: Sequence[GlobalTensor]) -> None:
         """Take the memory for copies of the state before training, so that the first save stalls no longer than others."""
         self._snapshots.reserve(tensors)
 
-    def save(self, step: int, tensors: Sequence[LogicalTensor], facts: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: Sequence[GlobalTensor], metadata: dict[str, Any]) -> None:
         """Copy the state out and begin to write it; collective. The save before is waited for.
 
         Args:
             step: trained global batches.
             tensors: the whole state, with what this rank holds of it; may change once this returns.
-            facts: JSON to be found again in the checkpoint; only rank 0's count.
+            metadata: JSON to be found again in the checkpoint; only rank 0's count.
 
         Raises:
             CheckpointError: the save before has failed (this one is not begun then, and may be tried again), there is a
@@ -120,8 +120,8 @@ class AsyncSaver:
             DivergedStateError: the judge objected to the save before, on some rank; the same on every rank.
         """
         began = time.perf_counter()
-        facts = json.loads(json.dumps(facts, allow_nan=False))
-        failure = self._settle()
+        metadata = json.loads(json.dumps(metadata, allow_nan=False))
+        failure = self._end()
 
         def begin() -> str:
             if failure is not None:
@@ -140,15 +140,7 @@ class AsyncSaver:
         )
         self._meet(destination)
         snapshot = self._snapshots.snapshot(tensors)
-        self._in_flight = _Save(
-            destination=destination,
-            snapshot=snapshot,
-            facts=facts,
-            time_limit_s=self._time_limit_s,
-            judge=self._judge,
-            on_committed=self._on_committed,
-            stalled_s=time.perf_counter() - began,
-        )
+        self._in_flight = _Save(self, destination, snapshot, metadata, stalled_s=time.perf_counter() - began)
         self._in_flight.thread.start()
 
     def wait(self) -> None:
@@ -160,7 +152,7 @@ class AsyncSaver:
         """
         if self._in_flight is None:
             return
-        failure = self._settle()
+        failure = self._end()
 
         def tell() -> None:
             if failure is not None:
@@ -178,7 +170,7 @@ class AsyncSaver:
             self._in_flight.thread.join(timeout_s)
         return not self.busy
 
-    def _settle(self) -> CheckpointError | None:
+    def _end(self) -> CheckpointError | None:
         """End the save in flight on every rank; on rank 0, what has gone wrong with it anywhere."""
         save, self._in_flight = self._in_flight, None
         if save is None:
@@ -229,12 +221,10 @@ def _in_words(error: BaseException | None) -> str | None:
 class _Save:
     """A save in flight on this rank: its thread and what becomes of it."""
 
+    saver: AsyncSaver
     destination: Destination
     snapshot: Snapshot
-    facts: dict[str, Any]
-    time_limit_s: float
-    judge: Judge
-    on_committed: Callable[[SaveReport], None] | None
+    metadata: dict[str, Any]
     stalled_s: float
     written: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -249,8 +239,8 @@ class _Save:
     def _run(self) -> None:
         began = time.perf_counter()
         try:
-            write_rank(self.destination, self.snapshot, self.judge)
-        except BaseException as error:  # told by whoever settles this save
+            write_rank(self.destination, self.snapshot, self.saver.judge)
+        except BaseException as error:  # told by whoever ends this save
             self.write_error = self.error = error
         self.written.set()
         if self.error is None:
@@ -263,7 +253,8 @@ class _Save:
         leads = self.destination.rank == 0
         manifest = None
         if leads:
-            manifest = commit(self.destination, self.facts, time_limit_s=self.time_limit_s, cancelled=self.cancelled)
+            limit_s = self.saver.time_limit_s
+            manifest = commit(self.destination, self.metadata, time_limit_s=limit_s, cancelled=self.cancelled)
         self.report = SaveReport(
             path=self.destination.final,
             step=self.destination.step,
@@ -273,5 +264,5 @@ class _Save:
             checkpoint_bytes=None if manifest is None else manifest.bytes,
             manifest_checksum=None if manifest is None else checksum(dump_record(manifest)),
         )
-        if leads and self.on_committed is not None:
-            self.on_committed(self.report)
+        if leads:
+            self.saver.on_committed(self.report)

@@ -12,45 +12,42 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from dlrm.checkpoint.increments import PREFIX as TOUCHED_PREFIX
-from dlrm.checkpoint.increments import QUANTISED
-from dlrm.checkpoint.manifest import DTYPES
-from dlrm.checkpoint.reduced import PREFIX as REDUCED_PREFIX
-from dlrm.checkpoint.row_codes import LEVELS, row_parameters
+from dlrm.checkpoint.delta.format import is_quantised
+from dlrm.checkpoint.delta.quantise import row_extremes
+from dlrm.checkpoint.manifest import tensor_dtypes
 from dlrm.checkpoint.snapshot import Snapshot
-from dlrm.checkpoint.tensors import LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.errors import CheckpointError
 
 LARGEST_WEIGHT = 2.0**32
 """The product of four such is beyond float32 (2^128), and activations are products of weights layer after layer."""
 LARGEST_STATE = LARGEST_WEIGHT**2
 """Of optimizers, whose state holds squares of gradients."""
-_QUANTISED_ENDS = tuple(f".{name}" for name in QUANTISED)
 
 
 class DivergedStateError(CheckpointError):
     """A state from which training cannot go on: one to be saved, or of a checkpoint that is whole."""
 
 
-def fault_in_state(tensors: Sequence[LogicalTensor]) -> str:
+def fault_in_state(tensors: Sequence[GlobalTensor]) -> str:
     """What of a state training cannot go on from, in words; empty: nothing.
 
     One pass over what this rank holds, on the device where it is, without memory of its size; one transfer a device.
 
     Args:
-        tensors: of the state, or of an increment.
+        tensors: of the state, or of a delta checkpoint.
     """
-    return _fault_in((tensor.name, block.tensor.detach()) for tensor in tensors for block in tensor.blocks)
+    return _fault_in((tensor.name, shard.tensor.detach()) for tensor in tensors for shard in tensor.shards)
 
 
 def fault_in_snapshot(snapshot: Snapshot) -> str:
     """The same of what a rank is about to write, from its copy in the host's memory: training need not stand for it."""
-    dtypes = {tensor.name: DTYPES[tensor.dtype] for tensor in snapshot.tensors}
+    dtypes = tensor_dtypes(snapshot.tensors)
     return _fault_in(
-        (piece.tensor, torch.frombuffer(piece.data, dtype=dtypes[piece.tensor]).view(piece.rectangle.shape))
-        for pieces in snapshot.files
-        for piece in pieces
-        if piece.data
+        (chunk.tensor, torch.frombuffer(chunk.data, dtype=dtypes[chunk.tensor]).view(chunk.slice.shape))
+        for chunks in snapshot.files
+        for chunk in chunks
+        if chunk.data
     )
 
 
@@ -80,12 +77,10 @@ def _numbers(name: str, values: torch.Tensor) -> Iterator[torch.Tensor]:
     """The numbers of values that are floating-point, or of quantised rows the least and largest of each."""
     if not values.numel():
         return
-    codes = name.startswith(REDUCED_PREFIX) or (name.startswith(TOUCHED_PREFIX) and name.endswith(_QUANTISED_ENDS))
     if values.is_floating_point():
         yield values
-    elif codes and values.dtype == torch.uint8:
-        scale_N1, offset_N1 = row_parameters(values.flatten(0, -2))
-        yield torch.cat([offset_N1, offset_N1 + LEVELS * scale_N1])
+    elif is_quantised(name) and values.dtype == torch.uint8:
+        yield row_extremes(values.flatten(0, -2))
 
 
 def _fault(name: str, least: float, largest: float) -> str:

@@ -126,6 +126,17 @@ def reading(path: str, *, mend: str = "") -> Iterator[None]:
         raise UnreachableError(path, problem, mend=_TRY_AGAIN) from error
 
 
+@contextmanager
+def storage_errors(path: str, *, mend: str = "") -> Iterator[None]:
+    """Say what the storage refused as an error of the checkpoint, whatever the reason."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else path
+        kind = UnreachableError if isinstance(error, StoreError) else CheckpointError
+        raise kind(where, f"{error.strerror or error}", mend=mend) from error
+
+
 def names_if_there(storage: Storage, folder: str) -> list[str]:
     """What a folder holds; nothing where there is none."""
     try:

@@ -18,9 +18,9 @@ from dlrm.checkpoint.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     RESTORE,
+    ChunkRecord,
     FileRecord,
     Manifest,
-    PieceRecord,
     TensorRecord,
     checksum,
     committed_text,
@@ -36,15 +36,15 @@ VERIFYING_THREADS = 4
 
 
 @dataclass(frozen=True)
-class StoredPiece:
-    """A piece and the file that holds it."""
+class StoredChunk:
+    """A chunk and the file that holds it."""
 
     file: FileRecord
-    piece: PieceRecord
+    chunk: ChunkRecord
 
 
-Part = FileRecord | StoredPiece
-"""A file's header, or a piece: what is verified at once."""
+Part = FileRecord | StoredChunk
+"""A file's header, or a chunk: what is verified at once."""
 
 
 class UncommittedError(CheckpointError):
@@ -66,18 +66,23 @@ class Checkpoint:
     manifest_checksum: str
 
     @property
+    def manifest_path(self) -> str:
+        """Of its manifest."""
+        return f"{self.path}/{MANIFEST_NAME}"
+
+    @property
     def step(self) -> int:
         """Trained global batches."""
         return self.manifest.step
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What was saved beside the tensors."""
-        return self.manifest.facts
+        return self.manifest.metadata
 
     @cached_property
     def tensors(self) -> dict[str, TensorRecord]:
-        """The logical tensors by name."""
+        """The global tensors by name."""
         return {tensor.name: tensor for tensor in self.manifest.tensors}
 
     @cached_property
@@ -86,19 +91,19 @@ class Checkpoint:
         return tensor_dtypes(self.manifest.tensors)
 
     @cached_property
-    def pieces(self) -> dict[str, list[StoredPiece]]:
-        """The pieces of each tensor; none for one without elements."""
-        found: dict[str, list[StoredPiece]] = defaultdict(list)
+    def chunks(self) -> dict[str, list[StoredChunk]]:
+        """The chunks of each tensor; none for one without elements."""
+        found: dict[str, list[StoredChunk]] = defaultdict(list)
         for file in self.manifest.files:
-            for piece in file.pieces:
-                found[piece.tensor].append(StoredPiece(file, piece))
+            for chunk in file.chunks:
+                found[chunk.tensor].append(StoredChunk(file, chunk))
         return found
 
     @property
     def parts(self) -> list[Part]:
-        """All headers and pieces."""
+        """All headers and chunks."""
         files = self.manifest.files
-        return [*files, *(StoredPiece(file, piece) for file in files for piece in file.pieces)]
+        return [*files, *(StoredChunk(file, chunk) for file in files for chunk in file.chunks)]
 
     def verify(self, part: Part) -> None:
         """Read a part.
@@ -107,25 +112,30 @@ class Checkpoint:
             UnreachableError: it cannot be read.
             CheckpointError: it is not as it was written.
         """
-        if isinstance(part, StoredPiece):
+        if isinstance(part, StoredChunk):
             self.read(part)
         else:
             self.check_header(part)
 
-    def read(self, stored: StoredPiece) -> bytearray:
-        """The bytes of a piece, verified.
+    def read(self, stored: StoredChunk) -> bytearray:
+        """The bytes of a chunk, verified.
 
         Raises:
             UnreachableError: they cannot be read.
             CheckpointError: they are not those that were written.
         """
-        path, (start, stop) = f"{self.path}/{stored.file.name}", stored.piece.range
+        path, (start, stop) = f"{self.path}/{stored.file.name}", stored.chunk.range
         with _reading(self.storage, path):
             data = self.storage.read(path, start, stop - start)
-        if len(data) != stop - start or checksum(data) != stored.piece.checksum:
-            problem = f"bytes {start} .. {stop - 1} ({stored.piece.tensor}) are not those that were written"
+        if len(data) != stop - start or checksum(data) != stored.chunk.checksum:
+            problem = f"bytes {start} .. {stop - 1} ({stored.chunk.tensor}) are not those that were written"
             raise CheckpointError(path, problem, mend=RESTORE)
         return data
+
+    def values(self, stored: StoredChunk, data: bytearray | None = None) -> torch.Tensor:
+        """The numbers of a chunk in its shape; ``data`` are its verified bytes, which are read where they are not given."""
+        data = self.read(stored) if data is None else data
+        return torch.frombuffer(data, dtype=self.dtypes[stored.chunk.tensor]).view(stored.chunk.shape)
 
     def check_header(self, file: FileRecord) -> None:
         """See that a file begins as it was written.
@@ -134,14 +144,14 @@ class Checkpoint:
             UnreachableError: it cannot be read.
             CheckpointError: it does not.
         """
-        path, expected = f"{self.path}/{file.name}", header(file.pieces, self.dtypes)
+        path, expected = f"{self.path}/{file.name}", header(file.chunks, self.dtypes)
         with _reading(self.storage, path):
             if self.storage.size(path) != file.bytes or self.storage.read(path, 0, len(expected)) != expected:
                 raise CheckpointError(path, "does not begin as it was written", mend=RESTORE)
 
 
 def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpoint:
-    """Open a checkpoint; its pieces are verified when they are read.
+    """Open a checkpoint; its chunks are verified when they are read.
 
     Args:
         path: its folder.
@@ -214,11 +224,11 @@ def _reading(storage: Storage, path: str) -> Iterator[None]:
 
 
 def find_damage(checkpoint: Checkpoint, progress: Callable[[int], None] = lambda size: None) -> list[CheckpointError]:
-    """Read all of a checkpoint and return what is wrong with it: each damaged header and piece; nothing if it is whole.
+    """Read all of a checkpoint and return what is wrong with it: each damaged header and chunk; nothing if it is whole.
 
     Args:
         checkpoint: an open one.
-        progress: is told the bytes of each header and piece that was looked at, in several threads.
+        progress: is told the bytes of each header and chunk that was looked at, in several threads.
     """
 
     def damage(part: Part) -> CheckpointError | None:
@@ -235,7 +245,7 @@ def find_damage(checkpoint: Checkpoint, progress: Callable[[int], None] = lambda
 
 
 def part_bytes(part: Part) -> int:
-    """Bytes of a piece, or of a file's header."""
-    if isinstance(part, StoredPiece):
-        return part.piece.range[1] - part.piece.range[0]
-    return part.pieces[0].range[0]
+    """Bytes of a chunk, or of a file's header."""
+    if isinstance(part, StoredChunk):
+        return part.chunk.bytes
+    return part.chunks[0].range[0]

@@ -47,9 +47,9 @@ class _Phase:
 _COPY = "saving needs memory for a copy of each rank's part of the state: use more ranks or hosts"
 _ELSEWHERE_MORE = 2 * ("free some, or run it on a host that has more",)
 _PHASES = (  # the first that is in the traceback
-    _Phase("checkpoint_tools", "while checkpoints were read or written", *_ELSEWHERE_MORE),
+    _Phase("checkpoint/tools", "while checkpoints were read or written", *_ELSEWHERE_MORE),
     _Phase("checkpoint", "while saving or loading a checkpoint", _COPY, _COPY),
-    _Phase("train/saving", "while saving a checkpoint", _COPY, _COPY),
+    _Phase("train/checkpointing", "while saving a checkpoint", _COPY, _COPY),
     _Phase("train/evaluator", "while evaluating", *2 * ("lower evaluation.global_batch_size or use more ranks",)),
     _Phase("train/stepper", "in a training step", SMALLER_STEPS, f"{SMALLER_STEPS}; {HOST_TABLES}"),
     _Phase("train/engine", "while the model was built", SMALLER_TABLES, HOST_TABLES),

@@ -30,7 +30,7 @@ def run(config: Section) -> None:
             from dlrm.distributed.versions import check_versions
 
             check_versions()
-            from dlrm.checkpoint_tools.importing import run_import
+            from dlrm.checkpoint.tools.importing import run_import
 
             work = partial(run_import, config)
         case Config():
@@ -59,7 +59,7 @@ def run(config: Section) -> None:
 
             work = partial(run_synthesize, config)
         case _ if isinstance(config, CheckpointCommand):
-            from dlrm.checkpoint_tools.commands import run_checkpoint_command
+            from dlrm.checkpoint.tools.commands import run_checkpoint_command
 
             work = partial(run_checkpoint_command, config)
         case _:

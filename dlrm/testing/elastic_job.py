@@ -1,7 +1,7 @@
 """Jobs under launch/elastic.py that are to be killed: their processes, and what lies in the folder of checkpoints.
 
 What counts as committed is looked up here by the format's definition (a file COMMITTED), and final weights are put
-together from the pieces, so that code which saves and resumes is not its own witness.
+together from the chunks, so that code which saves and resumes is not its own witness.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import IO
 import psutil
 import torch
 
-from dlrm.checkpoint.increments import open_chain
 from dlrm.checkpoint.load import load_tensors
-from dlrm.checkpoint.stored import open_checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.manifest import DTYPES
+from dlrm.checkpoint.reader import FullReader, open_reader
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.testing.step_log import FOLDER_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,24 +183,24 @@ def unfinished_saves(checkpoints: Path) -> set[str]:
 
 
 def saved_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The whole tensors of a checkpoint; of an increment, as loading puts them together."""
-    checkpoint = open_checkpoint(path)
-    chain = open_chain(checkpoint)
-    whole = {name: torch.empty(tensor.shape, dtype=chain.base.dtypes[name]) for name, tensor in chain.tensors.items()}
-    if chain.increments:
-        load_tensors(checkpoint, [_as_logical(name, values) for name, values in whole.items()])
+    """The whole tensors of a checkpoint; of a delta, as loading puts them together."""
+    reader = open_reader(path)
+    checkpoint = reader.checkpoint
+    whole = {name: torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]) for name, tensor in reader.tensors.items()}
+    if not isinstance(reader, FullReader):
+        load_tensors(checkpoint, [_as_global(name, values) for name, values in whole.items()])
         return whole
     for name, values in whole.items():
-        for stored in checkpoint.pieces[name]:
-            offsets, shape = stored.piece.offsets, stored.piece.shape
+        for stored in checkpoint.chunks[name]:
+            offsets, shape = stored.chunk.offsets, stored.chunk.shape
             place = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
-            values[place] = torch.frombuffer(checkpoint.read(stored), dtype=values.dtype).view(shape)
+            values[place] = checkpoint.values(stored)
     return whole
 
 
-def _as_logical(name: str, values: torch.Tensor) -> LogicalTensor:
+def _as_global(name: str, values: torch.Tensor) -> GlobalTensor:
     shape = tuple(values.shape)
-    return LogicalTensor(name, shape, values.dtype, (Block((0,) * len(shape), values),))
+    return GlobalTensor(name, shape, values.dtype, (Shard((0,) * len(shape), values),))
 
 
 def differing_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:

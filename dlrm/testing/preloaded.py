@@ -6,7 +6,7 @@ Importing this module starts no thread of Python's: a process that forks must ha
 
 import torch
 
-import dlrm.checkpoint_tools.commands
+import dlrm.checkpoint.tools.commands
 import dlrm.command.run
 import dlrm.prepare.preprocess.job
 import dlrm.testing.training

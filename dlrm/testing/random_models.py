@@ -22,8 +22,8 @@ from dlrm.data.order import SampleOrder
 from dlrm.data.source import Samples, Source
 from dlrm.schema import Schema
 from dlrm.testing.training import this_world
+from dlrm.train.checkpointing.state import engine_tensors
 from dlrm.train.engine import build_engine
-from dlrm.train.state import engine_tensors
 
 WORLDS = {(1, 1): 0.04, (2, 2): 0.26, (2, 1): 0.1, (3, 3): 0.2, (4, 4): 0.2, (4, 2): 0.2}
 """Ranks, how many of them share a host, and how often that is drawn."""
@@ -221,7 +221,7 @@ def _train(model: RandomModel, rank: int, world_size: int) -> RankResult:
         (tensor.name, tensor.shape, block.offsets, block.tensor.numpy().copy())
         for tensor in engine_tensors(engine)
         if tensor.name.startswith("tables.") and (rank == 0 or not tensor.replicated)
-        for block in tensor.blocks
+        for block in tensor.shards
         if block.primary
     ]
     return RankResult(losses, tuple(placement.sharding for placement in engine.placements), blocks)

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.distributed.collectives import Collectives
+from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import Engine
-from dlrm.train.state import after_load, engine_tensors
 
 
 def gather_state(engine: Engine, collectives: Collectives) -> dict[str, torch.Tensor]:
     """Every tensor of the training state, whole, on every rank.
 
     Raises:
-        AssertionError: the ranks disagree on what there is, the primary blocks do not hold each element exactly once, or
+        AssertionError: the ranks disagree on what there is, the primary shards do not hold each element exactly once, or
             copies differ.
     """
     tensors = engine_tensors(engine)
@@ -30,9 +30,9 @@ def gather_state(engine: Engine, collectives: Collectives) -> dict[str, torch.Te
         descriptions = [description for description, _ in of_ranks]
         assert all(description == descriptions[0] for description in descriptions), descriptions
         name, shape, dtype, replicated = descriptions[0]
-        blocks = [block for _, held in of_ranks for block in held]
+        shards = [shard for _, held in of_ranks for shard in held]
         assert name not in whole, name
-        whole[name] = _assemble(name, shape, dtype, blocks, copies=len(by_rank) if replicated else 1)
+        whole[name] = _assemble(name, shape, dtype, shards, copies=len(by_rank) if replicated else 1)
     return whole
 
 
@@ -46,33 +46,33 @@ def fill_state(engine: Engine, whole: Mapping[str, torch.Tensor]) -> None:
     assert [tensor.name for tensor in tensors] == list(whole)
     for tensor in tensors:
         assert (tensor.shape, tensor.dtype) == (tuple(whole[tensor.name].shape), whole[tensor.name].dtype), tensor.name
-        for block in tensor.blocks:
-            block.tensor.copy_(_part(whole[tensor.name], block))
+        for shard in tensor.shards:
+            shard.tensor.copy_(_part(whole[tensor.name], shard))
     after_load(engine)
 
 
-def _sendable(tensor: LogicalTensor) -> tuple[Any, ...]:
-    """The tensor's description, and its blocks without the memory around them."""
-    blocks = [Block(block.offsets, block.tensor.detach().cpu().clone(), block.primary) for block in tensor.blocks]
-    return (tensor.name, tensor.shape, tensor.dtype, tensor.replicated), blocks
+def _sendable(tensor: GlobalTensor) -> tuple[Any, ...]:
+    """The tensor's description, and its shards without the memory around them."""
+    shards = [Shard(shard.offsets, shard.tensor.detach().cpu().clone(), shard.primary) for shard in tensor.shards]
+    return (tensor.name, tensor.shape, tensor.dtype, tensor.replicated), shards
 
 
 def _assemble(
-    name: str, shape: tuple[int, ...], dtype: torch.dtype, blocks: list[Block], *, copies: int
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, shards: list[Shard], *, copies: int
 ) -> torch.Tensor:
     whole, held = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=torch.int64)
-    for block in blocks:
-        assert block.tensor.dtype == dtype, name
-        if block.primary:
-            _part(whole, block).copy_(block.tensor)
-            _part(held, block).add_(1)
+    for shard in shards:
+        assert shard.tensor.dtype == dtype, name
+        if shard.primary:
+            _part(whole, shard).copy_(shard.tensor)
+            _part(held, shard).add_(1)
     assert bool((held == copies).all()), f"{name}: elements are not held {copies} time(s)"
-    for block in blocks:
-        assert torch.equal(_part(whole, block), block.tensor), f"{name}: copies differ"
+    for shard in shards:
+        assert torch.equal(_part(whole, shard), shard.tensor), f"{name}: copies differ"
     return whole
 
 
-def _part(whole: torch.Tensor, block: Block) -> torch.Tensor:
-    for dimension, (offset, size) in enumerate(zip(block.offsets, block.tensor.shape, strict=True)):
+def _part(whole: torch.Tensor, shard: Shard) -> torch.Tensor:
+    for dimension, (offset, size) in enumerate(zip(shard.offsets, shard.tensor.shape, strict=True)):
         whole = whole.narrow(dimension, offset, size)
     return whole

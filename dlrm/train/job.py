@@ -24,10 +24,10 @@ from dlrm.run.results import record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
 from dlrm.run.summary import leave_behind
 from dlrm.train.build import Job, build_job, check_options
-from dlrm.train.checkpointing import Checkpointing
+from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
+from dlrm.train.checkpointing.run_checkpoints import Checkpointing
+from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.engine import Engine, build_engine
-from dlrm.train.facts import TrainingData
-from dlrm.train.resume import patience_with_storage, start_elsewhere
 from dlrm.train.schedule import Schedule
 
 

@@ -73,7 +73,7 @@ def test_ranks_save_behind_their_all_reduces(tmp_path):
     for step in (20, 40):
         found, skipped = newest_good(tmp_path, before=step + 1, verify=True)
         assert found is not None
-        assert (found.step, skipped, found.facts) == (step, [], {"step": step})
+        assert (found.step, skipped, found.metadata) == (step, [], {"step": step})
         assert found.manifest.world_size == 3
 
 

@@ -13,7 +13,7 @@ from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_source
 from dlrm.testing.whole_state import gather_state
 from dlrm.train.engine import build_engine
-from dlrm.train.increments import IncrementalState
+from dlrm.train.checkpointing.delta_state import DeltaState
 
 NAMES = ["type", "user.id", "two\nlines", "", "column%x", "weight", "a@b", "../x", "bottom_mlp", "größe", "optimizer", "_modules"]
 TYPES = ["row_wise", "column_wise", "table_wise", "data_parallel"]
@@ -34,20 +34,20 @@ def trained(rank, world_size, types):
     sparse = tuple(dataclasses.replace(f, name=n) for f, n in zip(source.schema.sparse, NAMES, strict=True))
     source = dataclasses.replace(source, schema=Schema(source.schema.dense, sparse))
     engine = build_engine(config_of(types), source.schema, world)
-    rows = IncrementalState(engine, world.collectives, full_every=9, bits=32, full_at_first=0)
+    rows = DeltaState(engine, world.collectives, full_every=9, bits=32, full_at_first=0)
     rows.collect()
     rows._since_full = 0  # as if that had been committed
-    rows._touched.confirm()
+    rows._dirty.commit()
     loader = BatchLoader(source, SampleOrder(SAMPLES, global_batch_size=BATCH), rank=rank, world_size=world_size)
     list(engine.stepper.train(loader.batches(0, 0, 1), first_step=1))
-    _, facts = rows.collect()
+    _, metadata = rows.collect()
     list(engine.stepper.train(loader.batches(0, 1, 4), first_step=2))
-    return gather_state(engine, world.collectives), facts
+    return gather_state(engine, world.collectives), metadata
 
 
 def test_two_ranks_train_tables_of_any_name_as_one_does():
     expected, _ = run_ranks(trained, 1, ["table_wise"])[0]
-    actual, facts = run_ranks(trained, 2, TYPES)[0]
+    actual, metadata = run_ranks(trained, 2, TYPES)[0]
     keys = [state_name(name) for name in NAMES]
     assert {f"tables.{key}.weight" for key in keys} < set(expected)
     assert {f"tables.{key}.optimizer.sum" for key in keys} < set(expected)
@@ -55,4 +55,4 @@ def test_two_ranks_train_tables_of_any_name_as_one_does():
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-6)
     followed = [key for i, key in enumerate(keys) if TYPES[i % 4] != "data_parallel"]
-    assert sorted(facts["increment"]["shards"]) == sorted(followed)
+    assert sorted(metadata["increment"]["shards"]) == sorted(followed)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from dlrm.checkpoint.snapshot import Snapshots
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.command.failure import judge
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
@@ -35,7 +35,7 @@ def run_out(rank, world_size):
     config, source, world = load_config(None, OPTIONS), tiny_source(BATCH), this_world()
     training, scoring = (build_engine(config, source.schema, world) for _ in range(2))  # a step that fails spoils its own
     loader = BatchLoader(source, SampleOrder(BATCH, global_batch_size=BATCH), rank=rank, world_size=world_size)
-    huge = LogicalTensor("x", (2**27,), torch.float32, (Block((0,), torch.zeros(1).expand(2**27)),))
+    huge = GlobalTensor("x", (2**27,), torch.float32, (Shard((0,), torch.zeros(1).expand(2**27)),))
     large = tiny_source(10, rows=(16_000_000, 50)).schema  # 488 MiB
     phases = {
         "step": lambda: list(training.stepper.train(loader.batches(0, 0, 1), first_step=1)),

@@ -1,10 +1,14 @@
 """Any world and sharding takes over the state of any other, and what is resumed is the same training."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from dlrm.checkpoint.saver import AsyncSaver
+from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
@@ -16,8 +20,11 @@ from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import fill_state, gather_state
 from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
+from dlrm.train.checkpointing.load import load_state, saved_config
+from dlrm.train.checkpointing.metadata import MetadataOfRun
+from dlrm.train.checkpointing.state import after_load, engine_tensors
+from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.schedule import BEGINNING, Schedule
-from dlrm.train.state import after_load, engine_tensors
 
 SAMPLES = 330
 SMALL = [
@@ -229,7 +236,7 @@ def average_of_a_state_without(rank, world_size):
     engine = job_of(load_config(None, [*SMALL, "train.average_decay=0.9"]), world, 3).engine
     for tensor in engine_tensors(engine):
         if not tensor.name.startswith("average."):
-            for block in tensor.blocks:
+            for block in tensor.shards:
                 block.tensor.copy_(state[tensor.name])
     after_load(engine)
     assert isinstance(engine.average, ExponentialAverage)
@@ -239,3 +246,50 @@ def average_of_a_state_without(rank, world_size):
 
 def test_an_average_that_the_state_has_not_begins_with_its_weights():
     assert run_ranks(average_of_a_state_without, 1) == [True]
+
+
+def predictions(engine, world):
+    """Of this rank for its part of the test samples, with the averaged weights where there are some."""
+    order = SampleOrder(SAMPLES, global_batch_size=48)
+    loader = BatchLoader(tiny_dataset(SAMPLES).test, order, rank=world.rank, world_size=world.size)
+    with engine.average.applied():
+        return torch.cat([output.logits_BT for output in engine.stepper.predict(loader.batches(0, 0, order.num_batches))])
+
+
+def saved_and_loaded_without_a_trainer(rank, world_size, folder, options):
+    """Predictions of the engine that was trained and saved, and of one that only the checkpoint was loaded into."""
+    world, config = this_world(), load_config(None, [*SMALL, *options, "train.max_steps=9", "train.epochs=2"])
+    job = job_of(config, world, 9)
+    job.trainer.fit()
+    of_run = MetadataOfRun(config, TrainingData(SAMPLES), world, job.engine.placements, job.measured, versions={})
+    saver = AsyncSaver(folder, world.collectives)
+    saver.save(9, engine_tensors(job.engine), of_run(job.trainer.position, "end", None))
+    saver.wait()
+    checkpoint = open_checkpoint(saver.last.path)
+    assert saved_config(checkpoint) == config
+    bare = build_engine(saved_config(checkpoint), tiny_dataset(SAMPLES).schema, world)
+    before = predictions(bare, world)
+    assert load_state(bare, checkpoint, world.collectives) == []
+    assert_equal(gather_state(bare, world.collectives), gather_state(job.engine, world.collectives))
+    return predictions(job.engine, world), predictions(bare, world), before
+
+
+@pytest.mark.parametrize("run", ["adagrad, average, unequal tables", "adam, dropout, tables reset, clipping"])
+def test_an_engine_predicts_the_same_after_loading_what_a_trainer_has_saved(run, tmp_path):
+    for trained, loaded, before in run_ranks(
+        saved_and_loaded_without_a_trainer, 2, str(tmp_path), [*MIXED, *RUNS[run]]
+    ):
+        assert torch.equal(loaded, trained)
+        assert not torch.equal(before, trained)
+
+
+def test_loading_needs_neither_run_nor_hooks_nor_display():
+    script = "import sys; import dlrm.train.checkpointing.load; print(*sorted(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert {name for name in found if name.startswith(("dlrm.train.", "dlrm.run."))} == {
+        "dlrm.train.checkpointing",
+        "dlrm.train.checkpointing.load",
+        "dlrm.train.checkpointing.state",
+        "dlrm.train.engine",
+        "dlrm.train.stepper",
+    }

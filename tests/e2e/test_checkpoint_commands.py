@@ -8,10 +8,10 @@ from dlrm.errors import USER_ERROR_EXIT_CODE
 from dlrm.testing.command import run_command
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
+from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import build_engine
-from dlrm.train.state import after_load, engine_tensors
-from tests.unit.checkpoint_tools.runs import a_state, flip, save
-from tests.unit.checkpoint_tools.torchrec_models import (
+from tests.unit.checkpoint.tools.runs import a_state, flip, save
+from tests.unit.checkpoint.tools.torchrec_models import (
     INTERACTIONS,
     OPTIONS,
     SCHEMA,

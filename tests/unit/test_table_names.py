@@ -4,8 +4,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from dlrm.checkpoint.increments import full_name, names_by_table, weight_name
 from dlrm.checkpoint.manifest import Name
+from dlrm.checkpoint.tensors import full_name, names_by_table, weight_name
 from dlrm.schema import LONGEST_NAME, fault_in_name
 from dlrm.table_names import module_name, state_name, table_name, table_of_weight
 from tests.unit.column_names import COLUMN_NAMES

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
-from dlrm.checkpoint.folder import newest_good, prune
+from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError, HalfLoadedError

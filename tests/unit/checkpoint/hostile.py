@@ -125,7 +125,7 @@ def huge_manifest(folder: Path) -> None:
         file.truncate(MAX_MANIFEST_BYTES + 1)
 
 
-def piece(index: int, **changes) -> Callable[[Path], object]:
+def chunk(index: int, **changes) -> Callable[[Path], object]:
     return edit(lambda content: content["files"][0]["pieces"][index].update(changes))
 
 
@@ -133,7 +133,7 @@ def tensor(index: int, **changes) -> Callable[[Path], object]:
     return edit(lambda content: content["tensors"][index].update(changes))
 
 
-def facts(text: bytes) -> Callable[[Path], object]:
+def metadata(text: bytes) -> Callable[[Path], object]:
     return replace_text(b'"facts":{}', b'"facts":{"x":' + text + b"}")
 
 
@@ -174,14 +174,14 @@ CASES = [
     Case("header with another type", other_header, "does not begin as it was written"),
     # JSON
     Case("repeated key", replace_text(b'"version":1,', b'"version":1,"version":1,'), "a key is given twice"),
-    Case("deep nesting", facts(b"[" * 200_000 + b"]" * 200_000), "is not valid JSON"),
-    Case("deep nesting of objects", facts(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "is not valid JSON"),
-    Case("NaN", facts(b"NaN"), "NaN is no number"),
-    Case("infinity", facts(b"-Infinity"), "-Infinity is no number"),
-    Case("number beyond floats", facts(b"1e999"), "1e999 is too large"),
-    Case("integer of 10,000 digits", facts(b"9" * 10_000), "is not valid JSON"),
-    Case("no UTF-8", facts(b'"\xff\xfe"'), "is not valid JSON"),
-    Case("lone surrogate", facts(b'"\\ud800"'), "manifest.json"),
+    Case("deep nesting", metadata(b"[" * 200_000 + b"]" * 200_000), "is not valid JSON"),
+    Case("deep nesting of objects", metadata(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "is not valid JSON"),
+    Case("NaN", metadata(b"NaN"), "NaN is no number"),
+    Case("infinity", metadata(b"-Infinity"), "-Infinity is no number"),
+    Case("number beyond floats", metadata(b"1e999"), "1e999 is too large"),
+    Case("integer of 10,000 digits", metadata(b"9" * 10_000), "is not valid JSON"),
+    Case("no UTF-8", metadata(b'"\xff\xfe"'), "is not valid JSON"),
+    Case("lone surrogate", metadata(b'"\\ud800"'), "manifest.json"),
     Case(
         "something behind the JSON",
         lambda f: commit_text(f, (f / "manifest.json").read_bytes() + b"{}"),
@@ -198,7 +198,7 @@ CASES = [
     Case("step -1", edit(lambda content: content.update(step=-1)), "step"),
     Case("no tensors", edit(lambda content: content.pop("tensors")), "tensors"),
     Case("world of 0", edit(lambda content: content.update(world_size=0)), "world_size"),
-    # tensors and pieces
+    # tensors and chunks
     Case("type object", tensor(0, dtype="object"), "is no type of a tensor"),
     Case("type with a call", tensor(0, dtype="__import__('os')"), "is no type of a tensor"),
     Case("another type of the same width", tensor(0, dtype="int32"), "does not"),
@@ -211,22 +211,30 @@ CASES = [
     Case("smaller shape", tensor(0, shape=[36, 8]), "is outside of shape"),
     Case("tensor twice", edit(lambda content: content["tensors"].append(content["tensors"][0])), "listed twice"),
     Case("name with a control character", tensor(0, name="a\x1b[2J\nb"), "is no name"),
-    Case("tensor not listed", piece(0, tensor="b"), "which is not listed"),
-    Case("overlapping pieces", piece(3, offsets=[14, 0]), "pieces overlap"),
-    Case("negative offset", piece(1, offsets=[-1, 0]), "offsets"),
-    Case("offset beyond", piece(1, offsets=[36, 0]), "is outside of shape"),
-    Case("offset that overflows", piece(1, offsets=[2**63 - 1, 0]), "is outside of shape"),
-    Case("offset without a dimension", piece(1, offsets=[5]), "is outside of shape"),
-    Case("empty piece", piece(1, shape=[0, 8]), "or empty"),
-    Case("negative range", piece(0, range=[-160, 0]), "range"),
-    Case("range beyond the file", piece(0, range=[10**12, 10**12 + 160]), "begins at byte"),
-    Case("range of another length", piece(0, range=[0, 10**12]), "not those of"),
+    Case("tensor not listed", chunk(0, tensor="b"), "which is not listed"),
+    Case("overlapping chunks", chunk(3, offsets=[14, 0]), "slices overlap"),
+    Case("negative offset", chunk(1, offsets=[-1, 0]), "offsets"),
+    Case("offset beyond", chunk(1, offsets=[36, 0]), "is outside of shape"),
+    Case("offset that overflows", chunk(1, offsets=[2**63 - 1, 0]), "is outside of shape"),
+    Case("offset without a dimension", chunk(1, offsets=[5]), "is outside of shape"),
+    Case("empty chunk", chunk(1, shape=[0, 8]), "or empty"),
+    Case("negative range", chunk(0, range=[-160, 0]), "range"),
+    Case("range beyond the file", chunk(0, range=[10**12, 10**12 + 160]), "begins at byte"),
+    Case("range of another length", chunk(0, range=[0, 10**12]), "not those of"),
     Case("ranges swapped", edit(swap_ranges), "begins at byte"),
-    Case("missing piece", edit(lambda content: content["files"][0]["pieces"].pop()), "begins at byte"),
-    Case("no pieces", edit(lambda content: content["files"][0].update(pieces=[])), "pieces"),
-    Case("another size", edit(lambda content: content["files"][0].update(bytes=10**15)), "but its pieces end at"),
-    Case("checksum that is none", piece(0, checksum="0"), "checksum"),
-    Case("checksum of other bytes", piece(0, checksum="0" * 64), "are not those that were written"),
+    Case("missing chunk", edit(lambda content: content["files"][0]["pieces"].pop()), "begins at byte"),
+    Case("no chunks", edit(lambda content: content["files"][0].update(pieces=[])), "pieces"),
+    Case(
+        "chunks under their new name",
+        edit(lambda content: content["files"][0].update(chunks=content["files"][0].pop("pieces"))),
+        "pieces",
+    ),
+    Case(
+        "metadata under their new name", edit(lambda content: content.update(metadata=content.pop("facts"))), "metadata"
+    ),
+    Case("another size", edit(lambda content: content["files"][0].update(bytes=10**15)), "but its chunks end at"),
+    Case("checksum that is none", chunk(0, checksum="0"), "checksum"),
+    Case("checksum of other bytes", chunk(0, checksum="0" * 64), "are not those that were written"),
     # files
     Case("missing file", lambda folder: (folder / TENSORS).unlink(), "is missing"),
     Case("extra file", lambda folder: (folder / "rank_0001.safetensors").write_bytes(b""), "does not belong"),

@@ -9,11 +9,11 @@ import torch
 from dlrm.checkpoint import snapshot as snapshot_module
 from dlrm.checkpoint.manifest import DTYPES
 from dlrm.checkpoint.names import checkpoint_name
-from dlrm.checkpoint.rectangles import Rectangle, whole
 from dlrm.checkpoint.save import Destination, commit, prepare, write_rank
+from dlrm.checkpoint.slices import Slice, whole
 from dlrm.checkpoint.snapshot import Snapshots
 from dlrm.checkpoint.storage import LocalStorage
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 
 SHAPES = {
     "tables.a.weight": ((37, 8), "float32"),
@@ -66,72 +66,72 @@ def blank(state: State) -> State:
     return State({name: torch.zeros_like(value) for name, value in state.values.items()})
 
 
-def random_rectangles(rng: random.Random, shape: tuple[int, ...], cuts: int) -> list[Rectangle]:
-    """Cut a tensor ``cuts`` times, each time one rectangle in two, at random places in random dimensions."""
+def random_slices(rng: random.Random, shape: tuple[int, ...], cuts: int) -> list[Slice]:
+    """Cut a tensor ``cuts`` times, each time one slice in two, at random places in random dimensions."""
     found = [whole(shape)]
     for _ in range(cuts):
         offsets, size = found.pop(rng.randrange(len(found)))
         dims = [dim for dim, length in enumerate(size) if length > 1]
         if not dims:
-            found.append(Rectangle(offsets, size))
+            found.append(Slice(offsets, size))
             continue
         dim = rng.choice(dims)
         at = rng.randrange(1, size[dim])
         second = list(offsets)
         second[dim] += at
-        found.append(Rectangle(offsets, (*size[:dim], at, *size[dim + 1 :])))
-        found.append(Rectangle(tuple(second), (*size[:dim], size[dim] - at, *size[dim + 1 :])))
+        found.append(Slice(offsets, (*size[:dim], at, *size[dim + 1 :])))
+        found.append(Slice(tuple(second), (*size[:dim], size[dim] - at, *size[dim + 1 :])))
     return found
 
 
-def cut_up(state: State, seed: int, world_size: int) -> list[list[LogicalTensor]]:
+def cut_up(state: State, seed: int, world_size: int) -> list[list[GlobalTensor]]:
     """What each rank holds: views of its own copy of the state, cut at random; some tensors replicated."""
     rng = random.Random(seed)
-    ranks: list[list[LogicalTensor]] = [[] for _ in range(world_size)]
+    ranks: list[list[GlobalTensor]] = [[] for _ in range(world_size)]
     for name, value in state.values.items():
         shape = tuple(value.shape)
         replicated = rng.random() < 0.3
-        owners: list[list[Block]] = [[] for _ in range(world_size)]
+        owners: list[list[Shard]] = [[] for _ in range(world_size)]
         if replicated:
-            owners = [[Block((0,) * len(shape), value.clone())] for _ in range(world_size)]
+            owners = [[Shard((0,) * len(shape), value.clone())] for _ in range(world_size)]
         else:
-            for rectangle in random_rectangles(rng, shape, rng.randrange(6)):
-                part = value[rectangle.slices_from((0,) * len(shape))]
+            for slice_ in random_slices(rng, shape, rng.randrange(6)):
+                part = value[slice_.index_from()]
                 owner = rng.randrange(world_size)
-                owners[owner].append(Block(rectangle.offsets, part.clone() if rng.random() < 0.5 else part))
+                owners[owner].append(Shard(slice_.offsets, part.clone() if rng.random() < 0.5 else part))
                 if rng.random() < 0.3:  # somebody holds a copy as well
-                    owners[rng.randrange(world_size)].append(Block(rectangle.offsets, part.clone(), primary=False))
-        for rank, blocks in enumerate(owners):
-            ranks[rank].append(LogicalTensor(name, shape, value.dtype, tuple(blocks), replicated))
+                    owners[rng.randrange(world_size)].append(Shard(slice_.offsets, part.clone(), primary=False))
+        for rank, shards in enumerate(owners):
+            ranks[rank].append(GlobalTensor(name, shape, value.dtype, tuple(shards), replicated))
     return ranks
 
 
-def uncut(state: State) -> list[LogicalTensor]:
-    """What one rank holds that has everything in one block each."""
+def uncut(state: State) -> list[GlobalTensor]:
+    """What one rank holds that has everything in one shard each."""
     return [
-        LogicalTensor(name, tuple(value.shape), value.dtype, (Block((0,) * value.dim(), value),))
+        GlobalTensor(name, tuple(value.shape), value.dtype, (Shard((0,) * value.dim(), value),))
         for name, value in state.values.items()
     ]
 
 
-def gathered(ranks: list[list[LogicalTensor]]) -> State:
-    """The whole tensors that the ranks' blocks make; blocks that hold the same elements have to agree."""
+def gathered(ranks: list[list[GlobalTensor]]) -> State:
+    """The whole tensors that the ranks' shards make; shards that hold the same elements have to agree."""
     values = {}
     for name in (tensor.name for tensor in ranks[0]):
         tensors = [tensor for rank in ranks for tensor in rank if tensor.name == name]
         total = torch.zeros(tensors[0].shape, dtype=tensors[0].dtype)
-        blocks = [block for tensor in tensors for block in tensor.blocks]
-        for block in blocks:
-            rectangle = Rectangle(block.offsets, tuple(block.tensor.shape))
-            total[rectangle.slices_from((0,) * total.dim())] = block.tensor
-        for block in blocks:
-            rectangle = Rectangle(block.offsets, tuple(block.tensor.shape))
-            assert same_bits(total[rectangle.slices_from((0,) * total.dim())], block.tensor)
+        shards = [shard for tensor in tensors for shard in tensor.shards]
+        for shard in shards:
+            slice_ = Slice(shard.offsets, tuple(shard.tensor.shape))
+            total[slice_.index_from()] = shard.tensor
+        for shard in shards:
+            slice_ = Slice(shard.offsets, tuple(shard.tensor.shape))
+            assert same_bits(total[slice_.index_from()], shard.tensor)
         values[name] = total
     return State(values)
 
 
-def save_ranks(folder: Path, step: int, ranks: list[list[LogicalTensor]], facts=None) -> Path:
+def save_ranks(folder: Path, step: int, ranks: list[list[GlobalTensor]], metadata=None) -> Path:
     """Save as ranks in one process, one after the other."""
     storage, world_size = LocalStorage(), len(ranks)
     token = prepare(storage, str(folder), step)
@@ -141,11 +141,11 @@ def save_ranks(folder: Path, step: int, ranks: list[list[LogicalTensor]], facts=
     ]
     for destination, tensors in zip(destinations, ranks, strict=True):
         write_rank(destination, Snapshots(destination.rank, world_size).snapshot(tensors))
-    commit(destinations[0], facts or {}, time_limit_s=5)
+    commit(destinations[0], metadata or {}, time_limit_s=5)
     return folder / checkpoint_name(step)
 
 
-def small_pieces(monkeypatch, *, piece_bytes: int = 160, file_bytes: int = 600) -> None:
-    """Cut even small states into many pieces and files."""
-    monkeypatch.setattr(snapshot_module, "MAX_PIECE_BYTES", piece_bytes)
+def small_chunks(monkeypatch, *, chunk_bytes: int = 160, file_bytes: int = 600) -> None:
+    """Cut even small states into many chunks and files."""
+    monkeypatch.setattr(snapshot_module, "MAX_CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr(snapshot_module, "MAX_FILE_BYTES", file_bytes)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dlrm.checkpoint import load as load_module
+from dlrm.checkpoint import fill as fill_module
 from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.resume import load_newest
@@ -18,7 +18,7 @@ from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError, HalfLoadedError
 from dlrm.testing.storage_faults import FaultySystem, faulty_storage
 from tests.unit.checkpoint.campaign import Run, every_call, random_damage, scratch
-from tests.unit.checkpoint.states import blank, cut_up, gathered, random_state, save_ranks, small_pieces, uncut
+from tests.unit.checkpoint.states import blank, cut_up, gathered, random_state, save_ranks, small_chunks, uncut
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def regions(path):
 
 
 def test_a_flipped_bit_anywhere_in_any_file_is_found_by_name(tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+    small_chunks(monkeypatch)
     state = random_state(5)
     path = save_ranks(tmp_path, 1, cut_up(state, 5, 2))
     for file in sorted(path.iterdir()):
@@ -69,7 +69,7 @@ def test_a_flipped_bit_anywhere_in_any_file_is_found_by_name(tmp_path, monkeypat
 
 
 def test_all_that_is_damaged_is_listed(tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+    small_chunks(monkeypatch)
     path = save_ranks(tmp_path, 1, cut_up(random_state(5), 5, 2))
     files = sorted(path.glob("*.safetensors"))
     for file in files[:3]:
@@ -78,12 +78,12 @@ def test_all_that_is_damaged_is_listed(tmp_path, monkeypatch):
         data[-1] ^= 1
         file.write_bytes(data)
     damage = find_damage(open_checkpoint(path))
-    assert len(damage) == 6  # the header and the last piece of each
+    assert len(damage) == 6  # the header and the last chunk of each
     assert {error.path for error in damage} == {str(file) for file in files[:3]}
 
 
 def test_what_is_whole_in_the_first_reading_and_not_in_the_second_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(load_module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(fill_module, "KEPT_BYTES", 0)
     state = random_state(0)
     path = save_ranks(tmp_path, 1, [uncut(state)])
     checkpoint = open_checkpoint(path)
@@ -92,7 +92,7 @@ def test_what_is_whole_in_the_first_reading_and_not_in_the_second_is_told(tmp_pa
 
     def failing(self, stored):
         reads.append(stored)
-        if len(reads) == len(state.values) + 1:  # one tensor is empty: the second piece of the second reading
+        if len(reads) == len(state.values) + 1:  # one tensor is empty: the second chunk of the second reading
             raise CheckpointError("x", "is gone")
         return read(self, stored)
 
@@ -104,7 +104,7 @@ def test_what_is_whole_in_the_first_reading_and_not_in_the_second_is_told(tmp_pa
         load_newest(tmp_path, uncut(blank(state)), OneProcess())
 
 
-def test_a_newest_checkpoint_with_a_damaged_piece_is_passed_over_when_loading_meets_it(tmp_path):
+def test_a_newest_checkpoint_with_a_damaged_chunk_is_passed_over_when_loading_meets_it(tmp_path):
     run = Run(tmp_path / "run", 0)
     run.save(2)
     run.save(3)

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from dlrm.checkpoint import folder as folder_module
-from dlrm.checkpoint.folder import checkpoint_paths, newest_good, prune, set_aside
+from dlrm.checkpoint.folder import checkpoint_paths, newest_good, set_aside
 from dlrm.checkpoint.names import checkpoint_name, is_discarded, is_working, new_token, step_of, working_path
 from dlrm.checkpoint.owner import is_surely_dead, this_process
+from dlrm.checkpoint.retention import ABANDONED_S, prune
 from dlrm.checkpoint.save import prepare
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.errors import CheckpointError
-from tests.unit.checkpoint.increments import normal_state, save_increment
+from tests.unit.checkpoint.delta.deltas import normal_state, save_delta
 from tests.unit.checkpoint.states import random_state, save_ranks, uncut
 
 
@@ -56,13 +56,13 @@ def test_the_newest_is_that_of_the_largest_step(tmp_path):
     assert older.step == 30
 
 
-def test_one_that_cannot_be_removed_keeps_no_other_but_what_it_stands_on(tmp_path, monkeypatch):
+def test_one_that_cannot_be_removed_keeps_no_other_but_what_it_depends_on(tmp_path, monkeypatch):
     state = normal_state(0)
     for step in (10, 20):  # two chains: 10, 11, 12 and 20, 21, 22
         base = parent = save_ranks(tmp_path, step, [uncut(state)])
         for number in (1, 2):
             rows = {"a": [number], "b": [number]}
-            parent = save_increment(tmp_path, step + number, state, rows, base=base, parent=parent)
+            parent = save_delta(tmp_path, step + number, state, rows, base=base, parent=parent)
     save(tmp_path, 30, 40)
     rename = LocalStorage.rename_folder
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_known_to_be_dead_goes_after_a_day_without_a_change(tmp_p
     prune(tmp_path, keep=2)
     assert elsewhere.exists()
     for path in (elsewhere / "owner.json", elsewhere, foreign):
-        os.utime(path, times=(0, path.stat().st_mtime - folder_module.ABANDONED_S - 60))
+        os.utime(path, times=(0, path.stat().st_mtime - ABANDONED_S - 60))
     prune(tmp_path, keep=2)
     assert not elsewhere.exists()
     assert foreign.exists()

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from dlrm.checkpoint.folder import newest_good, prune
+from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import load_tensors
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.hostile import CASES, Payload, pickled
-from tests.unit.checkpoint.states import blank, gathered, random_state, save_ranks, small_pieces, uncut
+from tests.unit.checkpoint.states import blank, gathered, random_state, save_ranks, small_chunks, uncut
 
 TABLE = {"a": ((37, 8), "float32")}
 _watching: list[list[tuple[str, tuple]]] = []
@@ -41,7 +42,7 @@ def tree(folder):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_it_is_refused_in_one_line_and_nothing_else_happens(case, tmp_path, monkeypatch, events):
-    small_pieces(monkeypatch, file_bytes=10**6)
+    small_chunks(monkeypatch, file_bytes=10**6)
     state = random_state(0, TABLE)
     path = save_ranks(tmp_path / "run", 1, [uncut(state)])
     case.damage(path)
@@ -66,7 +67,7 @@ def test_it_is_refused_in_one_line_and_nothing_else_happens(case, tmp_path, monk
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_good_checkpoint_before_it_still_loads(case, tmp_path, monkeypatch):
-    small_pieces(monkeypatch, file_bytes=10**6)
+    small_chunks(monkeypatch, file_bytes=10**6)
     state = random_state(0, TABLE)
     older = save_ranks(tmp_path / "run", 1, [uncut(state)])
     newer = save_ranks(tmp_path / "run", 2, [uncut(state)])

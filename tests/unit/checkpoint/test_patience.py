@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import pytest
 
 from dlrm.checkpoint import patience as patience_module
-from dlrm.checkpoint.folder import checkpoint_paths, newest_good, prune
+from dlrm.checkpoint.folder import checkpoint_paths, newest_good
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError, may_pass
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.distributed.collectives import OneProcess
@@ -17,7 +18,7 @@ from dlrm.errors import CheckpointError
 from dlrm.remote.objects import StoreError
 from dlrm.testing.storage_faults import FaultySystem
 from tests.unit.checkpoint.campaign import Run
-from tests.unit.checkpoint.increments import normal_state, save_increment
+from tests.unit.checkpoint.delta.deltas import normal_state, save_delta
 from tests.unit.checkpoint.states import blank, gathered, save_ranks, uncut
 
 AWAY = ("ESTALE", "ETIMEDOUT", "EIO", "EACCES", "ENOTCONN", "EHOSTDOWN")
@@ -151,11 +152,11 @@ def test_no_folder_is_empty_because_it_cannot_be_listed(run, monkeypatch):
                 look(run.folder)
 
 
-def test_what_an_increment_stands_on_is_not_removed_because_the_increment_cannot_be_read(tmp_path, monkeypatch):
+def test_what_a_delta_depends_on_is_not_removed_because_the_delta_cannot_be_read(tmp_path, monkeypatch):
     state, rows = normal_state(0), {"a": [1], "b": [2]}
     base = parent = save_ranks(tmp_path, 1, [uncut(state)])
     for step in (2, 3):
-        parent = save_increment(tmp_path, step, state, rows, base=base, parent=parent)
+        parent = save_delta(tmp_path, step, state, rows, base=base, parent=parent)
     for step in (4, 5, 6):
         save_ranks(tmp_path, step, [uncut(state)])
     before = checkpoint_paths(tmp_path)

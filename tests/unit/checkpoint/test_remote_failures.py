@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from dlrm.checkpoint.folder import newest_good, prune
-from dlrm.checkpoint.remote import RemoteStorage, located, storage_for
+from dlrm.checkpoint.folder import newest_good
+from dlrm.checkpoint.remote import RemoteStorage, located
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.save import prepare
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.storage import LocalStorage
@@ -115,10 +116,10 @@ def test_a_store_without_conditions_holds_checkpoints_as_well(folder, s3):
 
 
 def test_paths_and_urls_find_their_storage(tmp_path, bucket, s3):
-    assert isinstance(storage_for(str(tmp_path)), LocalStorage)
+    assert isinstance(located(str(tmp_path))[0], LocalStorage)
     storage, path = located(f"file://{tmp_path}/a%20b")
     assert (type(storage), path) == (LocalStorage, f"{tmp_path}/a b")
-    assert isinstance(storage_for("s3://bucket/a"), RemoteStorage)
+    assert isinstance(located("s3://bucket/a")[0], RemoteStorage)
     assert located("s3://bucket/a/")[1] == "s3://bucket/a"
     assert located(tmp_path, s3) == (s3, str(tmp_path))
     save_by_threads(LocalStorage(), str(tmp_path), 1, cut_up(random_state(1), 1, RANKS))

@@ -8,16 +8,17 @@ import secrets
 import pytest
 
 from dlrm.checkpoint import remote as remote_module
-from dlrm.checkpoint.folder import checkpoint_paths, newest_good, prune, set_aside
+from dlrm.checkpoint.delta.watch import DeltaWatch
+from dlrm.checkpoint.folder import checkpoint_paths, newest_good, set_aside
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.remote import RemoteStorage, located
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.save import commit, discard, prepare, write_rank
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.snapshot import Snapshots
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError, names_if_there
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
-from dlrm.checkpoint.watch import ChainWatch
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError
 from dlrm.remote.fsspec_files import FsspecHandler
@@ -32,7 +33,7 @@ from tests.unit.checkpoint.remote_runs import (
     failing_requests,
     save_by_threads,
 )
-from tests.unit.checkpoint.states import blank, cut_up, gathered, random_state, same_bits, small_pieces, uncut
+from tests.unit.checkpoint.states import blank, cut_up, gathered, random_state, same_bits, small_chunks, uncut
 
 
 @pytest.fixture(params=["local", "s3", "memory", "fsspec's files"])
@@ -117,7 +118,7 @@ def test_a_file_whose_writing_fails_is_not_there(place):
 
 
 def test_every_storage_gives_any_ranks_the_bits_that_others_have_saved(place, monkeypatch):
-    small_pieces(monkeypatch, file_bytes=2000)
+    small_chunks(monkeypatch, file_bytes=2000)
     storage, folder = place
     for step in (1, 2, 3):
         state = random_state(step)
@@ -150,7 +151,7 @@ def test_every_storage_sets_a_damaged_checkpoint_aside_and_takes_its_step_again(
     assert storage.is_folder(aside)
 
 
-def test_a_large_file_goes_up_in_parts_and_is_read_in_pieces(bucket, s3):
+def test_a_large_file_goes_up_in_parts_and_is_read_in_chunks(bucket, s3):
     data = random.Random(0).randbytes(2 * PART_BYTES + 12345)
     with s3.writer(f"{bucket.url}/large") as file:
         for start in range(0, len(data), 1_000_001):
@@ -303,8 +304,8 @@ def test_a_store_that_goes_away_is_no_reason_to_take_an_older_checkpoint(folder,
             assert run.loaded_step() == 2
 
 
-def test_what_increments_stand_on_is_looked_after_in_a_store_as_well(folder, s3):
-    run, watch = Run(s3, folder), ChainWatch(s3, increments=3)
+def test_what_deltas_depend_on_is_looked_after_in_a_store_as_well(folder, s3):
+    run, watch = Run(s3, folder), DeltaWatch(s3, deltas=3)
     path = f"{folder}/step_00000001"
     watch.note(path)
     watch.settle()
@@ -352,10 +353,10 @@ def test_a_checkpoint_is_saved_behind_training_and_what_fails_after_it_does_not_
     with pytest.raises(CheckpointError, match="was saved, but what follows a save failed"):
         saver.wait()
     checkpoint = open_checkpoint(f"{folder}/step_00000001/")
-    assert (checkpoint.facts, find_damage(checkpoint)) == ({"epoch": 2}, [])
+    assert (checkpoint.metadata, find_damage(checkpoint)) == ({"epoch": 2}, [])
     tensors = uncut(blank(state))
     load_tensors(checkpoint, tensors)
-    assert all(same_bits(tensor.blocks[0].tensor, state.values[tensor.name]) for tensor in tensors)
+    assert all(same_bits(tensor.shards[0].tensor, state.values[tensor.name]) for tensor in tensors)
     with failing_requests(8, "down"):
         saver.save(2, uncut(state), {})
         saver.wait_here()

@@ -6,14 +6,14 @@ import struct
 import pytest
 import torch
 
-from dlrm.checkpoint import load as load_module
+from dlrm.checkpoint import fill as fill_module
 from dlrm.checkpoint import snapshot as snapshot_module
 from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import differences, load_tensors
 from dlrm.checkpoint.manifest import DTYPES
-from dlrm.checkpoint.snapshot import Snapshots, pieces_to_write
+from dlrm.checkpoint.snapshot import Snapshots, chunks_to_write
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.errors import CheckpointError, CheckpointMismatchError
 from tests.unit.checkpoint.states import (
     SHAPES,
@@ -24,19 +24,19 @@ from tests.unit.checkpoint.states import (
     random_state,
     same_bits,
     save_ranks,
-    small_pieces,
+    small_chunks,
 )
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_any_cut_on_any_ranks_loads_what_any_other_has_saved(seed, tmp_path, monkeypatch):
     if seed % 3:
-        small_pieces(monkeypatch)
-        monkeypatch.setattr(load_module, "KEPT_BYTES", 300)
+        small_chunks(monkeypatch)
+        monkeypatch.setattr(fill_module, "KEPT_BYTES", 300)
     state = random_state(seed)
     path = save_ranks(tmp_path, seed, cut_up(state, seed, seed % 4 + 1), {"seed": seed})
     checkpoint = open_checkpoint(path)
-    assert checkpoint.facts == {"seed": seed}
+    assert checkpoint.metadata == {"seed": seed}
     assert find_damage(checkpoint) == []
     ranks = cut_up(blank(state), seed + 1000, seed // 4 % 4 + 1)
     for tensors in ranks:
@@ -48,7 +48,7 @@ def test_any_cut_on_any_ranks_loads_what_any_other_has_saved(seed, tmp_path, mon
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (300,), (17, 5), (1, 200), (3, 0)])
 def test_every_type_and_shape_survives(dtype, shape, tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+    small_chunks(monkeypatch)
     state = random_state(1, {"x": (shape, dtype)})
     path = save_ranks(tmp_path, 1, cut_up(state, 1, 1))
     target = cut_up(blank(state), 2, 1)
@@ -78,7 +78,7 @@ def parsed_safetensors(path):
 
 
 def test_the_files_are_what_the_description_of_safetensors_says(tmp_path, monkeypatch):
-    small_pieces(monkeypatch)
+    small_chunks(monkeypatch)
     state = random_state(3)
     path = save_ranks(tmp_path, 1, cut_up(state, 3, 2))
     total = blank(state)
@@ -92,19 +92,19 @@ def test_the_files_are_what_the_description_of_safetensors_says(tmp_path, monkey
 
 
 def test_replicated_tensors_are_written_once_and_by_all_ranks_alike(monkeypatch):
-    small_pieces(monkeypatch, piece_bytes=128)
+    small_chunks(monkeypatch, chunk_bytes=128)
     value = torch.arange(1000.0)
-    tensor = LogicalTensor("w", (1000,), torch.float32, (Block((0,), value),), replicated=True)
-    shares = [pieces_to_write([tensor], rank, 4) for rank in range(4)]
-    assert sorted(piece.rectangle.offsets[0] for share in shares for piece in share) == list(range(0, 1000, 32))
-    sizes = [sum(piece.bytes for piece in share) for share in shares]
+    tensor = GlobalTensor("w", (1000,), torch.float32, (Shard((0,), value),), replicated=True)
+    shares = [chunks_to_write([tensor], rank, 4) for rank in range(4)]
+    assert sorted(chunk.slice.offsets[0] for share in shares for chunk in share) == list(range(0, 1000, 32))
+    sizes = [sum(chunk.bytes for chunk in share) for share in shares]
     assert sum(sizes) == 4000
     assert max(sizes) - min(sizes) <= 128
 
 
 def test_a_snapshot_does_not_change_with_training_and_the_next_uses_its_memory():
     weight = torch.arange(12.0).reshape(3, 4)
-    tensor = LogicalTensor("w", (3, 2), torch.float32, (Block((0, 0), weight[:, 1:3]),))
+    tensor = GlobalTensor("w", (3, 2), torch.float32, (Shard((0, 0), weight[:, 1:3]),))
     snapshots = Snapshots()
     first = snapshots.snapshot([tensor])
     before = bytes(first.files[0][0].data)
@@ -119,15 +119,15 @@ def test_small_snapshots_between_leave_the_memory_of_the_large_ones_to_the_next(
     monkeypatch.setattr(snapshot_module, "MAX_FILE_BYTES", 4000)
 
     def numbers(count):  # a file for each 1000 of them
-        block = Block((0,), torch.arange(float(count)))
-        return [LogicalTensor(f"w{first}", (1000,), torch.float32, (Block((0,), block.tensor[first : first + 1000]),))
+        shard = Shard((0,), torch.arange(float(count)))
+        return [GlobalTensor(f"w{first}", (1000,), torch.float32, (Shard((0,), shard.tensor[first : first + 1000]),))
                 for first in range(0, count, 1000)]  # fmt: skip
 
     def places(taken):
-        return [torch.frombuffer(pieces[0].data, dtype=torch.uint8).data_ptr() for pieces in taken.files]
+        return [torch.frombuffer(chunks[0].data, dtype=torch.uint8).data_ptr() for chunks in taken.files]
 
     def small(count):
-        return [LogicalTensor("s", (count,), torch.float32, (Block((0,), torch.ones(count)),))]
+        return [GlobalTensor("s", (count,), torch.float32, (Shard((0,), torch.ones(count)),))]
 
     snapshots = Snapshots()
     large = sorted(places(snapshots.snapshot(numbers(3000))))
@@ -138,7 +138,7 @@ def test_small_snapshots_between_leave_the_memory_of_the_large_ones_to_the_next(
     assert snapshots.snapshot([]).files == ()
     again = snapshots.snapshot(numbers(3000))
     assert sorted(places(again)) == large
-    data = b"".join(bytes(piece.data) for pieces in again.files for piece in pieces)
+    data = b"".join(bytes(chunk.data) for chunks in again.files for chunk in chunks)
     assert torch.equal(torch.frombuffer(bytearray(data), dtype=torch.float32), torch.arange(3000.0))
 
 
@@ -146,14 +146,14 @@ def test_a_snapshot_that_no_memory_fits_takes_new_memory_in_place_of_old():
     snapshots = Snapshots()
     for count, kept in ((10, 10), (30, 30), (20, 30), (40, 40)):
         values = torch.arange(float(count))
-        taken = snapshots.snapshot([LogicalTensor("w", (count,), torch.float32, (Block((0,), values),))])
+        taken = snapshots.snapshot([GlobalTensor("w", (count,), torch.float32, (Shard((0,), values),))])
         assert bytes(taken.files[0][0].data) == values.numpy().tobytes()
         assert [buffer.nbytes for buffer in snapshots._buffers] == [4 * kept]
 
 
 def test_the_state_of_a_weight_that_requires_gradients_is_saved_and_loaded(tmp_path):
     weight = torch.nn.Parameter(torch.randn(4, 4))
-    tensor = LogicalTensor("w", (4, 4), torch.float32, (Block((0, 0), weight),))
+    tensor = GlobalTensor("w", (4, 4), torch.float32, (Shard((0, 0), weight),))
     path = save_ranks(tmp_path, 1, [[tensor]])
     saved = weight.detach().clone()
     with torch.no_grad():
@@ -196,35 +196,35 @@ def test_what_fits_is_loaded_and_the_rest_named_if_that_is_asked_for(tmp_path):
 
 def test_parts_that_are_no_whole_are_not_committed(tmp_path):
     whole = torch.arange(10.0)
-    part = LogicalTensor("w", (10,), torch.float32, (Block((0,), whole[:6]),))
-    rest = LogicalTensor("w", (10,), torch.float32, (Block((5,), whole[5:]),))
+    part = GlobalTensor("w", (10,), torch.float32, (Shard((0,), whole[:6]),))
+    rest = GlobalTensor("w", (10,), torch.float32, (Shard((5,), whole[5:]),))
     with pytest.raises(CheckpointError, match="4 of its 10 elements are missing"):
         save_ranks(tmp_path, 1, [[part]])
-    with pytest.raises(CheckpointError, match="pieces overlap"):
+    with pytest.raises(CheckpointError, match="slices overlap"):
         save_ranks(tmp_path, 2, [[part], [rest]])
-    other = LogicalTensor("w", (11,), torch.float32, ())
+    other = GlobalTensor("w", (11,), torch.float32, ())
     with pytest.raises(CheckpointError, match="rank 1 has w as float32"):
-        save_ranks(tmp_path, 3, [[LogicalTensor("w", (10,), torch.float32, (Block((0,), whole),))], [other]])
+        save_ranks(tmp_path, 3, [[GlobalTensor("w", (10,), torch.float32, (Shard((0,), whole),))], [other]])
     assert newest_good(tmp_path) == (None, [])
 
 
-def test_facts_that_are_no_json_are_not_committed(tmp_path):
-    for facts in ({"loss": float("nan")}, {"object": object()}):
+def test_metadata_that_are_no_json_are_not_committed(tmp_path):
+    for metadata in ({"loss": float("nan")}, {"object": object()}):
         with pytest.raises((ValueError, TypeError)):
-            save_ranks(tmp_path, 1, cut_up(random_state(0), 0, 1), facts)
+            save_ranks(tmp_path, 1, cut_up(random_state(0), 0, 1), metadata)
     assert newest_good(tmp_path) == (None, [])
 
 
-def test_a_state_with_blocks_outside_of_its_tensors_is_a_bug():
-    for block, shape in ((Block((1,), torch.zeros(3)), (3,)), (Block((0,), torch.zeros(3, dtype=torch.int64)), (3,))):
+def test_a_state_with_shards_outside_of_its_tensors_is_a_bug():
+    for shard, shape in ((Shard((1,), torch.zeros(3)), (3,)), (Shard((0,), torch.zeros(3, dtype=torch.int64)), (3,))):
         with pytest.raises(ValueError, match="does not fit"):
-            Snapshots().snapshot([LogicalTensor("w", shape, torch.float32, (block,))])
+            Snapshots().snapshot([GlobalTensor("w", shape, torch.float32, (shard,))])
     with pytest.raises(ValueError, match="same name"):
-        Snapshots().snapshot([LogicalTensor("w", (1,), torch.float32, ())] * 2)
+        Snapshots().snapshot([GlobalTensor("w", (1,), torch.float32, ())] * 2)
     with pytest.raises(ValueError, match="complex"):
-        Snapshots().snapshot([LogicalTensor("w", (1,), torch.complex64, ())])
+        Snapshots().snapshot([GlobalTensor("w", (1,), torch.complex64, ())])
     with pytest.raises(ValueError, match="has to be all of it"):
-        Snapshots().snapshot([LogicalTensor("w", (1,), torch.float32, (), replicated=True)])
+        Snapshots().snapshot([GlobalTensor("w", (1,), torch.float32, (), replicated=True)])
 
 
 def test_the_state_of_these_tests_has_nans_and_every_kind_of_type():

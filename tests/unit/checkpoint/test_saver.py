@@ -3,9 +3,10 @@ import threading
 import pytest
 import torch
 
-from dlrm.checkpoint.folder import newest_good, prune
+from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.resume import load_newest
+from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.stored import open_checkpoint
@@ -49,21 +50,21 @@ def test_training_goes_on_while_the_state_of_before_is_written(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "step_00000001")
     load_tensors(checkpoint, target)
     assert gathered([target]).same_bits_as(type(state)(saved))
-    assert checkpoint.facts == {"epoch": 3}
+    assert checkpoint.metadata == {"epoch": 3}
     assert saver.last is not None
     assert saver.last.step == 1
     assert saver.last.bytes == sum(value.nbytes for value in saved.values())
 
 
-def test_facts_are_those_of_the_moment_of_saving(tmp_path):
+def test_metadata_are_those_of_the_moment_of_saving(tmp_path):
     storage = Held()
     saver = AsyncSaver(tmp_path, OneProcess(), storage=storage)
-    facts = {"scores": [1]}
-    saver.save(1, [], facts)
-    facts["scores"].append(2)
+    metadata = {"scores": [1]}
+    saver.save(1, [], metadata)
+    metadata["scores"].append(2)
     storage.let.set()
     saver.wait()
-    assert open_checkpoint(tmp_path / "step_00000001").facts == {"scores": [1]}
+    assert open_checkpoint(tmp_path / "step_00000001").metadata == {"scores": [1]}
 
 
 def test_a_second_save_waits_for_the_first(tmp_path):
@@ -151,10 +152,10 @@ def test_the_newest_that_does_not_fit_is_an_error_and_not_passed_over(tmp_path):
     saver.save(2, uncut(random_state(0, {"a": ((4,), "float32")})), {})
     saver.wait()
     here = uncut(random_state(1, {"a": ((3,), "float32")}))
-    before = here[0].blocks[0].tensor.clone()
+    before = here[0].shards[0].tensor.clone()
     with pytest.raises(CheckpointMismatchError):
         load_newest(tmp_path, here, OneProcess())
-    assert torch.equal(here[0].blocks[0].tensor.isnan(), before.isnan())
+    assert torch.equal(here[0].shards[0].tensor.isnan(), before.isnan())
     resumed = load_newest(tmp_path, here, OneProcess(), strict=False)
     assert resumed.checkpoint is not None
     assert (resumed.checkpoint.step, len(resumed.left)) == (2, 1)

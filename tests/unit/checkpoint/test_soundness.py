@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from dlrm.checkpoint.reduced import reduced
-from dlrm.checkpoint.row_codes import encode_rows
+from dlrm.checkpoint.delta.quantise import encode_rows, quantised
 from dlrm.checkpoint.snapshot import Snapshots
 from dlrm.checkpoint.soundness import fault_in_snapshot, fault_in_state
-from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.checkpoint.tensors import GlobalTensor, Shard
 
 
 def tensor(name, values, **options):
-    return LogicalTensor(name, tuple(values.shape), values.dtype, (Block((0,) * values.dim(), values),), **options)
+    return GlobalTensor(name, tuple(values.shape), values.dtype, (Shard((0,) * values.dim(), values),), **options)
 
 
 def rows_with(value, dtype=torch.float32):
@@ -36,8 +35,8 @@ def test_what_is_not_finite_is_named_wherever_it_is(value, words, dtype):
     good = tensor("over.0.weight", rows_with(1.0, dtype))
     for name in ("tables.a.weight", "tables.a.optimizer.sum", "average.over.0.weight", "touched.a.0_0.optimizer.sum"):
         assert fault_in([good, tensor(name, rows_with(value, dtype))]) == f"{name} holds {words}"
-    apart = (Block((0, 0), rows_with(0.0, dtype)[:5]), Block((5, 0), rows_with(value, dtype)[5:]))
-    assert fault_in([LogicalTensor("tables.b.weight", (10, 6), dtype, apart)]) == f"tables.b.weight holds {words}"
+    apart = (Shard((0, 0), rows_with(0.0, dtype)[:5]), Shard((5, 0), rows_with(value, dtype)[5:]))
+    assert fault_in([GlobalTensor("tables.b.weight", (10, 6), dtype, apart)]) == f"tables.b.weight holds {words}"
 
 
 def test_numbers_whose_products_overflow_are_as_bad_as_infinite_ones():
@@ -58,7 +57,7 @@ def test_quantised_rows_are_looked_at_as_well(value):
     assert fault_in([codes]).startswith("touched.a.0_0.weight holds")
     weight = torch.linspace(-3, 3, 600).view(10, 60)
     weight[3, 4] = value
-    small = reduced(tensor("over.0.weight", weight, replicated=True))
+    small = quantised(tensor("over.0.weight", weight, replicated=True))
     assert small.dtype == torch.uint8
     assert fault_in([small]).startswith("reduced.over.0.weight holds")
     assert fault_in([tensor("touched.a.0_0.weight", encode_rows(rows_with(1.0)))]) == ""
@@ -71,6 +70,6 @@ def test_counters_and_tensors_without_elements_are_no_matter():
         tensor("touched.a.0_0.weight", torch.zeros((0, 14), dtype=torch.uint8)),
         tensor("touched.b.0_0.rows", torch.tensor([2**31 - 1], dtype=torch.int32)),
         tensor("nothing", torch.zeros((0, 4))),
-        LogicalTensor("tables.elsewhere.weight", (3, 4), torch.float32, ()),
+        GlobalTensor("tables.elsewhere.weight", (3, 4), torch.float32, ()),
     ]
     assert fault_in(tensors) == fault_in([]) == ""

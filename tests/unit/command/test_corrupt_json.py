@@ -19,11 +19,11 @@ from dlrm.data.packed.manifest import parse_manifest
 from dlrm.errors import DlrmError
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.prepare.inspect.figures import Rate, _missing, reserved_ids
-from dlrm.train.facts import SavedFacts, TrainingData, config_changes, order_differences
+from dlrm.train.checkpointing.train_state import TrainingData, TrainState, config_changes, order_differences
 from dlrm.train.standard_hooks import Measured
-from tests.unit.checkpoint.increments import normal_state, save_increment, stepped
+from tests.unit.checkpoint.delta.deltas import normal_state, save_delta, stepped
 from tests.unit.checkpoint.states import cut_up, save_ranks
-from tests.unit.checkpoint_tools.runs import a_state, save
+from tests.unit.checkpoint.tools.runs import a_state, save
 from tests.unit.mutations import mutations
 from tests.unit.prepare.inspect.packed_folders import SEPARATE, small
 
@@ -113,7 +113,7 @@ def test_of_a_manifest(tmp_path, kind):
     else:
         state, rows = normal_state(0), {"a": [1, 2], "b": [0]}
         base = save_ranks(tmp_path / "run", 5, cut_up(state, 0, 1))
-        folder = save_increment(tmp_path / "run", 10, stepped(state, 10, rows), rows, base=base, parent=base, bits=8)
+        folder = save_delta(tmp_path / "run", 10, stepped(state, 10, rows), rows, base=base, parent=base, bits=8)
     document = json.loads((folder / "manifest.json").read_text())
     for what, text in sample(document, seed=2):
         commit(folder, text)
@@ -121,20 +121,20 @@ def test_of_a_manifest(tmp_path, kind):
             assert_a_line_at_most(what, action)
 
 
-def test_of_the_facts_that_training_goes_on_from(tmp_path):
+def test_of_the_metadata_that_training_goes_on_from(tmp_path):
     config = load_config(None, [])
-    facts = {
+    metadata = {
         "position": {"epoch": 0, "batch": 10, "step": 10, "samples": 100, "epoch_ended": False},
         "order": {"data.samples": 1000, "run.seed": 0},
         "metrics": {"training_time_s": 1.0, "loss_sum": 2.0, "validation": [[5, {"samples": 3, "positives": 1}]]},
         "config": {"run": {"seed": 0}, "optim": {"lr": 0.1}},
         "best": {"metric": "auc", "value": 0.5, "step": 5},
     }
-    folder = save(tmp_path, 10, a_state(shapes={"tables.a.weight": ((4, 2), "float32")}), world_size=1, **facts)
+    folder = save(tmp_path, 10, a_state(shapes={"tables.a.weight": ((4, 2), "float32")}), world_size=1, **metadata)
     document = json.loads((folder / "manifest.json").read_text())
 
     def go_on() -> None:
-        saved = SavedFacts.of(open_checkpoint(folder))
+        saved = TrainState.of(open_checkpoint(folder))
         if saved is not None:
             order_differences(saved, config, TrainingData(1000))
             config_changes(saved, config)

@@ -1,0 +1,131 @@
+"""The state of training as global tensors: what a checkpoint holds of an engine.
+
+Names, shapes and meaning are the same whatever the plan, the number of ranks and the kernels:
+
+========================================  ==================  ==========================================================
+name                                      shape               what it is
+========================================  ==================  ==========================================================
+``tables.<table>.weight``                 (rows, dim)         weights of a table
+``tables.<table>.optimizer.<state>``      (rows, dim) or      Adagrad's ``sum``, row-wise Adagrad's (rows,); Adam's
+                                          (rows,)             ``exp_avg`` and ``exp_avg_sq``; SGD has none
+``<module path>``                         the parameter's     everything else: the model's other weights, and the
+                                                              step counters of dropout
+``<module path>.optimizer.<state>``       the parameter's     its optimizer's state by torch's names: ``sum``, ``exp_avg``,
+                                          or ()               ``exp_avg_sq``, ``momentum_buffer``, ``step``
+``average.<name of a weight>``            the weight's        its exponential average, where there is one
+``average.steps``                         ()                  steps that went into it
+========================================  ==================  ==========================================================
+
+``<table>`` is the name of its column, or what :func:`dlrm.table_names.state_name` makes of one that cannot be printed.
+
+What else a step depends on follows from its number: learning rates, the step that fbgemm's Adam counts
+(:meth:`dlrm.optim.training.TrainingOptimizer.set_step`) and which samples it trains.
+
+A table that is cut into columns has a copy of row-wise Adagrad's vector in each column shard, equal to the bit
+(:mod:`dlrm.sharding.column_shards`). The shards that begin at column 0 save it; all of them load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
+
+from dlrm.checkpoint.tensors import GlobalTensor, Shard, weight_name
+from dlrm.models.task import MODEL_PREFIX
+from dlrm.optim.averaging import ExponentialAverage
+from dlrm.sharding.wrap import forget_cached_rows, fused_shards
+from dlrm.table_names import state_name, table_of_weight
+from dlrm.train.engine import Engine
+
+
+def engine_tensors(engine: Engine) -> tuple[GlobalTensor, ...]:
+    """Every tensor of the training state, in the same order on every rank.
+
+    The shards are views of the memory that training uses. Call it anew for each save, between steps: it brings rows home
+    that a kernel has changed in a cache. After loading call :func:`after_load`.
+    """
+    weights = {name: _global_weight(name, weight) for name, weight in _named_weights(engine)}
+    return (
+        *weights.values(),
+        *_table_state(engine, weights),
+        *_dense_state(engine),
+        *_average(engine, weights.values()),
+    )
+
+
+def after_load(engine: Engine) -> None:
+    """Make the engine take notice of what has been written into the shards of :func:`engine_tensors`.
+
+    An average that was not in the checkpoint begins with the weights that were.
+    """
+    forget_cached_rows(engine.model)
+    if isinstance(engine.average, ExponentialAverage) and engine.average.steps == 0:
+        engine.average.start_from_weights()
+
+
+def _named_weights(engine: Engine) -> Iterator[tuple[str, torch.Tensor | ShardedTensor]]:
+    for full_name, weight in engine.model.state_dict().items():
+        yield _state_name(full_name), weight
+
+
+def _state_name(full_name: str) -> str:
+    """The name of a weight without what wraps it: TrainTask's ``model.`` and torchrec's collection of tables."""
+    if ".embedding_bags." in full_name:
+        return weight_name(state_name(table_of_weight(full_name)))
+    return full_name.removeprefix(MODEL_PREFIX)
+
+
+def _global_weight(name: str, weight: torch.Tensor | ShardedTensor) -> GlobalTensor:
+    if not isinstance(weight, ShardedTensor):
+        return GlobalTensor.of(name, weight, replicated=True)
+    whole, local = weight.metadata(), weight.local_shards()
+    shards = tuple(Shard(tuple(shard.metadata.shard_offsets), shard.tensor.detach()) for shard in local)
+    return GlobalTensor(name, tuple(whole.size), whole.tensor_properties.dtype, _not_empty(shards))
+
+
+def _not_empty(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+    """Without those of ranks that a short table has no rows for."""
+    return tuple(shard for shard in shards if shard.tensor.numel())
+
+
+def _table_state(engine: Engine, weights: dict[str, GlobalTensor]) -> Iterator[GlobalTensor]:
+    """The optimizer's state of each table, from fused kernels or, of data-parallel tables, from torch's optimizers."""
+    shards: dict[str, list[Shard]] = {}
+    for shard in fused_shards(engine.model):
+        for state, tensor in shard.states.items():
+            offsets = (shard.first_row, shard.first_column)[: tensor.dim()]
+            primary = tensor.dim() == 2 or shard.first_column == 0
+            name = f"tables.{state_name(shard.table)}.optimizer.{state}"
+            shards.setdefault(name, []).append(Shard(offsets, tensor, primary))
+    unfused = {_state_name(name): state for name, state in engine.optimizer.unfused_state().items()}
+    for weight_of_table, weight in weights.items():
+        if not weight_of_table.startswith("tables."):
+            continue
+        rows, dim = weight.shape
+        for state, shape in engine.optimizer.tables.state_shapes(rows, dim).items():
+            name = f"{weight_of_table.removesuffix('.weight')}.optimizer.{state}"
+            if weight.replicated:
+                yield GlobalTensor.of(name, unfused[weight_of_table][state], replicated=True)
+            else:
+                yield GlobalTensor(name, shape, torch.float32, _not_empty(tuple(shards.get(name, ()))))
+
+
+def _dense_state(engine: Engine) -> Iterator[GlobalTensor]:
+    for full_name, states in engine.optimizer.unfused_state().items():
+        name = _state_name(full_name)
+        if not name.startswith("tables."):
+            for state, tensor in states.items():
+                yield GlobalTensor.of(f"{name}.optimizer.{state}", tensor, replicated=True)
+
+
+def _average(engine: Engine, weights: Iterable[GlobalTensor]) -> Iterator[GlobalTensor]:
+    average = engine.average
+    if not isinstance(average, ExponentialAverage):
+        return
+    yield GlobalTensor.of("average.steps", average.steps, replicated=True)
+    for weight in weights:
+        if weight.dtype.is_floating_point:  # dropout's step counter is no weight
+            shards = tuple(Shard(shard.offsets, average.average_of(shard.tensor)) for shard in weight.shards)
+            yield GlobalTensor(f"average.{weight.name}", weight.shape, weight.dtype, shards, weight.replicated)

@@ -1,0 +1,234 @@
+"""What training goes on from beside tensors: where it stood, what it was, and how well it went.
+
+It comes from the metadata in a file, so it is read as strictly as everything else there (:meth:`TrainState.of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dlrm.checkpoint.manifest import first_fault
+from dlrm.checkpoint.stored import Checkpoint
+from dlrm.config import Config
+from dlrm.config.describe import to_plain
+from dlrm.data.fingerprint import FileFingerprint, difference
+from dlrm.errors import CheckpointError
+from dlrm.metrics.binary import BinaryResult
+from dlrm.metrics.throughput import Throughput
+from dlrm.train.schedule import Position, Schedule
+from dlrm.train.standard_hooks import Measured
+from dlrm.words import escaped
+
+# Sections and options that say where and how to run, not what is trained.
+_NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")
+_MEND = "use another checkpoint, or --resume.strict false for its weights alone"
+_LONGEST = 60  # of a name or a value in a line
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Saved(BaseModel):
+    """What is read strictly, but for keys that are not known here."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class SavedPosition(_Saved):
+    """A :class:`~dlrm.train.hooks.Position`."""
+
+    epoch: Count
+    batch: Count
+    step: Count
+    samples: Count
+    epoch_ended: bool
+
+
+class SavedResult(_Saved):
+    """A :class:`~dlrm.metrics.binary.BinaryResult`."""
+
+    samples: Count
+    positives: Count
+    auc: float | None = None
+    auc_error_bound: float | None = None
+    log_loss: float | None = None
+    normalised_entropy: float | None = None
+    accuracy: float | None = None
+    calibration: float | None = None
+    click_rate: float | None = None
+    mean_prediction: float | None = None
+
+
+class SavedFile(_Saved):
+    """A :class:`~dlrm.data.fingerprint.FileFingerprint`."""
+
+    name: str
+    bytes: Count
+    sample: str
+    sha256: str = ""
+    rows: str = ""
+
+
+class SavedMetrics(_Saved):
+    """Figures of the run so far.
+
+    Attributes:
+        training_time_s: over all processes of the run.
+        loss_sum, loss_samples: over all ranks, since the last record; of each task where there are several.
+        validation: steps and results of all evaluations; by task where there are several.
+    """
+
+    training_time_s: Annotated[float, Field(ge=0)] = 0.0
+    last_loss: float | None = None
+    loss_sum: float | list[float] = 0.0
+    loss_samples: float | list[float] = 0.0
+    validation: list[tuple[Count, SavedResult | dict[str, SavedResult]]] = []
+
+
+class Best(_Saved):
+    """The best value so far of the metric that decides which checkpoint is kept, and the step it was measured at."""
+
+    metric: str
+    value: float
+    step: Count
+
+
+class TrainState(_Saved):
+    """Everything of a checkpoint's metadata that training goes on from."""
+
+    position: SavedPosition
+    order: dict[str, Any]
+    config: dict[str, Any]
+    data_files: list[SavedFile] | None = None
+    metrics: SavedMetrics = SavedMetrics()
+    best: Best | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> TrainState | None:
+        """That of a checkpoint of training; None for one that holds weights alone.
+
+        Raises:
+            CheckpointError: something is missing, or not what it should be.
+        """
+        if "position" not in checkpoint.metadata:
+            return None
+        try:
+            found = cls.model_validate(checkpoint.metadata, strict=False)
+        except ValidationError as error:
+            raise CheckpointError(checkpoint.path, first_fault(error, "facts"), mend=_MEND) from None
+        if found.position.step != checkpoint.step:
+            problem = f"is of step {checkpoint.step}, but its position is step {found.position.step}"
+            raise CheckpointError(checkpoint.path, problem, mend=_MEND)
+        return found
+
+    def position_in(self, config: Config, num_samples: int, path: str) -> Position:
+        """Where to go on.
+
+        Raises:
+            CheckpointError: there is no such place in the order of samples.
+        """
+        schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=num_samples)
+        position = Position(**self.position.model_dump())
+        if not schedule.has(position):
+            batches = schedule.order.num_batches
+            raise CheckpointError(path, f"its position {position} is none of an epoch of {batches} batches")
+        return position
+
+    def restore(self, measured: Measured, *, leader: bool) -> None:
+        """Go on counting from the figures of the run so far; what is summed over ranks is given to the leader alone."""
+        metrics, tasks = self.metrics, measured.tasks
+        measured.before = Throughput(self.position.samples, self.position.step, metrics.training_time_s)
+        measured.last_loss = metrics.last_loss
+        history = [
+            (step, found if isinstance(found, dict) else {tasks[0]: found}) for step, found in metrics.validation
+        ]
+        measured.validation_history[:] = [
+            (step, {task: BinaryResult(**found[task].model_dump()) for task in tasks})
+            for step, found in history
+            if found.keys() == set(tasks)  # not of other tasks, which resume.strict false lets pass
+        ]
+        if measured.validation_history:
+            measured.validation_step, measured.validation = measured.validation_history[-1]
+        sums_2T = torch.tensor([_as_list(metrics.loss_sum), _as_list(metrics.loss_samples)], dtype=torch.float64)
+        measured.unrecorded = bool(sums_2T[1].any())
+        if leader and sums_2T.shape == measured.loss_sums_2T.shape:
+            measured.loss_sums_2T.copy_(sums_2T)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on: how many samples, read from which files."""
+
+    samples: int
+    files: tuple[FileFingerprint, ...] = ()
+
+
+def _as_list(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
+def order_options(config: Config, num_samples: int) -> dict[str, Any]:
+    """Everything that decides which samples form global batch k of epoch e."""
+    train = config.train
+    found: dict[str, Any] = {
+        "data.samples": num_samples,
+        "run.seed": config.run.seed,
+        "train.global_batch_size": train.global_batch_size,
+        "train.drop_last": train.drop_last,
+        "train.shuffle": train.shuffle,
+    }
+    if train.shuffle and train.shuffle_block_samples:
+        found["train.shuffle_block_samples"] = train.shuffle_block_samples
+        found["train.shuffle_window_blocks"] = train.shuffle_window_blocks
+    return found
+
+
+def order_differences(saved: TrainState, config: Config, data: TrainingData) -> list[str]:
+    """In what the order of samples, or the samples themselves, are others, each in words."""
+    here = order_options(config, data.samples)
+    names = sorted(here.keys() | saved.order.keys())
+    found = [
+        f"{escaped(name, _LONGEST)} is {_shown(saved.order.get(name))} in the checkpoint, {_shown(here.get(name))} here"
+        for name in names
+        if saved.order.get(name) != here.get(name)
+    ]
+    changed = "" if config.resume.changed_data else data_difference(saved, data)
+    return [*found, f"the training data are not those it was saved with: {changed}"] if changed else found
+
+
+def data_difference(saved: TrainState, data: TrainingData) -> str:
+    """What makes the samples others, as far as their files tell, in words; empty if nothing does, or it is not known."""
+    if saved.data_files is None:
+        return ""
+    found = difference([FileFingerprint(**file.model_dump()) for file in saved.data_files], data.files)
+    return escaped(found, 300)
+
+
+def config_changes(saved: TrainState, config: Config) -> list[str]:
+    """Options of the training that have other values than when the checkpoint was saved: ``optim.dense.lr 0.1 -> 0.2``."""
+    defaults = dict(_flat(to_plain(Config())))
+    now = dict(_flat(to_plain(config)))
+    # An option that is younger than the checkpoint had its default's effect then: model.kind was dlrm.
+    before = {name: value for name, value in defaults.items() if name in now} | dict(_flat(saved.config))
+    return [
+        f"{escaped(name, _LONGEST)} {_shown(before.get(name))} -> {_shown(now.get(name))}"
+        for name in sorted(before.keys() | now.keys())
+        if name.partition(".")[0] not in _NOT_TRAINING and before.get(name) != now.get(name)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(value: Any) -> str:
+    """A value in a few printable characters."""
+    return escaped(ascii(value) if isinstance(value, str) else value, _LONGEST)
