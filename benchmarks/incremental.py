@@ -40,8 +40,8 @@ from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.config import Config, load_config
 from dlrm.distributed.collectives import Collectives
+from dlrm.distributed.internals import fused_lookups
 from dlrm.sharding.touched_rows import TouchedRows
-from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
 from dlrm.train.build import Job, build_dataset, build_job

@@ -17,7 +17,7 @@ from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.sharding.touched_rows import TouchedRows
-from dlrm.sharding.wrap import fused_lookups
+from dlrm.distributed.internals import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import gather_state
