@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dlrm.files import written_beside
+
 _LOG = logging.getLogger(__name__)
 
 Warn = Callable[[str], None]
@@ -35,6 +37,5 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; what was there before stays.
     """
-    beside = path.with_suffix(path.suffix + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with written_beside(path, beside=path.with_suffix(path.suffix + ".part"), durable=False) as file:
+        file.write(text.encode())

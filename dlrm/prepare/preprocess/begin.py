@@ -15,8 +15,8 @@ from pydantic import Field
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from dlrm.data.packed.own import MOVE_AWAY, find_foreign
-from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import ConfigError, DataError
+from dlrm.files import UNFINISHED
 from dlrm.prepare.preprocess.counted import part_names
 from dlrm.prepare.preprocess.disk import check_room, peak_bytes
 from dlrm.prepare.preprocess.replaced import (
