@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.touched_rows import TouchedRowOptimizer
 from dlrm.table_names import table_of_weight
+from dlrm.words import did_you_mean
 
 
 class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is untyped here
@@ -147,9 +147,8 @@ def check_rate_groups(config: OptimConfig, groups: Sequence[str], tables: Sequen
             message = "is a part of the model as well as a table here: rename the column"
             problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", message))
         elif name not in (*groups, *tables):
-            nearest = difflib.get_close_matches(name, [*groups, *tables], n=1)
             all_groups = f"groups are {', '.join(groups)} and the tables {tables[0]} .. {tables[-1]}"
-            hint = f"did you mean {nearest[0]}?" if nearest else all_groups
+            hint = did_you_mean(name, [*groups, *tables]) or all_groups
             problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", f"is no group of parameters; {hint}"))
     if problems:
         raise ConfigError(problems)
