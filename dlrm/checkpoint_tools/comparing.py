@@ -16,6 +16,7 @@ from dlrm.checkpoint.manifest import DTYPES, TensorRecord
 from dlrm.checkpoint.rectangles import intersection
 from dlrm.checkpoint.stored import Checkpoint, StoredPiece
 from dlrm.checkpoint.tensors import Block, LogicalTensor
+from dlrm.config.describe import flatten
 
 _KEPT_BYTES = 512 << 20
 """Of the second checkpoint's pieces: those of the two may be cut differently, so that one is needed several times."""
@@ -220,22 +221,17 @@ def _larger(one: float, other: float) -> float:
 
 def config_differences(first: Checkpoint, second: Checkpoint) -> Iterator[tuple[str, str, str]]:
     """Each option of the configurations that differs: its dotted path and both values as text."""
-    one, two = _flat(first.facts.get("config")), _flat(second.facts.get("config"))
+    one, two = _options(first), _options(second)
     for path in {**one, **two}:
         value, other = one.get(path, _ABSENT), two.get(path, _ABSENT)
         if value != other:
             yield path, _shown(value), _shown(other)
 
 
+def _options(checkpoint: Checkpoint) -> dict[str, Any]:
+    config = checkpoint.facts.get("config")
+    return flatten(config) if isinstance(config, dict) else {}
+
+
 def _shown(value: Any) -> str:
     return "absent" if value is _ABSENT else str(value)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted paths; anything else is a value."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value} if prefix else {}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return found

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
-from dlrm.config.describe import to_plain
+from dlrm.config.describe import flatten, to_plain
 from dlrm.data.fingerprint import FileFingerprint, difference
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError
@@ -266,23 +265,15 @@ def data_difference(saved: SavedFacts, data: TrainingData) -> str:
 
 def config_changes(saved: SavedFacts, config: Config) -> list[str]:
     """Options of the training that have other values than when the checkpoint was saved: ``optim.dense.lr 0.1 -> 0.2``."""
-    defaults = dict(_flat(to_plain(Config())))
-    now = dict(_flat(to_plain(config)))
+    defaults = flatten(to_plain(Config()))
+    now = flatten(to_plain(config))
     # An option that is younger than the checkpoint had its default's effect then: model.kind was dlrm.
-    before = {name: value for name, value in defaults.items() if name in now} | dict(_flat(saved.config))
+    before = {name: value for name, value in defaults.items() if name in now} | flatten(saved.config)
     return [
         f"{_printable(name)} {shown(before.get(name))} -> {shown(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
         if name.partition(".")[0] not in _NOT_TRAINING and before.get(name) != now.get(name)
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def shown(value: Any) -> str:

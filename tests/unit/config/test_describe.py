@@ -1,7 +1,7 @@
 import pytest
 
 from dlrm.config.base import Section
-from dlrm.config.describe import help_text, options, sections_in
+from dlrm.config.describe import flatten, help_text, options, sections_in
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.root import Config
 
@@ -84,3 +84,8 @@ def test_options_of_a_variant_belong_to_its_kind():
 def test_sections_of_an_option():
     assert sections_in(int | None) == []
     assert all(issubclass(section, Section) for section in sections_in(Config.model_fields["data"].annotation))
+
+
+def test_nested_values_are_flattened_to_dotted_paths():
+    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": {}}) == {"a.b.c": 1, "a.d": [2], "e": {}}
+    assert flatten({}) == {}
