@@ -5,12 +5,18 @@ This package is free of torch, so that ``--help``, launchers and error messages 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from dlrm.schema import fault_in_name
 from dlrm.words import escaped
+
+_T = TypeVar("_T")
+_ADVANCED = "advanced"
+Advanced = Annotated[_T, _ADVANCED]
+"""The type of an option that few need: ``--help-all`` shows it, ``--help`` does not."""
 
 
 class Section(BaseModel):
@@ -25,6 +31,11 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+
+def is_advanced(field: FieldInfo) -> bool:
+    """Whether a field is declared as :data:`Advanced`."""
+    return _ADVANCED in field.metadata
 
 
 def _split_commas(value: object) -> object:

@@ -164,7 +164,7 @@ def _expectation(detail: ErrorDetails, key: str, root: type[Section]) -> str:
     kind = detail["type"]
     if kind in ("model_type", "model_attributes_type", "union_tag_not_found"):
         first = next(
-            (option.path for option in options(root) if option.path.startswith(f"{key}.")), "--help lists them"
+            (option.path for option in options(root) if option.path.startswith(f"{key}.")), "--help-all lists them"
         )
         return f"but is a section: set options in it, such as {first}"
     if kind == "dict_type":
@@ -200,4 +200,4 @@ def _unknown(key: str, variant: str, root: type[Section]) -> str:
     if not found:  # the right name in the wrong section, or without its section
         by_name = {path.rpartition(".")[2]: path for path in reversed(known)}
         found = by_name.get(nearest(key.rpartition(".")[2], by_name, cutoff=0.7), "")
-    return f"unknown option; did you mean {found}?" if found else "unknown option; --help lists all"
+    return f"unknown option; did you mean {found}?" if found else "unknown option; --help-all lists all"

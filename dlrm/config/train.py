@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, NonNegativeInt, Number, PositiveInt, Section
+from dlrm.config.base import Advanced, Fraction, NonNegativeInt, Number, PositiveInt, Section
 
 
 class TrainConfig(Section):
@@ -23,7 +23,7 @@ class TrainConfig(Section):
     shuffle_block_samples: NonNegativeInt = 0
     """Shuffle stored blocks of so many samples and the samples within them, instead of all samples one by one (0): reads
     stay local, which matters when the data does not fit into memory."""
-    shuffle_window_blocks: PositiveInt = 64
+    shuffle_window_blocks: Advanced[PositiveInt] = 64
     """Blocks whose samples are mixed with each other when shuffling in blocks."""
     drop_last: bool = False
     """Leave out the samples at the end of an epoch that do not fill a global batch (otherwise they are trained)."""
@@ -34,11 +34,11 @@ class TrainConfig(Section):
     """Evaluate an exponential moving average of all weights with this decay (0: the weights themselves). Costs a copy of
     every weight and one pass over all of them a step (and with fused_uvm_caching what is cached is written back each step),
     so it is for small tables."""
-    pipeline: Literal["sparse_dist", "base"] = "sparse_dist"
+    pipeline: Advanced[Literal["sparse_dist", "base"]] = "sparse_dist"
     """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
-    prefetch_batches: PositiveInt = 4
+    prefetch_batches: Advanced[PositiveInt] = 4
     """Batches that are read ahead of their use."""
-    read_threads: PositiveInt = 2
+    read_threads: Advanced[PositiveInt] = 2
     """Threads of each rank that read them."""
 
     @model_validator(mode="after")
