@@ -183,8 +183,10 @@ def test_a_cpu_kernel_tells_tables_apart_by_cumulated_rows(kernel: SplitTableBat
     assert list(kernel.feature_table_map) == [0, 1]
     assert kernel.hash_size_cumsum.tolist() == [0, 2, 5]
     assert kernel.weights_host.numel() == 2 * 4 + 3 * 8
-    kernel.weights_host = kernel.weights_host.new_zeros(1)  # may be replaced
-    assert kernel.weights_host.numel() == 1
+    empty = SplitTableBatchedEmbeddingBagsCodegen([(0, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)])
+    assert empty.weights_host.numel() == 0
+    empty.weights_host = empty.weights_host.new_zeros(1)  # may be replaced where there is nothing in it
+    assert empty.weights_host.numel() == 1
 
 
 @hook("lxu_cache_weights", "current_device", of="fbgemm", used_in=f"{INTERNALS}: caches_rows", see=TBE)
