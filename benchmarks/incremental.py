@@ -42,11 +42,11 @@ from dlrm.config import Config, load_config
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import Collectives
+from dlrm.distributed.internals import fused_lookups
 from dlrm.metrics.tasks import deciding
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
 from dlrm.sharding.dirty_rows import DirtyRows
-from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world
 from dlrm.train.build import Job, build_job

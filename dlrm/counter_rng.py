@@ -3,18 +3,21 @@
 Initial weights, planted samples and random samples are drawn this way, so that they do not depend on the sharding plan,
 on the number of ranks or on what was drawn before. The mixing function is SplitMix64's (Steele, Lea and Flood, "Fast
 splittable pseudorandom number generators", OOPSLA 2014, figure 16), written in wrapping int64 arithmetic, which torch
-computes identically on CPU and CUDA.
+computes identically on CPU and CUDA, and once more for compiled loops, which need one number at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 
-GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-MIX_1 = 0xBF58476D1CE4E5B9
-MIX_2 = 0x94D049BB133111EB
+from dlrm.compiled import inlined
+
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
 
 
 def _signed(value: int) -> int:
@@ -38,13 +41,27 @@ def random_bits(key: int, counters: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 tensor of the same shape, all bits random (so negative half of the time).
     """
-    z = counters * _signed(GOLDEN_GAMMA)
+    z = counters * _signed(_GOLDEN_GAMMA)
     z += key
-    for shift, factor in ((30, MIX_1), (27, MIX_2)):
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
         z ^= _logical_shift_right(z, shift)
         z *= _signed(factor)
     z ^= _logical_shift_right(z, 31)
     return z
+
+
+@inlined
+def mix64(key: np.uint64, counter: np.uint64) -> np.uint64:
+    """:func:`random_bits` for one counter within a compiled loop, where torch's operations would take too long.
+
+    Args:
+        key: of the stream, as an unsigned number.
+        counter: unsigned, too.
+    """
+    z = counter * np.uint64(_GOLDEN_GAMMA) + key
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
+    return z ^ (z >> np.uint64(31))
 
 
 def uniform(key: int, counters: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 _BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -49,3 +51,22 @@ def escaped(value: Any, longest: int = 100) -> str:
     """:func:`printable` text of at most ``longest`` characters."""
     shown = printable(str(value))
     return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+
+
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The one of ``names`` that is spelled most like ``name``, upper and lower case alike; empty if none is.
+
+    Args:
+        name: as somebody wrote it.
+        names: that there are.
+        cutoff: how alike they must be, as of :func:`difflib.get_close_matches`: 0 for anything, 1 for equal.
+    """
+    spelled = {other.lower(): other for other in names}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=cutoff)
+    return spelled[close[0]] if close else ""
+
+
+def did_you_mean(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """``did you mean cat_3?`` of the :func:`nearest`; empty if there is none."""
+    found = nearest(name, names, cutoff=cutoff)
+    return f"did you mean {found}?" if found else ""

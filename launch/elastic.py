@@ -38,6 +38,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P
 
+import elastic_agent
 from elastic_signals import SaveRequests, StopRequests
 from launch_output import can_write_temporary_files, open_closed_streams, write
 
@@ -143,13 +144,14 @@ def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> i
 
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     options.signals_to_handle = stops.left_to_torchelastic(options.signals_to_handle)
-    failures = _watch_agent(saves, stops)
+    watch = _Watch(saves, stops)
+    elastic_agent.watch(watch, shutdown_s=SHUTDOWN_S)
     try:
         rendezvous.prepare(options)
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
         torchrun.run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as job:
-        return report(failures or _failures(job.failures))
+        return report(watch.failures or _failures(job.failures))
     except SignalException:
         raise
     except rendezvous.LaunchError as error:
@@ -211,54 +213,39 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
-def _watch_agent(saves: SaveRequests, stops: StopRequests) -> list[Failure]:
-    """Look over torchelastic's shoulder: tell of restarts, prevent those that cannot help, pass signals on.
+class _Watch:
+    """Told of what the agent does: tells of restarts, prevents those that cannot help, passes signals on.
 
-    Its agent has no place to hook in, so some of its methods are wrapped; where a later version has others, restarts are
-    silent.
-
-    Returns:
-        The failures of the last ranks that failed, as they become known.
+    Attributes:
+        failures: of the last ranks that failed, as they become known.
     """
-    from torch.distributed.elastic.agent.server import local_elastic_agent
-    from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
-    agent_class: Any = local_elastic_agent.LocalElasticAgent
-    context_class: Any = SubprocessContext
-    monitor, restart, close = agent_class._monitor_workers, agent_class._restart_workers, context_class._close
-    failures: list[Failure] = []
-    ended: set[int] = set()  # process ids of ranks that this launcher had to end
+    def __init__(self, saves: SaveRequests, stops: StopRequests) -> None:
+        self._saves, self._stops = saves, stops
+        self._ended: set[int] = set()  # process ids of ranks that this launcher had to end
+        self.failures: list[Failure] = []
 
-    def monitored(agent: Any, group: Any) -> Any:  # about ten times a second
-        stops.check()
-        stops.ranks = agent._pcontext.pids().values()
-        saves.pass_on(stops.ranks)
-        result = monitor(agent, group)
-        failures[:] = _failures(result.failures, ended)
-        if any(failure.exit_code == USER_ERROR_EXIT_CODE for failure in failures):
-            agent._remaining_restarts = 0
-        return result
+    def looking(self, pids: Collection[int]) -> None:
+        self._stops.check()
+        self._stops.ranks = pids
+        self._saves.pass_on(pids)
 
-    def closed(context: Any, *given: Any, **named: Any) -> None:
-        processes = [handler.proc for handler in context.subprocess_handlers.values()]
-        ended.update(process.pid for process in processes if process.poll() is None)
-        close(context, *given, **named)
+    def seen(self, failures: Mapping[int, Any]) -> bool:
+        self.failures = _failures(failures, self._ended)
+        return all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in self.failures)
 
-    def restarted(agent: Any, group: Any) -> None:
-        lost_host = getattr(group.spec.rdzv_handler, "cause", "")
+    def ending(self, pids: Collection[int]) -> None:
+        self._ended.update(pids)
+
+    def restarting(self, rendezvous: Any, restarts_left: int) -> bool:
+        lost_host = getattr(rendezvous, "cause", "")
         why = lost_host or "hosts have joined or left"
-        if failures:
-            why = cause(failures).strip().rpartition("\n")[2] or "a rank failed"
-        left = agent._remaining_restarts
-        write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again ({left} more time(s) at most)\n")
-        if lost_host:  # the ranks wait for those of that host, and would be waited for for 30 s
-            agent._shutdown(timeout=SHUTDOWN_S)
-        ended.clear()
-        restart(agent, group)
-
-    agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted
-    context_class._close = closed
-    return failures
+        if self.failures:
+            why = cause(self.failures).strip().rpartition("\n")[2] or "a rank failed"
+        left = f"({restarts_left} more time(s) at most)"
+        write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again {left}\n")
+        self._ended.clear()
+        return bool(lost_host)  # the ranks wait for those of that host, and would be waited for for 30 s
 
 
 def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Failure]:

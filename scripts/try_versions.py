@@ -27,7 +27,7 @@ _SAME = "tests/dist/test_same_training.py::test_losses_do_not_depend_on"
 TESTS = (  # what touches torch, fbgemm and torchrec; data and configuration do not care
     *(
         f"tests/unit/{folder}"
-        for folder in ("distributed", "layers", "metrics", "models", "optim", "sharding", "train")
+        for folder in ("contracts", "distributed", "layers", "metrics", "models", "optim", "sharding", "train")
     ),
     *(
         f"{_SAME}_{what}"

@@ -120,13 +120,30 @@ def _argument(path: str, value: str | list[str]) -> str:
     return f"--{path}={json.dumps(value, ensure_ascii=False)}"
 
 
+_OPTIONS = "options of the configuration:\n\n"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse would print usage, too
         raise ConfigError([ConfigProblem("", "command line", f"{message}; see --help")])
 
 
+class _HelpAll(argparse.Action):
+    """``--help`` with every option of a configuration, ``root``."""
+
+    def __init__(self, *, root: type[Section], **argparse_s: Any) -> None:
+        super().__init__(nargs=0, **argparse_s)
+        self._root = root
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print and exit."""
+        parser.epilog = _OPTIONS + help_text(self._root, everything=True)
+        parser.print_help()
+        parser.exit()
+
+
 def parse(words: Sequence[str]) -> Request:
-    """Read the command line; ``--help`` prints and exits.
+    """Read the command line; ``--help`` and ``--help-all`` print and exit.
 
     Raises:
         ConfigError: no or an unknown command. Options of the configuration are looked at by :meth:`Request.config`.
@@ -167,10 +184,11 @@ def _add_command(commands: Any, name: str, last_word: str, command: Command) -> 
         help=command.purpose,
         description=_sentence(command.purpose),
         usage=f"dlrm_main.py {name}{positional}{file} [--section.key value | section.key=value ...]",
-        epilog="options of the configuration:\n\n" + help_text(command.options),
+        epilog=_OPTIONS + help_text(command.options),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    described.add_argument("--help-all", action=_HelpAll, root=command.options, help="show the options few need, too")
     if command.from_file:
         described.add_argument("--config", metavar="FILE", help="YAML file with options; those given here replace them")
         described.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")

@@ -41,6 +41,7 @@ from typing import Literal, NoReturn, TypeGuard
 from dlrm.command.refusals import refusal
 from dlrm.distributed import faults
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
+from dlrm.files import written_beside
 from dlrm.signals import stop_was_asked
 from dlrm.words import printable
 
@@ -293,10 +294,9 @@ def _hand_to_launcher(error: BaseException, verdict: Verdict) -> bool:
         },
         "dlrm": {"kind": verdict.kind, "line": verdict.line, "details": verdict.details, "time_s": now_s},
     }
-    unfinished = Path(f"{path}.{os.getpid()}")
     try:
-        unfinished.write_text(json.dumps(content), encoding="utf-8")
-        unfinished.replace(path)
+        with written_beside(Path(path), durable=False) as file:
+            file.write(json.dumps(content).encode())
     except OSError:  # a full disk, say: then the rank speaks for itself
         return False
     return True

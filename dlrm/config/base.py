@@ -6,12 +6,18 @@ This package is free of torch, so that ``--help``, launchers and error messages 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from dlrm.schema import fault_in_name
 from dlrm.words import escaped
+
+_T = TypeVar("_T")
+_ADVANCED = "advanced"
+Advanced = Annotated[_T, _ADVANCED]
+"""The type of an option that few need: ``--help-all`` shows it, ``--help`` does not."""
 
 
 class Section(BaseModel):
@@ -26,6 +32,11 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+
+def is_advanced(field: FieldInfo) -> bool:
+    """Whether a field is declared as :data:`Advanced`."""
+    return _ADVANCED in field.metadata
 
 
 def _split_commas(value: object) -> object:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from dlrm.config.base import NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import Advanced, NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section
 from dlrm.config.data.paths import InputPath
 
 Metric = Literal["auc", "log_loss", "normalised_entropy"]
@@ -76,9 +76,9 @@ class CheckpointConfig(Section):
     on_failure: Literal["continue", "stop"] = "continue"
     """What to do when a save fails while training goes on: say so and try again when the next is due, or stop. The last
     save of a run always has to succeed."""
-    time_limit_s: PositiveFloat = 1800.0
+    time_limit_s: Advanced[PositiveFloat] = 1800.0
     """Seconds that rank 0 waits for the other ranks to have written their parts."""
-    poll_s: PositiveFloat = 1.0
+    poll_s: Advanced[PositiveFloat] = 1.0
     """Seconds, about, between two looks at clock and signals, each of which costs a small all-reduce."""
 
 
@@ -88,7 +88,7 @@ class ResumeConfig(Section):
     checkpoint: Address = NO_CHECKPOINT
     """none: at the beginning; auto: after the newest good checkpoint of the run of this name, if there is one; otherwise
     the path of a checkpoint, or of a run, to go on from in a new run."""
-    wait_s: NonNegativeFloat = 60.0
+    wait_s: Advanced[NonNegativeFloat] = 60.0
     """Seconds to try again where checkpoints cannot be read for the moment (a mount or a store that is away) before giving
     up, without touching them; less than distributed.timeout_s."""
     strict: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dlrm.config.base import Section
+from dlrm.config.base import Section, is_advanced
+from dlrm.words import counted
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Option:
     Attributes:
         path: dotted path; variant: the kind it belongs to (empty outside of variants).
         type_name, default, meaning: for people; about: what its section is for.
+        advanced: whether few need it.
     """
 
     path: str
@@ -31,6 +33,7 @@ class Option:
     default: str
     meaning: str
     about: str
+    advanced: bool = False
 
 
 @cache
@@ -39,11 +42,12 @@ def options(root: type[Section]) -> tuple[Option, ...]:
     return tuple(_of_section(root, "", ""))
 
 
-def help_text(root: type[Section], width: int = 110) -> str:
-    """All options with type, default and meaning, one block a section and variant."""
+def help_text(root: type[Section], width: int = 110, *, everything: bool = False) -> str:
+    """Options with type, default and meaning, one block a section and variant; advanced ones only in ``everything``."""
     lines: list[str] = []
     heading, introduced = "", set()
-    for option in sorted(options(root), key=lambda option: "." in option.path):  # those outside of sections first
+    shown = [option for option in options(root) if everything or not option.advanced]
+    for option in sorted(shown, key=lambda option: "." in option.path):  # those outside of sections first
         section = option.path.rpartition(".")[0]
         title = f"{section} ({option.variant})" if option.variant else section
         if title != heading:
@@ -55,6 +59,8 @@ def help_text(root: type[Section], width: int = 110) -> str:
         default = f" (default: {option.default})" if option.default else " (required)"
         lines.append(f"  --{option.path} {option.type_name}")
         lines += textwrap.wrap(option.meaning + default, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    if left := len(options(root)) - len(shown):
+        lines += ["", f"{counted(left, 'more option')} that few need: --help-all shows them"]
     return "\n".join(lines).strip("\n")
 
 
@@ -78,6 +84,15 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted path; an empty mapping inside is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value}
+    return flat
+
+
 def _of_section(section: type[Section], prefix: str, variant: str) -> Iterator[Option]:
     for name, field in section.model_fields.items():
         path = f"{prefix}{name}"
@@ -99,7 +114,7 @@ def _of_section(section: type[Section], prefix: str, variant: str) -> Iterator[O
 def _leaf(path: str, field: FieldInfo, variant: str, section: type[Section]) -> Option:
     default = "" if field.is_required() else _shown(field)
     meaning, about = " ".join((field.description or "").split()), " ".join((inspect.getdoc(section) or "").split())
-    return Option(path, variant, _type_name(field.annotation), default, meaning, about)
+    return Option(path, variant, _type_name(field.annotation), default, meaning, about, is_advanced(field))
 
 
 def _choice(path: str, field: FieldInfo, sections: list[type[Section]]) -> Option:

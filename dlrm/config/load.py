@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from dlrm.config.dialect import Dumper
 from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_layer, merge
 from dlrm.config.root import Config
 from dlrm.errors import ConfigError, ConfigProblem
-from dlrm.words import printable
+from dlrm.words import did_you_mean, nearest, printable
 
 SHORT = {"resume": "resume.checkpoint"}
 """Names of options of training that are short for others on the command line."""
@@ -154,9 +153,9 @@ def _message(detail: ErrorDetails, key: str, variant: str, root: type[Section]) 
         given = _shown(value.get("kind") if isinstance(value, dict) else value)
         expected = str(context.get("expected_tags") or context["expected"]).replace(" or ", ", ")
         choices = [choice.strip(" '") for choice in expected.split(",")]
-        nearest = difflib.get_close_matches(given.strip("'"), choices, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        return f"is {given}, must be one of {', '.join(choices)}{hint}"
+        hint = did_you_mean(given.strip("'"), choices, cutoff=0.5)
+        line = f"is {given}, must be one of {', '.join(choices)}"
+        return f"{line}; {hint}" if hint else line
     return f"is {_shown(value)}, {_expectation(detail, key, root)}"
 
 
@@ -165,7 +164,7 @@ def _expectation(detail: ErrorDetails, key: str, root: type[Section]) -> str:
     kind = detail["type"]
     if kind in ("model_type", "model_attributes_type", "union_tag_not_found"):
         first = next(
-            (option.path for option in options(root) if option.path.startswith(f"{key}.")), "--help lists them"
+            (option.path for option in options(root) if option.path.startswith(f"{key}.")), "--help-all lists them"
         )
         return f"but is a section: set options in it, such as {first}"
     if kind == "dict_type":
@@ -197,9 +196,8 @@ def _unknown(key: str, variant: str, root: type[Section]) -> str:
     if owners:
         return f"is an option of {' and '.join(owners)}, not of kind {variant}"
     sections = {path.rpartition(".")[0] for path in known if path.count(".") == key.count(".") + 1}
-    nearest = difflib.get_close_matches(key, [*known, *sorted(sections)], n=1, cutoff=0.75)
-    if not nearest:  # the right name in the wrong section, or without its section
+    found = nearest(key, [*known, *sorted(sections)], cutoff=0.75)
+    if not found:  # the right name in the wrong section, or without its section
         by_name = {path.rpartition(".")[2]: path for path in reversed(known)}
-        names = difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1, cutoff=0.7)
-        nearest = [by_name[name] for name in names]
-    return f"unknown option; did you mean {nearest[0]}?" if nearest else "unknown option; --help lists all"
+        found = by_name.get(nearest(key.rpartition(".")[2], by_name, cutoff=0.7), "")
+    return f"unknown option; did you mean {found}?" if found else "unknown option; --help-all lists all"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
+from dlrm.config.base import Advanced, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
 from dlrm.config.data.packed import PartSplit
 from dlrm.config.data.paths import InputPath, InputPaths
 from dlrm.config.data.raw import HashedCategories, IntegerColumns
@@ -95,11 +95,11 @@ class PreprocessConfig(Section):
     has stopped goes on where skip is set then."""
     workers: NonNegativeInt = 0
     """Threads of this process; 0: one a core."""
-    chunk_mib: Annotated[PositiveInt, Field(le=1024)] = 16
+    chunk_mib: Advanced[Annotated[PositiveInt, Field(le=1024)]] = 16
     """MiB of raw text a worker takes at a time; memory is about ten times this for each worker."""
-    bucket_rows: Annotated[PositiveInt, Field(le=2**31)] = 1_000_000
+    bucket_rows: Advanced[Annotated[PositiveInt, Field(le=2**31)]] = 1_000_000
     """Rows that are shuffled in memory at a time, at the most and about, for each worker."""
-    keep_work: bool = False
+    keep_work: Advanced[bool] = False
     """Keep the intermediate files (<output>/preprocess.work) after the end."""
     overwrite: bool = False
     """Start over where the output is finished, or was begun with other parameters or sources. A finished data set is
@@ -128,7 +128,7 @@ class InspectConfig(Section):
     """Read everything: check every checksum, every id, every label and dense value."""
     pictures: InputPath = ""
     """Folder for the pictures; <path>/inspect if left out, and none are drawn where that cannot be written."""
-    sample_rows: PositiveInt = 1_000_000
+    sample_rows: Advanced[PositiveInt] = 1_000_000
     """Rows of each part that figures without a record in dataset.json are taken from, spread evenly."""
 
 
@@ -163,7 +163,7 @@ class SynthesizeConfig(Section):
     """Packed data set to profile."""
     profile: InputPath
     """File of the profile (JSON): written where source is given, read otherwise."""
-    max_ids: PositiveInt = 10_000_000
+    max_ids: Advanced[PositiveInt] = 10_000_000
     """Ids of each column to profile, from the first training row on; about 45 bytes of memory each, for up to 4 columns at
     a time."""
     output: str = ""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dlrm.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import Advanced, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from dlrm.config.data.paths import InputPath
 
 
@@ -31,9 +31,9 @@ class DistributedConfig(Section):
     """Where to compute: auto takes CUDA where every rank, on all hosts, has a device of its own, else CPU."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Backend of the collectives: auto takes nccl on CUDA and gloo on CPU."""
-    timeout_s: Annotated[PositiveFloat, Field(le=31_536_000)] = 600.0
+    timeout_s: Advanced[Annotated[PositiveFloat, Field(le=31_536_000)]] = 600.0
     """Seconds after which a collective that does not complete is an error."""
-    threads_per_rank: Annotated[NonNegativeInt, Field(le=4096)] = 0
+    threads_per_rank: Advanced[Annotated[NonNegativeInt, Field(le=4096)]] = 0
     """CPU threads of a rank; 0 divides the cores of the host by its ranks."""
 
 

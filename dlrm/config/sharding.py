@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dlrm.config.base import AS_LIST, Fraction, Number, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import AS_LIST, Advanced, Fraction, Number, PositiveFloat, PositiveInt, Section
 
 ShardingKind = Literal[
     "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise", "table_column_wise", "grid_shard"
@@ -36,7 +36,7 @@ class ShardingConfig(Section):
     """Sharding types the planner may choose from, for every table."""
     kernels: Kernels | None = None
     """Compute kernels the planner may choose from; all that the device offers if left out."""
-    min_column_width: PositiveInt = 4
+    min_column_width: Advanced[PositiveInt] = 4
     """Narrowest column shard (a multiple of 4 for fbgemm's kernels)."""
     tables: dict[str, TableSharding] = Field(default_factory=dict)
     """Constraints for single tables, by name."""
@@ -44,9 +44,9 @@ class ShardingConfig(Section):
     """Memory a rank may use for tables and activations; the device's (on CPU: its share of the host's) if left out."""
     host_memory_gib: Gib | None = None
     """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out."""
-    reserve_fraction: Fraction = 0.15
+    reserve_fraction: Advanced[Fraction] = 0.15
     """Share of the memory the planner leaves free."""
-    intra_host_gib_s: GibPerSecond | None = None
+    intra_host_gib_s: Advanced[GibPerSecond | None] = None
     """Bandwidth between two devices of a host, GiB/s; torchrec's default if left out."""
-    inter_host_gib_s: GibPerSecond | None = None
+    inter_host_gib_s: Advanced[GibPerSecond | None] = None
     """Bandwidth between two hosts for one device, GiB/s; torchrec's default if left out."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import Advanced, Fraction, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
 
 
 class TrainConfig(Section):
@@ -23,7 +23,7 @@ class TrainConfig(Section):
     shuffle_block_samples: NonNegativeInt = 0
     """Shuffle stored blocks of so many samples and the samples within them, instead of all samples one by one (0): reads
     stay local, which matters when the data does not fit into memory."""
-    shuffle_window_blocks: PositiveInt = 64
+    shuffle_window_blocks: Advanced[PositiveInt] = 64
     """Blocks whose samples are mixed with each other when shuffling in blocks."""
     drop_last: bool = False
     """Leave out the samples at the end of an epoch that do not fill a global batch (otherwise they are trained)."""
@@ -37,11 +37,11 @@ class TrainConfig(Section):
     task_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Weights of the tasks' losses in their sum, by name; 1 for what is left out. A missing label adds nothing, so that
     a task with few labels weighs less by itself."""
-    pipeline: Literal["sparse_dist", "base"] = "sparse_dist"
+    pipeline: Advanced[Literal["sparse_dist", "base"]] = "sparse_dist"
     """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
-    prefetch_batches: PositiveInt = 4
+    prefetch_batches: Advanced[PositiveInt] = 4
     """Batches that are read ahead of their use."""
-    read_threads: PositiveInt = 2
+    read_threads: Advanced[PositiveInt] = 2
     """Threads of each rank that read them."""
 
     @model_validator(mode="after")

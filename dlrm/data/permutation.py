@@ -2,8 +2,7 @@
 
 Position -> element is a Feistel network (Luby and Rackoff 1988) over the smallest power of four that holds the elements,
 walked until it lands on an element (cycle walking, Black and Rogaway 2002, section 4), so any element is found in constant
-time and memory. Its round function is :func:`dlrm.counter_rng.random_bits`, written out for one number at a time: with
-torch's operations a look-up took longer than reading the sample it stands for.
+time and memory. Its round function is :func:`dlrm.counter_rng.mix64`.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from dlrm.compiled import compiled
-from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2
+from dlrm.counter_rng import mix64
 
 _ROUNDS = 6
-_GAMMA, _FACTOR_1, _FACTOR_2 = np.uint64(GOLDEN_GAMMA), np.uint64(MIX_1), np.uint64(MIX_2)
 
 
 def permuted(position: torch.Tensor, size: int, key: int) -> torch.Tensor:
@@ -47,10 +45,7 @@ def _walk(
         while True:
             left, right = value >> half_bits, value & mask
             for round_number in range(_ROUNDS):
-                mixed = (right * np.uint64(_ROUNDS) + np.uint64(round_number)) * _GAMMA + key
-                mixed = (mixed ^ (mixed >> np.uint64(30))) * _FACTOR_1
-                mixed = (mixed ^ (mixed >> np.uint64(27))) * _FACTOR_2
-                mixed ^= mixed >> np.uint64(31)
+                mixed = mix64(key, right * np.uint64(_ROUNDS) + np.uint64(round_number))
                 left, right = right, left ^ (mixed & mask)
             value = (left << half_bits) | right
             if value < size:

@@ -6,7 +6,6 @@ table by another (:mod:`dlrm.table_names`).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +17,7 @@ from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.layers.pooling import PooledColumns
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import module_name
+from dlrm.words import did_you_mean
 
 DIM_MULTIPLE = 4
 """fbgemm's fused kernels take only rows whose width is a multiple of this."""
@@ -81,8 +81,7 @@ def _unknown_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigProbl
     known = [feature.name for feature in schema.sparse]
     for name in config.tables:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {len(known)}: {_shortened(known)}"
+            hint = did_you_mean(name, known, cutoff=0.5) or f"there are {len(known)}: {_shortened(known)}"
             yield ConfigProblem(f"model.tables.{name}", "", f"the data has no such table; {hint}")
 
 

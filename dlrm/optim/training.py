@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule, Sgd
+from dlrm.distributed.internals import ShardedTensor, kernels_of_optimizer, set_trained_steps
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.touched_rows import TouchedRowOptimizer
 from dlrm.table_names import table_of_weight
+from dlrm.words import did_you_mean
 
 
 class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is untyped here
@@ -57,17 +57,11 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         self._base_rates = [float(group["lr"]) for group in self._groups]
 
     def set_step(self, step: int) -> None:
-        """Set every group's rate to that of ``step``, the step about to be trained (counted from 1).
-
-        The kernels, too, are told the step. They count their forward passes, those of evaluations as well, and Adam
-        corrects the bias of its moments by that number.
-        """
+        """Set every group's rate, and every kernel's count, to that of ``step``: about to be trained, counted from 1."""
         for group, base in zip(self._groups, self._base_rates, strict=True):
             group["lr"] = learning_rate(self._schedule, base, step)
         for kernel in self._kernels:
-            kernel.iter_cpu.fill_(step - 1)
-            if step == 1:  # a kernel whose iter_cpu is 0 takes it from here
-                kernel.iter.zero_()
+            set_trained_steps(kernel, step - 1)
 
     def unfused_state(self) -> dict[str, dict[str, torch.Tensor]]:
         """The state of every parameter that no fused kernel trains, by the parameter's full name; live tensors."""
@@ -123,20 +117,11 @@ def build_optimizer(
         [*of_tables, *dense],
         table_optimizers=of_tables,
         tables=optimizer,
-        kernels=list(_kernels(fused)),
+        kernels=list(kernels_of_optimizer(fused)),
         schedule=config.schedule,
         clipped=[param for params in groups.values() for param in params.values()],
         clip_norm=config.clip_norm,
     )
-
-
-def _kernels(optimizer: KeyedOptimizer) -> Iterator[Any]:
-    """The modules of fbgemm behind torchrec's fused optimizers."""
-    if isinstance(optimizer, CombinedOptimizer):
-        for _, part in optimizer.optimizers:
-            yield from _kernels(part)
-    else:
-        yield optimizer._emb_module
 
 
 def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
@@ -162,9 +147,8 @@ def check_rate_groups(config: OptimConfig, groups: Sequence[str], tables: Sequen
             message = "is a part of the model as well as a table here: rename the column"
             problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", message))
         elif name not in (*groups, *tables):
-            nearest = difflib.get_close_matches(name, [*groups, *tables], n=1)
             all_groups = f"groups are {', '.join(groups)} and the tables {tables[0]} .. {tables[-1]}"
-            hint = f"did you mean {nearest[0]}?" if nearest else all_groups
+            hint = did_you_mean(name, [*groups, *tables]) or all_groups
             problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", f"is no group of parameters; {hint}"))
     if problems:
         raise ConfigError(problems)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dlrm.config.prepare import MaterializeConfig
 from dlrm.data.multi_hot.dataset import multi_hot_schema
-from dlrm.data.multi_hot.lookup import LookupBags, alone
+from dlrm.data.multi_hot.lookup import LookupBags
 from dlrm.data.multi_hot.recipe import Recipe
 from dlrm.data.packed.arrays import MappedFile
 from dlrm.data.packed.folder import PackedPart, open_packed
@@ -35,8 +35,9 @@ from dlrm.data.packed.naming import read_manifest
 from dlrm.data.packed.npz import map_members, verify_checksums
 from dlrm.data.packed.own import check_own, listed_names
 from dlrm.data.packed.remote import is_remote
-from dlrm.data.packed.write import file_record, npy_header, write_manifest, written_beside
+from dlrm.data.packed.write import file_record, npy_header, write_manifest
 from dlrm.errors import ConfigError, DataError, SetupError
+from dlrm.files import alone, written_beside
 from dlrm.prepare.progress import Progress, shown_progress
 from dlrm.schema import Schema
 
@@ -70,7 +71,7 @@ def run_materialize(config: MaterializeConfig) -> None:
     output = Path(config.output).expanduser() if config.output else source
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with alone(output / ".materialize.lock", wait=False), shown_progress(True) as progress:
+        with alone(output / ".materialize.lock", patience_s=0), shown_progress(True) as progress:
             _materialize(config, source, output, progress)
     except BlockingIOError:
         raise SetupError(f"{output}: another process materializes there; wait for it or end it") from None

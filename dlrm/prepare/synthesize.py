@@ -27,7 +27,7 @@ from dlrm.data.packed.naming import read_manifest
 from dlrm.data.packed.own import find_data
 from dlrm.data.packed.remote import is_remote
 from dlrm.data.packed.split import ResolvedSplit, Span
-from dlrm.data.packed.write import UNFINISHED, PartWriter, sha256_of, write_manifest
+from dlrm.data.packed.write import PartWriter, sha256_of, write_manifest
 from dlrm.data.synthetic.noise import NoiseSource
 from dlrm.data.synthetic.trace import TraceStream
 from dlrm.data.synthetic.trace_profile import (
@@ -40,6 +40,7 @@ from dlrm.data.synthetic.trace_profile import (
     write_profile,
 )
 from dlrm.errors import ConfigError, DataError
+from dlrm.files import UNFINISHED
 from dlrm.words import escaped, printable
 
 _PART = "trace"

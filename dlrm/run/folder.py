@@ -11,18 +11,15 @@ a job know its folder again.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
 from dlrm.checkpoint.folder import checkpoint_paths
 from dlrm.checkpoint.owner import process_mark
@@ -34,6 +31,7 @@ from dlrm.config.run import RunConfig
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
+from dlrm.files import alone
 from dlrm.remote.paths import is_remote, local_path
 from dlrm.run.environment import environment
 from dlrm.run.files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
@@ -41,7 +39,7 @@ from dlrm.run.secondary import reason, write_json, write_text
 from dlrm.words import local_time
 
 _LOCK_PATIENCE_S = 10.0
-_locks: list[IO[str]] = []  # held, open, until the process ends
+_locks: list[ExitStack] = []  # held until the process ends
 
 
 @dataclass
@@ -199,24 +197,14 @@ def _launchers(world: World) -> list[str]:
 
 def _lock(folder: Path) -> None:
     """Keep others from the folder as long as this process lives; only hosts that share locks notice each other."""
-    file = (folder / LOCK).open("a")
-    deadline = time.monotonic() + _LOCK_PATIENCE_S  # a process that was killed may take a moment to be gone
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                who = f"another process{_last_start(folder)}"
-                message = f"{who} is training into {folder}/; wait for it or use another name"
-                raise ConfigError.at("run.name", message) from None
-            time.sleep(0.1)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-            break  # a file system without locks
-        else:
-            break
-    _locks.append(file)
+    held = ExitStack()
+    try:  # a process that was killed may take a moment to be gone
+        held.enter_context(alone(folder / LOCK, patience_s=_LOCK_PATIENCE_S))
+    except BlockingIOError:
+        who = f"another process{_last_start(folder)}"
+        message = f"{who} is training into {folder}/; wait for it or use another name"
+        raise ConfigError.at("run.name", message) from None
+    _locks.append(held)
 
 
 def _last_start(folder: Path) -> str:

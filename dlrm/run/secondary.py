@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dlrm.files import written_beside
+
 _LOG = logging.getLogger(__name__)
 
 Warn = Callable[[str], None]
@@ -37,9 +39,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; what was there before stays.
     """
-    beside = path.with_suffix(path.suffix + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with written_beside(path, beside=path.with_suffix(path.suffix + ".part"), durable=False) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -39,10 +39,10 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.types import ShardingPlan, ShardMetadata
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from dlrm.distributed.internals import fused_lookups, kernels_of
 from dlrm.errors import PlanError
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
-from dlrm.sharding.wrap import fused_lookups
 from dlrm.table_names import table_name
 
 _UNCACHED_KERNELS = (EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.FUSED_UVM.value)
@@ -229,8 +229,7 @@ def _pieces_by_block(lookup: GroupedPooledEmbeddingsLookup) -> dict[_Block, list
     """What this rank holds in a lookup, sorted by table and rows."""
     pieces: dict[_Block, list[_Piece]] = {}
     feature = column = 0
-    for config, module in zip(lookup.grouped_configs, lookup._emb_modules, strict=True):
-        kernel = module.emb_module
+    for config, kernel in kernels_of(lookup):
         tables, weights, states = (
             config.embedding_tables,
             kernel.split_embedding_weights(),

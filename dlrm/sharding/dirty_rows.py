@@ -21,7 +21,7 @@ from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.compiled import compiled
-from dlrm.sharding.wrap import fused_lookups
+from dlrm.distributed.internals import fused_lookups, kernels_of
 from dlrm.table_names import table_name
 
 
@@ -91,14 +91,15 @@ class _LookupMap:
     def __init__(self, lookup: GroupedPooledEmbeddingsLookup) -> None:
         # One feature a table, so the features of a lookup are its shards, in this order.
         features = []
-        for config in lookup.grouped_configs:
+        kernels = kernels_of(lookup)
+        for config, _ in kernels:
             for table in config.embedding_tables:
                 first_row, first_column = table.local_metadata.shard_offsets
                 features.append(
                     Shard(table_name(table.name), first_row, first_column, table.local_rows, table.local_cols)
                 )
         self._ends = np.cumsum([shard.rows for shard in features])
-        device = next(iter(lookup._emb_modules)).emb_module.current_device
+        device = kernels[0][1].current_device
         self._marks = torch.zeros(int(self._ends[-1]), dtype=torch.uint8, device=device)
         self._bases_F = torch.from_numpy(np.concatenate(([0], self._ends[:-1]))).to(device)
         self._part = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -24,6 +23,7 @@ from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.sharder import TableSharder
 from dlrm.table_names import module_name, table_name
+from dlrm.words import did_you_mean
 
 _GIB = 1024**3
 _MOST_ROWS_ON_CPU = 2**31 - 2  # embedding_backward_split_cpu_template.cpp: below 2^31 - 1
@@ -185,8 +185,7 @@ def _check_rows_on_cpu(plan: ShardingPlan) -> None:
 def _unknown_tables(config: ShardingConfig, names: Sequence[str]) -> Iterator[ConfigProblem]:
     for name in config.tables:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"tables are {names[0]} .. {names[-1]}"
+            hint = did_you_mean(name, names) or f"tables are {names[0]} .. {names[-1]}"
             yield ConfigProblem(f"sharding.tables.{name}", "", f"is no table; {hint}")
 
 

@@ -1,4 +1,8 @@
-"""What is not sharded: replicated by DistributedDataParallel, with gradients that sum up the same way in every step."""
+"""What is not sharded: replicated by DistributedDataParallel, with gradients that sum up the same way in every step.
+
+None of it is public: how torchrec wraps the model, which parameters DistributedDataParallel hands to its reducer in which
+order, and when the reducer lays out its buckets. tests/unit/contracts/test_replicas.py holds torch and torchrec to it.
+"""
 
 from __future__ import annotations
 

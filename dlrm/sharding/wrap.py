@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
-from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
+from dlrm.distributed.internals import ShardedTensor, caches_rows, fused_lookups, kernels_of
 from dlrm.distributed.world import World
 from dlrm.sharding.empty_shards import keep_empty_shards_apart
 from dlrm.sharding.replicas import Replicas, settle_gradient_buckets
@@ -39,8 +37,8 @@ def shard_model(
     )
     settle_gradient_buckets(sharded)
     for lookup in fused_lookups(sharded):
-        for module in lookup._emb_modules:
-            keep_empty_shards_apart(module.emb_module)
+        for _, kernel in kernels_of(lookup):
+            keep_empty_shards_apart(kernel)
     fill_tables(sharded, fill_block)
     return sharded
 
@@ -94,9 +92,9 @@ class FusedShard:
 def fused_shards(sharded: nn.Module) -> Iterator[FusedShard]:
     """What the fused kernels of this rank hold; nothing if their optimizer keeps no state."""
     for lookup in fused_lookups(sharded):
-        for config, module in zip(lookup.grouped_configs, lookup._emb_modules, strict=True):
+        for config, kernel in kernels_of(lookup):
             # no list of states where there are none, so not strict
-            for table, states in zip(config.embedding_tables, module.emb_module.get_optimizer_state(), strict=False):
+            for table, states in zip(config.embedding_tables, kernel.get_optimizer_state(), strict=False):
                 first_row, first_column = table.local_metadata.shard_offsets
                 yield FusedShard(table_name(table.name), first_row, first_column, states)
 
@@ -115,7 +113,9 @@ class CachedRows:
     """
 
     def __init__(self, sharded: nn.Module) -> None:
-        self._lookups = [lookup for lookup in fused_lookups(sharded) if _caches(lookup)]
+        self._lookups = [
+            lookup for lookup in fused_lookups(sharded) if any(caches_rows(kernel) for _, kernel in kernels_of(lookup))
+        ]
 
     def flush(self) -> None:
         """Write what has changed in the caches to the tables."""
@@ -126,20 +126,6 @@ class CachedRows:
         """Let the kernels read rows anew: the tables have been written to."""
         for lookup in self._lookups:
             lookup.purge()
-
-
-def _caches(lookup: GroupedPooledEmbeddingsLookup) -> bool:
-    caches = (getattr(module.emb_module, "lxu_cache_weights", None) for module in lookup._emb_modules)
-    return any(cache is not None and cache.numel() for cache in caches)
-
-
-def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]:
-    """Torchrec's modules, one a sharding type, that hold the fused kernels of this rank."""
-    for module in sharded.modules():
-        if isinstance(module, ShardedEmbeddingBagCollection):
-            for lookup in module._lookups:  # those of data-parallel tables are inside of a DistributedDataParallel
-                if isinstance(lookup, GroupedPooledEmbeddingsLookup):
-                    yield lookup
 
 
 def data_parallel_tables(plan: ShardingPlan) -> set[str]:

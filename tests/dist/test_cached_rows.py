@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dlrm.config import load_config
-from dlrm.sharding.wrap import fused_lookups
+from dlrm.distributed.internals import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.train.engine import build_engine

@@ -16,8 +16,8 @@ from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
+from dlrm.distributed.internals import fused_lookups
 from dlrm.sharding.dirty_rows import DirtyRows
-from dlrm.sharding.wrap import fused_lookups
 from dlrm.testing.ranks import run_ranks
 from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.testing.whole_state import gather_state

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dlrm.counter_rng import integers, random_bits, stream_key, uniform, uniform64
+from dlrm.compiled import compiled
+from dlrm.counter_rng import integers, mix64, random_bits, stream_key, uniform, uniform64
 
 KEY = stream_key(0, "test")
 
@@ -94,3 +95,17 @@ def test_integers_are_below_their_bound_and_evenly_spread(bound):
     parts = min(bound, 10)
     counts = torch.bincount(values // -(-bound // parts), minlength=parts).double()
     assert ((counts - 100_000 / parts) ** 2 / (100_000 / parts)).sum() < 35  # at most 9 degrees of freedom
+
+
+@compiled
+def mixed(key, counters, bits):
+    for i in range(len(counters)):
+        bits[i] = mix64(key, counters[i])
+
+
+@pytest.mark.parametrize("key", [0, -1, KEY])
+def test_compiled_loops_mix_as_torch_does(key):
+    counters = torch.tensor([0, 1, 2**31, 2**63 - 1, -1, -(2**63)])
+    bits = np.empty(len(counters), np.uint64)
+    mixed(np.uint64(key % 2**64), counters.numpy().view(np.uint64), bits)
+    assert bits.view(np.int64).tolist() == random_bits(key, counters).tolist()

@@ -1,6 +1,6 @@
 import pytest
 
-from dlrm.words import escaped, printable
+from dlrm.words import did_you_mean, escaped, nearest, printable
 from tests.unit.column_names import COLUMN_NAMES
 
 
@@ -21,3 +21,12 @@ def test_what_a_terminal_would_obey_is_spelled_out():
 def test_long_values_are_cut(value):
     assert len(escaped(value)) == 100
     assert escaped(value).endswith("...")
+
+
+def test_the_nearest_name_is_that_spelled_most_alike_in_any_case():
+    names = ["cat_0", "cat_1", "User_ID"]
+    assert nearest("cat_00", names) == "cat_0"
+    assert nearest("user-id", names) == "User_ID"
+    assert nearest("x", names) == ""
+    assert nearest("ct_1", names, cutoff=0.9) == ""
+    assert (did_you_mean("cat1", names), did_you_mean("x", names)) == ("did you mean cat_1?", "")

@@ -15,6 +15,7 @@ from dlrm.checkpoint.reader import FullReader, Reader
 from dlrm.checkpoint.slices import Slice
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import GlobalTensor, Shard
+from dlrm.config.describe import flatten
 
 _PORTION_BYTES = 256 << 20
 """Of each state at a time; the chunks that these rows are in are read besides."""
@@ -189,22 +190,17 @@ def _larger(one: float, other: float) -> float:
 
 def config_differences(first: Checkpoint, second: Checkpoint) -> Iterator[tuple[str, str, str]]:
     """Each option of the configurations that differs: its dotted path and both values as text."""
-    one, two = _flat(first.metadata.get("config")), _flat(second.metadata.get("config"))
+    one, two = _options(first.metadata), _options(second.metadata)
     for path in {**one, **two}:
         value, other = one.get(path, _ABSENT), two.get(path, _ABSENT)
         if value != other:
             yield path, _shown(value), _shown(other)
 
 
+def _options(metadata: dict[str, Any]) -> dict[str, Any]:
+    config = metadata.get("config")
+    return flatten(config) if isinstance(config, dict) else {}
+
+
 def _shown(value: Any) -> str:
     return "absent" if value is _ABSENT else str(value)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted paths; anything else is a value."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value} if prefix else {}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return found

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from dlrm.checkpoint.tools.paths import local_file
 from dlrm.checkpoint.tools.safetensors_format import Entry, layout
 from dlrm.checkpoint.tools.showing import is_weight
 from dlrm.errors import CheckpointError
+from dlrm.files import written_beside
 
 
 def tensors_to_export(reader: Reader, *, optimizer: bool) -> list[str]:
@@ -79,21 +80,10 @@ def _new_file(path: Path, size: int, *, overwrite: bool) -> Iterator[Path]:
     """A file of ``size`` bytes beside ``path``, which takes its place, durable, when the block has ended well."""
     _check_free(path, overwrite=overwrite)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            os.posix_fallocate(descriptor, 0, size)  # a full disk is an error here and a crash in mapped memory
-        finally:
-            os.close(descriptor)
+    with written_beside(path, beside=beside) as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here and a crash in mapped memory
         yield beside
         _check_free(path, overwrite=overwrite)
-        _sync(beside)
-        os.replace(beside, path)
-        _sync(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:
@@ -103,11 +93,3 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         raise CheckpointError(str(path), "lies in a checkpoint, which no other file may", mend="name another folder")
     if not overwrite and os.path.lexists(path):
         raise CheckpointError(str(path), "is there already", mend="name another file, or replace it with --overwrite")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

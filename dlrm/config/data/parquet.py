@@ -6,7 +6,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from dlrm.config.base import Column, Columns, ColumnsIfAny, Names, NamesIfAny, Number, PositiveFloat, Section, Sizes
+from dlrm.config.base import (
+    Advanced,
+    Column,
+    Columns,
+    ColumnsIfAny,
+    Names,
+    NamesIfAny,
+    Number,
+    PositiveFloat,
+    Section,
+    Sizes,
+)
 from dlrm.config.data.packed import BadRows
 from dlrm.config.data.paths import InputPath
 
@@ -53,7 +64,7 @@ class ParquetData(Section):
     """Table size of each sparse column; a single number is meant for all."""
     hotness: Sizes = (1,)
     """Most ids a sample may have in each sparse column (lists may be shorter); a single number is meant for all."""
-    cache_gib: PositiveFloat = 1.0
+    cache_gib: Advanced[PositiveFloat] = 1.0
     """Memory of a rank for decoded row groups; the largest must fit."""
     bad_rows: BadRows = "error"
     """As for packed data. A null (or NaN) id is outside of every table and counts as -1. A list of more than hotness ids

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from dlrm.compiled import compiled
-from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, random_bits, stream_key
+from dlrm.counter_rng import mix64, random_bits, stream_key
 from dlrm.data.multi_hot.recipe import INT32_OVERFLOW, Distribution
 from dlrm.schema import Schema
 
-_GAMMA, _FACTOR_1, _FACTOR_2 = np.uint64(GOLDEN_GAMMA), np.uint64(MIX_1), np.uint64(MIX_2)
 _OVERFLOW = np.int64(INT32_OVERFLOW)
 
 
@@ -116,10 +115,7 @@ def _expand(
                 continue
             rows = rows_S[s]
             place = stored if 0 <= stored < rows else stored % rows
-            z = (np.uint64(place) + stream_S[s]) * _GAMMA
-            z = (z ^ (z >> np.uint64(30))) * _FACTOR_1
-            z = (z ^ (z >> np.uint64(27))) * _FACTOR_2
-            z ^= z >> np.uint64(31)
+            z = mix64(np.uint64(0), np.uint64(place) + stream_S[s])
             if pareto:
                 remaining = 1.0 - np.float64(z >> np.uint64(11)) * 2.0**-53
                 squared = remaining * remaining

@@ -7,12 +7,9 @@ final name, while the others wait at a lock that the kernel takes from a process
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from dlrm.data.multi_hot.recipe import Recipe
-from dlrm.data.packed.write import written_beside
 from dlrm.errors import SetupError
+from dlrm.files import alone, written_beside
 
 IN_MEMORY_BYTES = 64 << 20
 """Tables up to this size are drawn into the memory of each process, within a second; larger ones into a file."""
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of some network file systems
 _LOG = logging.getLogger(__name__)
 
 OnDrawn = Callable[[int], None]
@@ -125,23 +121,3 @@ def _check_room(folder: Path, need: int) -> None:
             f"{folder}: the multi-hot recipe's lookup tables need {need / 2**30:.1f} GiB there, {free / 2**30:.1f} GiB are "
             "free; make room, or name another folder as cache_dir (hashed ids need none)"
         )
-
-
-@contextmanager
-def alone(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Let one process at a time in, by a lock file, which stays, so that all lock the same one.
-
-    Args:
-        path: of the lock file.
-        wait: for the process that is in; if not, a file system without locks does no harm either.
-
-    Raises:
-        BlockingIOError: another process is in, and this one does not wait.
-    """
-    with path.open("a") as file:  # which leaves what is in it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if wait or error.errno not in _NO_LOCKS:
-                raise
-        yield

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES, Manifest
-from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import DataError
+from dlrm.files import UNFINISHED
 
 MOVE_AWAY = "move it away, or choose another output"
 

@@ -10,7 +10,6 @@ others find it there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -20,9 +19,12 @@ import urllib.error
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from dlrm.data.packed.manifest import MANIFEST_NAME, FileKind, FileRecord, parse_manifest
 from dlrm.errors import DataError
+from dlrm.files import alone, written_beside
 from dlrm.remote.paths import SchemeError, reading_manager, scheme_of
 
 _BLOCK_BYTES = 1 << 22
@@ -130,40 +132,30 @@ def _fetch_all(store: _Store, files: Sequence[_File]) -> None:
 def _fetch(store: _Store, file: _File, stop: threading.Event) -> None:
     if file.is_there:
         return
-    os.makedirs(os.path.dirname(file.target), exist_ok=True)
-    with _turn(file.beside):
+    target, beside = Path(file.target), Path(file.beside)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with alone(Path(f"{beside}.lock")):
         if file.is_there:  # another rank of this host was faster
             return
-        try:
-            if _download(store, file, stop):
-                os.replace(file.beside, file.target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.beside)
+        with contextlib.suppress(_Stopped), written_beside(target, beside=beside) as out:
+            _download(store, file, out, stop)
 
 
-@contextlib.contextmanager
-def _turn(path: str) -> Iterator[None]:
-    """One process of the host after the other; a lock that is released however its process ends."""
-    with open(f"{path}.lock", "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+class _Stopped(Exception):  # noqa: N818  # no error of this file
+    """Another file has failed."""
 
 
-def _download(store: _Store, file: _File, stop: threading.Event) -> bool:
-    """Write the file beside and check it; false if stopped."""
+def _download(store: _Store, file: _File, out: BinaryIO, stop: threading.Event) -> None:
+    """Write the file and check it."""
     digest, count = hashlib.sha256(), 0
-    with open(file.beside, "wb") as out:
-        for block in store.blocks(file.url):
-            count += len(block)
-            if stop.is_set():
-                return False
-            if count > file.record.bytes:
-                break
-            digest.update(block)
-            out.write(block)
-        out.flush()
-        os.fsync(out.fileno())
+    for block in store.blocks(file.url):
+        count += len(block)
+        if stop.is_set():
+            raise _Stopped
+        if count > file.record.bytes:
+            break
+        digest.update(block)
+        out.write(block)
     mend = "upload the data set again"
     if count != file.record.bytes:
         found = f"more than {file.record.bytes:,}" if count > file.record.bytes else f"{count:,}"
@@ -171,16 +163,13 @@ def _download(store: _Store, file: _File, stop: threading.Event) -> bool:
     if digest.hexdigest() != file.record.sha256:
         problem = f"has SHA-256 {digest.hexdigest()[:12]}.., dataset.json says {file.record.sha256[:12]}.."
         raise DataError(file.url, problem, mend=mend)
-    return True
 
 
 def _write_manifest(folder: str, text: bytes) -> None:
     """Last, so that a folder with a manifest is whole."""
-    beside = os.path.join(folder, _UNFINISHED, MANIFEST_NAME)
-    with _turn(beside):
-        with open(beside, "wb") as out:
-            out.write(text)
-        os.replace(beside, os.path.join(folder, MANIFEST_NAME))
+    beside = Path(folder, _UNFINISHED, MANIFEST_NAME)
+    with alone(Path(f"{beside}.lock")), written_beside(Path(folder, MANIFEST_NAME), beside=beside) as out:
+        out.write(text)
 
 
 class _Store:

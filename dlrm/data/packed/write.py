@@ -1,8 +1,8 @@
 """Writing packed data sets so that a file under its final name is complete.
 
-Every file is written *beside* (under its name followed by :data:`UNFINISHED`), synced to the disk and renamed. A part's
-files are laid out at their full size first, so that rows can be written in any order, from several threads, and again
-after an interruption: the same rows always give the same bytes.
+Every file is written *beside* (:mod:`dlrm.files`), synced to the disk and renamed. A part's files are laid out at their
+full size first, so that rows can be written in any order, from several threads, and again after an interruption: the same
+rows always give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,57 +12,20 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES, FileKind, FileRecord, Manifest, PartRecord, dump_manifest
 from dlrm.errors import DataError
+from dlrm.files import open_itself, sync_folder, unfinished, written_beside
 
-UNFINISHED = ".unfinished"
 _HASH_BLOCK_BYTES = 1 << 20
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-
-
-@contextmanager
-def written_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when the block has ended without an error, and is on the disk by then."""
-    beside = unfinished(path)
-    try:
-        with open(beside, "wb", opener=_open_itself) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def _open_itself(path: str, flags: int) -> int:
-    """Open a file to write it, not what a link of its name stands for: that is somebody else's."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
-def unfinished(path: Path) -> Path:
-    """Where the bytes of a file are until it is finished."""
-    return path.with_name(path.name + UNFINISHED)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files they stand for."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -194,7 +157,7 @@ class _ArrayFile:
         if resume:
             descriptor = _open_existing(path, size)
         else:
-            descriptor = _open_itself(str(unfinished(path)), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            descriptor = open_itself(str(unfinished(path)), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             try:
                 _write_all(descriptor, header, 0)
                 _reserve(descriptor, size)
@@ -233,7 +196,7 @@ def _open_existing(path: Path, size: int) -> int:
             if found != size:
                 problem = f"has {found} bytes where {size} were laid out"
                 raise DataError(str(candidate), problem, mend="somebody else changed it: start over (overwrite)")
-            return _open_itself(str(candidate), os.O_RDWR)
+            return open_itself(str(candidate), os.O_RDWR)
     raise DataError(str(path), "what was written of it is gone", mend="restore it or start over (overwrite)")
 
 

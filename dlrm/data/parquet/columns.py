@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from dlrm.config.data.packed import BadRows
 from dlrm.data.parquet.files import ParquetPart
 from dlrm.errors import ConfigProblem, DataError
 from dlrm.schema import Schema, SparseFeature
+from dlrm.words import did_you_mean
 
 _INT32_IDS = 2**31  # tables with more rows have ids that need int64
 
@@ -167,9 +167,7 @@ def _named(kind: pa.DataType) -> str:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-    by_lower_case = {other.lower(): other for other in names}
-    close = difflib.get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.65)
-    if close:
-        return f"; did you mean {by_lower_case[close[0]]}?"
+    if found := did_you_mean(name, names, cutoff=0.65):
+        return f"; {found}"
     shown = ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
     return f"; there are {shown}" if names else "; it has no columns"

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlrm.compiled import compiled
-from dlrm.data.packed.write import written_beside
 from dlrm.data.synthetic.lru_stack import stack_distances
 from dlrm.errors import DataError
+from dlrm.files import written_beside
 
 FORMAT: Literal["dlrm-trace-profile"] = "dlrm-trace-profile"
 VERSION: Literal[1] = 1

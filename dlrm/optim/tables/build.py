@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
+from dlrm.distributed.internals import apply_optimizer_in_backward
 from dlrm.errors import ConfigError
 from dlrm.optim.tables.adagrad import TableAdagrad
 from dlrm.optim.tables.adam import TableAdam
@@ -50,4 +50,4 @@ def fuse_optimizer(tables: EmbeddingBagCollection, optimizer: TableOptimizer, co
     for table in tables.embedding_bag_configs():
         lr = optimizer.lr * config.lr_scale.get(table_name(table.name), 1.0)
         weight = tables.embedding_bags[table.name].weight
-        _apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": lr})
+        apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": lr})

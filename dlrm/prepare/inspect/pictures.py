@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from dlrm.errors import SetupError
+from dlrm.files import written_beside
 from dlrm.prepare.inspect.figures import DenseFigures, Figures, RowFigures, SparseFigures
 from dlrm.prepare.inspect.sample import SPLITS, UNUSED
 from dlrm.prepare.inspect.skew import log_harmonic
@@ -47,9 +48,9 @@ def draw(figures: Figures, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
-            beside = folder / f".{name}"
-            picture.savefig(beside, format="png", dpi=_DPI, bbox_inches="tight")
-            paths.append(beside.replace(folder / name))
+            with written_beside(folder / name, durable=False) as file:
+                picture.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")
+            paths.append(folder / name)
     except OSError as error:
         raise SetupError(
             f"{folder}: pictures cannot be written ({error.strerror}); name another folder: pictures"

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from dlrm.config.describe import flatten
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from dlrm.data.packed.own import MOVE_AWAY, find_foreign
-from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import ConfigError, DataError
+from dlrm.files import UNFINISHED
 from dlrm.prepare.preprocess.counted import part_names
 from dlrm.prepare.preprocess.disk import check_room, peak_bytes
 from dlrm.prepare.preprocess.replaced import (
@@ -193,7 +194,7 @@ def _check_room_beside(work: WorkFolder, config: PreprocessConfig, sources: Sequ
 
 
 def _check_same_parameters(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
-    before, after = _flat(old), _flat(new)
+    before, after = flatten(old), flatten(new)
     differences = [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in sorted(before.keys() | after.keys())
@@ -215,14 +216,6 @@ def _check_records(sources: Any, path: Path) -> None:
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key]) if key in flat else _ABSENT
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def _check_same_sources(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], output: str) -> None:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dlrm.data.packed.write import unfinished
 from dlrm.errors import DataError
+from dlrm.files import written_beside
 from dlrm.prepare.preprocess.arrays import Int64s
 from dlrm.prepare.preprocess.raw_chunk import ChunkCounts, RawChunk, lines_of
 from dlrm.prepare.preprocess.records import Words, checksum, checksums
@@ -88,15 +88,12 @@ def write_chunk(path: Path, chunk: RawChunk, records_MW: Words, ends_B: Int64s) 
     starts = [0, *ends_B[:-1].tolist()]
     sums = checksums(records_MW, np.concatenate([[0], ends_B]))
     entries = np.stack([np.array(starts, np.uint64), ends_B.astype(np.uint64), sums], axis=1)
-    beside = unfinished(path)
     try:
-        with open(beside, "wb", buffering=0) as file:
+        with written_beside(path, durable=False) as file:
             file.write(_PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header)
             file.write(entries.astype("<u8").tobytes() + _of_entries(entries))
-            _write_all(file.fileno(), records_MW)
-        os.replace(beside, path)
+            file.write(np.ascontiguousarray(records_MW).reshape(-1).view(np.uint8).data)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise DataError(str(path), f"cannot be written ({error.strerror})", mend=_MEND_DISK) from error
 
 
@@ -265,9 +262,3 @@ class ChunkReader:
 
 def _of_entries(entries: npt.NDArray[np.uint64]) -> bytes:
     return zlib.crc32(entries.astype("<u8").tobytes()).to_bytes(8, "little")
-
-
-def _write_all(descriptor: int, records_MW: Words) -> None:
-    view = memoryview(np.ascontiguousarray(records_MW).reshape(-1).view(np.uint8).data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -16,7 +16,7 @@ import numpy as np
 from dlrm.compiled import compiled
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import ContiguousVocabulary
-from dlrm.counter_rng import stream_key
+from dlrm.counter_rng import mix64, stream_key
 from dlrm.data.raw.vocabulary import MISSING_ID, UNSEEN_ID
 from dlrm.errors import ConfigError
 from dlrm.prepare.preprocess.arrays import Bools, UInt32s, read_only
@@ -157,8 +157,5 @@ class _HashedColumn:
 def _hash(categories_B: UInt32s, missing_B: Bools, key: np.uint64, size: np.uint64, ids_B: Ids) -> None:
     """:func:`dlrm.counter_rng.integers` of each category, + 1, without arrays in between."""
     for i in range(categories_B.shape[0]):
-        z = np.uint64(categories_B[i]) * np.uint64(0x9E3779B97F4A7C15) + key
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
+        z = mix64(key, np.uint64(categories_B[i]))
         ids_B[i] = MISSING_ID if missing_B[i] else np.int64((z >> np.uint64(1)) % size) + 1

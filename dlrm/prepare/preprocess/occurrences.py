@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from dlrm.compiled import compiled
 from dlrm.config.prepare import ContiguousVocabulary
-from dlrm.data.packed.write import unfinished
 from dlrm.errors import DataError
+from dlrm.files import written_beside
 from dlrm.prepare.preprocess.arrays import Int64s, UInt32s
 from dlrm.prepare.preprocess.chunk_file import AGAIN
 from dlrm.prepare.preprocess.memory import Scratch
@@ -73,13 +73,11 @@ def write_values(path: Path, columns: Sequence[UInt32s]) -> None:
 
     Layout: for each column int64 its length and CRC-32, then the values, uint32.
     """
-    beside = unfinished(path)
-    with open(beside, "wb") as file:
+    with written_beside(path, durable=False) as file:
         entries = [(len(values), zlib.crc32(values.data)) for values in columns]
         file.write(np.array(entries, "<i8").tobytes())
         for values in columns:
             file.write(values.data)
-    beside.replace(path)
 
 
 class ValuesReader:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm.compiled import compiled, inlined
-from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, stream_key
+from dlrm.counter_rng import mix64, stream_key
 from dlrm.prepare.preprocess.arrays import Int64s, read_only
 from dlrm.prepare.preprocess.records import Words
 from dlrm.prepare.preprocess.setting import Setting
@@ -120,10 +120,7 @@ def rows_of(records_MW: Words, from_B: Int64s) -> Words:
 def _keys(lines_M: Int64s, stream: np.uint64, keys_M: UInt64s) -> None:
     """:func:`dlrm.counter_rng.random_bits` of each line."""
     for i in range(len(lines_M)):
-        z = np.uint64(lines_M[i]) * np.uint64(GOLDEN_GAMMA) + stream
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_1)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX_2)
-        keys_M[i] = z ^ (z >> np.uint64(31))
+        keys_M[i] = mix64(stream, np.uint64(lines_M[i]))
 
 
 @inlined

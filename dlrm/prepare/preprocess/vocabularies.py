@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dlrm.config.prepare import ContiguousVocabulary
-from dlrm.data.packed.write import written_beside
+from dlrm.files import written_beside
 from dlrm.prepare.preprocess.arrays import UInt32s
 from dlrm.prepare.preprocess.chunk_file import ChunkReader
 from dlrm.prepare.preprocess.crew import Crew

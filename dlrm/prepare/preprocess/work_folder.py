@@ -20,13 +20,11 @@ its end:
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,8 +32,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from dlrm.data.packed.write import UNFINISHED, sync_folder, unfinished, written_beside
 from dlrm.errors import DataError
+from dlrm.files import UNFINISHED, alone, sync_folder, unfinished, written_beside
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 FileCounts = list[tuple[Count, Count, Count, dict[str, Count]]]
@@ -45,7 +43,6 @@ _WRITTEN = re.compile(
     r"|parts/[^/]+/(begun|pieces-[0-9]+\.json|record\.json))" + f"({re.escape(UNFINISHED)})?",
     re.DOTALL,
 )
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -224,28 +221,10 @@ def locked(work: WorkFolder) -> Iterator[None]:
     Raises:
         DataError: there is another one.
     """
-    while True:
-        work.path.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError), open(work.path / "lock", "ab") as lock:
-            _lock(lock.fileno(), work.output)
-            if _is_at(lock.fileno(), work.path / "lock"):  # else it was removed by a job that has just ended
-                yield
-                return
-
-
-def _lock(descriptor: int, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        problem = "another job is writing this data set"
-        raise DataError(str(output), problem, mend="wait for it to end, or choose another output") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:  # where there are no locks, there is nobody to ask
-            raise
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(work.path / "lock", patience_s=0))
+        except BlockingIOError:
+            problem = "another job is writing this data set"
+            raise DataError(str(work.output), problem, mend="wait for it to end, or choose another output") from None
+        yield

@@ -30,9 +30,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 
 from dlrm.checkpoint.tensors import GlobalTensor, Shard, weight_name
+from dlrm.distributed.internals import ShardedTensor
 from dlrm.models.task import MODEL_PREFIX
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.wrap import forget_cached_rows, fused_shards

@@ -5,7 +5,6 @@ It comes from the metadata in a file, so it is read as strictly as everything el
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dlrm.checkpoint.manifest import first_fault
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
-from dlrm.config.describe import to_plain
+from dlrm.config.describe import flatten, to_plain
 from dlrm.data.fingerprint import FileFingerprint, difference
 from dlrm.errors import CheckpointError
 from dlrm.metrics.binary import BinaryResult
@@ -210,23 +209,15 @@ def data_difference(saved: TrainState, data: TrainingData) -> str:
 
 def config_changes(saved: TrainState, config: Config) -> list[str]:
     """Options of the training that have other values than when the checkpoint was saved: ``optim.dense.lr 0.1 -> 0.2``."""
-    defaults = dict(_flat(to_plain(Config())))
-    now = dict(_flat(to_plain(config)))
+    defaults = flatten(to_plain(Config()))
+    now = flatten(to_plain(config))
     # An option that is younger than the checkpoint had its default's effect then: model.kind was dlrm.
-    before = {name: value for name, value in defaults.items() if name in now} | dict(_flat(saved.config))
+    before = {name: value for name, value in defaults.items() if name in now} | flatten(saved.config)
     return [
         f"{escaped(name, _LONGEST)} {_shown(before.get(name))} -> {_shown(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
         if name.partition(".")[0] not in _NOT_TRAINING and before.get(name) != now.get(name)
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _shown(value: Any) -> str:

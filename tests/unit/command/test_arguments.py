@@ -59,6 +59,18 @@ def test_help_of_train_lists_the_options_of_the_configuration(words, capsys):
         assert option in shown
 
 
+@pytest.mark.parametrize("words", [["train"], ["checkpoint", "import"], ["preprocess"]])
+def test_help_all_lists_the_options_that_few_need_too(words, capsys):
+    shown = []
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as left:
+            parse([*words, option])
+        assert left.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert ["--distributed.timeout_s FLOAT" in text for text in shown] == [False, True]
+    assert len(shown[0]) < len(shown[1])
+
+
 def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit):
         parse(["--help"])

@@ -1,7 +1,7 @@
 import pytest
 
 from dlrm.config.base import Section
-from dlrm.config.describe import help_text, options, sections_in
+from dlrm.config.describe import flatten, help_text, options, sections_in
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.root import Config
 
@@ -43,11 +43,22 @@ def test_help_shows_every_field_of_every_section(root):
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_help_names_type_default_and_meaning_of_every_option(root):
-    text = " ".join(help_text(root).split())
+    text = " ".join(help_text(root, everything=True).split())
     for option in options(root):
         assert option.meaning
         default = f"(default: {option.default})" if option.default else "(required)"
         assert f"--{option.path} {option.type_name} {option.meaning} {default}" in text
+
+
+def test_help_leaves_out_what_few_need_and_says_how_to_see_it():
+    shown, everything = help_text(Config), help_text(Config, everything=True)
+    advanced = {option.path for option in options(Config) if option.advanced}
+    assert {"checkpoint.poll_s", "distributed.timeout_s", "train.prefetch_batches"} <= advanced
+    assert "train.global_batch_size" not in advanced
+    assert [path for path in advanced if f"--{path} " in shown] == []
+    assert [path for path in advanced if f"--{path} " not in everything] == []
+    assert shown.splitlines()[-1] == f"{len(advanced)} more options that few need: --help-all shows them"
+    assert "--help-all" not in everything
 
 
 def test_help_reads_like_this():
@@ -84,3 +95,8 @@ def test_options_of_a_variant_belong_to_its_kind():
 def test_sections_of_an_option():
     assert sections_in(int | None) == []
     assert all(issubclass(section, Section) for section in sections_in(Config.model_fields["data"].annotation))
+
+
+def test_nested_values_are_flattened_to_dotted_paths():
+    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": {}}) == {"a.b.c": 1, "a.d": [2], "e": {}}
+    assert flatten({}) == {}

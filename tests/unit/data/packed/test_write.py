@@ -10,7 +10,7 @@ import pytest
 
 from dlrm.data.packed import write
 from dlrm.data.packed.manifest import Manifest, SparseRecord, parse_manifest
-from dlrm.data.packed.write import PartWriter, sha256_of, write_manifest, written_beside
+from dlrm.data.packed.write import PartWriter, sha256_of, write_manifest
 from dlrm.errors import DataError
 
 ROWS, DENSE, SPARSE = 1000, 3, 5
@@ -130,19 +130,6 @@ def test_where_nothing_can_be_reserved_files_have_their_size_all_the_same(tmp_pa
     np.testing.assert_array_equal(np.load(tmp_path / "day_0_dense.npy"), DENSE_MN)
 
 
-def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with pytest.raises(TypeError), written_beside(path) as file:
-        file.writelines([b"new", "no bytes"])
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-    with written_beside(path) as file:
-        file.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-
-
 def test_the_checksum_is_that_of_the_whole_file(tmp_path):
     data = np.random.default_rng(1).bytes((3 << 20) + 7)
     (tmp_path / "file").write_bytes(data)
@@ -169,10 +156,7 @@ def test_what_a_link_in_the_place_of_a_file_stands_for_is_not_written_to(tmp_pat
     else:
         size = 9
     (tmp_path / "precious").write_bytes(b"x" * size)
-    for name in ("day_0_labels.npy.unfinished", "dataset.json.unfinished"):
-        (tmp_path / name).symlink_to(tmp_path / "precious")
+    (tmp_path / "day_0_labels.npy.unfinished").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match=r"day_0_labels\.npy\.unfinished"):
         writer(tmp_path, resume=resume)
-    with pytest.raises(OSError, match=r"dataset\.json\.unfinished"), written_beside(tmp_path / "dataset.json"):
-        pass
     assert (tmp_path / "precious").read_bytes() == b"x" * size

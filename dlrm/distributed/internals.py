@@ -1,0 +1,83 @@
+"""What the trainer leans on in torch, torchrec and fbgemm although nobody promises to keep it: the way to the kernels.
+
+There is no public way from a sharded model to the fbgemm modules that hold its tables, or from an optimizer to those it
+stands for. Each step of that way is taken here and nowhere else. What is leaned on besides stays in modules of its own:
+
+- ``dlrm/sharding/replicas.py``: how DistributedModelParallel makes a DistributedDataParallel, and the order of its buckets;
+- ``dlrm/sharding/empty_shards.py``: how fbgemm's CPU kernels tell their tables apart;
+- ``dlrm/compiled.py``: numba's cache of machine code;
+- ``launch/elastic_agent.py``: torchelastic's agent; ``launch/signed_store.py``: the state of its rendezvous.
+
+``tests/unit/contracts/`` holds the libraries to all of it, and says by name what a new version has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
+from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
+from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
+
+__all__ = [
+    "ShardedTensor",  # what state_dict holds of a sharded table; torch has no public name for it
+    "apply_optimizer_in_backward",
+    "caches_rows",
+    "fused_lookups",
+    "kernels_of",
+    "kernels_of_optimizer",
+    "set_trained_steps",
+]
+
+apply_optimizer_in_backward = _apply_optimizer_in_backward
+"""Says by which optimizer a table is trained once it is sharded; torchrec's public function of that name is deprecated."""
+
+
+def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]:
+    """Torchrec's modules, one a sharding type, that hold the fused kernels of this rank."""
+    for module in sharded.modules():
+        if isinstance(module, ShardedEmbeddingBagCollection):
+            for lookup in module._lookups:  # those of data-parallel tables are inside of a DistributedDataParallel
+                if isinstance(lookup, GroupedPooledEmbeddingsLookup):
+                    yield lookup
+
+
+def kernels_of(lookup: GroupedPooledEmbeddingsLookup) -> list[tuple[Any, Any]]:
+    """What a lookup computes with, in the order of its features.
+
+    Returns:
+        For each group of tables torchrec's GroupedEmbeddingConfig, whose ``embedding_tables`` say which part of which table
+        is there, and fbgemm's SplitTableBatchedEmbeddingBagsCodegen, which has them in the same order. None on a rank
+        without a shard of the lookup's sharding type.
+    """
+    modules = lookup._emb_modules
+    return [(config, module.emb_module) for config, module in zip(lookup.grouped_configs, modules, strict=True)]
+
+
+def kernels_of_optimizer(fused: KeyedOptimizer) -> Iterator[Any]:
+    """The modules of fbgemm behind torchrec's fused optimizers."""
+    if isinstance(fused, CombinedOptimizer):
+        for _, part in fused.optimizers:
+            yield from kernels_of_optimizer(part)
+    else:
+        yield fused._emb_module
+
+
+def set_trained_steps(kernel: Any, steps: int) -> None:
+    """Tell a module of fbgemm how many steps were trained: it counts forward passes, those of evaluations as well.
+
+    Adam corrects the bias of its moments by that number.
+    """
+    kernel.iter_cpu.fill_(steps)
+    if steps == 0:  # a kernel whose iter_cpu is 0 takes it from here
+        kernel.iter.zero_()
+
+
+def caches_rows(kernel: Any) -> bool:
+    """Whether a module of fbgemm keeps rows of tables in host memory on the device (``fused_uvm_caching``)."""
+    cache = getattr(kernel, "lxu_cache_weights", None)
+    return cache is not None and bool(cache.numel())

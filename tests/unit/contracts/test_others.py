@@ -1,0 +1,80 @@
+"""numba's cache of machine code, iopath's handlers, fsspec's file systems."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.contracts.hooks import hook
+
+
+@hook(
+    "_cache",
+    "_impl",
+    "_impl_class",
+    "_locator_classes",
+    of="numba",
+    used_in="dlrm/compiled.py",
+    see="numba/core/caching.py",
+)
+def test_a_compiled_function_takes_its_cache_from_an_attribute() -> None:
+    from numba import njit
+    from numba.core import caching
+
+    from dlrm import compiled
+
+    class Recorded(caching.NullCache):
+        def load_overload(self, sig: object, target_context: object) -> None:
+            asked.append("load")
+
+        def save_overload(self, sig: object, data: object) -> None:
+            asked.append("save")
+
+    asked: list[str] = []
+    double = njit(lambda x: 2 * x)
+    double._cache = Recorded()
+    assert double(3) == 6
+    assert asked == ["load", "save"]
+    cache = compiled.LenientCache(test_a_compiled_function_takes_its_cache_from_an_attribute)
+    assert isinstance(cache._impl, caching.FunctionCache._impl_class)
+    assert type(cache._impl.locator) in cache._impl_class._locator_classes
+    assert caching.InTreeCacheLocator in caching.CompileResultCacheImpl._locator_classes
+
+
+@hook(
+    "_strict_kwargs_check", "_get_supported_prefixes", "_open", "_ls", "_isdir", "_isfile", "_exists", "_rm", "_copy",
+    of="iopath", used_in="dlrm/remote/objects.py and the handlers made of it", see="iopath/common/file_io.py",
+)  # fmt: skip
+def test_a_manager_of_paths_calls_its_handler_s_methods() -> None:
+    from iopath.common.file_io import PathHandler, PathManager
+
+    class Recorder(PathHandler):
+        _strict_kwargs_check = False
+
+        def _get_supported_prefixes(self) -> list[str]:
+            return ["contract://"]
+
+        def __getattribute__(self, name: str) -> object:
+            if name in ("_open", "_ls", "_isdir", "_isfile", "_exists", "_rm", "_copy"):
+                return lambda *given, **named: calls.append((name, given, named))
+            return super().__getattribute__(name)
+
+    calls: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
+    manager = PathManager()
+    manager.set_logging(False)
+    manager.register_handler(Recorder())
+    manager.open("contract://a", "rb", start=3, size=4)
+    for method in ("ls", "isdir", "isfile", "exists", "rm"):
+        getattr(manager, method)("contract://a")
+    manager.copy("contract://a", "contract://b", overwrite=True)
+    assert [name for name, _, _ in calls] == ["_open", "_ls", "_isdir", "_isfile", "_exists", "_rm", "_copy"]
+    _, given, named = calls[0]
+    assert given[:2] == ("contract://a", "rb")
+    assert (named["start"], named["size"]) == (3, 4)
+
+
+@hook("_strip_protocol", "_parent", of="fsspec", used_in="dlrm/remote/fsspec_files.py", see="fsspec/spec.py")
+def test_a_file_system_turns_urls_into_its_paths() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files, _ = fsspec.core.url_to_fs("memory://a/b", skip_instance_cache=True)
+    assert files._strip_protocol("memory://a/b") == "/a/b"
+    assert files._parent("/a/b") == "/a"
