@@ -23,7 +23,7 @@ import torch
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.manifest import DTYPES
 from dlrm.checkpoint.reader import FullReader, open_reader
-from dlrm.checkpoint.tensors import GlobalTensor, Shard
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.testing.step_log import FOLDER_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,7 +188,7 @@ def saved_tensors(path: Path) -> dict[str, torch.Tensor]:
     checkpoint = reader.checkpoint
     whole = {name: torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]) for name, tensor in reader.tensors.items()}
     if not isinstance(reader, FullReader):
-        load_tensors(checkpoint, [_as_global(name, values) for name, values in whole.items()])
+        load_tensors(checkpoint, [GlobalTensor.of(name, values) for name, values in whole.items()])
         return whole
     for name, values in whole.items():
         for stored in checkpoint.chunks[name]:
@@ -196,11 +196,6 @@ def saved_tensors(path: Path) -> dict[str, torch.Tensor]:
             place = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
             values[place] = checkpoint.values(stored)
     return whole
-
-
-def _as_global(name: str, values: torch.Tensor) -> GlobalTensor:
-    shape = tuple(values.shape)
-    return GlobalTensor(name, shape, values.dtype, (Shard((0,) * len(shape), values),))
 
 
 def differing_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:

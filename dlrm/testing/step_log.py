@@ -37,9 +37,8 @@ class _Log:
 
 def log_steps(folder: Path) -> None:
     """From here on this process logs what it trains; call it before training is set up."""
-    from dlrm.train.checkpointing.run_checkpoints import (
-        Checkpointing,  # these take a second, in which a process may be killed, too
-    )
+    # These take a second, in which a process may be killed, too.
+    from dlrm.train.checkpointing.run_checkpoints import Checkpointing
     from dlrm.train.evaluator import Evaluator
     from dlrm.train.stepper import StepOutput, Stepper
     from dlrm.train.trainer import Trainer

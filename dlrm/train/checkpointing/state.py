@@ -67,10 +67,10 @@ def after_load(engine: Engine) -> None:
 
 def _named_weights(engine: Engine) -> Iterator[tuple[str, torch.Tensor | ShardedTensor]]:
     for full_name, weight in engine.model.state_dict().items():
-        yield _state_name(full_name), weight
+        yield _name_in_state(full_name), weight
 
 
-def _state_name(full_name: str) -> str:
+def _name_in_state(full_name: str) -> str:
     """The name of a weight without what wraps it: TrainTask's ``model.`` and torchrec's collection of tables."""
     if ".embedding_bags." in full_name:
         return weight_name(state_name(table_of_weight(full_name)))
@@ -99,7 +99,7 @@ def _table_state(engine: Engine, weights: dict[str, GlobalTensor]) -> Iterator[G
             primary = tensor.dim() == 2 or shard.first_column == 0
             name = f"tables.{state_name(shard.table)}.optimizer.{state}"
             shards.setdefault(name, []).append(Shard(offsets, tensor, primary))
-    unfused = {_state_name(name): state for name, state in engine.optimizer.unfused_state().items()}
+    unfused = {_name_in_state(name): state for name, state in engine.optimizer.unfused_state().items()}
     for weight_of_table, weight in weights.items():
         if not weight_of_table.startswith("tables."):
             continue
@@ -114,7 +114,7 @@ def _table_state(engine: Engine, weights: dict[str, GlobalTensor]) -> Iterator[G
 
 def _dense_state(engine: Engine) -> Iterator[GlobalTensor]:
     for full_name, states in engine.optimizer.unfused_state().items():
-        name = _state_name(full_name)
+        name = _name_in_state(full_name)
         if not name.startswith("tables."):
             for state, tensor in states.items():
                 yield GlobalTensor.of(f"{name}.optimizer.{state}", tensor, replicated=True)

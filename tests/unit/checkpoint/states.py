@@ -108,10 +108,7 @@ def cut_up(state: State, seed: int, world_size: int) -> list[list[GlobalTensor]]
 
 def uncut(state: State) -> list[GlobalTensor]:
     """What one rank holds that has everything in one shard each."""
-    return [
-        GlobalTensor(name, tuple(value.shape), value.dtype, (Shard((0,) * value.dim(), value),))
-        for name, value in state.values.items()
-    ]
+    return [GlobalTensor.of(name, value) for name, value in state.values.items()]
 
 
 def gathered(ranks: list[list[GlobalTensor]]) -> State:
@@ -122,11 +119,9 @@ def gathered(ranks: list[list[GlobalTensor]]) -> State:
         total = torch.zeros(tensors[0].shape, dtype=tensors[0].dtype)
         shards = [shard for tensor in tensors for shard in tensor.shards]
         for shard in shards:
-            slice_ = Slice(shard.offsets, tuple(shard.tensor.shape))
-            total[slice_.index_from()] = shard.tensor
+            total[shard.slice.index_from()] = shard.tensor
         for shard in shards:
-            slice_ = Slice(shard.offsets, tuple(shard.tensor.shape))
-            assert same_bits(total[slice_.index_from()], shard.tensor)
+            assert same_bits(total[shard.slice.index_from()], shard.tensor)
         values[name] = total
     return State(values)
 

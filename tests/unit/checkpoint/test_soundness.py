@@ -10,7 +10,7 @@ from dlrm.checkpoint.tensors import GlobalTensor, Shard
 
 
 def tensor(name, values, **options):
-    return GlobalTensor(name, tuple(values.shape), values.dtype, (Shard((0,) * values.dim(), values),), **options)
+    return GlobalTensor.of(name, values, **options)
 
 
 def rows_with(value, dtype=torch.float32):

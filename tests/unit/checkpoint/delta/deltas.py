@@ -7,7 +7,7 @@ import torch
 from dlrm.checkpoint.delta.format import DirtyShard, Link
 from dlrm.checkpoint.delta.quantise import encode_rows
 from dlrm.checkpoint.stored import open_checkpoint
-from dlrm.checkpoint.tensors import GlobalTensor, Shard
+from dlrm.checkpoint.tensors import GlobalTensor
 from tests.unit.checkpoint.states import State, save_ranks
 
 SHAPES = {
@@ -61,7 +61,7 @@ def dirty_tensors(state: State, shard: DirtyShard, rows: list[int], bits: int) -
 
 
 def alone(name: str, value: torch.Tensor) -> GlobalTensor:
-    return GlobalTensor(name, tuple(value.shape), value.dtype, (Shard((0,) * value.dim(), value.contiguous()),))
+    return GlobalTensor.of(name, value.contiguous())
 
 
 def save_delta(

@@ -9,7 +9,7 @@ from dlrm.checkpoint.load import differences, load_tensors
 from dlrm.checkpoint.manifest import TensorRecord
 from dlrm.checkpoint.reader import find_all_damage, open_reader
 from dlrm.checkpoint.stored import open_checkpoint
-from dlrm.checkpoint.tensors import GlobalTensor, Shard
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.delta.deltas import alone, normal_state, save_delta
 from tests.unit.checkpoint.states import State, blank, cut_up, gathered, save_ranks, small_chunks, uncut
@@ -44,8 +44,7 @@ def in_fewer_bytes(state):
     def change(tensors, record):
         for name in (*CODES, *STATES):
             value = state.values[name]
-            shard = Shard((0,) * value.dim(), value)
-            small = quantised(GlobalTensor(name, tuple(value.shape), value.dtype, (shard,), replicated=True))
+            small = quantised(GlobalTensor.of(name, value, replicated=True))
             del tensors[name]
             tensors[small.name] = alone(small.name, small.shards[0].tensor)
 
@@ -140,8 +139,7 @@ def test_a_delta_with_eight_bits_may_hold_dense_tensors_exactly(tmp_path):
 def test_what_would_not_come_out_finite_is_seen(name, value):
     tensor = torch.ones(40, 24)
     tensor[3, 5] = value
-    shard = Shard((0, 0), tensor)
-    fault = fault_in_quantised(quantised(GlobalTensor(name, (40, 24), torch.float32, (shard,), True)).shards[0].tensor)
+    fault = fault_in_quantised(quantised(GlobalTensor.of(name, tensor, replicated=True)).shards[0].tensor)
     assert bool(fault) == (name != "mlp.large" or value != 3.4e38)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
-from dlrm.checkpoint.tensors import GlobalTensor, Shard
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.checkpoint.tools.translation import model_shapes, translate
 from dlrm.command.arguments import parse
 from dlrm.config.model import DlrmModel
@@ -42,7 +42,7 @@ def our_logits(checkpoint, config, batch):
     for name, weight in model.named_parameters():
         if name.startswith("tables."):
             name = f"tables.{name.split('.')[-2]}.weight"
-        tensors.append(GlobalTensor(name, tuple(weight.shape), weight.dtype, (Shard((0,) * weight.dim(), weight),)))
+        tensors.append(GlobalTensor.of(name, weight))
     assert load_tensors(checkpoint, tensors) == []
     with torch.no_grad():
         return model.eval()(*batch)
