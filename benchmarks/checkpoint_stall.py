@@ -32,7 +32,7 @@ from dlrm.checkpoint.saver import AsyncSaver  # noqa: E402
 from dlrm.checkpoint.soundness import fault_in_snapshot  # noqa: E402
 from dlrm.checkpoint.tensors import GlobalTensor, Shard  # noqa: E402
 from dlrm.distributed.collectives import ProcessGroup  # noqa: E402
-from dlrm.testing.ranks import run_ranks  # noqa: E402
+from tests.support.ranks import run_ranks  # noqa: E402
 
 _TABLES, _DIM = 4, 128
 

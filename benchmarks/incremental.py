@@ -47,14 +47,14 @@ from dlrm.metrics.tasks import deciding
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
 from dlrm.sharding.dirty_rows import DirtyRows
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world
 from dlrm.train.build import Job, build_job
 from dlrm.train.checkpointing.delta_state import DeltaState
 from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.hooks import Hook
 from dlrm.train.schedule import Position, Schedule
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world
 
 CHECKPOINTS = 20
 SEGMENT_STEPS = 8

@@ -22,10 +22,10 @@ import torch
 from dlrm.config import Config, load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, tiny_source
-from dlrm.testing.whole_state import fill_state, gather_state
 from dlrm.train.engine import build_engine
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
+from tests.support.whole_state import fill_state, gather_state
 
 SHARDINGS = (
     "data_parallel",

@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
-from dlrm.testing.elastic_job import small_training, train_uninterrupted
-from dlrm.testing.killed_run import SAVE_EVERY, TOO_LATE, Kill, Run
-from dlrm.testing.numbered_data import write_numbered_data
+from tests.support.elastic_job import small_training, train_uninterrupted
+from tests.support.killed_run import SAVE_EVERY, TOO_LATE, Kill, Run
+from tests.support.numbered_data import write_numbered_data
 
 ROWS = (200_000, 100_000, 5_000, 50)
 BATCH = 64

@@ -2,7 +2,7 @@
 
     DLRM_STEP_LOG=folder python launch/elastic.py ... scripts/logged_training.py train --data.kind packed ...
 
-The samples are told by :mod:`dlrm.testing.numbered_data`, and the log is read by :mod:`dlrm.testing.step_log`.
+The samples are told by :mod:`tests.support.numbered_data`, and the log is read by :mod:`tests.support.step_log`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dlrm.command import failure  # noqa: E402
 
 if __name__ == "__main__":
     failure.follow_launcher()
-    from dlrm.testing.step_log import FOLDER_VARIABLE, log_steps
+    from tests.support.step_log import FOLDER_VARIABLE, log_steps
 
     log_steps(Path(os.environ[FOLDER_VARIABLE]))
     sys.argv[0] = str(PROGRAM)

@@ -73,7 +73,10 @@ def cases() -> dict[str, list[str]]:
 
 def run_here(wanted: dict[str, list[str]], ranks: list[int]) -> dict[str, Any]:
     """What each case comes to with the package of the working directory."""
-    from dlrm.testing.command import run_command
+    try:
+        from tests.support.command import run_command
+    except ImportError:  # of a commit where it was a part of the package
+        from dlrm.testing.command import run_command
 
     results: dict[str, Any] = {}
     for name, options in wanted.items():

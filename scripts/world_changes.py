@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dlrm.testing.elastic_job import (
+from tests.support.elastic_job import (
     ElasticJob,
     await_all_gone,
     await_true,
@@ -31,8 +31,8 @@ from dlrm.testing.elastic_job import (
     small_training,
     train_uninterrupted,
 )
-from dlrm.testing.numbered_data import write_numbered_data
-from dlrm.testing.step_log import last_event, read_attempts, trained_samples
+from tests.support.numbered_data import write_numbered_data
+from tests.support.step_log import last_event, read_attempts, trained_samples
 
 ROWS = (20_000, 10_000, 5_000, 50)
 BATCH = 64

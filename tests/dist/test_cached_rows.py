@@ -5,8 +5,8 @@ import torch
 
 from dlrm.config import load_config
 from dlrm.distributed.internals import fused_lookups
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, tiny_dataset
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_dataset
 from dlrm.train.engine import build_engine
 from tests.dist.test_levers import SMALL
 

@@ -17,7 +17,7 @@ from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.checkpoint.storage import LocalStorage
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import CheckpointError
-from dlrm.testing.ranks import run_ranks
+from tests.support.ranks import run_ranks
 from tests.unit.checkpoint.states import State, blank, cut_up, gathered, random_state, save_ranks
 
 

@@ -10,9 +10,9 @@ from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.schema import Schema
 from dlrm.table_names import state_name
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, tiny_source
-from dlrm.testing.whole_state import gather_state
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
+from tests.support.whole_state import gather_state
 from dlrm.train.engine import build_engine
 from dlrm.train.checkpointing.delta_state import DeltaState
 

@@ -27,8 +27,8 @@ from dlrm.optim.tables.build import fuse_optimizer, table_optimizer
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.sharder import TableSharder
 from dlrm.sharding.wrap import shard_model
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, training_losses
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, training_losses
 
 SAMPLES = 2480  # no multiple of the batch: the last of 50 batches holds 30
 SMALL = [

@@ -3,9 +3,9 @@
 import pytest
 
 from dlrm.config import load_config
-from dlrm.testing.command import run_command
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import training_losses
+from tests.support.command import run_command
+from tests.support.ranks import run_ranks
+from tests.support.training import training_losses
 from tests.dist.test_same_training import MODEL_PARALLEL, assert_same_training
 
 MODEL = ["model.kind=deepfm", "model.deep_mlp=[16,8]", "model.embedding_dim=8"]

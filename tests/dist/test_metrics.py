@@ -4,7 +4,7 @@ import torch
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import DivergedError
 from dlrm.metrics.binary import BinaryMetrics
-from dlrm.testing.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 SIZE = 5000
 SHARES = {3: (0, 3100, 3100, SIZE), 2: (0, 1, SIZE)}  # uneven; of three ranks one has nothing

@@ -6,9 +6,9 @@ from dlrm.config import load_config
 from dlrm.data.build import build_dataset
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world
-from dlrm.testing.whole_state import fill_state, gather_state
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world
+from tests.support.whole_state import fill_state, gather_state
 from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
 from dlrm.train.schedule import BEGINNING, Schedule

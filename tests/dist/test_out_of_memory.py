@@ -11,8 +11,8 @@ from dlrm.command.failure import judge
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, tiny_source
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
 from dlrm.train.engine import build_engine
 from dlrm.train.evaluator import Evaluator
 

@@ -15,7 +15,7 @@ from dlrm.data.order import SampleOrder
 from dlrm.data.packed.dataset import packed_dataset
 from dlrm.distributed.collectives import ProcessGroup, together
 from dlrm.errors import DataError
-from dlrm.testing.ranks import run_ranks
+from tests.support.ranks import run_ranks
 from tests.unit.data.packed.packed_files import ROWS, write_days
 
 SIZES = (150, 0, 120, 30)

@@ -8,7 +8,7 @@ from dlrm.errors import DlrmError
 from dlrm.prepare.preprocess import job
 from dlrm.prepare.preprocess.chunk_file import ChunkReader
 from dlrm.prepare.preprocess.job import preprocess
-from dlrm.testing.ranks import run_ranks
+from tests.support.ranks import run_ranks
 from tests.unit.prepare.preprocess.tiny_criteo import CHUNK_BYTES, contents, make, options, write_raw
 
 

@@ -1,6 +1,6 @@
 """Starting over on several ranks: the old data set stays until every rank has parsed its files."""
 
-from dlrm.testing.ranks import run_ranks
+from tests.support.ranks import run_ranks
 from tests.dist.test_preprocess import refused, run
 from tests.unit.prepare.preprocess.tiny_criteo import contents, make, write_raw
 

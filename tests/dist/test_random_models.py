@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dlrm.testing.random_models import assembled, random_model, ranks_of, train_models
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training_by_hand import train_by_hand
+from tests.support.random_models import assembled, random_model, ranks_of, train_models
+from tests.support.ranks import run_ranks
+from tests.support.training_by_hand import train_by_hand
 
 SEEDS = {  # without sharding/empty_shards.py seed 25 trains wrong silently, and fbgemm refuses the others
     (2, 2): [25, 29, 44],

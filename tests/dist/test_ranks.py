@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dlrm.testing.ranks import RankError, run_ranks
+from tests.support.ranks import RankError, run_ranks
 
 
 def own_number(rank, world_size, offset):

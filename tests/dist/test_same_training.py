@@ -3,8 +3,8 @@
 import pytest
 
 from dlrm.config import load_config
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import training_losses
+from tests.support.ranks import run_ranks
+from tests.support.training import training_losses
 
 STEPS = 50
 SAMPLES = 330  # no multiple of the batch: the epoch's last batch holds 30

@@ -15,9 +15,9 @@ from dlrm.data.order import SampleOrder
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, tiny_dataset
-from dlrm.testing.whole_state import fill_state, gather_state
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_dataset
+from tests.support.whole_state import fill_state, gather_state
 from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
 from dlrm.train.checkpointing.load import load_state, saved_config

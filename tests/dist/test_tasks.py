@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from dlrm.config.data import PlantedData
 from dlrm.data.synthetic.planted import PlantedSource
-from dlrm.testing.command import run_command
+from tests.support.command import run_command
 from tests.dist.test_same_training import MODEL_PARALLEL
 
 DATA = (

@@ -10,8 +10,8 @@ from dlrm.data.source import Dataset, Source
 from dlrm.metrics.tasks import deciding
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, tiny_source
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
 from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
 from dlrm.train.hooks import Hook

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import devices
 from dlrm.distributed.world import joined_world
-from dlrm.testing.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def join_from_two_hosts(rank, world_size, port, counts):

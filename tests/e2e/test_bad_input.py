@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from dlrm.testing.command import run_command
+from tests.support.command import run_command
 
 GOOD = "1\t" + "\t".join(["3", "", "17"]) + "\t" + "\t".join(["68fd1e64", "", "0b153874"])
 COLUMNS = ["--data.kind", "criteo_tsv", "--data.num_dense", "3", "--data.num_sparse", "3"]

@@ -5,11 +5,11 @@ import torch
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.errors import USER_ERROR_EXIT_CODE
-from dlrm.testing.command import run_command
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world
 from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import build_engine
+from tests.support.command import run_command
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world
 from tests.unit.checkpoint.tools.runs import a_state, flip, save
 from tests.unit.checkpoint.tools.torchrec_models import (
     INTERACTIONS,

@@ -16,7 +16,7 @@ from dlrm.config.dialect import Dumper
 from dlrm.errors import USER_ERROR_EXIT_CODE
 from dlrm.models.init import table_block
 from dlrm.table_names import table_name
-from dlrm.testing.command import run_command
+from tests.support.command import run_command
 from tests.unit.column_names import COLUMN_NAMES, FOR_SCREENS
 
 ROWS, DIM, SAMPLES = 8, 4, 64

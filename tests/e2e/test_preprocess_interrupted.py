@@ -10,8 +10,8 @@ import pytest
 
 from dlrm.data.packed.write import PartWriter
 from dlrm.errors import DataError
-from dlrm.testing.ranks import FORK_SERVER
 from tests.e2e.faulty_disk import FaultyDisk, fail_at
+from tests.support.ranks import FORK_SERVER
 from tests.unit.prepare.preprocess.tiny_criteo import contents, make, write_raw
 
 

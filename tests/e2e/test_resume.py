@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dlrm.testing.command import run_command
-from dlrm.testing.elastic_job import (
+from tests.support.command import run_command
+from tests.support.elastic_job import (
     ElasticJob,
     await_all_gone,
     await_true,
@@ -20,8 +20,8 @@ from dlrm.testing.elastic_job import (
     saved_tensors,
     small_training,
 )
-from dlrm.testing.numbered_data import write_numbered_data
-from dlrm.testing.step_log import last_event, read_attempts, trained_samples
+from tests.support.numbered_data import write_numbered_data
+from tests.support.step_log import last_event, read_attempts, trained_samples
 
 ROWS = (2000, 1000, 500, 50)
 SAMPLES, BATCH, STEPS = 9_917, 32, 310  # the last batch is not full, the last step none at which losses are recorded

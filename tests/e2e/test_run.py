@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from dlrm.testing.command import run_command
+from tests.support.command import run_command
 
 SMALL = [
     *("--data.train_samples", "4000", "--data.validation_samples", "1001", "--data.test_samples", "999"),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dlrm.testing.command import run_command
+from tests.support.command import run_command
 
 pytestmark = pytest.mark.cuda
 

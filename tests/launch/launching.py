@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from dlrm.testing.elastic_job import NOT_PASSED
+from tests.support.elastic_job import NOT_PASSED
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "tests/launch/rank_program.py"

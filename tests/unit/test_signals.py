@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlrm.signals import SignalWatch
-from dlrm.testing.elastic_job import NOT_PASSED
+from tests.support.elastic_job import NOT_PASSED
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 60  # a guard against hanging tests; nothing is said about speed

@@ -15,7 +15,7 @@ from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError, HalfLoadedError
-from dlrm.testing.storage_faults import FAULTS, Fault, Killed, faulty_storage
+from tests.support.storage_faults import FAULTS, Fault, Killed, faulty_storage
 from tests.unit.checkpoint.states import State, blank, cut_up, gathered, random_state, save_ranks
 
 SHAPES = {

@@ -14,7 +14,7 @@ from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.save import Destination, commit, prepare, write_rank
 from dlrm.checkpoint.snapshot import Snapshots
 from dlrm.distributed.collectives import OneProcess
-from dlrm.testing.storage_faults import Killed
+from tests.support.storage_faults import Killed
 from tests.unit.checkpoint.states import State, blank, cut_up, gathered, random_state
 
 SHAPES = {"table": ((40, 8), "float32"), "momentum": ((40,), "float32"), "step": ((), "int64")}

@@ -16,7 +16,7 @@ from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError, HalfLoadedError
-from dlrm.testing.storage_faults import FaultySystem, faulty_storage
+from tests.support.storage_faults import FaultySystem, faulty_storage
 from tests.unit.checkpoint.campaign import Run, every_call, random_damage, scratch
 from tests.unit.checkpoint.states import blank, cut_up, gathered, random_state, save_ranks, small_chunks, uncut
 

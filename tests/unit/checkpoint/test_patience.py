@@ -16,7 +16,7 @@ from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError
 from dlrm.remote.objects import StoreError
-from dlrm.testing.storage_faults import FaultySystem
+from tests.support.storage_faults import FaultySystem
 from tests.unit.checkpoint.campaign import Run
 from tests.unit.checkpoint.delta.deltas import normal_state, save_delta
 from tests.unit.checkpoint.states import blank, gathered, save_ranks, uncut

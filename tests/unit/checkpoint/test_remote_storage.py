@@ -22,7 +22,7 @@ from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError
 from dlrm.remote.fsspec_files import FsspecHandler
-from dlrm.testing.storage_faults import Killed
+from tests.support.storage_faults import Killed
 from tests.unit.checkpoint.remote_runs import (
     KINDS,
     PART_BYTES,

@@ -12,7 +12,7 @@ from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import CheckpointError, CheckpointMismatchError
-from dlrm.testing.storage_faults import faulty_storage
+from tests.support.storage_faults import faulty_storage
 from tests.unit.checkpoint.states import blank, gathered, random_state, uncut
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch.distributed as dist
 
 from dlrm.config import load_config
-from dlrm.testing.training import this_world, tiny_dataset
 from dlrm.train.engine import Engine, build_engine
+from tests.support.training import this_world, tiny_dataset
 
 
 @pytest.fixture(scope="module")

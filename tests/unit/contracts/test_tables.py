@@ -23,8 +23,8 @@ from dlrm.distributed.internals import (
     set_trained_steps,
 )
 from dlrm.sharding.wrap import forget_cached_rows
-from dlrm.testing.training import ROWS, tiny_dataset
 from dlrm.train.engine import Engine
+from tests.support.training import ROWS, tiny_dataset
 from tests.unit.contracts.hooks import hook
 
 INTERNALS = "dlrm/distributed/internals.py"

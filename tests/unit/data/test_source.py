@@ -8,7 +8,7 @@ from dlrm.data.multi_hot.dataset import multi_hot_dataset
 from dlrm.data.synthetic.noise import NoiseSource
 from dlrm.data.synthetic.planted import PlantedSource, planted_dataset
 from dlrm.schema import Schema
-from dlrm.testing.training import tiny_source
+from tests.support.training import tiny_source
 
 
 @pytest.mark.parametrize(

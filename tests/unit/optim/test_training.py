@@ -13,9 +13,9 @@ from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import ConfigError
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.training import check_all_are_trained, check_rate_groups
-from dlrm.testing.ranks import run_ranks
-from dlrm.testing.training import this_world, tiny_source
 from dlrm.train.engine import build_engine
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
 from tests.unit.models.helpers import cpu_model
 
 SAMPLES, BATCH, STEPS = 39, 8, 5  # the last batch has 7: padding on the second of two ranks

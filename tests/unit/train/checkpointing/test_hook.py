@@ -18,11 +18,11 @@ from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.signals import SignalWatch
-from dlrm.testing.elastic_job import committed_steps
 from dlrm.train.checkpointing.hook import CheckpointHook
 from dlrm.train.checkpointing.train_state import Best
 from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
+from tests.support.elastic_job import committed_steps
 
 WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 LAST = 100

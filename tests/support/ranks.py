@@ -1,6 +1,6 @@
 """Run a function on several gloo ranks of this machine and collect what each returns.
 
-Processes come from a fork server that has imported the trainer once (:mod:`dlrm.testing.preloaded`), so that a test pays
+Processes come from a fork server that has imported the trainer once (:mod:`tests.support.preloaded`), so that a test pays
 for its ranks in fractions of a second. Production code never imports this.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 FORK_SERVER = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(
-    ["pytest", "dlrm.testing.preloaded"]
+    ["pytest", "tests.support.preloaded"]
 )  # counts for the first process, which starts it
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dlrm.testing.elastic_job import (
+from tests.support.elastic_job import (
     ElasticJob,
     await_all_gone,
     committed_steps,
@@ -21,7 +21,7 @@ from dlrm.testing.elastic_job import (
     saved_tensors,
     unfinished_saves,
 )
-from dlrm.testing.step_log import Attempt, last_event, read_attempts, trained_samples
+from tests.support.step_log import Attempt, last_event, read_attempts, trained_samples
 
 SAVE_EVERY = 40
 VICTIMS = {"a rank": 0.5, "all ranks": 0.3, "launcher and ranks": 0.2}

@@ -1,4 +1,4 @@
-"""What the fork server of :mod:`dlrm.testing.ranks` and :mod:`dlrm.testing.command` has ready when a process begins.
+"""What the fork server of :mod:`tests.support.ranks` and :mod:`tests.support.command` has ready when a process begins.
 
 Such a process lives for a second or two; importing all this and getting numba ready would take several times as long.
 Importing this module starts no thread of Python's: a process that forks must have none.
@@ -9,7 +9,6 @@ import torch
 import dlrm.checkpoint.tools.commands
 import dlrm.command.run
 import dlrm.prepare.preprocess.job
-import dlrm.testing.training
 import dlrm.train.job  # noqa: F401
 from dlrm.data.permutation import permuted
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlrm.config.optim import Adagrad, DenseOptimizer, RowwiseAdagrad, SparseAdagrad, SparseOptimizer
 from dlrm.models.build import build_model
-from dlrm.testing.random_models import RandomModel
+from tests.support.random_models import RandomModel
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -1,7 +1,7 @@
 """A log of what each process of a job did: where it began, the samples of each step that it trained, what it did when.
 
 :func:`log_steps` is for the process, which trains as ever; :func:`read_attempts` for whoever wants to know afterwards. The
-samples are those that the model's forward pass was given (:mod:`dlrm.testing.numbered_data`), and a step is logged when it
+samples are those that the model's forward pass was given (:mod:`tests.support.numbered_data`), and a step is logged when it
 has been trained. A line is one write, so that a process that is killed leaves whole lines, but perhaps for the last.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrm.testing.numbered_data import numbers_of
+from tests.support.numbered_data import numbers_of
 
 FOLDER_VARIABLE = "DLRM_STEP_LOG"
 _TAIL_BYTES = 1 << 12  # several lines of ranks with up to a hundred samples a step

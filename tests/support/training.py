@@ -38,12 +38,12 @@ def tiny_dataset(num_samples: int, **kwargs: Any) -> Dataset:
 
 
 def this_world() -> World:
-    """The world of a process that :func:`dlrm.testing.ranks.run_ranks` started."""
+    """The world of a process that :func:`tests.support.ranks.run_ranks` started."""
     return World(place=Place.from_environment(), device=torch.device("cpu"), backend="gloo", collectives=ProcessGroup())
 
 
 def training_losses(rank: int, world_size: int, config: Config, num_samples: int, steps: int) -> list[float]:
-    """The mean loss of each of the first ``steps`` global batches, for :func:`dlrm.testing.ranks.run_ranks`."""
+    """The mean loss of each of the first ``steps`` global batches, for :func:`tests.support.ranks.run_ranks`."""
     world = this_world()
     dataset = tiny_dataset(num_samples)
     stepper = build_engine(config, dataset.schema, world).stepper

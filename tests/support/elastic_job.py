@@ -24,7 +24,7 @@ from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.manifest import DTYPES
 from dlrm.checkpoint.reader import FullReader, open_reader
 from dlrm.checkpoint.tensors import GlobalTensor
-from dlrm.testing.step_log import FOLDER_VARIABLE
+from tests.support.step_log import FOLDER_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "scripts" / "logged_training.py"
@@ -55,7 +55,7 @@ def small_training(data: Path, rows: tuple[int, ...]) -> list[str]:
 
 
 class ElasticJob:
-    """A launcher and its ranks, which train with :mod:`dlrm.testing.step_log`.
+    """A launcher and its ranks, which train with :mod:`tests.support.step_log`.
 
     Args:
         options: of ``dlrm_main.py train``.

@@ -21,9 +21,9 @@ from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Samples, Source
 from dlrm.schema import Schema
-from dlrm.testing.training import this_world
 from dlrm.train.checkpointing.state import engine_tensors
 from dlrm.train.engine import build_engine
+from tests.support.training import this_world
 
 WORLDS = {(1, 1): 0.04, (2, 2): 0.26, (2, 1): 0.1, (3, 3): 0.2, (4, 4): 0.2, (4, 2): 0.2}
 """Ranks, how many of them share a host, and how often that is drawn."""
@@ -188,7 +188,7 @@ def ranks_of(seed: int) -> tuple[int, int]:
 def train_models(
     rank: int, world_size: int, ranks_per_host: int, seeds: Sequence[int], whole: bool, progress: Path | None = None
 ) -> list[RankResult]:
-    """Train the models of the seeds one after the other, for :func:`dlrm.testing.ranks.run_ranks`.
+    """Train the models of the seeds one after the other, for :func:`tests.support.ranks.run_ranks`.
 
     Args:
         rank: from run_ranks.

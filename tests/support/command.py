@@ -1,6 +1,6 @@
 """Run dlrm_main.py as ranks of a job would, and see what each printed and how it left.
 
-Like :mod:`dlrm.testing.ranks` it forks from a server that has the trainer imported, so a command costs its own work only.
+Like :mod:`tests.support.ranks` it forks from a server that has the trainer imported, so a command costs its own work only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dlrm.command import failure
-from dlrm.testing.ranks import FORK_SERVER
+from tests.support.ranks import FORK_SERVER
 
 PROGRAM = Path(__file__).resolve().parents[2] / "dlrm_main.py"
 _GRACE_S = 1.0  # of the others once one rank has failed; then they are ended, as a launcher would
