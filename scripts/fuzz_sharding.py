@@ -5,7 +5,7 @@
 Each seed is a model (:mod:`tests.support.random_models`): tables of few rows, so that ranks are often without a row of some
 or of all of them. Its 20 losses are compared with those of one rank that holds every table whole, and with a float64
 computation by hand (:mod:`tests.support.training_by_hand`); so are its tables and their optimizer's state afterwards.
-Memory that is freed or not yet written is filled with a pattern (MALLOC_PERTURB_), so that what is read beyond an array shows.
+Memory that is freed or not yet written is filled with a pattern (MALLOC_PERTURB_), so that reading beyond an array shows.
 Exit code 1 if a loss is off by more than 1e-5 (relative), if a weight is off by more than 1e-4, or if a rank crashes. A
 seed that fails is replayed by ``--models 1 --first-seed SEED``.
 """
