@@ -98,7 +98,7 @@ def test_what_torchrec_is_told_of_the_keys_is_what_it_would_compute(schema, ragg
 def test_samples_that_are_skipped_have_weight_0_at_their_place():
     samples = dataclasses.replace(some_samples(ONE_HOT, 3), weights_B=torch.tensor([1.0, 0.0, 1.0]))
     batch = make_batch(samples, ONE_HOT, size=5, global_samples=5, world_size=2)
-    assert batch.weights.tolist() == [1, 0, 1, 0, 0]
+    assert batch.weights.tolist() == [[1], [0], [1], [0], [0]]
     assert batch.loss_scale.item() == pytest.approx(2 / 5)
 
 
@@ -124,7 +124,7 @@ def test_dense_values_labels_and_weights_are_padded_with_zeros():
     samples, batch = some_samples(ONE_HOT, 3), batch_of(ONE_HOT, 3, 5)
     assert torch.equal(batch.dense, torch.cat([samples.dense_BN, torch.zeros(2, 2)]))
     assert torch.equal(batch.labels, torch.cat([samples.labels_BT, torch.zeros(2, 1)]))
-    assert batch.weights.tolist() == [1, 1, 1, 0, 0]
+    assert batch.weights.tolist() == [[1], [1], [1], [0], [0]]
     assert {batch.dense.dtype, batch.labels.dtype, batch.weights.dtype, batch.loss_scale.dtype} == {torch.float32}
 
 
@@ -136,7 +136,7 @@ def test_the_mean_over_ranks_of_scaled_sums_is_the_mean_over_samples(shares):
         batch = batch_of(ONE_HOT, len(part), max(shares), global_samples=sum(shares), world_size=len(shares))
         padded = torch.full((max(shares),), 123.0, dtype=torch.float64)  # what a model makes of padding does not count
         padded[: len(part)] = part
-        scaled.append(batch.loss_scale.double() * (batch.weights * padded).sum())
+        scaled.append(batch.loss_scale.double() * (batch.weights[:, 0] * padded).sum())
     assert torch.stack(scaled).mean().item() == pytest.approx(losses.mean().item(), rel=1e-6)
 
 

@@ -55,9 +55,9 @@ def loader_of(count, batch_size, kind="shuffled", **kwargs):
 
 def rows_of(batch: Batch) -> list[int]:
     """The samples in a batch, after a look at whether all of its parts are of the same samples."""
-    rows = batch.dense[batch.weights > 0][:, 0].long()
+    rows = batch.dense[batch.weights[:, 0] > 0][:, 0].long()
     assert torch.equal(batch.dense[: len(rows), 1], -rows.float())
-    assert torch.equal(batch.labels[: len(rows)], (rows % 2).float())
+    assert torch.equal(batch.labels[: len(rows), 0], (rows % 2).float())
     for key, expected in (("cat_0", rows[:, None]), ("cat_1", torch.stack([rows % 7, (rows + 1) % 7], dim=1))):
         assert [bag.tolist() for bag in batch.sparse[key].to_dense()][: len(rows)] == expected.tolist()
     return rows.tolist()

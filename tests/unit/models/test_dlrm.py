@@ -71,7 +71,7 @@ def test_the_same_weights_give_the_same_logits_as_torchrecs_model(kind, pooling)
     twin = torchrec_twin(model, kind, config)
     dense = torch.randn(33, 5, generator=torch.Generator().manual_seed(1))
     sparse = ragged_ids(SCHEMA, samples=33, longest=4)
-    expected = twin(dense, sparse).squeeze(1)
+    expected = twin(dense, sparse)
     torch.testing.assert_close(model.train()(dense, sparse), expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(model.eval()(dense, sparse), expected, rtol=1e-6, atol=1e-7)
 
@@ -83,9 +83,7 @@ def test_the_same_weights_give_the_same_gradients_as_torchrecs_model(kind):
     twin = torchrec_twin(model, kind, config)
     batch = random_batch(SCHEMA, samples=17)
     TrainTask(model)(batch)[0].backward()
-    torch.nn.functional.binary_cross_entropy_with_logits(
-        twin(batch.dense, batch.sparse).squeeze(1), batch.labels
-    ).backward()
+    torch.nn.functional.binary_cross_entropy_with_logits(twin(batch.dense, batch.sparse), batch.labels).backward()
     ours = [model.bottom_mlp, model.tables, model.interaction, model.top_mlp]
     theirs = [twin.dense_arch, twin.sparse_arch, twin.inter_arch, twin.over_arch]
     for mine, its in zip(ours, theirs, strict=True):
@@ -108,7 +106,7 @@ def test_a_whole_model_with_tables_of_different_widths_equals_a_float64_computat
             table = weights[f"tables.embedding_bags.{feature.name}.weight"]
             total = sum((table[i] for i in ids), np.zeros(table.shape[1]))
             pooled.append(total / max(len(ids), 1) if feature.name == "cat_1" else total)
-        expected.append(mlp_by_hand(np.concatenate(pooled), weights, "top_mlp", relu_last=False)[0])
+        expected.append(mlp_by_hand(np.concatenate(pooled), weights, "top_mlp", relu_last=False))
     # The collection hands out float32 whatever its tables hold.
     model.pooling.register_forward_hook(lambda module, inputs, output: output.double())
     np.testing.assert_allclose(model(dense, sparse).detach().numpy(), expected, rtol=1e-6, atol=1e-7)
@@ -126,14 +124,14 @@ def mlp_by_hand(x: np.ndarray, weights: dict[str, np.ndarray], name: str, *, rel
 def test_the_loss_is_the_scaled_sum_of_float64_cross_entropies_without_the_padding():
     task = TrainTask(cpu_model(model_config(INTERACTIONS["dot"]), SCHEMA))
     batch = random_batch(SCHEMA, samples=10, size=13, world_size=3)
-    loss, (detached, logits, labels, weights) = task(batch)
+    loss, (detached, losses, logits, labels, weights) = task(batch)
     z = logits.numpy().astype(np.float64)[:10]
     y = batch.labels.numpy().astype(np.float64)[:10]
     cross_entropies = np.log1p(np.exp(z)) - y * z
     assert loss.item() == pytest.approx(3 / 30 * cross_entropies.sum(), rel=1e-6)
-    assert detached.item() == loss.item()
-    assert not any(output.requires_grad for output in (detached, logits))
-    assert logits.shape == (13,)
+    assert detached.item() == losses.item() == loss.item()
+    assert not any(output.requires_grad for output in (detached, losses, logits))
+    assert logits.shape == (13, 1)
     assert labels is batch.labels
     assert weights is batch.weights
 
