@@ -21,7 +21,7 @@ def source_of(count: int) -> InMemorySource:
     """Sample i has dense values (i, -i) and first id i."""
     i = torch.arange(count)
     ids = torch.stack([i, i % 7, (i + 1) % 7, i % 11], dim=1)
-    return InMemorySource("memory", SCHEMA, torch.stack([i, -i], dim=1).float(), ids.int(), (i % 2).byte())
+    return InMemorySource("memory", SCHEMA, torch.stack([i, -i], dim=1).float(), ids.int(), (i % 2).byte()[:, None])
 
 
 class Broken(Source):

@@ -250,7 +250,7 @@ def one_hot_dataset(ids_BF, rows):
     count = len(ids_BF)
 
     def split(name):
-        labels = torch.arange(count) % 2
+        labels = (torch.arange(count) % 2)[:, None]
         return InMemorySource(name, schema, torch.rand(count, 2), torch.from_numpy(ids_BF), labels)
 
     return Dataset(split("train"), split("validation"), split("test"))

@@ -29,7 +29,7 @@ def test_a_sample_that_lies_in_no_file_is_located_by_its_source_and_number(sourc
 @pytest.mark.parametrize("ids_type", [torch.uint8, torch.int32, torch.int64])
 def test_what_lies_in_memory_is_read_in_the_order_asked_for_and_as_a_copy(ids_type):
     dense, ids, labels = torch.randn(10, 3), torch.randint(0, 9, (10, 2)).to(ids_type), torch.arange(10) % 2
-    source = InMemorySource("memory", Schema.numbered(3, rows=[9, 9]), dense, ids, labels.to(torch.uint8))
+    source = InMemorySource("memory", Schema.numbered(3, rows=[9, 9]), dense, ids, labels.to(torch.uint8)[:, None])
     index = torch.tensor([7, 0, 7, 3])
     samples = source.read(index)
     assert torch.equal(samples.dense_BN, dense[index])

@@ -124,7 +124,7 @@ def test_ids_on_the_fly_are_those_of_the_files(tmp_path):
     run_materialize(config_of(folder, distribution="pareto", seed=5))
     schema = Schema.numbered(2, ROWS)
     ids_MF = torch.from_numpy(np.load(folder / "day_0_sparse.npy"))
-    source = InMemorySource("day_0", schema, torch.zeros(300, 2), ids_MF, torch.zeros(300))
+    source = InMemorySource("day_0", schema, torch.zeros(300, 2), ids_MF, torch.zeros(300, 1))
     one_hot = Dataset(source, source, source)
     on_the_fly = multi_hot_dataset(one_hot, MlperfMultiHot(hotness=HOTNESS, distribution="pareto", seed=5)).train
     with np.load(folder / "day_0_sparse_multi_hot.npz", allow_pickle=False) as loaded:
