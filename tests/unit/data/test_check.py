@@ -127,7 +127,7 @@ def test_ids_in_either_memory_order_are_checked():
 
 def test_tables_beyond_32_bits_take_their_ids():
     schema = Schema.numbered(0, rows=[2**40, 2**31 + 5, 2**31 - 1])
-    wide = Samples(torch.empty(1, 0), torch.tensor([[2**40 - 1, 2**31 + 4, 2**31 - 2]]), torch.tensor([1.0]))
+    wide = Samples(torch.empty(1, 0), torch.tensor([[2**40 - 1, 2**31 + 4, 2**31 - 2]]), torch.tensor([[1.0]]))
     assert check_of(schema=schema)(wide, INDEX[:1]) is wide
     narrow = dataclasses.replace(wide, ids_BS=torch.tensor([[2**31 - 1, 2**31 - 1, 2**31 - 2]], dtype=torch.int32))
     assert check_of(schema=schema)(narrow, INDEX[:1]) is narrow
@@ -146,7 +146,7 @@ def some_bad(count, seed):
     ids[torch.rand(count, 6, generator=generator) < 0.02] = -7
     ids[torch.rand(count, 6, generator=generator) < 0.02] = 1_000_003
     dense = torch.randn(count, 2, generator=generator)
-    labels = torch.randint(0, 2, (count,), generator=generator).float()
+    labels = torch.randint(0, 2, (count, 1), generator=generator).float()
     return Samples(dense, ids, labels), rows_S
 
 
@@ -174,7 +174,7 @@ def test_hash_and_clamp_change_bad_ids_alone_and_count_them_by_table(dtype):
 def test_a_skipped_sample_is_emptied_and_the_others_stay():
     samples, rows_S = some_bad(500, seed=2)
     samples.dense_BN[3, 1] = float("nan")
-    samples.labels_BT[:, 0][4] = 7
+    samples.labels_BT[4] = 7
     check = check_of("skip")
     kept = check(samples, torch.arange(500))
     bad_ids = [
@@ -218,11 +218,11 @@ def test_counts_of_threads_and_ranks_add_up():
 
 
 def test_no_samples_pass():
-    nothing = Samples(torch.empty(0, 2), torch.empty(0, 6, dtype=torch.int64), torch.empty(0))
+    nothing = Samples(torch.empty(0, 2), torch.empty(0, 6, dtype=torch.int64), torch.empty(0, 1))
     assert check_of()(nothing, torch.empty(0, dtype=torch.int64)) is nothing
 
 
 def test_data_without_dense_features_pass():
     schema = Schema.numbered(0, rows=[10])
-    samples = Samples(torch.empty(2, 0), torch.tensor([[1], [2]]), torch.tensor([0.0, 1.0]))
+    samples = Samples(torch.empty(2, 0), torch.tensor([[1], [2]]), torch.tensor([[0.0], [1.0]]))
     assert check_of(schema=schema)(samples, torch.arange(2)) is samples
