@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from dlrm.checkpoint.folder import Skipped, newest_good, set_aside
@@ -11,10 +11,11 @@ from dlrm.checkpoint.load import differences
 from dlrm.checkpoint.names import step_of
 from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.remote import located
-from dlrm.checkpoint.resume import Resumed, load_newest
+from dlrm.checkpoint.resume import load_newest
 from dlrm.checkpoint.soundness import fault_in_state
 from dlrm.checkpoint.storage import Storage
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.config import Config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
 from dlrm.distributed.collectives import from_rank_0, together
@@ -76,7 +77,7 @@ def start_elsewhere(config: Config, engine: Engine, data: TrainingData, world: W
     """Load what a new run is to begin with, if it is the checkpoint of another; collective.
 
     Args:
-        config: says from what.
+        config: says from what: a checkpoint, a run or a run's folder of checkpoints.
         engine: as built.
         data: what is trained on.
         world: the ranks that load together.
@@ -89,7 +90,32 @@ def start_elsewhere(config: Config, engine: Engine, data: TrainingData, world: W
     if config.resume.checkpoint in (NO_CHECKPOINT, NEWEST):
         return Start()
     storage, path = located(config.resume.checkpoint)
-    return _from_path(config, engine, data, path, patient(storage, patience), world)
+    storage = patient(storage, patience)
+    tensors = engine_tensors(engine)
+
+    def open_it() -> Checkpoint:
+        checkpoint = open_checkpoint(chosen, storage)
+        _other_order(checkpoint, tensors, config, data)
+        return checkpoint
+
+    chosen, skipped = from_rank_0(world.collectives, lambda: _find(path, storage))
+    checkpoint = together(world.collectives, open_it)
+    left = load_state(engine, checkpoint, world.collectives, strict=config.resume.strict)
+    start = _start(config, data, checkpoint, left)
+    return replace(start, lines=(*_passed_over(skipped), *start.lines))
+
+
+def _find(path: str, storage: Storage) -> tuple[str, list[Skipped]]:
+    """The checkpoint that a path stands for, and what was passed over."""
+    if step_of(path) is not None:
+        return path, []
+    for folder in (path, f"{path}/checkpoints"):
+        found, skipped = newest_good(folder, storage=storage)
+        if found is not None:
+            return found.path, skipped
+        if skipped:
+            raise CheckpointError(skipped[0].path, skipped[0].why)
+    raise CheckpointError(path, "is no checkpoint and holds none", mend="check the path")
 
 
 def start_here(
@@ -118,106 +144,70 @@ def start_here(
         CheckpointError: the storage fails, there are checkpoints of which none can be used, or ``otherwise`` finds nothing.
         ConfigError: checkpoints of an earlier run lie where those of this one would.
     """
-    folder = checkpoint_folder(config, run)
-    if run.restarted or config.resume.checkpoint == NEWEST:
-        return _from_newest(config, engine, data, folder, storage, world, otherwise=otherwise)
-    if config.checkpoint.enabled:
-        from_rank_0(world.collectives, lambda: require_no_checkpoints(folder, storage))
-    return otherwise()
-
-
-def _from_newest(
-    config: Config,
-    engine: Engine,
-    data: TrainingData,
-    folder: str,
-    storage: Storage,
-    world: World,
-    *,
-    otherwise: Callable[[], Start],
-) -> Start:
-    """Go on in the same run."""
+    folder, collectives = checkpoint_folder(config, run), world.collectives
+    if not run.restarted and config.resume.checkpoint != NEWEST:
+        if config.checkpoint.enabled:
+            from_rank_0(collectives, lambda: require_no_checkpoints(folder, storage))
+        return otherwise()
     tensors = engine_tensors(engine)
 
     def agree() -> None:
         found, _ = newest_good(folder, storage=storage)
-        saved = None if found is None else TrainState.of(found)
-        if found is None or saved is None:
-            return
-        other_order = order_differences(saved, config, data)
-        if other_order and config.resume.strict:
-            others = [*other_order, *differences(found, tensors)]
-            raise CheckpointMismatchError(found.path, others, mend=_mend(saved, data))
-        if other_order:
+        if found is not None and (other := _other_order(found, tensors, config, data)):
             mend = f"start another run from it: --resume.checkpoint {found.path} --run.name another"
-            raise CheckpointMismatchError(found.path, other_order, mend=mend)
+            raise CheckpointMismatchError(found.path, other, mend=mend)
 
-    from_rank_0(world.collectives, agree)
-    resumed = load_newest(
-        folder, tensors, world.collectives, strict=config.resume.strict, storage=storage, judge=fault_in_state
-    )
+    from_rank_0(collectives, agree)
+    strict = config.resume.strict
+    resumed = load_newest(folder, tensors, collectives, strict=strict, storage=storage, judge=fault_in_state)
     if resumed.checkpoint is None:
         _refuse_to_begin_anew(folder, resumed.skipped)
-    from_rank_0(world.collectives, lambda: _set_aside(resumed.skipped, storage))
-    lines = [f"skipped {skipped.path}: {skipped.why}" for skipped in resumed.skipped]
+    from_rank_0(collectives, lambda: _set_aside(resumed.skipped, storage))
+    lines = _passed_over(resumed.skipped)
     if resumed.checkpoint is None:
         other = otherwise()
         here = () if other.checkpoint else (f"no checkpoint in {folder}: training begins at the first sample",)
         return replace(other, lines=(*lines, *here, *other.lines))
     after_load(engine)
-    start = _start(config, data, resumed)
+    start = _start(config, data, resumed.checkpoint, resumed.left)
     return replace(start, own=True, best=start.saved.best if start.saved else None, lines=(*lines, *start.lines))
 
 
-def _from_path(config: Config, engine: Engine, data: TrainingData, path: str, storage: Storage, world: World) -> Start:
-    """Begin a run with what another has come to; ``path`` is a checkpoint, a run or a run's folder of checkpoints."""
+def _other_order(
+    checkpoint: Checkpoint, tensors: Sequence[GlobalTensor], config: Config, data: TrainingData
+) -> list[str]:
+    """In what a checkpoint was trained on samples in another order, in words.
 
-    def find() -> tuple[str, list[Skipped]]:
-        if step_of(path) is not None:
-            return path, []
-        for folder in (path, f"{path}/checkpoints"):
-            found, skipped = newest_good(folder, storage=storage)
-            if found is not None:
-                return found.path, skipped
-            if skipped:
-                raise CheckpointError(skipped[0].path, skipped[0].why)
-        raise CheckpointError(path, "is no checkpoint and holds none", mend="check the path")
-
-    def open_it() -> Checkpoint:
-        checkpoint = open_checkpoint(chosen, storage)
-        saved = TrainState.of(checkpoint)
-        other_order = [] if saved is None else order_differences(saved, config, data)
-        if saved is not None and other_order and config.resume.strict:
-            others = [*other_order, *differences(checkpoint, tensors)]
-            raise CheckpointMismatchError(chosen, others, mend=_mend(saved, data))
-        return checkpoint
-
-    tensors = engine_tensors(engine)
-    chosen, skipped = from_rank_0(world.collectives, find)
-    checkpoint = together(world.collectives, open_it)
-    left = load_state(engine, checkpoint, world.collectives, strict=config.resume.strict)
-    start = _start(config, data, Resumed(checkpoint, left, skipped))
-    return replace(start, lines=(*(f"skipped {one.path}: {one.why}" for one in skipped), *start.lines))
-
-
-def _start(config: Config, data: TrainingData, resumed: Resumed) -> Start:
-    assert resumed.checkpoint is not None
-    checkpoint, left = resumed.checkpoint, [f"left as it was: {what}" for what in resumed.left]
+    Raises:
+        CheckpointMismatchError: in something, and that is not allowed.
+    """
     saved = TrainState.of(checkpoint)
     if saved is None:
-        line = f"weights of {checkpoint.path}; training begins at the first sample"
-        return Start(checkpoint=checkpoint, lines=(line, *left))
-    if other := order_differences(saved, config, data):
-        line = f"weights of {checkpoint.path}; training begins at the first sample, because {'; '.join(other)}"
-        return Start(checkpoint=checkpoint, lines=(line, *left))
+        return []
+    other = order_differences(saved, config, data)
+    if other and config.resume.strict:
+        mend = _DATA_MEND if data_difference(saved, data) else _MEND
+        raise CheckpointMismatchError(checkpoint.path, [*other, *differences(checkpoint, tensors)], mend=mend)
+    return other
+
+
+def _start(config: Config, data: TrainingData, checkpoint: Checkpoint, left: Sequence[str]) -> Start:
+    """What training goes on from after a checkpoint was loaded, but for what was ``left``."""
+    lines = [f"left as it was: {what}" for what in left]
+    saved = TrainState.of(checkpoint)
+    other = [] if saved is None else order_differences(saved, config, data)
+    if saved is None or other:
+        because = f", because {'; '.join(other)}" if other else ""
+        line = f"weights of {checkpoint.path}; training begins at the first sample{because}"
+        return Start(checkpoint=checkpoint, lines=(line, *lines))
     position = saved.position_in(config, data.samples, checkpoint.path)
     changed = [f"changed since: {change}" for change in config_changes(saved, config)]
     line = f"resumed from {checkpoint.path} (step {position.step:,}, {position.samples:,} samples)"
-    return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, data), *changed, *left))
+    return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, data), *changed, *lines))
 
 
-def _mend(saved: TrainState, data: TrainingData) -> str:
-    return _DATA_MEND if data_difference(saved, data) else _MEND
+def _passed_over(skipped: Sequence[Skipped]) -> list[str]:
+    return [f"skipped {one.path}: {one.why}" for one in skipped]
 
 
 def _data_line(saved: TrainState, data: TrainingData) -> list[str]:
