@@ -72,8 +72,7 @@ class TrainTask(nn.Module):
             logits_BT, batch.labels, weight=batch.weights, reduction="none"
         )
         losses_T = batch.loss_scale * entropies_BT.sum(0)
-        if all(weight == 1 for weight in self._weights):
-            loss = losses_T.sum()
-        else:
-            loss = sum(losses_T[task] * weight for task, weight in enumerate(self._weights))
+        loss = losses_T.sum()
+        if any(weight != 1 for weight in self._weights):
+            loss = torch.stack([losses_T[task] * weight for task, weight in enumerate(self._weights)]).sum()
         return loss, (loss.detach(), losses_T.detach(), logits_BT.detach(), batch.labels, batch.weights)

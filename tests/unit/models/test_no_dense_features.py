@@ -73,7 +73,7 @@ def test_logits_equal_a_float64_computation_by_hand(kind):
             ids = sparse[feature.name].to_dense()[sample].tolist()
             vectors.append(sum((table[i] for i in ids), np.zeros(DIM)))
         x = interaction_by_hand(kind, vectors, weights)
-        expected.append(mlp(x, weights, "top_mlp", relu_last=False)[0])
+        expected.append(mlp(x, weights, "top_mlp", relu_last=False))
     for mode in (True, False):
         logits = model.train(mode)(torch.empty(5, 0), sparse).detach().numpy()
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
