@@ -9,7 +9,7 @@ import yaml
 
 from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.storage import LocalStorage
-from dlrm.checkpoint.tools import commands, places
+from dlrm.checkpoint.tools import commands, paths
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.delta.deltas import normal_state, save_delta, stepped
 from tests.unit.checkpoint.states import cut_up, save_ranks, small_chunks
@@ -269,7 +269,7 @@ def half_removed(path):
 @pytest.mark.parametrize("words", [["verify"], ["list"]])
 def test_what_pruning_removes_meanwhile_is_no_damage(run, happens, words, capsys, monkeypatch):
     storage = Going(happens)
-    monkeypatch.setattr(places, "located", lambda path, given=None: (storage, str(path)))
+    monkeypatch.setattr(paths, "located", lambda path, given=None: (storage, str(path)))
     shown = command(capsys, *words, run)
     assert storage.looked
     assert "step_00000020" in shown
@@ -300,7 +300,7 @@ def test_what_is_committed_while_it_is_looked_at_is_no_damage(run, capsys, monke
     checkpoints = run / "checkpoints"
     unfinished = checkpoints / "step_00000010" / f"{COMMITTED_NAME}.unfinished"
     unfinished.touch()  # as a listing may show the old name and the new one while a file is renamed
-    monkeypatch.setattr(places, "located", lambda path, given=None: (storage, str(path)))
+    monkeypatch.setattr(paths, "located", lambda path, given=None: (storage, str(path)))
     storage = Going(lambda path: unfinished.unlink())
     assert command(capsys, "verify", run).count(": whole") == 2
 
