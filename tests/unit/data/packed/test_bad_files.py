@@ -171,7 +171,7 @@ FILES = [
         "labels of two columns",
         save("day_1_labels.npy", np.zeros((40, 2), np.int32)),
         "day_1_labels.npy",
-        "has 2 columns, where labels have one",
+        "has 2 columns, {}/day_0_labels.npy has 1",
     ),
     Case(
         "dense columns differ",

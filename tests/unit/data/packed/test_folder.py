@@ -155,7 +155,7 @@ def test_folders_of_torchrecs_scripts_are_read_as_they_are(tmp_path, renamed):
     data = open_packed(str(out), rows=[64])
     assert [part.rows for part in data.parts] == [20, 21, 22]
     for part in data.parts:
-        for kind, array in (("dense", part.dense_MN), ("sparse", part.sparse_MF), ("labels", part.labels_M[:, None])):
+        for kind, array in (("dense", part.dense_MN), ("sparse", part.sparse_MF), ("labels", part.labels_MT)):
             np.testing.assert_array_equal(array, np.load(part.paths[kind]))
     if renamed:
         shuffled = tmp_path / "shuffled"
