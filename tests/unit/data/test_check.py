@@ -57,7 +57,7 @@ def test_good_samples_pass_unchanged_under_every_policy(bad_rows):
 
 
 def test_a_label_is_called_as_its_column_is():
-    schema = dataclasses.replace(SCHEMA, label="watched")
+    schema = dataclasses.replace(SCHEMA, tasks=("watched",))
     with pytest.raises(DataError) as caught:
         check_of(schema=schema)(changed("labels_BT", (1, 0), 0.86), INDEX)
     assert (caught.value.row, caught.value.column) == (8, "watched")

@@ -184,7 +184,10 @@ def test_a_skipped_sample_is_padding_at_its_place_and_ranks_keep_in_step(world_s
     loaders = [BatchLoader(source, order, rank=rank, world_size=world_size) for rank in range(world_size)]
     batches = [list(loader.batches(0, 0, 5)) for loader in loaders]
     assert {len(part) for part in batches} == {5}
-    whole = [torch.cat([part[3].weights for part in batches]), torch.cat([part[3].dense[:, 0] for part in batches])]
+    whole = [
+        torch.cat([part[3].weights[:, 0] for part in batches]),
+        torch.cat([part[3].dense[:, 0] for part in batches]),
+    ]
     assert whole[0][:8].tolist() == [1, 0, 1, 1, 1, 1, 1, 1]
     assert whole[1][:8].tolist() == [24, 0, *range(26, 32)]
     assert [len(part[3].labels) for part in batches] == [order.rank_size(3, world_size)] * world_size

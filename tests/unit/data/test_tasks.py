@@ -69,7 +69,7 @@ def test_a_sample_without_any_label_and_a_label_that_is_none_are_refused_or_skip
     source = packed(tmp_path, [LABELS[0], row, *LABELS[2:]])
     with pytest.raises(DataError) as refused:
         batch_of(source)
-    assert f"day_0_labels.npy: row 2, column {column}: {problem}" in str(refused.value)
+    assert f"day_0_labels.npy, row 2, column {column}: {problem}" in str(refused.value)
     source.bad_rows = "skip"
     check, index_B = SampleCheck(source), torch.arange(4)
     kept = check(source.read(index_B), index_B)
