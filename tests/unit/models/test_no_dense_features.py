@@ -100,4 +100,4 @@ def test_what_cannot_mean_anything_is_refused_in_one_line():
     for kind in ("dot with itself", "cat", "dcn", "projection"):
         assert cpu_model(model_config(INTERACTIONS[kind]), lonely)(
             torch.empty(2, 0), ragged_ids(lonely, samples=2, longest=2)
-        ).shape == (2,)
+        ).shape == (2, 1)

@@ -11,8 +11,8 @@ from dlrm.checkpoint.tools import comparing
 from dlrm.checkpoint.tools.comparing import Change, compare, config_differences, state_bytes
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.delta.deltas import COLUMN_WISE, ROW_WISE, normal_state, save_delta, stepped
-from tests.unit.checkpoint.states import State, cut_up, save_ranks, small_chunks, uncut
 from tests.unit.checkpoint.delta.test_replay import save_two
+from tests.unit.checkpoint.states import State, cut_up, save_ranks, small_chunks, uncut
 from tests.unit.checkpoint.tools.runs import SHAPES, a_state, command, flip, save
 
 
