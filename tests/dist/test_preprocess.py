@@ -5,11 +5,11 @@ import pytest
 from dlrm.data.packed.write import PartWriter
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import DlrmError
-from dlrm.prepare.preprocess import job
-from dlrm.prepare.preprocess.chunk_file import ChunkReader
-from dlrm.prepare.preprocess.job import preprocess
+from dlrm.preprocess import job
+from dlrm.preprocess.chunk_file import ChunkReader
+from dlrm.preprocess.job import preprocess
 from dlrm.testing.ranks import run_ranks
-from tests.unit.prepare.preprocess.tiny_criteo import CHUNK_BYTES, contents, make, options, write_raw
+from tests.unit.preprocess.tiny_criteo import CHUNK_BYTES, contents, make, options, write_raw
 
 
 def run(rank, world_size, raw, output, changes):

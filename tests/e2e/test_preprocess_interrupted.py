@@ -12,7 +12,7 @@ from dlrm.data.packed.write import PartWriter
 from dlrm.errors import DataError
 from dlrm.testing.ranks import FORK_SERVER
 from tests.e2e.faulty_disk import FaultyDisk, fail_at
-from tests.unit.prepare.preprocess.tiny_criteo import contents, make, write_raw
+from tests.unit.preprocess.tiny_criteo import contents, make, write_raw
 
 
 def test_a_disk_that_is_full_at_any_moment_loses_nothing(reference, raw, tmp_path):
