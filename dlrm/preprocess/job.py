@@ -35,7 +35,6 @@ from dlrm.preprocess.begin import State, begin, finished_output, parameters, sou
 from dlrm.preprocess.counted import Counted, check_split, count_rows, roughly_counted
 from dlrm.preprocess.disk import check_room, disk_errors, extent_of, peak_bytes
 from dlrm.preprocess.encode import Encoder
-from dlrm.preprocess.memory import keep_freed_memory
 from dlrm.preprocess.parse_files import parse_files
 from dlrm.preprocess.replaced import data_set_files
 from dlrm.preprocess.setting import Setting, Source
@@ -56,7 +55,6 @@ def run_preprocess(config: PreprocessConfig) -> None:
     Raises:
         ConfigError, DataError, SetupError: what the user can mend; on several ranks the same on each.
     """
-    keep_freed_memory()
     patient = max(config.distributed.timeout_s, _WEEK_S)
     distributed = config.distributed.model_copy(update={"device": "cpu", "timeout_s": patient})
     with joined_world(distributed) as world:

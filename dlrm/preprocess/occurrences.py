@@ -23,7 +23,6 @@ from dlrm.errors import DataError
 from dlrm.preprocess.arrays import Int64s, UInt32s
 from dlrm.preprocess.chunk_file import AGAIN
 from dlrm.preprocess.memory import Scratch
-from dlrm.preprocess.radix import sort_values
 from dlrm.preprocess.records import Records, Words
 
 _BLOCK_ROWS = 1 << 12  # whose records stay in a core's second cache
@@ -42,7 +41,7 @@ class Occurrences:
     def __init__(self, config: ContiguousVocabulary, records: Records) -> None:
         self._limit, self._missing_is_zero = config.min_count, config.reserved == "mlperf"
         self._records = records
-        self._scratch, self._sorting = Scratch(), Scratch()
+        self._scratch = Scratch()
 
     def of(self, records_MW: Words) -> list[UInt32s]:
         """The occurrences in each column, without the GIL."""
@@ -58,7 +57,7 @@ class Occurrences:
             _find(*what, self._limit, seen_FS, times_FS, found_FM, counts_F)
         columns = []
         for found_M, count in zip(found_FM, counts_F, strict=True):
-            sort_values(found_M[:count], self._sorting.words(1, int(count))[0])
+            found_M[:count].sort()
             columns.append(found_M[: _cap(found_M[:count], self._limit)].copy())
         return columns
 

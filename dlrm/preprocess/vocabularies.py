@@ -15,7 +15,6 @@ from dlrm.preprocess.arrays import UInt32s
 from dlrm.preprocess.chunk_file import ChunkReader
 from dlrm.preprocess.crew import Crew
 from dlrm.preprocess.occurrences import Occurrences, ValuesReader, frequent, write_values
-from dlrm.preprocess.radix import sort_values
 from dlrm.preprocess.records import Records
 from dlrm.preprocess.rows import Chunk, RowMap
 from dlrm.preprocess.setting import Setting
@@ -75,7 +74,7 @@ def vocabulary(readers: Sequence[ValuesReader], column: int, min_count: int) -> 
     total = sum(reader.length(column) for reader in readers)
     if total <= _VALUES_AT_A_TIME:
         values = np.concatenate([reader.read(column) for reader in readers]) if readers else np.empty(0, np.uint32)
-        sort_values(values, np.empty_like(values))
+        values.sort()
         yield frequent(values, min_count)
         return
     sample = np.sort(np.concatenate([reader.read(column)[::_SAMPLE_STEP] for reader in readers]))
@@ -87,7 +86,7 @@ def vocabulary(readers: Sequence[ValuesReader], column: int, min_count: int) -> 
             for reader, ends in zip(readers, places, strict=True)
         ]
         values = np.concatenate(stretches)
-        sort_values(values, np.empty_like(values))
+        values.sort()
         yield frequent(values, min_count)
 
 
