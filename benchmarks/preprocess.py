@@ -40,7 +40,7 @@ import sys, time
 sys.modules["scipy"] = None
 from dlrm.config import load_options
 from dlrm.config.prepare import PreprocessConfig
-from dlrm.prepare.preprocess.job import run_preprocess
+from dlrm.preprocess.job import run_preprocess
 config = load_options(PreprocessConfig, None, sys.argv[1:])
 began = time.perf_counter()
 run_preprocess(config)

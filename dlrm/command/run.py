@@ -43,19 +43,19 @@ def run(config: Section) -> None:
 
             work = partial(run_training, config)
         case PreprocessConfig():
-            from dlrm.prepare.preprocess.job import run_preprocess
+            from dlrm.preprocess.job import run_preprocess
 
             work = partial(run_preprocess, config)
         case InspectConfig():
-            from dlrm.prepare.inspect import run_inspect
+            from dlrm.dataset_tools.inspect import run_inspect
 
             work = partial(run_inspect, config)
         case MaterializeConfig():
-            from dlrm.prepare.materialize import run_materialize
+            from dlrm.dataset_tools.materialize import run_materialize
 
             work = partial(run_materialize, config)
         case SynthesizeConfig():
-            from dlrm.prepare.synthesize import run_synthesize
+            from dlrm.dataset_tools.synthesize import run_synthesize
 
             work = partial(run_synthesize, config)
         case _ if isinstance(config, CheckpointCommand):

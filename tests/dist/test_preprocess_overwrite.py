@@ -2,7 +2,7 @@
 
 from tests.support.ranks import run_ranks
 from tests.dist.test_preprocess import refused, run
-from tests.unit.prepare.preprocess.tiny_criteo import contents, make, write_raw
+from tests.unit.preprocess.tiny_criteo import contents, make, write_raw
 
 
 def test_the_old_data_set_stays_until_the_files_of_every_rank_are_parsed(tmp_path):

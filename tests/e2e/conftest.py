@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.prepare.preprocess.tiny_criteo import make, write_raw
+from tests.unit.preprocess.tiny_criteo import make, write_raw
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import threading
 import pytest
 
 from dlrm.errors import DataError
-from tests.unit.prepare.preprocess.tiny_criteo import make
+from tests.unit.preprocess.tiny_criteo import make
 
 # Calls by which something becomes durable or gets its name. A job that fails, or dies, right before any of them has to
 # go on from there.
-CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink", "ftruncate")
+CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink", "truncate")
 
 
 class FaultyDisk:

@@ -11,7 +11,7 @@ import torch
 from dlrm.counter_rng import random_bits, stream_key
 from dlrm.data.packed.manifest import parse_manifest
 from dlrm.errors import ConfigError, DataError
-from tests.unit.prepare.preprocess.tiny_criteo import (
+from tests.unit.preprocess.tiny_criteo import (
     ROWS,
     arrays,
     contents,

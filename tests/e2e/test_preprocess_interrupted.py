@@ -12,7 +12,7 @@ from dlrm.data.packed.write import PartWriter
 from dlrm.errors import DataError
 from tests.e2e.faulty_disk import FaultyDisk, fail_at
 from tests.support.ranks import FORK_SERVER
-from tests.unit.prepare.preprocess.tiny_criteo import contents, make, write_raw
+from tests.unit.preprocess.tiny_criteo import contents, make, write_raw
 
 
 def test_a_disk_that_is_full_at_any_moment_loses_nothing(reference, raw, tmp_path):
@@ -90,7 +90,7 @@ def test_a_finished_part_is_not_written_again(raw, tmp_path):
 def interrupted_before_the_last_part(raw, folder):
     """The output of a job whose disk filled up when two parts of three were finished."""
     at, output = 20, folder / "20"
-    while len(list((output / "preprocess.work" / "parts").glob("*/record.json"))) != 2:
+    while len(list((output / "preprocess.work" / "parts").glob("*.json"))) != 2:
         at, output = at + 1, folder / str(at + 1)
         assert not fail_at(raw, output, at), "the job ended without having two parts finished at any call"
     return output

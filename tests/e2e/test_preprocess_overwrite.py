@@ -6,7 +6,7 @@ import pytest
 
 from dlrm.errors import ConfigError, DataError
 from tests.e2e.faulty_disk import fail_at
-from tests.unit.prepare.preprocess.tiny_criteo import contents, make, write_raw
+from tests.unit.preprocess.tiny_criteo import contents, make, write_raw
 
 
 def test_what_others_keep_in_the_output_s_folder_stays(raw, tmp_path):

@@ -16,16 +16,16 @@ from dlrm.command.run import run
 from dlrm.config import load_config
 from dlrm.data.build import build_dataset
 from dlrm.data.packed.manifest import parse_manifest
+from dlrm.dataset_tools.inspect.figures import Rate, _missing, reserved_ids
 from dlrm.errors import DlrmError
 from dlrm.metrics.throughput import ThroughputMeter
-from dlrm.prepare.inspect.figures import Rate, _missing, reserved_ids
 from dlrm.train.checkpointing.train_state import TrainingData, TrainState, config_changes, order_differences
 from dlrm.train.standard_hooks import Measured
 from tests.unit.checkpoint.delta.deltas import normal_state, save_delta, stepped
 from tests.unit.checkpoint.states import cut_up, save_ranks
 from tests.unit.checkpoint.tools.runs import a_state, save
+from tests.unit.dataset_tools.inspect.packed_folders import SEPARATE, small
 from tests.unit.mutations import mutations
-from tests.unit.prepare.inspect.packed_folders import SEPARATE, small
 
 SAMPLED = int(os.environ.get("DLRM_FUZZ", "6"))
 """Of the mutations of a document, drawn anew for each test; all of them take minutes (DLRM_FUZZ=100000)."""
@@ -53,7 +53,7 @@ def command(*words: object) -> Callable[[], object]:
 
 
 def test_of_dataset_json(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlrm.prepare.inspect.job.draw", lambda figures, folder: [folder / "x.png"])
+    monkeypatch.setattr("dlrm.dataset_tools.inspect.job.draw", lambda figures, folder: [folder / "x.png"])
     made = SEPARATE | {"sources": [{"name": "day_0", "bytes": 9, "rows": 40, "missing": {"int_0": 3, "cat_1": 2}}]}
     folder = small(tmp_path / "data", parts=2, rows=40, preprocessing=made)
     path = folder / "dataset.json"

@@ -1,0 +1,145 @@
+"""How far a long job has come and how long it will still take, for the person at the terminal.
+
+Of several ranks one speaks, and knows of its own share only: its steps are called ``parse (rank 0 of 4)``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich.console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from dlrm.distributed.world import Place
+from dlrm.words import printable
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Shows the steps of a job; safe from several threads. This one shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+
+    def step(self, name: str, total: float, done: float = 0) -> None:
+        """End the step before, and begin one of ``total`` units, of which ``done`` were done earlier."""
+
+    def advance(self, units: float) -> None:
+        """Units of the present step are done."""
+
+    def close(self) -> None:
+        """End the last step."""
+
+
+class Lines(Progress):
+    """For an output that is no terminal: a line every ten seconds and when a step ends.
+
+    Args:
+        console: where to; whose: follows the name of every step.
+    """
+
+    def __init__(self, console: rich.console.Console, whose: str = "") -> None:
+        self._console, self._whose = console, whose
+        self._lock = threading.Lock()
+        self._name = ""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(printable(text, keep="\n"), markup=False, soft_wrap=True)
+
+    def step(self, name: str, total: float, done: float = 0) -> None:
+        """End the step before, and begin one."""
+        self.close()
+        with self._lock:
+            self._name, self._total = name + self._whose, max(total, 1)
+            self._done = self._began_with = done
+            self._began_s = self._spoke_s = time.monotonic()
+
+    def advance(self, units: float) -> None:
+        """Units of the present step are done."""
+        with self._lock:
+            self._done += units
+            now_s = time.monotonic()
+            if now_s - self._spoke_s >= _SECONDS_BETWEEN_LINES:
+                self._spoke_s = now_s
+                here = max(self._done - self._began_with, 1e-9)
+                left_s = max(0.0, (now_s - self._began_s) * (self._total - self._done) / here)
+                self.say(f"{self._name}: {min(1.0, self._done / self._total):.0%}, {duration(left_s)} left")
+
+    def close(self) -> None:
+        """End the last step."""
+        with self._lock:
+            if self._name:
+                self.say(f"{self._name}: {duration(time.monotonic() - self._began_s)}")
+                self._name = ""
+
+
+class Bars(Progress):
+    """For a terminal: a bar for each step.
+
+    Args:
+        console: where to; whose: follows the name of every step.
+    """
+
+    def __init__(self, console: rich.console.Console, whose: str = "") -> None:
+        columns = (
+            TextColumn("{task.description:<22}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(True, True),
+        )
+        self._bar, self._whose = Bar(*columns, console=console), whose
+        self._bar.start()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bar.console.print(printable(text, keep="\n"), markup=False, highlight=False)
+
+    def step(self, name: str, total: float, done: float = 0) -> None:
+        """End the step before, and begin one."""
+        self.close()
+        self._bar.add_task(printable(name + self._whose), total=max(total, 1), completed=int(done))
+
+    def advance(self, units: float) -> None:
+        """Units of the present step are done."""
+        self._bar.advance(self._bar.task_ids[-1], units)
+
+    def close(self) -> None:
+        """Fill the last bar."""
+        if self._bar.tasks:
+            last = self._bar.tasks[-1]
+            self._bar.update(last.id, completed=last.total)
+
+    def stop(self) -> None:
+        """Give the terminal back."""
+        self._bar.stop()
+
+
+@contextmanager
+def shown_progress(visible: bool) -> Iterator[Progress]:
+    """Bars on a terminal, lines elsewhere, nothing if not ``visible``."""
+    if not visible:
+        yield Progress()
+        return
+    console = rich.console.Console(highlight=False)
+    place = Place.from_environment()
+    whose = f" (rank {place.rank} of {place.world_size})" if place.world_size > 1 else ""
+    progress = Bars(console, whose) if console.is_terminal else Lines(console, whose)
+    try:
+        yield progress
+        progress.close()
+    finally:
+        if isinstance(progress, Bars):
+            progress.stop()
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
