@@ -37,24 +37,24 @@ class MultiHotSource(Source):
     def __init__(self, source: Source, schema: Schema, bags: Bags) -> None:
         super().__init__(source.name, schema, source.num_samples)
         self.bad_rows, self.null_id = source.bad_rows, source.null_id
-        self._source, self._bags = source, bags
+        self.source, self.bags = source, bags
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64 (B,)), in this order."""
-        samples = self._source.read(index_B)
-        return replace(samples, ids_BS=self._bags.expand(samples.ids_BS))
+        samples = self.source.read(index_B)
+        return replace(samples, ids_BS=self.bags.expand(samples.ids_BS))
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """Where a person finds the one-hot value of ``column`` of a sample: the file and its 1-based row."""
-        return self._source.locate(index, column)
+        return self.source.locate(index, column)
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """The files of the one-hot samples."""
-        return self._source.fingerprint()
+        return self.source.fingerprint()
 
     def true_logits(self, index_B: torch.Tensor) -> torch.Tensor | None:
         """Those of the one-hot samples, whose labels these are."""
-        return self._source.true_logits(index_B)
+        return self.source.true_logits(index_B)
 
 
 def multi_hot_dataset(dataset: Dataset, config: MlperfMultiHot | HashedMultiHot) -> Dataset:

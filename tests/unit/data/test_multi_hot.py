@@ -271,7 +271,7 @@ def test_a_multi_hot_data_set_holds_a_bag_for_every_id(kind):
         assert torch.equal(torch.stack([bag[:, 0] for bag in bags], dim=1), stored.ids_BS)
         assert all(((bag >= 0) & (bag < n)).all() for bag, n in zip(bags, ROWS, strict=True))
         assert split.locate(7, "cat_0") == plain.locate(7, "cat_0")
-    assert dataset.train._bags is dataset.validation._bags is dataset.test._bags
+    assert dataset.train.bags is dataset.validation.bags is dataset.test.bags
 
 
 @pytest.mark.parametrize("kind", [MlperfMultiHot, HashedMultiHot])

@@ -6,9 +6,9 @@ from dlrm.config.data.packed import HashedMultiHot
 from dlrm.data.in_memory import InMemorySource
 from dlrm.data.multi_hot.dataset import multi_hot_dataset
 from dlrm.data.synthetic.noise import NoiseSource
-from dlrm.data.synthetic.planted import PlantedSource, planted_dataset
+from dlrm.data.synthetic.planted import PlantedSource
 from dlrm.schema import Schema
-from tests.support.training import tiny_source
+from tests.support.training import tiny_dataset, tiny_source
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,10 @@ def test_the_logits_of_what_was_not_drawn_by_a_hidden_model_are_not_known():
 
 
 def test_a_multi_hot_source_has_all_that_is_special_to_the_one_hot_one():
-    planted = planted_dataset(PlantedData(rows=(5, 7)))
-    planted.train.bad_rows, planted.train.null_id = "hash", -7
-    source = multi_hot_dataset(planted, HashedMultiHot(hotness=(2,))).train
-    assert (source.name, source.num_samples) == (planted.train.name, planted.train.num_samples)
+    one_hot = tiny_dataset(9)
+    one_hot.train.bad_rows, one_hot.train.null_id = "hash", -7
+    one_hot.train.true_logits = lambda index_B: index_B.double() / 9
+    source = multi_hot_dataset(one_hot, HashedMultiHot(hotness=(2,))).train
+    assert (source.name, source.num_samples) == (one_hot.train.name, one_hot.train.num_samples)
     assert (source.bad_rows, source.null_id) == ("hash", -7)
-    assert torch.equal(source.true_logits(torch.arange(9)), planted.train.true_logits(torch.arange(9)))
+    assert torch.equal(source.true_logits(torch.arange(9)), one_hot.train.true_logits(torch.arange(9)))
