@@ -74,18 +74,18 @@ class DataError(DlrmError):
 
     Attributes:
         path: the file (or a generator's name), row: 1-based row of the file, column: its name.
-        problem: what is wrong, with the value; mend: what the user can do.
+        problem: what is wrong, with the value; hint: what the user can do.
     """
 
     def __init__(
-        self, path: str, problem: str, *, row: int | None = None, column: str | None = None, mend: str = ""
+        self, path: str, problem: str, *, row: int | None = None, column: str | None = None, hint: str = ""
     ) -> None:
-        super().__init__(path, problem, row, column, mend)
-        self.path, self.problem, self.row, self.column, self.mend = path, problem, row, column, mend
+        super().__init__(path, problem, row, column, hint)
+        self.path, self.problem, self.row, self.column, self.hint = path, problem, row, column, hint
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive Exception's own pickling.
-        return _rebuild_data_error, (self.path, self.problem, self.row, self.column, self.mend)
+        return _rebuild_data_error, (self.path, self.problem, self.row, self.column, self.hint)
 
     def __str__(self) -> str:
         where = [self.path]
@@ -93,12 +93,12 @@ class DataError(DlrmError):
             where.append(f"row {self.row}")
         if self.column is not None:
             where.append(f"column {self.column}")
-        tail = f"; {self.mend}" if self.mend else ""
+        tail = f"; {self.hint}" if self.hint else ""
         return printable(f"{', '.join(where)}: {self.problem}{tail}")
 
 
-def _rebuild_data_error(path: str, problem: str, row: int | None, column: str | None, mend: str) -> DataError:
-    return DataError(path, problem, row=row, column=column, mend=mend)
+def _rebuild_data_error(path: str, problem: str, row: int | None, column: str | None, hint: str) -> DataError:
+    return DataError(path, problem, row=row, column=column, hint=hint)
 
 
 class PlanError(DlrmError):
@@ -141,27 +141,27 @@ class CheckpointError(DlrmError):
     """A checkpoint that cannot be written, is not whole or is not to be trusted.
 
     Attributes:
-        path: the file or folder; problem: what is wrong with it, with the value; mend: what the user can do.
+        path: the file or folder; problem: what is wrong with it, with the value; hint: what the user can do.
     """
 
-    def __init__(self, path: str, problem: str, *, mend: str = "") -> None:
-        super().__init__(path, problem, mend)
-        self.path, self.problem, self.mend = path, problem, mend
+    def __init__(self, path: str, problem: str, *, hint: str = "") -> None:
+        super().__init__(path, problem, hint)
+        self.path, self.problem, self.hint = path, problem, hint
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive Exception's own pickling.
-        return _rebuild_checkpoint_error, (type(self), self.path, self.problem, self.mend)
+        return _rebuild_checkpoint_error, (type(self), self.path, self.problem, self.hint)
 
     def __str__(self) -> str:
         return printable(f"{self.path}: {self.problem}{self._tail}")
 
     @property
     def _tail(self) -> str:
-        return f"; {self.mend}" if self.mend else ""
+        return f"; {self.hint}" if self.hint else ""
 
 
-def _rebuild_checkpoint_error(kind: type[CheckpointError], path: str, problem: str, mend: str) -> CheckpointError:
-    return kind(path, problem, mend=mend)
+def _rebuild_checkpoint_error(kind: type[CheckpointError], path: str, problem: str, hint: str) -> CheckpointError:
+    return kind(path, problem, hint=hint)
 
 
 class HalfLoadedError(CheckpointError):
@@ -175,9 +175,9 @@ class CheckpointMismatchError(CheckpointError):
         differences: each in words.
     """
 
-    def __init__(self, path: str, differences: Sequence[str], *, mend: str = "") -> None:
+    def __init__(self, path: str, differences: Sequence[str], *, hint: str = "") -> None:
         count = len(differences)
-        super().__init__(path, f"does not fit{f' in {count} places' if count > 1 else ''}", mend=mend)
+        super().__init__(path, f"does not fit{f' in {count} places' if count > 1 else ''}", hint=hint)
         self.differences = tuple(differences)
 
     def __str__(self) -> str:
@@ -186,8 +186,8 @@ class CheckpointMismatchError(CheckpointError):
         return separator.join(map(printable, lines)) + printable(self._tail)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_mismatch_error, (self.path, self.differences, self.mend)
+        return _rebuild_mismatch_error, (self.path, self.differences, self.hint)
 
 
-def _rebuild_mismatch_error(path: str, differences: tuple[str, ...], mend: str) -> CheckpointMismatchError:
-    return CheckpointMismatchError(path, differences, mend=mend)
+def _rebuild_mismatch_error(path: str, differences: tuple[str, ...], hint: str) -> CheckpointMismatchError:
+    return CheckpointMismatchError(path, differences, hint=hint)

@@ -90,10 +90,10 @@ def open_good(path: str, storage: Storage, opened: dict[str, Checkpoint], *, dam
     """Open a checkpoint under the name of its step, with all that it depends on; see :func:`open_reader`."""
     with reading(path):
         if not storage.is_folder(path):
-            raise CheckpointError(path, "is no folder", mend="checkpoints are not looked for behind links")
+            raise CheckpointError(path, "is no folder", hint="checkpoints are not looked for behind links")
     checkpoint = opened[path] = opened.get(path) or open_checkpoint(path, storage)
     if checkpoint.step != step_of(path):
-        raise CheckpointError(path, f"is of step {checkpoint.step}", mend="rename it")
+        raise CheckpointError(path, f"is of step {checkpoint.step}", hint="rename it")
     return open_reader(checkpoint, damaged=damaged, opened=opened)
 
 

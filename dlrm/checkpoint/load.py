@@ -80,7 +80,7 @@ def load_tensors(
         reader = open_reader(checkpoint)
         found = _differences(reader, tensors)
         if found and strict:
-            raise CheckpointMismatchError(checkpoint.path, found, mend="use the configuration that it was saved with")
+            raise CheckpointMismatchError(checkpoint.path, found, hint="use the configuration that it was saved with")
         return found, reader.prepare([tensor for tensor in tensors if reader.tensors.get(tensor.name) == tensor.record])
 
     left, fill = together(collectives, verify)
@@ -90,7 +90,7 @@ def load_tensors(
             fill()
         except CheckpointError as error:
             problem = f"{error.problem}, although it was whole a moment ago; the state is part old, part new"
-            raise HalfLoadedError(error.path, problem, mend="start again from a checkpoint") from error
+            raise HalfLoadedError(error.path, problem, hint="start again from a checkpoint") from error
 
     together(collectives, fill_or_say)
     return left

@@ -109,7 +109,7 @@ def open_reader(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = open_checkpoint(checkpoint, storage)
     if checkpoint.path in damaged:
-        raise CheckpointError(checkpoint.path, "is damaged, as was found before", mend="use an older checkpoint")
+        raise CheckpointError(checkpoint.path, "is damaged, as was found before", hint="use an older checkpoint")
     return open_delta(checkpoint, damaged=damaged, opened={} if opened is None else opened) or FullReader(checkpoint)
 
 

@@ -31,14 +31,14 @@ def located(path: str | Path, storage: Storage | None = None) -> tuple[Storage, 
     if storage is not None:
         return storage, str(path)
     if fault := fault_in_address(str(path)):
-        problem, _, mend = fault.partition("; ")
-        raise CheckpointError(str(path), problem, mend=mend)
+        problem, _, hint = fault.partition("; ")
+        raise CheckpointError(str(path), problem, hint=hint)
     try:
         if is_remote(str(path)):
             return RemoteStorage(object_handler(str(path))), str(path).rstrip("/")
         return LocalStorage(), local_path(path)
     except SchemeError as error:
-        raise CheckpointError(str(path), error.problem, mend=error.mend) from error
+        raise CheckpointError(str(path), error.problem, hint=error.hint) from error
     except OSError as error:
         raise CheckpointError(str(path), error.strerror or str(error)) from error
 

@@ -38,7 +38,7 @@ def require_sound(
     def look() -> None:
         if problem := judge(tensors):
             problem = f"was saved after training had diverged: {problem}"
-            raise DivergedStateError(checkpoint.path, problem, mend="use an older checkpoint")
+            raise DivergedStateError(checkpoint.path, problem, hint="use an older checkpoint")
 
     together(collectives, look)
 
@@ -129,7 +129,7 @@ def _agreed(
         checkpoint = open_checkpoint(path, storage)
         if checkpoint.manifest_checksum != manifest_checksum:
             problem = f"rank {collectives.rank} sees another checkpoint than rank 0"
-            raise CheckpointError(path, problem, mend="use a folder that all hosts share")
+            raise CheckpointError(path, problem, hint="use a folder that all hosts share")
         return checkpoint
 
     return together(collectives, open_it), skipped

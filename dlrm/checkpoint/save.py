@@ -95,10 +95,10 @@ def prepare(storage: Storage, folder: str, step: int) -> str:
         CheckpointError: there is a checkpoint of this step; the folder cannot be written.
     """
     final, token = f"{folder}/{checkpoint_name(step)}", new_token()
-    with storage_errors(final, mend=NOT_SAVED):
+    with storage_errors(final, hint=NOT_SAVED):
         if checkpoint_name(step) in names_if_there(storage, folder):
             if not storage.is_folder(final) or COMMITTED_NAME in storage.names(final):
-                raise CheckpointError(final, "is there already, and nothing is overwritten", mend="move it away")
+                raise CheckpointError(final, "is there already, and nothing is overwritten", hint="move it away")
             if storage.renames:
                 discard(storage, final)
             else:
@@ -155,8 +155,8 @@ def write_rank(destination: Destination, snapshot: Snapshot, judge: Judge = lamb
     """
     try:
         if problem := judge(snapshot):
-            raise DivergedStateError(destination.final, problem, mend=NOT_SAVED)
-        with storage_errors(destination.working, mend=NOT_SAVED):
+            raise DivergedStateError(destination.final, problem, hint=NOT_SAVED)
+        with storage_errors(destination.working, hint=NOT_SAVED):
             files = tuple(_write_file(destination, snapshot, index) for index in range(len(snapshot.files)))
             record = RankRecord(token=destination.token, rank=destination.rank, tensors=snapshot.tensors, files=files)
             destination.storage.put(f"{destination.working}/{done_name(destination.rank)}", dump_record(record))
@@ -211,7 +211,7 @@ def commit(
         CheckpointError: a rank failed or took too long, the parts do not make whole tensors, the storage fails.
     """
     storage, working, final = destination.storage, destination.working, destination.final
-    with storage_errors(working, mend=NOT_SAVED):
+    with storage_errors(working, hint=NOT_SAVED):
         _await_ranks(destination, time_limit_s, cancelled or threading.Event())
         manifest = _merge(
             destination, [_rank_record(destination, rank) for rank in range(destination.world_size)], metadata
@@ -249,9 +249,9 @@ def _await_ranks(destination: Destination, time_limit_s: float, cancelled: threa
             problem = (
                 f"{len(missing)} rank(s) did not finish writing within {time_limit_s:g} s, the first is {missing[0]}"
             )
-            raise CheckpointError(destination.final, problem, mend="see whether it is alive and its storage not slow")
+            raise CheckpointError(destination.final, problem, hint="see whether it is alive and its storage not slow")
         if cancelled.wait(pause):
-            raise CheckpointError(destination.final, "another rank could not write its part", mend=NOT_SAVED)
+            raise CheckpointError(destination.final, "another rank could not write its part", hint=NOT_SAVED)
         pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 
 
@@ -261,7 +261,7 @@ def _rank_record(destination: Destination, rank: int) -> RankRecord:
         RankRecord, destination.storage.read(path, 0, MAX_MANIFEST_BYTES), path, format_name=RANK_FORMAT
     )
     if (record.token, record.rank) != (destination.token, rank):
-        raise CheckpointError(path, f"is of rank {record.rank} and another save", mend=NOT_SAVED)
+        raise CheckpointError(path, f"is of rank {record.rank} and another save", hint=NOT_SAVED)
     return record
 
 
@@ -273,11 +273,11 @@ def _merge(destination: Destination, ranks: list[RankRecord], metadata: dict[str
                 problem = (
                     f"rank {record.rank} has {tensor.name} as {tensor.dtype} {list(tensor.shape)}, another otherwise"
                 )
-                raise CheckpointError(destination.final, problem, mend=NOT_SAVED)
+                raise CheckpointError(destination.final, problem, hint=NOT_SAVED)
     files = tuple(file for record in ranks for file in record.files)
     problem = contradiction(tuple(tensors.values()), files)
     if problem:
-        raise CheckpointError(destination.final, f"what the ranks wrote is no whole: {problem}", mend=NOT_SAVED)
+        raise CheckpointError(destination.final, f"what the ranks wrote is no whole: {problem}", hint=NOT_SAVED)
     return Manifest(
         step=destination.step,
         world_size=destination.world_size,

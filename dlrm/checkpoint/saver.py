@@ -205,7 +205,7 @@ class AsyncSaver:
                 seen = self._storage.is_folder(destination.working)
             if not seen:
                 problem = f"rank {destination.rank} does not see this folder, which rank 0 has just made"
-                raise CheckpointError(destination.working, problem, mend="use a folder that all hosts share")
+                raise CheckpointError(destination.working, problem, hint="use a folder that all hosts share")
 
         together(self._collectives, look)
         self._met = True

@@ -108,7 +108,7 @@ def _says_what_is_there(error: OSError) -> bool:
 
 
 @contextmanager
-def reading(path: str, *, mend: str = "") -> Iterator[None]:
+def reading(path: str, *, hint: str = "") -> Iterator[None]:
     """Tell what is not as it should be from what cannot be read.
 
     Raises:
@@ -117,24 +117,24 @@ def reading(path: str, *, mend: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except StoreError as error:  # its words are the problem and the mend
+    except StoreError as error:  # its words are the problem and the hint
         raise UnreachableError(path, error.strerror or str(error)) from error
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
         if _says_what_is_there(error):
-            raise CheckpointError(path, problem, mend=mend) from error
-        raise UnreachableError(path, problem, mend=_TRY_AGAIN) from error
+            raise CheckpointError(path, problem, hint=hint) from error
+        raise UnreachableError(path, problem, hint=_TRY_AGAIN) from error
 
 
 @contextmanager
-def storage_errors(path: str, *, mend: str = "") -> Iterator[None]:
+def storage_errors(path: str, *, hint: str = "") -> Iterator[None]:
     """Say what the storage refused as an error of the checkpoint, whatever the reason."""
     try:
         yield
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else path
         kind = UnreachableError if isinstance(error, StoreError) else CheckpointError
-        raise kind(where, f"{error.strerror or error}", mend=mend) from error
+        raise kind(where, f"{error.strerror or error}", hint=hint) from error
 
 
 def names_if_there(storage: Storage, folder: str) -> list[str]:

@@ -129,7 +129,7 @@ class Checkpoint:
             data = self.storage.read(path, start, stop - start)
         if len(data) != stop - start or checksum(data) != stored.chunk.checksum:
             problem = f"bytes {start} .. {stop - 1} ({stored.chunk.tensor}) are not those that were written"
-            raise CheckpointError(path, problem, mend=RESTORE)
+            raise CheckpointError(path, problem, hint=RESTORE)
         return data
 
     def values(self, stored: StoredChunk, data: bytearray | None = None) -> torch.Tensor:
@@ -147,7 +147,7 @@ class Checkpoint:
         path, expected = f"{self.path}/{file.name}", header(file.chunks, self.dtypes)
         with _reading(self.storage, path):
             if self.storage.size(path) != file.bytes or self.storage.read(path, 0, len(expected)) != expected:
-                raise CheckpointError(path, "does not begin as it was written", mend=RESTORE)
+                raise CheckpointError(path, "does not begin as it was written", hint=RESTORE)
 
 
 def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpoint:
@@ -169,7 +169,7 @@ def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpo
     for name in (COMMITTED_NAME, MANIFEST_NAME):
         if name not in names:
             kind = UncommittedError if name == COMMITTED_NAME else CheckpointError
-            raise kind(folder, f"is no committed checkpoint (no {name})", mend="use another checkpoint")
+            raise kind(folder, f"is no committed checkpoint (no {name})", hint="use another checkpoint")
     manifest_path = f"{folder}/{MANIFEST_NAME}"
     with _reading(storage, manifest_path):
         size = storage.size(manifest_path)
@@ -180,47 +180,47 @@ def open_checkpoint(path: str | Path, storage: Storage | None = None) -> Checkpo
     with _reading(storage, f"{folder}/{COMMITTED_NAME}"):
         found = storage.read(f"{folder}/{COMMITTED_NAME}", 0, len(expected) + 1)
     if found != expected:
-        raise CheckpointError(manifest_path, f"is not the one whose checksum is in {COMMITTED_NAME}", mend=RESTORE)
+        raise CheckpointError(manifest_path, f"is not the one whose checksum is in {COMMITTED_NAME}", hint=RESTORE)
     manifest = parse_manifest(text, manifest_path)
     _check_files(storage, folder, names, manifest)
     return Checkpoint(folder, storage, manifest, checksum(text))
 
 
 def _names(storage: Storage, folder: str) -> set[str]:
-    with reading(folder, mend=RESTORE):
+    with reading(folder, hint=RESTORE):
         try:
             return set(storage.names(folder))
         except (FileNotFoundError, NotADirectoryError):
-            raise CheckpointError(folder, "there is no such folder", mend="check the path") from None
+            raise CheckpointError(folder, "there is no such folder", hint="check the path") from None
 
 
 def _check_files(storage: Storage, folder: str, names: set[str], manifest: Manifest) -> None:
     listed = {COMMITTED_NAME, MANIFEST_NAME, *(file.name for file in manifest.files)}
     if missing := sorted(listed - names):
-        raise CheckpointError(f"{folder}/{missing[0]}", "is missing", mend=RESTORE)
+        raise CheckpointError(f"{folder}/{missing[0]}", "is missing", hint=RESTORE)
     if extra := sorted(names - listed):
         raise CheckpointError(
-            f"{folder}/{ascii(extra[0])[1:-1]}", "does not belong to the checkpoint", mend="remove it"
+            f"{folder}/{ascii(extra[0])[1:-1]}", "does not belong to the checkpoint", hint="remove it"
         )
     for file in manifest.files:
         with _reading(storage, f"{folder}/{file.name}"):
             found = storage.size(f"{folder}/{file.name}")
         if found != file.bytes:
             problem = f"has {found} bytes, {file.bytes} were written"
-            raise CheckpointError(f"{folder}/{file.name}", problem, mend=RESTORE)
+            raise CheckpointError(f"{folder}/{file.name}", problem, hint=RESTORE)
 
 
 @contextmanager
 def _reading(storage: Storage, path: str) -> Iterator[None]:
     """As :func:`reading`, for a file: it is missing only where its folder can be listed, and is without it."""
     folder, _, name = path.rpartition("/")
-    with reading(path, mend=RESTORE):
+    with reading(path, hint=RESTORE):
         try:
             yield
         except FileNotFoundError:
             if name in _names(storage, folder):
-                raise UnreachableError(path, "is listed, and cannot be found", mend="try again") from None
-            raise CheckpointError(path, "is missing", mend=RESTORE) from None
+                raise UnreachableError(path, "is listed, and cannot be found", hint="try again") from None
+            raise CheckpointError(path, "is missing", hint=RESTORE) from None
 
 
 def find_damage(checkpoint: Checkpoint, progress: Callable[[int], None] = lambda size: None) -> list[CheckpointError]:

@@ -75,7 +75,7 @@ def packages() -> Iterator[Line]:
             yield Line(package, metadata.version(package))
         except metadata.PackageNotFoundError:
             if package not in versions.FBGEMM_BUILDS:
-                yield Line(package, "missing", f"is not installed; {versions.MEND}")
+                yield Line(package, "missing", f"is not installed; {versions.HINT}")
     table = versions.supported()
     installed = versions.Installed.here()
     wrong = versions.problem(installed, table)
@@ -94,11 +94,11 @@ def machine(gpus: Sequence[str]) -> Iterator[Line]:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield Line("memory", f"{total / _GIB:.1f} GiB, {free / _GIB:.1f} GiB unused")
-    mend = "free some space or move the checkout (runs are written to run.dir)"
-    yield _space("disk", Path.cwd(), LEAST_DISK_GIB, mend)
+    hint = "free some space or move the checkout (runs are written to run.dir)"
+    yield _space("disk", Path.cwd(), LEAST_DISK_GIB, hint)
     if Path("/dev/shm").is_dir():
-        mend = "in a container, start it with more shared memory (docker run --shm-size=8g)"
-        yield _space("shared memory", Path("/dev/shm"), LEAST_SHARED_MEMORY_GIB, mend)
+        hint = "in a container, start it with more shared memory (docker run --shm-size=8g)"
+        yield _space("shared memory", Path("/dev/shm"), LEAST_SHARED_MEMORY_GIB, hint)
     yield _temporary_files()
     for index, gpu in enumerate(gpus):
         yield Line(f"GPU {index}", gpu)
@@ -132,7 +132,7 @@ def trials(gpus: Sequence[str]) -> Iterator[Line]:
         return
     cuda = [_cuda_in_torch(len(gpus), installed)] if gpus else []
     yield from cuda
-    # What cannot work is said once, with its own mend, and not by each trial that fails of it.
+    # What cannot work is said once, with its own hint, and not by each trial that fails of it.
     try_cuda = bool(cuda) and not cuda[0].problem
     unsuited = versions.problem(installed, versions.supported()) or versions.driver_problem(installed)
     for device in ("cpu", "cuda") if try_cuda else ("cpu",):
@@ -189,8 +189,8 @@ def _temporary_files() -> Line:
     try:
         return Line(topic, tempfile.gettempdir())
     except FileNotFoundError as error:
-        mend = "name one that can be written: TMPDIR=/dev/shm, say"
-        return Line(topic, "no folder can be written", f"{error.strerror}; {mend}")
+        hint = "name one that can be written: TMPDIR=/dev/shm, say"
+        return Line(topic, "no folder can be written", f"{error.strerror}; {hint}")
 
 
 @contextmanager
@@ -238,15 +238,15 @@ def _try(commands: Sequence[Sequence[str]]) -> tuple[str, float]:
     return "", time.monotonic() - began_s
 
 
-def _trial(topic: str, problem: str, took_s: float, mend: str, what: str = "") -> Line:
+def _trial(topic: str, problem: str, took_s: float, hint: str, what: str = "") -> Line:
     details = ", ".join(filter(None, [what, f"{took_s:.1f} s with start-up"]))
-    return Line(topic, f"{'fail' if problem else 'work'} ({details})", f"{problem}; {mend}" if problem else "")
+    return Line(topic, f"{'fail' if problem else 'work'} ({details})", f"{problem}; {hint}" if problem else "")
 
 
-def _space(topic: str, place: Path, least_gib: float, mend: str) -> Line:
+def _space(topic: str, place: Path, least_gib: float, hint: str) -> Line:
     usage = shutil.disk_usage(place)
     text = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free at {place}"
-    return Line(topic, text, f"less than {least_gib:g} GiB free; {mend}" if usage.free < least_gib * _GIB else "")
+    return Line(topic, text, f"less than {least_gib:g} GiB free; {hint}" if usage.free < least_gib * _GIB else "")
 
 
 def _last_line(text: str) -> str:

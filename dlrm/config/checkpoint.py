@@ -21,21 +21,21 @@ _S3_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:.*")
 
 
 def fault_in_address(path: str) -> str:
-    """What is wrong with a path or URL of checkpoints as it is written, with the mend, in words; empty: nothing."""
+    """What is wrong with a path or URL of checkpoints as it is written, with the hint, in words; empty: nothing."""
     match = _URL.fullmatch(path)
     if match is None:
         return ""
     scheme, second_slash, first, rest = match.groups()
     host = "bucket" if scheme in _OF_BUCKETS else "" if scheme in _LOCAL else "host"
-    mend = f"write {scheme}://{host}/folder"
+    hint = f"write {scheme}://{host}/folder"
     if not second_slash:
-        return f"has one slash where a URL has two; {mend}" if scheme in _REMOTE else ""
+        return f"has one slash where a URL has two; {hint}" if scheme in _REMOTE else ""
     if scheme in _OF_BUCKETS and not first:
-        return f"names no bucket; {mend}"
+        return f"names no bucket; {hint}"
     if not (first or rest.strip("/")):
-        return f"names no folder; {mend}"
+        return f"names no folder; {hint}"
     if scheme == "s3" and not _S3_BUCKET.fullmatch(first):
-        return f"names the bucket {first!a}, and no bucket can have that name; {mend}"
+        return f"names the bucket {first!a}, and no bucket can have that name; {hint}"
     return ""
 
 

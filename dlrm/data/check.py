@@ -183,20 +183,20 @@ class SampleCheck:
     def _refuse_others(
         self, samples: Samples, bad_BN: torch.Tensor, bad_labels_BT: torch.Tensor, index_B: torch.Tensor
     ) -> None:
-        mend = "mend the data or, where the data has the option, set data.bad_rows to skip"
+        hint = "mend the data or, where the data has the option, set data.bad_rows to skip"
         if bad_BN.any():
             at, column = bad_BN.nonzero()[0].tolist()
             problem = f"{samples.dense_BN[at, column].item()} is not finite"
-            raise self._error(index_B[at], self._dense_names[column], problem, mend)
+            raise self._error(index_B[at], self._dense_names[column], problem, hint)
         if bad_labels_BT.any():
             at, task = bad_labels_BT.nonzero()[0].tolist()
             label = samples.labels_BT[at, task].item()
             problem = "the label is missing (null or NaN)" if math.isnan(label) else f"{label} is neither 0 nor 1"
-            raise self._error(index_B[at], self._tasks[task], problem, mend)
+            raise self._error(index_B[at], self._tasks[task], problem, hint)
 
-    def _error(self, index: torch.Tensor, column: str, problem: str, mend: str) -> DataError:
+    def _error(self, index: torch.Tensor, column: str, problem: str, hint: str) -> DataError:
         path, row = self._source.locate(int(index.item()), column)
-        return DataError(path, problem, row=row, column=column, mend=mend)
+        return DataError(path, problem, row=row, column=column, hint=hint)
 
 
 @compiled

@@ -60,7 +60,7 @@ def fingerprint_of(
                 file.seek(max(0, start))
                 digest.update(file.read(length))
     except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", mend="check the disk or mount") from error
+        raise DataError(path, f"cannot be read ({error.strerror})", hint="check the disk or mount") from error
     return FileFingerprint(name, size, digest.hexdigest()[:32], sha256, rows)
 
 

@@ -76,8 +76,8 @@ def run_materialize(config: MaterializeConfig) -> None:
     except BlockingIOError:
         raise SetupError(f"{output}: another process materializes there; wait for it or end it") from None
     except OSError as error:
-        mend = "make room, or see to its permissions, and run again: finished parts are kept"
-        raise DataError(error.filename or str(output), f"cannot be written ({error.strerror})", mend=mend) from None
+        hint = "make room, or see to its permissions, and run again: finished parts are kept"
+        raise DataError(error.filename or str(output), f"cannot be written ({error.strerror})", hint=hint) from None
 
 
 def _materialize(config: MaterializeConfig, source: Path, output: Path, progress: Progress) -> None:
@@ -150,7 +150,7 @@ class _PartFile:
                 f"id {ids_BF[row, column]} is outside of its table (0 .. {rows_F[column] - 1})",
                 row=start + int(row) + 1,
                 column=self._features[column].name,
-                mend="give the right rows, mend the data, or set bad_ids to hash, which takes it modulo the rows",
+                hint="give the right rows, mend the data, or set bad_ids to hash, which takes it modulo the rows",
             )
 
     def verified(self) -> _PartFile:
@@ -172,12 +172,12 @@ class _PartFile:
             shape = (self.part.rows, self._features[feature].hotness)
             name, column = f"{self.path}:{feature}.npy", self._features[feature].name
             if array_ML.shape != shape:
-                raise DataError(name, f"has shape {array_ML.shape} instead of {shape}", column=column, mend=_WRITE_ANEW)
+                raise DataError(name, f"has shape {array_ML.shape} instead of {shape}", column=column, hint=_WRITE_ANEW)
             other_K = (array_ML[some_K] != self._bags(bags, feature, some_K)).any(axis=1)
             if other_K.any():
                 row = int(some_K[other_K.argmax()]) + 1
                 problem = "holds other ids than these options and this data give"
-                raise DataError(name, problem, row=row, column=column, mend=_WRITE_ANEW)
+                raise DataError(name, problem, row=row, column=column, hint=_WRITE_ANEW)
 
     def write(self, bags: LookupBags, advance: Callable[[int], None]) -> None:
         """Write the file beside its name, then give it the name; ``advance`` is told the bytes."""
@@ -209,7 +209,7 @@ class _PartFile:
 
 
 def _anew(error: DataError) -> DataError:
-    return DataError(error.path, error.problem, mend="set overwrite to true to write it anew")
+    return DataError(error.path, error.problem, hint="set overwrite to true to write it anew")
 
 
 def _ahead(make: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
@@ -314,4 +314,4 @@ def _check_room(output: Path, missing: Sequence[_PartFile]) -> None:
     free = shutil.disk_usage(output).free
     if free < need:
         problem = f"has {free / 2**30:.1f} GiB free, the multi-hot files need {need / 2**30:.1f} GiB"
-        raise DataError(str(output), problem, mend="make room, or set output to a folder on another disk")
+        raise DataError(str(output), problem, hint="make room, or set output to a folder on another disk")

@@ -162,8 +162,8 @@ def write_packed(config: SynthesizeConfig, profile: TraceProfile, console: Conso
         )
         write_manifest(folder, manifest)
     except OSError as error:
-        mend = "make room, see to its permissions or name another folder"
-        raise DataError(config.output, f"cannot be written ({error.strerror})", mend=mend) from None
+        hint = "make room, see to its permissions or name another folder"
+        raise DataError(config.output, f"cannot be written ({error.strerror})", hint=hint) from None
 
 
 def _open(config: SynthesizeConfig) -> PackedFolder:
@@ -213,7 +213,7 @@ def _check_ids(folder: PackedFolder, part: PackedPart, ids_BF: NDArray[np.intege
         f"id {ids_BF[row, column]} is outside of its table (0 .. {rows_F[column] - 1})",
         row=start + int(row) + 1,
         column=features[column].name,
-        mend="mend the data, or give the right rows where dataset.json does not say them",
+        hint="mend the data, or give the right rows where dataset.json does not say them",
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from dlrm.errors import SetupError
 
 FBGEMM_BUILDS = ("fbgemm-gpu", "fbgemm-gpu-cpu", "fbgemm-gpu-nightly", "fbgemm-gpu-nightly-cpu")  # all: fbgemm_gpu
-MEND = "run `make install`"
+HINT = "run `make install`"
 INSTALL_CUDA = "run `make install ACCELERATOR=cuda`"
 INSTALL_CPU = "run `make install ACCELERATOR=cpu`"
 DRIVER_LIBRARY = "libnvidia-ml.so.1"  # of the NVIDIA driver; fbgemm's CUDA build does not load without it
@@ -81,21 +81,21 @@ def problem(installed: Installed, table: Iterable[Triple]) -> str:
     """What is wrong with ``installed``, in one line; empty if nothing is."""
     triples = {triple.torch: triple for triple in table}
     if installed.torch is None or installed.torchrec is None or not installed.fbgemm:
-        return f"packages are missing: found {installed}; {MEND}"
+        return f"packages are missing: found {installed}; {HINT}"
     if len(installed.fbgemm) > 1:
         both = " and ".join(installed.fbgemm)
-        return f"{both} are both installed and overwrite each other's files; uninstall both, then {MEND}"
+        return f"{both} are both installed and overwrite each other's files; uninstall both, then {HINT}"
     if not triples:
         return ""  # a copy of the package without its metadata: nothing to compare with
     expected = triples.get(_release(installed.torch, 2))
     if expected is None:
-        return f"{installed}: torch must be one of {', '.join(triples)}; {MEND}"
+        return f"{installed}: torch must be one of {', '.join(triples)}; {HINT}"
     ((build, version),) = installed.fbgemm.items()
     if _release(version, 3) != expected.fbgemm or _release(installed.torchrec, 3) != expected.torchrec:
         match = f"{build} {expected.fbgemm} and torchrec {expected.torchrec}"
-        return f"{installed} do not belong together: torch {expected.torch} needs {match}; {MEND}"
+        return f"{installed} do not belong together: torch {expected.torch} needs {match}; {HINT}"
     if "+cpu" in installed.torch and not (build.endswith("-cpu") or "+cpu" in version):
-        return f"{installed}: this torch is built for CPU and needs fbgemm-gpu-cpu; {MEND}"
+        return f"{installed}: this torch is built for CPU and needs fbgemm-gpu-cpu; {HINT}"
     return ""
 
 

@@ -23,7 +23,7 @@ _RARER_SAMPLES = 100
 _DEVIATIONS = 3.0
 _LEAST_EXCESS = 0.01
 _BETTER = 0.95  # of the entropy before: a run that is still on its way down
-_MEND = (
+_HINT = (
     "lower the learning rates (optim.dense.lr, optim.sparse.lr), warm up longer (optim.schedule.warmup_steps) or set "
     "optim.clip_norm"
 )
@@ -44,7 +44,7 @@ class WorseThanBaseRate:
         return (
             f"step {self.step}: normalised entropy {self.normalised_entropy:.3f} on the {self.split} samples{of_task}, "
             f"worse than predicting their click rate {self.click_rate:.4f} for each: training has probably diverged; "
-            f"{_MEND}"
+            f"{_HINT}"
         )
 
     def to_dict(self) -> dict[str, Any]:

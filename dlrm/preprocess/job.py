@@ -97,7 +97,7 @@ class _Begun:
 def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_bytes: int, ranks: int) -> _Begun | None:
     """Rank 0's preparations; None if the output is complete."""
     if work.output.exists() and not work.output.is_dir():
-        raise DataError(str(work.output), "is a file, where a folder is needed", mend="choose another output")
+        raise DataError(str(work.output), "is a file, where a folder is needed", hint="choose another output")
     with disk_errors(work.output):
         sources = _find(config, work.output)
         if finished_output(config, sources, work.output) is not None and not work.path.exists():
@@ -128,7 +128,7 @@ def _find(config: PreprocessConfig, output: Path) -> tuple[Source, ...]:
     for file in files:
         path = Path(file.path).resolve()
         if path.parent == output.resolve() or work in path.parents:
-            raise DataError(file.path, "is in the folder of the output", mend="choose another output")
+            raise DataError(file.path, "is in the folder of the output", hint="choose another output")
     return tuple(Source(file, os.stat(file.path).st_mtime_ns, extent_of(file)) for file in files)
 
 
@@ -143,7 +143,7 @@ def _see_token(work: WorkFolder, token: str) -> None:
     while not (path.exists() and path.read_text() == token):
         if time.monotonic() > give_up_at:
             problem = f"host {socket.gethostname()} does not see what rank 0 writes there"
-            raise DataError(str(work.output), problem, mend="choose an output that all hosts share")
+            raise DataError(str(work.output), problem, hint="choose an output that all hosts share")
         time.sleep(0.1)
 
 

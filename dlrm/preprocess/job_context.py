@@ -146,7 +146,7 @@ def check_room(output: Path, need_bytes: int) -> None:
         missing = need_bytes - taken - free
         problem = f"about {_gib(need_bytes - taken)} GiB are needed, {_gib(free)} GiB are free"
         raise DataError(
-            str(output), problem, mend=f"make {_gib(missing)} GiB of room or choose another disk for output"
+            str(output), problem, hint=f"make {_gib(missing)} GiB of room or choose another disk for output"
         )
 
 
@@ -167,5 +167,5 @@ def disk_errors(output: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         path = str(error.filename or output)
-        mend = "make room or mend it and run the command again: what is finished is kept"
-        raise DataError(path, f"the disk refuses ({error.strerror})", mend=mend) from error
+        hint = "make room or mend it and run the command again: what is finished is kept"
+        raise DataError(path, f"the disk refuses ({error.strerror})", hint=hint) from error

@@ -85,7 +85,7 @@ def finished_output(config: PreprocessConfig, sources: Sequence[Source], output:
     sources_made_from, made_with = made.get("sources", []), made.get("parameters", {})
     _check_records(sources_made_from, path)
     if not isinstance(made_with, Mapping):
-        raise DataError(str(path), "preprocessing.parameters are no parameters", mend=_START_OVER)
+        raise DataError(str(path), "preprocessing.parameters are no parameters", hint=_START_OVER)
     made_from = [{"name": source["name"], "bytes": source["bytes"]} for source in sources_made_from]
     _check_same_parameters(made_with, parameters(config), f"{output} was made with")
     newest_ns = path.stat().st_mtime_ns
@@ -105,7 +105,7 @@ def _check_whole(manifest: Manifest, folder: Path) -> None:
         size = path.stat().st_size if path.exists() else None
         if size != record.bytes:
             problem = "is gone" if size is None else f"has {size} bytes, not {record.bytes}"
-            raise DataError(str(path), problem, mend=f"restore it, or {_START_OVER}")
+            raise DataError(str(path), problem, hint=f"restore it, or {_START_OVER}")
 
 
 def begin(config: PreprocessConfig, sources: Sequence[Source], work: WorkFolder, chunk_bytes: int) -> State:
@@ -163,7 +163,7 @@ def _begun(config: PreprocessConfig, work: WorkFolder, earlier: State | None, st
         if strangers:
             foreign = find_foreign(strangers, work.output, own_names(work))
             problem = f"holds {(foreign or strangers[0]).name} already, which this job did not write"
-            raise DataError(str(work.output), problem, mend=MOVE_AWAY if foreign else _START_OVER)
+            raise DataError(str(work.output), problem, hint=MOVE_AWAY if foreign else _START_OVER)
         return None
     if config.overwrite and (work.output / MANIFEST_NAME).exists() and not _is_being_replaced(work, earlier):
         return None  # it is finished, and its intermediate files were kept
@@ -189,7 +189,7 @@ def _check_room_beside(work: WorkFolder, config: PreprocessConfig, sources: Sequ
         check_room(work.output, parsed + old)
     except DataError as error:
         problem = f"{error.problem}, beside the data set that is to be replaced"
-        raise DataError(error.path, problem, mend=f"{error.mend}, or remove the old data set") from None
+        raise DataError(error.path, problem, hint=f"{error.hint}, or remove the old data set") from None
 
 
 def _check_same_parameters(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
@@ -210,7 +210,7 @@ def _check_records(sources: Any, path: Path) -> None:
         for source in sources
     )
     if not known or not all(source["name"].isprintable() for source in sources):
-        raise DataError(str(path), "does not say which raw files it was made from", mend=_START_OVER)
+        raise DataError(str(path), "does not say which raw files it was made from", hint=_START_OVER)
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
@@ -230,4 +230,4 @@ def _check_same_sources(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[
         differences = ["another order"]
     if differences:
         problem = f"the sources are not those it was begun with: {', '.join(sorted(differences))}"
-        raise DataError(output, problem, mend=_START_OVER)
+        raise DataError(output, problem, hint=_START_OVER)

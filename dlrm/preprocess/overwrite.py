@@ -51,7 +51,7 @@ def check_replaceable(work: WorkFolder) -> set[str]:
     try:
         names = own_names(work)
     except DataError as error:
-        raise DataError(error.path, error.problem, mend=f"nothing was removed: {MOVE_AWAY}") from None
+        raise DataError(error.path, error.problem, hint=f"nothing was removed: {MOVE_AWAY}") from None
     check_own(files, work.output, names)
     return names
 
@@ -85,8 +85,8 @@ def make_way(work: WorkFolder) -> None:
     if state.get("replaces") is not None:
         if manifest_digest(work.output) not in (None, state["replaces"]):
             problem = "was changed while the new input was parsed; nothing was removed"
-            mend = "set overwrite to true to start over, or choose another output"
-            raise DataError(str(work.output / MANIFEST_NAME), problem, mend=mend)
+            hint = "set overwrite to true to start over, or choose another output"
+            raise DataError(str(work.output / MANIFEST_NAME), problem, hint=hint)
         remove_data_set(work)
         write_json(work.state, {**state, "replaces": None})
 

@@ -115,10 +115,10 @@ def _error(line: bytes, config: PreprocessConfig, path: str, row: int) -> DataEr
     error = _malformed(line, config, path, row)
     if error is None:
         raise RuntimeError(f"{path}, row {row}: refused by one parser and accepted by the other")
-    if row == 1:  # the first row's mends speak of headers and the like
+    if row == 1:  # the first row's hints speak of headers and the like
         return error
-    mend = f"{error.mend}; bad_rows=skip leaves such rows out"
-    return DataError(path, error.problem, row=error.row, column=error.column, mend=mend)
+    hint = f"{error.hint}; bad_rows=skip leaves such rows out"
+    return DataError(path, error.problem, row=error.row, column=error.column, hint=hint)
 
 
 def _malformed(line: bytes, config: PreprocessConfig, path: str, row: int) -> DataError | None:

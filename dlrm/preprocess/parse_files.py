@@ -152,4 +152,4 @@ def _check_unchanged(source: Source) -> None:
     now = os.stat(source.file.path)
     if (now.st_size, now.st_mtime_ns) != (source.file.bytes, source.mtime_ns):
         problem = "has changed since the job began"
-        raise DataError(source.file.path, problem, mend="leave the input alone, and start over (overwrite=true)")
+        raise DataError(source.file.path, problem, hint="leave the input alone, and start over (overwrite=true)")

@@ -277,7 +277,7 @@ def _no_row(job: JobContext, skipped: int) -> DataError:
     """Why nothing is left, by the first rows of the first file."""
     source = job.sources[0].file
     if not skipped:
-        return DataError(source.path, "there is no row in any file", mend="check input")
+        return DataError(source.path, "there is no row in any file", hint="check input")
     text = next(text_chunks(source, _LOOKED_AT_BYTES, lambda chunk: chunk == 0))
     errors = malformed_lines(text.lines, job.config, source.path)
     causes = Counter(error.column or "number of columns" for error in errors)
@@ -286,4 +286,4 @@ def _no_row(job: JobContext, skipped: int) -> DataError:
         f"all {skipped:,} rows are malformed and were left out (bad_rows: skip): {counts} of the first {len(errors):,}"
     )
     first = errors[0]
-    return DataError(source.path, f"{problem}; row {first.row}: {first.problem}", mend=first.mend)
+    return DataError(source.path, f"{problem}; row {first.row}: {first.problem}", hint=first.hint)

@@ -30,8 +30,8 @@ from dlrm.preprocess.records import Int64s
 _MAGIC = b"dlrmsec1"
 _PREFIX = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header
 _ENTRY = struct.Struct("<qqq")  # begin, end, CRC-32
-_MEND = "start over (overwrite=true), or delete it and run the command again, which makes it anew"
-_MEND_DISK = "make room or mend the disk and run the command again: what is finished is kept"
+_HINT = "start over (overwrite=true), or delete it and run the command again, which makes it anew"
+_HINT_DISK = "make room or mend the disk and run the command again: what is finished is kept"
 
 
 def write_sections(path: Path, header: Mapping[str, Any], items_K: npt.NDArray[Any], ends_S: Int64s) -> None:
@@ -59,7 +59,7 @@ def write_sections(path: Path, header: Mapping[str, Any], items_K: npt.NDArray[A
             file.write(entries + _checksum(entries))
             file.write(data)
     except OSError as error:
-        raise DataError(str(path), f"cannot be written ({error.strerror})", mend=_MEND_DISK) from error
+        raise DataError(str(path), f"cannot be written ({error.strerror})", hint=_HINT_DISK) from error
 
 
 class SectionFile:
@@ -137,7 +137,7 @@ class SectionFile:
             if os.stat(self._path).st_size > end:
                 os.truncate(self._path, end)
         except OSError as error:
-            raise DataError(str(self._path), f"cannot be cut ({error.strerror})", mend=_MEND_DISK) from error
+            raise DataError(str(self._path), f"cannot be cut ({error.strerror})", hint=_HINT_DISK) from error
 
     def _bytes(self, file: int, size: int, offset: int) -> bytearray:
         found = bytearray(size)
@@ -152,7 +152,7 @@ class SectionFile:
             view, offset = view[size:], offset + size
 
     def _error(self, problem: str) -> DataError:
-        return DataError(str(self._path), problem, mend=_MEND)
+        return DataError(str(self._path), problem, hint=_HINT)
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -163,8 +163,8 @@ class SectionFile:
         try:
             yield file
         except OSError as error:
-            mend = "check the disk or mount"
-            raise DataError(str(self._path), f"cannot be read ({error.strerror})", mend=mend) from error
+            hint = "check the disk or mount"
+            raise DataError(str(self._path), f"cannot be read ({error.strerror})", hint=hint) from error
         finally:
             os.close(file)
 

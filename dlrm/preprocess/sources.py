@@ -77,10 +77,10 @@ def find_sources(input: Sequence[str]) -> tuple[SourceFile, ...]:
     sources = sorted(itertools.chain.from_iterable(found), key=lambda s: _natural(s.part))
     for one, other in itertools.pairwise(sources):
         if one.part == other.part:
-            mend = "give every part once: remove or rename one of the two"
-            raise DataError(other.path, f"is the part {other.part}, which {one.path} is too", mend=mend)
+            hint = "give every part once: remove or rename one of the two"
+            raise DataError(other.path, f"is the part {other.part}, which {one.path} is too", hint=hint)
     for entry, of_entry in zip(input, found, strict=True):  # a single file misses nothing
-        check_numbers(entry, [s.part for s in of_entry], mend=_FETCH_IT, others=[s.part for s in sources])
+        check_numbers(entry, [s.part for s in of_entry], hint=_FETCH_IT, others=[s.part for s in sources])
     return tuple(sources)
 
 
@@ -102,10 +102,10 @@ def text_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bo
         stamp = os.stat(source.path)
         if stamp.st_size != source.bytes:
             problem = f"has {stamp.st_size} bytes, but had {source.bytes} at first"
-            raise DataError(source.path, problem, mend="leave the input alone while it is read")
+            raise DataError(source.path, problem, hint="leave the input alone while it is read")
         lines = _Lines(source, text)
         if lines.at_end:
-            raise DataError(source.path, "the file is empty", mend="remove it from input or fetch it again")
+            raise DataError(source.path, "the file is empty", hint="remove it from input or fetch it again")
         for index in itertools.takewhile(lambda _: not lines.at_end, itertools.count()):
             stop = (index + 1) * chunk_bytes
             chunk = None
@@ -115,7 +115,7 @@ def text_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bo
                 lines.skip(stop)
             now = os.stat(source.path)
             if (now.st_size, now.st_mtime_ns) != (stamp.st_size, stamp.st_mtime_ns):
-                raise DataError(source.path, "has changed while it was read", mend="leave it alone and run again")
+                raise DataError(source.path, "has changed while it was read", hint="leave it alone and run again")
             if chunk is not None:
                 yield chunk
 
@@ -140,22 +140,22 @@ def _paths(entry: str) -> list[str]:
         if path.is_dir():
             there = [p.name for p in path.iterdir() if not p.is_dir()]
             if not there:
-                raise DataError(entry, "the folder holds no files", mend="check input")
+                raise DataError(entry, "the folder holds no files", hint="check input")
             found = [str(path / name) for name in there if is_data(name)]
             if not found:
                 raise DataError(
-                    entry, f"the folder holds no data: {some_names(there)}", mend=f"{LEFT_OUT}; check input"
+                    entry, f"the folder holds no data: {some_names(there)}", hint=f"{LEFT_OUT}; check input"
                 )
             return found
         if path.exists() or path.is_symlink() or not glob.has_magic(entry):
             return [str(path)]
     there = [p for p in glob.glob(str(path), recursive=True) if not os.path.isdir(p)]
     if not there:
-        raise DataError(entry, "the pattern matches no file", mend="check input, and quote patterns for the shell")
+        raise DataError(entry, "the pattern matches no file", hint="check input, and quote patterns for the shell")
     found = matching_data(str(path), there)
     if not found:
         names = some_names([os.path.basename(p) for p in there])
-        raise DataError(entry, f"the pattern matches no data: {names}", mend=f"{LEFT_OUT}; check input")
+        raise DataError(entry, f"the pattern matches no data: {names}", hint=f"{LEFT_OUT}; check input")
     return found
 
 
@@ -168,20 +168,20 @@ def _natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
 def _source(path: str) -> SourceFile:
     with _errors_of(path):
         if not os.path.isfile(path) and os.path.exists(path):
-            raise DataError(path, "is no regular file", mend="give files: the input is read more than once")
+            raise DataError(path, "is no regular file", hint="give files: the input is read more than once")
         with open(path, "rb") as file:
             magic, size = file.read(8), os.fstat(file.fileno()).st_size
     if not size:
-        raise DataError(path, "the file is empty", mend="remove it from input or fetch it again")
+        raise DataError(path, "the file is empty", hint="remove it from input or fetch it again")
     name = os.path.basename(path)
     part = _SUFFIX.sub("", name) or name
     if "\\" in part or not part.isprintable():
-        raise DataError(repr(path), "the name has characters that cannot name files everywhere", mend="rename the file")
+        raise DataError(repr(path), "the name has characters that cannot name files everywhere", hint="rename the file")
     if magic.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
         return SourceFile(path, part, size, "gzip" if magic.startswith(GZIP_MAGIC) else "zstd")
     for other, kind in OTHER_MAGIC.items():
         if magic.startswith(other):
-            raise DataError(path, f"is {kind}", mend="give the raw tab separated file, plain, gzip or zstd")
+            raise DataError(path, f"is {kind}", hint="give the raw tab separated file, plain, gzip or zstd")
     return SourceFile(path, part, size, "none")
 
 
@@ -261,7 +261,7 @@ def _overlong(source: SourceFile, offset: int) -> DataError:
     """The line that goes over an offset of the text has no end in sight."""
     row = _newlines(source, offset - 1) + 1
     problem = f"the row is longer than {MAX_LINE_BYTES} bytes"
-    return DataError(source.path, problem, row=row, mend="rows must end with a newline; is this a text file?")
+    return DataError(source.path, problem, row=row, hint="rows must end with a newline; is this a text file?")
 
 
 @contextmanager
@@ -270,13 +270,13 @@ def _errors_of(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(path, "no such file", mend="check input") from None
+        raise DataError(path, "no such file", hint="check input") from None
     except PermissionError:
-        raise DataError(path, "no permission to read it", mend="check the file's owner and mode") from None
+        raise DataError(path, "no permission to read it", hint="check the file's owner and mode") from None
     except OSError as error:
         if error.errno is not None:
-            raise DataError(path, f"cannot be read ({error.strerror})", mend="check the disk or mount") from error
+            raise DataError(path, f"cannot be read ({error.strerror})", hint="check the disk or mount") from error
         cut_off = "truncated" in str(error).lower()  # the decompressor's words
         problem = "is cut off" if cut_off else f"is damaged ({str(error).splitlines()[0]})"
-        mend = "fetch the file again (gzip -t or zstd -t checks it)"
-        raise DataError(path, f"the compressed data {problem}", mend=mend) from error
+        hint = "fetch the file again (gzip -t or zstd -t checks it)"
+        raise DataError(path, f"the compressed data {problem}", hint=hint) from error

@@ -126,7 +126,7 @@ class WorkFolder:
         folders = [self.path / name for name in ("raw", "parts")]
         for path in (*folders, *(path for folder in folders if folder.exists() for path in folder.iterdir())):
             if path.is_symlink():
-                raise DataError(str(path), "is a link, which is not followed", mend="remove it")
+                raise DataError(str(path), "is a link, which is not followed", hint="remove it")
         for name in ("state.json", "token"):
             for path in (self.path / name, unfinished(self.path / name)):
                 path.unlink(missing_ok=True)
@@ -169,7 +169,7 @@ def read_json(path: Path, kind: Any) -> Any:
         problem = "no such file"
     except ValueError:  # pydantic's is one
         problem = "is damaged"
-    raise DataError(str(path), problem, mend="start over (overwrite=true, or remove the output)")
+    raise DataError(str(path), problem, hint="start over (overwrite=true, or remove the output)")
 
 
 @cache
@@ -189,5 +189,5 @@ def locked(work: WorkFolder) -> Iterator[None]:
             held.enter_context(alone(work.path / "lock", patience_s=0))
         except BlockingIOError:
             problem = "another job is writing this data set"
-            raise DataError(str(work.output), problem, mend="wait for it to end, or choose another output") from None
+            raise DataError(str(work.output), problem, hint="wait for it to end, or choose another output") from None
         yield

@@ -16,7 +16,7 @@ from iopath.common.file_io import PathHandler
 class StoreError(OSError):
     """The store cannot be asked: no answer, no permission, no bucket. Says nothing about what it holds.
 
-    ``strerror`` is the problem and its mend, ``filename`` the URL; ``may_pass`` whether asking again later may help.
+    ``strerror`` is the problem and its hint, ``filename`` the URL; ``may_pass`` whether asking again later may help.
     """
 
     def __init__(self, problem: str, url: str, *, may_pass: bool = False) -> None:

@@ -22,12 +22,12 @@ class SchemeError(ValueError):
     """A URL that nothing here can use.
 
     Attributes:
-        problem: why; mend: what the user can do.
+        problem: why; hint: what the user can do.
     """
 
-    def __init__(self, problem: str, mend: str) -> None:
-        super().__init__(f"{problem}; {mend}")
-        self.problem, self.mend = problem, mend
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(f"{problem}; {hint}")
+        self.problem, self.hint = problem, hint
 
 
 def scheme_of(path: str) -> str | None:

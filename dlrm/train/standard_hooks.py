@@ -133,7 +133,7 @@ class LossAndSpeed(Hook):
             problem = (
                 f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip): {causes}"
             )
-            raise DataError("training samples", problem, mend="check data.rows and the files: nothing is trained on")
+            raise DataError("training samples", problem, hint="check data.rows and the files: nothing is trained on")
         means_T = [losses / labels if labels else 0.0 for losses, labels in zip(losses_T, labels_T, strict=True)]
         loss = sum(mean * weight for mean, weight in zip(means_T, self._weights, strict=True))
         if not math.isfinite(loss):  # of all ranks together, so that all of them leave

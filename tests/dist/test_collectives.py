@@ -9,7 +9,7 @@ from dlrm.distributed.collectives import ProcessGroup, from_rank_0, together
 from dlrm.errors import ConfigError, ConfigProblem, DataError, DlrmError, PlanError
 from tests.support.ranks import RankError, run_ranks
 
-TORN = DataError("a.tsv", "'x' is no number", row=3, column="int_0", mend="mend the file")
+TORN = DataError("a.tsv", "'x' is no number", row=3, column="int_0", hint="mend the file")
 WRONG = ConfigError([ConfigProblem("a.b", "f.yaml:1", "is 3"), ConfigProblem("c", "", "is 4")])
 
 

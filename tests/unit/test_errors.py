@@ -18,13 +18,13 @@ HOSTILE = "two\nlines\x1b[31m\u202e"
 EVERY_ERROR = [
     SetupError("no device"),
     PlanError("does not fit"),
-    CheckpointError("step_1/manifest.json", "is torn", mend="restore it"),
+    CheckpointError("step_1/manifest.json", "is torn", hint="restore it"),
     HalfLoadedError("step_1/a", "is gone"),
-    CheckpointMismatchError("step_1", ["a is missing", "b is int64"], mend="use its configuration"),
+    CheckpointMismatchError("step_1", ["a is missing", "b is int64"], hint="use its configuration"),
     ConfigError.at("train.epochs", "is 0", "a.yaml:3"),
     ConfigError([ConfigProblem("a.b", "", "x"), ConfigProblem("", "a.yaml", "y")]),
     DataError("a.tsv", "is empty"),
-    DataError("a.tsv", "'x' is no number", row=3, column="int_0", mend="mend the file"),
+    DataError("a.tsv", "'x' is no number", row=3, column="int_0", hint="mend the file"),
 ]
 
 
@@ -53,7 +53,7 @@ def test_one_mistake_is_one_line_and_several_are_listed():
 
 def test_an_error_of_a_checkpoint_names_the_file_and_lists_all_that_differs():
     assert (
-        str(CheckpointError("a/manifest.json", "is torn", mend="restore it")) == "a/manifest.json: is torn; restore it"
+        str(CheckpointError("a/manifest.json", "is torn", hint="restore it")) == "a/manifest.json: is torn; restore it"
     )
     assert str(CheckpointMismatchError("a", ["x is missing"])) == "a: does not fit: x is missing"
     assert str(CheckpointMismatchError("a", ["x is missing", "y is int64"])) == (
@@ -66,12 +66,12 @@ def test_an_error_of_a_checkpoint_names_the_file_and_lists_all_that_differs():
     [
         SetupError(HOSTILE),
         PlanError(HOSTILE),
-        CheckpointError(HOSTILE, HOSTILE, mend=HOSTILE),
-        CheckpointMismatchError(HOSTILE, [HOSTILE], mend=HOSTILE),
-        CheckpointMismatchError("a", [HOSTILE, HOSTILE], mend=HOSTILE),
+        CheckpointError(HOSTILE, HOSTILE, hint=HOSTILE),
+        CheckpointMismatchError(HOSTILE, [HOSTILE], hint=HOSTILE),
+        CheckpointMismatchError("a", [HOSTILE, HOSTILE], hint=HOSTILE),
         ConfigError.at(HOSTILE, HOSTILE, HOSTILE),
         ConfigError([ConfigProblem("a", "", HOSTILE), ConfigProblem(HOSTILE, "", "x")]),
-        DataError(HOSTILE, HOSTILE, row=1, column=HOSTILE, mend=HOSTILE),
+        DataError(HOSTILE, HOSTILE, row=1, column=HOSTILE, hint=HOSTILE),
     ],
     ids=lambda error: type(error).__name__,
 )

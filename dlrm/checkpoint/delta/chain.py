@@ -54,7 +54,7 @@ def open_chain(checkpoint: Checkpoint, *, damaged: Collection[str], opened: dict
         deltas.append(Delta(here, record))
         if record.parent.step >= here.step or record.base.step > record.parent.step:
             problem = f"is of step {here.step} and depends on steps {record.parent.step} and {record.base.step}"
-            raise CheckpointError(here.manifest_path, f"{problem}, which are not before it", mend=RESTORE)
+            raise CheckpointError(here.manifest_path, f"{problem}, which are not before it", hint=RESTORE)
         here = _parent(checkpoint, here, record, opened)
         if here.path in damaged:
             raise _broken(checkpoint, f"depends on {checkpoint_name(here.step)}, which is damaged")
@@ -67,7 +67,7 @@ def open_chain(checkpoint: Checkpoint, *, damaged: Collection[str], opened: dict
             "has another base than its parent" if delta.record.base != base else contradiction(delta, chain.tensors)
         )
         if problem:
-            raise CheckpointError(delta.checkpoint.manifest_path, problem, mend=RESTORE)
+            raise CheckpointError(delta.checkpoint.manifest_path, problem, hint=RESTORE)
     return chain
 
 
@@ -86,4 +86,4 @@ def _parent(head: Checkpoint, here: Checkpoint, record: DeltaRecord, opened: dic
 
 
 def _broken(head: Checkpoint, problem: str) -> CheckpointError:
-    return CheckpointError(head.path, problem, mend="use an older checkpoint")
+    return CheckpointError(head.path, problem, hint="use an older checkpoint")

@@ -94,7 +94,7 @@ def read_rows(delta: Delta, dirty: DirtyShard) -> torch.Tensor:
         rows_N[first : first + count] = delta.checkpoint.values(stored)
     if len(rows_N) and (int(rows_N[0]) < 0 or int(rows_N[-1]) >= dirty.rows or bool((rows_N.diff() <= 0).any())):
         problem = f"{name} are not rows 0 .. {dirty.rows - 1} in increasing order"
-        raise CheckpointError(delta.checkpoint.path, problem, mend=RESTORE)
+        raise CheckpointError(delta.checkpoint.path, problem, hint=RESTORE)
     return rows_N
 
 

@@ -165,7 +165,7 @@ def delta_record(checkpoint: Checkpoint) -> DeltaRecord | None:
     try:
         return DeltaRecord.model_validate(_tuples(found))
     except ValidationError as error:
-        raise CheckpointError(checkpoint.manifest_path, first_fault(error, f"facts.{KEY}"), mend=RESTORE) from None
+        raise CheckpointError(checkpoint.manifest_path, first_fault(error, f"facts.{KEY}"), hint=RESTORE) from None
 
 
 def _tuples(value: Any) -> Any:

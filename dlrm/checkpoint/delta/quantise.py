@@ -137,5 +137,5 @@ def restored(checkpoint: Checkpoint, stored: StoredChunk, data: bytearray) -> to
     cut = codes and chunk.shape[-1] != checkpoint.tensors[chunk.tensor].shape[-1]
     fault = "a chunk holds parts of rows, without their scales" if cut else fault_in_quantised(raw)
     if fault:
-        raise CheckpointError(f"{checkpoint.path}/{stored.file.name}", f"{chunk.tensor}: {fault}", mend=RESTORE)
+        raise CheckpointError(f"{checkpoint.path}/{stored.file.name}", f"{chunk.tensor}: {fault}", hint=RESTORE)
     return decode_rows(raw.flatten(0, -2)).unflatten(0, chunk.shape[:-1]) if codes else raw

@@ -111,9 +111,9 @@ def _verify(config: VerifyConfig, console: rich.console.Console) -> None:
             faults += errors
     if faults:
         problem = f"damaged; {counted(len(faults), 'fault')} in {counted(len(found), 'checkpoint')}, all listed above"
-        raise CheckpointError(escaped(faults[0].path, 500), problem, mend="restore the files or use another checkpoint")
+        raise CheckpointError(escaped(faults[0].path, 500), problem, hint="restore the files or use another checkpoint")
     if not whole:
-        raise CheckpointError(escaped(config.paths[0], 500), "holds no committed checkpoint any more", mend="try again")
+        raise CheckpointError(escaped(config.paths[0], 500), "holds no committed checkpoint any more", hint="try again")
 
 
 def _diff(config: DiffConfig, console: rich.console.Console) -> None:

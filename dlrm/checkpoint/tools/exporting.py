@@ -88,8 +88,8 @@ def _new_file(path: Path, size: int, *, overwrite: bool) -> Iterator[Path]:
 
 def _check_free(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
-        raise CheckpointError(str(path), "is a folder", mend="name a file")
+        raise CheckpointError(str(path), "is a folder", hint="name a file")
     if (path.parent / COMMITTED_NAME).exists():
-        raise CheckpointError(str(path), "lies in a checkpoint, which no other file may", mend="name another folder")
+        raise CheckpointError(str(path), "lies in a checkpoint, which no other file may", hint="name another folder")
     if not overwrite and os.path.lexists(path):
-        raise CheckpointError(str(path), "is there already", mend="name another file, or replace it with --overwrite")
+        raise CheckpointError(str(path), "is there already", hint="name another file, or replace it with --overwrite")

@@ -41,8 +41,8 @@ def run_import(config: ImportConfig) -> None:
     found = read_state_dict(path)
     translated, differences = translate(found, config.model, build_dataset(config.data).schema)
     if differences:
-        mend = "use the configuration, and data with the tables, of the model that was saved"
-        raise CheckpointMismatchError(escaped(path, 500), differences, mend=mend)
+        hint = "use the configuration, and data with the tables, of the model that was saved"
+        raise CheckpointMismatchError(escaped(path, 500), differences, hint=hint)
     plain = {name: value for name, value in to_plain(config).items() if name not in _OWN_OPTIONS}
     manifest = write_weights(config.output, translated.weights, import_metadata(path, plain))
     console = terminal()

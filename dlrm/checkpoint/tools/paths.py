@@ -37,7 +37,7 @@ def local_file(path: str) -> Path:
         CheckpointError: it is on no file system.
     """
     if is_remote(path):
-        raise CheckpointError(path, "is remote", mend="name a file of this host, and copy it")
+        raise CheckpointError(path, "is remote", hint="name a file of this host, and copy it")
     return Path(storage_of(path)[1])
 
 
@@ -86,9 +86,9 @@ def _listed(path: str, storage: Storage) -> Location:
         try:
             return Location(path, storage, tuple(storage.names(path)))
         except FileNotFoundError:
-            raise CheckpointError(path, "there is no such folder", mend="check the path") from None
+            raise CheckpointError(path, "there is no such folder", hint="check the path") from None
         except NotADirectoryError:
-            raise CheckpointError(path, "is a file", mend="name the folder of a run or a checkpoint") from None
+            raise CheckpointError(path, "is a file", hint="name the folder of a run or a checkpoint") from None
 
 
 def is_uncommitted(path: str, storage: Storage) -> bool:
@@ -130,5 +130,5 @@ def open_one(path: str) -> tuple[Checkpoint, list[str]]:
     reasons = [escaped(other.why, 500) for other in skipped if other.path.rpartition("/")[2] in names]
     if newest is None:
         why = f" ({reasons[0]})" if reasons else ""
-        raise CheckpointError(location.path, f"holds no good checkpoint{why}", mend="name another folder")
+        raise CheckpointError(location.path, f"holds no good checkpoint{why}", hint="name another folder")
     return newest, reasons

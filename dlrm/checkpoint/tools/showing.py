@@ -119,7 +119,7 @@ def config_text(checkpoint: Checkpoint) -> str:
     """
     config = metadata_of(checkpoint, "config")
     if not isinstance(config, dict):
-        raise CheckpointError(checkpoint.path, "holds no configuration", mend="see the run's config.yaml")
+        raise CheckpointError(checkpoint.path, "holds no configuration", hint="see the run's config.yaml")
     return yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=False, width=120, default_flow_style=None)
 
 

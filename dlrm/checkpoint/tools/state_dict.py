@@ -32,14 +32,14 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as file:
             beginning = file.read(8)
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror})", mend="check the path") from None
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror})", hint="check the path") from None
     if beginning[:4] == b"PK\x03\x04":
         return _unpickled(path)
     try:
         return _safetensors(path, header_length(beginning, size), size)
     except ValueError as error:
         problem = f"is neither a file of torch.save nor safetensors ({error})"
-        raise CheckpointError(str(path), problem, mend=_SAVE_AGAIN) from None
+        raise CheckpointError(str(path), problem, hint=_SAVE_AGAIN) from None
 
 
 def _safetensors(path: Path, length: int, size: int) -> dict[str, torch.Tensor]:
@@ -64,10 +64,10 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # what a hostile file makes torch raise is any of a dozen kinds, and all mean the same
         why = escaped(str(error).strip().partition("\n")[0] or type(error).__name__, 200)
         problem = f"holds more than plain tensors, or is damaged ({why})"
-        raise CheckpointError(str(path), problem, mend=f"gather sharded tensors and {_SAVE_AGAIN}") from None
+        raise CheckpointError(str(path), problem, hint=f"gather sharded tensors and {_SAVE_AGAIN}") from None
     for name in _INNER:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise CheckpointError(str(path), "holds no state dict", mend=_SAVE_AGAIN)
+        raise CheckpointError(str(path), "holds no state dict", hint=_SAVE_AGAIN)
     return found

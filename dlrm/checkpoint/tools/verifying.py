@@ -42,7 +42,7 @@ def committed(path: str) -> list[Checkpoint | CheckpointError]:
             if isinstance(opened, Checkpoint) or not is_removed(checkpoint_path, location.storage):
                 found.append(opened)
     if not found:
-        raise CheckpointError(location.path, "holds no committed checkpoint", mend="name another folder")
+        raise CheckpointError(location.path, "holds no committed checkpoint", hint="name another folder")
     return found
 
 

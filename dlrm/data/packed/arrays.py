@@ -43,16 +43,16 @@ class MappedFile:
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which would wait at a named pipe
                 kind = "a folder" if os.path.isdir(path) else "neither a file nor a folder"
-                raise DataError(path, f"is {kind} where a file is needed", mend=PREPARE_AGAIN)
+                raise DataError(path, f"is {kind} where a file is needed", hint=PREPARE_AGAIN)
             with open(path, "rb", buffering=0) as file:
                 self._opened = os.fstat(file.fileno())
                 self._map = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ) if self.size else None
         except FileNotFoundError:
-            raise DataError(path, "is missing", mend=PREPARE_AGAIN) from None
+            raise DataError(path, "is missing", hint=PREPARE_AGAIN) from None
         except OSError as error:
             too_many = error.errno in (errno.EMFILE, errno.ENFILE)
-            mend = "raise the limit of open files (ulimit -n)" if too_many else "check its permissions"
-            raise DataError(path, f"cannot be read ({error.strerror})", mend=mend) from None
+            hint = "raise the limit of open files (ulimit -n)" if too_many else "check its permissions"
+            raise DataError(path, f"cannot be read ({error.strerror})", hint=hint) from None
         self._address = np.frombuffer(self.view, dtype=np.uint8).__array_interface__["data"][0]
 
     @property
@@ -100,8 +100,8 @@ class MappedFile:
             self._changed("was written to")
 
     def _changed(self, how: str) -> None:
-        mend = "what was read of it is not to be trusted: start anew, and write new data beside instead of over it"
-        raise DataError(self.path, f"changed while it was read ({how})", mend=mend)
+        hint = "what was read of it is not to be trusted: start anew, and write new data beside instead of over it"
+        raise DataError(self.path, f"changed while it was read ({how})", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -129,21 +129,21 @@ def parse_npy_header(start: bytes, name: str) -> NpyHeader:
         DataError: no .npy file, a version or a header that NumPy does not write.
     """
     if not start:
-        raise DataError(name, "is empty", mend=PREPARE_AGAIN)
+        raise DataError(name, "is empty", hint=PREPARE_AGAIN)
     if start[:6] != NPY_MAGIC:
-        raise DataError(name, f"is no .npy file (it begins with {start[:6]!r})", mend=PREPARE_AGAIN)
+        raise DataError(name, f"is no .npy file (it begins with {start[:6]!r})", hint=PREPARE_AGAIN)
     version = tuple(start[6:8])
     if version not in ((1, 0), (2, 0), (3, 0)):
         found = ".".join(str(number) for number in version) or "none"
-        raise DataError(name, f"has .npy format version {found}, known are 1.0, 2.0 and 3.0", mend=PREPARE_AGAIN)
+        raise DataError(name, f"has .npy format version {found}, known are 1.0, 2.0 and 3.0", hint=PREPARE_AGAIN)
     length_bytes = 2 if version == (1, 0) else 4
     begin = 8 + length_bytes
     length = int.from_bytes(start[8:begin], "little")
     if length > _MAX_HEADER_BYTES:
-        raise DataError(name, f"claims a header of {length:,} bytes", mend=PREPARE_AGAIN)
+        raise DataError(name, f"claims a header of {length:,} bytes", hint=PREPARE_AGAIN)
     text = start[begin : begin + length]
     if len(start) < begin or len(text) < length:
-        raise DataError(name, "ends within its header", mend=PREPARE_AGAIN)
+        raise DataError(name, "ends within its header", hint=PREPARE_AGAIN)
     return _parse_fields(text, begin + length, name)
 
 
@@ -159,10 +159,10 @@ def _parse_fields(text: bytes, data_offset: int, name: str) -> NpyHeader:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that literal_eval raises
         fields = None
     if not isinstance(fields, dict) or set(fields) != _HEADER_KEYS:
-        raise DataError(name, "has a header that is none of NumPy's", mend=PREPARE_AGAIN)
+        raise DataError(name, "has a header that is none of NumPy's", hint=PREPARE_AGAIN)
     shape, order = fields["shape"], fields["fortran_order"]
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or not isinstance(order, bool):
-        raise DataError(name, "has a header with an impossible shape or order", mend=PREPARE_AGAIN)
+        raise DataError(name, "has a header with an impossible shape or order", hint=PREPARE_AGAIN)
     return NpyHeader(str(fields["descr"]), order, shape, data_offset)
 
 
@@ -197,13 +197,13 @@ def map_array(
     header = parse_npy_header(bytes(file.view[start : min(stop, start + 12 + _MAX_HEADER_BYTES)]), name)
     _check_header(header, types, name)
     if not may_be_empty and math.prod(header.shape[1:]) == 0:
-        raise DataError(name, "has no columns", mend=PREPARE_AGAIN)
+        raise DataError(name, "has no columns", hint=PREPARE_AGAIN)
     rows, columns = header.shape if len(header.shape) == 2 else (header.shape[0], 1)
     dtype = np.dtype(header.descr)
     expected, found = rows * columns * dtype.itemsize, stop - start - header.data_offset
     if expected != found:
         problem = f"is {'truncated' if found < expected else 'too long'}: {rows:,} x {columns} {dtype} are"
-        raise DataError(name, f"{problem} {expected:,} bytes, there are {found:,}", mend=PREPARE_AGAIN)
+        raise DataError(name, f"{problem} {expected:,} bytes, there are {found:,}", hint=PREPARE_AGAIN)
     offset = start + header.data_offset
     return np.frombuffer(file.view[offset : offset + expected], dtype=dtype).reshape(rows, columns)
 
@@ -211,17 +211,17 @@ def map_array(
 def _check_header(header: NpyHeader, types: Sequence[str], name: str) -> None:
     if "|O" in header.descr:
         problem = "holds pickled Python objects, which are not loaded"
-        raise DataError(name, problem, mend=f"save it as an array of {_type_names(types)}")
+        raise DataError(name, problem, hint=f"save it as an array of {_type_names(types)}")
     if header.descr not in types:
         problem = f"has type {header.descr[:40]!r}, where {_type_names(types)} is needed"
         # To the widest type: what is unsigned would turn negative in a narrower one.
-        raise DataError(name, problem, mend=f"convert it: array.astype(np.{np.dtype(types[-1]).name})")
+        raise DataError(name, problem, hint=f"convert it: array.astype(np.{np.dtype(types[-1]).name})")
     if len(header.shape) not in (1, 2):
         problem = f"has shape {header.shape}, where (rows, columns) is needed"
-        raise DataError(name, problem, mend=PREPARE_AGAIN)
+        raise DataError(name, problem, hint=PREPARE_AGAIN)
     if header.fortran_order and len(header.shape) == 2:
-        mend = "save it row by row: np.save(file, np.ascontiguousarray(array))"
-        raise DataError(name, "is stored column by column (Fortran order)", mend=mend)
+        hint = "save it row by row: np.save(file, np.ascontiguousarray(array))"
+        raise DataError(name, "is stored column by column (Fortran order)", hint=hint)
 
 
 def _type_names(types: Sequence[str]) -> str:

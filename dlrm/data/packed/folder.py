@@ -144,13 +144,13 @@ def _check_sizes(files: dict[FileKind, MappedFile], part: PartFiles) -> None:
     for kind, file in files.items():
         if kind in recorded and file.size != recorded[kind].bytes:
             problem = f"has {file.size:,} bytes, dataset.json says {recorded[kind].bytes:,}"
-            raise DataError(file.path, problem, mend=PREPARE_AGAIN)
+            raise DataError(file.path, problem, hint=PREPARE_AGAIN)
 
 
 def _check_rows(path: str, array_MX: NDArray[Any], rows: int, part: PartFiles) -> None:
     if len(array_MX) != rows:
         says = "dataset.json says" if part.record is not None else f"{part.paths['dense']} has"
-        raise DataError(path, f"has {len(array_MX):,} rows, {says} {rows:,}", mend="prepare the part again")
+        raise DataError(path, f"has {len(array_MX):,} rows, {says} {rows:,}", hint="prepare the part again")
 
 
 def _check_columns(parts: Sequence[PackedPart], manifest: Manifest | None) -> None:
@@ -170,7 +170,7 @@ def _check_columns(parts: Sequence[PackedPart], manifest: Manifest | None) -> No
                 expected, says = len(recorded[kind]), "dataset.json says"
             if _columns(part, kind) != expected:
                 problem = f"has {_columns(part, kind)} columns, {says} {expected}"
-                raise DataError(part.paths[kind], problem, mend=PREPARE_AGAIN)
+                raise DataError(part.paths[kind], problem, hint=PREPARE_AGAIN)
 
 
 def _columns(part: PackedPart, kind: FileKind) -> int:
@@ -207,11 +207,11 @@ def _check_hotness(parts: Sequence[PackedPart], manifest: Manifest | None) -> No
         path, found = part.paths["multi_hot"], _hotness(part)
         if len(found) != features:
             raise DataError(
-                path, f"holds {len(found)} arrays, there are {features} sparse features", mend=PREPARE_AGAIN
+                path, f"holds {len(found)} arrays, there are {features} sparse features", hint=PREPARE_AGAIN
             )
         for i, (hotness, right) in enumerate(zip(found, expected, strict=True)):
             if hotness != right:
-                raise DataError(f"{path}:{i}.npy", f"has {hotness} columns, {says} {right}", mend=PREPARE_AGAIN)
+                raise DataError(f"{path}:{i}.npy", f"has {hotness} columns, {says} {right}", hint=PREPARE_AGAIN)
 
 
 def _schema(

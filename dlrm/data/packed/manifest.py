@@ -169,22 +169,22 @@ def parse_manifest(text: str | bytes, path: str) -> Manifest:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})", mend=RESTORE) from None
+        raise DataError(path, f"is not valid JSON ({error})", hint=RESTORE) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DataError(path, f"is not the manifest of a packed data set (no format: {FORMAT})", mend="check the path")
+        raise DataError(path, f"is not the manifest of a packed data set (no format: {FORMAT})", hint="check the path")
     if found.get("version") != VERSION:
         problem = f"has format version {found.get('version')!r}, this program reads {VERSION}"
-        raise DataError(path, problem, mend="use the program that wrote it, or preprocess again")
+        raise DataError(path, problem, hint="use the program that wrote it, or preprocess again")
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         where = ".".join(ascii(part).strip("'") for part in detail["loc"])
-        raise DataError(path, f"{where}: {_plain(detail['msg'])}", mend=RESTORE) from None
+        raise DataError(path, f"{where}: {_plain(detail['msg'])}", hint=RESTORE) from None
     problem = _contradiction(manifest)
     if problem:
         shown = problem if problem.isprintable() else ascii(problem)[1:-1]
-        raise DataError(path, shown, mend=RESTORE)
+        raise DataError(path, shown, hint=RESTORE)
     return manifest
 
 

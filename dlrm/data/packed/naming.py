@@ -45,7 +45,7 @@ def read_manifest(folder: str) -> Manifest | None:
     """
     if not os.path.isdir(folder):
         problem = "is a file, where a folder is needed" if os.path.exists(folder) else "there is no such folder"
-        raise DataError(folder, problem, mend="name the folder of a packed data set")
+        raise DataError(folder, problem, hint="name the folder of a packed data set")
     path = os.path.join(folder, MANIFEST_NAME)
     try:
         with open(path, "rb") as file:
@@ -53,9 +53,9 @@ def read_manifest(folder: str) -> Manifest | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", mend="check its permissions") from None
+        raise DataError(path, f"cannot be read ({error.strerror})", hint="check its permissions") from None
     if len(text) > _MAX_MANIFEST_BYTES:
-        raise DataError(path, f"is no manifest: it is larger than {_MAX_MANIFEST_BYTES:,} bytes", mend="restore it")
+        raise DataError(path, f"is no manifest: it is larger than {_MAX_MANIFEST_BYTES:,} bytes", hint="restore it")
     return parse_manifest(text, path)
 
 
@@ -76,7 +76,7 @@ def find_parts(folder: str, manifest: Manifest | None, needed: Sequence[FileKind
     return tuple(_whole(part, needed, folder, root) for part in parts)
 
 
-def check_numbers(where: str, parts: Collection[str], *, mend: str, others: Collection[str] = ()) -> None:
+def check_numbers(where: str, parts: Collection[str], *, hint: str, others: Collection[str] = ()) -> None:
     """Make sure that no part is missing, or there twice, among those that are numbered (``day_0`` ...), by any stem.
 
     The smallest number may be any.
@@ -84,7 +84,7 @@ def check_numbers(where: str, parts: Collection[str], *, mend: str, others: Coll
     Args:
         where: how messages call the place where the parts are.
         parts: their names.
-        mend: what the user can do about a missing part.
+        hint: what the user can do about a missing part.
         others: parts of other places, which are not missing here.
 
     Raises:
@@ -100,10 +100,10 @@ def check_numbers(where: str, parts: Collection[str], *, mend: str, others: Coll
         previous, previous_name = last.get(stem, (number - 1, ""))
         if number == previous:
             problem = f"parts {previous_name} and {part} have the same number"
-            raise DataError(where, problem, mend="move the files of one of them away")
+            raise DataError(where, problem, hint="move the files of one of them away")
         missing = next((n for n in range(previous + 1, number) if (stem, n) not in elsewhere), None)
         if missing is not None:
-            raise DataError(where, f"part {stem}{missing} is missing between {previous_name} and {part}", mend=mend)
+            raise DataError(where, f"part {stem}{missing} is missing between {previous_name} and {part}", hint=hint)
         last[stem] = number, part
 
 
@@ -118,10 +118,10 @@ def _whole(part: PartFiles, needed: Sequence[FileKind], folder: str, root: str) 
     paths = {**by_name, **part.paths}
     for kind, path in paths.items():
         if kind in needed and not os.path.lexists(path):
-            mend = "write it with dlrm_main.py materialize" if kind == "multi_hot" else PREPARE_AGAIN
-            raise DataError(path, f"is missing (the {kind} file of part {part.name})", mend=mend)
+            hint = "write it with dlrm_main.py materialize" if kind == "multi_hot" else PREPARE_AGAIN
+            raise DataError(path, f"is missing (the {kind} file of part {part.name})", hint=hint)
         if os.path.commonpath([root, os.path.realpath(path)]) != root:
-            raise DataError(path, "is a link that leaves the folder", mend="put the file itself there")
+            raise DataError(path, "is a link that leaves the folder", hint="put the file itself there")
     there: dict[FileKind, str] = {kind: path for kind, path in paths.items() if os.path.lexists(path)}
     return PartFiles(part.name, there, part.record)
 
@@ -144,12 +144,12 @@ def _named(folder: str) -> tuple[PartFiles, ...]:
         paths, kind = found.setdefault(match["part"], {}), kinds[match["suffix"]]
         if kind in paths:
             problem = f"is there beside {os.path.basename(paths[kind])}, and both are ids of part {match['part']}"
-            raise DataError(os.path.join(folder, name), problem, mend="keep the one to read, move the other away")
+            raise DataError(os.path.join(folder, name), problem, hint="keep the one to read, move the other away")
         paths[kind] = os.path.join(folder, name)
     if not found:
         problem = f"holds no packed data: neither {MANIFEST_NAME} nor a file <part>{SUFFIXES['dense']}"
-        raise DataError(folder, problem, mend="name the folder of a packed data set, or preprocess raw data first")
-    check_numbers(folder, list(found), mend="add its files, or rename the parts")
+        raise DataError(folder, problem, hint="name the folder of a packed data set, or preprocess raw data first")
+    check_numbers(folder, list(found), hint="add its files, or rename the parts")
     return tuple(PartFiles(name, found[name]) for name in sorted(found, key=natural_key))
 
 
@@ -157,4 +157,4 @@ def _list_folder(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        raise DataError(folder, f"cannot be listed ({error.strerror})", mend="check its permissions") from None
+        raise DataError(folder, f"cannot be listed ({error.strerror})", hint="check its permissions") from None

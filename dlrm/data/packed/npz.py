@@ -60,11 +60,11 @@ def map_members(file: MappedFile, types: Sequence[str], *, count: int | None = N
     expected = [f"{i}.npy" for i in range(len(members) if count is None else count)]
     for name in expected:
         if name not in members:
-            raise DataError(file.path, f"has no member {name}; it holds {_listed(list(members))}", mend=PREPARE_AGAIN)
+            raise DataError(file.path, f"has no member {name}; it holds {_listed(list(members))}", hint=PREPARE_AGAIN)
     extra = [name for name in members if name not in set(expected)]
     if extra:
         problem = f"holds {_listed(extra)} besides the {len(expected)} members 0.npy .. {expected[-1]}"
-        raise DataError(file.path, problem, mend=PREPARE_AGAIN)
+        raise DataError(file.path, problem, hint=PREPARE_AGAIN)
     chosen = [members[name] for name in expected]
     return tuple(
         map_array(file, types, start=member.start, stop=member.stop, name=f"{file.path}:{member.name}")
@@ -93,7 +93,7 @@ def verify_checksums(file: MappedFile) -> None:
             crc = zlib.crc32(file.view[start : min(start + _CRC_BLOCK_BYTES, member.stop)], crc)
         if crc != member.crc32:
             problem = f"has CRC-32 {crc:08x}, the archive says {member.crc32:08x}"
-            raise DataError(f"{file.path}:{member.name}", problem, mend=PREPARE_AGAIN)
+            raise DataError(f"{file.path}:{member.name}", problem, hint=PREPARE_AGAIN)
 
 
 class _Archive:
@@ -198,8 +198,8 @@ class _Archive:
             if member.stop > limit:
                 self._fail("overlaps another member", member.name)
 
-    def _fail(self, problem: str, member: str = "", mend: str = PREPARE_AGAIN) -> NoReturn:
-        raise DataError(f"{self._file.path}:{member}" if member else self._file.path, problem, mend=mend)
+    def _fail(self, problem: str, member: str = "", hint: str = PREPARE_AGAIN) -> NoReturn:
+        raise DataError(f"{self._file.path}:{member}" if member else self._file.path, problem, hint=hint)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -54,4 +54,4 @@ def check_own(paths: Iterable[Path], folder: Path, names: Collection[str]) -> No
     """
     if path := find_foreign(paths, folder, names):
         problem = "is a link" if path.is_symlink() else "was not written by this program, as far as is known"
-        raise DataError(str(path), problem, mend=f"nothing was removed: {MOVE_AWAY}")
+        raise DataError(str(path), problem, hint=f"nothing was removed: {MOVE_AWAY}")

@@ -68,7 +68,7 @@ def fetch_folder(url: str, cache_dir: str, kinds: Sequence[FileKind]) -> str:
         _write_manifest(folder, text)
     except OSError as error:
         problem = f"cannot be written ({error.strerror})"
-        raise DataError(folder, problem, mend="make room, or set data.cache_dir to another disk") from None
+        raise DataError(folder, problem, hint="make room, or set data.cache_dir to another disk") from None
     return folder
 
 
@@ -111,7 +111,7 @@ def _check_free_space(folder: str, files: Sequence[_File]) -> None:
     free = shutil.disk_usage(folder).free
     if to_come > free:
         problem = f"has too little room: {to_come:,} bytes are to come, {free:,} are free"
-        raise DataError(folder, problem, mend="make room, or set data.cache_dir to another disk")
+        raise DataError(folder, problem, hint="make room, or set data.cache_dir to another disk")
 
 
 def _fetch_all(store: _Store, files: Sequence[_File]) -> None:
@@ -156,13 +156,13 @@ def _download(store: _Store, file: _File, out: BinaryIO, stop: threading.Event) 
             break
         digest.update(block)
         out.write(block)
-    mend = "upload the data set again"
+    hint = "upload the data set again"
     if count != file.record.bytes:
         found = f"more than {file.record.bytes:,}" if count > file.record.bytes else f"{count:,}"
-        raise DataError(file.url, f"has {found} bytes, dataset.json says {file.record.bytes:,}", mend=mend)
+        raise DataError(file.url, f"has {found} bytes, dataset.json says {file.record.bytes:,}", hint=hint)
     if digest.hexdigest() != file.record.sha256:
         problem = f"has SHA-256 {digest.hexdigest()[:12]}.., dataset.json says {file.record.sha256[:12]}.."
-        raise DataError(file.url, problem, mend=mend)
+        raise DataError(file.url, problem, hint=hint)
 
 
 def _write_manifest(folder: str, text: bytes) -> None:
@@ -183,9 +183,9 @@ class _Store:
         try:
             self._manager = reading_manager(url)
         except SchemeError as error:
-            raise DataError(url, error.problem, mend=error.mend) from None
+            raise DataError(url, error.problem, hint=error.hint) from None
         except OSError as error:
-            raise DataError(url, f"cannot be read ({_reason(error)})", mend="check the URL and the network") from None
+            raise DataError(url, f"cannot be read ({_reason(error)})", hint="check the URL and the network") from None
 
     def blocks(self, url: str) -> Iterator[bytes]:
         """The bytes of an object, a block at a time.
@@ -200,11 +200,11 @@ class _Store:
         except urllib.error.HTTPError as error:
             problem = "is missing" if error.code in (404, 410) else "cannot be read"
             problem = f"{problem} (HTTP {error.code} {error.reason})"
-            raise DataError(url, problem, mend="check the URL and what was uploaded") from None
+            raise DataError(url, problem, hint="check the URL and what was uploaded") from None
         except FileNotFoundError:
-            raise DataError(url, "is missing", mend="check the URL and what was uploaded") from None
+            raise DataError(url, "is missing", hint="check the URL and what was uploaded") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise DataError(url, f"cannot be read ({_reason(error)})", mend="check the URL and the network") from None
+            raise DataError(url, f"cannot be read ({_reason(error)})", hint="check the URL and the network") from None
 
     def read_small(self, url: str) -> bytes:
         """All bytes of a small object."""
@@ -213,7 +213,7 @@ class _Store:
             content += block
             if len(content) > _MAX_MANIFEST_BYTES:
                 problem = f"is no manifest: it is larger than {_MAX_MANIFEST_BYTES:,} bytes"
-                raise DataError(url, problem, mend="check the URL")
+                raise DataError(url, problem, hint="check the URL")
         return content
 
 

@@ -81,7 +81,7 @@ def with_lists(columns: ColumnMap, files: Sequence[ParquetPart]) -> ColumnMap:
             first, there = telling[0]
             if is_list(kind) != is_list(there):
                 problem = f"is {kind}, but {there} in {first.path}"
-                raise DataError(part.path, problem, column=feature.name, mend="write all files with one schema")
+                raise DataError(part.path, problem, column=feature.name, hint="write all files with one schema")
         if is_list(telling[0][1]) if telling else feature.hotness > 1:
             lists.add(feature.name)
     return replace(columns, lists=frozenset(lists))

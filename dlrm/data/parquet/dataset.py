@@ -169,8 +169,8 @@ def _checked_part(path: str, columns: ColumnMap) -> ParquetPart:
 
 def _check_rows(split: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache) -> None:
     if parts and not any(part.rows for part in parts):
-        mend = f"write the rows, or leave the file out of data.files.{split}"
-        raise DataError(parts[0].path, "holds no row", mend=mend)
+        hint = f"write the rows, or leave the file out of data.files.{split}"
+        raise DataError(parts[0].path, "holds no row", hint=hint)
     for part in parts:
         for group in _groups(part):
             needed = columns.decoded_bytes(group.rows)

@@ -114,11 +114,11 @@ class _GroupReader:
             values = table.column(name).combine_chunks()
         if len(values) != self.rows:
             problem = f"row group {self._group} holds {len(values)} rows, the footer says {self.rows}"
-            raise DataError(self.path, problem, row=self.first_row, column=name, mend="write or fetch the file again")
+            raise DataError(self.path, problem, row=self.first_row, column=name, hint="write or fetch the file again")
         return _looked_up(values)
 
-    def error(self, at: int, column: str, problem: str, mend: str) -> DataError:
-        return DataError(self.path, problem, row=self.first_row + at, column=column, mend=mend)
+    def error(self, at: int, column: str, problem: str, hint: str) -> DataError:
+        return DataError(self.path, problem, row=self.first_row + at, column=column, hint=hint)
 
     def close(self) -> None:
         self._file.close()
@@ -126,7 +126,7 @@ class _GroupReader:
 
 def _raise_if_changed(part: ParquetPart) -> None:
     if file_identity(part.path) != part.identity:
-        raise DataError(part.path, "was changed while in use", mend="start again, and leave data alone that is read")
+        raise DataError(part.path, "was changed while in use", hint="start again, and leave data alone that is read")
 
 
 def _looked_up(values: pa.Array) -> pa.Array:
@@ -190,8 +190,8 @@ def _ids(
         row_of: row (from 0) of each value, where that is not its place.
     """
 
-    def refuse(at: int, problem: str, mend: str) -> DataError:
-        return reader.error(at if row_of is None else int(row_of[at]), feature.name, problem, mend)
+    def refuse(at: int, problem: str, hint: str) -> DataError:
+        return reader.error(at if row_of is None else int(row_of[at]), feature.name, problem, hint)
 
     return as_ids(_looked_up(values), rows=feature.rows, bad_rows=bad_rows, refuse=refuse)
 

@@ -71,8 +71,8 @@ def find_files(folder: str, patterns: Sequence[str], key: str) -> tuple[str, ...
         found.update(matching_data(pattern, matching))
     for name in found:
         if os.path.isdir(os.path.join(folder, name)):
-            mend = f"name the files in it: {key} {name}/*.parquet"
-            raise DataError(os.path.join(folder, name), "is a folder, not a file", mend=mend)
+            hint = f"name the files in it: {key} {name}/*.parquet"
+            raise DataError(os.path.join(folder, name), "is a folder, not a file", hint=hint)
     return tuple(os.path.join(folder, name) for name in sorted(found, key=natural_key))
 
 
@@ -102,7 +102,7 @@ def open_part(path: str) -> ParquetPart:
             part = ParquetPart(path, file.schema_arrow, group_rows, identity, footer.serialized_size + 8)
     if min(group_rows, default=0) < 0 or part.rows != footer.num_rows:
         problem = f"the footer counts {footer.num_rows} rows, its row groups {part.rows}"
-        raise DataError(path, problem, mend=_FETCH_AGAIN)
+        raise DataError(path, problem, hint=_FETCH_AGAIN)
     return part
 
 
@@ -138,14 +138,14 @@ def reading(path: str, *, row: int | None = None, column: str | None = None) -> 
     try:
         yield
     except FileNotFoundError:
-        raise DataError(path, "no such file", mend="check data.path and data.files") from None
+        raise DataError(path, "no such file", hint="check data.path and data.files") from None
     except PermissionError:
-        raise DataError(path, "no permission to read it", mend="check the file's owner and mode") from None
+        raise DataError(path, "no permission to read it", hint="check the file's owner and mode") from None
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "decrypt" in reason.lower():
-            raise DataError(path, "is encrypted", column=column, mend="write it without encryption") from None
-        raise DataError(path, f"cannot be decoded ({reason})", row=row, column=column, mend=_FETCH_AGAIN) from error
+            raise DataError(path, "is encrypted", column=column, hint="write it without encryption") from None
+        raise DataError(path, f"cannot be decoded ({reason})", row=row, column=column, hint=_FETCH_AGAIN) from error
 
 
 def _look_at_ends(path: str, size: int) -> None:
@@ -155,13 +155,13 @@ def _look_at_ends(path: str, size: int) -> None:
         file.seek(max(0, size - 4))
         end = file.read(4)
     if not size:
-        raise DataError(path, "the file is empty", mend=_FETCH_AGAIN)
+        raise DataError(path, "the file is empty", hint=_FETCH_AGAIN)
     if b"PARE" in (start, end):
-        raise DataError(path, "is encrypted", mend="write it without encryption")
+        raise DataError(path, "is encrypted", hint="write it without encryption")
     if start != b"PAR1":
         kind = next((kind for magic, kind in _OTHER_MAGIC.items() if start.startswith(magic)), "")
         kind = kind or ("text" if start.isascii() and start.decode().isprintable() else "")
         problem = f"is not a Parquet file but {kind}" if kind else "is not a Parquet file"
-        raise DataError(path, problem, mend="convert it, or check data.path and data.files")
+        raise DataError(path, problem, hint="convert it, or check data.path and data.files")
     if end != b"PAR1" or size < 12:
-        raise DataError(path, "is cut off: the footer is missing", mend=_FETCH_AGAIN)
+        raise DataError(path, "is cut off: the footer is missing", hint=_FETCH_AGAIN)

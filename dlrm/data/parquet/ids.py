@@ -27,7 +27,7 @@ _INT64_MAX = np.iinfo(np.int64).max
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 
 Refuse = Callable[[int, str, str], DataError]
-"""Makes the error of the value at some place, of what is wrong with it and the mend."""
+"""Makes the error of the value at some place, of what is wrong with it and the hint."""
 
 
 def as_ids(values: pa.Array, *, rows: int, bad_rows: BadRows, refuse: Refuse) -> NDArray[np.int64]:
@@ -73,11 +73,11 @@ def _of_floats(values: pa.Array, bad_rows: BadRows, refuse: Refuse) -> NDArray[n
     if bad_M.any():
         at = int(bad_M.argmax())
         found = float(numbers[at])
-        problem, mend = f"id {found} is not whole", "encode the column's values to integers 0 .. first"
+        problem, hint = f"id {found} is not whole", "encode the column's values to integers 0 .. first"
         if abs(found) >= exact:
-            problem, mend = f"id {found} is beyond what {values.type} holds exactly", "store ids as integers"
+            problem, hint = f"id {found} is beyond what {values.type} holds exactly", "store ids as integers"
         if bad_rows != "skip":
-            raise refuse(at, problem, mend)
+            raise refuse(at, problem, hint)
         numbers[bad_M] = NO_ID
     return numbers.astype(np.int64)
 
@@ -90,8 +90,8 @@ def _of_decimals(values: pa.Array, bad_rows: BadRows, refuse: Refuse) -> NDArray
     bad_M = pc.invert(pc.fill_null(good, True)).to_numpy(zero_copy_only=False)
     if bad_M.any() and bad_rows != "skip":
         at = int(bad_M.argmax())
-        mend = "encode the column's values to integers 0 .. first"
-        raise refuse(at, f"id {values[at].as_py()} is not whole, or beyond int64", mend)
+        hint = "encode the column's values to integers 0 .. first"
+        raise refuse(at, f"id {values[at].as_py()} is not whole, or beyond int64", hint)
     ids: NDArray[np.int64] = np.array(pc.fill_null(values.cast(pa.int64(), safe=False), NULL_ID))
     ids[bad_M] = NO_ID
     return ids

@@ -26,31 +26,31 @@ def malformed_row(line: bytes, width: int, layout: Layout, *, path: str, row: in
     """What is wrong with a row that has ``width`` columns, another number than the layout."""
     columns = layout.columns
     if not line.strip():
-        return DataError(path, "the row is blank", row=row, mend="delete it: a row needs at least its tabs")
+        return DataError(path, "the row is blank", row=row, hint="delete it: a row needs at least its tabs")
     problem = (
         f"row has {width} column{'' if width == 1 else 's'}, expected {len(columns)} ({columns[0]}, {columns[1]} .. "
         f"{columns[layout.num_dense]}, {columns[layout.num_dense + 1]} .. {columns[-1]}); it starts with {_shown(line)}"
     )
-    mend = _another_kind_of_file(line, layout, row) or _columns_missing(line, layout, row)
-    if not mend:
-        mend = f"columns are separated by single tabs; {_options(layout)} say how many there are"
-    return DataError(path, problem, row=row, mend=mend)
+    hint = _another_kind_of_file(line, layout, row) or _columns_missing(line, layout, row)
+    if not hint:
+        hint = f"columns are separated by single tabs; {_options(layout)} say how many there are"
+    return DataError(path, problem, row=row, hint=hint)
 
 
 def malformed_field(value: bytes, line: bytes, layout: Layout, column: int, *, path: str, row: int) -> DataError:
     """What is wrong with a field that did not parse, in a row with as many columns as the layout."""
     if column == 0:
-        problem, mend = "must be 0 or 1", _another_kind_of_file(line, layout, row) or "mend or remove the row"
+        problem, hint = "must be 0 or 1", _another_kind_of_file(line, layout, row) or "mend or remove the row"
     elif column <= layout.num_dense:
-        problem, mend = _integer_problem(value), "give a whole number, or leave the field empty where it is missing"
+        problem, hint = _integer_problem(value), "give a whole number, or leave the field empty where it is missing"
     elif layout.id_rows is not None:
         rows = layout.id_rows[column - 1 - layout.num_dense]
-        problem, mend = _id_problem(value, rows), "mend the id or raise data.categories.rows"
+        problem, hint = _id_problem(value, rows), "mend the id or raise data.categories.rows"
     else:
-        problem, mend = _hex_problem(value), "give hexadecimal digits, or leave the field empty where it is missing"
+        problem, hint = _hex_problem(value), "give hexadecimal digits, or leave the field empty where it is missing"
         if layout.options == "data.":  # preprocessing does not read ids
-            mend = "data.categories.kind=ids reads decimal ids; an empty field is missing"
-    return DataError(path, f"is {_shown(value)}, {problem}", row=row, column=layout.columns[column], mend=mend)
+            hint = "data.categories.kind=ids reads decimal ids; an empty field is missing"
+    return DataError(path, f"is {_shown(value)}, {problem}", row=row, column=layout.columns[column], hint=hint)
 
 
 def _options(layout: Layout) -> str:
@@ -58,7 +58,7 @@ def _options(layout: Layout) -> str:
 
 
 def _another_kind_of_file(line: bytes, layout: Layout, row: int) -> str:
-    """The mend where all rows are of another kind, or where the first one is none; otherwise nothing."""
+    """The hint where all rows are of another kind, or where the first one is none; otherwise nothing."""
     if row == 1 and (encoding := _byte_order_mark(line)):
         return f"the file starts with a byte order mark ({encoding}): save it as plain ASCII or UTF-8 without one"
     if _is_utf_16(line):
@@ -112,7 +112,7 @@ def _is_header(line: bytes) -> bool:
 
 
 def _columns_missing(line: bytes, layout: Layout, row: int) -> str:
-    """The mend where columns seem to be missing at the end of a row, or the label in all of them; otherwise nothing."""
+    """The hint where columns seem to be missing at the end of a row, or the label in all of them; otherwise nothing."""
     fields = line.removesuffix(b"\r").split(b"\t")
     missing = len(layout.columns) - len(fields)
     no_label = "Rows without labels (Kaggle's test.txt) can be neither trained on nor scored"

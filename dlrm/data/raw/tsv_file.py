@@ -55,11 +55,11 @@ def line_blocks(path: str) -> Iterator[bytes]:
         rest += block[end:]
         if len(rest) > MAX_LINE_BYTES:
             problem = f"the row is longer than {MAX_LINE_BYTES} bytes"
-            raise DataError(path, problem, row=lines + 1, mend="rows must end with a newline; is this a text file?")
+            raise DataError(path, problem, row=lines + 1, hint="rows must end with a newline; is this a text file?")
     if rest:
         yield rest + b"\n"
     elif not lines:
-        raise DataError(path, "the file is empty", mend="remove it from data.paths or fetch it again")
+        raise DataError(path, "the file is empty", hint="remove it from data.paths or fetch it again")
 
 
 def raise_if_damaged(path: str) -> None:
@@ -89,18 +89,18 @@ def _blocks(path: str) -> Iterator[bytes]:
                 return
             for other, kind in OTHER_MAGIC.items():
                 if magic.startswith(other):
-                    raise DataError(path, f"is {kind}", mend="give the raw tab separated file, plain or gzip")
+                    raise DataError(path, f"is {kind}", hint="give the raw tab separated file, plain or gzip")
             while block := file.read(BLOCK_BYTES):
                 yield block
     except FileNotFoundError:
-        mend = "list the files, as patterns are for the shell or for preprocess" if glob.has_magic(path) else ""
-        raise DataError(path, "no such file", mend=mend or "check data.paths") from None
+        hint = "list the files, as patterns are for the shell or for preprocess" if glob.has_magic(path) else ""
+        raise DataError(path, "no such file", hint=hint or "check data.paths") from None
     except IsADirectoryError:
-        raise DataError(path, "is a directory", mend="name the files in it in data.paths") from None
+        raise DataError(path, "is a directory", hint="name the files in it in data.paths") from None
     except PermissionError:
-        raise DataError(path, "no permission to read it", mend="check the file's owner and mode") from None
+        raise DataError(path, "no permission to read it", hint="check the file's owner and mode") from None
     except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", mend="check the disk or mount") from error
+        raise DataError(path, f"cannot be read ({error.strerror})", hint="check the disk or mount") from error
 
 
 def _gunzip(file: io.BufferedReader, path: str) -> Iterator[bytes]:
@@ -113,9 +113,9 @@ def _gunzip(file: io.BufferedReader, path: str) -> Iterator[bytes]:
                 # read1 gives what came before the damage; read would lose it.
                 piece = stream.read1(BLOCK_BYTES)
             except EOFError:
-                raise DataError(path, "the gzip data is cut off", row=lines + 1, mend=again) from None
+                raise DataError(path, "the gzip data is cut off", row=lines + 1, hint=again) from None
             except (gzip.BadGzipFile, zlib.error) as error:
-                raise DataError(path, f"the gzip data is damaged ({error})", mend=again) from error
+                raise DataError(path, f"the gzip data is damaged ({error})", hint=again) from error
             if not piece:
                 break
             lines += piece.count(b"\n")

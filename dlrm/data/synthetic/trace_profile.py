@@ -192,7 +192,7 @@ def write_profile(profile: TraceProfile, path: str) -> None:
         with written_beside(target) as file:
             file.write(_ProfileRecord(columns=records).model_dump_json().encode() + b"\n")
     except OSError as error:
-        raise DataError(path, f"cannot be written ({error.strerror})", mend="make room or name another file") from None
+        raise DataError(path, f"cannot be written ({error.strerror})", hint="make room or name another file") from None
 
 
 def is_profile(path: str) -> bool:
@@ -214,8 +214,8 @@ def read_profile(path: str) -> TraceProfile:
     try:
         text = Path(path).expanduser().read_bytes()
     except OSError as error:
-        mend = "write one with dlrm_main.py synthesize, or check the path"
-        raise DataError(path, f"cannot be read ({error.strerror})", mend=mend) from None
+        hint = "write one with dlrm_main.py synthesize, or check the path"
+        raise DataError(path, f"cannot be read ({error.strerror})", hint=hint) from None
     _check_format(text, path)
     try:
         record = _ProfileRecord.model_validate_json(text)
@@ -230,12 +230,12 @@ def _check_format(text: bytes, path: str) -> None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})", mend="profile again") from None
+        raise DataError(path, f"is not valid JSON ({error})", hint="profile again") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DataError(path, f"is not a profile of id streams (no format: {FORMAT})", mend="check the path")
+        raise DataError(path, f"is not a profile of id streams (no format: {FORMAT})", hint="check the path")
     if found.get("version") != VERSION:
         problem = f"has format version {found.get('version')!r}, this program reads {VERSION}"
-        raise DataError(path, problem, mend="use the program that wrote it, or profile again")
+        raise DataError(path, problem, hint="use the program that wrote it, or profile again")
 
 
 def _column(record: _ColumnRecord, number: int, path: str) -> ColumnProfile:
@@ -268,4 +268,4 @@ def _ascending(values: Sequence[int], *, strictly: bool) -> bool:
 
 
 def _damaged(path: str, where: str, problem: str) -> DataError:
-    return DataError(path, f"{where}: {problem}", mend="restore it or profile again")
+    return DataError(path, f"{where}: {problem}", hint="restore it or profile again")

@@ -54,7 +54,7 @@ def _verify(path: str, manifest: Manifest | None, console: rich.console.Console)
     if found.faults:
         first, others = found.faults[0], len(found.faults) - 1
         further = f" ({counted(others, 'further fault')} in other files)" if others else ""
-        raise DataError(first.path, first.problem + further, row=first.row, column=first.column, mend=first.mend)
+        raise DataError(first.path, first.problem + further, row=first.row, column=first.column, hint=first.hint)
     what = "checksums, ids, labels and dense values are" if manifest is not None else "ids, labels and dense values are"
     console.print(f"verified {counted(found.files, 'file')} ({byte_size(found.nbytes)}): {what} as they should be")
 
@@ -64,7 +64,7 @@ def _show(config: InspectConfig, manifest: Manifest | None, console: rich.consol
     folder = _open(path, manifest)
     sizes = [Part(part.name, part.rows) for part in folder.parts]
     if not any(part.rows for part in sizes):
-        raise DataError(path, "holds no row", mend="preprocess again")
+        raise DataError(path, "holds no row", hint="preprocess again")
     sample = sample_rows(sizes, _split(manifest, sizes), config.sample_rows)
     with console.status(f"reading {sample.taken:,} rows"):
         figures = figures_of(folder, sample)

@@ -51,7 +51,7 @@ class DenseCheck:
             row, column = np.argwhere(~good_MC)[0]
             problem = f"{values_MC[row, column]} is not finite"
             raise DataError(
-                self._path, problem, row=first_row + int(row) + 1, column=self._names[column], mend=PREPARE_AGAIN
+                self._path, problem, row=first_row + int(row) + 1, column=self._names[column], hint=PREPARE_AGAIN
             )
 
     def end(self, rows: int) -> None:
@@ -84,7 +84,7 @@ class IdsCheck:
         table = f"outside of its table (0 .. {self._rows[column] - 1:,})" if self._rows is not None else "negative"
         problem = f"id {values_MC[row, column]} is {table}"
         raise DataError(
-            self._path, problem, row=first_row + int(row) + 1, column=self._names[column], mend=PREPARE_AGAIN
+            self._path, problem, row=first_row + int(row) + 1, column=self._names[column], hint=PREPARE_AGAIN
         )
 
     def end(self, rows: int) -> None:
@@ -109,14 +109,14 @@ class LabelsCheck:
         if bad_M.any():
             row = int(bad_M.argmax())
             problem = f"{values_MC[row, 0]} is neither 0 nor 1"
-            raise DataError(self._path, problem, row=first_row + row + 1, column="label", mend=PREPARE_AGAIN)
+            raise DataError(self._path, problem, row=first_row + row + 1, column="label", hint=PREPARE_AGAIN)
         self._clicks += int(np.count_nonzero(values_MC))
 
     def end(self, rows: int) -> None:
         """Compare the number of clicks."""
         if self._recorded is not None and self._clicks != self._recorded:
             problem = f"has {self._clicks:,} labels that are 1, dataset.json says {self._recorded:,}"
-            raise DataError(self._path, problem, mend=PREPARE_AGAIN)
+            raise DataError(self._path, problem, hint=PREPARE_AGAIN)
 
 
 class VocabularyCheck:
@@ -138,7 +138,7 @@ class VocabularyCheck:
         if bad_M.any():
             row = int(bad_M.argmax())
             problem = f"value {values_MC[row, 0]} follows {before_M[row]}, values must ascend"
-            raise DataError(self._path, problem, row=first_row + row + 1, column=self._column, mend=PREPARE_AGAIN)
+            raise DataError(self._path, problem, row=first_row + row + 1, column=self._column, hint=PREPARE_AGAIN)
         self._last = int(values_MC[-1, 0])
 
     def end(self, rows: int) -> None:
@@ -146,7 +146,7 @@ class VocabularyCheck:
         if rows not in self._sizes:
             needed = " or ".join(f"{size:,}" for size in self._sizes)
             problem = f"has {rows:,} values, the table of dataset.json is for {needed}"
-            raise DataError(self._path, problem, column=self._column, mend=PREPARE_AGAIN)
+            raise DataError(self._path, problem, column=self._column, hint=PREPARE_AGAIN)
 
 
 _STRIP_ROWS = 64

@@ -131,7 +131,7 @@ def _run(task: _Task, progress: Progress) -> int | DataError:
 def _read_through(file: MappedFile, task: _Task, progress: Progress) -> int:
     if task.record is not None and file.size != task.record.bytes:
         problem = f"has {file.size:,} bytes, dataset.json says {task.record.bytes:,}"
-        raise DataError(file.path, problem, mend=PREPARE_AGAIN)
+        raise DataError(file.path, problem, hint=PREPARE_AGAIN)
     digest = hashlib.sha256() if task.record is not None else None
 
     def feed(start: int, stop: int) -> memoryview:
@@ -154,7 +154,7 @@ def _read_through(file: MappedFile, task: _Task, progress: Progress) -> int:
         problem = (
             f"has SHA-256 {digest.hexdigest()[:12]}.., dataset.json says {task.record.sha256[:12]}..: it is damaged"
         )
-        raise DataError(file.path, problem, mend=PREPARE_AGAIN)
+        raise DataError(file.path, problem, hint=PREPARE_AGAIN)
     return file.size
 
 
@@ -173,7 +173,7 @@ def _check_array(array: _Array, feed: Callable[[int, int], memoryview]) -> None:
     array.check.end(len(values_MC))
     if array.crc32 is not None and crc != array.crc32:
         problem = f"has CRC-32 {crc:08x}, the archive says {array.crc32:08x}: it is damaged"
-        raise DataError(array.name, problem, mend=PREPARE_AGAIN)
+        raise DataError(array.name, problem, hint=PREPARE_AGAIN)
 
 
 def _tasks(folder: str, manifest: Manifest | None) -> Iterator[_Task]:
@@ -266,9 +266,9 @@ def _multi_hot_arrays(expected: _Expected, file: MappedFile) -> list[_Array]:
 
 def _check_shape(name: str, values_MC: NDArray[Any], rows: int | None, columns: int) -> None:
     if rows is not None and len(values_MC) != rows:
-        raise DataError(name, f"has {len(values_MC):,} rows, the part has {rows:,}", mend=PREPARE_AGAIN)
+        raise DataError(name, f"has {len(values_MC):,} rows, the part has {rows:,}", hint=PREPARE_AGAIN)
     if values_MC.shape[1] != columns:
-        raise DataError(name, f"has {values_MC.shape[1]} columns, {columns} are needed", mend=PREPARE_AGAIN)
+        raise DataError(name, f"has {values_MC.shape[1]} columns, {columns} are needed", hint=PREPARE_AGAIN)
 
 
 def _vocabulary(column: str, sizes: Sequence[int], file: MappedFile) -> list[_Array]:

@@ -56,9 +56,9 @@ def saved_config(checkpoint: Checkpoint) -> Config:
     """
     found = checkpoint.metadata.get("config")
     if not isinstance(found, dict):
-        raise CheckpointError(checkpoint.path, "holds no configuration", mend="use one that training has saved")
+        raise CheckpointError(checkpoint.path, "holds no configuration", hint="use one that training has saved")
     try:
         return Config.model_validate(merge(Layer(defaults(Config)), Layer(found)).values)
     except ValidationError as error:
-        fault, mend = first_fault(error, "facts.config"), "use the program that wrote it"
-        raise CheckpointError(checkpoint.path, fault, mend=mend) from None
+        fault, hint = first_fault(error, "facts.config"), "use the program that wrote it"
+        raise CheckpointError(checkpoint.path, fault, hint=hint) from None

@@ -36,8 +36,8 @@ from dlrm.train.checkpointing.train_state import (
 from dlrm.train.engine import Engine
 from dlrm.train.schedule import Position
 
-_MEND = "use the configuration that it was saved with, or --resume.strict false to take what fits"
-_DATA_MEND = "restore the data, or go on at the same place in what is there now: --resume.changed_data true"
+_HINT = "use the configuration that it was saved with, or --resume.strict false to take what fits"
+_DATA_HINT = "restore the data, or go on at the same place in what is there now: --resume.changed_data true"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _find(path: str, storage: Storage) -> tuple[str, list[Skipped]]:
             return found.path, skipped
         if skipped:
             raise CheckpointError(skipped[0].path, skipped[0].why)
-    raise CheckpointError(path, "is no checkpoint and holds none", mend="check the path")
+    raise CheckpointError(path, "is no checkpoint and holds none", hint="check the path")
 
 
 def start_here(
@@ -154,8 +154,8 @@ def start_here(
     def agree() -> None:
         found, _ = newest_good(folder, storage=storage)
         if found is not None and (other := _other_order(found, tensors, config, data)):
-            mend = f"start another run from it: --resume.checkpoint {found.path} --run.name another"
-            raise CheckpointMismatchError(found.path, other, mend=mend)
+            hint = f"start another run from it: --resume.checkpoint {found.path} --run.name another"
+            raise CheckpointMismatchError(found.path, other, hint=hint)
 
     from_rank_0(collectives, agree)
     strict = config.resume.strict
@@ -186,8 +186,8 @@ def _other_order(
         return []
     other = order_differences(saved, config, data)
     if other and config.resume.strict:
-        mend = _DATA_MEND if data_difference(saved, data) else _MEND
-        raise CheckpointMismatchError(checkpoint.path, [*other, *differences(checkpoint, tensors)], mend=mend)
+        hint = _DATA_HINT if data_difference(saved, data) else _HINT
+        raise CheckpointMismatchError(checkpoint.path, [*other, *differences(checkpoint, tensors)], hint=hint)
     return other
 
 
@@ -227,8 +227,8 @@ def _refuse_to_begin_anew(folder: str, skipped: list[Skipped]) -> None:
     committed = [one for one in skipped if one.kind != "uncommitted"]
     if committed:
         problem = f"none of the checkpoints here ({len(committed)}) can be used, of which nothing was changed"
-        mend = "restore one of them, or begin a new run: --resume none (beside this run) or another run.name"
-        raise CheckpointError(folder, f"{problem}; the newest: {committed[0].why}", mend=mend)
+        hint = "restore one of them, or begin a new run: --resume none (beside this run) or another run.name"
+        raise CheckpointError(folder, f"{problem}; the newest: {committed[0].why}", hint=hint)
 
 
 def _set_aside(skipped: list[Skipped], storage: Storage) -> None:

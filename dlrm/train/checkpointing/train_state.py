@@ -25,7 +25,7 @@ from dlrm.words import escaped
 
 # Sections and options that say where and how to run, not what is trained.
 _NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")
-_MEND = "use another checkpoint, or --resume.strict false for its weights alone"
+_HINT = "use another checkpoint, or --resume.strict false for its weights alone"
 _LONGEST = 60  # of a name or a value in a line
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -118,10 +118,10 @@ class TrainState(_Saved):
         try:
             found = cls.model_validate(checkpoint.metadata, strict=False)
         except ValidationError as error:
-            raise CheckpointError(checkpoint.path, first_fault(error, "facts"), mend=_MEND) from None
+            raise CheckpointError(checkpoint.path, first_fault(error, "facts"), hint=_HINT) from None
         if found.position.step != checkpoint.step:
             problem = f"is of step {checkpoint.step}, but its position is step {found.position.step}"
-            raise CheckpointError(checkpoint.path, problem, mend=_MEND)
+            raise CheckpointError(checkpoint.path, problem, hint=_HINT)
         return found
 
     def position_in(self, config: Config, num_samples: int, path: str) -> Position:

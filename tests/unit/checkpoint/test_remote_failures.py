@@ -78,7 +78,7 @@ def test_a_server_that_stops_in_the_middle_is_one_line(s3_settings, monkeypatch)
         thread.join()
 
 
-def test_what_the_store_does_not_allow_is_one_line_with_its_mend(bucket, s3, s3_settings, monkeypatch):
+def test_what_the_store_does_not_allow_is_one_line_with_its_hint(bucket, s3, s3_settings, monkeypatch):
     nowhere = f"{bucket.url}-nowhere/run"
     assert "there is no such bucket (make it," in error_of(lambda: newest_good(nowhere, storage=s3))
     assert "there is no such bucket (make it," in error_of(lambda: prepare(s3, nowhere, 1))

@@ -28,7 +28,7 @@ def test_a_healthy_machine_gets_exit_code_0(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("Everything that was tried works.\n")
 
 
-def test_a_failed_trial_is_repeated_at_the_end_with_its_mend(monkeypatch, capsys):
+def test_a_failed_trial_is_repeated_at_the_end_with_its_hint(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "trials", lambda gpus: [Line("gloo collectives", "fail", "timed out; name a network")])
     monkeypatch.setattr(doctor, "machine", lambda gpus: [])
     assert doctor.run() == 2
@@ -86,7 +86,7 @@ def test_gpus_that_work_are_tried_by_kernels_and_collectives(monkeypatch, probes
     assert not any(line.problem for line in lines.values())
 
 
-def test_gpus_with_a_torch_for_cpu_are_one_problem_with_the_mend(monkeypatch, probes):
+def test_gpus_with_a_torch_for_cpu_are_one_problem_with_the_hint(monkeypatch, probes):
     lines = lines_with(monkeypatch, FOR_CPU)
     assert [line.problem for line in lines.values() if line.problem] == [
         "torch is built for CPU, but there are GPUs; run `make install ACCELERATOR=cuda`"

@@ -125,7 +125,7 @@ def test_a_user_error_has_one_line_and_exit_code_2():
     assert (verdict.kind, verdict.details, verdict.exit_code) == ("user", "", 2)
 
 
-def test_a_missing_package_is_one_line_with_the_mend_but_a_missing_part_of_this_one_is_a_bug():
+def test_a_missing_package_is_one_line_with_the_hint_but_a_missing_part_of_this_one_is_a_bug():
     verdict = judge(ModuleNotFoundError("No module named 'torchrec.x'", name="torchrec.x"), rank=0, world_size=1)
     assert (verdict.kind, verdict.exit_code) == ("user", 2)
     assert "torchrec.x is not installed" in verdict.line

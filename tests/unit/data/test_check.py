@@ -94,7 +94,7 @@ def assert_refused(check, samples, path, row, column, problem):
         check(samples, INDEX)
     error = caught.value
     assert (error.path, error.row, error.column, error.problem) == (path, row, column, problem)
-    assert error.mend
+    assert error.hint
     assert "\n" not in str(error)
 
 

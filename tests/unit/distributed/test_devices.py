@@ -150,12 +150,12 @@ def test_another_error_of_the_device_is_told_as_it_is(card):
     assert "does not run a kernel: CUDA error: uncorrectable ECC error encountered; see" in cuda_fault(0)
 
 
-def test_fbgemm_for_cpu_under_a_torch_for_cuda_is_one_line_with_the_mend(card):
+def test_fbgemm_for_cpu_under_a_torch_for_cuda_is_one_line_with_the_hint(card):
     card.setattr(Installed, "here", lambda: Installed("2.13.0", {"fbgemm-gpu-cpu": "1.8.0"}, "1.8.0"))
     assert "run `make install ACCELERATOR=cuda` or use --distributed.device cpu" in cuda_fault(0)
 
 
-def test_cuda_asked_of_a_torch_for_cpu_is_one_line_with_the_mend(monkeypatch):
+def test_cuda_asked_of_a_torch_for_cpu_is_one_line_with_the_hint(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     fault = probe_host("cuda", local_rank=0, local_world_size=1).fault
     assert "is built for CPU; run `make install ACCELERATOR=cuda` or use --distributed.device cpu" in fault

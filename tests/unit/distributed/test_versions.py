@@ -45,7 +45,7 @@ def test_a_supported_triple_has_no_problem(fine):
         (installed(torchrec=None), "packages are missing: found torch 2.13.0+cpu, no fbgemm-gpu, no torchrec"),
     ],
 )
-def test_a_wrong_combination_is_one_line_with_what_is_there_and_the_mend(wrong, said):
+def test_a_wrong_combination_is_one_line_with_what_is_there_and_the_hint(wrong, said):
     line = versions.problem(wrong, TABLE)
     assert said in line
     assert line.endswith("run `make install`")

@@ -141,7 +141,7 @@ def test_a_chunk_without_lines_has_no_rows(bad_rows):
     assert (len(chunk.labels_M), chunk.categories_FM.shape, chunk.counts.rows) == (0, (3, 0), 0)
 
 
-def test_a_malformed_field_is_named_with_file_row_column_value_and_mend():
+def test_a_malformed_field_is_named_with_file_row_column_value_and_hint():
     error = error_of(GOOD, GOOD, line(categories=("a", "xyz", "c")), GOOD)
     assert str(error) == (
         "day_0, row 102, column cat_1: is 'xyz', not a category of 1 to 8 hexadecimal digits; give hexadecimal digits, or "
@@ -152,7 +152,7 @@ def test_a_malformed_field_is_named_with_file_row_column_value_and_mend():
 def test_messages_name_the_options_of_this_command():
     error = error_of(GOOD, GOOD + b"\t")
     assert "row has 7 columns, expected 6" in error.problem
-    assert "num_dense and num_sparse say" in error.mend
+    assert "num_dense and num_sparse say" in error.hint
     assert "data." not in str(error)
 
 
@@ -165,7 +165,7 @@ def test_of_several_problems_the_first_row_and_in_it_the_first_column_is_reporte
 
 def test_the_first_row_of_a_file_is_asked_for_a_header():
     error = error_of(b"label\ti1\ti2\tc1\tc2\tc3", GOOD, where=lambda row: ("day_0", 1 + row))
-    assert (error.row, error.mend) == (1, "the file must have no header: remove its first line")
+    assert (error.row, error.hint) == (1, "the file must have no header: remove its first line")
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["lf", "crlf"])

@@ -33,7 +33,7 @@ def opened(path, sections=4):
 def error_of(read) -> str:
     with pytest.raises(DataError) as caught:
         read()
-    assert caught.value.mend
+    assert caught.value.hint
     return str(caught.value)
 
 

@@ -52,7 +52,7 @@ def error_of(read, *arguments) -> DataError:
     with pytest.raises(DataError) as caught:
         read(*arguments)
     assert len(str(caught.value).splitlines()) == 1
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value
 
 
@@ -191,7 +191,7 @@ def test_where_there_is_nothing_else_that_is_said(tmp_path, entry):
     put(tmp_path, b"", "_SUCCESS")
     error = error_of(find_sources, [f"{tmp_path}{entry}"])
     assert error.problem.endswith("no data: _SUCCESS")
-    assert error.mend == "names that begin with _ or . are left out; check input"
+    assert error.hint == "names that begin with _ or . are left out; check input"
 
 
 def test_names_with_digits_anywhere_can_be_ordered(tmp_path):
@@ -206,7 +206,7 @@ def test_a_number_that_is_missing_in_a_folder_or_a_pattern_is_named(tmp_path, en
     error = error_of(find_sources, [f"{tmp_path}/{entry}"])
     assert error.path == f"{tmp_path}/{entry}"
     assert error.problem == "part day_2 is missing between day_1 and day_3"
-    assert "list the files one by one" in error.mend
+    assert "list the files one by one" in error.hint
 
 
 def test_files_that_are_listed_one_by_one_are_those_that_are_meant(tmp_path):

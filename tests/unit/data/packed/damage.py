@@ -76,4 +76,4 @@ def assert_one_line(folder: Path, case: Case, *, manifest: bool, multi_hot: bool
     assert len(text) < 500
     assert text.startswith(f"{folder / case.file}: ")
     assert case.problem.format(folder) in text
-    assert caught.value.mend
+    assert caught.value.hint

@@ -1,4 +1,4 @@
-"""Every way in which an archive of multi-hot ids can be wrong ends in one line that names member and mend."""
+"""Every way in which an archive of multi-hot ids can be wrong ends in one line that names member and hint."""
 
 import struct
 import zipfile
@@ -130,5 +130,5 @@ MULTI_HOT = [
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")  # of zipfile, when such an archive is made
 @pytest.mark.parametrize("case", named(MULTI_HOT))
-def test_a_bad_archive_is_one_line_that_names_file_and_mend(tmp_path, case):
+def test_a_bad_archive_is_one_line_that_names_file_and_hint(tmp_path, case):
     assert_one_line(tmp_path, case, manifest=case.manifest, multi_hot=True)

@@ -1,4 +1,4 @@
-"""Every way in which the arrays of a packed data set can be wrong ends in one line that names the file and the mend."""
+"""Every way in which the arrays of a packed data set can be wrong ends in one line that names the file and the hint."""
 
 import builtins
 import os
@@ -210,7 +210,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("case", named(FILES))
-def test_a_bad_folder_is_one_line_that_names_file_and_mend(tmp_path, case):
+def test_a_bad_folder_is_one_line_that_names_file_and_hint(tmp_path, case):
     assert_one_line(tmp_path, case, manifest=False, multi_hot=False)
 
 
@@ -256,7 +256,7 @@ def test_a_file_without_permission_is_one_line(tmp_path, monkeypatch, name):
     assert str(caught.value) == f"{tmp_path / name}: cannot be read (Permission denied); check its permissions"
 
 
-def test_more_files_than_may_be_open_is_one_line_with_its_own_mend(tmp_path):
+def test_more_files_than_may_be_open_is_one_line_with_its_own_hint(tmp_path):
     write_days(tmp_path, (2,) * 40)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))

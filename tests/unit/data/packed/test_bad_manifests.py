@@ -1,4 +1,4 @@
-"""Every way in which dataset.json can be wrong, or not what is there, ends in one line that names file and mend."""
+"""Every way in which dataset.json can be wrong, or not what is there, ends in one line that names file and hint."""
 
 import pytest
 
@@ -146,7 +146,7 @@ MANIFEST = [
 
 
 @pytest.mark.parametrize("case", named(MANIFEST))
-def test_a_bad_manifest_is_one_line_that_names_file_and_mend(tmp_path, case):
+def test_a_bad_manifest_is_one_line_that_names_file_and_hint(tmp_path, case):
     assert_one_line(tmp_path, case, manifest=True, multi_hot=False)
 
 

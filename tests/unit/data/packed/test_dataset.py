@@ -126,7 +126,7 @@ def test_a_bad_value_is_one_line_that_names_file_row_and_column(tmp_path, name, 
         batches(dataset(tmp_path, rows=ROWS), shuffle=True)
     assert str(caught.value).startswith(f"{tmp_path}/{expected}")
     assert str(caught.value).isprintable()
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_bad_multi_hot_id_names_its_archive_and_row(tmp_path):

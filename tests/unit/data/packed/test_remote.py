@@ -77,7 +77,7 @@ def error_of(served, cache, **options) -> DataError:
     with pytest.raises(DataError) as caught:
         opened(served, cache, **options)
     assert str(caught.value).isprintable()
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value
 
 
@@ -257,7 +257,7 @@ def test_a_disk_that_fills_up_is_one_line(served, cache, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     error = error_of(served, cache)
     assert error.problem == "cannot be written (No space left on device)"
-    assert "data.cache_dir" in error.mend
+    assert "data.cache_dir" in error.hint
     with contextlib.suppress(FileNotFoundError):
         assert not (cached(cache) / "dataset.json").exists()
 

@@ -113,7 +113,7 @@ def test_a_malformed_field_is_named_with_row_column_and_value(tmp_path, column, 
     error = raised(tmp_path, GOOD, GOOD, bad, GOOD)
     assert (error.row, error.column) == (3, column)
     assert f"row 3, column {column}: {words}" in str(error)
-    assert error.mend
+    assert error.hint
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ COMMAS = "fields are separated by commas (40 of them), not by tabs: convert the 
 
 
 @pytest.mark.parametrize(
-    ("first", "mend"),
+    ("first", "hint"),
     [
         (",".join(VALUES), COMMAS),
         (",".join(NAMES), COMMAS + ", and leave out the header in its first line"),
@@ -183,11 +183,11 @@ COMMAS = "fields are separated by commas (40 of them), not by tabs: convert the 
         ("yes\t" + "\t".join(VALUES[1:]), "mend or remove the row"),
     ],
 )
-def test_another_kind_of_file_is_called_what_it_is(tmp_path, first, mend):
+def test_another_kind_of_file_is_called_what_it_is(tmp_path, first, hint):
     error = raised(tmp_path, first.encode(), "\t".join(VALUES).encode(), layout=WIDE)
     assert error.row == 1
-    assert error.mend.startswith(mend)
-    assert "header" in mend or "header" not in error.mend
+    assert error.hint.startswith(hint)
+    assert "header" in hint or "header" not in error.hint
 
 
 @pytest.mark.parametrize("kept", [39, 38, 14, 2])
@@ -198,7 +198,7 @@ def test_a_row_whose_end_was_cut_off_is_not_taken_for_one_without_label(tmp_path
     error = raised(tmp_path, *[good] * (row - 1), cut, good, layout=WIDE, end=end)
     assert (error.row, error.column) == (row, None)
     assert f"row has {kept} columns, expected 40" in error.problem
-    assert error.mend.startswith("was its end cut off, as by a program that strips tabs? Give all 39 tabs")
+    assert error.hint.startswith("was its end cut off, as by a program that strips tabs? Give all 39 tabs")
 
 
 def test_utf_16_without_a_mark_is_called_so(tmp_path):
@@ -206,14 +206,14 @@ def test_utf_16_without_a_mark_is_called_so(tmp_path):
     path.write_bytes((GOOD + b"\n").decode().encode("utf-16-le"))
     with pytest.raises(DataError) as caught:
         read_tsv([str(path)], LAYOUT)
-    assert caught.value.mend == "the file is UTF-16: save it as plain ASCII or UTF-8"
+    assert caught.value.hint == "the file is UTF-16: save it as plain ASCII or UTF-8"
 
 
 @pytest.mark.parametrize("header", [line("label", ("i1", "i2"), ("c1", "c2", "c3")), b"id\tlabel\ti1\ti2\tc1\tc2\tc3"])
 def test_a_header_is_explained(tmp_path, header):
     error = raised(tmp_path, header, GOOD)
     assert error.row == 1
-    assert error.mend == "the file must have no header: remove its first line"
+    assert error.hint == "the file must have no header: remove its first line"
 
 
 def test_a_label_column_called_label_is_shown(tmp_path):
@@ -222,7 +222,7 @@ def test_a_label_column_called_label_is_shown(tmp_path):
 
 
 def test_a_file_without_labels_is_explained(tmp_path):
-    assert "label missing?" in raised(tmp_path, GOOD.partition(b"\t")[2]).mend
+    assert "label missing?" in raised(tmp_path, GOOD.partition(b"\t")[2]).hint
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -232,7 +232,7 @@ def test_a_byte_order_mark_is_explained(tmp_path, encoding):
     with pytest.raises(DataError) as caught:
         read_tsv([str(path)], LAYOUT)
     assert (caught.value.row, caught.value.column) == (1, "label")
-    assert "byte order mark" in caught.value.mend
+    assert "byte order mark" in caught.value.hint
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -148,7 +148,7 @@ def test_a_damaged_file_is_refused_with_its_name_and_the_key(tmp_path, changes, 
         read_profile(path)
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[1]", b"null"])

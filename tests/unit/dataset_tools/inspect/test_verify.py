@@ -49,12 +49,12 @@ def test_values_that_must_not_be_there_are_named_with_row_and_column(tmp_path):
     change(tmp_path, "day_1_sparse.npy", 0, 0, -1)
     change(tmp_path, "day_2_labels.npy", 17, 0, 2)
     write_manifest(tmp_path, SIZES)  # the checksums are right: it was written so
-    mend = "prepare it again, or copy it anew"
+    hint = "prepare it again, or copy it anew"
     assert faults(tmp_path) == [
-        f"day_0_dense.npy, row 312, column int_1: nan is not finite; {mend}",
-        f"day_0_sparse.npy, row 400, column cat_2: id 1000 is outside of its table (0 .. 999); {mend}",
-        f"day_1_sparse.npy, row 1, column cat_0: id -1 is outside of its table (0 .. 4); {mend}",
-        f"day_2_labels.npy, row 18, column label: 2 is neither 0 nor 1; {mend}",
+        f"day_0_dense.npy, row 312, column int_1: nan is not finite; {hint}",
+        f"day_0_sparse.npy, row 400, column cat_2: id 1000 is outside of its table (0 .. 999); {hint}",
+        f"day_1_sparse.npy, row 1, column cat_0: id -1 is outside of its table (0 .. 4); {hint}",
+        f"day_2_labels.npy, row 18, column label: 2 is neither 0 nor 1; {hint}",
     ]
 
 
