@@ -52,11 +52,11 @@ def train(
         memMB: memory of each host in MB
         rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
     """
-    words = [script, "train", "--config", config, *script_args]
+    argv = [script, "train", "--config", config, *script_args]
     fewest, most = _fewest_and_most(nnodes)
     launch = _Launch(nproc=nproc, fewest=fewest, nnodes=most, max_restarts=max_restarts, rdzv_port=rdzv_port)
     host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB))
-    return _job(name, "train", words, launch, host)
+    return _job(name, "train", argv, launch, host)
 
 
 def preprocess(
@@ -91,10 +91,10 @@ def preprocess(
         memMB: memory of each host in MB
         rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
     """
-    words = [script, "preprocess", *(["--config", config] if config else []), *script_args]
+    argv = [script, "preprocess", *(["--config", config] if config else []), *script_args]
     launch = _Launch(nproc=nproc, fewest=nnodes, nnodes=nnodes, max_restarts=0, rdzv_port=rdzv_port)
     host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=0, memMB=memMB))
-    return _job(name, "preprocess", words, launch, host)
+    return _job(name, "preprocess", argv, launch, host)
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ def _fewest_and_most(nnodes: str) -> Tuple[int, int]:
     return found
 
 
-def _job(name: str, role: str, words: List[str], launch: _Launch, host: _Host) -> specs.AppDef:
+def _job(name: str, role: str, argv: List[str], launch: _Launch, host: _Host) -> specs.AppDef:
     """A role with one replica a host, each of which runs launch/elastic.py."""
     nproc, nnodes = launch.nproc, launch.nnodes
     if nproc < 1 or launch.fewest < 1:
         raise ValueError(f"nproc ({nproc}) and nnodes ({launch.fewest}) must be at least 1")
     interpreter = host.python or ("python" if host.image else sys.executable)
-    program = [_escape(word) for word in words]
+    program = [_escape(word) for word in argv]
     restarts = ["--max-restarts", str(launch.max_restarts)]
     launcher = [interpreter, "launch/elastic.py", "--nproc-per-node", str(nproc), *restarts]
     if nnodes == 1:

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlrm.words import printable
+from dlrm.format import printable
 
 USER_ERROR_EXIT_CODE = 2
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from dlrm.distributed.world import Place
-from dlrm.words import printable
+from dlrm.format import printable
 
 _SECONDS_BETWEEN_LINES = 10.0
 

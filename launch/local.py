@@ -76,12 +76,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def with_number_of_ranks(arguments: Sequence[str]) -> list[str]:
     """The arguments, in which a number has taken the place of ``--nproc auto``."""
-    words = list(arguments)
-    own = words[: words.index("--")] if "--" in words else words
+    argv = list(arguments)
+    own = argv[: argv.index("--")] if "--" in argv else argv
     for place, pair in enumerate(pairwise(own)):
         if pair == ("--nproc", "auto"):
-            words[place + 1] = str(_cuda_devices() or RANKS_ON_CPU)
-    return words
+            argv[place + 1] = str(_cuda_devices() or RANKS_ON_CPU)
+    return argv
 
 
 def _cuda_devices() -> int:

@@ -22,7 +22,7 @@ from dlrm.checkpoint.names import claim_name, claim_of, new_token
 from dlrm.checkpoint.owner import process_lives, this_process
 from dlrm.checkpoint.storage import Storage, names_if_there, storage_errors
 from dlrm.errors import ConfigError
-from dlrm.words import local_time
+from dlrm.format import local_time
 
 BEAT_S = 15.0
 WATCH_S = 90.0

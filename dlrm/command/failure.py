@@ -42,8 +42,8 @@ from dlrm.command.refusals import refusal
 from dlrm.distributed import faults
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.files import written_beside
+from dlrm.format import printable
 from dlrm.signals import stop_was_asked
-from dlrm.words import printable
 
 BUG_EXIT_CODE = 1
 INTERRUPT_EXIT_CODE = 130

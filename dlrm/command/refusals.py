@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dlrm.words import byte_size
+from dlrm.format import byte_size
 
 _OUT_OF_HOST_MEMORY = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "not enough memory")
 _OUT_OF_DEVICE_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "failure 2 'out of memory'")

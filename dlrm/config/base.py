@@ -11,8 +11,8 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from dlrm.format import escaped
 from dlrm.schema import fault_in_name
-from dlrm.words import escaped
 
 _T = TypeVar("_T")
 _ADVANCED = "advanced"

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dlrm.config.base import Section, is_advanced
-from dlrm.words import counted
+from dlrm.format import counted
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dlrm.config.dialect import Dumper
 from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_layer, merge
 from dlrm.config.root import Config
 from dlrm.errors import ConfigError, ConfigProblem
-from dlrm.words import did_you_mean, nearest, printable
+from dlrm.format import did_you_mean, nearest, printable
 
 SHORT = {"resume": "resume.checkpoint"}
 """Names of options of training that are short for others on the command line."""

@@ -18,8 +18,8 @@ from dlrm.compiled import compiled
 from dlrm.data.source import Samples, Source
 from dlrm.distributed.collectives import Collectives
 from dlrm.errors import DataError
+from dlrm.format import escaped
 from dlrm.schema import Schema
-from dlrm.words import escaped
 
 SKIPPED = "skipped samples"
 

@@ -41,7 +41,7 @@ from dlrm.data.synthetic.trace_profile import (
 )
 from dlrm.errors import ConfigError, DataError
 from dlrm.files import UNFINISHED
-from dlrm.words import escaped, printable
+from dlrm.format import escaped, printable
 
 _PART = "trace"
 _ROWS_AT_A_TIME = 1 << 17

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dlrm.format import escaped
 from dlrm.metrics.binary import coin_entropy
 from dlrm.metrics.tasks import Results
-from dlrm.words import escaped
 
 BLOCK_STEPS = 100
 """Steps of training that are judged together at least, and that are too early to be judged at the end."""

@@ -14,10 +14,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.model import ModelConfig, TableOverride
 from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.format import did_you_mean
 from dlrm.layers.pooling import PooledColumns
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import module_name
-from dlrm.words import did_you_mean
 
 DIM_MULTIPLE = 4
 """fbgemm's fused kernels take only rows whose width is a multiple of this."""

@@ -12,11 +12,11 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule, Sgd
 from dlrm.distributed.internals import ShardedTensor, kernels_of_optimizer, set_trained_steps
 from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.format import did_you_mean
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.touched_rows import TouchedRowOptimizer
 from dlrm.table_names import table_of_weight
-from dlrm.words import did_you_mean
 
 
 class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is untyped here

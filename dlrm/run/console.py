@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from dlrm.format import escaped, printable
 from dlrm.sharding.report import TablePlacement, ranks_text
-from dlrm.words import escaped, printable
 
 _SECONDS_BETWEEN_LINES = 5.0
 

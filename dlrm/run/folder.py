@@ -32,11 +32,11 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.files import alone
+from dlrm.format import local_time
 from dlrm.remote.paths import is_remote, local_path
 from dlrm.run.environment import environment
 from dlrm.run.files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
 from dlrm.run.secondary import reason, write_json, write_text
-from dlrm.words import local_time
 
 _LOCK_PATIENCE_S = 10.0
 _locks: list[ExitStack] = []  # held until the process ends

@@ -14,8 +14,8 @@ import threading
 from io import TextIOWrapper
 from pathlib import Path
 
+from dlrm.format import printable
 from dlrm.run.secondary import Warn, reason
-from dlrm.words import printable
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _early = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)

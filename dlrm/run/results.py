@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from dlrm.format import escaped
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.tasks import Results, deciding
 from dlrm.run.recorder import Recorder
-from dlrm.words import escaped
 
 
 def by_task(results: Results) -> Iterator[tuple[str, BinaryResult]]:

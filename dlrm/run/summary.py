@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.data.check import bad_values_text
+from dlrm.format import printable
 from dlrm.metrics.base_rate import WorseThanBaseRate
 from dlrm.run.console import Display
 from dlrm.run.recorder import Recorder
 from dlrm.run.report import write_report
 from dlrm.run.results import table_rows
 from dlrm.run.secondary import secondary, write_json
-from dlrm.words import printable
 
 
 def leave_behind(summary: dict[str, Any], folder: Path, recorder: Recorder, display: Display) -> None:

@@ -19,11 +19,11 @@ from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import Place, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
+from dlrm.format import did_you_mean
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.sharder import TableSharder
 from dlrm.table_names import module_name, table_name
-from dlrm.words import did_you_mean
 
 _GIB = 1024**3
 _MOST_ROWS_ON_CPU = 2**31 - 2  # embedding_backward_split_cpu_template.cpp: below 2^31 - 1

@@ -28,7 +28,7 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.errors import CheckpointError
-from dlrm.words import byte_size, counted, escaped
+from dlrm.format import byte_size, counted, escaped
 
 
 def run_checkpoint_command(config: CheckpointCommand) -> None:

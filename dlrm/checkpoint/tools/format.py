@@ -6,7 +6,7 @@ from typing import Any
 
 from dlrm.checkpoint.delta.format import KEY
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.words import escaped, local_time
+from dlrm.format import escaped, local_time
 
 UNKNOWN = "?"
 

@@ -23,7 +23,7 @@ from dlrm.config.checkpoint_commands import ImportConfig
 from dlrm.config.describe import to_plain
 from dlrm.data.build import build_dataset
 from dlrm.errors import CheckpointMismatchError
-from dlrm.words import byte_size, counted, escaped
+from dlrm.format import byte_size, counted, escaped
 
 _OWN_OPTIONS = ("state_dict", "output")
 _COMMIT_LIMIT_S = 60.0  # there is no other rank to wait for

@@ -13,7 +13,7 @@ from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tools.format import delta_of
 from dlrm.checkpoint.tools.paths import Location, find_location, is_removed
 from dlrm.errors import CheckpointError
-from dlrm.words import escaped
+from dlrm.format import escaped
 
 _OF_A_STEP = re.compile(r"step_([0-9]{8,18})(\..*)?", re.DOTALL)
 _SET_ASIDE = ("damaged", "diverged")

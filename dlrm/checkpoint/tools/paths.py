@@ -13,8 +13,8 @@ from dlrm.checkpoint.remote import located
 from dlrm.checkpoint.storage import Storage, storage_errors
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
 from dlrm.errors import CheckpointError
+from dlrm.format import escaped
 from dlrm.remote.paths import is_remote
-from dlrm.words import escaped
 
 CHECKPOINTS_NAME = "checkpoints"
 """In a run's folder: where its checkpoints are."""

@@ -26,8 +26,8 @@ from dlrm.checkpoint.tools.format import (
 from dlrm.checkpoint.tools.tables import add, plain_table
 from dlrm.config.dialect import Dumper
 from dlrm.errors import CheckpointError
+from dlrm.format import byte_size, counted, escaped
 from dlrm.table_names import table_name
-from dlrm.words import byte_size, counted, escaped
 
 
 def metadata_lines(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:

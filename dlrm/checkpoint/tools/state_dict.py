@@ -11,7 +11,7 @@ import torch
 
 from dlrm.checkpoint.tools.safetensors_format import Entry, header_length, parse
 from dlrm.errors import CheckpointError
-from dlrm.words import escaped
+from dlrm.format import escaped
 
 _INNER = ("state_dict", "model_state_dict", "model")
 """Under what trainers keep a model's state dict beside other things."""

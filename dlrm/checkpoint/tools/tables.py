@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dlrm.checkpoint.tools.format import best_metric, count, figure, metadata_of, metrics, moment, text
 from dlrm.checkpoint.tools.listing import Entry
-from dlrm.words import byte_size, escaped
+from dlrm.format import byte_size, escaped
 
 _WIDTH_OF_FILES = 200
 

@@ -26,10 +26,10 @@ import torch
 
 from dlrm.checkpoint.tensors import weight_name
 from dlrm.config.model import DlrmModel, DotInteraction, ModelConfig
+from dlrm.format import escaped
 from dlrm.models.build import build_model
 from dlrm.schema import Schema
 from dlrm.table_names import state_name, table_name, table_of_weight
-from dlrm.words import escaped
 
 _PARTS = ("sparse_arch", "dense_arch", "inter_arch", "over_arch")
 _WRAPPERS = ("module", "_dmp_wrapped_module", "_orig_mod")

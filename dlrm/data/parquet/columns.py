@@ -11,8 +11,8 @@ from dlrm.config.data import ParquetData
 from dlrm.config.data.packed import BadRows
 from dlrm.data.parquet.files import ParquetPart
 from dlrm.errors import ConfigProblem, DataError
+from dlrm.format import did_you_mean
 from dlrm.schema import Schema, SparseFeature
-from dlrm.words import did_you_mean
 
 _INT32_IDS = 2**31  # tables with more rows have ids that need int64
 

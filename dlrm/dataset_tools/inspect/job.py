@@ -20,7 +20,7 @@ from dlrm.dataset_tools.inspect.pictures import draw
 from dlrm.dataset_tools.inspect.sample import sample_rows
 from dlrm.dataset_tools.inspect.verify import recorded_bytes, verify
 from dlrm.errors import ConfigError, DataError, SetupError
-from dlrm.words import byte_size, counted
+from dlrm.format import byte_size, counted
 
 _ANY_TABLE = 2**40  # rows of the tables while nothing says how many they have
 

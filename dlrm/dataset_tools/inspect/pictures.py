@@ -18,7 +18,7 @@ from dlrm.dataset_tools.inspect.skew import log_harmonic
 from dlrm.dataset_tools.inspect.tables import short
 from dlrm.errors import SetupError
 from dlrm.files import written_beside
-from dlrm.words import escaped
+from dlrm.format import escaped
 
 _BLUE, _ORANGE, _GREY = "#2f6db0", "#d9772b", "#9a9a9a"
 _COLOURS = dict(zip((*SPLITS, UNUSED), (_BLUE, "#4c9f70", _ORANGE, _GREY), strict=True))

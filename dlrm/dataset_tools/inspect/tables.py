@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dlrm.dataset_tools.inspect.figures import DenseFigures, Figures, Rate, RowFigures, SparseFigures
 from dlrm.dataset_tools.inspect.sample import UNUSED
-from dlrm.words import byte_size, counted, escaped, printable
+from dlrm.format import byte_size, counted, escaped, printable
 
 _MOST_PARTS = 40
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

@@ -17,11 +17,11 @@ from dlrm.config import Config
 from dlrm.config.describe import flatten, to_plain
 from dlrm.data.fingerprint import FileFingerprint, difference
 from dlrm.errors import CheckpointError
+from dlrm.format import escaped
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import Throughput
 from dlrm.train.schedule import Position, Schedule
 from dlrm.train.standard_hooks import Measured
-from dlrm.words import escaped
 
 # Sections and options that say where and how to run, not what is trained.
 _NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")

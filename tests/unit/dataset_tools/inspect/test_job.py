@@ -9,7 +9,7 @@ from dlrm.config.prepare import InspectConfig
 from dlrm.dataset_tools.inspect import run_inspect
 from dlrm.dataset_tools.inspect.tables import percent, short
 from dlrm.errors import ConfigError, DataError, SetupError
-from dlrm.words import byte_size
+from dlrm.format import byte_size
 from tests.unit.column_names import FOR_SCREENS
 from tests.unit.dataset_tools.inspect.packed_folders import SEPARATE, small, write_manifest, write_part
 

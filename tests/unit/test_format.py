@@ -1,6 +1,6 @@
 import pytest
 
-from dlrm.words import did_you_mean, escaped, nearest, printable
+from dlrm.format import did_you_mean, escaped, nearest, printable
 from tests.unit.column_names import COLUMN_NAMES
 
 
