@@ -85,8 +85,6 @@ class _Model(Section):
     tables: dict[str, TableOverride] = Field(default_factory=dict)
     """Overrides for single tables, by name."""
 
-    heads: SharedBottom = SharedBottom()
-
     @property
     def other_width(self) -> str:
         """The first table whose rows have another width than the rest; empty if all are equal."""
@@ -103,6 +101,7 @@ class DlrmModel(_Model):
     top_mlp: Sizes = (512, 256, 1)
     """Layer sizes of the MLP on the interaction, its output (1: a logit a task) included."""
     interaction: Interaction = DotInteraction()
+    heads: SharedBottom = SharedBottom()
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -152,7 +151,8 @@ class DeepFmModel(_Model):
 
     kind: Literal["deepfm"] = "deepfm"
     deep_mlp: Sizes = (400, 400, 400)
-    """Sizes of the hidden layers of the MLP on all field vectors; the logit's layer follows."""
+    """Sizes of the hidden layers of the MLP on all field vectors; the logits' layer follows."""
+    heads: SharedBottom = SharedBottom()
 
     @model_validator(mode="after")
     def _widths_are_equal(self) -> Self:
