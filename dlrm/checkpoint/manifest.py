@@ -139,7 +139,7 @@ class FileRecord(Record):
 
     name: FileName
     bytes: Count
-    chunks: Annotated[tuple[ChunkRecord, ...], Field(min_length=1, alias="pieces")]
+    chunks: tuple[ChunkRecord, ...] = Field(min_length=1, alias="pieces")
 
 
 class RankRecord(Record):
