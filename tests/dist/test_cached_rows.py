@@ -5,10 +5,10 @@ import torch
 
 from dlrm.config import load_config
 from dlrm.distributed.internals import fused_lookups
-from tests.support.ranks import run_ranks
-from tests.support.training import this_world, tiny_dataset
 from dlrm.train.engine import build_engine
 from tests.dist.test_levers import SMALL
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_dataset
 
 
 def watched_calls(rank, world_size, caching):

@@ -197,7 +197,7 @@ class AwayOnOneHost(LocalStorage):
 
 
 def load_where_one_rank_meets_something(rank, world_size, folder, seed):
-    """What becomes of loading where rank 1 cannot read, for good and for a moment, and where it alone objects to a state."""
+    """What becomes of loading where rank 1 cannot read, for good and for a moment, and where it alone objects."""
     collectives, found = ProcessGroup(), []
     tensors = cut_up(blank(random_state(seed)), 8, world_size)[rank]
     try:

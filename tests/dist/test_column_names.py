@@ -10,13 +10,26 @@ from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.schema import Schema
 from dlrm.table_names import state_name
+from dlrm.train.checkpointing.delta_state import DeltaState
+from dlrm.train.engine import build_engine
 from tests.support.ranks import run_ranks
 from tests.support.training import this_world, tiny_source
 from tests.support.whole_state import gather_state
-from dlrm.train.engine import build_engine
-from dlrm.train.checkpointing.delta_state import DeltaState
 
-NAMES = ["type", "user.id", "two\nlines", "", "column%x", "weight", "a@b", "../x", "bottom_mlp", "größe", "optimizer", "_modules"]
+NAMES = [
+    "type",
+    "user.id",
+    "two\nlines",
+    "",
+    "column%x",
+    "weight",
+    "a@b",
+    "../x",
+    "bottom_mlp",
+    "größe",
+    "optimizer",
+    "_modules",
+]
 TYPES = ["row_wise", "column_wise", "table_wise", "data_parallel"]
 ROWS, SAMPLES, BATCH = 40, 64, 16
 
@@ -33,7 +46,7 @@ def trained(rank, world_size, types):
     world = this_world()
     source = tiny_source(SAMPLES, rows=(ROWS,) * len(NAMES))
     sparse = tuple(dataclasses.replace(f, name=n) for f, n in zip(source.schema.sparse, NAMES, strict=True))
-    source = dataclasses.replace(source, schema=Schema(source.schema.dense, sparse))
+    source.schema = Schema(source.schema.dense, sparse)
     engine = build_engine(config_of(types), source.schema, world)
     rows = DeltaState(engine, world.collectives, full_every=9, bits=32, full_at_first=0)
     rows.collect()

@@ -3,10 +3,10 @@
 import pytest
 
 from dlrm.config import load_config
+from tests.dist.test_same_training import MODEL_PARALLEL, assert_same_training
 from tests.support.command import run_command
 from tests.support.ranks import run_ranks
 from tests.support.training import training_losses
-from tests.dist.test_same_training import MODEL_PARALLEL, assert_same_training
 
 MODEL = ["model.kind=deepfm", "model.deep_mlp=[16,8]", "model.embedding_dim=8"]
 RATES = ["optim.dense={kind: adam, lr: 0.01}", "optim.lr_scale={deep_mlp: 0.5, dense_fields: 2.0, cat_1: 2.0}"]
@@ -39,7 +39,12 @@ def test_training_makes_progress(one_rank):
 
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_scores_of_one_that_is_not(tmp_path):
     words = [
-        *("train", *MODEL, *RATES, "data={kind: random, rows: [7, 50, 30], num_dense: 3, train_samples: 300, test_samples: 100}"),
+        *(
+            "train",
+            *MODEL,
+            *RATES,
+            "data={kind: random, rows: [7, 50, 30], num_dense: 3, train_samples: 300, test_samples: 100}",
+        ),
         *("train.global_batch_size=32", "logging.tensorboard=false", "logging.progress=false", f"run.dir={tmp_path}"),
     ]
 

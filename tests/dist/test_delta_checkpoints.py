@@ -18,12 +18,12 @@ from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.distributed.internals import fused_lookups
 from dlrm.sharding.dirty_rows import DirtyRows
-from tests.support.ranks import run_ranks
-from tests.support.training import this_world, tiny_dataset
-from tests.support.whole_state import gather_state
 from dlrm.train.checkpointing.delta_state import DeltaState
 from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import build_engine
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_dataset
+from tests.support.whole_state import gather_state
 
 SAMPLES = 480
 BATCH = 16

@@ -7,10 +7,10 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from tests.support.ranks import run_ranks
-from tests.support.training import this_world, tiny_source
 from dlrm.train.engine import build_engine
 from dlrm.train.evaluator import Evaluator
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
 
 SMALL = ["model.bottom_mlp=8,4", "model.embedding_dim=4", "model.top_mlp=8,1", "train.global_batch_size=16"]
 

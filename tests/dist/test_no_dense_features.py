@@ -6,12 +6,12 @@ from dlrm.config import load_config
 from dlrm.data.build import build_dataset
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from tests.support.ranks import run_ranks
-from tests.support.training import this_world
-from tests.support.whole_state import fill_state, gather_state
 from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
 from dlrm.train.schedule import BEGINNING, Schedule
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world
+from tests.support.whole_state import fill_state, gather_state
 
 SMALL = [
     "data={kind: random, num_dense: 0, rows: [7, 50, 300, 40], hotness: [1, 2, 1, 3], random_hotness: true}",

@@ -11,10 +11,10 @@ from dlrm.command.failure import judge
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
-from tests.support.ranks import run_ranks
-from tests.support.training import this_world, tiny_source
 from dlrm.train.engine import build_engine
 from dlrm.train.evaluator import Evaluator
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
 
 BATCH, WIDTH = 4096, 32768  # activations of 512 MiB
 OPTIONS = [
@@ -33,7 +33,9 @@ def stop_growing():
 def run_out(rank, world_size):
     """What is said when memory ends in each phase."""
     config, source, world = load_config(None, OPTIONS), tiny_source(BATCH), this_world()
-    training, scoring = (build_engine(config, source.schema, world) for _ in range(2))  # a step that fails spoils its own
+    training, scoring = (
+        build_engine(config, source.schema, world) for _ in range(2)
+    )  # a step that fails spoils its own
     loader = BatchLoader(source, SampleOrder(BATCH, global_batch_size=BATCH), rank=rank, world_size=world_size)
     huge = GlobalTensor("x", (2**27,), torch.float32, (Shard((0,), torch.zeros(1).expand(2**27)),))
     large = tiny_source(10, rows=(16_000_000, 50)).schema  # 488 MiB

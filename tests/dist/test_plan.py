@@ -6,9 +6,9 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import DlrmError
+from dlrm.train.engine import build_engine
 from tests.support.ranks import run_ranks
 from tests.support.training import this_world, tiny_source
-from dlrm.train.engine import build_engine
 from tests.unit.sharding.plans import blocks_of, config_of, plan_of, tables_in
 
 

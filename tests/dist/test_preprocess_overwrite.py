@@ -1,7 +1,7 @@
 """Starting over on several ranks: the old data set stays until every rank has parsed its files."""
 
-from tests.support.ranks import run_ranks
 from tests.dist.test_preprocess import refused, run
+from tests.support.ranks import run_ranks
 from tests.unit.preprocess.tiny_criteo import contents, make, write_raw
 
 

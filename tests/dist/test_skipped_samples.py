@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from tests.support.command import run_command
 from tests.e2e.test_bad_input import assert_one_line_and_exit_code_2
+from tests.support.command import run_command
 from tests.unit.data.parquet.parquet_files import columns, write
 
 SMALL = [

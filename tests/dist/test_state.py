@@ -15,16 +15,16 @@ from dlrm.data.order import SampleOrder
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from tests.support.ranks import run_ranks
-from tests.support.training import this_world, tiny_dataset
-from tests.support.whole_state import fill_state, gather_state
 from dlrm.train.build import build_job
-from dlrm.train.engine import build_engine
 from dlrm.train.checkpointing.load import load_state, saved_config
 from dlrm.train.checkpointing.metadata import MetadataOfRun
 from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.checkpointing.train_state import TrainingData
+from dlrm.train.engine import build_engine
 from dlrm.train.schedule import BEGINNING, Schedule
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_dataset
+from tests.support.whole_state import fill_state, gather_state
 
 SAMPLES = 330
 SMALL = [
@@ -253,7 +253,9 @@ def predictions(engine, world):
     order = SampleOrder(SAMPLES, global_batch_size=48)
     loader = BatchLoader(tiny_dataset(SAMPLES).test, order, rank=world.rank, world_size=world.size)
     with engine.average.applied():
-        return torch.cat([output.logits_BT for output in engine.stepper.predict(loader.batches(0, 0, order.num_batches))])
+        return torch.cat(
+            [output.logits_BT for output in engine.stepper.predict(loader.batches(0, 0, order.num_batches))]
+        )
 
 
 def saved_and_loaded_without_a_trainer(rank, world_size, folder, options):

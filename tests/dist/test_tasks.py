@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from dlrm.config.data import PlantedData
 from dlrm.data.synthetic.planted import PlantedSource
-from tests.support.command import run_command
 from tests.dist.test_same_training import MODEL_PARALLEL
+from tests.support.command import run_command
 
 DATA = (
     "data={kind: planted, tasks: [click, like, follow], task_rates: [0.2, 0.1], task_missing: 0.3, rows: [50, 30, 9],"
@@ -18,7 +18,12 @@ DATA = (
 )
 OPTIONS = [
     *("train", DATA, "model={bottom_mlp: [8, 4], embedding_dim: 4, top_mlp: [8, 1], heads: {tower: [4]}}"),
-    *("train.global_batch_size=100", "train.task_weights={like: 2.0}", "optim.lr_scale={heads: 0.5}", "optim.dense.lr=0.02"),
+    *(
+        "train.global_batch_size=100",
+        "train.task_weights={like: 2.0}",
+        "optim.lr_scale={heads: 0.5}",
+        "optim.dense.lr=0.02",
+    ),
     *("logging.every_steps=1", "logging.tensorboard=false", "logging.progress=false"),
 ]
 
@@ -33,7 +38,12 @@ def train(folder, name, world_size=1, *options):
 def figures(entries):
     names = ("loss", "auc", "log_loss", "samples", "positives")
     return [
-        [entry["kind"], entry.get("task"), entry["step"], *(entry[name] for name in names if entry.get(name) is not None)]
+        [
+            entry["kind"],
+            entry.get("task"),
+            entry["step"],
+            *(entry[name] for name in names if entry.get(name) is not None),
+        ]
         for entry in entries
     ]
 
@@ -76,7 +86,9 @@ def test_every_task_has_its_records_scores_and_best_reachable_auc(one_rank):
     summary = json.loads((folder / "whole" / "summary.json").read_text())
     assert list(summary["tasks"]) == ["click", "like", "follow"]
     assert summary["tasks"]["click"]["test"] == summary["test"]
-    source = PlantedSource(PlantedData(**yaml.safe_load((folder / "whole" / "config.yaml").read_text())["data"]), "test")
+    source = PlantedSource(
+        PlantedData(**yaml.safe_load((folder / "whole" / "config.yaml").read_text())["data"]), "test"
+    )
     index = torch.arange(400)
     labels, logits = source.read(index).labels_BT, source.true_logits(index)
     for t, (task, found) in enumerate(summary["tasks"].items()):

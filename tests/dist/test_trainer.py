@@ -10,12 +10,12 @@ from dlrm.data.source import Dataset, Source
 from dlrm.metrics.tasks import deciding
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
-from tests.support.ranks import run_ranks
-from tests.support.training import this_world, tiny_source
 from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
 from dlrm.train.hooks import Hook
 from dlrm.train.schedule import Schedule
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world, tiny_source
 
 SMALL = ["model.bottom_mlp=8,4", "model.embedding_dim=4", "model.top_mlp=8,1", "optim.dense.lr=0.01"]
 
