@@ -76,7 +76,7 @@ class Encoder:
         for column, categories_M, missing_M, ids_M in zip(
             self._columns, categories_FM, missing_FM, ids_FM, strict=True
         ):
-            ids_M[:] = column.encode(categories_M, missing_M)
+            column.encode(categories_M, missing_M, ids_M)
         return np.ascontiguousarray(ids_FM.T)
 
 
@@ -91,8 +91,8 @@ class Reserved(NamedTuple):
 class _Column(Protocol):
     rows: int
 
-    def encode(self, categories_M: UInt32s, missing_M: Bools) -> Int64s:
-        """The ids of a column's categories, int64 (M,)."""
+    def encode(self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids) -> None:
+        """Write the ids of a column's categories."""
 
 
 def _columns(
@@ -121,11 +121,10 @@ class _VocabularyColumn:
             self._reserved = Reserved(0 if has_0 else _NO_ID, _NO_ID, 0)
         self.rows = self._reserved.first + len(values_K)
 
-    def encode(self, categories_M: UInt32s, missing_M: Bools) -> Int64s:
-        ids_M = self._values.ids(categories_M, missing_M, self._reserved)
+    def encode(self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids) -> None:
+        self._values.ids(categories_M, missing_M, self._reserved, ids_M)
         if (ids_M == _NO_ID).any():
             raise ValueError(f"{self._name} has a category that its vocabulary of all rows lacks")
-        return ids_M
 
 
 class _HashedColumn:
@@ -134,9 +133,9 @@ class _HashedColumn:
     def __init__(self, name: str, rows: int) -> None:
         self._name, self.rows = name, rows
 
-    def encode(self, categories_M: UInt32s, missing_M: Bools) -> Int64s:
+    def encode(self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids) -> None:
         signed_M = np.where(missing_M, MISSING_CATEGORY, categories_M.astype(np.int64))
-        return hashed_ids(signed_M, column=self._name, rows=self.rows)
+        ids_M[:] = hashed_ids(signed_M, column=self._name, rows=self.rows)
 
 
 class SortedValues:
@@ -157,23 +156,22 @@ class SortedValues:
         begins = np.arange((last >> self._shift) + 1, dtype=np.uint32) << np.uint32(self._shift)
         self._starts = np.append(np.searchsorted(self._values_K, begins), len(values_K))
 
-    def ids(self, categories_M: UInt32s, missing_M: Bools, reserved: Reserved) -> Int64s:
-        """The id of every category, int64 (M,).
+    def ids(self, categories_M: UInt32s, missing_M: Bools, reserved: Reserved, ids_M: Ids) -> None:
+        """Write the id of every category.
 
         Args:
             categories_M: uint32 (M,), raw values.
             missing_M: bool (M,), where they are missing.
             reserved: ids with a meaning of their own.
+            ids_M: int32 or int64 (M,), written.
         """
-        ids_M = np.empty(len(categories_M), np.int64)
         index = self._values_K, self._starts, self._shift
         _write_ids(categories_M, missing_M, index, reserved, ids_M)
-        return ids_M
 
 
 @compiled
 def _write_ids(
-    categories_M: UInt32s, missing_M: Bools, index: tuple[UInt32s, Int64s, int], reserved: Reserved, ids_M: Int64s
+    categories_M: UInt32s, missing_M: Bools, index: tuple[UInt32s, Int64s, int], reserved: Reserved, ids_M: Ids
 ) -> None:
     """Most categories are among the few that occur often: what was found last is remembered, in a table by hash."""
     seen_S, seen_ids_S = np.zeros(1 << _LOG2_SEEN, np.uint32), np.empty(1 << _LOG2_SEEN, np.int64)

@@ -24,7 +24,7 @@ from dlrm.preprocess.shuffle import Buckets, chunk_file, chunk_rows
 from dlrm.preprocess.work_folder import read_json, write_json
 from dlrm.preprocess.worker_pool import WorkerPool
 
-_BLOCK_ROWS = 1 << 15  # that are encoded at a time: enough for what one column's lookups need to stay in a core's cache
+_BLOCK_ROWS = 1 << 16  # that are encoded at a time
 
 
 def write_parts(job: JobContext, encoder: Encoder, plan: RowPlan) -> None:

@@ -164,7 +164,9 @@ def test_vocabularies_can_be_memory_maps(tmp_path):
 
 
 def ids_of(values, categories, is_missing):
-    return SortedValues(values).ids(categories, is_missing, Reserved(missing=0, absent=1, first=2))
+    ids = np.full(len(categories), -7, np.int32)
+    SortedValues(values).ids(categories, is_missing, Reserved(missing=0, absent=1, first=2), ids)
+    return ids
 
 
 def ids_by_dict(values, categories, is_missing):
