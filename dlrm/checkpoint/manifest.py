@@ -246,7 +246,7 @@ def parse_manifest(text: bytes | bytearray, path: str) -> Manifest:
     manifest = parse_record(Manifest, text, path, format_name=FORMAT)
     problem = contradiction(manifest.tensors, manifest.files)
     if problem:
-        raise CheckpointError(path, problem, mend=RESTORE)
+        raise CheckpointError(path, problem, hint=RESTORE)
     return manifest
 
 
@@ -264,18 +264,18 @@ def parse_record(kind: type[R], text: bytes | bytearray, path: str, *, format_na
             text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_float=_finite
         )
     except RecursionError:
-        raise CheckpointError(path, "is not valid JSON here (too deeply nested)", mend=RESTORE) from None
+        raise CheckpointError(path, "is not valid JSON here (too deeply nested)", hint=RESTORE) from None
     except ValueError as error:
-        raise CheckpointError(path, f"is not valid JSON ({ascii(str(error))[1:-1]})", mend=RESTORE) from None
+        raise CheckpointError(path, f"is not valid JSON ({ascii(str(error))[1:-1]})", hint=RESTORE) from None
     if not isinstance(found, dict) or found.get("format") != format_name:
-        raise CheckpointError(path, f"is nothing of a checkpoint (no format: {format_name})", mend="check the path")
+        raise CheckpointError(path, f"is nothing of a checkpoint (no format: {format_name})", hint="check the path")
     if type(found.get("version")) is not int or found["version"] != VERSION:
         problem = f"has format version {ascii(found.get('version'))[:40]}, this program reads {VERSION}"
-        raise CheckpointError(path, problem, mend="use the program that wrote it")
+        raise CheckpointError(path, problem, hint="use the program that wrote it")
     try:
         return kind.model_validate_json(bytes(text))
     except ValidationError as error:
-        raise CheckpointError(path, first_fault(error), mend=RESTORE) from None
+        raise CheckpointError(path, first_fault(error), hint=RESTORE) from None
 
 
 def first_fault(error: ValidationError, within: str = "") -> str:

@@ -170,9 +170,9 @@ class SectionFile:
 
 
 def _bytes_of(items: npt.NDArray[Any]) -> memoryview:
-    return memoryview(
-        np.ascontiguousarray(items).view(np.uint8)
-    )  # a view where they are contiguous, as those to fill are
+    return (
+        np.ascontiguousarray(items).view(np.uint8).data
+    )  # of the items where they are contiguous, as those to fill are
 
 
 def _checksum(entries: bytes | bytearray) -> bytes:
