@@ -76,7 +76,7 @@ def run_here(wanted: dict[str, list[str]], ranks: list[int]) -> dict[str, Any]:
     try:
         from tests.support.command import run_command
     except ImportError:  # of a commit where it was a part of the package
-        from tests.support.command import run_command
+        from dlrm.testing.command import run_command
 
     results: dict[str, Any] = {}
     for name, options in wanted.items():
