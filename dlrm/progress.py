@@ -14,7 +14,7 @@ import rich.console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from dlrm.distributed.world import Place
+from dlrm.distributed.world import RankInfo
 from dlrm.format import printable
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -127,8 +127,8 @@ def shown_progress(visible: bool) -> Iterator[Progress]:
         yield Progress()
         return
     console = rich.console.Console(highlight=False)
-    place = Place.from_environment()
-    whose = f" (rank {place.rank} of {place.world_size})" if place.world_size > 1 else ""
+    rank_info = RankInfo.from_environment()
+    whose = f" (rank {rank_info.rank} of {rank_info.world_size})" if rank_info.world_size > 1 else ""
     progress = Bars(console, whose) if console.is_terminal else Lines(console, whose)
     try:
         yield progress

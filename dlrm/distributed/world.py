@@ -19,8 +19,8 @@ from dlrm.errors import SetupError
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process's place in the job, as its launcher set it.
+class RankInfo:
+    """Where a process is in the job, as its launcher set it.
 
     Attributes:
         rank, world_size: among all processes; local_rank, local_world_size: among those of this host.
@@ -32,7 +32,7 @@ class Place:
     local_world_size: int = 1
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankInfo:
         """Read what torchrun and torchx set; without them this is the only process.
 
         Raises:
@@ -48,14 +48,14 @@ class Place:
                 f"{missing[0]} is not set although RANK or WORLD_SIZE is; start ranks with torchrun or torchx"
             )
         try:
-            place = cls(*(int(given[name]) for name in names))
+            rank_info = cls(*(int(given[name]) for name in names))
         except ValueError:
             raise SetupError(f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE must be integers, are {given}") from None
-        if not (0 <= place.rank < place.world_size and 0 <= place.local_rank < place.local_world_size):
+        if not (0 <= rank_info.rank < rank_info.world_size and 0 <= rank_info.local_rank < rank_info.local_world_size):
             raise SetupError(f"ranks must be smaller than world sizes, are {given}")
-        if place.local_rank > place.rank or place.local_world_size > place.world_size:
+        if rank_info.local_rank > rank_info.rank or rank_info.local_world_size > rank_info.world_size:
             raise SetupError(f"a host cannot have more ranks than the whole job, are {given}")
-        return place
+        return rank_info
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class World:
         notice: what may surprise about the device, for the terminal; empty if nothing does.
     """
 
-    place: Place
+    rank_info: RankInfo
     device: torch.device
     backend: str
     collectives: Collectives
@@ -75,17 +75,17 @@ class World:
     @property
     def rank(self) -> int:
         """Global rank of this process."""
-        return self.place.rank
+        return self.rank_info.rank
 
     @property
     def size(self) -> int:
         """Number of ranks."""
-        return self.place.world_size
+        return self.rank_info.world_size
 
     @property
     def is_leader(self) -> bool:
         """Whether this is global rank 0, the only one that speaks to the terminal and writes the run's files."""
-        return self.place.rank == 0
+        return self.rank_info.rank == 0
 
 
 @contextmanager
@@ -98,25 +98,27 @@ def joined_world(config: DistributedConfig) -> Iterator[World]:
     Raises:
         SetupError: the device or backend asked for is not there, or the ranks do not find each other.
     """
-    place = Place.from_environment()
+    rank_info = RankInfo.from_environment()
     timeout = timedelta(seconds=config.timeout_s)
-    with _named_meeting_point(place):
-        store = _open_store(place, timeout)
-        choice = _choose_device(config, place, store)
-    device = torch.device("cuda", place.local_rank) if choice.kind == "cuda" else torch.device("cpu")
+    with _named_meeting_point(rank_info):
+        store = _open_store(rank_info, timeout)
+        choice = _choose_device(config, rank_info, store)
+    device = torch.device("cuda", rank_info.local_rank) if choice.kind == "cuda" else torch.device("cpu")
     backend = choose_backend(config, device)
-    torch.set_num_threads(config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
+    torch.set_num_threads(config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // rank_info.local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with _named_meeting_point(place):
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
-    yield World(place=place, device=device, backend=backend, collectives=ProcessGroup(), notice=choice.notice)
+    with _named_meeting_point(rank_info):
+        dist.init_process_group(
+            backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size, timeout=timeout
+        )
+    yield World(rank_info=rank_info, device=device, backend=backend, collectives=ProcessGroup(), notice=choice.notice)
     with suppress(dist.DistError):  # another rank failed after its part of the work, and says so; this one's is done
-        leave_together(store, place, timeout)
+        leave_together(store, rank_info, timeout)
     dist.destroy_process_group()
 
 
-def leave_together(store: dist.Store, place: Place, timeout: timedelta) -> None:  # type: ignore[name-defined]
+def leave_together(store: dist.Store, rank_info: RankInfo, timeout: timedelta) -> None:  # type: ignore[name-defined]
     """Return when every rank has come here; on rank 0, whose process may keep the store, when all others have returned.
 
     A rank that left before would close connections on which a slower one is still in its last collective, or, rank 0,
@@ -125,23 +127,23 @@ def leave_together(store: dist.Store, place: Place, timeout: timedelta) -> None:
     Raises:
         dist.DistError: a rank has left without coming here, or did not come within ``timeout``.
     """
-    others = place.world_size - 1
+    others = rank_info.world_size - 1
     if not others:
         return
-    if store.add("done", 1) == place.world_size:
+    if store.add("done", 1) == rank_info.world_size:
         store.set("all done", "")
     store.wait(["all done"], timeout)
-    if place.rank == 0:
+    if rank_info.rank == 0:
         store.wait(["others left"], timeout)
     elif store.add("left", 1) == others:
         store.set("others left", "")
 
 
-def _choose_device(config: DistributedConfig, place: Place, store: dist.Store) -> devices.Choice:  # type: ignore[name-defined]
+def _choose_device(config: DistributedConfig, rank_info: RankInfo, store: dist.Store) -> devices.Choice:  # type: ignore[name-defined]
     if config.device == "cpu":  # nothing to look at, nothing to agree on
         return devices.Choice("cpu")
-    mine = devices.probe_host(config.device, place.local_rank, place.local_world_size)
-    hosts = devices.share(mine, rank=place.rank, world_size=place.world_size, store=store)
+    mine = devices.probe_host(config.device, rank_info.local_rank, rank_info.local_world_size)
+    hosts = devices.share(mine, rank=rank_info.rank, world_size=rank_info.world_size, store=store)
     return devices.choose(config.device, hosts)
 
 
@@ -157,27 +159,29 @@ def choose_backend(config: DistributedConfig, device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if wanted == "nccl" else "gloo"
 
 
-def _open_store(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
+def _open_store(rank_info: RankInfo, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
     """Where the ranks meet before there is a process group."""
-    if place.world_size == 1:  # needs no network and no free port
+    if rank_info.world_size == 1:  # needs no network and no free port
         return dist.HashStore()  # type: ignore[attr-defined]
-    return _store_of_this_start(place, timeout)
+    return _store_of_this_start(rank_info, timeout)
 
 
 @contextmanager
-def _named_meeting_point(place: Place) -> Iterator[None]:
+def _named_meeting_point(rank_info: RankInfo) -> Iterator[None]:
     """Say where the ranks were to meet if they do not."""
     try:
         yield
     except (RuntimeError, ValueError) as error:  # gloo raises plain RuntimeErrors
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise SetupError(f"rank {place.rank} cannot join the other ranks at {master}: {faults.told(error)}") from error
+        raise SetupError(
+            f"rank {rank_info.rank} cannot join the other ranks at {master}: {faults.told(error)}"
+        ) from error
 
 
-def _store_of_this_start(place: Place, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
+def _store_of_this_start(rank_info: RankInfo, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
     """The store of the launcher, or of rank 0: the part of it that earlier starts of the ranks have not written to.
 
     torchrun's lives on when ranks are started again, and with it the addresses of those that died.
     """
-    store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=timeout))
+    store, _, _ = next(rendezvous("env://", rank_info.rank, rank_info.world_size, timeout=timeout))
     return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ from dlrm.config.prepare import ContiguousVocabulary, PreprocessConfig
 from dlrm.data.packed.manifest import Manifest, SparseRecord, split_records
 from dlrm.data.packed.write import file_record, write_manifest
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
-from dlrm.distributed.world import Place, joined_world
+from dlrm.distributed.world import RankInfo, joined_world
 from dlrm.errors import DataError, DlrmError
 from dlrm.preprocess.encode import Encoder
 from dlrm.preprocess.job_context import JobContext, Source, check_room, disk_errors, extent_of, peak_bytes
@@ -148,7 +148,7 @@ def _see_token(work: WorkFolder, token: str) -> None:
 
 
 def _threads(config: PreprocessConfig) -> int:
-    return config.workers or max(1, len(os.sched_getaffinity(0)) // Place.from_environment().local_world_size)
+    return config.workers or max(1, len(os.sched_getaffinity(0)) // RankInfo.from_environment().local_world_size)
 
 
 def _run_steps(job: JobContext, collectives: Collectives) -> None:

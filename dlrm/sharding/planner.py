@@ -17,7 +17,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.format import did_you_mean
 from dlrm.optim.tables.base import TableOptimizer
@@ -58,7 +58,7 @@ def make_plan(
         ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
-    constraints = table_constraints(config, optimizer, schema, world.place)
+    constraints = table_constraints(config, optimizer, schema, world.rank_info)
     check_kernels(config, constraints, world.device.type)
     hardware = topology(config, world)
     planner = EmbeddingShardingPlanner(
@@ -85,10 +85,10 @@ def make_plan(
 
 def topology(config: ShardingConfig, world: World) -> Topology:
     """What the planner is told of devices, memory and bandwidths; torchrec's defaults are nobody's hardware."""
-    ranks_per_host = world.place.local_world_size
+    ranks_per_host = world.rank_info.local_world_size
     if world.size % ranks_per_host:
         raise PlanError(f"{world.size} ranks do not divide into hosts of {ranks_per_host}; start as many on every host")
-    host_share = _host_memory_bytes() / world.place.local_world_size
+    host_share = _host_memory_bytes() / world.rank_info.local_world_size
     on_cuda = world.device.type == "cuda"
     device_bytes = torch.cuda.get_device_properties(world.device).total_memory if on_cuda else host_share
     if config.device_memory_gib is not None:
@@ -118,7 +118,7 @@ def _host_memory_bytes() -> int:
 
 
 def table_constraints(
-    config: ShardingConfig, optimizer: TableOptimizer, schema: Schema, place: Place
+    config: ShardingConfig, optimizer: TableOptimizer, schema: Schema, rank_info: RankInfo
 ) -> dict[str, ParameterConstraints]:
     """The planner's constraints for every table, by the names that torchrec has for them.
 
@@ -135,7 +135,7 @@ def table_constraints(
         kinds = own.types if own and own.types else config.types
         kernels = own.kernels if own and own.kernels else config.kernels
         constraints[module_name(feature.name)] = ParameterConstraints(
-            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), feature.rows, place),
+            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), feature.rows, rank_info),
             compute_kernels=list(kernels) if kernels else None,
             min_partition=config.min_column_width,
             pooling_factors=[float(feature.hotness)],
@@ -143,14 +143,14 @@ def table_constraints(
     return constraints
 
 
-def _filling_types(kinds: list[str], rows: int, place: Place) -> list[str]:
+def _filling_types(kinds: list[str], rows: int, rank_info: RankInfo) -> list[str]:
     """``kinds`` without those that cut a small table into row ranges of which some ranks get none, if others remain.
 
     Such ranks exchange batches of empty bags, and other types do without. A table of one row cannot be cut into a grid:
     torchrec takes the ranks with its row for some of a table that is cut into columns only, and disagrees with itself on
     the size of the optimizer's state. Cut into columns it is where the grid would have it.
     """
-    if rows == 1 and place.local_world_size > 1:
+    if rows == 1 and rank_info.local_world_size > 1:
         columns = ShardingType.COLUMN_WISE.value
         kinds = list(dict.fromkeys(columns if kind == ShardingType.GRID_SHARD.value else kind for kind in kinds))
 
@@ -158,12 +158,12 @@ def _filling_types(kinds: list[str], rows: int, place: Place) -> list[str]:
         return -(-rows // ranks) * (ranks - 1) < rows
 
     cut_over = {
-        ShardingType.ROW_WISE.value: place.world_size,
-        ShardingType.TABLE_ROW_WISE.value: place.local_world_size,
-        ShardingType.GRID_SHARD.value: place.local_world_size,
+        ShardingType.ROW_WISE.value: rank_info.world_size,
+        ShardingType.TABLE_ROW_WISE.value: rank_info.local_world_size,
+        ShardingType.GRID_SHARD.value: rank_info.local_world_size,
     }
     filling = [kind for kind in kinds if fills(cut_over.get(kind, 1))] or kinds
-    if place.local_world_size == place.world_size and ShardingType.ROW_WISE.value in filling:
+    if rank_info.local_world_size == rank_info.world_size and ShardingType.ROW_WISE.value in filling:
         # On a single host the two are one and the same; the plan should call it by its simpler name.
         filling = [kind for kind in filling if kind != ShardingType.TABLE_ROW_WISE.value]
     return filling

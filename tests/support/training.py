@@ -12,7 +12,7 @@ from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import ProcessGroup
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.schema import Schema
 from dlrm.train.engine import build_engine
 
@@ -39,7 +39,9 @@ def tiny_dataset(num_samples: int, **kwargs: Any) -> Dataset:
 
 def this_world() -> World:
     """The world of a process that :func:`tests.support.ranks.run_ranks` started."""
-    return World(place=Place.from_environment(), device=torch.device("cpu"), backend="gloo", collectives=ProcessGroup())
+    return World(
+        rank_info=RankInfo.from_environment(), device=torch.device("cpu"), backend="gloo", collectives=ProcessGroup()
+    )
 
 
 def training_losses(rank: int, world_size: int, config: Config, num_samples: int, steps: int) -> list[float]:

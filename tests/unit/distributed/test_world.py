@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import world
-from dlrm.distributed.world import Place, choose_backend, joined_world, leave_together
+from dlrm.distributed.world import RankInfo, choose_backend, joined_world, leave_together
 from dlrm.errors import SetupError
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -33,12 +33,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def test_without_a_launcher_this_is_the_only_process():
-    assert Place.from_environment({}) == Place(0, 1, 0, 1)
-    assert Place.from_environment({"MASTER_ADDR": "x", "LOCAL_RANK": "3"}) == Place(0, 1, 0, 1)
+    assert RankInfo.from_environment({}) == RankInfo(0, 1, 0, 1)
+    assert RankInfo.from_environment({"MASTER_ADDR": "x", "LOCAL_RANK": "3"}) == RankInfo(0, 1, 0, 1)
 
 
 def test_the_place_is_what_the_launcher_says():
-    assert Place.from_environment(LAUNCHED) == Place(rank=5, world_size=8, local_rank=1, local_world_size=4)
+    assert RankInfo.from_environment(LAUNCHED) == RankInfo(rank=5, world_size=8, local_rank=1, local_world_size=4)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_place_is_what_the_launcher_says():
 def test_half_an_environment_names_what_is_missing(missing):
     environment = {name: value for name, value in LAUNCHED.items() if name != missing}
     with pytest.raises(SetupError, match=rf"^{missing} is not set although .*; start ranks with torchrun or torchx$"):
-        Place.from_environment(environment)
+        RankInfo.from_environment(environment)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_half_an_environment_names_what_is_missing(missing):
 )
 def test_an_environment_that_contradicts_itself_is_one_line_with_the_values(changes):
     with pytest.raises(SetupError) as caught:
-        Place.from_environment(LAUNCHED | changes)
+        RankInfo.from_environment(LAUNCHED | changes)
     assert all(f"'{name}': '{value}'" in str(caught.value) for name, value in changes.items())
     assert "\n" not in str(caught.value)
 
@@ -120,7 +120,7 @@ def test_one_process_joins_alone_without_a_network_and_leaves_in_order(alone):
 def test_threads_are_the_cores_divided_by_the_ranks_of_the_host(alone, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)))
     for local_world_size, threads in ((1, 7), (3, 2), (8, 1)):
-        monkeypatch.setattr(world.Place, "from_environment", lambda n=local_world_size: Place(local_world_size=n))
+        monkeypatch.setattr(world.RankInfo, "from_environment", lambda n=local_world_size: RankInfo(local_world_size=n))
         with joined_world(DistributedConfig(device="cpu")):
             assert torch.get_num_threads() == threads
 
@@ -202,7 +202,7 @@ def test_all_ranks_leave_together_and_rank_0_last():
     store, left = dist.HashStore(), {}
 
     def leave(rank):
-        leave_together(store, Place(rank, 3, rank, 3), timedelta(seconds=100))
+        leave_together(store, RankInfo(rank, 3, rank, 3), timedelta(seconds=100))
         left[rank] = store.add("left", 0)
 
     threads = [threading.Thread(target=leave, args=(rank,)) for rank in range(3)]

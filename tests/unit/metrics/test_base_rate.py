@@ -8,7 +8,7 @@ import torch
 from dlrm.config import Config
 from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.metrics.base_rate import BaseRateWatch
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
@@ -115,8 +115,8 @@ class Said:
 
 
 def hooks(said, every_steps, measured):
-    place = Place(rank=0, local_rank=0, world_size=1, local_world_size=1)
-    world = World(place=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+    place = RankInfo(rank=0, local_rank=0, world_size=1, local_world_size=1)
+    world = World(rank_info=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
     loss = LossAndSpeed(
         world, Config().optim, measured, NoRecorder(), said, every_steps=every_steps, total_steps=every_steps
     )

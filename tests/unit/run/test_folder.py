@@ -8,14 +8,14 @@ import torch
 
 from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError
 from dlrm.run import folder as run_folder
 from dlrm.run.files import remove_run
 from dlrm.run.folder import open_run_folder
 from dlrm.run.log import open_log
 
-WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+WORLD = World(rank_info=RankInfo(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 
 
 def folder_of(tmp_path, *options):

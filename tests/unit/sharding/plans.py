@@ -5,7 +5,7 @@ from torchrec.distributed.types import ParameterSharding, ShardingPlan
 
 from dlrm.config import Config, load_config
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.models.build import build_model
 from dlrm.models.task import TrainTask
 from dlrm.optim.tables.build import fuse_optimizer, table_optimizer
@@ -21,8 +21,8 @@ def config_of(*options: str) -> Config:
 
 
 def world_of(ranks: int, ranks_per_host: int | None = None) -> World:
-    place = Place(0, ranks, 0, ranks_per_host or ranks)
-    return World(place=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+    place = RankInfo(0, ranks, 0, ranks_per_host or ranks)
+    return World(rank_info=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 
 
 def task_of(config: Config, schema: Schema) -> TrainTask:

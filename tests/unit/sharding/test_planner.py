@@ -3,7 +3,7 @@ import torch
 
 from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
 from dlrm.config.sharding import ShardingConfig
-from dlrm.distributed.world import Place
+from dlrm.distributed.world import RankInfo
 from dlrm.errors import ConfigError, PlanError
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
@@ -82,7 +82,7 @@ def test_more_ranks_than_tables_and_a_batch_smaller_than_the_ranks_have_a_plan()
 
 def test_the_planner_is_told_how_many_ids_a_sample_has():
     schema = Schema.numbered(1, [5, 6], [1, 100])
-    constraints = table_constraints(ShardingConfig(), SGD, schema, Place())
+    constraints = table_constraints(ShardingConfig(), SGD, schema, RankInfo())
     assert [constraint.pooling_factors for constraint in constraints.values()] == [[1.0], [100.0]]
 
 
@@ -189,12 +189,12 @@ def test_hosts_with_unlike_numbers_of_ranks_are_refused():
 def test_adam_never_gets_a_data_parallel_table():
     schema = Schema.numbered(1, [5])
     config = ShardingConfig(types=("data_parallel", "row_wise"))
-    assert table_constraints(config, ADAM, schema, Place())["cat_0"].sharding_types == ["row_wise"]
+    assert table_constraints(config, ADAM, schema, RankInfo())["cat_0"].sharding_types == ["row_wise"]
     with pytest.raises(ConfigError, match=r"sharding\.types: data_parallel would change the optimizer"):
-        table_constraints(ShardingConfig(types=("data_parallel",)), ADAM, schema, Place())
+        table_constraints(ShardingConfig(types=("data_parallel",)), ADAM, schema, RankInfo())
     own = ShardingConfig(tables={"cat_0": {"types": ("data_parallel",)}})
     with pytest.raises(ConfigError, match=r"sharding\.tables\.cat_0\.types: data_parallel would change"):
-        table_constraints(own, ADAM, schema, Place())
+        table_constraints(own, ADAM, schema, RankInfo())
 
 
 @pytest.mark.parametrize(
@@ -207,13 +207,13 @@ def test_adam_never_gets_a_data_parallel_table():
 )
 def test_the_other_optimizers_take_every_sharding_type(optimizer):
     kinds = (*MODEL_PARALLEL, "data_parallel")
-    two_hosts = Place(0, 4, 0, 2)
+    two_hosts = RankInfo(0, 4, 0, 2)
     constraints = table_constraints(ShardingConfig(types=kinds), optimizer, Schema.numbered(1, [8]), two_hosts)
     assert constraints["cat_0"].sharding_types == list(kinds)
 
 
 def test_on_one_host_table_row_wise_is_called_row_wise_where_both_are_allowed():
-    schema, host = Schema.numbered(1, [8]), Place(0, 4, 0, 4)
+    schema, host = Schema.numbered(1, [8]), RankInfo(0, 4, 0, 4)
     both = table_constraints(ShardingConfig(types=("row_wise", "table_row_wise")), SGD, schema, host)
     assert both["cat_0"].sharding_types == ["row_wise"]
     one = table_constraints(ShardingConfig(types=("table_row_wise",)), SGD, schema, host)
@@ -243,7 +243,7 @@ def test_the_ranks_of_a_host_share_its_memory(monkeypatch):
 
 def test_a_small_table_is_not_cut_into_more_ranges_than_it_fills_where_another_type_is_allowed():
     schema = Schema.numbered(1, [9, 8, 3])
-    place = Place(0, 4, 0, 4)
+    place = RankInfo(0, 4, 0, 4)
     both = table_constraints(ShardingConfig(types=("table_wise", "row_wise")), SGD, schema, place)
     assert [both[f"cat_{i}"].sharding_types for i in range(3)] == [
         ["table_wise"],
@@ -273,5 +273,5 @@ def test_a_table_of_one_row_is_cut_into_columns_instead_of_a_grid_and_the_plan_s
 
 def test_the_columns_of_a_table_of_one_row_are_offered_once():
     kinds = ("grid_shard", "row_wise", "column_wise")
-    constraints = table_constraints(ShardingConfig(types=kinds), SGD, Schema.numbered(1, [1]), Place(0, 4, 0, 4))
+    constraints = table_constraints(ShardingConfig(types=kinds), SGD, Schema.numbered(1, [1]), RankInfo(0, 4, 0, 4))
     assert constraints["cat_0"].sharding_types == ["column_wise"]

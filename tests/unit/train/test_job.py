@@ -4,7 +4,7 @@ import torch
 
 from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.train import job
 
 
@@ -13,7 +13,7 @@ def test_what_may_surprise_about_the_device_is_said_before_anything_else(monkeyp
 
     @contextmanager
     def joined(config):
-        yield World(Place(), torch.device("cpu"), "gloo", OneProcess(), notice)
+        yield World(RankInfo(), torch.device("cpu"), "gloo", OneProcess(), notice)
 
     monkeypatch.setattr(job, "joined_world", joined)
     monkeypatch.setattr(job, "_train", lambda config, world, display: display.say("building") or {})

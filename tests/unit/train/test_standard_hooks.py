@@ -4,7 +4,7 @@ import torch
 from dlrm.config import Config
 from dlrm.config.train import EvaluationConfig
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import DataError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
@@ -16,8 +16,8 @@ from dlrm.train.stepper import StepOutput
 
 
 def hook_of_one_rank(every_steps=2, **options):
-    place = Place(rank=0, local_rank=0, world_size=1, local_world_size=1)
-    world = World(place=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+    place = RankInfo(rank=0, local_rank=0, world_size=1, local_world_size=1)
+    world = World(rank_info=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
     measured = Measured(ThroughputMeter())
     hook = LossAndSpeed(
         world,

@@ -13,7 +13,7 @@ from dlrm.checkpoint.storage import LocalStorage
 from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
@@ -24,7 +24,7 @@ from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 from tests.support.elastic_job import committed_steps
 
-WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+WORLD = World(rank_info=RankInfo(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 LAST = 100
 
 

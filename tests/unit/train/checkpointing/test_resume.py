@@ -11,7 +11,7 @@ from dlrm.checkpoint.patience import Patience, patient
 from dlrm.checkpoint.storage import LocalStorage, UnreachableError
 from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import CheckpointError
 from dlrm.run.folder import RunFolder
 from dlrm.train.checkpointing import load as load_module
@@ -21,7 +21,7 @@ from tests.unit.checkpoint.delta.deltas import normal_state
 from tests.unit.checkpoint.states import State, blank, save_ranks, uncut
 from tests.unit.checkpoint.test_patience import away
 
-WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+WORLD = World(rank_info=RankInfo(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 STATE = normal_state(0)
 ELSEWHERE = Start(lines=("elsewhere",))
 

@@ -8,7 +8,7 @@ import torch
 from dlrm.config import Config, load_config
 from dlrm.data.fingerprint import FileFingerprint
 from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import Place, World
+from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import CheckpointError, DivergedError
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.throughput import ThroughputMeter
@@ -17,7 +17,7 @@ from dlrm.train.checkpointing.train_state import TrainingData, TrainState, confi
 from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 
-WORLD = World(place=Place(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+WORLD = World(rank_info=RankInfo(), device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
 SAMPLES = 1000
 DATA = TrainingData(SAMPLES)
 AUCS = {"click": 0.75, "like": 0.625}
