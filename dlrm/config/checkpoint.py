@@ -69,7 +69,7 @@ class CheckpointConfig(Section):
     """How many of the newest checkpoints to keep; older ones are removed once a newer one is whole on disk, but for one
     that shares no file with the newest."""
     full_every: PositiveInt = 1
-    """Save everything in every so many-th checkpoint (and in a run's first two). Those between are delta checkpoints: of the
+    """Save everything in every so many-th checkpoint (and in a run's first two). Those between are delta checkpoints: of
     tables they hold the dirty rows alone, those that training has changed since. 1: always everything."""
     increment_bits: Literal[32, 8] = 32
     """Bits of a weight in those between: 8 quantises each row (Check-N-Run, NSDI 2022); 32 is exact."""

@@ -59,9 +59,7 @@ def engine_of(options):
 def train_steps(engine, first, steps):
     world = this_world()
     order = SampleOrder(SAMPLES, global_batch_size=BATCH, seed=0, shuffle=True)
-    loader = BatchLoader(
-        tiny_dataset(SAMPLES).train, order, rank=world.rank_info.rank, world_size=world.rank_info.world_size
-    )
+    loader = BatchLoader(tiny_dataset(SAMPLES).train, order, rank=world.rank, world_size=world.size)
     for _ in engine.stepper.train(loader.batches(0, first - 1, first - 1 + steps), first_step=first):
         engine.average.update()
 
