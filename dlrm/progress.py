@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import rich.console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -21,14 +20,14 @@ from dlrm.words import printable
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress(Protocol):
-    """Shows steps; safe from several threads."""
+class Progress:
+    """Shows the steps of a job; safe from several threads. This one shows nothing."""
 
     def say(self, text: str) -> None:
         """Print a line."""
 
     def step(self, name: str, total: float, done: float = 0) -> None:
-        """Begin a step of ``total`` units, of which ``done`` were done earlier."""
+        """End the step before, and begin one of ``total`` units, of which ``done`` were done earlier."""
 
     def advance(self, units: float) -> None:
         """Units of the present step are done."""
@@ -37,23 +36,7 @@ class Progress(Protocol):
         """End the last step."""
 
 
-class Silent:
-    """Shows nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def step(self, name: str, total: float, done: float = 0) -> None:
-        """Nothing."""
-
-    def advance(self, units: float) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class Lines:
+class Lines(Progress):
     """For an output that is no terminal: a line every ten seconds and when a step ends.
 
     Args:
@@ -96,7 +79,7 @@ class Lines:
                 self._name = ""
 
 
-class Bars:
+class Bars(Progress):
     """For a terminal: a bar for each step.
 
     Args:
@@ -141,7 +124,7 @@ class Bars:
 def shown_progress(visible: bool) -> Iterator[Progress]:
     """Bars on a terminal, lines elsewhere, nothing if not ``visible``."""
     if not visible:
-        yield Silent()
+        yield Progress()
         return
     console = rich.console.Console(highlight=False)
     place = Place.from_environment()
