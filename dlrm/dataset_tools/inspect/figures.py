@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dlrm.data.packed.folder import PackedFolder, PackedPart
 from dlrm.data.packed.manifest import Manifest, PartRecord
 from dlrm.dataset_tools.inspect.sample import SPLITS, UNUSED, Block, Region, RowSample, sampled_columns
-from dlrm.dataset_tools.inspect.skew import Skew, occurrences, skew_of
+from dlrm.dataset_tools.inspect.skew import Skew, skew_of, value_counts
 
 _HISTOGRAM_BINS = 60
 
@@ -218,7 +218,7 @@ def _sparse(folder: PackedFolder, sample: RowSample) -> list[SparseFigures]:
     found = []
     for i, ids in sampled_columns(folder, sample.blocks, ids_by_column):
         feature = folder.schema.sparse[i]
-        distinct, counts = occurrences(ids)
+        distinct, counts = value_counts(ids)
         table_rows = feature.rows if folder.manifest is not None else max(int(distinct[-1]) + 1, 1)
         missing = _missing(folder, feature.name)
         if missing is None and reserved.missing is not None:
@@ -286,7 +286,7 @@ def _dense_column(name: str, values: NDArray[np.float32], missing: Rate | None) 
         empty = np.zeros(1, np.int64), np.zeros(2)
         nan = float("nan")
         return DenseFigures(name, missing, nan, nan, nan, nan, 0.0, not_finite, empty)
-    distinct, counts = occurrences(finite)  # sorts
+    distinct, counts = value_counts(finite)  # sorts
     low, high = finite[int(0.001 * (len(finite) - 1))], finite[int(0.999 * (len(finite) - 1))]
     commonest = int(counts.argmax())
     return DenseFigures(

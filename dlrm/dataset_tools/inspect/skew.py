@@ -63,7 +63,7 @@ def skew_of(counts: NDArray[np.int64]) -> Skew:
     )
 
 
-def occurrences(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def value_counts(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The distinct values, ascending, and how often each occurs. Sorts ``values`` in place; at least one."""
     values.sort()
     first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))

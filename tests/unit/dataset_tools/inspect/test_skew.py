@@ -4,13 +4,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dlrm.dataset_tools.inspect.skew import log_harmonic, occurrences, skew_of
+from dlrm.dataset_tools.inspect.skew import log_harmonic, skew_of, value_counts
 
 
 def test_occurrences_are_what_counting_gives():
     values = np.random.default_rng(0).integers(-3, 40, 1000).astype(np.int32)
     expected = sorted(Counter(values.tolist()).items())
-    distinct, counts = occurrences(values)
+    distinct, counts = value_counts(values)
     assert list(zip(distinct.tolist(), counts.tolist(), strict=True)) == expected
 
 
