@@ -1,4 +1,4 @@
-"""Raw categories as ids of embedding tables, for all columns of a chunk at once.
+"""Raw categories as ids of embedding tables, for all columns of some rows at once.
 
 With a vocabulary, ids are in ascending order of the raw values. ``reserved: separate`` sets id 0 apart for missing
 categories and id 1 for those that are not in the vocabulary. With ``reserved: mlperf`` a missing category is the raw value
@@ -9,21 +9,25 @@ categories get the ids that :func:`dlrm.data.raw.vocabulary.hashed_ids` gives wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from dlrm.compiled import compiled
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import ContiguousVocabulary
-from dlrm.counter_rng import stream_key
-from dlrm.data.raw.vocabulary import MISSING_ID, UNSEEN_ID
+from dlrm.data.raw.raw_rows import MISSING_CATEGORY
+from dlrm.data.raw.vocabulary import MISSING_ID, UNSEEN_ID, hashed_ids
 from dlrm.errors import ConfigError
-from dlrm.preprocess.arrays import Bools, UInt32s, read_only
-from dlrm.preprocess.lookup import Ids, SortedValues
+from dlrm.preprocess.records import Bools, Int64s, UInt32s
+
+Ids = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 _INT32_ROWS = 2**31  # tables with more rows need int64 ids
-_BLOCK_ROWS = 256  # whose ids stay in a core's first cache while they are written by column
+_MAX_LOG2_BUCKETS = 18  # 2 MiB of starts a vocabulary; of 40 million values a bucket has 150
+_LOG2_SEEN = 13
+_MULTIPLIER = 2_654_435_761  # spreads values over the places of what was seen
 _NO_ID = -1
 
 
@@ -73,25 +77,21 @@ class Encoder:
             self._columns, categories_FM, missing_FM, ids_FM, strict=True
         ):
             column.encode(categories_M, missing_M, ids_M)
-        ids_MF: Ids = np.empty(ids_FM.shape[::-1], ids_FM.dtype)
-        _transpose(ids_FM, ids_MF)
-        return ids_MF
+        return np.ascontiguousarray(ids_FM.T)
 
 
-@compiled
-def _transpose(ids_FM: Ids, ids_MF: Ids) -> None:
-    """As numpy does it, in blocks that stay in a core's first cache."""
-    num_rows, num_columns = ids_MF.shape
-    for start in range(0, num_rows, _BLOCK_ROWS):
-        for f in range(num_columns):
-            for row in range(start, min(start + _BLOCK_ROWS, num_rows)):
-                ids_MF[row, f] = ids_FM[f, row]
+class Reserved(NamedTuple):
+    """The ids of a missing category, of one that is not in the vocabulary, and of the lowest value in it."""
+
+    missing: int
+    absent: int
+    first: int
 
 
 class _Column(Protocol):
     rows: int
 
-    def encode(self, categories_B: UInt32s, missing_B: Bools, ids_B: Ids) -> None:
+    def encode(self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids) -> None:
         """Write the ids of a column's categories."""
 
 
@@ -101,8 +101,7 @@ def _columns(
     if isinstance(config, ContiguousVocabulary):
         if vocabularies is None or num_sparse not in (None, len(vocabularies)):
             raise ValueError(f"{num_sparse} columns need as many vocabularies")
-        of_convention = _MlperfColumn if config.reserved == "mlperf" else _SeparateColumn
-        return [of_convention(f"cat_{f}", values) for f, values in enumerate(vocabularies)]
+        return [_VocabularyColumn(f"cat_{f}", values, config.reserved) for f, values in enumerate(vocabularies)]
     count = len(config.rows) if num_sparse is None else num_sparse
     if len(config.rows) not in (1, count):
         message = f"gives {len(config.rows)} table sizes for {count} sparse columns: give one a column, or one for all"
@@ -111,34 +110,20 @@ def _columns(
     return [_HashedColumn(f"cat_{f}", size) for f, size in enumerate(rows)]
 
 
-class _SeparateColumn:
-    """0 missing, 1 not in the vocabulary, then the vocabulary."""
+class _VocabularyColumn:
+    """Ids of one's own for the values of a vocabulary, behind those that are set apart."""
 
-    def __init__(self, name: str, values: UInt32s) -> None:
-        self._values = SortedValues(values)
-        self._first_id = UNSEEN_ID + 1
-        self.rows = self._first_id + len(values)
+    def __init__(self, name: str, values_K: UInt32s, reserved: Literal["separate", "mlperf"]) -> None:
+        self._name, self._values = name, SortedValues(values_K)
+        has_0 = len(values_K) > 0 and values_K[0] == 0
+        self._reserved = Reserved(MISSING_ID, UNSEEN_ID, UNSEEN_ID + 1)
+        if reserved == "mlperf":
+            self._reserved = Reserved(0 if has_0 else _NO_ID, _NO_ID, 0)
+        self.rows = self._reserved.first + len(values_K)
 
-    def encode(self, categories_B: UInt32s, missing_B: Bools, ids_B: Ids) -> None:
-        self._values.ids(
-            categories_B, missing_B, ids_B, missing_id=MISSING_ID, absent_id=UNSEEN_ID, first_id=self._first_id
-        )
-
-
-class _MlperfColumn:
-    """The vocabulary, to which 0 belongs if categories are missing."""
-
-    def __init__(self, name: str, values: UInt32s) -> None:
-        self._name = name
-        self._values = SortedValues(values)
-        self._missing_id = 0 if len(values) and values[0] == 0 else _NO_ID
-        self.rows = len(values)
-
-    def encode(self, categories_B: UInt32s, missing_B: Bools, ids_B: Ids) -> None:
-        lowest_id = self._values.ids(
-            categories_B, missing_B, ids_B, missing_id=self._missing_id, absent_id=_NO_ID, first_id=0
-        )
-        if lowest_id == _NO_ID:
+    def encode(self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids) -> None:
+        self._values.ids(categories_M, missing_M, self._reserved, ids_M)
+        if (ids_M == _NO_ID).any():
             raise ValueError(f"{self._name} has a category that its vocabulary of all rows lacks")
 
 
@@ -146,19 +131,76 @@ class _HashedColumn:
     """0 missing, the others by hash."""
 
     def __init__(self, name: str, rows: int) -> None:
-        self.rows = rows
-        self._key = np.uint64(stream_key(0, "category", name) % 2**64)
+        self._name, self.rows = name, rows
 
-    def encode(self, categories_B: UInt32s, missing_B: Bools, ids_B: Ids) -> None:
-        _hash(read_only(categories_B), read_only(missing_B), self._key, np.uint64(self.rows - 1), ids_B)
+    def encode(self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids) -> None:
+        signed_M = np.where(missing_M, MISSING_CATEGORY, categories_M.astype(np.int64))
+        ids_M[:] = hashed_ids(signed_M, column=self._name, rows=self.rows)
+
+
+class SortedValues:
+    """Distinct 32-bit values in ascending order, with an index for finding them.
+
+    The index says where each *bucket* begins, an equal share of the values' range: hashes fill them nearly evenly, and the
+    rest is a short binary search.
+
+    Args:
+        values_K: uint32 (K,), ascending; may be a memory map.
+    """
+
+    def __init__(self, values_K: UInt32s) -> None:
+        self._values_K = np.asarray(values_K).view()
+        self._values_K.flags.writeable = False  # as of a memory map: the loop is compiled for one kind of arrays
+        last = int(values_K[-1]) if len(values_K) else 0
+        self._shift = max(0, last.bit_length() - min(_MAX_LOG2_BUCKETS, (len(values_K) // 2).bit_length()))
+        begins = np.arange((last >> self._shift) + 1, dtype=np.uint32) << np.uint32(self._shift)
+        self._starts = np.append(np.searchsorted(self._values_K, begins), len(values_K))
+
+    def ids(self, categories_M: UInt32s, missing_M: Bools, reserved: Reserved, ids_M: Ids) -> None:
+        """Write the id of every category.
+
+        Args:
+            categories_M: uint32 (M,), raw values.
+            missing_M: bool (M,), where they are missing.
+            reserved: ids with a meaning of their own.
+            ids_M: int32 or int64 (M,), written.
+        """
+        index = self._values_K, self._starts, self._shift
+        _write_ids(categories_M, missing_M, index, reserved, ids_M)
 
 
 @compiled
-def _hash(categories_B: UInt32s, missing_B: Bools, key: np.uint64, size: np.uint64, ids_B: Ids) -> None:
-    """:func:`dlrm.counter_rng.integers` of each category, + 1, without arrays in between."""
-    for i in range(categories_B.shape[0]):
-        z = np.uint64(categories_B[i]) * np.uint64(0x9E3779B97F4A7C15) + key
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-        ids_B[i] = MISSING_ID if missing_B[i] else np.int64((z >> np.uint64(1)) % size) + 1
+def _write_ids(
+    categories_M: UInt32s, missing_M: Bools, index: tuple[UInt32s, Int64s, int], reserved: Reserved, ids_M: Ids
+) -> None:
+    """Most categories are among the few that occur often: what was found last is remembered, in a table by hash."""
+    seen_S, seen_ids_S = np.zeros(1 << _LOG2_SEEN, np.uint32), np.empty(1 << _LOG2_SEEN, np.int64)
+    seen_S[0] = 1  # whose place is another one, as is that of 0 for all others: nothing was seen
+    for i in range(len(categories_M)):
+        category = categories_M[i]
+        place = np.uint32(category * np.uint32(_MULTIPLIER)) >> np.uint32(32 - _LOG2_SEEN)
+        if missing_M[i]:
+            ids_M[i] = reserved.missing
+        else:
+            if seen_S[place] != category:
+                seen_S[place] = category
+                found = _find(category, index)
+                seen_ids_S[place] = reserved.absent if found < 0 else found + reserved.first
+            ids_M[i] = seen_ids_S[place]
+
+
+@compiled
+def _find(category: np.uint32, index: tuple[UInt32s, Int64s, int]) -> int:
+    """Where a value stands; -1 where it does not."""
+    values_K, starts, shift = index
+    bucket = np.int64(category) >> shift
+    if bucket >= len(starts) - 1:
+        return -1
+    low, high = starts[bucket], starts[bucket + 1]
+    while low < high:
+        middle = (low + high) >> 1
+        if values_K[middle] < category:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(values_K) and values_K[low] == category else -1

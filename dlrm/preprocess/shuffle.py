@@ -9,169 +9,170 @@ bucket, and a bucket is read from all chunks, a stretch of each, and put in orde
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
-from dlrm.compiled import compiled, inlined
-from dlrm.counter_rng import GOLDEN_GAMMA, MIX_1, MIX_2, stream_key
-from dlrm.preprocess.arrays import Int64s, read_only
-from dlrm.preprocess.records import Words
-from dlrm.preprocess.setting import Setting
-
-UInt64s = npt.NDArray[np.uint64]
+from dlrm.counter_rng import random_bits, stream_key
+from dlrm.preprocess.job_context import JobContext
+from dlrm.preprocess.records import Bools, Int64s, Records, UInt64s, record_type
+from dlrm.preprocess.row_plan import Chunk, RowPlan
+from dlrm.preprocess.sections import SectionFile
 
 _STRETCH_ROWS = 100  # of a chunk in a bucket: 16 KiB, so that reading them all is no random access
 _SMALL_BUCKET_ROWS = 1 << 16  # whose records are put in order in a core's third cache
-_KEYS_A_CELL = 2
 
 
-def bucket_count(setting: Setting) -> int:
+def bucket_count(job: JobContext) -> int:
     """How many buckets there are, as far as can be told from the estimated number of rows; 1 without a shuffle.
 
-    As many as chunks of a single text are long enough for, but small ones, unless a bucket outgrows ``bucket_rows``.
+    As many as chunks are long enough for, but small ones, unless a bucket outgrows ``bucket_rows``.
     """
-    if not setting.config.shuffle:
+    if not job.config.shuffle:
         return 1
-    rows = sum(source.extent.rows for source in setting.sources)
-    by_stretch = math.ceil(rows * _STRETCH_ROWS / _rows_of_a_text(setting))
-    return max(1, math.ceil(rows / min(setting.bucket_rows, max(_SMALL_BUCKET_ROWS, by_stretch))))
-
-
-def texts_per_chunk(setting: Setting) -> int:
-    """How many texts make a chunk: as many as it takes for its stretches not to be too short."""
-    if not setting.config.shuffle:
-        return 1
-    wanted = min(setting.bucket_rows, _STRETCH_ROWS * bucket_count(setting))
-    return max(1, math.ceil(wanted / _rows_of_a_text(setting)))
-
-
-def _rows_of_a_text(setting: Setting) -> float:
-    rows = sum(source.extent.rows for source in setting.sources)
-    text_bytes = sum(source.extent.text_bytes for source in setting.sources)
-    return max(1.0, rows * setting.chunk_bytes / max(1, text_bytes))
+    rows = sum(source.extent.rows for source in job.sources)
+    text_bytes = sum(source.extent.text_bytes for source in job.sources)
+    rows_of_a_chunk = max(1.0, rows * job.chunk_bytes / max(1, text_bytes))
+    by_stretch = math.ceil(rows * _STRETCH_ROWS / rows_of_a_chunk)
+    return max(1, math.ceil(rows / min(job.bucket_rows, max(_SMALL_BUCKET_ROWS, by_stretch))))
 
 
 def row_keys(lines_M: Int64s, file: int, seed: int) -> UInt64s:
-    """The keys of rows, uint64 (M,), without the GIL.
+    """The keys of rows, uint64 (M,).
 
     Args:
         lines_M: int64 (M,), which line of their file they are, from 0 on.
         file: the number of the file.
         seed: of the shuffle.
     """
-    keys_M = np.empty(len(lines_M), np.uint64)
-    _keys(read_only(lines_M), np.uint64(stream_key(seed, "preprocess", "shuffle", file) % 2**64), keys_M)
-    return keys_M
+    key = stream_key(seed, "preprocess", "shuffle", file)
+    return random_bits(key, torch.from_numpy(lines_M)).numpy().view(np.uint64)
 
 
-def bucket_rows(keys_M: UInt64s, buckets: int) -> Int64s:
-    """How many of the rows with some keys are in each bucket, int64 (buckets,)."""
-    counts_B = np.zeros(buckets, np.int64)
-    _count(read_only(keys_M), np.uint64(buckets), counts_B)
-    return counts_B
-
-
-class Spread(NamedTuple):
-    """Rows by bucket, those of a bucket in their order.
+class BucketAssignment(NamedTuple):
+    """How rows are put by bucket, those of a bucket in their order.
 
     Attributes:
-        places_M: int64 (M,), where each row is then.
+        order_M: int64 (M,), which row is the first, second, ... then.
         ends_B: int64 (buckets,), where the rows of each bucket end.
     """
 
-    places_M: Int64s
+    order_M: Int64s
     ends_B: Int64s
 
     @classmethod
-    def of(cls, keys_M: UInt64s, buckets: int) -> Spread:
-        """How rows with some keys are spread over so many buckets, without the GIL."""
-        ends_B = np.cumsum(bucket_rows(keys_M, buckets))
-        places_M = np.empty(len(keys_M), np.int64)
-        _spread(read_only(keys_M), np.uint64(buckets), np.concatenate([[0], ends_B]), places_M)
-        return cls(places_M, ends_B)
-
-    def placed(self, records_MW: Words) -> Words:
-        """Records in the order of rows, by bucket."""
-        from_M = np.empty_like(self.places_M)
-        from_M[self.places_M] = np.arange(len(from_M))
-        return rows_of(records_MW, from_M)
+    def of(cls, keys_M: UInt64s, buckets: int) -> BucketAssignment:
+        """That of rows with some keys, to equal shares of the keys by their upper halves."""
+        bucket_M = ((keys_M >> np.uint64(32)) * np.uint64(buckets)) >> np.uint64(32)
+        narrow_M = bucket_M.astype(np.min_scalar_type(buckets))  # up to 16 bits numpy sorts by digits
+        ends_B = np.cumsum(np.bincount(narrow_M, minlength=buckets))
+        return cls(np.argsort(narrow_M, kind="stable"), ends_B)
 
 
-def order_of(keys_R: UInt64s, buckets: int) -> Int64s:
-    """Which row of a bucket (of so many buckets) is the first, second ..., int64 (R,), without the GIL.
+def chunk_file(job: JobContext, chunk: Chunk) -> SectionFile:
+    """The parsed rows of a chunk, by bucket."""
+    return SectionFile(job.work.rows(chunk.file, chunk.index), record_type(job.config), bucket_count(job))
 
-    Rows with equal keys stay in order.
+
+def chunk_rows(job: JobContext, chunk: Chunk) -> Records:
+    """The parsed rows of a chunk in their order, (M,)."""
+    file = chunk_file(job, chunk)
+    stored_M = file.read_all()
+    if not job.config.shuffle:
+        return stored_M
+    records_M = np.empty_like(stored_M)
+    records_M[_stored_order(job, chunk, file.header)] = stored_M
+    return records_M
+
+
+def lines_of(rows: int, first_line: int, skipped_lines: Int64s) -> Int64s:
+    """Which lines of their file the rows of a chunk are, int64 (M,).
+
+    Args:
+        rows: M.
+        first_line: which line of its file the chunk begins with, from 0 on.
+        skipped_lines: int64 (S,), ascending, lines of the chunk, counted from its first one, that were left out.
     """
-    order_R = np.empty(len(keys_R), np.int64)
-    cells = max(1, len(keys_R) // _KEYS_A_CELL)
-    _sort(read_only(keys_R), np.uint64(buckets), np.uint64(cells), np.zeros(cells + 1, np.int64), order_R)
-    return order_R
+    return np.delete(np.arange(first_line, first_line + rows + len(skipped_lines)), skipped_lines)
 
 
-def rows_of(records_MW: Words, from_B: Int64s) -> Words:
-    """Some records in some order. np.take moves whole records, which is three times as fast as a compiled loop."""
-    # Clipping is what np.take does without looking at every index first.
-    return np.take(records_MW, from_B, axis=0, mode="clip")
+def _stored_order(job: JobContext, chunk: Chunk, header: Mapping[str, Any]) -> Int64s:
+    """Which row of a chunk is stored first, second, ..., int64 (M,)."""
+    skipped_lines = np.array(header["skipped_lines"], np.int64)
+    lines_M = lines_of(len(chunk.rows), header["first_line"], skipped_lines)
+    return BucketAssignment.of(row_keys(lines_M, chunk.file, job.config.seed), bucket_count(job)).order_M
 
 
-@compiled
-def _keys(lines_M: Int64s, stream: np.uint64, keys_M: UInt64s) -> None:
-    """:func:`dlrm.counter_rng.random_bits` of each line."""
-    for i in range(len(lines_M)):
-        z = np.uint64(lines_M[i]) * np.uint64(GOLDEN_GAMMA) + stream
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_1)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX_2)
-        keys_M[i] = z ^ (z >> np.uint64(31))
+@dataclass(frozen=True)
+class _Source:
+    """A chunk with training rows.
+
+    Attributes:
+        training_M: bool (M,), which of its rows, as they are stored, are; None if all are.
+        ends_B: int64 (buckets,), where the rows of each bucket end; None if all are training rows.
+    """
+
+    file: SectionFile
+    training_M: Bools | None
+    ends_B: Int64s | None
+    training_rows_B: Int64s
+
+    @classmethod
+    def of(cls, job: JobContext, plan: RowPlan, chunk: Chunk) -> _Source:
+        file = chunk_file(job, chunk)
+        rows_B = file.lengths()
+        if not plan.is_mixed(chunk):
+            return cls(file, None, None, rows_B)
+        training_M = plan.is_training(chunk)[_stored_order(job, chunk, file.header)]
+        before_M = np.concatenate([[0], np.cumsum(training_M)])  # training rows before each row
+        ends_B = np.cumsum(rows_B)
+        return cls(file, training_M, ends_B, before_M[ends_B] - before_M[ends_B - rows_B])
+
+    def read(self, bucket: int, into: Records) -> int:
+        """Read the training rows of a bucket to the beginning of an array; how many there are."""
+        if self.training_M is None or self.ends_B is None:
+            return len(self.file.read(bucket, into=into))
+        stored = self.file.read(bucket)
+        end = int(self.ends_B[bucket])
+        found = stored[self.training_M[end - len(stored) : end]]
+        into[: len(found)] = found
+        return len(found)
 
 
-@inlined
-def _bucket_of(key: np.uint64, buckets: np.uint64) -> np.uint64:
-    """An equal share of the keys, by their upper halves."""
-    bucket: np.uint64 = ((key >> np.uint64(32)) * buckets) >> np.uint64(32)
-    return bucket
+class Buckets:
+    """All buckets of a job; several threads can read them at the same time.
 
+    Attributes:
+        rows: how many training rows each has.
 
-@compiled
-def _count(keys_M: UInt64s, buckets: np.uint64, counts_B: Int64s) -> None:
-    for key in keys_M:
-        counts_B[_bucket_of(key, buckets)] += 1
+    Raises:
+        DataError: a chunk is gone or damaged; from every method.
+    """
 
+    def __init__(self, job: JobContext, plan: RowPlan) -> None:
+        self._dtype = record_type(job.config)
+        self._sources = []
+        total_B = np.zeros(bucket_count(job), np.int64)
+        for chunk in plan.chunks:
+            if any(plan.training(chunk.rows)):
+                source = _Source.of(job, plan, chunk)
+                self._sources.append(source)
+                total_B += source.training_rows_B
+        self.rows = [int(count) for count in total_B]
 
-@compiled
-def _spread(keys_M: UInt64s, buckets: np.uint64, filled_B: Int64s, places_M: Int64s) -> None:
-    """A counting sort by bucket; ``filled_B``, where each begins, is overwritten."""
-    for row in range(len(keys_M)):
-        bucket = _bucket_of(keys_M[row], buckets)
-        places_M[row] = filled_B[bucket]
-        filled_B[bucket] += 1
+    def read(self, bucket: int) -> tuple[Records, Int64s]:
+        """The training rows of a bucket, and which of them is the first, second, ... after the shuffle."""
+        records_R = np.empty(self.rows[bucket], self._dtype)
+        filled = 0
+        for source in self._sources:
+            filled += source.read(bucket, records_R[filled:])
+        return records_R, np.argsort(records_R["key"], kind="stable")
 
-
-@inlined
-def _cell_of(key: np.uint64, buckets: np.uint64, cells: np.uint64) -> np.uint64:
-    """An equal share of a bucket's keys: what is left of the product when the bucket is taken from it."""
-    within = ((key >> np.uint64(32)) * buckets) & np.uint64(0xFFFFFFFF)
-    cell: np.uint64 = (within * cells) >> np.uint64(32)
-    return cell
-
-
-@compiled
-def _sort(keys_R: UInt64s, buckets: np.uint64, cells: np.uint64, filled_C: Int64s, order_R: Int64s) -> None:
-    """A counting sort by cell, which are in the order of their keys, then by insertion: a cell has two keys or so."""
-    for key in keys_R:
-        filled_C[_cell_of(key, buckets, cells) + np.uint64(1)] += 1
-    for cell in range(1, len(filled_C)):
-        filled_C[cell] += filled_C[cell - 1]
-    for row in range(len(keys_R)):
-        cell_ = _cell_of(keys_R[row], buckets, cells)
-        order_R[filled_C[cell_]] = row
-        filled_C[cell_] += 1
-    for i in range(1, len(order_R)):
-        row = order_R[i]
-        key = keys_R[row]
-        j = i - 1
-        while j >= 0 and keys_R[order_R[j]] > key:
-            order_R[j + 1] = order_R[j]
-            j -= 1
-        order_R[j + 1] = row
+    def keep(self, buckets: int) -> None:
+        """Give back the room of all but the first so many buckets, but for chunks that hold other rows as well."""
+        for source in self._sources:
+            if source.training_M is None:
+                source.file.keep(buckets)

@@ -27,7 +27,6 @@ from dlrm.errors import DataError
 
 # Reads are small enough for a decompressor's output to stay in a core's cache: zstd gave 1.6 GB/s, at 32 MiB 1.0 GB/s.
 READ_BYTES = 1 << 20
-_LOOK_BYTES = 1 << 12  # several rows
 _FETCH_IT = "fetch its file, or list the files one by one if these are all that are meant"
 _SUFFIX = re.compile(r"(\.(txt|tsv|csv))?(\.(gz|zst))?$")
 
@@ -56,12 +55,10 @@ class TextChunk:
     Attributes:
         index: k; lines: the lines, the last one with a newline even where the file lacks it; empty where a single line
             goes over the whole of the chunk's bytes.
-        last: whether no line follows.
     """
 
     index: int
     lines: bytes
-    last: bool
 
 
 def find_sources(input: Sequence[str]) -> tuple[SourceFile, ...]:
@@ -101,17 +98,26 @@ def text_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bo
             :func:`find_sources` or while it is read, or has a line of more than
             :data:`~dlrm.data.raw.tsv_file.MAX_LINE_BYTES`.
     """
-    with _errors_of(source.path):
+    with _errors_of(source.path), _text(source) as text:
         stamp = os.stat(source.path)
         if stamp.st_size != source.bytes:
             problem = f"has {stamp.st_size} bytes, but had {source.bytes} at first"
             raise DataError(source.path, problem, mend="leave the input alone while it is read")
-        chunks = _plain_chunks if source.compression == "none" else _compressed_chunks
-        for chunk in chunks(source, chunk_bytes, wanted):
+        lines = _Lines(source, text)
+        if lines.at_end:
+            raise DataError(source.path, "the file is empty", mend="remove it from input or fetch it again")
+        for index in itertools.takewhile(lambda _: not lines.at_end, itertools.count()):
+            stop = (index + 1) * chunk_bytes
+            chunk = None
+            if wanted(index):
+                chunk = TextChunk(index, lines.take(stop))
+            else:
+                lines.skip(stop)
             now = os.stat(source.path)
             if (now.st_size, now.st_mtime_ns) != (stamp.st_size, stamp.st_mtime_ns):
                 raise DataError(source.path, "has changed while it was read", mend="leave it alone and run again")
-            yield chunk
+            if chunk is not None:
+                yield chunk
 
 
 def first_row(source: SourceFile, chunk_bytes: int, index: int) -> int:
@@ -179,86 +185,54 @@ def _source(path: str) -> SourceFile:
     return SourceFile(path, part, size, "none")
 
 
-def _plain_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bool]) -> Iterator[TextChunk]:
-    with open(source.path, "rb", buffering=0) as file:
-        index = start = 0
-        while start < source.bytes:
-            end = _line_start(file.fileno(), source, (index + 1) * chunk_bytes)
-            if wanted(index):
-                # Not the file's own read: the offset would have to be moved, and bytes be sliced to whole lines.
-                lines = os.pread(file.fileno(), end - start, start)
-                if end == source.bytes and not lines.endswith(b"\n"):
-                    lines += b"\n"
-                yield TextChunk(index, lines, last=end == source.bytes)
-            start = end
-            index += 1
-
-
-def _line_start(file: int, source: SourceFile, offset: int) -> int:
-    """Where the first line starts at or behind an offset of a plain file; its size if none does."""
-    at = offset - 1
-    while piece := os.pread(file, _LOOK_BYTES, at):
-        newline = piece.find(b"\n")
-        if newline >= 0:
-            return at + newline + 1
-        at += len(piece)
-        if at - offset >= MAX_LINE_BYTES:
-            raise _overlong(source, offset)
-    return source.bytes
-
-
-def _compressed_chunks(source: SourceFile, chunk_bytes: int, wanted: Callable[[int], bool]) -> Iterator[TextChunk]:
-    with _text(source) as stream:
-        lines = _LinesAhead(source, stream)
-        if lines.at_end:
-            raise DataError(source.path, "the file is empty", mend="remove it from input or fetch it again")
-        index = 0
-        while not lines.at_end:
-            keep = wanted(index)
-            taken = lines.take((index + 1) * chunk_bytes, keep=keep)
-            if keep:
-                yield TextChunk(index, taken, last=lines.at_end)
-            index += 1
-
-
-class _LinesAhead:
-    """The text of a compressed file, of which the next lines can be taken.
+class _Lines:
+    """The text of a file, of which the next lines can be taken.
 
     Args:
-        source: the file; stream: its text, at the start.
+        source: the file; text: of it, at the start.
     """
 
-    def __init__(self, source: SourceFile, stream: _Stream) -> None:
-        self._source, self._stream = source, stream
+    def __init__(self, source: SourceFile, text: _Stream) -> None:
+        self._source, self._text = source, text
         self._at = 0  # where the line starts that is next
-        self._ahead = stream.read(READ_BYTES)  # the text from there on, as far as it was read; empty at the end
+        self._ahead = text.read(READ_BYTES)  # the text from there on, as far as it was read; empty at the end
 
     @property
     def at_end(self) -> bool:
         """Whether no line is left."""
         return not self._ahead
 
-    def take(self, stop: int, *, keep: bool) -> bytes:
-        """The lines that start before an offset of the text; nothing, but behind them all the same, unless ``keep``."""
-        pieces: list[bytes] = []
-        taken = self._at >= stop
-        while not taken and self._ahead:
+    def take(self, stop: int) -> bytes:
+        """The lines that start before an offset of the text."""
+        found = b"".join(self._pieces(stop))
+        return found if found.endswith(b"\n") or not found else found + b"\n"
+
+    def skip(self, stop: int) -> None:
+        """Go behind the lines that start before an offset; the text of a plain file is not read."""
+        if self._source.compression == "none" and self._at + len(self._ahead) < stop - 1:
+            self._at = self._text.seek(stop - 1)
+            self._ahead = self._text.read(READ_BYTES)
+        for _ in self._pieces(stop):
+            pass
+
+    def _pieces(self, stop: int) -> Iterator[bytes]:
+        """The text up to the first newline at or behind the byte before an offset."""
+        found = self._at >= stop
+        while not found and self._ahead:
             newline = self._ahead.find(b"\n", max(stop - 1 - self._at, 0))
-            taken = newline >= 0
-            length = newline + 1 if taken else len(self._ahead)
-            if keep:
-                pieces.append(self._ahead[:length])
+            found = newline >= 0
+            length = newline + 1 if found else len(self._ahead)
+            yield self._ahead[:length]
             self._at += length
-            self._ahead = self._ahead[length:] or self._stream.read(READ_BYTES)
-            if not taken and self._at - stop >= MAX_LINE_BYTES:
+            self._ahead = self._ahead[length:] or self._text.read(READ_BYTES)
+            if not found and self._at - stop >= MAX_LINE_BYTES:
                 raise _overlong(self._source, stop)
-        if keep and not taken and not pieces[-1].endswith(b"\n"):
-            pieces.append(b"\n")
-        return b"".join(pieces)
 
 
 class _Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+    def seek(self, offset: int, /) -> int: ...
 
 
 @contextmanager

@@ -1,4 +1,9 @@
-"""The third step: the vocabulary of every sparse column, from what occurs in the rows that are counted."""
+"""The third step: the vocabulary of every sparse column, from the values that occur in the rows that are counted.
+
+What occurs in a chunk goes to a file while the chunk is parsed: for each column its values, ascending, each as often as it
+occurs but no more often than the threshold needs. Where most rows repeat values of rows before that is a tenth of the rows'
+categories.
+"""
 
 from __future__ import annotations
 
@@ -9,107 +14,133 @@ from pathlib import Path
 
 import numpy as np
 
+from dlrm.compiled import compiled
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.packed.write import written_beside
-from dlrm.preprocess.arrays import UInt32s
-from dlrm.preprocess.chunk_file import ChunkReader
-from dlrm.preprocess.crew import Crew
-from dlrm.preprocess.occurrences import Occurrences, ValuesReader, frequent, write_values
-from dlrm.preprocess.radix import sort_values
-from dlrm.preprocess.records import Records
-from dlrm.preprocess.rows import Chunk, RowMap
-from dlrm.preprocess.setting import Setting
+from dlrm.preprocess.job_context import JobContext
+from dlrm.preprocess.records import Columns, Records, UInt32s
+from dlrm.preprocess.row_plan import RowPlan
+from dlrm.preprocess.sections import SectionFile, write_sections
+from dlrm.preprocess.shuffle import chunk_rows
+from dlrm.preprocess.worker_pool import WorkerPool
 
-_VALUES_AT_A_TIME = 1 << 22  # occurrences that are sorted in memory at a time, 16 MiB
+_VALUES_AT_A_TIME = 1 << 22  # that are sorted in memory at a time, 16 MiB
 _SAMPLE_STEP = 1 << 10
+_LOG2_SEEN = 13
+_MULTIPLIER = 2_654_435_761
 
 
-def note_training_values(setting: Setting, config: ContiguousVocabulary, rows: RowMap) -> None:
-    """Note what occurs in the training rows of this rank's chunks that hold other rows as well."""
-    own = set(setting.own_files)
-    if config.of == "all" or _are_there(setting):
+def write_values(path: Path, records_M: Records, config: ContiguousVocabulary) -> None:
+    """Write what occurs in the sparse columns of some rows, a section for each.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    columns = Columns.of(records_M)
+    found = []
+    for categories_M, missing_M in zip(columns.categories_FM, columns.missing_FM, strict=True):
+        counted = categories_M if config.reserved == "mlperf" else categories_M[~missing_M]
+        values, counts = np.unique(_news(counted, config.min_count), return_counts=True)
+        found.append(np.repeat(values, np.minimum(counts, config.min_count)))
+    write_sections(path, {}, np.concatenate(found), np.cumsum([len(values) for values in found]))
+
+
+def _news(values_M: UInt32s, limit: int) -> UInt32s:
+    """The values without most of those that have occurred ``limit`` times; the rest is sorted in a fifth of the time."""
+    found_M = np.empty(len(values_M), np.uint32)
+    return found_M[: _find_news(values_M, limit, found_M)]
+
+
+@compiled
+def _find_news(values_M: UInt32s, limit: int, found_M: UInt32s) -> int:
+    seen_S, times_S = np.zeros(1 << _LOG2_SEEN, np.uint32), np.zeros(1 << _LOG2_SEEN, np.int32)
+    count = 0
+    for value in values_M:
+        place = np.uint32(value * np.uint32(_MULTIPLIER)) >> np.uint32(32 - _LOG2_SEEN)
+        if seen_S[place] != value:
+            seen_S[place], times_S[place] = value, 0
+        if times_S[place] < limit:
+            times_S[place] += 1
+            found_M[count] = value
+            count += 1
+    return count
+
+
+def keep_training_values(job: JobContext, config: ContiguousVocabulary, plan: RowPlan) -> None:
+    """Write anew what occurs in this rank's chunks that hold training rows and others, without the others."""
+    own = set(job.own_files)
+    if config.of == "all" or _are_there(job):
         return
-    records = Records(setting.config.num_dense, setting.config.num_sparse)
-    occurrences = Occurrences(config, records)
-    for chunk in rows.chunks:
-        path = setting.work.training_values(chunk.file, chunk.index)
-        if chunk.file not in own or not rows.is_mixed(chunk) or path.exists():
-            continue
-        records_MW = ChunkReader(setting.work.raw(chunk.file, chunk.index)).read_all()
-        stretches = [found for found, _ in rows.training(chunk.rows)]
-        first = chunk.rows.start
-        found = np.concatenate([records_MW[rows.start - first : rows.stop - first] for rows in stretches])
-        write_values(path, occurrences.of(found))
+    for chunk in plan.chunks:
+        if chunk.file in own and plan.is_mixed(chunk):
+            records_M = chunk_rows(job, chunk)[plan.is_training(chunk)]
+            write_values(job.work.values(chunk.file, chunk.index), records_M, config)
 
 
-def write_vocabularies(setting: Setting, config: ContiguousVocabulary, rows: RowMap) -> None:
+def write_vocabularies(job: JobContext, config: ContiguousVocabulary, plan: RowPlan) -> None:
     """Write this rank's vocabularies, as far as they are not there."""
-    columns = range(setting.config.num_sparse)
-    if _are_there(setting):
-        setting.progress.step("vocabularies", len(columns), len(columns))
+    columns = range(job.config.num_sparse)
+    if _are_there(job):
+        job.progress.step("vocabularies", len(columns), len(columns))
         return
-    paths = [path for chunk in rows.chunks if (path := _values_of(setting, config, rows, chunk)) is not None]
-    readers = [ValuesReader(path, len(columns)) for path in paths]
-    lengths = [sum(reader.length(column) for reader in readers) for column in columns]
-    own = setting.own(lengths)
-    todo = [column for column in own if not setting.work.vocabulary(column).exists()]
-    setting.progress.step("vocabularies", len(own), len(own) - len(todo))
-    setting.work.vocabulary(0).parent.mkdir(exist_ok=True)
+    files = [
+        SectionFile(job.work.values(chunk.file, chunk.index), np.uint32, len(columns))
+        for chunk in plan.chunks
+        if len(chunk.rows) and (config.of == "all" or any(plan.training(chunk.rows)))
+    ]
+    lengths = np.sum([file.lengths() for file in files], axis=0).tolist()
+    own = job.own(lengths)
+    todo = [column for column in own if not job.work.vocabulary(column).exists()]
+    job.progress.step("vocabularies", len(own), len(own) - len(todo))
+    job.work.vocabulary(0).parent.mkdir(exist_ok=True)
     todo.sort(key=lambda column: -lengths[column])  # so that no thread is left with a long one
-    with Crew(setting.threads) as crew:
-        for _ in crew.each(partial(_write, setting, config, readers, column) for column in todo):
-            setting.progress.advance(1)
+    with WorkerPool(job.threads) as pool:
+        for _ in pool.each(partial(_write, job, config, files, column) for column in todo):
+            job.progress.advance(1)
 
 
-def forget_values(setting: Setting) -> None:
-    """Remove the occurrences in this rank's files, once all vocabularies are there."""
-    for file in setting.own_files:
-        setting.work.forget_values(file)
+def forget_values(job: JobContext) -> None:
+    """Remove what occurs in the chunks of this rank's files, once all vocabularies are there."""
+    for file in job.own_files:
+        job.work.forget_values(file)
 
 
-def vocabulary(readers: Sequence[ValuesReader], column: int, min_count: int) -> Iterator[UInt32s]:
+def vocabulary(files: Sequence[SectionFile], column: int, min_count: int) -> Iterator[UInt32s]:
     """The values of a column that occur often enough, ascending, in pieces: those of one range after the other.
 
-    Memory is for a range's occurrences; where they are of more than one range they are read once more, to find its ends.
+    Memory is for what occurs in a range; where there is more than one range all is read once more, to find their ends.
+
+    Args:
+        files: of the chunks that are counted; one at least.
+        column: the section.
+        min_count: how often a value has to occur.
     """
-    total = sum(reader.length(column) for reader in readers)
-    if total <= _VALUES_AT_A_TIME:
-        values = np.concatenate([reader.read(column) for reader in readers]) if readers else np.empty(0, np.uint32)
-        sort_values(values, np.empty_like(values))
-        yield frequent(values, min_count)
-        return
-    sample = np.sort(np.concatenate([reader.read(column)[::_SAMPLE_STEP] for reader in readers]))
-    edges = np.unique(sample[:: max(1, len(sample) * _VALUES_AT_A_TIME // total)])[1:]
-    places = [[0, *np.searchsorted(reader.read(column), edges), reader.length(column)] for reader in readers]
+    lengths = [int(file.lengths()[column]) for file in files]
+    ranges = -(-sum(lengths) // _VALUES_AT_A_TIME)
+    edges = np.empty(0, np.uint32)
+    if ranges > 1:
+        sample = np.sort(np.concatenate([file.read(column)[::_SAMPLE_STEP] for file in files]))
+        edges = np.unique(sample[:: max(1, len(sample) // ranges)])[1:]
+    places = [
+        [0, *(np.searchsorted(file.read(column), edges).tolist() if ranges > 1 else ()), length]
+        for file, length in zip(files, lengths, strict=True)
+    ]
     for number in range(len(edges) + 1):
-        stretches = [
-            reader.read(column, int(ends[number]), int(ends[number + 1]))
-            for reader, ends in zip(readers, places, strict=True)
-        ]
-        values = np.concatenate(stretches)
-        sort_values(values, np.empty_like(values))
-        yield frequent(values, min_count)
+        found = [file.read(column, ends[number], ends[number + 1]) for file, ends in zip(files, places, strict=True)]
+        values, counts = np.unique(np.concatenate(found), return_counts=True)
+        yield values[counts >= min_count]
 
 
-def _are_there(setting: Setting) -> bool:
-    return all(setting.work.vocabulary(column).exists() for column in range(setting.config.num_sparse))
+def _are_there(job: JobContext) -> bool:
+    return all(job.work.vocabulary(column).exists() for column in range(job.config.num_sparse))
 
 
-def _values_of(setting: Setting, config: ContiguousVocabulary, rows: RowMap, chunk: Chunk) -> Path | None:
-    """Where those occurrences of a chunk are that are counted; None if none are."""
-    if config.of == "all" or not rows.is_mixed(chunk):
-        is_counted = len(chunk.rows) and (config.of == "all" or any(rows.training(chunk.rows)))
-        return setting.work.values(chunk.file, chunk.index) if is_counted else None
-    return setting.work.training_values(chunk.file, chunk.index)
-
-
-def _write(setting: Setting, config: ContiguousVocabulary, readers: Sequence[ValuesReader], column: int) -> None:
-    path = setting.work.vocabulary(column)
-    with tempfile.TemporaryFile(dir=setting.work.path) as found:  # how long it gets is known at the end only
-        for values in vocabulary(readers, column, config.min_count):
+def _write(job: JobContext, config: ContiguousVocabulary, files: Sequence[SectionFile], column: int) -> None:
+    with tempfile.TemporaryFile(dir=job.work.path) as found:  # how long it gets is known at the end only
+        for values in vocabulary(files, column, config.min_count):
             found.write(values.data)
         found.flush()
         count = found.tell() // 4
         values = np.memmap(found, np.uint32, mode="r", shape=(count,)) if count else np.empty(0, np.uint32)
-        with written_beside(path) as file:
+        with written_beside(job.work.vocabulary(column)) as file:
             np.save(file, values, allow_pickle=False)

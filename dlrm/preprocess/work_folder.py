@@ -6,16 +6,12 @@ its end:
     lock                     held by the job that writes the output
     own.json                 names of the files in the output that may be removed to make place; there until the end
     state.json               what the output is made from and with; there before any of the following
-    raw/<file>/<chunk>      parsed rows of a chunk by bucket, of which the last ones may have been cut off, because their
-                             rows are all in parts; ``<chunk>.used`` once the chunk is not needed any more and is removed
-    raw/<file>/<chunk>.values, .training_values
+    raw/<file>/<chunk>       parsed rows of a chunk by bucket, of which the last ones, or all, may have been cut off
+                             because their rows are all in parts
+    raw/<file>/<chunk>.values
                              which values occur in its sparse columns; removed once all vocabularies are there
     raw/<file>/counts.json   what was counted in the chunks of a file; there once all of them were parsed
-    parts/<part>/begun       the part's files are laid out
-    parts/<part>/pieces-<row>.json
-                             what was counted in pieces of the part, by their first rows; there once they are on
-                             the disk
-    parts/<part>/record.json the part's entry in the manifest; there once its files are finished
+    parts/<part>.json        the part's entry in the manifest; there once its files are finished
 """
 
 from __future__ import annotations
@@ -38,14 +34,24 @@ from dlrm.data.packed.write import UNFINISHED, sync_folder, unfinished, written_
 from dlrm.errors import DataError
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-FileCounts = list[tuple[Count, Count, Count, dict[str, Count]]]
-"""Of each chunk of a file: rows, clicks, skipped lines, and empty fields by column."""
 _WRITTEN = re.compile(
-    r"(raw/[0-9]+/(counts\.json|[0-9]+(\.used|\.values|\.training_values)?)"
-    r"|parts/[^/]+/(begun|pieces-[0-9]+\.json|record\.json))" + f"({re.escape(UNFINISHED)})?",
-    re.DOTALL,
+    r"(raw/[0-9]+/(counts\.json|[0-9]+(\.values)?)|parts/[^/]+\.json)" + f"({re.escape(UNFINISHED)})?", re.DOTALL
 )
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class ChunkCounts:
+    """What was counted in a chunk.
+
+    Attributes:
+        rows: parsed rows; skipped_rows: malformed rows that were left out.
+        missing: empty fields by column, all of ``int_0`` .. and ``cat_0`` .., in file order.
+    """
+
+    rows: Count
+    skipped_rows: Count
+    missing: dict[str, Count]
 
 
 @dataclass(frozen=True)
@@ -69,63 +75,40 @@ class WorkFolder:
         """Which files in the output are this program's, and may be removed."""
         return self.path / "own.json"
 
-    def raw(self, file: int, chunk: int) -> Path:
+    def rows(self, file: int, chunk: int) -> Path:
         """The parsed rows of a chunk."""
-        return self._raw_folder(file) / str(chunk)
-
-    def has_raw(self, file: int, chunk: int) -> bool:
-        """Whether a chunk was parsed."""
-        path = self.raw(file, chunk)
-        return path.exists() or _used(path).exists()
-
-    def drop_raw(self, file: int, chunk: int) -> None:
-        """Remove the parsed rows of a chunk, which are not needed any more."""
-        path = self.raw(file, chunk)
-        _used(path).touch()
-        path.unlink(missing_ok=True)
-
-    def counts(self, file: int) -> Path:
-        """What was counted in the chunks of a file."""
-        return self._raw_folder(file) / "counts.json"
+        return self.path / "raw" / str(file) / str(chunk)
 
     def values(self, file: int, chunk: int) -> Path:
         """What occurs in the sparse columns of a chunk."""
-        return self._raw_folder(file) / f"{chunk}.values"
-
-    def training_values(self, file: int, chunk: int) -> Path:
-        """What occurs in the training rows of a chunk that holds others as well."""
-        return self._raw_folder(file) / f"{chunk}.training_values"
+        return self.path / "raw" / str(file) / f"{chunk}.values"
 
     def forget_values(self, file: int) -> None:
         """Remove what occurs in the chunks of a file."""
-        for ending in ("values", "training_values"):
-            for path in self._raw_folder(file).glob(f"*.{ending}"):
-                path.unlink(missing_ok=True)
+        for path in (self.path / "raw" / str(file)).glob("*.values"):
+            path.unlink(missing_ok=True)
 
-    def begun(self, part: str) -> Path:
-        """Says that the files of a part are laid out."""
-        return self._part_folder(part) / "begun"
-
-    def pieces(self, part: str, start: int) -> Path:
-        """What was counted in pieces of a part; the name is free to be the first row of any of them."""
-        return self._part_folder(part) / f"pieces-{start}.json"
-
-    def all_pieces(self, part: str) -> list[Path]:
-        """All files of :meth:`pieces` that are there."""
-        return sorted(self._part_folder(part).glob("pieces-*.json"))
+    def counts(self, file: int) -> Path:
+        """What was counted in the chunks of a file."""
+        return self.path / "raw" / str(file) / "counts.json"
 
     def record(self, part: str) -> Path:
         """A finished part's entry in the manifest."""
-        return self._part_folder(part) / "record.json"
+        return self.path / "parts" / f"{part}.json"
 
     def vocabulary(self, column: int) -> Path:
         """The raw values of a column that have ids of their own; part of the output."""
         return self.output / "vocabulary" / f"cat_{column}.npy"
 
-    def forget_pieces(self, part: str) -> None:
-        """Remove what a finished part's record has made superfluous."""
-        for path in (self.begun(part), *self.all_pieces(part)):
-            path.unlink(missing_ok=True)
+    def vocabularies(self) -> list[Path]:
+        """The vocabularies that are there, finished or not."""
+        found = [path for end in ("", UNFINISHED) for path in (self.output / "vocabulary").glob(f"cat_[0-9]*.npy{end}")]
+        return [path for path in found if path.name.removesuffix(UNFINISHED)[len("cat_") : -len(".npy")].isdigit()]
+
+    def drop_vocabulary_folder(self) -> None:
+        """Remove the folder of vocabularies if nothing is in it."""
+        with suppress(OSError):  # it is not there, or something is in it
+            (self.output / "vocabulary").rmdir()
 
     def remove(self) -> None:
         """Remove what a job has left, and the folder if nothing else is in it; whoever holds the lock still does."""
@@ -162,26 +145,6 @@ class WorkFolder:
                     file.unlink()
             with suppress(OSError):  # something else is in it
                 os.rmdir(path)
-
-    def drop_vocabulary_folder(self) -> None:
-        """Remove the folder of vocabularies if nothing is in it."""
-        with suppress(OSError):  # it is not there, or something is in it
-            (self.output / "vocabulary").rmdir()
-
-    def vocabularies(self) -> list[Path]:
-        """The vocabularies that are there, finished or not."""
-        found = [path for end in ("", UNFINISHED) for path in (self.output / "vocabulary").glob(f"cat_[0-9]*.npy{end}")]
-        return [path for path in found if path.name.removesuffix(UNFINISHED)[len("cat_") : -len(".npy")].isdigit()]
-
-    def _raw_folder(self, file: int) -> Path:
-        return self.path / "raw" / str(file)
-
-    def _part_folder(self, part: str) -> Path:
-        return self.path / "parts" / part
-
-
-def _used(raw: Path) -> Path:
-    return raw.with_name(raw.name + ".used")
 
 
 def write_json(path: Path, value: Any) -> None:

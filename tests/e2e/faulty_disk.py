@@ -12,7 +12,7 @@ from tests.unit.preprocess.tiny_criteo import make
 
 # Calls by which something becomes durable or gets its name. A job that fails, or dies, right before any of them has to
 # go on from there.
-CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink", "ftruncate")
+CALLS = ("pwrite", "replace", "fsync", "fdatasync", "unlink", "truncate")
 
 
 class FaultyDisk:

@@ -90,7 +90,7 @@ def test_a_finished_part_is_not_written_again(raw, tmp_path):
 def interrupted_before_the_last_part(raw, folder):
     """The output of a job whose disk filled up when two parts of three were finished."""
     at, output = 20, folder / "20"
-    while len(list((output / "preprocess.work" / "parts").glob("*/record.json"))) != 2:
+    while len(list((output / "preprocess.work" / "parts").glob("*.json"))) != 2:
         at, output = at + 1, folder / str(at + 1)
         assert not fail_at(raw, output, at), "the job ended without having two parts finished at any call"
     return output

@@ -12,10 +12,9 @@ import pytest
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.data.packed.manifest import PartRecord
 from dlrm.errors import ConfigError, DataError
-from dlrm.preprocess import begin as beginning
-from dlrm.preprocess.begin import State, begin, finished_output, parameters
-from dlrm.preprocess.packed_rows import PieceCounts
-from dlrm.preprocess.work_folder import FileCounts, WorkFolder, read_json
+from dlrm.preprocess import job_state
+from dlrm.preprocess.job_state import State, begin, finished_output, parameters
+from dlrm.preprocess.work_folder import ChunkCounts, WorkFolder, read_json
 from tests.unit.dataset_tools.inspect.packed_folders import small
 from tests.unit.mutations import mutations
 
@@ -57,7 +56,7 @@ def test_the_state_of_a_job_that_was_begun(tmp_path):
 
 
 def test_the_manifest_of_a_data_set_that_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(beginning, "_check_whole", lambda manifest, folder: None)
+    monkeypatch.setattr(job_state, "_check_whole", lambda manifest, folder: None)
     config = PreprocessConfig(input="/raw", output=str(tmp_path))
     made = {"parameters": parameters(config), "sources": [{"name": "day_0", "bytes": 12, "rows": 3}]}
     small(tmp_path, parts=1, rows=10, preprocessing=made)
@@ -73,8 +72,7 @@ def test_the_manifest_of_a_data_set_that_is_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "document"),
     [
-        (FileCounts, [[10, 3, 0, {"int_0": 2}]]),
-        (dict[str, PieceCounts], {"0": {"clicks": 3, "missing": {"int_0": 1}}}),
+        (list[ChunkCounts], [{"rows": 10, "skipped_rows": 0, "missing": {"int_0": 2}}]),
         (PartRecord, {"name": "day_0", "rows": 3, "files": {"dense": FILE}, "clicks": 1, "missing": {"int_0": 1}}),
         (dict[str, Any], {"replaces": None, "parameters": {"parts": {}}}),
     ],

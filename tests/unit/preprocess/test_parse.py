@@ -12,10 +12,10 @@ from dlrm.config.prepare import FixedDense, PreprocessConfig
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER
 from dlrm.data.raw.tsv_parse import parse_lines
 from dlrm.errors import DataError
-from dlrm.preprocess.parse import parse_chunk
-from dlrm.preprocess.raw_chunk import ChunkCounts, RawChunk
-from dlrm.preprocess.records import Columns, Records
+from dlrm.preprocess.parse import ParsedChunk, count_lines, parse_chunk
+from dlrm.preprocess.records import Columns
 from dlrm.preprocess.sources import find_sources, text_chunks
+from dlrm.preprocess.work_folder import ChunkCounts
 from tests.unit.data.raw.tsv_files import CATEGORIES, FIELD_PATTERNS, INTEGERS, LAYOUT, line
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -41,15 +41,18 @@ class ByColumn(Columns):
     counts: ChunkCounts
 
 
-def by_column(chunk: RawChunk, num_dense=2, num_sparse=3) -> ByColumn:
-    assert chunk.records_MW[:, 0].tolist() == list(range(chunk.counts.rows))
-    columns = ByColumn(**vars(Records(num_dense, num_sparse).columns(chunk.records_MW)))
+def parse_text(text: bytes, settings: PreprocessConfig, where=unasked) -> ParsedChunk:
+    return parse_chunk(text, settings, where=where, num_lines=count_lines(text))
+
+
+def by_column(chunk: ParsedChunk) -> ByColumn:
+    columns = ByColumn(**vars(Columns.of(chunk.records_M)))
     object.__setattr__(columns, "counts", chunk.counts)
     return columns
 
 
 def parse(*lines: bytes, end=b"\n", where=unasked, **changes) -> ByColumn:
-    return by_column(parse_chunk(b"".join(text + end for text in lines), config(**changes), where=where))
+    return by_column(parse_text(b"".join(text + end for text in lines), config(**changes), where))
 
 
 def error_of(*lines: bytes, end=b"\n", where=of_day, **changes) -> DataError:
@@ -93,7 +96,6 @@ def assert_same(chunk: ByColumn, lines: list[bytes], dense: FixedDense) -> None:
     assert chunk.categories_FM.T.tolist() == [[int(x or "0", 16) for x in fields[CATEGORIES]] for fields in split]
     assert chunk.missing_FM.T.tolist() == [[not x for x in fields[CATEGORIES]] for fields in split]
     assert chunk.counts.rows == len(lines)
-    assert chunk.counts.clicks == sum(fields[0][0] == "1" for fields in split)
     empty = {name: sum(not fields[i] for fields in split) for i, name in enumerate(LAYOUT.columns)}
     del empty["label"]
     assert chunk.counts.missing == empty
@@ -174,9 +176,8 @@ def test_skipped_rows_are_left_out_and_counted(end):
     chunk = parse(*lines, end=end, bad_rows="skip")
     assert chunk.counts.skipped_rows == len(bad)
     assert_same(chunk, good, FixedDense())
-    chunk = parse_chunk(end.join([*lines, b""]), config(bad_rows="skip"), where=unasked, first_line=70)
+    chunk = parse_text(end.join([*lines, b""]), config(bad_rows="skip"))
     assert chunk.skipped_lines.tolist() == [lines.index(text) for text in bad]
-    assert chunk.lines().tolist() == [70 + lines.index(text) for text in good]
 
 
 def test_where_every_row_is_malformed_all_are_skipped():
@@ -202,12 +203,12 @@ def test_both_parsers_and_regular_expressions_agree_on_thousands_of_damaged_chun
         lines = data.removesuffix(b"\n").split(b"\n")
         good = [text for text in lines if is_well_formed(text)]
         exact = failure(lambda data=data: parse_lines(data, LAYOUT, path="day_0", first_row=100))
-        fast = failure(lambda data=data: parse_chunk(data, config(), where=of_day))
+        fast = failure(lambda data=data: parse_text(data, config(), of_day))
         assert (fast is None) == (exact is None) == (len(good) == len(lines)), data
         if fast is not None:
             rejected += 1
             assert (fast.row, fast.column, fast.problem) == (exact.row, exact.column, exact.problem)
-        kept = by_column(parse_chunk(data, config(bad_rows="skip"), where=unasked))
+        kept = by_column(parse_text(data, config(bad_rows="skip")))
         assert kept.counts.skipped_rows == len(lines) - len(good)
         assert_same(kept, good, FixedDense())
     assert 1000 < rejected < 4500  # both outcomes were seen
@@ -225,7 +226,7 @@ def test_the_exact_parser_gives_the_same_values():
     rng = random.Random(2)
     data = b"".join(random_line(rng) + b"\n" for _ in range(500))
     chunk, rows = (
-        by_column(parse_chunk(data, config(), where=unasked)),
+        by_column(parse_text(data, config())),
         parse_lines(data, LAYOUT, path="day_0", first_row=1),
     )
     np.testing.assert_array_equal(chunk.labels_M, rows.labels_M)
@@ -238,11 +239,11 @@ def test_the_exact_parser_gives_the_same_values():
 def test_threads_at_once_parse_what_one_alone_parses():
     rng = random.Random(3)
     chunks = [b"".join(random_line(rng) + b"\n" for _ in range(3000)) for _ in range(4)]
-    alone = [parse_chunk(data, config(), where=unasked) for data in chunks]
+    alone = [parse_text(data, config()) for data in chunks]
     together = [None] * len(chunks)
 
     def work(i):
-        together[i] = parse_chunk(chunks[i], config(), where=unasked)
+        together[i] = parse_text(chunks[i], config())
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(chunks))]
     for thread in threads:
@@ -251,7 +252,7 @@ def test_threads_at_once_parse_what_one_alone_parses():
         thread.join()
     for one, other in zip(alone, together, strict=True):
         assert one.counts == other.counts
-        np.testing.assert_array_equal(one.records_MW, other.records_MW)
+        np.testing.assert_array_equal(one.records_M, other.records_M)
 
 
 @pytest.mark.criteo
@@ -262,7 +263,7 @@ def test_the_real_sample_parses_as_pyarrow_reads_it():
     settings = PreprocessConfig(input=(str(SAMPLE),), output="packed")
     (source,) = find_sources(settings.input)
     texts = text_chunks(source, 5_000_000, lambda k: True)
-    chunks = [by_column(parse_chunk(text.lines, settings, where=unasked), 13, 26) for text in texts]
+    chunks = [by_column(parse_text(text.lines, settings)) for text in texts]
     assert sum(chunk.counts.rows for chunk in chunks) == 109_711
     names = [f"c{i}" for i in range(40)]
     types = {name: pa.int64() if i < 14 else pa.string() for i, name in enumerate(names)}
@@ -301,43 +302,9 @@ def test_what_is_missing_is_known_of_any_number_of_columns(num_sparse):
     rows = [[draw.choice(["", "0", "f00d"]) for _ in range(num_sparse)] for _ in range(50)]
     text = b"".join(b"%d\t7\t%s\n" % (i % 2, "\t".join(row).encode()) for i, row in enumerate(rows))
     settings = PreprocessConfig(input=("raw",), output="packed", num_dense=1, num_sparse=num_sparse)
-    chunk = by_column(parse_chunk(text, settings, where=unasked), 1, num_sparse)
+    chunk = by_column(parse_text(text, settings))
     assert chunk.missing_FM.T.tolist() == [[not field for field in row] for row in rows]
     assert chunk.categories_FM.T.tolist() == [[int(field or "0", 16) for field in row] for row in rows]
     assert chunk.labels_M.tolist() == [i % 2 for i in range(50)]
     missing = [chunk.counts.missing[f"cat_{f}"] for f in range(num_sparse)]
     assert missing == [sum(not row[f] for row in rows) for f in range(num_sparse)]
-
-
-def test_neighbouring_chunks_are_joined_as_if_parsed_at_once():
-    good = [line(label=str(i % 2), categories=(f"{i:x}", "", "c")) for i in range(9)]
-    lines = [good[0], b"short", *good[1:5], b"", b"", *good[5:]]
-    texts = [b"".join(text + b"\n" for text in part) for part in (lines[:3], lines[3:7], lines[7:])]
-    settings = config(bad_rows="skip")
-    parts = [
-        parse_chunk(text, settings, where=unasked, first_line=first)
-        for text, first in zip(texts, (40, 43, 47), strict=True)
-    ]
-    joined = RawChunk.joined(parts)
-    whole = parse_chunk(b"".join(texts), settings, where=unasked, first_line=40)
-    np.testing.assert_array_equal(joined.records_MW, whole.records_MW)
-    assert joined.skipped_lines.tolist() == whole.skipped_lines.tolist()
-    assert (joined.first_line, joined.counts) == (whole.first_line, whole.counts)
-
-
-def test_rows_are_written_where_they_are_to_be_unless_lines_are_left_out():
-    lines = [b"1\t%d\t7\ta\tb\tc" % n for n in range(20)]
-    places = np.random.default_rng(0).permutation(20)
-    text = b"\n".join([*lines, b""])
-    in_order = parse_chunk(text, config(), where=unasked)
-    placed = parse_chunk(text, config(), where=unasked, places_M=places)
-    assert (in_order.is_placed, placed.is_placed) == (False, True)
-    np.testing.assert_array_equal(placed.records_MW[places], in_order.records_MW)
-
-    lines[3] = b"no row"
-    some = parse_chunk(b"\n".join([*lines, b""]), config(bad_rows="skip"), where=unasked, places_M=places)
-    assert not some.is_placed
-    assert some.skipped_lines.tolist() == [3]
-    kept = np.delete(in_order.records_MW, 3, axis=0)
-    np.testing.assert_array_equal(some.records_MW[:, 1:], kept[:, 1:])
-    assert some.records_MW[:, 0].tolist() == list(range(19))

@@ -62,8 +62,7 @@ def by_hand(text: bytes, chunk_bytes: int) -> list[TextChunk]:
     for piece in text.splitlines(keepends=True):
         lines.setdefault(start // chunk_bytes, []).append(piece if piece.endswith(b"\n") else piece + b"\n")
         start += len(piece)
-    last = max(lines)
-    return [TextChunk(k, b"".join(lines.get(k, [])), k == last) for k in range(last + 1)]
+    return [TextChunk(k, b"".join(lines.get(k, []))) for k in range(max(lines) + 1)]
 
 
 @pytest.mark.parametrize("stored", STORED)
@@ -73,7 +72,6 @@ def test_a_chunk_holds_the_lines_that_start_in_it_however_the_file_is_stored(
     tmp_path, monkeypatch, stored, read_bytes, chunk_bytes
 ):
     monkeypatch.setattr(sources, "READ_BYTES", read_bytes)
-    monkeypatch.setattr(sources, "_LOOK_BYTES", read_bytes)
     text = TEXT if read_bytes > 1 else TEXT[: 30 * chunk_bytes][:3000]
     assert chunks_of(put(tmp_path, STORED[stored](text)), chunk_bytes) == by_hand(text, chunk_bytes)
 
@@ -105,16 +103,28 @@ def test_every_chunk_is_asked_for_once_and_in_order(tmp_path, stored):
 
 def test_chunks_of_plain_files_that_are_not_wanted_are_not_read(tmp_path, monkeypatch):
     path = put(tmp_path, TEXT * 100)
-    pread, read = os.pread, []
+    opened, read = open, []
 
-    def counting(file, size, offset):
-        data = pread(file, size, offset)
-        read.append(len(data))
-        return data
+    class Counted:
+        def __init__(self, file):
+            self.file, self.seek = file, file.seek
 
-    monkeypatch.setattr(os, "pread", counting)
-    (chunk,) = chunks_of(path, 100_000, wanted={3}.__contains__)
-    assert sum(read) < len(chunk.lines) + len(TEXT) * 100 / 100_000 * 5000
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def read(self, size):
+            data = self.file.read(size)
+            read.append(len(data))
+            return data
+
+    source = source_of(path)
+    monkeypatch.setattr(sources, "READ_BYTES", 5000)
+    monkeypatch.setattr(sources, "open", lambda *given, **more: Counted(opened(*given, **more)), raising=False)
+    (chunk,) = text_chunks(source, 100_000, {3}.__contains__)
+    assert sum(read) < len(chunk.lines) + len(TEXT) * 100 / 100_000 * 10_000
 
 
 @pytest.mark.parametrize("stored", STORED)
@@ -344,6 +354,5 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, stored, chan
 def test_a_row_without_end_is_an_error_before_memory_runs_out(tmp_path, monkeypatch, stored):
     monkeypatch.setattr(sources, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(sources, "READ_BYTES", 64)
-    monkeypatch.setattr(sources, "_LOOK_BYTES", 64)
     error = error_of(chunks_of, put(tmp_path, STORED[stored](b"one\ntwo\n" + b"x" * 1000 + b"\nend\n")), 32)
     assert (error.row, error.problem) == (3, "the row is longer than 100 bytes")

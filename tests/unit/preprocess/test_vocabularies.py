@@ -5,12 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dlrm.config.prepare import ContiguousVocabulary
-from dlrm.errors import DataError
+from dlrm.config.prepare import ContiguousVocabulary, PreprocessConfig
 from dlrm.preprocess import vocabularies
-from dlrm.preprocess.occurrences import Occurrences, ValuesReader, write_values
-from dlrm.preprocess.records import Records
-from dlrm.preprocess.vocabularies import vocabulary
+from dlrm.preprocess.records import record_type
+from dlrm.preprocess.sections import SectionFile
+from dlrm.preprocess.vocabularies import vocabulary, write_values
 from tests.unit.preprocess.columns import HIGHEST, clustered_columns, distinct, present, skewed_column
 
 MLPERF = ContiguousVocabulary(of="all", reserved="mlperf")
@@ -27,25 +26,25 @@ def how(request, monkeypatch):
 
 def records_of(columns):
     """Records of rows of which only the sparse columns matter: (categories, is_missing) of each."""
-    records = Records(1, len(columns))
-    made = np.zeros((len(columns[0][0]), records.words), np.uint32)
+    config = PreprocessConfig(input=("raw",), output="packed", num_dense=1, num_sparse=len(columns))
+    records = np.zeros(len(columns[0][0]), record_type(config))
     for f, (categories, is_missing) in enumerate(columns):
-        made[:, 1 + (1 + f) // 32] |= is_missing.astype(np.uint32) << np.uint32((1 + f) % 32)
-        made[:, records.first_category + f] = categories
-    return records, made
+        records["flags"][:, (1 + f) // 32] |= is_missing.astype(np.uint32) << np.uint32((1 + f) % 32)
+        records["categories"][:, f] = categories
+    return records
+
+
+def files_of(folder, columns, config, *, pieces=1):
+    """What occurs in columns whose rows are in several chunks."""
+    for number, piece in enumerate(np.array_split(records_of(columns), pieces)):
+        write_values(folder / str(number), piece, config)
+    return [SectionFile(folder / str(number), np.uint32, len(columns)) for number in range(pieces)]
 
 
 def built(folder, columns, config, *, pieces=1):
     """The vocabularies of columns whose rows are in several chunks."""
-    records, made = records_of(columns)
-    occurrences = Occurrences(config, records)
-    for number, piece in enumerate(np.array_split(made, pieces)):
-        write_values(folder / str(number), occurrences.of(piece))
-    readers = [ValuesReader(folder / str(number), len(columns)) for number in range(pieces)]
-    return [
-        np.concatenate([values.copy() for values in vocabulary(readers, f, config.min_count)])
-        for f in range(len(columns))
-    ]
+    files = files_of(folder, columns, config, pieces=pieces)
+    return [np.concatenate(list(vocabulary(files, f, config.min_count))) for f in range(len(columns))]
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
@@ -88,35 +87,8 @@ def test_columns_with_missing_values_only_have_an_empty_vocabulary(how, tmp_path
     assert built(tmp_path, [column], MLPERF)[0].tolist() == [0]
 
 
-def test_of_no_chunks_the_vocabulary_is_empty():
-    assert sum(len(values) for values in vocabulary([], 0, 1)) == 0
-
-
-def test_occurrences_are_ascending_and_no_more_than_the_threshold_needs():
+def test_what_occurs_is_ascending_and_no_more_than_the_threshold_needs(tmp_path):
     column = np.repeat(np.array([7, HIGHEST, 7, 3], np.uint32), [5, 1, 2, 3]), np.zeros(11, bool)
-    records, made = records_of([column])
     for min_count, expected in ((1, [3, 7, HIGHEST]), (2, [3, 3, 7, 7, HIGHEST]), (9, [3] * 3 + [7] * 7 + [HIGHEST])):
-        (found,) = Occurrences(ContiguousVocabulary(min_count=min_count), records).of(made)
-        assert found.tolist() == expected
-
-
-def read_both(path):
-    reader = ValuesReader(path, 2)
-    return reader.read(0), reader.read(1)
-
-
-def test_damaged_occurrences_are_an_error(tmp_path):
-    path = tmp_path / "values"
-    write_values(path, [distinct([1, 2, 3]), distinct([4])])
-    whole = path.read_bytes()
-    for position in range(len(whole)):
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(DataError, match="start over"):
-            read_both(path)
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match="bytes"):
-            ValuesReader(path, 2)
-    path.unlink()
-    with pytest.raises(DataError, match="no such file"):
-        ValuesReader(path, 2)
+        (file,) = files_of(tmp_path, [column], ContiguousVocabulary(min_count=min_count))
+        assert file.read(0).tolist() == expected

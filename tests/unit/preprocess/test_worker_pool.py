@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from dlrm.preprocess.crew import Crew
+from dlrm.preprocess.worker_pool import WorkerPool
 
 
 def test_results_come_in_the_order_of_the_tasks():
@@ -14,8 +14,8 @@ def test_results_come_in_the_order_of_the_tasks():
         time.sleep(0.002 * (5 - i % 5))
         return i
 
-    with Crew(4) as crew:
-        assert list(crew.each(partial(slower_first, i) for i in range(40))) == list(range(40))
+    with WorkerPool(4) as pool:
+        assert list(pool.each(partial(slower_first, i) for i in range(40))) == list(range(40))
 
 
 def test_the_error_of_the_first_task_that_failed_is_raised_though_a_later_one_fails_sooner():
@@ -29,8 +29,8 @@ def test_the_error_of_the_first_task_that_failed_is_raised_though_a_later_one_fa
         later_has_failed.set()
         raise ValueError("later")
 
-    with pytest.raises(ValueError, match="first"), Crew(2) as crew:
-        list(crew.each([first, later]))
+    with pytest.raises(ValueError, match="first"), WorkerPool(2) as pool:
+        list(pool.each([first, later]))
 
 
 def test_after_a_failure_no_task_is_begun_and_those_that_run_are_awaited():
@@ -48,11 +48,11 @@ def test_after_a_failure_no_task_is_begun_and_those_that_run_are_awaited():
         ended.append(i)
 
     tasks = [fail, *(partial(run, i) for i in range(50))]
-    with pytest.raises(ValueError), Crew(2) as crew:  # noqa: PT011
-        list(crew.each(tasks))
+    with pytest.raises(ValueError), WorkerPool(2) as pool:  # noqa: PT011
+        list(pool.each(tasks))
     assert sorted(ended) == sorted(begun)  # two may run at a time and end in either order
     assert len(begun) < 5
-    assert crew.stop.is_set()
+    assert pool.stop.is_set()
 
 
 def test_tasks_are_taken_when_there_is_a_thread_for_them():
@@ -63,5 +63,5 @@ def test_tasks_are_taken_when_there_is_a_thread_for_them():
             assert i - len(done) <= 2, "two run and one is next"
             yield partial(done.append, i)
 
-    with Crew(2) as crew:
-        assert len(list(crew.each(tasks()))) == 30
+    with WorkerPool(2) as pool:
+        assert len(list(pool.each(tasks()))) == 30

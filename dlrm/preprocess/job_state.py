@@ -17,9 +17,8 @@ from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from dlrm.data.packed.own import MOVE_AWAY, find_foreign
 from dlrm.data.packed.write import UNFINISHED
 from dlrm.errors import ConfigError, DataError
-from dlrm.preprocess.counted import part_names
-from dlrm.preprocess.disk import check_room, peak_bytes
-from dlrm.preprocess.replaced import (
+from dlrm.preprocess.job_context import Source, check_room, peak_bytes
+from dlrm.preprocess.overwrite import (
     check_replaceable,
     data_set_files,
     manifest_digest,
@@ -27,7 +26,7 @@ from dlrm.preprocess.replaced import (
     own_names,
     remove_data_set,
 )
-from dlrm.preprocess.setting import Source
+from dlrm.preprocess.row_plan import part_names
 from dlrm.preprocess.sources import SourceFile
 from dlrm.preprocess.work_folder import Count, WorkFolder, read_json, write_json
 

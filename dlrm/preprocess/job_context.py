@@ -1,4 +1,4 @@
-"""How much text, how many rows and how much disk a job is about, estimated from the start of every file."""
+"""What all steps of a preprocessing job need to know, and how much text, rows and disk it is about."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pyarrow as pa
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import PreprocessConfig
 from dlrm.errors import DataError
+from dlrm.preprocess.records import record_type
 from dlrm.preprocess.sources import SourceFile
+from dlrm.preprocess.work_folder import WorkFolder
+from dlrm.progress import Progress
 
 _SAMPLE_BYTES = 1 << 20
 _MARGIN = 1.05
-GIB = 2**30
-CUTS = 16
-"""About how often the parsed rows of a shuffle are given back."""
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,57 @@ class Extent:
 
     text_bytes: int
     rows: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A raw file as it was when the job began: when it was modified last (nanoseconds) and about how much is in it."""
+
+    file: SourceFile
+    mtime_ns: int
+    extent: Extent
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """One rank's view of a job.
+
+    Attributes:
+        config: as the user gave it; work: the intermediate files.
+        sources: the raw files, in order.
+        chunk_bytes, bucket_rows: as the job began; a job that goes on does so with the same.
+        rank, world_size: which share of the work is done here.
+        threads: that work here at a time.
+        progress: tells the user; silent on other ranks than 0.
+    """
+
+    config: PreprocessConfig
+    work: WorkFolder
+    sources: tuple[Source, ...]
+    chunk_bytes: int
+    bucket_rows: int
+    rank: int
+    world_size: int
+    threads: int
+    progress: Progress
+
+    def own(self, sizes: Sequence[int]) -> list[int]:
+        """Which of some things of these sizes are this rank's."""
+        return [i for i, owner in enumerate(owners(sizes, self.world_size)) if owner == self.rank]
+
+    @property
+    def own_files(self) -> list[int]:
+        """The source files that this rank reads."""
+        return self.own([source.file.bytes for source in self.sources])
+
+
+def owners(sizes: Sequence[int], ranks: int) -> list[int]:
+    """Deal things out to ranks: the largest first, each to the rank that has the least (the lowest of them)."""
+    loads, owner = [0] * ranks, [0] * len(sizes)
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        owner[i] = min(range(ranks), key=lambda rank: loads[rank])
+        loads[owner[i]] += sizes[i]
+    return owner
 
 
 def extent_of(source: SourceFile) -> Extent:
@@ -61,28 +113,25 @@ def peak_bytes(config: PreprocessConfig, part_rows: Sequence[int], *, ranks: int
     """The most disk space that is in use at a time, for parts of about so many rows.
 
     First all parsed rows and, where there are vocabularies, what occurs in them: each category, where no two are the same.
-    Then the parsed rows and one part. Where rows are shuffled they are given back little by little
-    (:mod:`~dlrm.preprocess.spent`), or all parts are written beside them.
+    Then the parsed rows and one part: the room of parsed rows is reclaimed as parts are finished, or all parts are written
+    beside them.
     """
     hashed = isinstance(config.categories, HashedCategories)
     wide = isinstance(config.categories, HashedCategories) and max(config.categories.rows) > 2**31
     packed = 4 * config.num_dense + (8 if wide else 4) * config.num_sparse + 4
     rows = sum(part_rows)
-    parsed = 4 * (1 + (config.num_sparse + 32) // 32 + config.num_dense + config.num_sparse)
-    occurrences = 0 if hashed else 4 * config.num_sparse
-    part = max(part_rows, default=0)
-    if not config.shuffle:
-        writing = rows * parsed + part * packed
-    elif gives_back(config, ranks):
-        writing = rows * max(parsed, packed) + part * packed + rows * parsed * 2 // CUTS
+    parsed = record_type(config).itemsize
+    values = 0 if hashed else 4 * config.num_sparse
+    if reclaims(config, ranks):
+        writing = rows * max(parsed, packed) + max(part_rows, default=0) * packed
     else:
         writing = rows * (parsed + packed)
-    return int(max(rows * (parsed + occurrences), writing) * _MARGIN)
+    return int(max(rows * (parsed + values), writing) * _MARGIN)
 
 
-def gives_back(config: PreprocessConfig, ranks: int) -> bool:
-    """Whether a shuffle's parsed rows are given back while parts are written: ranks do not know what others need."""
-    return ranks == 1 and not config.keep_work
+def reclaims(config: PreprocessConfig, ranks: int) -> bool:
+    """Whether the room of parsed rows is reclaimed part by part; of shuffled rows, ranks do not know what others need."""
+    return not config.shuffle or (ranks == 1 and not config.keep_work)
 
 
 def check_room(output: Path, need_bytes: int) -> None:
@@ -102,7 +151,7 @@ def check_room(output: Path, need_bytes: int) -> None:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:,.1f}" if size >= GIB / 10 else f"{size / GIB:.3g}"
+    return f"{size / _GIB:,.1f}" if size >= _GIB / 10 else f"{size / _GIB:.3g}"
 
 
 @contextmanager

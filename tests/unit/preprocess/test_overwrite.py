@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from dlrm.errors import ConfigError, DataError
-from dlrm.preprocess.replaced import make_way
+from dlrm.preprocess.overwrite import make_way
 from dlrm.preprocess.work_folder import WorkFolder
 from tests.e2e.faulty_disk import fail_at
 from tests.unit.preprocess.tiny_criteo import contents, make, write_raw
@@ -131,7 +131,7 @@ def test_a_data_set_that_was_changed_while_the_new_input_was_parsed_stays(raw, t
 
 
 def test_what_others_keep_among_the_intermediate_files_stays(raw, tmp_path):
-    for name in ("raw/mine.txt", "raw/0/mine.txt", "parts/day_0/mine.txt"):
+    for name in ("raw/mine.txt", "raw/0/mine.txt", "parts/mine.txt"):
         path = tmp_path / "out" / "preprocess.work" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(PRECIOUS)
