@@ -1,8 +1,7 @@
 """Writing packed data sets so that a file under its final name is complete.
 
 Every file is written *beside* (under its name followed by :data:`UNFINISHED`), synced to the disk and renamed. A part's
-files are laid out at their full size first, so that rows can be written in any order, from several threads, and again
-after an interruption: the same rows always give the same bytes.
+files are laid out at their full size first, so that rows can be written in any order and from several threads.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm.data.packed.manifest import MANIFEST_NAME, SUFFIXES, FileKind, FileRecord, Manifest, PartRecord, dump_manifest
-from dlrm.errors import DataError
 
 UNFINISHED = ".unfinished"
 _HASH_BLOCK_BYTES = 1 << 20
@@ -95,10 +93,8 @@ class PartWriter:
         rows: M, all of which have to be written before :meth:`finish`.
         num_dense: N; num_sparse: F.
         wide_ids: int64 ids instead of int32.
-        resume: go on with the files of an earlier writer of the same part, which may have finished some of them.
 
     Raises:
-        DataError: a file to go on with is missing or has another size.
         OSError: no room or no permission.
     """
 
@@ -111,7 +107,6 @@ class PartWriter:
         num_dense: int,
         num_sparse: int,
         wide_ids: bool,
-        resume: bool = False,
     ) -> None:
         self._folder, self._name, self._rows = folder, name, rows
         layouts: dict[FileKind, tuple[str, int]] = {
@@ -123,7 +118,7 @@ class PartWriter:
         try:
             for kind, (dtype, columns) in layouts.items():
                 path = folder / (name + SUFFIXES[kind])
-                self._arrays[kind] = _ArrayFile.open(path, np.dtype(dtype), (rows, columns), resume=resume)
+                self._arrays[kind] = _ArrayFile.open(path, np.dtype(dtype), (rows, columns))
         except BaseException:
             self.close()
             raise
@@ -171,9 +166,7 @@ class PartWriter:
         return PartRecord(name=self._name, rows=self._rows, files=files, clicks=clicks, missing=missing)
 
     def _finish_file(self, path: Path) -> FileRecord:
-        beside = unfinished(path)
-        if beside.exists():
-            beside.replace(path)
+        unfinished(path).replace(path)
         return file_record(path, self._folder)
 
 
@@ -188,20 +181,17 @@ class _ArrayFile:
     header_bytes: int
 
     @classmethod
-    def open(cls, path: Path, dtype: np.dtype[Any], shape: tuple[int, int], *, resume: bool) -> _ArrayFile:
+    def open(cls, path: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> _ArrayFile:
         header = npy_header(dtype, shape)
         size = len(header) + shape[0] * shape[1] * dtype.itemsize
-        if resume:
-            descriptor = _open_existing(path, size)
-        else:
-            descriptor = _open_itself(str(unfinished(path)), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-            try:
-                _write_all(descriptor, header, 0)
-                _reserve(descriptor, size)
-            except BaseException:
-                os.close(descriptor)
-                unfinished(path).unlink()
-                raise
+        descriptor = _open_itself(str(unfinished(path)), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            _write_all(descriptor, header, 0)
+            _reserve(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            unfinished(path).unlink()
+            raise
         return cls(path, descriptor, dtype, shape, len(header))
 
     def write(self, start: int, array_BC: npt.NDArray[Any]) -> None:
@@ -223,18 +213,6 @@ def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, description)
     return header.getvalue()
-
-
-def _open_existing(path: Path, size: int) -> int:
-    """A file that an earlier writer has begun, or finished."""
-    for candidate in (unfinished(path), path):
-        if candidate.exists():
-            found = candidate.stat().st_size
-            if found != size:
-                problem = f"has {found} bytes where {size} were laid out"
-                raise DataError(str(candidate), problem, mend="somebody else changed it: start over (overwrite)")
-            return _open_itself(str(candidate), os.O_RDWR)
-    raise DataError(str(path), "what was written of it is gone", mend="restore it or start over (overwrite)")
 
 
 def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

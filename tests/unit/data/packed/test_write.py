@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from dlrm.data.packed import write
 from dlrm.data.packed.manifest import Manifest, SparseRecord, parse_manifest
 from dlrm.data.packed.write import PartWriter, sha256_of, write_manifest, written_beside
-from dlrm.errors import DataError
 
 ROWS, DENSE, SPARSE = 1000, 3, 5
 draw = np.random.default_rng(0)
@@ -73,28 +71,17 @@ def test_no_file_has_its_name_before_it_is_finished(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_part_is_gone_on_with_even_if_some_of_its_files_are_finished(tmp_path):
+def test_a_part_that_was_begun_is_begun_anew_even_if_some_of_its_files_are_finished(tmp_path):
     part = writer(tmp_path)
     write_rows(part, 0, 400)
     part.close()
-    part = writer(tmp_path, resume=True)
-    write_rows(part, 400, ROWS)
-    part.close()
     (tmp_path / "day_0_dense.npy.unfinished").rename(tmp_path / "day_0_dense.npy")
-    writer(tmp_path, resume=True).finish(clicks=None, missing=None)
+    part = writer(tmp_path)
+    write_rows(part, 0, ROWS)
+    part.finish(clicks=None, missing=None)
     np.testing.assert_array_equal(np.load(tmp_path / "day_0_dense.npy"), DENSE_MN)
     np.testing.assert_array_equal(np.load(tmp_path / "day_0_sparse.npy"), IDS_MF)
-
-
-def test_files_to_go_on_with_have_to_be_there_as_they_were(tmp_path):
-    writer(tmp_path).close()
-    sparse = tmp_path / "day_0_sparse.npy.unfinished"
-    os.truncate(sparse, 100)
-    with pytest.raises(DataError, match=r"day_0_sparse.*has 100 bytes where 20128 were laid out"):
-        writer(tmp_path, resume=True)
-    sparse.unlink()
-    with pytest.raises(DataError, match=r"day_0_sparse\.npy: what was written of it is gone"):
-        writer(tmp_path, resume=True)
+    assert not list(tmp_path.glob("*.unfinished"))
 
 
 def test_ids_are_never_squeezed_into_a_narrower_type(tmp_path):
@@ -160,19 +147,12 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     assert parse_manifest((tmp_path / "dataset.json").read_bytes(), "dataset.json") == manifest
 
 
-@pytest.mark.parametrize("resume", [True, False])
-def test_what_a_link_in_the_place_of_a_file_stands_for_is_not_written_to(tmp_path, resume):
-    if resume:
-        writer(tmp_path).close()
-        size = (tmp_path / "day_0_labels.npy.unfinished").stat().st_size
-        (tmp_path / "day_0_labels.npy.unfinished").unlink()
-    else:
-        size = 9
-    (tmp_path / "precious").write_bytes(b"x" * size)
+def test_what_a_link_in_the_place_of_a_file_stands_for_is_not_written_to(tmp_path):
+    (tmp_path / "precious").write_bytes(b"x" * 9)
     for name in ("day_0_labels.npy.unfinished", "dataset.json.unfinished"):
         (tmp_path / name).symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match=r"day_0_labels\.npy\.unfinished"):
-        writer(tmp_path, resume=resume)
+        writer(tmp_path)
     with pytest.raises(OSError, match=r"dataset\.json\.unfinished"), written_beside(tmp_path / "dataset.json"):
         pass
-    assert (tmp_path / "precious").read_bytes() == b"x" * size
+    assert (tmp_path / "precious").read_bytes() == b"x" * 9
