@@ -53,8 +53,8 @@ _PHASES = (  # the first that is in the traceback
     _Phase("train/evaluator", "while evaluating", *2 * ("lower evaluation.global_batch_size or use more ranks",)),
     _Phase("train/stepper", "in a training step", SMALLER_STEPS, f"{SMALLER_STEPS}; {HOST_TABLES}"),
     _Phase("train/engine", "while the model was built", SMALLER_TABLES, HOST_TABLES),
-    _Phase("prepare/preprocess", "while preprocessing", *2 * ("lower --workers, --chunk_mib or --bucket_rows",)),
-    _Phase("prepare", "while data were prepared", *_ELSEWHERE_MORE),
+    _Phase("preprocess", "while preprocessing", *2 * ("lower --workers, --chunk_mib or --bucket_rows",)),
+    _Phase("dataset_tools", "while data were prepared", *_ELSEWHERE_MORE),
     _Phase("data", "while reading data", *2 * ("lower train.prefetch_batches or train.global_batch_size",)),
 )
 _ELSEWHERE = _Phase("", "", SMALLER_STEPS, SMALLER_STEPS)

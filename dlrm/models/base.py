@@ -26,7 +26,8 @@ class Model(nn.Module):
     tables: EmbeddingBagCollection
 
     lower_precision: Collection[str] = ()
-    """Names of the child modules that may compute in bfloat16. All else, what adds up the logits too, stays in float32."""
+    """Names of the child modules that lower precision would not harm, for a trainer that offers it; this one computes in
+    float32 throughout."""
 
     @property
     def groups(self) -> list[str]:

@@ -43,9 +43,9 @@ def closing_table(summary: dict[str, Any]) -> Table:
     )
     table.add_row("peak memory", memory)
     for title, figures in table_rows(summary):
-        table.add_row(title, _scores(figures))
+        table.add_row(Text(title), _scores(figures))
     if (worse := summary["worse_than_base_rate"]) is not None:
-        table.add_row("warning", str(WorseThanBaseRate(**worse)))
+        table.add_row("warning", Text(str(WorseThanBaseRate(**worse))))
     for split, counts in summary["bad_values"].items():
         table.add_row(f"bad values ({split})", Text(bad_values_text(counts)))
     table.add_row("files", Text(printable(f"{summary['folder']}/")))

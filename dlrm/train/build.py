@@ -15,6 +15,7 @@ from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset, Source
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError, ConfigProblem
+from dlrm.format import escaped
 from dlrm.metrics.base_rate import BaseRateWatch
 from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.run.console import Display
@@ -52,6 +53,13 @@ def check_options(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: they have not.
     """
+    schema = dataset.schema
+    features = {*schema.dense, *(feature.name for feature in schema.sparse)}
+    if len(schema.tasks) > 1 and (both := features.intersection(schema.tasks)):
+        message = (
+            f"{escaped(min(both))} is the name of a feature, too: messages could not tell them apart, so rename one"
+        )
+        raise ConfigError.at("data.tasks", message)
     asked = {"checkpoint.best": config.checkpoint.best, "evaluation.target_auc": config.evaluation.target_auc}
     if not dataset.validation.num_samples:
         message = "needs validation samples, and the data have none; leave it out"

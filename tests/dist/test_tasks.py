@@ -49,8 +49,12 @@ def figures(entries):
 
 
 def assert_same(found, expected):
-    assert [row[:3] for row in figures(found)] == [row[:3] for row in figures(expected)]
-    for row, right in zip(figures(found), figures(expected), strict=True):
+    assert_same_figures(figures(found), figures(expected))
+
+
+def assert_same_figures(found, expected):
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    for row, right in zip(found, expected, strict=True):
         assert row[3:] == pytest.approx(right[3:], rel=1e-5)
 
 
@@ -75,6 +79,15 @@ def test_a_run_that_is_stopped_in_an_epoch_and_resumed_leaves_the_same_records(o
     found, _ = train(tmp_path, "parts", 1, "sharding.types=table_wise", "train.epochs=2", "--resume", "auto")
     timeless = [row for row in figures(found) if row[2] != 7 or row[0] == "train"]  # the first part ended with scores
     assert timeless == figures(one_rank[0])
+
+
+def test_sums_of_losses_go_on_from_a_checkpoint_between_two_records(tmp_path):
+    whole, _ = train(tmp_path, "whole", 2, "logging.every_steps=4", "checkpoint.every_steps=6")
+    saved = tmp_path / "whole" / "checkpoints" / "step_00000006"
+    found, _ = train(tmp_path, "parts", 2, "logging.every_steps=4", f"resume.checkpoint={saved}")
+    of_training = [[row for row in figures(entries) if row[0] == "train" and row[2] == 8] for entries in (found, whole)]
+    assert len(of_training[0]) == 4
+    assert_same_figures(*of_training)
 
 
 def test_every_task_has_its_records_scores_and_best_reachable_auc(one_rank):

@@ -18,7 +18,7 @@ def dirty_tensors(
 
     Args:
         tables: the state of each table (:func:`~dlrm.checkpoint.tensors.tensors_by_table`).
-        rows: of each dirty the dirty ones, int64 (n,) ascending, counted from its first row.
+        rows: of each shard the dirty ones, int64 (n,) ascending, counted from its first row.
         bits: of a weight.
     """
     found = []

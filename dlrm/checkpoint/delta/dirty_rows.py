@@ -1,6 +1,6 @@
 """Reading the dirty rows of a delta: verified before anything is changed, then written over the shards of a rank.
 
-Memory is bounded by the row numbers of a dirty and its chunks, some at a time: nothing of a whole table is ever held.
+Memory is bounded by the row numbers of a shard and its chunks, some at a time: nothing of a whole table is ever held.
 """
 
 from __future__ import annotations

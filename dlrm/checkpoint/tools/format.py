@@ -57,6 +57,8 @@ def metrics(checkpoint: Checkpoint) -> dict[str, float]:
     history = found.get("validation") if isinstance(found, dict) else None
     last = history[-1] if isinstance(history, list) and history else None
     scores = last[-1] if isinstance(last, list) and last else None
+    if isinstance(scores, dict) and scores and all(isinstance(of_task, dict) for of_task in scores.values()):
+        scores = next(iter(scores.values()))  # of several tasks the first, which decides
     both = [group for group in (scores, found) if isinstance(group, dict)]
     return {name: value for group in both for name, value in group.items() if type(value) in (int, float)}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import ColumnsIfAny, NamesIfAny, NonNegativeInt, Section, Sizes
+from dlrm.config.base import ColumnsIfAny, NamesIfAny, NonNegativeInt, Section, Sizes, check_tasks
 from dlrm.config.data.paths import InputPath
 
 BadRows = Literal["error", "hash", "clamp", "skip"]
@@ -107,4 +107,5 @@ class PackedData(Section):
     def _path_is_given(self) -> Self:
         if not self.path:
             raise ValueError("path is empty: name the folder of the data set")
+        check_tasks(self.tasks)
         return self

@@ -20,6 +20,7 @@ from dlrm.data.packed.naming import PartFiles, find_parts, read_manifest
 from dlrm.data.packed.npz import map_members
 from dlrm.data.packed.remote import fetch_folder, is_remote
 from dlrm.errors import ConfigError, DataError
+from dlrm.format import escaped
 from dlrm.schema import ONE_TASK, Schema, SparseFeature
 
 _TYPES: dict[FileKind, tuple[str, ...]] = {
@@ -77,7 +78,7 @@ def open_packed(
     may_be_smaller: bool = False,
     multi_hot: bool = False,
     cache_dir: str = "~/.cache/dlrm",
-    tasks: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
     rows_key: str = "data.rows",
 ) -> PackedFolder:
     """Open and check a packed data set.
@@ -88,7 +89,8 @@ def open_packed(
         may_be_smaller: whether ``rows`` may be smaller than dataset.json says, because ids beyond will be dealt with.
         multi_hot: take the ids of the multi-hot files.
         cache_dir: where files of a remote data set are kept.
-        tasks: names of the columns of the labels, where they are several and there is no dataset.json that says.
+        tasks: names of the columns of the labels, where they are several and there is no dataset.json that says; they are
+            numbered if left out.
         rows_key: what the option for ``rows`` is called, for messages.
 
     Raises:
@@ -179,11 +181,15 @@ def _columns(part: PackedPart, kind: FileKind) -> int:
     return columns
 
 
-def _tasks(part: PackedPart, manifest: Manifest | None, given: Sequence[str]) -> tuple[str, ...]:
+def _tasks(part: PackedPart, manifest: Manifest | None, given: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the labels' columns."""
     count = _columns(part, "labels")
     recorded = manifest.tasks if manifest is not None else None
-    names = tuple(given) or recorded or (ONE_TASK if count == 1 else ())
+    if recorded and given and tuple(given) != recorded:
+        raise ConfigError.at("data.tasks", f"dataset.json says {', '.join(map(escaped, recorded))}: leave it out")
+    if given is None and not recorded and count > 1:
+        return tuple(f"label_{i}" for i in range(count))
+    names = tuple(given or ()) or recorded or (ONE_TASK if count == 1 else ())
     if len(names) != count:
         problem = f"names {len(names)}" if names else "is needed"
         raise ConfigError.at("data.tasks", f"{problem}, {part.paths['labels']} has {count} columns: one a task")

@@ -197,8 +197,9 @@ def _contradiction(manifest: Manifest) -> str:
     rows = {part.name: part.rows for part in manifest.parts}
     repeated = (
         _repeated("part", [part.name for part in manifest.parts])
-        or _repeated("feature", [*manifest.dense, *(feature.name for feature in manifest.sparse)])
-        or _repeated("task", list(manifest.tasks or ()))
+        or _repeated(
+            "feature", [*manifest.dense, *(feature.name for feature in manifest.sparse), *(manifest.tasks or ())]
+        )
         or _repeated("file", [MANIFEST_NAME, *(file.name for part in manifest.parts for file in part.files.values())])
     )
     if repeated:

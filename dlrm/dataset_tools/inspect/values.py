@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrm.data.packed.arrays import PREPARE_AGAIN
+from dlrm.data.packed.source import MISSING
 from dlrm.errors import DataError
 
 
@@ -92,25 +93,28 @@ class IdsCheck:
 
 
 class LabelsCheck:
-    """Every label is 0 or 1.
+    """Every label is 0 or 1; of several tasks' labels some may be missing, but not all of a row.
 
     Args:
-        path: how messages call the file.
-        clicks: how many labels are 1, if that is recorded.
+        path: how messages call the file; tasks: names of its columns.
+        clicks: how many labels of the first task are 1, if that is recorded.
     """
 
-    def __init__(self, path: str, clicks: int | None) -> None:
-        self._path, self._recorded = path, clicks
+    def __init__(self, path: str, tasks: Sequence[str], clicks: int | None) -> None:
+        self._path, self._tasks, self._recorded = path, tasks, clicks
         self._clicks = 0
 
     def block(self, values_MC: NDArray[Any], first_row: int) -> None:
         """Look at int32 labels."""
-        bad_M = values_MC[:, 0].view(np.uint32) > 1
-        if bad_M.any():
-            row = int(bad_M.argmax())
-            problem = f"{values_MC[row, 0]} is neither 0 nor 1"
-            raise DataError(self._path, problem, row=first_row + row + 1, column="label", hint=PREPARE_AGAIN)
-        self._clicks += int(np.count_nonzero(values_MC))
+        bad_MC = (values_MC < 0) | (values_MC > 1)
+        if bad_MC.any() and len(self._tasks) > 1:
+            missing_MC = values_MC == MISSING
+            bad_MC &= ~missing_MC | missing_MC.all(1, keepdims=True)
+        if bad_MC.any():
+            row, task = np.argwhere(bad_MC)[0].tolist()
+            problem = f"{values_MC[row, task]} is neither 0 nor 1"
+            raise DataError(self._path, problem, row=first_row + row + 1, column=self._tasks[task], hint=PREPARE_AGAIN)
+        self._clicks += int(np.count_nonzero(values_MC[:, 0] == 1))
 
     def end(self, rows: int) -> None:
         """Compare the number of clicks."""

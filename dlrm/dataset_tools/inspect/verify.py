@@ -25,6 +25,7 @@ from dlrm.data.packed.npz import list_members, map_members
 from dlrm.dataset_tools.inspect.figures import reserved_ids
 from dlrm.dataset_tools.inspect.values import DenseCheck, IdsCheck, LabelsCheck, ValueCheck, VocabularyCheck
 from dlrm.errors import DataError
+from dlrm.schema import ONE_TASK
 
 _BLOCK_BYTES = 1 << 21  # small enough to be still in the cache when its values are checked
 _TYPES: dict[FileKind, tuple[str, ...]] = {
@@ -69,13 +70,14 @@ class _Expected:
 
     Attributes:
         rows: of each file; clicks: labels that are 1.
-        dense, sparse: names of the columns; table_rows, hotness: of the sparse ones.
+        dense, sparse, tasks: names of the columns; table_rows, hotness: of the sparse ones.
     """
 
     rows: int | None
     clicks: int | None
     dense: tuple[str, ...] | None
     sparse: tuple[str, ...] | None
+    tasks: tuple[str, ...] | None
     table_rows: tuple[int, ...] | None
     hotness: tuple[int, ...] | None
 
@@ -206,6 +208,7 @@ def _recorded(manifest: Manifest, part: PartRecord) -> _Expected:
         clicks=part.clicks,
         dense=manifest.dense,
         sparse=tuple(feature.name for feature in manifest.sparse),
+        tasks=manifest.tasks or ONE_TASK,
         table_rows=tuple(feature.rows for feature in manifest.sparse),
         hotness=tuple(feature.hotness for feature in manifest.sparse) if listed else None,
     )
@@ -214,7 +217,7 @@ def _recorded(manifest: Manifest, part: PartRecord) -> _Expected:
 def _unrecorded(folder: str) -> Iterator[_Task]:
     """Without a manifest the rows of a part are those of its dense file."""
     for part in find_parts(folder, None, ("dense", "labels")):
-        expected = _Expected(_rows_of(part.paths["dense"]), None, None, None, None, None)
+        expected = _Expected(_rows_of(part.paths["dense"]), None, None, None, None, None, None)
         paths = dict(part.paths)
         multi_hot = os.path.join(folder, part.name + SUFFIXES["multi_hot"])
         if os.path.exists(multi_hot):
@@ -236,14 +239,17 @@ def _arrays(kind: FileKind, expected: _Expected, file: MappedFile) -> list[_Arra
     if kind == "multi_hot":
         return _multi_hot_arrays(expected, file)
     values_MC = map_array(file, _TYPES[kind], may_be_empty=kind == "dense")
-    names = {"dense": expected.dense, "sparse": expected.sparse, "labels": ("label",)}[kind]
+    names = {"dense": expected.dense, "sparse": expected.sparse, "labels": expected.tasks}[kind]
+    if names is None and kind == "labels" and values_MC.shape[1] == 1:
+        names = ONE_TASK
     if names is None:
-        names = tuple(f"{'int' if kind == 'dense' else 'cat'}_{i}" for i in range(values_MC.shape[1]))
+        called = {"dense": "int", "sparse": "cat", "labels": "label"}[kind]
+        names = tuple(f"{called}_{i}" for i in range(values_MC.shape[1]))
     _check_shape(file.path, values_MC, expected.rows, len(names))
     checks: dict[str, ValueCheck] = {
         "dense": DenseCheck(file.path, names),
         "sparse": IdsCheck(file.path, names, expected.table_rows if kind == "sparse" else None),
-        "labels": LabelsCheck(file.path, expected.clicks),
+        "labels": LabelsCheck(file.path, names, expected.clicks),
     }
     return [_Array(file.path, 0, file.size, values_MC, checks[kind])]
 

@@ -15,7 +15,7 @@ from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tensors import GlobalTensor, tensors_by_table
 from dlrm.distributed.collectives import Collectives, from_rank_0
 from dlrm.optim.averaging import ExponentialAverage
-from dlrm.sharding.dirty_rows import DirtyRows, Shard
+from dlrm.sharding.dirty_rows import DirtyRows
 from dlrm.table_names import state_name
 from dlrm.train.checkpointing.state import engine_tensors
 from dlrm.train.engine import Engine
@@ -174,8 +174,3 @@ class DeltaState:
         for table, *place in sorted(shard for _, _, _, held in by_rank for shard in held):
             shards[table] = (*shards.get(table, ()), tuple(place))
         return shards or None
-
-
-def _as_in_state(rows: Mapping[Shard, torch.Tensor]) -> dict[DirtyShard, torch.Tensor]:
-    """The same, with the tables called as in the training state."""
-    return {DirtyShard(*shard)._replace(table=state_name(shard.table)): rows_N for shard, rows_N in rows.items()}

@@ -6,10 +6,10 @@ It comes from the metadata in a file, so it is read as strictly as everything el
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dlrm.checkpoint.manifest import first_fault
 from dlrm.checkpoint.stored import Checkpoint
@@ -72,6 +72,10 @@ class SavedFile(_Saved):
     rows: str = ""
 
 
+def _as_list(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
 class SavedMetrics(_Saved):
     """Figures of the run so far.
 
@@ -86,6 +90,12 @@ class SavedMetrics(_Saved):
     loss_sum: float | list[float] = 0.0
     loss_samples: float | list[float] = 0.0
     validation: list[tuple[Count, SavedResult | dict[str, SavedResult]]] = []
+
+    @model_validator(mode="after")
+    def _both_sums_of_each_task(self) -> Self:
+        if len(_as_list(self.loss_sum)) != len(_as_list(self.loss_samples)):
+            raise ValueError("loss_sum and loss_samples are of different numbers of tasks")
+        return self
 
 
 class Best(_Saved):
@@ -152,10 +162,12 @@ class TrainState(_Saved):
         ]
         if measured.validation_history:
             measured.validation_step, measured.validation = measured.validation_history[-1]
-        sums_2T = torch.tensor([_as_list(metrics.loss_sum), _as_list(metrics.loss_samples)], dtype=torch.float64)
-        measured.unrecorded = bool(sums_2T[1].any())
-        if leader and sums_2T.shape == measured.loss_sums_2T.shape:
-            measured.loss_sums_2T.copy_(sums_2T)
+        sums_2T = [_as_list(metrics.loss_sum), _as_list(metrics.loss_samples)]
+        if len(sums_2T[0]) != len(tasks):  # of other tasks, as above
+            return
+        measured.unrecorded = any(sums_2T[1])
+        if leader:
+            measured.loss_sums_2T.copy_(torch.tensor(sums_2T, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -164,10 +176,6 @@ class TrainingData:
 
     samples: int
     files: tuple[FileFingerprint, ...] = ()
-
-
-def _as_list(value: float | list[float]) -> list[float]:
-    return value if isinstance(value, list) else [value]
 
 
 def order_options(config: Config, num_samples: int) -> dict[str, Any]:
@@ -183,6 +191,8 @@ def order_options(config: Config, num_samples: int) -> dict[str, Any]:
     if train.shuffle and train.shuffle_block_samples:
         found["train.shuffle_block_samples"] = train.shuffle_block_samples
         found["train.shuffle_window_blocks"] = train.shuffle_window_blocks
+    if tasks := getattr(config.data, "tasks", ()):  # which of them is the first
+        found["data.tasks"] = list(tasks)
     return found
 
 

@@ -4,6 +4,7 @@ import os
 import resource
 import runpy
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import dlrm
 from dlrm.command.failure import judge
 from dlrm.command.refusals import refusal
 
@@ -74,12 +76,13 @@ def test_no_more_memory_of_the_gpu_is_a_cause_not_a_lost_rank(error, asked):
         ("train/evaluator.py", " while evaluating ", "lower evaluation.global_batch_size"),
         ("train/checkpointing/hook.py", " while saving a checkpoint ", "saving needs memory for a copy"),
         ("checkpoint/tools/exporting.py", " while checkpoints were read or written ", "on a host that has more"),
-        ("prepare/materialize.py", " while data were prepared ", "on a host that has more"),
-        ("prepare/preprocess/job.py", " while preprocessing ", "--chunk_mib"),
+        ("dataset_tools/materialize.py", " while data were prepared ", "on a host that has more"),
+        ("preprocess/job.py", " while preprocessing ", "--chunk_mib"),
         ("checkpoint/load.py", " while saving or loading a checkpoint ", "use more ranks or hosts"),
     ],
 )
 def test_the_phase_is_named_with_what_to_change_there(monkeypatch, tmp_path, module, during, change):
+    assert (Path(dlrm.__file__).parent / module).exists()
     script = tmp_path / "dlrm" / module
     script.parent.mkdir(parents=True)
     script.write_text("import torch\ntorch.empty(2**50, dtype=torch.uint8)\n")

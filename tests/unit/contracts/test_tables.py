@@ -54,7 +54,7 @@ def test_lookups_hold_every_sharded_table_in_the_order_of_their_configurations(e
     assert parts == {f"cat_{i}": ((ROWS[i], 16), 16, (0, 0)) for i in (1, 2, 3)}
 
 
-@hook("grouped_configs", of="torchrec", used_in="dlrm/sharding/touched_rows.py, column_shards.py", see=LOOKUPS)
+@hook("grouped_configs", of="torchrec", used_in="dlrm/sharding/dirty_rows.py, column_shards.py", see=LOOKUPS)
 def test_a_lookup_is_called_with_the_ids_of_its_tables_in_their_order_and_hooks_may_replace_its_output(
     engine: Engine,
 ) -> None:
@@ -123,9 +123,7 @@ def test_an_optimizer_applied_in_backward_becomes_the_kernel_s_with_rate_and_hyp
     }
 
 
-@hook(
-    "purge", of="torchrec", used_in="dlrm/sharding/touched_rows.py, which puts its own in the place of it", see=LOOKUPS
-)
+@hook("purge", of="torchrec", used_in="dlrm/sharding/dirty_rows.py, which puts its own in the place of it", see=LOOKUPS)
 def test_purging_a_lookup_purges_its_kernels_and_can_be_replaced(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,10 +9,13 @@ import torch
 from dlrm.config import load_config
 from dlrm.config.data import PackedData
 from dlrm.data.batch import make_batch
+from dlrm.data.build import build_dataset
 from dlrm.data.check import SampleCheck
 from dlrm.data.packed.dataset import packed_dataset
+from dlrm.data.packed.folder import open_packed
 from dlrm.data.packed.manifest import MANIFEST_NAME
 from dlrm.errors import ConfigError, DataError
+from dlrm.train.build import check_options
 from tests.unit.data.packed.packed_files import ROWS, write_days
 from tests.unit.data.parquet.parquet_files import columns, dataset, write
 
@@ -103,6 +106,22 @@ def test_every_column_of_labels_has_to_be_named(tmp_path, tasks, message):
         packed(tmp_path, tasks=tasks)
 
 
+def test_names_in_the_manifest_are_not_given_to_other_columns(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.tasks: dataset\.json says click, like, follow: leave it out"):
+        packed(tmp_path, manifest=True, tasks=["like", "click", "follow"])
+
+
+def test_where_nobody_gives_names_columns_have_numbers(tmp_path):
+    packed(tmp_path)
+    assert open_packed(str(tmp_path), rows=ROWS).schema.tasks == ("label_0", "label_1", "label_2")
+
+
+def test_a_task_is_not_called_as_a_feature_is():
+    config = load_config(None, ["data.kind=random", "data.rows=5,7", "data.tasks=click,cat_1"])
+    with pytest.raises(ConfigError, match=r"data\.tasks: cat_1 is the name of a feature, too"):
+        check_options(config, build_dataset(config.data))
+
+
 def test_parts_with_other_numbers_of_labels_are_refused(tmp_path):
     packed(tmp_path)
     np.save(tmp_path / "day_1_labels.npy", np.zeros((2, 1), np.int32))
@@ -110,10 +129,11 @@ def test_parts_with_other_numbers_of_labels_are_refused(tmp_path):
         packed_dataset(PackedData(path=str(tmp_path), rows=list(ROWS), tasks=TASKS))
 
 
-@pytest.mark.parametrize("kind", ["planted", "random"])
+@pytest.mark.parametrize("kind", ["planted", "random", "packed"])
 def test_a_task_that_is_named_twice_is_a_mistake(kind):
+    path = ["data.path=x"] if kind == "packed" else []
     with pytest.raises(ConfigError, match="task like is named twice"):
-        load_config(None, [f"data.kind={kind}", "data.tasks=like,click,like"])
+        load_config(None, [f"data.kind={kind}", *path, "data.tasks=like,click,like"])
 
 
 def test_a_parquet_column_that_is_no_task_names_the_option(tmp_path):

@@ -8,6 +8,7 @@ from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest
 from dlrm.data.packed.naming import read_manifest
 from dlrm.dataset_tools.inspect import verify as module
 from dlrm.dataset_tools.inspect.verify import Verified, recorded_bytes, verify
+from tests.unit.data.packed.packed_files import file_record
 from tests.unit.dataset_tools.inspect.packed_folders import SEPARATE, small, write_manifest, write_part
 
 SIZES = (5, 50, 1000)
@@ -219,3 +220,39 @@ def test_a_long_vocabulary_is_checked_across_its_blocks(tmp_path):
     write_manifest(tmp_path, SIZES, vocabularies=["cat_2"])
     (fault,) = faults(tmp_path)
     assert "row 501, column cat_2: value 3493 follows 3493" in fault
+
+
+TASKS = ("click", "like")
+
+
+def with_tasks(folder: Path, labels) -> Manifest:
+    """The data set with labels of two tasks in its only part."""
+    small(folder, parts=1)
+    labels_MT = np.tile(np.array(labels, np.int32), (400 // len(labels), 1))
+    np.save(folder / "day_0_labels.npy", labels_MT)
+    recorded = read_manifest(str(folder))
+    assert recorded is not None
+    part = recorded.parts[0]
+    files = part.files | {"labels": file_record(folder, "day_0_labels.npy")}
+    clicks = int((labels_MT[:, 0] == 1).sum())
+    return recorded.model_copy(
+        update={"tasks": TASKS, "parts": (part.model_copy(update={"files": files, "clicks": clicks}),)}
+    )
+
+
+def test_labels_of_several_tasks_may_be_missing_but_not_all_of_a_row(tmp_path):
+    manifest = with_tasks(tmp_path, [[1, -1], [0, 1], [-1, 0], [1, 1]])
+    assert verified(tmp_path, manifest).faults == ()
+    manifest = with_tasks(tmp_path, [[1, -1], [0, 1], [-1, -1], [1, 1]])
+    (fault,) = verified(tmp_path, manifest).faults
+    assert (fault.row, fault.column, fault.problem) == (3, "click", "-1 is neither 0 nor 1")
+    manifest = with_tasks(tmp_path, [[1, -1], [0, 2], [-1, 0], [1, 1]])
+    (fault,) = verified(tmp_path, manifest).faults
+    assert (fault.row, fault.column, fault.problem) == (2, "like", "2 is neither 0 nor 1")
+
+
+def test_labels_of_several_tasks_without_a_manifest_are_numbered(tmp_path):
+    with_tasks(tmp_path, [[1, 0], [0, 3]])
+    (tmp_path / MANIFEST_NAME).unlink()
+    (fault,) = verify(str(tmp_path), None, lambda nbytes: None).faults
+    assert (fault.row, fault.column) == (2, "label_1")

@@ -57,7 +57,7 @@ def test_figures_of_several_tasks_come_back_and_those_of_other_tasks_do_not():
     assert torch.equal(into.loss_sums_2T, sums_22)
     of_one_task = Measured(ThroughputMeter())
     found.restore(of_one_task, leader=True)
-    assert (of_one_task.validation_history, of_one_task.validation) == ([], None)
+    assert (of_one_task.validation_history, of_one_task.validation, of_one_task.unrecorded) == ([], None, False)
     assert not of_one_task.loss_sums_2T.any()
 
 
@@ -76,6 +76,7 @@ def test_a_loss_that_is_no_longer_finite_is_said_to_be_instead_of_saved(loss):
         ("position", {"epoch": 0, "batch": 3, "step": 2**63, "samples": 300, "epoch_ended": False}),
         ("metrics", {"training_time_s": float("inf")}),
         ("metrics", {"loss_sum": "much"}),
+        ("metrics", {"loss_sum": [1.0, 2.0], "loss_samples": [1.0]}),
         ("metrics", {"validation": [[3, {"samples": None, "positives": 0}]]}),
         ("metrics", {"validation": [[3, {"samples": 1, "positives": 0, "log_loss": 10**4000}]]}),
         ("best", {"metric": "auc", "value": float("nan"), "step": 3}),
