@@ -24,7 +24,7 @@ def build_interaction(config: model_config.Interaction, *, dense_dim: int, table
     Args:
         config: the variant.
         dense_dim: outputs of the bottom MLP; 0 without dense features.
-        table_dims: width of each table; for dot and projection all equal, to ``dense_dim`` too if that is not 0.
+        table_dims: width of each table; all equal, and to ``dense_dim`` too if that is not 0, unless for cat and dcn.
     """
     width = dense_dim + sum(table_dims)
     match config:

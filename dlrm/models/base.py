@@ -38,6 +38,9 @@ class Model(nn.Module):
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """The logit of each task for each sample.
 
+        The train pipelines trace this symbolically (torch.fx), but no child module other than ``tables``, which is called
+        with ``sparse`` as it comes: loops over tensors and conditions on their values or sizes belong into a child.
+
         Args:
             dense_BN: float32 (B, N); N is 0 where the data have no dense features.
             sparse: ids of every feature; empty bags are pooled to zeros.

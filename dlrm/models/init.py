@@ -138,7 +138,10 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]
             elif (std := getattr(module, "initial_std", None)) is not None:
                 yield name, parameter, std
             else:
-                raise TypeError(f"no rule for the initial value of {name} in {type(module).__name__}")
+                raise TypeError(
+                    f"no rule for the initial value of {name}: give {type(module).__name__} an initial_std, or "
+                    "_dense_parameters in dlrm/models/init.py a case"
+                )
 
 
 def _std(parameter: nn.Parameter) -> float:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.fx.proxy import TraceError
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
+
+_NOT_TRACED = (
+    "The train pipeline traces a model's forward: what cannot be traced goes into a child (docs/extending.md, A model)."
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Stepper:
         while True:
             self._optimizer.set_step(step)
             try:
-                output = self._pipeline.progress(batches)
+                output = self._progress(batches)
             except StopIteration:
                 self._pipeline.reset()  # the base pipeline would take the next iterator for exhausted, too
                 return
@@ -86,10 +91,17 @@ class Stepper:
         try:
             while True:
                 with torch.no_grad():
-                    output = self._pipeline.progress(batches)
+                    output = self._progress(batches)
                 yield StepOutput(*output)
         except StopIteration:
             self._pipeline.reset()
             return
         finally:
             self._model.train()
+
+    def _progress(self, batches: Iterator[Batch]) -> Any:
+        try:
+            return self._pipeline.progress(batches)
+        except TraceError as error:
+            error.add_note(_NOT_TRACED)
+            raise
