@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.incremental [--parts steps,bytes,auc,large] [--save benchmarks/results/incremental.json]
 
-- ``steps``: short segments of steps of configs/quickstart.yaml with and without following of touched rows, in turn, on 1
+- ``steps``: short segments of steps of configs/quickstart.yaml with and without following of dirty rows, in turn, on 1
   and 2 ranks: the ratio of their times, median and quartiles of the pairs; and the time inside of the hooks that follow.
 - ``bytes``: configs/criteo_sample.yaml, one run for each kind of checkpoint, 20 of them evenly over it, or as near to each
   other as --near steps: bytes of all, and of the tables alone.
