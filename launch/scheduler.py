@@ -1,7 +1,7 @@
 """What the scheduler of a cluster tells the launcher on this host, and what the launcher asks of it.
 
-Slurm answers questions (``scontrol``). Kubernetes and AWS Batch say nothing to a container: what they do if they are not told
-otherwise is taken, and ``DLRM_GRACE_S`` says what they were told. It needs the standard library only.
+Slurm answers questions (``scontrol``). Kubernetes and AWS Batch say nothing to a container: what they do by default is
+taken, and ``DLRM_GRACE_S`` says what they were told. It needs the standard library only.
 """
 
 from __future__ import annotations
