@@ -60,6 +60,11 @@ class Request:
         return self.submission.scheduler
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether the job runs on other machines than this one."""
+        return self.scheduler != "" and not self.scheduler.startswith("local")
+
+    @property
     def options(self) -> dict[str, Any]:
         """Dotted options of the run as far as they can be known here."""
         return read_options(self.config, self.script_args)
@@ -134,7 +139,7 @@ def _resource_faults(request: Request) -> Iterator[str]:
         yield f"{ranks} ranks on a host of {resource.gpu} GPUs: each needs one; ask for {ranks} (--gpu) or fewer ranks (-j)"
     if resource.gpu == 0 and request.options.get("distributed.device") == "cuda":
         yield f"distributed.device is cuda, and no GPU is asked for: give --gpu {ranks}, or take another device"
-    if 0 < resource.cpu < ranks:
+    if 0 < resource.cpu < ranks and request.is_cluster:
         yield f"{ranks} ranks on a host of {resource.cpu} cores: ask for {ranks} or more (--cpu), or fewer ranks (-j)"
 
 

@@ -33,12 +33,10 @@ class _Place:
     Attributes:
         name: in words; empty: in the folder from which it is submitted.
         is_container: whether only mounts are seen by others.
-        is_cluster: whether its hosts are others than this one.
     """
 
     name: str
-    is_container: bool
-    is_cluster: bool
+    is_container: bool = False
 
 
 def faults(request: Request) -> list[str]:
@@ -60,9 +58,9 @@ def faults(request: Request) -> list[str]:
 def warnings(request: Request) -> list[str]:
     """Folders that look as if this host alone had them."""
     folder = request.run_dir or request.options.get(RUN_DIR, _DEFAULT_RUN_DIR)
-    if request.scheduler not in ("slurm", "ray") or request.hosts[1] < 2 or not isinstance(folder, str):
+    if request.scheduler not in ("slurm", "ray") or request.hosts[1] < 2 or not os.path.isabs(str(folder)):
         return []
-    kind = file_system(Path(folder).absolute())
+    kind = file_system(Path(folder))
     if kind not in _OF_ONE_HOST:
         return []
     return [f"{RUN_DIR} {folder} is on a disk of this host ({kind}); all hosts of the job must see the same folder"]
@@ -71,12 +69,12 @@ def warnings(request: Request) -> list[str]:
 def _place(request: Request) -> _Place:
     scheduler, cfg = request.scheduler, request.submission.cfg
     if scheduler in CONTAINERS:
-        return _Place("a container", is_container=True, is_cluster=scheduler != "local_docker")
+        return _Place("a container", is_container=True)
     if scheduler == "ray":
-        return _Place("Ray's copy of this folder", is_container=False, is_cluster=True)
+        return _Place("Ray's copy of this folder")
     if scheduler == "slurm" and cfg.get("job_dir"):
-        return _Place(f"the copy of this folder in {cfg['job_dir']}", is_container=False, is_cluster=True)
-    return _Place("", is_container=False, is_cluster=not scheduler.startswith("local"))
+        return _Place(f"the copy of this folder in {cfg['job_dir']}")
+    return _Place("")
 
 
 def _config_fault(request: Request, place: _Place) -> Iterator[str]:
@@ -94,7 +92,7 @@ def _run_dir_faults(request: Request, place: _Place, options: Mapping[str, Any])
             yield from _on_no_mount(request, RUN_DIR, folder, flag="--run_dir")
     elif place.name and not os.path.isabs(folder):
         yield _relative(request, RUN_DIR, folder, place, flag="--run_dir")
-    elif place.is_cluster and request.hosts[1] > 1 and not os.path.isabs(folder):
+    elif request.is_cluster and request.hosts[1] > 1 and not os.path.isabs(folder):
         yield (
             f"{request.scheduler}: {RUN_DIR} {folder} is relative, and {request.hosts[1]} hosts must see the same folder: "
             "give an absolute path of a file system that they share (--run_dir)"

@@ -15,10 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from torchx.cli.cmd_run import CmdRun
-from torchx.runner import config
-from torchx.schedulers import get_scheduler_factories
-
 
 @dataclass(frozen=True)
 class Submission:
@@ -48,8 +44,11 @@ def submission(argv: Sequence[str] | None = None) -> Submission | None:
     rest = parser.parse_args(words).words
     if rest[:1] != ["run"]:
         return None
+    from torchx.runner import config  # torchx has imported these by now; a caller in Python is spared them
+    from torchx.schedulers import get_scheduler_factories
+
     options = _run_options(rest[1:])
-    with _silence():  # torchx has said by now what is wrong with .torchxconfig
+    with _silence(config.__name__):  # torchx has said by now what is wrong with .torchxconfig
         opts = get_scheduler_factories()[options.scheduler](session_name="preflight").run_opts()
         cfg = dict(opts.cfg_from_str(options.scheduler_args))
         config.apply(scheduler=options.scheduler, cfg=cfg)
@@ -62,6 +61,9 @@ def _is_torchx(program: PurePath) -> bool:
 
 
 def _run_options(words: Sequence[str]) -> argparse.Namespace:
+    from torchx.cli.cmd_run import CmdRun
+    from torchx.runner import config
+
     parser = _Again(add_help=False)
     CmdRun().add_arguments(parser)
     parser.set_defaults(**config.get_configs(prefix="cli", name="run"))
@@ -79,8 +81,8 @@ class _Again(argparse.ArgumentParser):
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    logger = logging.getLogger(config.__name__)
+def _silence(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True
     try:
         yield
