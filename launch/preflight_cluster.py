@@ -157,7 +157,9 @@ def _failure(command: list[str]) -> str:
         return f"no answer for {_ANSWER_S:.0f} s"
     except OSError as error:
         return str(error.strerror)
-    return "" if answer.returncode == 0 else _first_line(answer.stderr) or f"exit code {answer.returncode}"
+    if answer.returncode == 0:
+        return ""
+    return _first_line(answer.stderr).removeprefix(f"{command[0]}: ") or f"exit code {answer.returncode}"
 
 
 def _first_line(text: str) -> str:

@@ -78,9 +78,8 @@ def _place(request: Request) -> _Place:
 
 
 def _config_fault(request: Request, place: _Place) -> Iterator[str]:
-    if not request.config or place.is_container:
-        return
-    if not Path(request.config).is_file():
+    looked_at = request.is_cluster and not place.is_container  # on this machine the trainer says it at once
+    if looked_at and request.config and not Path(request.config).is_file():
         yield f"--config {request.config}: no such file; give the path of a YAML file"
 
 

@@ -162,12 +162,12 @@ def test_preprocessing_on_several_hosts_is_one_process_a_host():
     assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in command(*arguments, component="preprocess")
 
 
-def test_components_import_torchx_and_the_standard_library_only():
+def test_components_import_torchx_the_standard_library_and_preflight_only():
     for node in ast.walk(ast.parse(Path(COMPONENT).read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         for name in names:
-            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx"}
+            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx", "preflight"}
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

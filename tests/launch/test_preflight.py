@@ -199,7 +199,7 @@ def test_a_package_of_the_scheduler_that_is_missing(monkeypatch, scheduler, pack
 def test_slurm_without_client_controller_or_accounting(monkeypatch, tmp_path):
     program(tmp_path / "bin" / "sacct", "echo 'sacct: error: no slurmdbd' >&2; exit 1")
     (line,) = preflight.warnings(request("slurm"))
-    assert line.startswith("Slurm's accounting does not answer (sacct: sacct: error: no slurmdbd): torchx status and ")
+    assert line.startswith("Slurm's accounting does not answer (sacct: error: no slurmdbd): torchx status and ")
     program(tmp_path / "bin" / "sinfo", "echo 'slurm_load_partitions: refused' >&2; exit 1")
     (line,) = preflight.faults(request("slurm"))
     assert line.startswith("slurm: the controller does not answer (sinfo: slurm_load_partitions: refused)")
