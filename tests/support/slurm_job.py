@@ -59,10 +59,10 @@ class Submitted:
         """Their folder."""
         return self.run / "checkpoints"
 
-    def output(self) -> str:
-        """All that the hosts and the batch script have printed."""
+    def output(self, *, most: int = 4000) -> str:
+        """What the hosts and the batch script have printed: the last so many characters of each file."""
         files = sorted(self.place.glob(f"slurm-{self.job}*"))
-        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')}" for file in files)
+        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-most:]}" for file in files)
 
     def await_saved(self, step: int = 1) -> int:
         """Return when a checkpoint of at least that step is committed; the step."""
