@@ -26,6 +26,10 @@ from torchx.runner.config import get_config
 CPUS_PER_RANK = 4
 MEMORY_MB_PER_CPU = 4096
 RESTARTS_OVER_HOSTS = 3
+SECRET = "DLRM_JOB_SECRET"  # read by launch/signed_store.py
+# SIGUSR1 comes 120 s before the end of the job's time: all ranks save and Slurm starts the job again (launch/elastic.py).
+# What it prints then comes after what it has printed before.
+FOR_SBATCH = {"SBATCH_SIGNAL": "USR1@120", "SBATCH_OPEN_MODE": "append", "SLURM_OPEN_MODE": "append"}
 
 
 def train(
@@ -269,11 +273,22 @@ def _meeting(hosts: _Hosts, port: int) -> str:
 
 
 def _environment(hosts: _Hosts) -> Dict[str, str]:
-    """The secret by which several hosts of this job know each other; one host makes its own (launch/signed_store.py)."""
-    client = {"DLRM_CLIENT": str(os.getpid())} if _is_local() else {}
-    if hosts.most == 1:
-        return client
-    return {**client, "DLRM_JOB_SECRET": os.environ.get("DLRM_JOB_SECRET") or secrets.token_hex(32)}
+    """Of the role: the secret by which several hosts of a job know each other; one host makes its own.
+
+    What is for sbatch, which torchx starts, is set in this process; and so is the secret for Slurm, which hands the
+    environment of sbatch on, because torchx has Slurm print the commands of the job, the role's environment included.
+    """
+    secret = {} if hosts.most == 1 else {SECRET: os.environ.get(SECRET) or secrets.token_hex(32)}
+    if _scheduler() == "slurm":
+        for variable, value in {**FOR_SBATCH, **secret}.items():
+            os.environ.setdefault(variable, value)
+        return {}
+    return {**({"DLRM_CLIENT": str(os.getpid())} if _is_local() else {}), **secret}
+
+
+def _literal(text: str) -> str:
+    """What the user wrote is meant literally, but torchx substitutes ``${...}`` in arguments."""
+    return text.replace("$", "$$")
 
 
 def _is_local() -> bool:
@@ -283,12 +298,7 @@ def _is_local() -> bool:
 
 def _scheduler() -> str:
     """The scheduler for which torchx's command has called this component; empty where something else has called it."""
-    if os.path.basename(sys.argv[0]) != "torchx" or "run" not in sys.argv:
+    if not re.search(r"(^|/)torchx(/cli/main\.py)?$", sys.argv[0]) or "run" not in sys.argv:
         return ""
     given = [word for flag, word in pairwise(sys.argv) if flag in ("-s", "--scheduler")]
     return (given or [get_config("cli", "run", "scheduler") or "local_cwd"])[0]
-
-
-def _literal(text: str) -> str:
-    """What the user wrote is meant literally, but torchx substitutes ``${...}`` in arguments."""
-    return text.replace("$", "$$")

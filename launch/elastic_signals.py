@@ -29,6 +29,7 @@ class StopRequests:
         self._raises = False
         self._interrupts = 0
         self.first: signal.Signals | None = None
+        self.job_ends = False  # it does already, and why is known: another signal changes nothing
         self.ranks: Collection[int] = ()  # process ids, kept up to date by the launcher's loop
 
     def take_over(self) -> None:
@@ -62,7 +63,7 @@ class StopRequests:
         self._interrupts += number == signal.SIGINT
         if not self._raises or self._interrupts > 1:
             self._end_now()
-        if first is None:
+        if first is None and not self.job_ends:
             self.check()
 
     def _end_now(self) -> NoReturn:

@@ -24,6 +24,24 @@ HANG_S = 90  # a guard against hanging tests; nothing is said about speed
 
 
 @contextmanager
+def two_hosts(*arguments: str, configuration: str = "", **environment: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """The launchers of two hosts, 127.0.0.1 and 127.0.0.2, with one rank each; the first has the store where they meet."""
+    meeting = ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "two"]
+    meeting += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    network = {"DLRM_JOB_SECRET": "s" * 32, "GLOO_SOCKET_IFNAME": "lo"}
+
+    def host(number: int) -> list[str]:
+        conf = f"is_host={number == 1},last_call_timeout=5,{configuration}".rstrip(",")
+        return ["launch/elastic.py", *meeting, "--rdzv-conf", conf, "--local-addr", f"127.0.0.{number}", *arguments]
+
+    with (
+        started(*host(1), **network, **environment) as first,
+        started(*host(2), **network, **environment) as second,
+    ):
+        yield [first, second]
+
+
+@contextmanager
 def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A python command in the checkout, in a session of its own; everything it started is gone afterwards."""
     passed = {name: value for name, value in os.environ.items() if name not in NOT_PASSED}

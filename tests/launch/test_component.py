@@ -1,4 +1,5 @@
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -180,3 +181,13 @@ def test_jobs_over_several_hosts_have_a_secret_and_each_its_own(component, monke
     assert secret("-j", "1") is None
     monkeypatch.setenv("DLRM_JOB_SECRET", "s" * 32)
     assert secret("-j", "2x1") == "s" * 32
+
+
+def test_slurm_is_told_by_the_submitters_environment_what_torchx_has_no_option_for(monkeypatch):
+    """The secret, too: torchx has Slurm print the commands of a job, and with them the environment of its role."""
+    monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "components/dlrm.py:train"])
+    monkeypatch.setattr(os, "environ", {"SBATCH_SIGNAL": "USR1@300"})
+    assert role_of("-j", "2x1").env == {}
+    assert os.environ["SBATCH_SIGNAL"] == "USR1@300"  # the user's own
+    assert os.environ["SBATCH_OPEN_MODE"] == os.environ["SLURM_OPEN_MODE"] == "append"
+    assert re.fullmatch("[0-9a-f]{64}", os.environ["DLRM_JOB_SECRET"])
