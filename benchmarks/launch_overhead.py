@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.launch_overhead [--rounds 5] [--slurm] [--save]
 
 Each round starts one rank in every way, one after the other; the time is from the start of the command to the first line in
-the run's metrics.jsonl, which rank 0 writes after its first step. What is compared are differences within a round. ``--slurm``
-(root and Slurm's packages) adds a job of one host in a Slurm that this starts.
+the run's metrics.jsonl, which rank 0 writes after its first step. What is compared are differences within a round.
+``--slurm`` (root and Slurm's packages) adds a job of one host in a Slurm that this starts.
 """
 
 from __future__ import annotations
