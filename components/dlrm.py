@@ -27,9 +27,9 @@ CPUS_PER_RANK = 4
 MEMORY_MB_PER_CPU = 4096
 RESTARTS_OVER_HOSTS = 3
 SECRET = "DLRM_JOB_SECRET"  # read by launch/signed_store.py
-# SIGUSR1 comes 120 s before the end of the job's time: all ranks save and Slurm starts the job again (launch/elastic.py).
+# SIGUSR1 comes 300 s before the end of the job's time: all ranks save and Slurm starts the job again (launch/elastic.py).
 # What it prints then comes after what it has printed before.
-FOR_SBATCH = {"SBATCH_SIGNAL": "USR1@120", "SBATCH_OPEN_MODE": "append", "SLURM_OPEN_MODE": "append"}
+FOR_SBATCH = {"SBATCH_SIGNAL": "USR1@300", "SBATCH_OPEN_MODE": "append", "SLURM_OPEN_MODE": "append"}
 
 
 def train(

@@ -64,6 +64,10 @@ class Submitted:
         files = sorted(self.place.glob(f"slurm-{self.job}*"))
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-most:]}" for file in files)
 
+    def printed(self, host: int) -> str:
+        """What a host has printed on standard error, as torchx numbers hosts."""
+        return (self.place / f"slurm-{self.job}-train-{host}.err").read_text()
+
     def await_saved(self, step: int = 1) -> int:
         """Return when a checkpoint of at least that step is committed; the step."""
         self._await(lambda: self._newest() >= step or self.state in _ENDED, f"a checkpoint of step {step}")
