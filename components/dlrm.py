@@ -240,6 +240,7 @@ def _job(
                 entrypoint="bash",
                 args=["-c", command + shlex.join(_literal(word) for word in argv)],
                 num_replicas=hosts.most,
+                min_replicas=hosts.fewest if hosts.fewest < hosts.most else None,  # Volcano and Ray begin with as many
                 max_retries=max_retries,
                 retry_policy=specs.RetryPolicy.APPLICATION,  # the other hosts cannot go on without one of them
                 resource=host.resource,

@@ -68,7 +68,7 @@ ray status --address "127.0.0.1:$port" | sed -n '/^Active/,/^Pending/p; / CPU$/p
 train=(--config configs/quickstart.yaml --train.max_steps 60 --logging.every_steps 10 --run.overwrite true)
 say "torchx run -s ray ... components/dlrm.py:train -j 2x1"
 began=$SECONDS
-torchx --log_level WARNING run -s ray -cfg "dashboard_address=$dashboard" --workspace . --wait --log components/dlrm.py:train \
+torchx --log_level WARNING run -s ray -cfg "dashboard_address=$dashboard" --workspace . --wait components/dlrm.py:train \
     -j 2x1 --gpu 0 --cpu 1 --run_dir "$folder/runs" "${train[@]:0:2}" -- "${train[@]:2}" --run.name ray
 say "trained in $((SECONDS - began)) s"
 

@@ -129,6 +129,13 @@ def test_runs_outlive_the_pod_and_ranks_have_shared_memory(task):
     assert "restartPolicy: Never\n" in task  # a pod that is started again alone would wait for the others
 
 
+def test_volcano_starts_a_job_with_the_fewest_hosts_and_adds_the_others():
+    pytest.importorskip("kubernetes", reason="the package kubernetes is not installed")
+    text = dry_run("kubernetes", "-j", "2:4x8", *JOB[2:], *ON_CLAIM)
+    assert [task["minAvailable"] for task in yaml.safe_load(text)["spec"]["tasks"]] == [1, 1, 0, 0]
+    assert " --nnodes 2:4 " in " ".join(text.split())
+
+
 def test_a_policy_is_added_once_however_often_a_component_is_called(monkeypatch):
     kept = dict(kubernetes_scheduler.RETRY_POLICIES)
     monkeypatch.setattr(kubernetes_scheduler, "RETRY_POLICIES", kept)
