@@ -20,6 +20,7 @@ SAMPLE = ROOT.parent / "shared" / "data" / "criteo_kaggle_sample.tsv.gz"
 _PARTS = ("components", "configs", "dlrm", "dlrm_main.py", "launch", "scripts", "tests", ".torchxconfig")
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 _LONGEST_S = 600.0
+_REQUEUE_TAKES_S = 10.0
 _POLL_S = 0.2
 
 
@@ -59,7 +60,7 @@ class Submitted:
         """Their folder."""
         return self.run / "checkpoints"
 
-    def output(self, *, most: int = 4000) -> str:
+    def output(self, *, most: int = 1500) -> str:
         """What the hosts and the batch script have printed: the last so many characters of each file."""
         files = sorted(self.place.glob(f"slurm-{self.job}*"))
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-most:]}" for file in files)
@@ -77,15 +78,21 @@ class Submitted:
         return newest
 
     def await_end(self) -> str:
-        """Return when the job has ended, the time after a requeue left out; its state."""
+        """Return when the job has ended for good, the time after a requeue left out; its state."""
+        last, since_s = "", 0.0
 
         def over() -> bool:
-            if self.state == "PENDING":
+            nonlocal last, since_s
+            state = self.state
+            if state != last:
+                last, since_s = state, time.monotonic()
+            if state == "PENDING":
                 self.cluster.start_requeued(self.job)
-            return self.state in _ENDED
+            # A job that is requeued because it failed has failed for a moment.
+            return state in _ENDED and (state == "COMPLETED" or time.monotonic() - since_s > _REQUEUE_TAKES_S)
 
         self._await(over, "its end")
-        return self.state
+        return last
 
     def starts(self) -> int:
         """How often ranks were started."""
