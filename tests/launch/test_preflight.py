@@ -308,15 +308,15 @@ def test_under_torchx_run_the_lines_are_printed_and_the_exit_code_is_2(monkeypat
 
 
 def test_torchx_run_ends_with_one_line_a_fault_and_submits_nothing():
-    words = ["run", "-s", "aws_batch", "components/dlrm.py:train", "-j", "2:4x8", "--gpu", "4", "--config", "a.yaml"]
+    words = ["run", "-s", "slurm", "components/dlrm.py:train", "-j", "2:4x8", "--gpu", "4", "--config", "a.yaml"]
     command = [sys.executable, "-m", "torchx.cli.main", "--log_level", "ERROR", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [
         "8 ranks on a host of 4 GPUs",
-        "aws_batch",  # no image
-        "aws_batch starts a job with all of its hosts or not at all",
-        "aws_batch",  # run.dir lies on no mount
+        "slurm starts a job with all of its hosts or not at all",
+        "--config a.yaml",
+        "slurm",  # run.dir is relative
     ]
 
 
