@@ -131,6 +131,7 @@ def test_the_kind_of_a_file_system_is_that_of_the_innermost_mount(monkeypatch):
     [
         (["--run.dir", "runs"], "run.dir"),
         (["data.path=packed"], "data.path"),
+        (["checkpoint.dir=checkpoints"], "checkpoint.dir"),
         (["--data.paths", "[raw/day_0]"], "data.paths"),
         (["--resume", "runs/a"], "resume.checkpoint"),
     ],
@@ -154,6 +155,8 @@ def test_what_is_written_in_a_container_has_to_lie_on_a_mount():
     (line,) = preflight.faults(in_container("aws_batch", run_dir="/elsewhere"))
     assert "run.dir /elsewhere lies on no mount (the mounts are at /shared)" in line
     assert preflight.faults(in_container(mounts=[], script_args=["checkpoint.dir=s3://bucket/folder"])) == []
+    (line,) = preflight.faults(in_container(script_args=["checkpoint.dir=/checkpoints"]))
+    assert "checkpoint.dir /checkpoints lies on no mount" in line
     (line,) = preflight.faults(in_container(component="preprocess", script_args=["--output=/packed"]))
     assert "output /packed lies on no mount" in line
 
