@@ -107,9 +107,9 @@ def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> i
         return watch.report(ended.failures)
     except rendezvous.LaunchError as error:
         if not watch.ended_by_others():
-            return _launch_failed(str(error), error.exit_code)
+            return _failed(str(error) if watch.has_looked else f"launch failed: {error}", error.exit_code)
     except Exception as error:  # no rank failed: the arguments are wrong, or torch is
-        return _launch_failed(f"{type(error).__name__}: {error}", 1)
+        return _failed(f"launch failed: {type(error).__name__}: {error}", 1)
     return watch.report()
 
 
@@ -123,8 +123,7 @@ def report(failures: Collection[Failure]) -> int:
     return failure.code
 
 
-def _launch_failed(why: str, code: int) -> int:
-    line = f"launch failed: {why}"
+def _failed(line: str, code: int) -> int:
     write(sys.stderr, f"{_fresh_line()}{line}\n")
     _tell_client(line, "", code)
     return code
@@ -160,6 +159,7 @@ class _Watch:
     Attributes:
         failures: of the last ranks of this host that failed, as they become known.
         others: what the launchers of other hosts say.
+        has_looked: whether ranks have been started.
     """
 
     def __init__(self, saves: SaveRequests, stops: StopRequests) -> None:
@@ -168,10 +168,11 @@ class _Watch:
         self._restarts_left = 0
         self.failures: list[Failure] = []
         self.others: Others = NoOthers()
+        self.has_looked = False
 
     def looking(self, pids: Collection[int], rendezvous: Any, restarts_left: int) -> None:
         self.others = getattr(rendezvous, "others", self.others)
-        self._restarts_left = restarts_left
+        self._restarts_left, self.has_looked = restarts_left, True
         self._stops.check()
         self._stops.ranks = pids
         self._saves.pass_on(pids)
