@@ -10,7 +10,7 @@ It runs torch.distributed.run in this process. What it adds:
 * Where ranks are started again (``--max-restarts``), a line says why; what the user has to mend ends the job at once.
 * SIGTERM, SIGHUP and Ctrl-C end the ranks by SIGTERM, so that they can save; what is ignored (SIGHUP under nohup) stays
   so. SIGUSR1, by which schedulers announce the end of a job's time, is passed on to each rank as soon as it listens,
-  which saves then.
+  which saves then. Where Slurm can start the job again, the ranks save and stop, and it is asked to.
 * No process is left behind: workers follow this process (``follow_launcher`` in ``dlrm/command/failure.py``), and
   this process follows the torchx client that started it, where components/dlrm.py names one.
 * The cores of the host are divided among its ranks (``OMP_NUM_THREADS``), unless the user has set a number.
@@ -39,6 +39,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P
 
 import elastic_agent
+import scheduler
 from elastic_signals import SaveRequests, StopRequests
 from failures import STOP, USER_ERROR_EXIT_CODE, Failure, NoOthers, Others, cause
 from launch_output import can_write_temporary_files, open_closed_streams, write
@@ -47,7 +48,7 @@ LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports t
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
 RESTART_CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # read by ranks that are started again: why they are
-SHUTDOWN_S = 8  # what ranks get to end after a signal; torchx's local scheduler kills the launcher after 10 s
+LOST_HOST_SHUTDOWN_S = 8  # what ranks get to end that wait for those of a lost host
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
 _FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -59,11 +60,16 @@ def main(arguments: Sequence[str]) -> int:
     if not can_write_temporary_files():
         return USER_ERROR_EXIT_CODE
     follow_client()
-    saves, stops = SaveRequests(), StopRequests(leave=_leave_at_once)
+    saves, stops = SaveRequests(stops=scheduler.can_requeue), StopRequests(leave=_leave_at_once)
     signal.signal(signal.SIGUSR1, saves.note)
     stops.take_over()
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
+    try:
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(scheduler.shutdown_s()))
+    except ValueError as error:
+        return _failed(f"launch failed: {error}", USER_ERROR_EXIT_CODE)
+    if scheduler.nobody_watches():
+        os.environ.update(TTY_COMPATIBLE="0", TTY_INTERACTIVE="0")  # read by rich, in the ranks
     # Ranks wait for each other in init_process_group: one with nothing else to do would leave while another connects to it.
     os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     if "LOGLEVEL" not in os.environ:
@@ -74,12 +80,25 @@ def main(arguments: Sequence[str]) -> int:
     try:
         stops.raise_from_now_on()
         if "PET_LOG_DIR" in os.environ:  # torchx has set it
-            return run(arguments, saves, stops)
+            return _tell_scheduler(run(arguments, saves, stops), saves)
         with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
-            return run(arguments, saves, stops)
+            return _tell_scheduler(run(arguments, saves, stops), saves)
     except SignalException as caught:
         return _after_signal(stops.first or caught.sigval)
+
+
+def _tell_scheduler(code: int, saves: SaveRequests) -> int:
+    """Have the scheduler start the job again, or see that it does not; the exit code."""
+    problem = ""
+    if code == USER_ERROR_EXIT_CODE:
+        problem = scheduler.never_again()
+    elif code and saves.stopping:
+        write(sys.stderr, f"{_fresh_line()}saved because of SIGUSR1; Slurm starts this job again\n")
+        problem = scheduler.requeue()
+    if problem:
+        write(sys.stderr, f"{_fresh_line()}{problem}\n")
+    return code
 
 
 def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> int:
@@ -92,7 +111,7 @@ def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> i
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     options.signals_to_handle = stops.left_to_torchelastic(options.signals_to_handle)
     watch = _Watch(saves, stops)
-    elastic_agent.watch(watch, shutdown_s=SHUTDOWN_S)
+    elastic_agent.watch(watch, shutdown_s=LOST_HOST_SHUTDOWN_S)
     try:
         rendezvous.prepare(options)
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
@@ -187,7 +206,7 @@ class _Watch:
         self._tell_others(self.failures)
         if not any(failure.is_cause for failure in self.failures):
             self.others.wait_for_cause()
-        return not self.others.job_ended and _may_be_tried_again(self.failures)
+        return not self.others.job_ended and self._may_be_tried_again(self.failures)
 
     def ending(self, pids: Collection[int], failures: Mapping[int, Any]) -> None:
         self._ended.update(pids)
@@ -225,8 +244,12 @@ class _Watch:
         return any(failure.is_cause and failure.kind != STOP for failure in self.others.failures)
 
     def _tell_others(self, failures: list[Failure]) -> None:
-        self.others.say(failures, final=not self._restarts_left or not _may_be_tried_again(failures))
+        self.others.say(failures, final=not self._restarts_left or not self._may_be_tried_again(failures))
         self._stops.job_ends = self.others.job_ended
+
+    def _may_be_tried_again(self, failures: Collection[Failure]) -> bool:
+        may_help = all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in failures)
+        return may_help and not self._saves.stopping
 
     def _why_again(self, rendezvous: Any, lost_host: str, *, host: str = "") -> str:
         """In a line, in which this host is called ``host``."""
@@ -236,10 +259,6 @@ class _Watch:
         if found:
             return cause(found).strip().rpartition("\n")[2] or "a rank failed"
         return getattr(rendezvous, "news", "") or "hosts have joined or left"
-
-
-def _may_be_tried_again(failures: Collection[Failure]) -> bool:
-    return all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in failures)
 
 
 def _stopped_by(number: signal.Signals) -> Failure:
@@ -257,8 +276,7 @@ def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Fai
 
 
 def _divide_cores(ranks: int) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, scheduler.cores() // ranks)))
 
 
 def _leave_at_once(number: signal.Signals) -> int:
@@ -277,7 +295,9 @@ def _after_signal(number: signal.Signals) -> int:
 
 def _fresh_line() -> str:
     """Where a rank may have left a progress bar unfinished: go to the next line and show the cursor again."""
-    terminal = sys.stderr.isatty() or os.environ.get("TTY_INTERACTIVE") == "1"  # the latter from launch/local.py
+    terminal = (sys.stderr.isatty() and not scheduler.nobody_watches()) or os.environ.get(
+        "TTY_INTERACTIVE"
+    ) == "1"  # the latter from launch/local.py
     return "\n\033[?25h" if terminal else ""
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import socket
 import time
 import uuid
@@ -27,6 +28,7 @@ from typing import Any
 
 from causes import JobEnded, OtherHosts
 from host_store import LOOPBACK, listen, open_store, serve
+from scheduler import port_of
 from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
 from telling import WHAT_NEXT, LaunchError, Waiting, say
 from torch.distributed.elastic.rendezvous import (
@@ -83,9 +85,11 @@ def prepare(options: argparse.Namespace) -> None:
     elif options.rdzv_backend == "c10d":
         if not options.rdzv_endpoint:
             line = (
-                f"--nnodes {options.nnodes} needs --rdzv-endpoint HOST:PORT, the first host and the same on all hosts"
+                f"--nnodes {options.nnodes} needs --rdzv-endpoint HOST[:PORT], the first host and the same on all hosts"
             )
             raise LaunchError(line, exit_code=2)
+        if not re.search(r":\d+$", options.rdzv_endpoint):
+            options.rdzv_endpoint += f":{port_of(options.rdzv_id)}"
         options.rdzv_backend = NAME
     if options.rdzv_backend == NAME:
         parts = [options.rdzv_conf, f"max_restarts={options.max_restarts}"]

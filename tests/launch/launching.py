@@ -19,7 +19,7 @@ from tests.support.elastic_job import NOT_PASSED
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "tests/launch/rank_program.py"
 ELASTIC = ("launch/elastic.py", "--standalone", "--local-addr", "localhost", "--nproc-per-node", "2", PROGRAM)
-LOCAL = ("launch/local.py", "--nproc", "2", "--script", PROGRAM, "--config", "none.yaml")
+LOCAL = ("launch/local.py", "-j", "2", "--script", PROGRAM, "--config", "none.yaml")
 HANG_S = 90  # a guard against hanging tests; nothing is said about speed
 
 

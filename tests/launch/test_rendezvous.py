@@ -329,7 +329,7 @@ def test_hosts_that_meet_without_a_secret_are_told_what_that_risks(prepared, cap
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--nnodes", "2", "--rdzv-backend", "c10d"], "--nnodes 2 needs --rdzv-endpoint HOST:PORT"),
+        (["--nnodes", "2", "--rdzv-backend", "c10d"], "--nnodes 2 needs --rdzv-endpoint HOST"),
         (["--nnodes", "2", "--standalone"], "--standalone is for one host, --nnodes is 2"),
     ],
 )
