@@ -33,8 +33,8 @@ def document(lines: Sequence[Line], command: Command, launch: Launch) -> str:
             node[key] = line
     head = [
         f"A command line of {_NAMES[command.trainer]}, {command.ranks} rank(s) ({launch.source}).",
-        f"Train: torchrun --nproc-per-node {command.ranks} dlrm_main.py train --config THIS_FILE. Any number of ranks gives "
-        "the same training.",
+        f"Train: torchrun --nproc-per-node {command.ranks} dlrm_main.py train --config THIS_FILE. Any number of ranks "
+        "gives the same training.",
     ]
     comments = [*_comment(head[:1]), *_comment(head[1:])]
     comments += _list("What is not as it is there:", [line.text for line in lines if isinstance(line, Differs)])

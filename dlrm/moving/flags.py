@@ -156,7 +156,8 @@ class _NoSuchFlag(ValueError):  # noqa: N818  # says which flag there is not
 
 
 def _begins_flag(word: str) -> bool:
-    return word.startswith("-") and not _NUMBER.match(word)
+    """Whether a word is no value, as argparse sees it: it begins with a dash, and is neither a number nor has spaces."""
+    return word.startswith("-") and word != "-" and " " not in word.partition("=")[0] and not _NUMBER.match(word)
 
 
 def _named(word: str, flags: Sequence[Flag], removed: Mapping[str, str]) -> Flag:
