@@ -67,9 +67,9 @@ def _taken_apart(words: Sequence[str]) -> tuple[Sequence[str], int | None, str]:
     if not words or words[0].startswith("-"):
         return words, None, "the command line has no launcher"
     programs = [os.path.basename(word) for word in words]
-    if "torchx" in programs:
+    script = next((i for i, word in enumerate(programs) if word.endswith((".py", "dlrm_main"))), None)
+    if "torchx" in programs[:script]:
         return _torchx(words)
-    script = next((i for i, word in enumerate(programs) if word.endswith(".py")), None)
     if script is None:
         raise ConfigError.at(
             "command line", f"names no dlrm_main.py, and {words[0]!r} is no flag: give it as it is typed in a shell"

@@ -169,6 +169,7 @@ def test_the_page_for_those_who_move_names_every_flag_with_what_it_becomes():
         ("torchrun --nproc_per_node 8 --nnodes 2 torchrec_dlrm/dlrm_main.py", 16),
         ("OMP_NUM_THREADS=4 torchrun --nproc-per-node=8 --nnodes=2:2 dlrm_main.py", 16),
         ("torchrun dlrm_main.py", 1),
+        ("torchrun --nproc_per_node 3 -m torchrec_dlrm.dlrm_main --in_memory_binary_criteo_path /data/torchx", 3),
         ("python -m torch.distributed.run --nnodes 2 --node_rank 1 --nproc_per_node 4 dlrm_main.py", 8),
     ],
 )
