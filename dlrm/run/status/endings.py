@@ -1,0 +1,102 @@
+"""What ended a start of all ranks: the cause, and not what followed from it.
+
+A rank that fails ends all others, which say so in their own words. So what a rank found itself comes before what it found
+out about others, whenever it was written: clocks differ between hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dlrm.run.heartbeat import FINISHED
+from dlrm.run.status.files import Beat, End
+
+Kind = Literal["finished", "failed", "stopped"]
+USER = "user"
+_CAUSES = (USER, "bug")
+_CONSEQUENCES = ("peer", "timeout")
+_INTERRUPT = "interrupt"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong first.
+
+    Attributes:
+        rank: whose error it is, and host; line: what it says; log: the file to read, in the run's folder.
+        time_s: on that host's clock, None where the rank could not say; by_user: whether the user has to mend it.
+    """
+
+    rank: int
+    host: str
+    line: str
+    log: str
+    time_s: float | None = None
+    by_user: bool = False
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a start ended.
+
+    Attributes:
+        text: in words; fault: the first one, if it failed.
+    """
+
+    kind: Kind
+    text: str
+    fault: Fault | None = None
+
+
+def ending(ends: Iterable[End], beats: Mapping[int, Beat], *, silent: Collection[int] = ()) -> Ending | None:
+    """How a start ended, None if nobody has said anything.
+
+    Args:
+        ends: of its ranks.
+        beats: of its ranks, where none was started since.
+        silent: those ranks that are heard no more.
+    """
+    told = sorted(ends, key=lambda end: end.time_s)
+    if finished := next((end for end in told if end.kind == FINISHED), None):
+        return Ending("finished", finished.line)
+    if causes := [end for end in told if end.kind in _CAUSES]:
+        return _failed(min((end for end in causes if end.line == causes[0].line), key=lambda end: end.rank))
+    ended = {end.rank for end in told}
+    lost = [beats[rank] for rank in sorted(silent) if rank in beats and rank not in ended]
+    others = [end for end in told if end.kind in _CONSEQUENCES]
+    if others and lost:
+        return _lost(lost[0], others[0])
+    if interrupts := [end for end in told if end.kind == _INTERRUPT]:
+        return _stopped(min(interrupts, key=lambda end: end.rank))
+    return _failed(others[0]) if others else None
+
+
+def _failed(end: End) -> Ending:
+    line = end.line.strip().replace("\n", " ")
+    fault = Fault(end.rank, end.host, line, log_name(end.rank), end.time_s, by_user=end.kind == USER)
+    return Ending("failed", line, fault)
+
+
+def _lost(beat: Beat, witness: End) -> Ending:
+    doing = f"{beat.doing}, " if beat.doing else ""
+    if witness.kind == "timeout":
+        line = f"did not answer any more ({doing}after step {beat.step}): stuck, or its host is lost"
+    else:
+        line = (
+            f"ended without a word ({doing}after step {beat.step}): killed, out of memory perhaps, or its host is lost"
+        )
+    return Ending("failed", f"rank {beat.rank} {line}", Fault(beat.rank, beat.host, line, log_name(beat.rank)))
+
+
+def _stopped(end: End) -> Ending:
+    if end.line.startswith("stopped by"):
+        return Ending("stopped", end.line)
+    after = f" after step {end.step}" if end.step else ""
+    return Ending("stopped", f"stopped by {end.signal or 'a signal'}{after}")
+
+
+def log_name(rank: int) -> str:
+    """A rank's log, in the run's folder."""
+    return f"log/rank{rank}.log"
