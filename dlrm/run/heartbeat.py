@@ -34,7 +34,9 @@ from dlrm.run.secondary import Warn, reason, write_text
 
 FOLDER = "heartbeat"
 FINISHED = "finished"
-_LEAVING_PATIENCE_S = 5.0
+ENDED = "ended"
+"""The kind of an end by a signal that lets a rank do nothing else."""
+_LEAVING_PATIENCE_S = 3.0
 _WINDOW_S = 300.0  # over which the pace is taken
 _LONGEST_LINE = 2000
 _FRAMES = 6
@@ -180,7 +182,7 @@ def end(kind: str, line: str, *, signal: str | None = None) -> None:
     """Say how this process ends, if it has begun to beat.
 
     Args:
-        kind: :data:`FINISHED`, or that of :class:`~dlrm.command.failure.Verdict`.
+        kind: :data:`FINISHED`, :data:`ENDED`, or that of :class:`~dlrm.command.failure.Verdict`.
         line: what a person reads of it.
         signal: its name, where one asked for the end.
     """

@@ -25,6 +25,7 @@ from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
 from dlrm.run.results import record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
 from dlrm.run.summary import leave_behind
+from dlrm.signals import tell_before_end
 from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
@@ -111,6 +112,7 @@ def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedul
         ),
         say,
     )
+    tell_before_end(lambda name: heartbeat.end(heartbeat.ENDED, f"stopped by {name}", signal=name))
 
 
 def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, display: Display) -> Recorder:

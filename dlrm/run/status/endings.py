@@ -6,17 +6,17 @@ out about others, whenever it was written: clocks differ between hosts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dlrm.run.heartbeat import FINISHED
-from dlrm.run.status.files import Beat, End
+from dlrm.run.status.files import End
 
 Kind = Literal["finished", "failed", "stopped"]
 USER = "user"
 _CAUSES = (USER, "bug")
-_CONSEQUENCES = ("peer", "timeout")
+_CONSEQUENCES = ("peer", "timeout")  # beside those that a launcher has ended because of another
 _INTERRUPT = "interrupt"
 
 
@@ -38,6 +38,19 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """A rank that has not said how it ended.
+
+    Attributes:
+        doing: what it was heard to do last, after a space and in parentheses.
+    """
+
+    rank: int
+    host: str = "?"
+    doing: str = ""
+
+
+@dataclass(frozen=True)
 class Ending:
     """How a start ended.
 
@@ -50,44 +63,38 @@ class Ending:
     fault: Fault | None = None
 
 
-def ending(ends: Iterable[End], beats: Mapping[int, Beat], *, silent: Collection[int] = ()) -> Ending | None:
+def ending(ends: Iterable[End], lost: Sequence[Lost]) -> Ending | None:
     """How a start ended, None if nobody has said anything.
 
     Args:
         ends: of its ranks.
-        beats: of its ranks, where none was started since.
-        silent: those ranks that are heard no more.
+        lost: ranks that have not said anything and are heard no more, the lowest first.
     """
     told = sorted(ends, key=lambda end: end.time_s)
     if finished := next((end for end in told if end.kind == FINISHED), None):
         return Ending("finished", finished.line)
-    if causes := [end for end in told if end.kind in _CAUSES]:
+    if causes := [end for end in told if end.kind in _CAUSES]:  # several where ranks have found the same together
         return _failed(min((end for end in causes if end.line == causes[0].line), key=lambda end: end.rank))
-    ended = {end.rank for end in told}
-    lost = [beats[rank] for rank in sorted(silent) if rank in beats and rank not in ended]
-    others = [end for end in told if end.kind in _CONSEQUENCES]
-    if others and lost:
-        return _lost(lost[0], others[0])
     if interrupts := [end for end in told if end.kind == _INTERRUPT]:
         return _stopped(min(interrupts, key=lambda end: end.rank))
-    return _failed(others[0]) if others else None
+    if told and lost:
+        return _lost(lost[0], stuck=all(end.kind == "timeout" for end in told))
+    if others := [end for end in told if end.kind in _CONSEQUENCES]:
+        return _failed(others[0])
+    return _stopped(min(told, key=lambda end: end.rank)) if told else None
 
 
 def _failed(end: End) -> Ending:
-    line = end.line.strip().replace("\n", " ")
-    fault = Fault(end.rank, end.host, line, log_name(end.rank), end.time_s, by_user=end.kind == USER)
-    return Ending("failed", line, fault)
+    line = end.line.strip().replace("\n", " ") or f"rank {end.rank} failed"
+    return Ending("failed", line, Fault(end.rank, end.host, line, log_name(end.rank), end.time_s, end.kind == USER))
 
 
-def _lost(beat: Beat, witness: End) -> Ending:
-    doing = f"{beat.doing}, " if beat.doing else ""
-    if witness.kind == "timeout":
-        line = f"did not answer any more ({doing}after step {beat.step}): stuck, or its host is lost"
+def _lost(one: Lost, *, stuck: bool) -> Ending:
+    if stuck:
+        line = f"did not answer any more{one.doing}: stuck, or its host is lost"
     else:
-        line = (
-            f"ended without a word ({doing}after step {beat.step}): killed, out of memory perhaps, or its host is lost"
-        )
-    return Ending("failed", f"rank {beat.rank} {line}", Fault(beat.rank, beat.host, line, log_name(beat.rank)))
+        line = f"ended without a word{one.doing}: killed, out of memory perhaps, or its host is lost"
+    return Ending("failed", f"rank {one.rank} {line}", Fault(one.rank, one.host, line, log_name(one.rank)))
 
 
 def _stopped(end: End) -> Ending:

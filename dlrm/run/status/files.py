@@ -112,7 +112,8 @@ class End:
     """How a rank has left a start.
 
     Attributes:
-        kind: *finished*, or one of :class:`~dlrm.command.failure.Verdict`; signal: the name of the one that asked for it.
+        kind: *finished*, *ended* (by a signal, at once), or one of :class:`~dlrm.command.failure.Verdict`.
+        signal: the name of the one that asked for it.
     """
 
     start_s: float

@@ -19,7 +19,7 @@ from typing import Literal
 
 from dlrm.activity import STARTING
 from dlrm.run.status.ages import Ages, is_doubtful, launcher_lives, process_of
-from dlrm.run.status.endings import Ending, Fault, ending
+from dlrm.run.status.endings import Ending, Fault, Lost, ending
 from dlrm.run.status.files import Beat, Contents, End, Entry, Saved, Start
 from dlrm.run.status.hangs import Heard, Problem, problems
 
@@ -144,8 +144,17 @@ def _ending_of(contents: Contents, start: Start, heard: Mapping[int, Heard]) -> 
     for rank, one in heard.items():  # where the list of ends could not be written
         if one.beat.ended and rank not in told and (rank == 0 or one.beat.ended != "finished"):
             ends.append(_end_by(one.beat))
-    beats = {rank: one.beat for rank, one in heard.items()}
-    return ending(ends, beats, silent=[rank for rank, one in heard.items() if one.is_silent])
+    told |= {end.rank for end in ends}
+    if heard:
+        lost = [_lost(one.beat) for rank, one in heard.items() if one.is_silent and rank not in told]
+    else:  # ranks were started since; those of hosts that do not share the folder would be missing without being lost
+        lost = [Lost(rank) for rank in contents.beats if rank < (start.ranks or 0) and rank not in told]
+    return ending(ends, lost)
+
+
+def _lost(beat: Beat) -> Lost:
+    doing = f"{beat.doing}, " if beat.doing else ""
+    return Lost(beat.rank, beat.host, f" ({doing}after step {beat.step})")
 
 
 def _end_by(beat: Beat) -> End:
