@@ -74,10 +74,11 @@ def is_doubtful(beat: Beat, ages: Ages) -> bool:
     """Whether it takes another look to say if a rank is silent."""
     if beat.ended or process_of(beat) != "unknown":
         return False
-    watched_s = ages.watched_s(beat)
-    if watched_s is None or watched_s > 2 * beat.every_s + 1:
+    watched_s, by_clock_s = ages.watched_s(beat), ages.by_clock(beat.written_s)
+    if watched_s is None or -_AHEAD_S <= by_clock_s <= silence_s(beat) or by_clock_s > _LARGEST_SKEW_S:
         return False
-    return not -_AHEAD_S <= ages.by_clock(beat.written_s) <= silence_s(beat) and ages.of(beat) < _LARGEST_SKEW_S
+    enough_s = silence_s(beat) if by_clock_s < 0 else 2 * beat.every_s + 1  # the clocks differ, or it does seem silent
+    return watched_s <= enough_s
 
 
 def process_of(beat: Beat) -> Process:

@@ -74,7 +74,7 @@ def ending(ends: Iterable[End], lost: Sequence[Lost]) -> Ending | None:
     if finished := next((end for end in told if end.kind == FINISHED), None):
         return Ending("finished", finished.line)
     if causes := [end for end in told if end.kind in _CAUSES]:  # several where ranks have found the same together
-        return _failed(min((end for end in causes if end.line == causes[0].line), key=lambda end: end.rank))
+        return _failed(min((end for end in causes if _line(end) == _line(causes[0])), key=lambda end: end.rank))
     if interrupts := [end for end in told if end.kind == _INTERRUPT]:
         return _stopped(min(interrupts, key=lambda end: end.rank))
     if told and lost:
@@ -85,8 +85,15 @@ def ending(ends: Iterable[End], lost: Sequence[Lost]) -> Ending | None:
 
 
 def _failed(end: End) -> Ending:
-    line = end.line.strip().replace("\n", " ") or f"rank {end.rank} failed"
-    return Ending("failed", line, Fault(end.rank, end.host, line, log_name(end.rank), end.time_s, end.kind == USER))
+    line = _line(end)
+    text = line if not end.rank or line.startswith("rank ") else f"rank {end.rank}: {line}"
+    return Ending("failed", text, Fault(end.rank, end.host, line, log_name(end.rank), end.time_s, end.kind == USER))
+
+
+def _line(end: End) -> str:
+    """What a rank said, without its name, by which the same would differ between ranks."""
+    line = " ".join(part.strip() for part in end.line.splitlines())
+    return line.removeprefix(f"rank {end.rank}: ") or f"rank {end.rank} failed"
 
 
 def _lost(one: Lost, *, stuck: bool) -> Ending:

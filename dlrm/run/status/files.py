@@ -308,7 +308,7 @@ def _saved(folder: Path) -> Saved | None:
 def _checkpoint_dir(folder: Path) -> str | None:
     """The run's option checkpoint.dir."""
     try:
-        config = yaml.load(_bytes(folder / "config.yaml"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config = yaml.safe_load(_bytes(folder / "config.yaml"))  # libyaml crashes on what is nested too deeply
         elsewhere = config["checkpoint"]["dir"]
     except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -256,7 +256,8 @@ def _step(contents: Contents, beat: Beat | None) -> int | None:
 def _left_s(beat: Beat | None, state: State) -> float | None:
     if beat is None or state != "running" or not beat.steps_per_s or beat.total_steps is None:
         return None
-    return max(0, beat.total_steps - beat.step) / beat.steps_per_s
+    left = beat.total_steps - beat.step
+    return left / beat.steps_per_s if left > 0 else None
 
 
 def _attempts(contents: Contents, starts: Sequence[Start], text: str | None, end: Ending | None) -> Iterator[Attempt]:

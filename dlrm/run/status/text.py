@@ -28,7 +28,7 @@ def as_lines(status: Status) -> list[str]:
 
 def headline(status: Status) -> str:
     """The state with its reason, in a line."""
-    return f"{status.state}: {status.text}"
+    return status.text if status.text.startswith(status.state) else f"{status.state}: {status.text}"
 
 
 def as_json(status: Status) -> dict[str, Any]:
