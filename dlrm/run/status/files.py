@@ -194,9 +194,13 @@ def _starts(path: Path) -> Iterator[Start]:
                 entry.whole("pid"),
                 entry.whole("ranks"),
                 frozenset(entry.texts("launchers")),
-                entry.text("job"),
+                _job(entry.values.get("job")),
                 entry.text("cause"),
             )
+
+
+def _job(job: Any) -> str | None:
+    return Entry(job).text("id") if isinstance(job, dict) else None
 
 
 def _heartbeats(folder: Path) -> tuple[dict[int, Beat], tuple[End, ...]]:

@@ -124,7 +124,9 @@ def test_a_crash_leaves_its_stack_in_the_log(tmp_path):
     script = "import ctypes, sys; from pathlib import Path; from dlrm.run import log; log.capture_logs()\n"
     script += "log.open_log(Path(sys.argv[1]), 3, print)\ndef here(): ctypes.string_at(0)\nhere()"
     words = [sys.executable, "-c", script, str(tmp_path)]
-    process = subprocess.run(words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, check=False
+    )
     assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGSEGV, "", "")
     text = (tmp_path / "log/rank3.log").read_text()
     assert text.startswith("Fatal Python error: Segmentation fault")

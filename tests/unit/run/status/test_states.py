@@ -211,10 +211,11 @@ def test_what_the_user_has_to_mend_is_not_tried_again(folder):
 
 def test_attempts_are_told_from_starts_within_them_and_each_has_its_cause(tmp_path):
     first, second = ["boot pid:[1] 7 9"], ["boot pid:[1] 8 9"]
-    start(tmp_path, START, launchers=first, job="17")
-    start(tmp_path, START + 100, launchers=first, job="17", cause="rank 1 was killed by SIGKILL (out of memory?)")
-    start(tmp_path, START + 200, launchers=second, job="17")
-    start(tmp_path, START + 300, launchers=[], job=None)
+    job = {"id": "17", "attempt": "0"}
+    start(tmp_path, START, launchers=first, job=job)
+    start(tmp_path, START + 100, launchers=first, job=job, cause="rank 1 was killed by SIGKILL (out of memory?)")
+    start(tmp_path, START + 200, launchers=second, job={"id": "17", "attempt": "1"})
+    start(tmp_path, START + 300, launchers=[], job={"id": "", "attempt": "0"})
     start(tmp_path, START + 400, launchers=[])
     end(tmp_path, 0, "peer", PEER, start_s=START)
     end(tmp_path, 0, "interrupt", "stopped by SIGTERM after step 9", start_s=START + 100, signal="SIGTERM")
