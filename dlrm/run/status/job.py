@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def _show(status: Status, as_json_text: bool) -> None:
         _print(status, True, indent=None)
         return
     if sys.stdout.isatty():
-        width, height = os.get_terminal_size(sys.stdout.fileno())
+        width, height = shutil.get_terminal_size()
         lines = [line[: width - 1] for line in as_lines(status)][: max(1, height - 1)]
         print("\033[H\033[2J" + "\n".join(lines))  # noqa: T201
     else:
