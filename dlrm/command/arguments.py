@@ -22,6 +22,7 @@ from dlrm.config.checkpoint_commands import (
 from dlrm.config.describe import help_text, options
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.status import StatusConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
 
@@ -50,6 +51,9 @@ GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; i
 
 COMMANDS = {
     "train": Command("train as a YAML file and further options say", Config),
+    "status": Command(
+        "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
+    ),
     "preprocess": Command("turn raw Criteo files into a packed data set; started again, it goes on", PreprocessConfig),
     "inspect": Command("show what a packed data set holds; --verify checks all of it", InspectConfig, ("path",)),
     "materialize": Command("write MLPerf's multi-hot files for a packed data set", MaterializeConfig, ("path",)),

@@ -10,10 +10,11 @@ from dlrm.config.base import Section
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
 
-_ONLY_PRINTS = (InspectConfig, ListConfig, ShowConfig, DiffConfig, ImportFlagsConfig)
+_ONLY_PRINTS = (StatusConfig, InspectConfig, ListConfig, ShowConfig, DiffConfig, ImportFlagsConfig)
 
 
 def run(config: Section) -> None:
@@ -43,6 +44,10 @@ def run(config: Section) -> None:
             from dlrm.train.job import run_training
 
             work = partial(run_training, config)
+        case StatusConfig():
+            from dlrm.run.status.job import run_status
+
+            work = partial(run_status, config)
         case PreprocessConfig():
             from dlrm.preprocess.job import run_preprocess
 
