@@ -33,6 +33,9 @@ EOF
 fi
 export PATH=$venv/bin:$PATH
 
+say "what torchx hands to Ray"
+python -m pytest -p no:cacheprovider --basetemp "$folder/tests" tests/launch/test_requests.py tests/launch/test_profiles.py -k ray
+
 nodes=()
 node() { # LOG OPTION...: in a process group of its own, by which it is ended
     setsid ray start --block --disable-usage-stats --object-store-memory 100000000 "${@:2}" > "$folder/$1.log" 2>&1 &
