@@ -193,6 +193,10 @@ class Rendezvous(RendezvousHandler):
         self.news = self._hosts.news(missing)
         return max(waiting, 1) if missing else waiting
 
+    def lost(self) -> str:
+        """Which hosts are lost or may be, in words; empty if none."""
+        return self.cause or self._hosts.silent()
+
     def get_backend(self) -> str:
         """The name under which torch has registered this class."""
         return self._params.backend
@@ -350,6 +354,16 @@ class Hosts:
         lost = [host for host in self._met if silent_s[host] > self._silence_s]
         lost += [host for host in gone if host not in lost and silent_s[host] > self._suspicious_s]
         return sorted({*gone, *lost}), lost
+
+    def silent(self) -> str:
+        """Of which hosts nothing was heard for so long that they may be lost, in words; empty if of none."""
+        now_s = time.monotonic()
+        silent_s = {host: now_s - self._heard[host][1] for host in self._met}
+        hosts = [host for host in self._met if silent_s[host] > self._suspicious_s]
+        if not hosts:
+            return ""
+        names = ", ".join(host.addr for host in hosts)
+        return f"lost host {names}: nothing was heard of it for {min(silent_s[host] for host in hosts):.0f} s"
 
     def news(self, missing: list[Any]) -> str:
         """Which hosts have joined or left since hosts met, in words; empty if none."""
