@@ -165,9 +165,7 @@ def differing_collectives(failures: Collection[Failure]) -> str:
         return ""
     first = names[min(apart, key=lambda place: place[1])]
     callers = {failure.rank: failure.caller for failure in failures}
-    told = [
-        f"rank {rank} {name}" + (f" at {callers[rank]}" if callers[rank] else "")
-        for rank, name in sorted(first.items())
-    ]
+    places = {rank: f" at {place}" if place else "" for rank, place in callers.items()}
+    told = [f"rank {rank} {name}{places[rank]}" for rank, name in sorted(first.items())]
     shown = told if len(told) <= _MOST_TOLD else [*told[:_MOST_TOLD], f"and {len(told) - _MOST_TOLD} more"]
     return f"ranks called different collectives: {', '.join(shown)}"

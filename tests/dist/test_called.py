@@ -15,12 +15,16 @@ def apart(rank, world_size):
     group = dist.new_group(timeout=timedelta(seconds=2))
     dist.all_reduce(torch.ones(4), group=group)
     with pytest.raises(RuntimeError) as error:
-        if rank == 0:
-            dist.all_reduce(torch.ones(4), group=group)
-        else:
-            dist.all_to_all_single(torch.empty(4), torch.ones(4), group=group)
+        one_or_the_other(rank, group)
     own = [called for called in last_called() if called.group == group.group_name]
     return own, caller(error.value)
+
+
+def one_or_the_other(rank, group):
+    if rank == 0:
+        dist.all_reduce(torch.ones(4), group=group)
+    else:
+        dist.all_to_all_single(torch.empty(4), torch.ones(4), group=group)
 
 
 def test_ranks_that_wait_in_different_collectives_know_each_its_own():
@@ -29,4 +33,4 @@ def test_ranks_that_wait_in_different_collectives_know_each_its_own():
     assert [called.name for called in second] == ["all_reduce", "all_to_all"]
     assert [called[:2] for called in first] == [called[:2] for called in second]
     assert isinstance(first[0], Called)
-    assert where.endswith("(apart)")
+    assert where.endswith("(one_or_the_other)")

@@ -1,8 +1,9 @@
 """What the launch tests start as ranks: joins gloo, then fails as its argument says (or as STAND_IN_MODE says).
 
 Modes: alike (every rank finds the same user error), user, bug, killed, exit (rank 1 does it while the others wait in an
-all-reduce), apart (ranks call different collectives), killed_once (only before the ranks are started again), asked (all wait for SIGUSR1), wait (all wait), alone
-(goes on waiting until it is the only rank), stubborn (all wait, whatever SIGTERM says), ok.
+all-reduce), apart (ranks call different collectives), killed_once (only before the ranks are started again), asked (all
+wait for SIGUSR1), wait (all wait), alone (goes on waiting until it is the only rank), stubborn (all wait, whatever SIGTERM
+says), ok.
 """
 
 import os
