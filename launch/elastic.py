@@ -43,12 +43,12 @@ import scheduler
 from elastic_signals import SaveRequests, StopRequests
 from failures import STOP, USER_ERROR_EXIT_CODE, Failure, NoOthers, Others, cause
 from launch_output import can_write_temporary_files, open_closed_streams, write
+from times import LOST_HOST_SHUTDOWN_S
 
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
 RESTART_CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # read by ranks that are started again: why they are
-LOST_HOST_SHUTDOWN_S = 8  # what ranks get to end that wait for those of a lost host
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
 _FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -244,7 +244,9 @@ class _Watch:
         return any(failure.is_cause and failure.kind != STOP for failure in self.others.failures)
 
     def _tell_others(self, failures: list[Failure]) -> None:
-        self.others.say(failures, final=not self._restarts_left or not self._may_be_tried_again(failures))
+        stopping = [_stopped_by(signal.SIGUSR1)] if self._saves.stopping else []
+        final = not self._restarts_left or not self._may_be_tried_again(failures)
+        self.others.say([*failures, *stopping], final=final)
         self._stops.job_ends = self.others.job_ended
 
     def _may_be_tried_again(self, failures: Collection[Failure]) -> bool:

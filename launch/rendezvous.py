@@ -31,6 +31,7 @@ from host_store import LOOPBACK, listen, open_store, serve
 from scheduler import port_of
 from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
 from telling import WHAT_NEXT, LaunchError, Waiting, say
+from times import RENDEZVOUS
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousGracefulExitError,
@@ -47,16 +48,6 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.run import parse_min_max_nnodes
 
 NAME = "dlrm-c10d"  # for torch's registry
-# Of --rdzv-conf, in seconds; torch's are 600, 30, 5, 3 times and 60. torch's heartbeats come every interval or every
-# second one, and after a cut the kernel sends what waits up to as long after it as the cut took: a network that was cut for
-# 20 s may be heard of again after 10 + 25.4 s, and is not lost.
-DEFAULTS = {
-    "join_timeout": 300,
-    "last_call_timeout": 15,
-    "keep_alive_interval": 5,
-    "keep_alive_max_attempt": 8,
-    "read_timeout": 60,
-}
 RANKS_STORE = "dlrm/ranks_store"  # key of the address of the ranks' own store, and of the number of restarts
 _RESTARTS = "dlrm/restarts"  # keys of what each launcher has counted
 _END = "terminal_state"  # part of the keys by which torchelastic's agents wait for each other at the end
@@ -122,7 +113,7 @@ class Rendezvous(RendezvousHandler):
     """
 
     def __init__(self, params: RendezvousParameters) -> None:
-        for name, value in DEFAULTS.items():
+        for name, value in RENDEZVOUS.items():
             params.config.setdefault(name, value)
         self._params = params
         self._join_s = _seconds(params, "join_timeout")

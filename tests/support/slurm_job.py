@@ -20,6 +20,7 @@ SAMPLE = ROOT.parent / "shared" / "data" / "criteo_kaggle_sample.tsv.gz"
 _PARTS = ("components", "configs", "dlrm", "dlrm_main.py", "launch", "scripts", "tests", ".torchxconfig")
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 _LONGEST_S = 600.0
+_REQUEUE_TAKES_S = 10.0
 _POLL_S = 0.2
 
 
@@ -59,10 +60,14 @@ class Submitted:
         """Their folder."""
         return self.run / "checkpoints"
 
-    def output(self) -> str:
-        """All that the hosts and the batch script have printed."""
+    def output(self, *, most: int = 1500) -> str:
+        """What the hosts and the batch script have printed: the last so many characters of each file."""
         files = sorted(self.place.glob(f"slurm-{self.job}*"))
-        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')}" for file in files)
+        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-most:]}" for file in files)
+
+    def printed(self, host: int) -> str:
+        """What a host has printed on standard error, as torchx numbers hosts."""
+        return (self.place / f"slurm-{self.job}-train-{host}.err").read_text()
 
     def await_saved(self, step: int = 1) -> int:
         """Return when a checkpoint of at least that step is committed; the step."""
@@ -73,19 +78,37 @@ class Submitted:
         return newest
 
     def await_end(self) -> str:
-        """Return when the job has ended, the time after a requeue left out; its state."""
+        """Return when the job has ended for good, the time after a requeue left out; its state."""
+        last, since_s = "", 0.0
 
         def over() -> bool:
-            if self.state == "PENDING":
+            nonlocal last, since_s
+            state = self.state
+            if state != last:
+                last, since_s = state, time.monotonic()
+            if state == "PENDING":
                 self.cluster.start_requeued(self.job)
-            return self.state in _ENDED
+            # A job that is requeued because it failed has failed for a moment.
+            return state in _ENDED and (state == "COMPLETED" or time.monotonic() - since_s > _REQUEUE_TAKES_S)
 
         self._await(over, "its end")
-        return self.state
+        return last
 
     def starts(self) -> int:
-        """How often ranks were started."""
-        return len((self.run / "processes.jsonl").read_text().splitlines())
+        """How often ranks that came so far as to have a run were started."""
+        starts = self.run / "processes.jsonl"
+        return sum('"launchers"' in line for line in starts.read_text().splitlines()) if starts.exists() else 0
+
+    def requeues(self) -> int:
+        """How often Slurm has queued it again."""
+        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", self.job)
+        return max(int(count) for count in re.findall(r"\bRestarts=(\d+)", shown))
+
+    @property
+    def hosts(self) -> list[str]:
+        """On which it runs or ran."""
+        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", self.job)
+        return sorted(re.findall(r"\bNodeList=(\S+)", shown))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The whole final state.
