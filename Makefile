@@ -31,7 +31,7 @@ install-dev:
 	@$(INSTALL) --dev
 
 train: install
-	@DLRM_MAKE=$(shell echo $$PPID) exec $(BIN)/python launch/local.py --nproc $(NPROC) --config $(CONFIG) -- $(ARGS)
+	@DLRM_MAKE=$(shell echo $$PPID) exec $(BIN)/python launch/local.py -j $(NPROC) --config $(CONFIG) -- $(ARGS)
 
 doctor: install
 	@$(BIN)/python dlrm_main.py doctor

@@ -17,6 +17,7 @@ from dlrm import signals, streams
 
 if __name__ == "__main__":
     streams.open_closed()
+    streams.see_who_watches()
     signals.take_early()  # before all else: what comes earlier ends the process without a word
 
 import sys

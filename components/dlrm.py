@@ -1,77 +1,116 @@
-"""torchx components of this project: how a training job is described to a scheduler.
+"""torchx components of this project: how a job is described to a scheduler.
 
-    torchx run -s local_cwd components/dlrm.py:train --nproc 2 --config configs/quickstart.yaml -- --train.epochs 2
-    torchx run -s slurm components/dlrm.py:preprocess --nnodes 4 -- --input='raw/day_*' --output=packed
+    torchx run -s local_cwd components/dlrm.py:train -j 2 --config configs/quickstart.yaml -- --train.epochs 2
+    torchx run -s slurm components/dlrm.py:train -j 2x8 --config configs/criteo_terabyte_dcnv2.yaml
+    torchx run -s slurm components/dlrm.py:preprocess -j 4x1 -- --input='raw/day_*' --output=packed
 
 This file imports torchx and the standard library only, because the machine that launches a job need not be able to run
 it. torchx 0.7.0's parser accepts Optional, List and Dict of typing, not ``X | None`` or ``list[str]``, and makes the
-help of ``torchx run components/dlrm.py:train --help`` from the docstring.
+help of ``torchx run components/dlrm.py:train --help`` from the docstring. torchx reads the file and runs its text, so that
+it has no ``__file__``: what it needs of launch/ is looked for in the current directory, where the job starts as well.
 """
 
 import os
+import re
 import secrets
 import shlex
 import sys
-from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Dict, List, Optional
 
 from torchx import specs
+from torchx.runner.config import get_config
+
+# A rank's share of a host where nothing else is said; GPU hosts have more, but what fits on all of them waits for none.
+CPUS_PER_RANK = 4
+MEMORY_MB_PER_CPU = 4096
+RESTARTS_OVER_HOSTS = 3
+SECRET = "DLRM_JOB_SECRET"  # read by launch/signed_store.py
+# SIGUSR1 comes 300 s before the end of the job's time: all ranks save and Slurm starts the job again (launch/elastic.py).
+# What it prints then comes after what it has printed before.
+FOR_SBATCH = {"SBATCH_SIGNAL": "USR1@300", "SBATCH_OPEN_MODE": "append", "SLURM_OPEN_MODE": "append"}
 
 
 def train(
     *script_args: str,
     config: str,
-    nproc: int = 1,
-    nnodes: str = "1",
-    max_restarts: int = 0,
-    name: str = "dlrm",
-    script: str = "dlrm_main.py",
-    image: str = "",
-    python: str = "",
-    env: Optional[Dict[str, str]] = None,
+    j: str = "1",
+    h: str = "",
     cpu: int = -1,
     gpu: int = -1,
     memMB: int = -1,
-    rdzv_port: int = 29500,
+    image: str = "",
+    mounts: Optional[List[str]] = None,
+    env: Optional[Dict[str, str]] = None,
+    run_dir: str = "",
+    log_dir: str = "",
+    max_retries: int = 3,
+    max_restarts: int = -1,
+    numa: str = "",
+    rdzv_port: int = 0,
+    python: str = "",
+    name: str = "dlrm",
+    script: str = "dlrm_main.py",
 ) -> specs.AppDef:
     """Train a model: on each host one launcher (launch/elastic.py), which starts one process per rank.
+
+    A job that its scheduler starts again goes on in its run's folder where it was (--resume job).
 
     Args:
         script_args: further arguments of the trainer, after --, e.g. -- --train.epochs 2
         config: YAML file of the run, e.g. configs/quickstart.yaml
-        nproc: ranks on each host
-        nnodes: hosts, or fewest:most, e.g. 2:4: then hosts may die or join, and training goes on with those there are
-        max_restarts: how often all ranks are started again after one failed; they go on from the newest checkpoint
+        j: hosts x ranks on each, e.g. 2x8; fewest:most hosts, e.g. 2:4x8; or ranks on one host, e.g. 8
+        h: named resource of torchx for each host, instead of cpu, gpu and memMB
+        cpu: cores of each host; 4 a rank if left out
+        gpu: GPUs of each host; one a rank if left out, 0 to train on CPU
+        memMB: memory of each host in MB; 4096 a core if left out
+        image: container image, for schedulers that use one
+        mounts: of containers, e.g. type=volume,src=claim,dst=/data or type=bind,src=/shared,dst=/shared
+        env: environment variables, e.g. NCCL_DEBUG=INFO,NCCL_IB_HCA=mlx5_0
+        run_dir: folder of the runs that all hosts share, an absolute path; run.dir of the configuration if left out
+        log_dir: folder for what each rank prints, a file each, beside the terminal
+        max_retries: how often the scheduler starts the job again after it failed; mistakes of the user are not tried again
+        max_restarts: how often all ranks are started again within that; 3 over several hosts, none on one, if left out
+        numa: binds ranks to cores near their GPU: node, socket, exclusive or core-complex
+        rdzv_port: port on the first host where the hosts meet; made from the job's id if left out
+        python: interpreter on the hosts; the image's, .venv/bin/python or python3 if left out
         name: name of the job
         script: what each rank runs
-        image: container image, for schedulers that use one
-        python: interpreter on the hosts; the one that runs torchx if left out (python if there is an image)
-        env: environment variables of the job, e.g. NCCL_DEBUG=INFO,NCCL_SOCKET_IFNAME=eth0
-        cpu: cores of each host
-        gpu: GPUs of each host
-        memMB: memory of each host in MB
-        rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
     """
-    argv = [script, "train", "--config", config, *script_args]
-    fewest, most = _fewest_and_most(nnodes)
-    launch = _Launch(nproc=nproc, fewest=fewest, nnodes=most, max_restarts=max_restarts, rdzv_port=rdzv_port)
-    host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB))
-    return _job(name, "train", argv, launch, host)
+    hosts = _Hosts.parse(j)
+    if run_dir:
+        script_args = (f"--run.dir={run_dir}", *script_args)
+    argv = [script, "train", "--config", config, "--resume", "job", *script_args]
+    restarts = max_restarts if max_restarts >= 0 else RESTARTS_OVER_HOSTS * (hosts.most > 1)
+    options = ["--max-restarts", str(restarts)]
+    options += ["--numa-binding", numa] if numa else []
+    options += ["--log-dir", log_dir, "--tee", "3"] if log_dir else []
+    host = _Host(
+        resource=_resource(h, cpu, gpu if gpu >= 0 else hosts.ranks, memMB, ranks=hosts.ranks),
+        python=python,
+        image=image,
+        mounts=mounts or [],
+        env=env or {},
+    )
+    return _job(name, "train", argv, hosts, host, options, rdzv_port=rdzv_port, max_retries=max_retries)
 
 
 def preprocess(
     *script_args: str,
     config: Optional[str] = None,
-    nnodes: int = 1,
-    nproc: int = 1,
-    name: str = "dlrm-preprocess",
-    script: str = "dlrm_main.py",
-    image: str = "",
-    python: str = "",
-    env: Optional[Dict[str, str]] = None,
+    j: str = "1x1",
+    h: str = "",
     cpu: int = -1,
     memMB: int = -1,
-    rdzv_port: int = 29500,
+    image: str = "",
+    mounts: Optional[List[str]] = None,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 3,
+    rdzv_port: int = 0,
+    python: str = "",
+    name: str = "dlrm-preprocess",
+    script: str = "dlrm_main.py",
 ) -> specs.AppDef:
     """Turn raw Criteo files into a packed data set: the hosts share the files among them, with the same result as one.
 
@@ -80,101 +119,158 @@ def preprocess(
     Args:
         script_args: options of preprocess, after --, e.g. -- --input=raw --output=packed --shuffle
         config: YAML file with options
-        nnodes: hosts
-        nproc: processes on each host; one uses all cores by threads (--workers)
+        j: hosts x processes on each, e.g. 4x1; one process uses all cores of its host by threads (--workers)
+        h: named resource of torchx for each host, instead of cpu and memMB
+        cpu: cores of each host; 4 a process if left out
+        memMB: memory of each host in MB; 4096 a core if left out
+        image: container image, for schedulers that use one
+        mounts: of containers, e.g. type=volume,src=claim,dst=/data or type=bind,src=/shared,dst=/shared
+        env: environment variables of the job
+        max_retries: how often the scheduler starts the job again after it failed; mistakes of the user are not tried again
+        rdzv_port: port on the first host where the hosts meet; made from the job's id if left out
+        python: interpreter on the hosts; the image's, .venv/bin/python or python3 if left out
         name: name of the job
         script: what each process runs
-        image: container image, for schedulers that use one
-        python: interpreter on the hosts; the one that runs torchx if left out (python if there is an image)
-        env: environment variables of the job
-        cpu: cores of each host
-        memMB: memory of each host in MB
-        rdzv_port: port on the first host where the hosts meet; one host alone takes a free one
     """
+    hosts = _Hosts.parse(j)
     argv = [script, "preprocess", *(["--config", config] if config else []), *script_args]
-    launch = _Launch(nproc=nproc, fewest=nnodes, nnodes=nnodes, max_restarts=0, rdzv_port=rdzv_port)
-    host = _Host(image=image, python=python, env=env or {}, resource=specs.resource(cpu=cpu, gpu=0, memMB=memMB))
-    return _job(name, "preprocess", argv, launch, host)
+    host = _Host(
+        resource=_resource(h, cpu, 0, memMB, ranks=hosts.ranks),
+        python=python,
+        image=image,
+        mounts=mounts or [],
+        env=env or {},
+    )
+    restarts = ["--max-restarts", "0"]
+    return _job(name, "preprocess", argv, hosts, host, restarts, rdzv_port=rdzv_port, max_retries=max_retries)
 
 
 @dataclass(frozen=True)
-class _Launch:
-    """How many processes start where, on how many hosts at least and at most, and how they find each other."""
+class _Hosts:
+    """How many hosts at least and at most, and how many ranks on each."""
 
-    nproc: int
     fewest: int
-    nnodes: int
-    max_restarts: int
-    rdzv_port: int
+    most: int
+    ranks: int
+
+    @classmethod
+    def parse(cls, j: str) -> "_Hosts":
+        match = re.fullmatch(r"(?:(?:(\d+):)?(\d+)x)?(\d+)", j)
+        if match is None:
+            raise ValueError(f"-j {j}: write hosts x ranks on each (2x8), fewest:most hosts (2:4x8), or ranks (8)")
+        fewest, most, ranks = match.groups()
+        hosts = cls(int(fewest or most or 1), int(most or 1), int(ranks))
+        if hosts.fewest < 1 or hosts.ranks < 1:
+            raise ValueError(f"-j {j}: hosts and ranks must be at least 1")
+        if hosts.fewest > hosts.most:
+            raise ValueError(f"-j {j}: the fewest hosts are more than the most")
+        return hosts
 
 
 @dataclass(frozen=True)
 class _Host:
-    """What each host offers."""
+    """What each host offers and is given."""
 
-    image: str
-    python: str
-    env: Dict[str, str]
     resource: specs.Resource
+    python: str = ""
+    image: str = ""
+    mounts: List[str] = field(default_factory=list)
+    env: Dict[str, str] = field(default_factory=dict)
 
 
-def _fewest_and_most(nnodes: str) -> Tuple[int, int]:
-    fewest, colon, most = nnodes.partition(":")
-    try:
-        found = (int(fewest), int(most if colon else fewest))
-    except ValueError:
-        raise ValueError(f"nnodes ({nnodes}) must be a number of hosts, or fewest:most such as 2:4") from None
-    if found[0] > found[1]:
-        raise ValueError(f"nnodes ({nnodes}): the fewest hosts are more than the most")
-    return found
+def _resource(named: str, cpu: int, gpu: int, memory_mb: int, *, ranks: int) -> specs.Resource:
+    if named:
+        return specs.resource(h=named)
+    cpu = cpu if cpu >= 0 else CPUS_PER_RANK * ranks
+    memory_mb = memory_mb if memory_mb >= 0 else MEMORY_MB_PER_CPU * cpu
+    return specs.resource(cpu=cpu, gpu=gpu, memMB=memory_mb)
 
 
-def _job(name: str, role: str, argv: List[str], launch: _Launch, host: _Host) -> specs.AppDef:
+def _job(
+    name: str,
+    role: str,
+    argv: List[str],
+    hosts: _Hosts,
+    host: _Host,
+    options: List[str],
+    *,
+    rdzv_port: int,
+    max_retries: int,
+) -> specs.AppDef:
     """A role with one replica a host, each of which runs launch/elastic.py."""
-    nproc, nnodes = launch.nproc, launch.nnodes
-    if nproc < 1 or launch.fewest < 1:
-        raise ValueError(f"nproc ({nproc}) and nnodes ({launch.fewest}) must be at least 1")
-    interpreter = host.python or ("python" if host.image else sys.executable)
-    program = [_escape(word) for word in argv]
-    restarts = ["--max-restarts", str(launch.max_restarts)]
-    launcher = [interpreter, "launch/elastic.py", "--nproc-per-node", str(nproc), *restarts]
-    if nnodes == 1:
-        command = [*launcher, "--standalone", "--local-addr", "localhost", *program]
-    else:
-        command = ["bash", "-c", _command_over_hosts(launcher, program, launch)]
+    launcher = ["launch/elastic.py", "--nproc-per-node", str(hosts.ranks), *options]
+    # Values go into the command, because Slurm's --export would cut them at commas.
+    settings = [f"{name}={_literal(value)}" for name, value in host.env.items()]
+    command = f"exec {shlex.join(['env', *settings])} " if settings else "exec "
+    command += f"{_interpreter(host)} {shlex.join(launcher)} {_meeting(hosts, rdzv_port)} "
     return specs.AppDef(
         name=name,
         roles=[
             specs.Role(
                 name=role,
                 image=host.image,
-                entrypoint=command[0],
-                args=command[1:],
-                num_replicas=nnodes,
+                entrypoint="bash",
+                args=["-c", command + shlex.join(_literal(word) for word in argv)],
+                num_replicas=hosts.most,
+                max_retries=max_retries,
+                retry_policy=specs.RetryPolicy.APPLICATION,  # the other hosts cannot go on without one of them
                 resource=host.resource,
-                env={"DLRM_CLIENT": str(os.getpid()), **_secret(nnodes), **host.env},
-                port_map={"c10d": launch.rdzv_port} if nnodes > 1 else {},
+                env=_environment(hosts),
+                mounts=specs.parse_mounts(host.mounts),
+                port_map={"c10d": rdzv_port} if rdzv_port else {},
             )
         ],
     )
 
 
-def _secret(nnodes: int) -> Dict[str, str]:
-    """The secret by which the hosts of this job know each other (launch/signed_store.py); one host makes its own."""
-    if nnodes == 1:
-        return {}
-    return {"DLRM_JOB_SECRET": os.environ.get("DLRM_JOB_SECRET") or secrets.token_hex(32)}
+def _interpreter(host: _Host) -> str:
+    """As words of a shell on the host; that of this machine for a job on this machine."""
+    if host.python:
+        return shlex.quote(_literal(host.python))
+    if host.image:
+        return "python"
+    if _is_local():
+        return shlex.quote(_literal(sys.executable))
+    return '"$$(command -v .venv/bin/python || command -v python3)"'
 
 
-def _command_over_hosts(launcher: List[str], program: List[str], launch: _Launch) -> str:
+def _meeting(hosts: _Hosts, port: int) -> str:
     """The hosts meet at the first one, whose address the scheduler puts into an environment variable of each."""
-    hosts = str(launch.nnodes) if launch.fewest == launch.nnodes else f"{launch.fewest}:{launch.nnodes}"
-    meeting = ["--nnodes", hosts, "--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
-    first_host = f"$${{{specs.macros.rank0_env}:-localhost}}"
-    endpoint = f"--rdzv-endpoint {first_host}:{launch.rdzv_port}"
-    return f"{shlex.join(launcher)} {' '.join(meeting)} {endpoint} {shlex.join(program)}"
+    if hosts.most == 1:
+        return "--standalone --local-addr localhost"
+    number = str(hosts.most) if hosts.fewest == hosts.most else f"{hosts.fewest}:{hosts.most}"
+    endpoint = f"$${{{specs.macros.rank0_env}:-localhost}}" + (f":{port}" if port else "")
+    meeting = f"--nnodes {number} --rdzv-backend c10d --rdzv-id {specs.macros.app_id}"
+    return f"{meeting} --rdzv-endpoint {endpoint}"
 
 
-def _escape(text: str) -> str:
+def _environment(hosts: _Hosts) -> Dict[str, str]:
+    """Of the role: the secret by which several hosts of a job know each other; one host makes its own.
+
+    What is for sbatch, which torchx starts, is set in this process; and so is the secret for Slurm, which hands the
+    environment of sbatch on, because torchx has Slurm print the commands of the job, the role's environment included.
+    """
+    secret = {} if hosts.most == 1 else {SECRET: os.environ.get(SECRET) or secrets.token_hex(32)}
+    if _scheduler() == "slurm":
+        for variable, value in {**FOR_SBATCH, **secret}.items():
+            os.environ.setdefault(variable, value)
+        return {}
+    return {**({"DLRM_CLIENT": str(os.getpid())} if _is_local() else {}), **secret}
+
+
+def _literal(text: str) -> str:
     """What the user wrote is meant literally, but torchx substitutes ``${...}`` in arguments."""
     return text.replace("$", "$$")
+
+
+def _is_local() -> bool:
+    """Whether the job runs on this machine and ends with the client: torchx's local schedulers, launch/local.py."""
+    return _scheduler().startswith("local") or os.environ.get("DLRM_CLIENT") == str(os.getpid())
+
+
+def _scheduler() -> str:
+    """The scheduler for which torchx's command has called this component; empty where something else has called it."""
+    if not re.search(r"(^|/)torchx(/cli/main\.py)?$", sys.argv[0]) or "run" not in sys.argv:
+        return ""
+    given = [word for flag, word in pairwise(sys.argv) if flag in ("-s", "--scheduler")]
+    return (given or [get_config("cli", "run", "scheduler") or "local_cwd"])[0]

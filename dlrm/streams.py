@@ -25,6 +25,15 @@ def open_closed() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
+def see_who_watches() -> None:
+    """Have rich draw nothing for a terminal without a keyboard: ``srun --unbuffered`` gives its tasks one.
+
+    Call it before rich is imported; launch/elastic.py does so for ranks.
+    """
+    if "SLURM_STEP_ID" in os.environ and not sys.stdin.isatty():
+        os.environ.update(TTY_COMPATIBLE="0", TTY_INTERACTIVE="0")
+
+
 def outlive_reader() -> None:
     """From now on standard output that cannot be written to leads nowhere, which the log says once.
 

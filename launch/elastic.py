@@ -10,13 +10,13 @@ It runs torch.distributed.run in this process. What it adds:
 * Where ranks are started again (``--max-restarts``), a line says why; what the user has to mend ends the job at once.
 * SIGTERM, SIGHUP and Ctrl-C end the ranks by SIGTERM, so that they can save; what is ignored (SIGHUP under nohup) stays
   so. SIGUSR1, by which schedulers announce the end of a job's time, is passed on to each rank as soon as it listens,
-  which saves then.
+  which saves then. Where Slurm can start the job again, the ranks save and stop, and it is asked to.
 * No process is left behind: workers follow this process (``follow_launcher`` in ``dlrm/command/failure.py``), and
   this process follows the torchx client that started it, where components/dlrm.py names one.
 * The cores of the host are divided among its ranks (``OMP_NUM_THREADS``), unless the user has set a number.
 
-It needs torch and the standard library only, so that any script can be started with it. The cause is that of this
-host: in a job over several hosts, the host of the rank that failed first prints it.
+It needs torch and the standard library only, so that any script can be started with it. In a job over several hosts the
+launchers tell each other the cause (launch/causes.py): all of them print it and end with its exit code.
 """
 
 from __future__ import annotations
@@ -32,78 +32,26 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there under python -P
 
 import elastic_agent
+import scheduler
 from elastic_signals import SaveRequests, StopRequests
+from failures import STOP, USER_ERROR_EXIT_CODE, Failure, NoOthers, Others, cause
 from launch_output import can_write_temporary_files, open_closed_streams, write
 
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
-USER_ERROR_EXIT_CODE = 2  # as in dlrm/errors.py
-SHUTDOWN_S = 8  # what ranks get to end after a signal; torchx's local scheduler kills the launcher after 10 s
+RESTART_CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # read by ranks that are started again: why they are
+LOST_HOST_SHUTDOWN_S = 8  # what ranks get to end that wait for those of a lost host
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
 _FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How one rank of this host ended.
-
-    Attributes:
-        rank: global rank.
-        exit_code: of its process; negative: the signal that ended it.
-        time_s: when, seconds since the epoch; whole seconds where the rank could not say.
-        kind: user, interrupt, peer, timeout or bug as in dlrm/command/failure.py; empty if the rank wrote no report.
-        line, details: what to print.
-        ended: by this launcher, because another rank had failed.
-    """
-
-    rank: int
-    exit_code: int
-    time_s: float
-    kind: str = ""
-    line: str = ""
-    details: str = ""
-    ended: bool = False
-
-    @classmethod
-    def of(cls, rank: int, exit_code: int, time_s: float, report: Mapping[str, Any], ended: bool = False) -> Failure:
-        """From what torchelastic knows; ``report`` is the content of the rank's error file."""
-        told = report.get("dlrm")
-        if isinstance(told, dict):
-            names = ("time_s", "kind", "line", "details")
-            return cls(rank, exit_code, ended=ended, **{name: told[name] for name in names})
-        message = report.get("message")
-        if isinstance(message, dict):  # a script that uses torchelastic's own @record
-            callstack = str(message.get("extraInfo", {}).get("py_callstack", ""))
-            return cls(rank, exit_code, time_s, "bug", f"rank {rank} failed: {message.get('message')}", callstack)
-        return cls(rank, exit_code, time_s, ended=ended)
-
-    def order(self) -> tuple[int, float]:
-        """Sorts the failure that began it all first: causes, then what may be one, then consequences."""
-        if self.kind in ("user", "bug") or -self.exit_code in _FAULTS or (self.exit_code > 0 and not self.kind):
-            return 0, self.time_s
-        if self.exit_code < 0 and not self.ended:
-            return 1, self.time_s
-        return (2 if self.kind in ("peer", "timeout") else 3), self.time_s
-
-    def text(self) -> str:
-        """What to print, ending with one line that says what happened; empty if the rank has said it."""
-        if self.kind:
-            return self.details + (f"{self.line}\n" if self.line else "")
-        if self.exit_code > 0:
-            return f"rank {self.rank} failed: exit code {self.exit_code}\n"
-        name = signal.Signals(-self.exit_code).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"rank {self.rank} was killed by {name}{hint}\n"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -112,11 +60,16 @@ def main(arguments: Sequence[str]) -> int:
     if not can_write_temporary_files():
         return USER_ERROR_EXIT_CODE
     follow_client()
-    saves, stops = SaveRequests(), StopRequests(leave=_leave_at_once)
+    saves, stops = SaveRequests(stops=scheduler.can_requeue), StopRequests(leave=_leave_at_once)
     signal.signal(signal.SIGUSR1, saves.note)
     stops.take_over()
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
+    try:
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(scheduler.shutdown_s()))
+    except ValueError as error:
+        return _launch_failed(str(error), USER_ERROR_EXIT_CODE)
+    if scheduler.nobody_watches():
+        os.environ.update(TTY_COMPATIBLE="0", TTY_INTERACTIVE="0")  # read by rich, in the ranks
     # Ranks wait for each other in init_process_group: one with nothing else to do would leave while another connects to it.
     os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     if "LOGLEVEL" not in os.environ:
@@ -127,12 +80,25 @@ def main(arguments: Sequence[str]) -> int:
     try:
         stops.raise_from_now_on()
         if "PET_LOG_DIR" in os.environ:  # torchx has set it
-            return run(arguments, saves, stops)
+            return _tell_scheduler(run(arguments, saves, stops), saves)
         with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
-            return run(arguments, saves, stops)
+            return _tell_scheduler(run(arguments, saves, stops), saves)
     except SignalException as caught:
         return _after_signal(stops.first or caught.sigval)
+
+
+def _tell_scheduler(code: int, saves: SaveRequests) -> int:
+    """Have the scheduler start the job again, or see that it does not; the exit code."""
+    problem = ""
+    if code == USER_ERROR_EXIT_CODE:
+        problem = scheduler.never_again()
+    elif code and saves.stopping:
+        write(sys.stderr, f"{_fresh_line()}saved because of SIGUSR1; Slurm starts this job again\n")
+        problem = scheduler.requeue()
+    if problem:
+        write(sys.stderr, f"{_fresh_line()}{problem}\n")
+    return code
 
 
 def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> int:
@@ -145,41 +111,35 @@ def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> i
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     options.signals_to_handle = stops.left_to_torchelastic(options.signals_to_handle)
     watch = _Watch(saves, stops)
-    elastic_agent.watch(watch, shutdown_s=SHUTDOWN_S)
+    elastic_agent.watch(watch, shutdown_s=LOST_HOST_SHUTDOWN_S)
     try:
         rendezvous.prepare(options)
         _divide_cores(torchrun.determine_local_world_size(options.nproc_per_node))
         torchrun.run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as job:
-        return report(watch.failures or _failures(job.failures))
+        watch.failures = watch.failures or _failures(job.failures)
     except SignalException:
-        raise
+        watch.others.wait_until_told()
+        if not watch.ended_by_others():
+            raise
+    except rendezvous.JobEnded as ended:
+        return watch.report(ended.failures)
     except rendezvous.LaunchError as error:
-        return _launch_failed(str(error), error.exit_code)
+        if not watch.ended_by_others():
+            return _launch_failed(str(error), error.exit_code)
     except Exception as error:  # no rank failed: the arguments are wrong, or torch is
         return _launch_failed(f"{type(error).__name__}: {error}", 1)
-    return 0
+    return watch.report()
 
 
 def report(failures: Collection[Failure]) -> int:
     """Print why the job failed, last of all, and return the exit code of the rank that failed first."""
     failure, text = min(failures, key=Failure.order), cause(failures)
-    code = failure.exit_code if failure.exit_code > 0 else 128 - failure.exit_code
     write(sys.stdout, "")
     time.sleep(OUTPUT_SETTLES_S)
     write(sys.stderr, _fresh_line() + text)
-    _tell_client(text.removeprefix(failure.details).strip(), failure.details, code)
-    return code
-
-
-def cause(failures: Collection[Failure]) -> str:
-    """What to print: what the rank that failed first has to say, and, if it waited in vain, for whom."""
-    first = min(failures, key=Failure.order)
-    silent = [str(failure.rank) for failure in failures if failure.ended and not failure.kind]
-    if first.kind == "timeout" and silent:
-        ranks = "rank " + silent[0] if len(silent) == 1 else "ranks " + ", ".join(silent)
-        return f"{ranks} did not answer, stuck or too slow: {first.text()}"
-    return first.text()
+    _tell_client(text.removeprefix(failure.details).strip(), failure.details, failure.code)
+    return failure.code
 
 
 def _launch_failed(why: str, code: int) -> int:
@@ -217,35 +177,96 @@ class _Watch:
     """Told of what the agent does: tells of restarts, prevents those that cannot help, passes signals on.
 
     Attributes:
-        failures: of the last ranks that failed, as they become known.
+        failures: of the last ranks of this host that failed, as they become known.
+        others: what the launchers of other hosts say.
     """
 
     def __init__(self, saves: SaveRequests, stops: StopRequests) -> None:
         self._saves, self._stops = saves, stops
         self._ended: set[int] = set()  # process ids of ranks that this launcher had to end
+        self._restarts_left = 0
         self.failures: list[Failure] = []
+        self.others: Others = NoOthers()
 
-    def looking(self, pids: Collection[int]) -> None:
+    def looking(self, pids: Collection[int], rendezvous: Any, restarts_left: int) -> None:
+        self.others = getattr(rendezvous, "others", self.others)
+        self._restarts_left = restarts_left
         self._stops.check()
         self._stops.ranks = pids
         self._saves.pass_on(pids)
 
     def seen(self, failures: Mapping[int, Any]) -> bool:
         self.failures = _failures(failures, self._ended)
-        return all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in self.failures)
+        if not self.failures:
+            self.others.look()
+            self._stops.job_ends = self.others.job_ended
+            self.others.end_with_job()
+            return True
+        self._tell_others(self.failures)
+        if not any(failure.is_cause for failure in self.failures):
+            self.others.wait_for_cause()
+        stays_down = self.others.job_ended or self._saves.stopping
+        return not stays_down and _may_be_tried_again(self.failures)
 
-    def ending(self, pids: Collection[int]) -> None:
+    def ending(self, pids: Collection[int], failures: Mapping[int, Any]) -> None:
         self._ended.update(pids)
+        if self._stops.first is not None:
+            self.others.say([_stopped_by(self._stops.first)], final=True)
+        elif failures:  # some ranks may take half a minute to end
+            self._tell_others(_failures(failures, self._ended))
 
     def restarting(self, rendezvous: Any, restarts_left: int) -> bool:
         lost_host = getattr(rendezvous, "cause", "")
-        why = lost_host or "hosts have joined or left"
-        if self.failures:
-            why = cause(self.failures).strip().rpartition("\n")[2] or "a rank failed"
+        if not self.failures and not lost_host and "left" in getattr(rendezvous, "news", ""):
+            self.others.wait_for_cause()
+        why = self._why_again(rendezvous, lost_host)
+        os.environ[RESTART_CAUSE_VARIABLE] = self._why_again(rendezvous, lost_host, host=self.others.host)
         left = f"({restarts_left} more time(s) at most)"
         write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again {left}\n")
         self._ended.clear()
-        return bool(lost_host)  # the ranks wait for those of that host, and would be waited for for 30 s
+        # Those that still run wait for ranks of another host, and would be waited for for 30 s.
+        return bool(lost_host or self.others.failures)
+
+    def report(self, more: Sequence[Failure] = ()) -> int:
+        """Have all hosts know why the job has failed, if it has, and say it; return the exit code."""
+        self._stops.job_ends = True
+        self.others.wait_until_told()
+        found = [*self.failures, *(self.others.failures or more)]
+        return report(found) if self.failures or more or self.ended_by_others() else 0
+
+    def ended_by_others(self) -> bool:
+        """Whether this job has ended because of another host.
+
+        Where this one was told to stop, that has ended it, unless ranks of another one had failed before.
+        """
+        if self._stops.first is None:
+            return self.others.job_ended and bool(self.others.failures)
+        return any(failure.is_cause and failure.kind != STOP for failure in self.others.failures)
+
+    def _tell_others(self, failures: list[Failure]) -> None:
+        stopping = [_stopped_by(signal.SIGUSR1)] if self._saves.stopping else []
+        final = bool(stopping) or not self._restarts_left or not _may_be_tried_again(failures)
+        self.others.say([*failures, *stopping], final=final)
+        self._stops.job_ends = self.others.job_ended
+
+    def _why_again(self, rendezvous: Any, lost_host: str, *, host: str = "") -> str:
+        """In a line, in which this host is called ``host``."""
+        found = [*(replace(failure, host=host) for failure in self.failures), *self.others.failures]
+        if lost_host and not any(failure.is_cause for failure in found):
+            return lost_host
+        if found:
+            return cause(found).strip().rpartition("\n")[2] or "a rank failed"
+        return getattr(rendezvous, "news", "") or "hosts have joined or left"
+
+
+def _may_be_tried_again(failures: Collection[Failure]) -> bool:
+    return all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in failures)
+
+
+def _stopped_by(number: signal.Signals) -> Failure:
+    how = "Ctrl-C" if number == signal.SIGINT else number.name
+    line = f"was told to stop ({how}), and all ranks have stopped"
+    return Failure(-1, 128 + number, time.time(), STOP, line)
 
 
 def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Failure]:
@@ -257,8 +278,7 @@ def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Fai
 
 
 def _divide_cores(ranks: int) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, scheduler.cores() // ranks)))
 
 
 def _leave_at_once(number: signal.Signals) -> int:
@@ -277,7 +297,9 @@ def _after_signal(number: signal.Signals) -> int:
 
 def _fresh_line() -> str:
     """Where a rank may have left a progress bar unfinished: go to the next line and show the cursor again."""
-    terminal = sys.stderr.isatty() or os.environ.get("TTY_INTERACTIVE") == "1"  # the latter from launch/local.py
+    terminal = (sys.stderr.isatty() and not scheduler.nobody_watches()) or os.environ.get(
+        "TTY_INTERACTIVE"
+    ) == "1"  # the latter from launch/local.py
     return "\n\033[?25h" if terminal else ""
 
 

@@ -3,9 +3,12 @@
 What is leaned on, all of it of torch.distributed.elastic and none of it promised:
 
 * ``LocalElasticAgent._monitor_workers(worker_group)`` is called about ten times a second and returns a RunResult with the
-  failures by global rank; ``._restart_workers(worker_group)`` starts all ranks of the host again;
-* its ``_pcontext.pids()``, ``_remaining_restarts`` and ``_shutdown(timeout=...)``; the group's ``spec.rdzv_handler``;
-* ``SubprocessContext._close`` ends the ranks; ``subprocess_handlers`` are those that it ends.
+  failures by global rank; ``._restart_workers(worker_group)`` starts all ranks of the host again, and
+  ``._rendezvous(worker_group)`` meets the other hosts before that;
+* its ``_pcontext.pids()``, ``_remaining_restarts`` and ``_shutdown(timeout=...)``; the group's ``spec.rdzv_handler`` and
+  ``spec.max_restarts``;
+* ``SubprocessContext._close`` ends the ranks; ``subprocess_handlers`` are those that it ends, ``_failures`` by local rank
+  those that had failed before, and ``envs`` the environments of all.
 
 ``tests/unit/contracts/`` holds torch to it, and says by name what a new version has changed.
 """
@@ -19,14 +22,14 @@ from typing import Any, Protocol
 class Watcher(Protocol):
     """Who is told of what the agent does."""
 
-    def looking(self, pids: Collection[int]) -> None:
+    def looking(self, pids: Collection[int], rendezvous: Any, restarts_left: int) -> None:
         """The agent is about to look at the ranks of this host, which are these processes."""
 
     def seen(self, failures: Mapping[int, Any]) -> bool:
         """It has seen these failures (ProcessFailure by global rank), or none. False: no restart can help."""
 
-    def ending(self, pids: Collection[int]) -> None:
-        """It is about to end these processes, which still run."""
+    def ending(self, pids: Collection[int], failures: Mapping[int, Any]) -> None:
+        """It is about to end these processes, which still run, because of these failures (as for ``seen``) or of none."""
 
     def restarting(self, rendezvous: Any, restarts_left: int) -> bool:
         """It is about to start all ranks again. True: end those that still run at once."""
@@ -45,9 +48,10 @@ def watch(watcher: Watcher, *, shutdown_s: int) -> None:
     agent_class: Any = local_elastic_agent.LocalElasticAgent
     context_class: Any = SubprocessContext
     monitor, restart, close = agent_class._monitor_workers, agent_class._restart_workers, context_class._close
+    meet = agent_class._rendezvous
 
     def monitored(agent: Any, group: Any) -> Any:
-        watcher.looking(agent._pcontext.pids().values())
+        watcher.looking(agent._pcontext.pids().values(), group.spec.rdzv_handler, agent._remaining_restarts)
         result = monitor(agent, group)
         if not watcher.seen(result.failures):
             agent._remaining_restarts = 0
@@ -55,7 +59,8 @@ def watch(watcher: Watcher, *, shutdown_s: int) -> None:
 
     def closed(context: Any, *given: Any, **named: Any) -> None:
         processes = [handler.proc for handler in context.subprocess_handlers.values()]
-        watcher.ending([process.pid for process in processes if process.poll() is None])
+        failures = {int(context.envs[rank]["RANK"]): failure for rank, failure in context._failures.items()}
+        watcher.ending([process.pid for process in processes if process.poll() is None], failures)
         close(context, *given, **named)
 
     def restarted(agent: Any, group: Any) -> None:
@@ -63,5 +68,14 @@ def watch(watcher: Watcher, *, shutdown_s: int) -> None:
             agent._shutdown(timeout=shutdown_s)
         restart(agent, group)
 
+    def met(agent: Any, group: Any) -> None:
+        # Each agent counts the restarts that were needed because of its own ranks, and ranks take the count for the number
+        # of their start, in which all of them must agree.
+        handler, most = group.spec.rdzv_handler, group.spec.max_restarts
+        handler.restarts = most - agent._remaining_restarts
+        meet(agent, group)
+        agent._remaining_restarts = max(0, most - handler.restarts)
+
     agent_class._monitor_workers, agent_class._restart_workers = monitored, restarted
+    agent_class._rendezvous = met
     context_class._close = closed

@@ -1,4 +1,4 @@
-"""Signals to the launcher: those that stop the job, and SIGUSR1, by which the ranks are asked to save."""
+"""Signals to the launcher: those that stop the job, and SIGUSR1, by which the ranks are asked to save (and to stop)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class StopRequests:
         self._raises = False
         self._interrupts = 0
         self.first: signal.Signals | None = None
+        self.job_ends = False  # it does already, and why is known: another signal changes nothing
         self.ranks: Collection[int] = ()  # process ids, kept up to date by the launcher's loop
 
     def take_over(self) -> None:
@@ -62,7 +63,7 @@ class StopRequests:
         self._interrupts += number == signal.SIGINT
         if not self._raises or self._interrupts > 1:
             self._end_now()
-        if first is None:
+        if first is None and not self.job_ends:
             self.check()
 
     def _end_now(self) -> NoReturn:
@@ -74,9 +75,19 @@ class StopRequests:
 
 
 class SaveRequests:
-    """SIGUSR1, passed on to every rank once; one that does not listen yet, and would be ended by it, is waited for."""
+    """SIGUSR1, passed on to every rank once; one that does not listen yet, and would be ended by it, is waited for.
 
-    def __init__(self) -> None:
+    Args:
+        stops: asked when the signal comes: whether the ranks shall stop when they have saved. They get SIGTERM then, as
+            soon as they train: before, there is nothing to save, and another start would come as far.
+
+    Attributes:
+        stopping: whether they shall.
+    """
+
+    def __init__(self, stops: Callable[[], bool] = lambda: False) -> None:
+        self._stops = stops
+        self.stopping = False
         self._asked = self._pending = False
         self._passed_on: set[int] = set()
 
@@ -89,18 +100,20 @@ class SaveRequests:
         if self._asked:
             self._asked, self._pending = False, True
             self._passed_on.clear()
+            self.stopping = self.stopping or self._stops()
         if not self._pending:
             return
+        number = signal.SIGTERM if self.stopping else signal.SIGUSR1
         for pid in pids:
-            if pid not in self._passed_on and _listens(pid):
+            if pid not in self._passed_on and _listens(pid, now=self.stopping):
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGUSR1)
+                    os.kill(pid, number)
                 self._passed_on.add(pid)
         self._pending = not self._passed_on.issuperset(pids)
 
 
-def _listens(pid: int) -> bool:
-    """Whether a process catches SIGUSR1 or holds it for later (sigwait in its main thread alone is not seen).
+def _listens(pid: int, *, now: bool) -> bool:
+    """Whether a process catches SIGUSR1 or, if not ``now``, holds it for later (sigwait in its main thread is not seen).
 
     Where the system does not say, yes.
     """
@@ -108,5 +121,6 @@ def _listens(pid: int) -> bool:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return not sys.platform.startswith("linux")
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigBlk:"))]
+    wanted = "SigCgt:" if now else ("SigCgt:", "SigBlk:")
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(wanted)]
     return any(mask >> (signal.SIGUSR1 - 1) & 1 for mask in masks)

@@ -1,9 +1,9 @@
 """Run a job on this host through torchx, with a terminal fit for a person.
 
-    python launch/local.py --nproc 2 --config configs/quickstart.yaml -- --train.epochs 2
+    python launch/local.py -j 2 --config configs/quickstart.yaml -- --train.epochs 2
 
 The arguments are those of the component components/dlrm.py:train, which torchx's local_cwd scheduler starts as
-``torchx run -s local_cwd components/dlrm.py:train ...`` does; ``--nproc auto`` is a rank for each CUDA device that torch
+``torchx run -s local_cwd components/dlrm.py:train ...`` does; ``-j auto`` is a rank for each CUDA device that torch
 sees, or two where it sees none. Against that command:
 
 * what the job prints appears as it is (no prefix before each line), a progress bar included; the job goes on when nobody
@@ -48,6 +48,9 @@ ROOT = Path(__file__).resolve().parent.parent
 COMPONENT = "components/dlrm.py:train"
 SCHEDULER = "local_cwd"
 ROLE = "train"
+CLIENT_VARIABLE = (
+    "DLRM_CLIENT"  # tells components/dlrm.py that the job runs on this machine, and ends with this process
+)
 POLL_S = 0.1
 RANKS_ON_CPU = 2
 
@@ -60,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     local_signals.follow_make()
     os.chdir(ROOT)  # the scheduler starts the job in the current directory
     logging.disable(logging.CRITICAL)  # torchx's report of a failure would follow the job's own
+    os.environ[CLIENT_VARIABLE] = str(os.getpid())
     _show_terminal_to_job()
     with get_runner() as runner:
         signals = local_signals.Signals()
@@ -75,11 +79,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def with_number_of_ranks(arguments: Sequence[str]) -> list[str]:
-    """The arguments, in which a number has taken the place of ``--nproc auto``."""
+    """The arguments, in which a number has taken the place of ``-j auto``."""
     argv = list(arguments)
     own = argv[: argv.index("--")] if "--" in argv else argv
     for place, pair in enumerate(pairwise(own)):
-        if pair == ("--nproc", "auto"):
+        if pair == ("-j", "auto"):
             argv[place + 1] = str(_cuda_devices() or RANKS_ON_CPU)
     return argv
 

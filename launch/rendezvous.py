@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import socket
 import time
 import uuid
@@ -25,11 +26,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from causes import JobEnded, OtherHosts
 from host_store import LOOPBACK, listen, open_store, serve
+from scheduler import port_of
 from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
 from telling import LaunchError, Waiting, say
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
+    RendezvousGracefulExitError,
     RendezvousHandler,
     RendezvousInfo,
     RendezvousParameters,
@@ -52,7 +56,8 @@ DEFAULTS = {
     "keep_alive_max_attempt": 5,
     "read_timeout": 60,
 }
-RANKS_STORE = "dlrm/ranks_store"  # key of the address of the ranks' own store
+RANKS_STORE = "dlrm/ranks_store"  # key of the address of the ranks' own store, and of the number of restarts
+_RESTARTS = "dlrm/restarts"  # keys of what each launcher has counted
 _END = "terminal_state"  # part of the keys by which torchelastic's agents wait for each other at the end
 
 
@@ -79,9 +84,11 @@ def prepare(options: argparse.Namespace) -> None:
     elif options.rdzv_backend == "c10d":
         if not options.rdzv_endpoint:
             line = (
-                f"--nnodes {options.nnodes} needs --rdzv-endpoint HOST:PORT, the first host and the same on all hosts"
+                f"--nnodes {options.nnodes} needs --rdzv-endpoint HOST[:PORT], the first host and the same on all hosts"
             )
             raise LaunchError(line, exit_code=2)
+        if not re.search(r":\d+$", options.rdzv_endpoint):
+            options.rdzv_endpoint += f":{port_of(options.rdzv_id)}"
         options.rdzv_backend = NAME
     if options.rdzv_backend == NAME:
         parts = [options.rdzv_conf, f"max_restarts={options.max_restarts}"]
@@ -107,6 +114,10 @@ class Rendezvous(RendezvousHandler):
 
     Attributes:
         cause: why ranks have to be started again, if it is that a host was lost; else empty.
+        news: that hosts have joined or left, and which.
+        others: what the launchers of the other hosts say.
+        restarts: how often ranks were started again because of a failure; the most that any launcher has counted, once
+            hosts have met.
     """
 
     def __init__(self, params: RendezvousParameters) -> None:
@@ -118,7 +129,8 @@ class Rendezvous(RendezvousHandler):
         self._hosts = Hosts(interval_s=interval_s, silence_s=interval_s * _seconds(params, "keep_alive_max_attempt"))
         self._waiting: Waiting | None = None
         self._ranks_store: Any = None
-        self.cause = ""
+        self.cause = self.news = ""
+        self.restarts = 0
         host, port = parse_rendezvous_endpoint(params.endpoint, DEFAULT_PORT)
         store = open_store(
             host,
@@ -133,9 +145,16 @@ class Rendezvous(RendezvousHandler):
         )
         backend = _WatchedBackend(C10dRendezvousBackend(self._store, params.run_id), params.backend, self._note)
         self._torch = create_handler(self._store, backend, params)
+        self._name = params.local_addr or socket.getfqdn()
+        self.others = OtherHosts(self._name, self._store)
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Meet the other hosts and return who this one is among them, and where the ranks' store is."""
+        """Meet the other hosts and return who this one is among them, and where the ranks' store is.
+
+        Raises:
+            JobEnded: another host has ended the job.
+            LaunchError: not enough hosts came.
+        """
         self._waiting = Waiting(self._join_s, "--rdzv-conf join_timeout=SECONDS")
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # it is served here
         try:
@@ -143,13 +162,16 @@ class Rendezvous(RendezvousHandler):
         except RendezvousTimeoutError as error:
             line = f"{self._hosts.here(self._params)}, and no more came within {self._join_s:g} s"
             raise LaunchError(f"{line} (--rdzv-conf join_timeout=SECONDS)") from error
-        except RendezvousClosedError as error:
-            line = "another host has ended this job, and says why"
+        except (RendezvousClosedError, RendezvousGracefulExitError) as error:
+            if failures := self.others.end_of_job():
+                raise JobEnded(failures) from error
+            line = "the job has ended on the other hosts"
             raise LaunchError(f"{line}; a new one needs another --rdzv-id than {self._params.run_id}") from error
         finally:
             self._waiting = None
         self._hosts.meet()
-        self.cause = ""
+        self.cause = self.news = ""
+        self.others.begin(info.store, rank=info.rank, hosts=info.world_size)
         return RendezvousInfo(info.store, info.rank, info.world_size, self._ranks_address(info))
 
     def num_nodes_waiting(self) -> int:
@@ -166,6 +188,7 @@ class Rendezvous(RendezvousHandler):
             if left < self._params.min_nodes and not _seconds(self._params, "max_restarts"):
                 needs = f"the job needs {self._params.min_nodes} hosts (--nnodes) and may not wait for another"
                 raise LaunchError(f"{self.cause}; {needs} (--max-restarts 0)")
+        self.news = self._hosts.news(missing)
         return max(waiting, 1) if missing else waiting
 
     def get_backend(self) -> str:
@@ -194,13 +217,16 @@ class Rendezvous(RendezvousHandler):
         return self._torch.shutdown()
 
     def _ranks_address(self, info: RendezvousInfo) -> RendezvousStoreInfo:
+        counts = [f"{_RESTARTS}/{rank}" for rank in range(info.world_size)]
+        info.store.set(counts[info.rank], str(self.restarts))
         if info.rank == 0:
-            host = self._params.local_addr or socket.getfqdn()
-            listener = listen(host, 0)
+            listener = listen(self._name, 0)
             port = listener.getsockname()[1]
             self._ranks_store = serve(listener, timeout=self._store.timeout)  # the earlier one closes
-            info.store.set(RANKS_STORE, f"{host} {port}")
-        host, port = info.store.get(RANKS_STORE).decode().split()
+            restarts = max(int(count) for count in info.store.multi_get(counts))
+            info.store.set(RANKS_STORE, f"{self._name} {port} {restarts}")
+        host, port, restarts = info.store.get(RANKS_STORE).decode().split()
+        self.restarts = int(restarts)
         return RendezvousStoreInfo(host, int(port))
 
     def _note(self, state: Any) -> None:
@@ -220,9 +246,12 @@ class Rendezvous(RendezvousHandler):
         """What launchers wait for where these keys are not there yet.
 
         Raises:
-            LaunchError: a host was lost.
+            LaunchError: a host was lost, or has ended the job.
         """
         at_end = any(_END in key for key in keys)
+        self.others.look()
+        if self.others.job_ended:  # which torchelastic's agent takes no notice of at the end
+            raise JobEnded(self.others.failures)
         lost = self._hosts.missing()[1]
         if lost and at_end:  # torchelastic's agent takes no notice: the ranks of this host have ended well
             say(f"{self._hosts.told(lost)}; the ranks of this host had ended by then")
@@ -317,6 +346,13 @@ class Hosts:
         lost = [host for host in self._met if silent_s[host] > self._silence_s]
         lost += [host for host in gone if host not in lost and silent_s[host] > self._suspicious_s]
         return sorted({*gone, *lost}), lost
+
+    def news(self, missing: list[Any]) -> str:
+        """Which hosts have joined or left since hosts met, in words; empty if none."""
+        left = ", ".join(host.addr for host in missing)
+        joined = ", ".join(sorted(host.addr for host in self._state.wait_list if host not in self._met))
+        news = [f"host {joined} has joined"] if joined else []
+        return " and ".join([*news, f"host {left} has left"] if left else news)
 
     def told(self, lost: list[Any]) -> str:
         """That hosts are lost, in words."""

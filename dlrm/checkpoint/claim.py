@@ -10,7 +10,6 @@ and stops. What remains is the moment between that look and the end of the save.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from dlrm.checkpoint.names import claim_name, claim_of, new_token
 from dlrm.checkpoint.owner import process_lives, this_process
 from dlrm.checkpoint.storage import Storage, names_if_there, storage_errors
+from dlrm.distributed.job import this_job
 from dlrm.errors import ConfigError
 from dlrm.format import local_time
 
@@ -49,7 +49,7 @@ class Claim:
     def __init__(self, storage: Storage, folder: str, launchers: Sequence[str], say: Callable[[str], None]) -> None:
         self._storage, self._folder, self._say = storage, folder, say
         self._token, self._beat = new_token(), 0
-        who = {"host": socket.gethostname(), "since": time.time(), "launchers": list(launchers), "slurm": _slurm()}
+        who = {"host": socket.gethostname(), "since": time.time(), "launchers": list(launchers), "job": _this_job()}
         self._who = {**json.loads(this_process()), **who}
         self._written: list[str] = []
         self._over: Beats = {}  # claims that do not count any more, should they not have been removed
@@ -154,15 +154,13 @@ class Claim:
         return ConfigError.at("run.name", message)
 
     def _is_same_job(self, who: dict[str, Any]) -> bool:
-        launchers, slurm, here = who.get("launchers"), who.get("slurm"), self._who["slurm"]
+        launchers, job, here = who.get("launchers"), who.get("job"), self._who["job"]
         if isinstance(launchers, list) and any(mark in self._who["launchers"] for mark in launchers):
             return True
         if all(who.get(key) == self._who[key] for key in ("place", "pid", "started")) and who["place"] is not None:
             return True  # this process has trained before, and failed
-        # Queued again: Slurm has ended what ran before. Steps of one job, which may run side by side, have equal counts.
-        return (
-            isinstance(slurm, list) and len(slurm) == 2 and here is not None and slurm[0] == here[0] and slurm != here
-        )
+        # Started again: the scheduler has ended what ran before. Parts of one attempt may run side by side.
+        return isinstance(job, list) and len(job) == 2 and here is not None and job[0] == here[0] and job != here
 
     def _write(self) -> None:
         name = claim_name(self._token, self._beat)
@@ -198,10 +196,10 @@ class Claim:
                 self._written.remove(name)
 
 
-def _slurm() -> list[str] | None:
-    """The job of Slurm that this process is in, and how often it was queued again."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return None if job is None else [job, os.environ.get("SLURM_RESTART_COUNT", "0")]
+def _this_job() -> list[str] | None:
+    """The scheduler's job that this process is in, and which attempt at it this is."""
+    job = this_job()
+    return [job.id, job.attempt] if job.id else None
 
 
 def _in_words(who: dict[str, Any] | None) -> str:

@@ -39,6 +39,12 @@ def fault_in_address(path: str) -> str:
     return ""
 
 
+def _no_job(path: str) -> str:
+    if path == "job":
+        raise ValueError("job is no checkpoint: write resume.job: true (a folder of that name: ./job)")
+    return path
+
+
 def _checked(path: str) -> str:
     if fault := fault_in_address(path):
         raise ValueError(f"{path} {fault}")
@@ -83,11 +89,14 @@ class CheckpointConfig(Section):
 
 
 class ResumeConfig(Section):
-    """Where training begins. ``--resume auto`` on the command line is short for ``--resume.checkpoint auto``."""
+    """Where training begins. ``--resume auto`` and ``--resume job`` mean resume.checkpoint: auto and resume.job: true."""
 
-    checkpoint: Address = NO_CHECKPOINT
+    checkpoint: Annotated[Address, AfterValidator(_no_job)] = NO_CHECKPOINT
     """none: at the beginning; auto: after the newest good checkpoint of the run of this name, if there is one; otherwise
     the path of a checkpoint, or of a run, to go on from in a new run."""
+    job: bool = False
+    """Go on where this job of the scheduler has come to, if the scheduler has started it again (requeue, preemption, a lost
+    host); what checkpoint says is for the first time. The torchx components set it."""
     wait_s: Advanced[NonNegativeFloat] = 60.0
     """Seconds to try again where checkpoints cannot be read for the moment (a mount or a store that is away) before giving
     up, without touching them; less than distributed.timeout_s."""

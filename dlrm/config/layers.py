@@ -97,7 +97,8 @@ def command_line_layer(
     """The values of ``--section.key value``, ``--section.key=value`` and ``section.key=value`` arguments.
 
     Of ``switches``, the options that are true or false, the name alone means true: ``--section.key``. Names in ``short``
-    stand for others: ``--resume auto`` for ``--resume.checkpoint auto``.
+    stand for others: ``--resume auto`` for ``--resume.checkpoint auto``; so do names with a value: ``--resume job`` for
+    ``--resume.job true``.
 
     Values are read as YAML, so ``[512, 16]``, ``true`` and ``null`` mean what they mean in a file. Of an option that is
     given twice the later value counts, so that a command can be repeated with one thing changed at its end.
@@ -118,7 +119,8 @@ def command_line_layer(
                 layer.problems.append(ConfigProblem(key, COMMAND_LINE, "has no value; write --section.key value"))
                 continue
             text = rest.pop(0)
-        layer = merge(layer, _argument_layer(short.get(key, key), text))
+        key, _, text = short.get(f"{key}={text}", f"{short.get(key, key)}={text}").partition("=")
+        layer = merge(layer, _argument_layer(key, text))
     return layer
 
 

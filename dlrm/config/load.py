@@ -19,8 +19,8 @@ from dlrm.config.root import Config
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import did_you_mean, nearest, printable
 
-SHORT = {"resume": "resume.checkpoint"}
-"""Names of options of training that are short for others on the command line."""
+SHORT = {"resume=job": "resume.job=true", "resume": "resume.checkpoint"}
+"""Names of options of training, or of one with a value, that are short for others on the command line."""
 _LONGEST_SHOWN = 60
 
 Root = TypeVar("Root", bound=Section)

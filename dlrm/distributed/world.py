@@ -105,7 +105,7 @@ def joined_world(config: DistributedConfig) -> Iterator[World]:
         choice = _choose_device(config, rank_info, store)
     device = torch.device("cuda", rank_info.local_rank) if choice.kind == "cuda" else torch.device("cpu")
     backend = choose_backend(config, device)
-    torch.set_num_threads(config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // rank_info.local_world_size))
+    torch.set_num_threads(config.threads_per_rank or _share_of_cores(rank_info))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _named_meeting_point(rank_info):
@@ -137,6 +137,16 @@ def leave_together(store: dist.Store, rank_info: RankInfo, timeout: timedelta) -
         store.wait(["others left"], timeout)
     elif store.add("left", 1) == others:
         store.set("others left", "")
+
+
+def _share_of_cores(rank_info: RankInfo) -> int:
+    """As this project's launcher has divided what the scheduler granted; else of all that the process may use.
+
+    torchrun sets OMP_NUM_THREADS as well, to 1.
+    """
+    if "DLRM_LAUNCHER" in os.environ and (given := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        return max(1, int(given))
+    return max(1, len(os.sched_getaffinity(0)) // rank_info.local_world_size)
 
 
 def _choose_device(config: DistributedConfig, rank_info: RankInfo, store: dist.Store) -> devices.Choice:  # type: ignore[name-defined]

@@ -4,9 +4,10 @@ run.json, config.yaml, environment.json, processes.jsonl, plan.txt, metrics.json
 curves.png and, at the end, summary.json and report.html (:mod:`dlrm.run.files`). Only global rank 0 writes, but for
 the log and its part of checkpoints.
 
-A run may be the work of several jobs, one after the other (``--resume auto``), and of several starts of all ranks within a
-job, where a launcher starts them again after one has died. processes.jsonl has a line for each start, by which the ranks of
-a job know its folder again.
+A run may be the work of several jobs, one after the other (``--resume auto``), of several attempts of a scheduler at a job,
+and of several starts of all ranks within an attempt, where a launcher starts them again after one has died. processes.jsonl
+has a line for each start, by which the ranks of a job know its folder again: by its launchers, which live as long as an
+attempt, and with ``--resume job`` by the job's id as well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dlrm.checkpoint.folder import checkpoint_paths
@@ -27,8 +28,8 @@ from dlrm.checkpoint.patience import Patience
 from dlrm.checkpoint.storage import Storage
 from dlrm.config import Config, dump_config
 from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
-from dlrm.config.run import RunConfig
 from dlrm.distributed.collectives import from_rank_0
+from dlrm.distributed.job import WHERE_IDS_ARE, Job, this_job
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.files import alone
@@ -49,7 +50,7 @@ class RunFolder:
     Attributes:
         path: of the folder.
         continued: whether earlier processes have worked on the run, whose checkpoints are to be looked for.
-        restarted: whether these were of the same job.
+        restarted: whether these were of the same job (same launchers; or the scheduler's, where ``resume.job`` says so).
         launchers: what the job's launchers are known by, which start its ranks again; none without torchelastic.
         lines: what the user has to know of it.
     """
@@ -65,8 +66,9 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
     """Make or find the folder on rank 0, and write what is known at the start.
 
     The folder is that of the same job before its ranks were started again; or, with ``--resume auto``, of the run of this
-    name; or a new one. An earlier run of the same name is replaced if ``run.overwrite`` says so; otherwise ``-2``, ``-3``,
-    ... is added. What is no run, or holds more than one, is not replaced.
+    name; or a new one. With ``--resume job`` it is the same job as well where its scheduler has started it again. An
+    earlier run of the same name is replaced if ``run.overwrite`` says so; otherwise ``-2``, ``-3``, ... is added. What is
+    no run, or holds more than one, is not replaced.
 
     Raises:
         ConfigError: the folder cannot be made or written, another process is writing it, or it may not be replaced; the
@@ -76,7 +78,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
 
     def make() -> RunFolder:
         with _folder_errors():
-            run = _find_or_make(config, launchers)
+            run = _find_or_make(config, launchers, this_job())
             _lock(run.path)
             if config.run.overwrite and not run.continued:
                 _empty(run.path)
@@ -89,6 +91,8 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
                 return replace(
                     run, lines=[f"warning: {problem}; the folder tells of earlier starts only, the run goes on"]
                 )
+        if config.resume.job and not this_job().id:
+            run.lines.append(f"resume.job: no scheduler has named its job ({WHERE_IDS_ARE}), so that this is a new one")
         return run
 
     return replace(from_rank_0(world.collectives, make), launchers=launchers)
@@ -99,13 +103,14 @@ def _write_start(folder: Path, config: Config, world: World, launchers: list[str
     write_text(folder / MARKER, marker_text())
     # Next, so that ranks which are started again know the folder however early they were killed.
     with (folder / STARTS).open("a") as lines:
-        lines.write(json.dumps({**start, "launchers": launchers}) + "\n")
+        job = asdict(this_job())
+        lines.write(json.dumps({**start, "launchers": launchers, "job": job}) + "\n")
     write_text(folder / "config.yaml", dump_config(config))
     write_json(folder / "environment.json", environment(world))
 
 
-def is_restarted(config: RunConfig, world: World, patience: Patience) -> bool:
-    """Whether the launcher has started this job's ranks again after they had made their run's folder; collective.
+def is_restarted(config: Config, world: World, patience: Patience) -> bool:
+    """Whether this job's ranks have been started again after they had made their run's folder; collective.
 
     Raises:
         ConfigError: the folders cannot be read; the same on every rank.
@@ -114,8 +119,8 @@ def is_restarted(config: RunConfig, world: World, patience: Patience) -> bool:
 
     def look() -> bool:
         with _folder_errors():
-            patience(lambda: is_run(Path(config.dir) / config.name), config.dir)  # a mount may be away
-            return _folder_of_job(config, launchers) is not None
+            patience(lambda: is_run(Path(config.run.dir) / config.run.name), config.run.dir)  # a mount may be away
+            return _folder_of_job(config, launchers, this_job()) is not None
 
     return from_rank_0(world.collectives, look)
 
@@ -129,19 +134,21 @@ def _folder_errors() -> Iterator[None]:
         raise ConfigError.at("run.dir", message) from error
 
 
-def _folder_of_job(config: RunConfig, launchers: list[str]) -> Path | None:
-    """The folder that ranks of these launchers have made already."""
-    parent = Path(config.dir)
-    if not launchers or not parent.is_dir():
+def _folder_of_job(config: Config, launchers: list[str], job: Job) -> Path | None:
+    """The folder that ranks of these launchers, or of the scheduler's job, have made already."""
+    parent, job_id = Path(config.run.dir), job.id if config.resume.job else ""
+    if not (launchers or job_id) or not parent.is_dir():
         return None
-    found = (path for path in _folders_of(parent, config.name) if not _launchers_of(path).isdisjoint(launchers))
-    return next(found, None)
+    for folder in _folders_of(parent, config.run.name):
+        if any(job_id == start.job or not start.launchers.isdisjoint(launchers) for start in _starts_in(folder)):
+            return folder
+    return None
 
 
-def _find_or_make(config: Config, launchers: list[str]) -> RunFolder:
+def _find_or_make(config: Config, launchers: list[str], job: Job) -> RunFolder:
     parent, name = Path(config.run.dir), config.run.name
     parent.mkdir(parents=True, exist_ok=True)
-    if folder := _folder_of_job(config.run, launchers):
+    if folder := _folder_of_job(config, launchers, job):
         return RunFolder(folder, continued=True, restarted=True)
     if config.resume.checkpoint == NEWEST and is_run(parent / name):
         return RunFolder(parent / name, continued=True)
@@ -179,14 +186,21 @@ def _folders_of(parent: Path, name: str) -> list[Path]:
     return [path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / STARTS).exists()]
 
 
-def _launchers_of(folder: Path) -> set[str]:
-    marks: set[str] = set()
+@dataclass(frozen=True)
+class _Start:
+    """Who has started ranks; ``job`` is None where no scheduler had."""
+
+    launchers: frozenset[str]
+    job: str | None
+
+
+def _starts_in(folder: Path) -> Iterator[_Start]:
     for line in (folder / STARTS).read_bytes().splitlines():
         with suppress(
-            ValueError, KeyError, TypeError, RecursionError
+            ValueError, KeyError, TypeError, AttributeError, RecursionError
         ):  # a line that a full disk cut, or that is damaged
-            marks.update(json.loads(line)["launchers"])
-    return marks
+            start = json.loads(line)
+            yield _Start(frozenset(start["launchers"]), start.get("job", {}).get("id") or None)
 
 
 def _launchers(world: World) -> list[str]:

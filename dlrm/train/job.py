@@ -57,7 +57,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
-    elsewhere = None if is_restarted(config.run, world, patience) else find_elsewhere()
+    elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
     open_log(run.path, world.rank, display.say)
     checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)

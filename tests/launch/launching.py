@@ -19,8 +19,26 @@ from tests.support.elastic_job import NOT_PASSED
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "tests/launch/rank_program.py"
 ELASTIC = ("launch/elastic.py", "--standalone", "--local-addr", "localhost", "--nproc-per-node", "2", PROGRAM)
-LOCAL = ("launch/local.py", "--nproc", "2", "--script", PROGRAM, "--config", "none.yaml")
+LOCAL = ("launch/local.py", "-j", "2", "--script", PROGRAM, "--config", "none.yaml")
 HANG_S = 90  # a guard against hanging tests; nothing is said about speed
+
+
+@contextmanager
+def two_hosts(*arguments: str, configuration: str = "", **environment: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """The launchers of two hosts, 127.0.0.1 and 127.0.0.2, with one rank each; the first has the store where they meet."""
+    meeting = ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "two"]
+    meeting += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    network = {"DLRM_JOB_SECRET": "s" * 32, "GLOO_SOCKET_IFNAME": "lo"}
+
+    def host(number: int) -> list[str]:
+        conf = f"is_host={number == 1},last_call_timeout=5,{configuration}".rstrip(",")
+        return ["launch/elastic.py", *meeting, "--rdzv-conf", conf, "--local-addr", f"127.0.0.{number}", *arguments]
+
+    with (
+        started(*host(1), **network, **environment) as first,
+        started(*host(2), **network, **environment) as second,
+    ):
+        yield [first, second]
 
 
 @contextmanager

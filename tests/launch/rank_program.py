@@ -2,7 +2,8 @@
 
 Modes: alike (every rank finds the same user error), user, bug, killed, exit (rank 1 does it while the others wait in an
 all-reduce), killed_once (only before the ranks are started again), asked (all wait for SIGUSR1), wait (all wait), alone
-(goes on waiting until it is the only rank), stubborn (all wait, whatever SIGTERM says), ok.
+(goes on waiting until it is the only rank), stubborn (all wait, whatever SIGTERM says), saving (all wait for SIGTERM, and
+leave as after a save), ok.
 """
 
 import os
@@ -14,7 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dlrm.command.failure import follow_launcher, leave
-from dlrm.errors import DataError
+from dlrm.errors import DataError, StoppedBySignal
+from dlrm.signals import SignalWatch
 
 
 def main() -> None:
@@ -44,6 +46,12 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda number, _: os.write(1, told))
         os.write(1, f"ready {dist.get_rank()} {os.getpid()}\n".encode())
         time.sleep(120)
+    if mode == "saving":
+        with SignalWatch(announce=False) as signals:
+            os.write(1, f"ready {dist.get_rank()} {os.getpid()}\n".encode())
+            while not signals.stop:
+                time.sleep(0.01)
+        raise StoppedBySignal(signals.stop, step=3)
     if dist.get_rank() == 1:
         if mode == "user":
             raise error

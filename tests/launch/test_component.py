@@ -1,85 +1,166 @@
 import ast
+import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torchx import specs
+from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.finder import get_component
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = str(ROOT / "components" / "dlrm.py")
+COMPONENTS = ["train", "preprocess"]
+ON_HOST = '"$(command -v .venv/bin/python || command -v python3)"'
+
+
+@pytest.fixture(autouse=True)
+def no_client(monkeypatch):
+    """Components are called as for a cluster, unless a test says otherwise."""
+    monkeypatch.delenv("DLRM_CLIENT", raising=False)
+    monkeypatch.delenv("DLRM_JOB_SECRET", raising=False)
 
 
 def app(*arguments, component="train"):
     return materialize_appdef(get_component(f"{COMPONENT}:{component}").fn, list(arguments))
 
 
-def rendered_args(definition):
-    """The arguments of the first host after torchx has put in what it knows."""
+def role_of(*arguments, component="train"):
+    (role,) = app("--config", "a.yaml", *arguments, component=component).roles
+    return role
+
+
+def command(*arguments, component="train"):
+    """What the shell of the first host runs, after torchx has put in what it knows."""
     values = specs.macros.Values(img_root="", app_id="dlrm-1", replica_id="0", rank0_env="TORCHX_RANK0_HOST")
-    return values.apply(definition.roles[0]).args
+    role = values.apply(role_of(*arguments, component=component))
+    assert (role.entrypoint, role.args[0], len(role.args)) == ("bash", "-c", 2)
+    return role.args[1]
 
 
 def test_one_host_runs_the_launcher_with_a_free_port_and_passes_arguments_on():
-    definition = app("--config", "configs/a.yaml", "--nproc", "2", "--max_restarts", "3", "--", "--train.epochs", "2")
-    (role,) = definition.roles
-    assert (role.name, role.entrypoint, role.num_replicas) == ("train", sys.executable, 1)
-    assert role.args == [
-        *("launch/elastic.py", "--nproc-per-node", "2", "--max-restarts", "3", "--standalone"),
-        *("--local-addr", "localhost", "dlrm_main.py", "train", "--config", "configs/a.yaml", "--train.epochs", "2"),
-    ]
+    assert command("-j", "2", "--max_restarts", "3", "--", "--train.epochs", "2") == (
+        f"exec {ON_HOST} launch/elastic.py --nproc-per-node 2 --max-restarts 3 --standalone --local-addr localhost "
+        "dlrm_main.py train --config a.yaml --resume job --train.epochs 2"
+    )
 
 
-def test_several_hosts_meet_at_the_first():
-    definition = app("--config", "a b.yaml", "--nproc", "8", "--nnodes", "2", "--rdzv_port", "29501")
-    (role,) = definition.roles
-    assert (role.entrypoint, role.num_replicas) == ("bash", 2)
-    assert rendered_args(definition) == [
-        "-c",
-        f"{sys.executable} launch/elastic.py --nproc-per-node 8 --max-restarts 0 --nnodes 2 --rdzv-backend c10d "
-        "--rdzv-id dlrm-1 --rdzv-endpoint ${TORCHX_RANK0_HOST:-localhost}:29501 "
-        "dlrm_main.py train --config 'a b.yaml'",
-    ]
+def test_several_hosts_meet_at_the_first_on_the_port_of_their_job():
+    """The launcher makes the port from --rdzv-id, so that two jobs with the same first host do not meet."""
+    assert command("-j", "2x8") == (
+        f"exec {ON_HOST} launch/elastic.py --nproc-per-node 8 --max-restarts 3 --nnodes 2 --rdzv-backend c10d "
+        "--rdzv-id dlrm-1 --rdzv-endpoint ${TORCHX_RANK0_HOST:-localhost} dlrm_main.py train --config a.yaml --resume job"
+    )
+    assert role_of("-j", "2x8").num_replicas == 2
 
 
-@pytest.mark.parametrize("hosts", ["1", "2"])
-def test_dollar_signs_of_the_user_are_meant_literally(hosts):
-    args = rendered_args(app("--config", "a.yaml", "--nnodes", hosts, "--", "run.name=$app_id"))
-    assert "run.name=$app_id" in args[-1]
+def test_a_port_may_be_given():
+    role = role_of("-j", "2x8", "--rdzv_port", "29501")
+    assert role.port_map == {"c10d": 29501}
+    assert ":-localhost}:29501 " in command("-j", "2x8", "--rdzv_port", "29501")
 
 
-def test_environment_and_resources_reach_the_role():
-    (role,) = app("--config", "a.yaml", "--env", "NCCL_DEBUG=INFO", "--cpu", "4", "--gpu", "2", "--memMB", "100").roles
-    assert role.env["NCCL_DEBUG"] == "INFO"
-    assert (role.resource.cpu, role.resource.gpu, role.resource.memMB) == (4, 2, 100)
+def test_hosts_may_die_and_join_between_the_fewest_and_the_most():
+    assert role_of("-j", "2:4x8").num_replicas == 4
+    assert " --nproc-per-node 8 --max-restarts 1 --nnodes 2:4 " in command("-j", "2:4x8", "--max_restarts", "1")
 
 
-def test_an_image_brings_its_own_python():
-    assert app("--config", "a.yaml", "--image", "dlrm:1").roles[0].entrypoint == "python"
+@pytest.mark.parametrize("arguments", [["-j", "1"], ["-j", "2x1"]])
+def test_dollar_signs_and_quotes_of_the_user_are_meant_literally(arguments):
+    assert "'run.name=$app_id $(x)'" in command(*arguments, "--", "run.name=$app_id $(x)")
+    assert " 'A=$HOME b' " in command(*arguments, "--env", "A=$HOME b")
 
 
-@pytest.mark.parametrize("option", ["--nproc", "--nnodes"])
-def test_less_than_one_rank_or_host_is_refused(option):
-    with pytest.raises(ValueError, match="at least 1"):
-        app("--config", "a.yaml", option, "0")
+def test_values_with_commas_reach_the_hosts():
+    """Slurm's --export, into which torchx writes the environment of a role, cuts values at commas."""
+    arguments = ["--env", "NCCL_IB_HCA=mlx5_0,mlx5_1,NCCL_DEBUG=INFO"]
+    assert command(*arguments).startswith("exec env NCCL_IB_HCA=mlx5_0,mlx5_1 NCCL_DEBUG=INFO ")
+    assert role_of(*arguments).env == {}
 
 
-@pytest.mark.parametrize("component", ["train", "preprocess"])
-def test_torchx_accepts_the_components(component):
+def test_resources_follow_from_the_ranks_of_a_host():
+    """Without them Slurm gives a host one core, Kubernetes and AWS Batch get a request without limits."""
+    resource = role_of("-j", "2x8").resource
+    assert (resource.cpu, resource.gpu, resource.memMB) == (32, 8, 131072)
+    resource = role_of("-j", "2x8", "--gpu", "0", "--cpu", "2").resource
+    assert (resource.cpu, resource.gpu, resource.memMB) == (2, 0, 8192)
+    resource = role_of("-j", "2x8", "-h", "aws_p4d.24xlarge", "--cpu", "2").resource
+    assert (resource.cpu, resource.gpu) == (96, 8)
+    resource = role_of("-j", "4x1", component="preprocess").resource
+    assert (resource.cpu, resource.gpu, resource.memMB) == (4, 0, 16384)
+
+
+def test_a_job_is_started_again_as_a_whole():
+    role = role_of("-j", "2x8")
+    assert (role.max_retries, role.retry_policy) == (3, specs.RetryPolicy.APPLICATION)
+    assert role_of("--max_retries", "0").max_retries == 0
+
+
+def test_an_image_brings_its_own_python_and_what_it_needs_is_mounted():
+    arguments = ["--image", "dlrm:1", "--mounts", "type=volume,src=claim,dst=/data", "--run_dir", "/data/runs"]
+    role = role_of(*arguments)
+    assert (role.image, role.mounts) == ("dlrm:1", [specs.VolumeMount(src="claim", dst_path="/data")])
+    assert command(*arguments).startswith("exec python launch/elastic.py ")
+    assert " --resume job --run.dir=/data/runs" in command(*arguments)
+
+
+def test_binding_and_folders_for_output_reach_the_launcher():
+    assert " --numa-binding node --log-dir /shared/log --tee 3 " in command(
+        "--numa", "node", "--log_dir", "/shared/log"
+    )
+
+
+def test_nothing_of_the_client_is_in_a_request_for_a_cluster():
+    for arguments in (["-j", "2"], ["-j", "2x2"]):
+        role = role_of(*arguments)
+        assert sys.executable not in role.args[1]
+        assert "DLRM_CLIENT" not in role.env
+
+
+@pytest.mark.parametrize("scheduler", [["-s", "local_cwd"], []])  # the latter is .torchxconfig's
+def test_a_local_job_runs_with_this_python_and_ends_with_its_client(monkeypatch, scheduler):
+    words = ["/bin/torchx", "run", *scheduler, "components/dlrm.py:train"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert command().startswith(f"exec {sys.executable} launch/elastic.py ")
+    assert role_of().env["DLRM_CLIENT"].isdecimal()
+
+
+@pytest.mark.parametrize("j", ["two", "4:2x1", "1:x2", "2x", "0", "0x1", "2x0", "2x2x2", "-1"])
+def test_a_number_of_hosts_or_ranks_that_makes_no_sense_is_refused(j):
+    with pytest.raises(ValueError, match=f"^-j {j}: "):
+        app("--config", "a.yaml", f"-j={j}")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_torchx_accepts_the_components(component, capsys):
+    with pytest.raises(SystemExit) as ended:
+        app("--help", component=component)
+    assert ended.value.code == 0
+    assert "hosts x " in capsys.readouterr().out
     with get_runner() as runner:
         info = runner.dryrun_component(f"{COMPONENT}:{component}", ["--config", "a.yaml"], "local_cwd")
-    assert info.request.role_params[component][0].args[1] == "launch/elastic.py"
+    assert "launch/elastic.py" in info.request.role_params[component][0].args[-1]
+
+
+class TestByTorchx(ComponentTestCase):
+    """torchx's own check of components."""
+
+    def test_components_are_valid(self):
+        for component in COMPONENTS:
+            self.validate(SimpleNamespace(__file__=COMPONENT), component)
 
 
 def test_preprocessing_on_several_hosts_is_one_process_a_host():
-    definition = app("--nnodes", "4", "--", "--input=raw/day_*", "--output=packed", component="preprocess")
-    (role,) = definition.roles
-    assert (role.name, role.entrypoint, role.num_replicas) == ("preprocess", "bash", 4)
-    assert rendered_args(definition)[1].endswith("dlrm_main.py preprocess '--input=raw/day_*' --output=packed")
-    assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in rendered_args(definition)[1]
+    arguments = ["-j", "4x1", "--", "--input=raw/day_*", "--output=packed"]
+    assert role_of(*arguments, component="preprocess").num_replicas == 4
+    assert command(*arguments, component="preprocess").endswith(
+        "dlrm_main.py preprocess --config a.yaml '--input=raw/day_*' --output=packed"
+    )
+    assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in command(*arguments, component="preprocess")
 
 
 def test_components_import_torchx_and_the_standard_library_only():
@@ -90,27 +171,23 @@ def test_components_import_torchx_and_the_standard_library_only():
             assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx"}
 
 
-def test_hosts_may_die_and_join_between_the_fewest_and_the_most():
-    definition = app("--config", "a.yaml", "--nnodes", "2:4", "--max_restarts", "3")
-    assert definition.roles[0].num_replicas == 4
-    assert " --max-restarts 3 --nnodes 2:4 " in rendered_args(definition)[1]
-
-
-@pytest.mark.parametrize("nnodes", ["two", "4:2", "1:", ":3"])
-def test_a_number_of_hosts_that_makes_no_sense_is_refused(nnodes):
-    with pytest.raises(ValueError, match=f"nnodes \\({nnodes}\\)"):
-        app("--config", "a.yaml", "--nnodes", nnodes)
-
-
-@pytest.mark.parametrize("component", ["train", "preprocess"])
+@pytest.mark.parametrize("component", COMPONENTS)
 def test_jobs_over_several_hosts_have_a_secret_and_each_its_own(component, monkeypatch):
     def secret(*arguments):
-        return app("--config", "a.yaml", *arguments, component=component).roles[0].env.get("DLRM_JOB_SECRET")
+        return role_of(*arguments, component=component).env.get("DLRM_JOB_SECRET")
 
-    monkeypatch.delenv("DLRM_JOB_SECRET", raising=False)
-    assert re.fullmatch("[0-9a-f]{64}", secret("--nnodes", "2"))
-    assert secret("--nnodes", "2") != secret("--nnodes", "2")
-    assert secret("--nnodes", "1") is None
+    assert re.fullmatch("[0-9a-f]{64}", secret("-j", "2x1"))
+    assert secret("-j", "2x1") != secret("-j", "2x1")
+    assert secret("-j", "1") is None
     monkeypatch.setenv("DLRM_JOB_SECRET", "s" * 32)
-    assert secret("--nnodes", "2") == "s" * 32
-    assert secret("--nnodes", "2", "--env", f"DLRM_JOB_SECRET={'t' * 32}") == "t" * 32
+    assert secret("-j", "2x1") == "s" * 32
+
+
+def test_slurm_is_told_by_the_submitters_environment_what_torchx_has_no_option_for(monkeypatch):
+    """The secret, too: torchx has Slurm print the commands of a job, and with them the environment of its role."""
+    monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "components/dlrm.py:train"])
+    monkeypatch.setattr(os, "environ", {"SBATCH_SIGNAL": "USR1@300"})
+    assert role_of("-j", "2x1").env == {}
+    assert os.environ["SBATCH_SIGNAL"] == "USR1@300"  # the user's own
+    assert os.environ["SBATCH_OPEN_MODE"] == os.environ["SLURM_OPEN_MODE"] == "append"
+    assert re.fullmatch("[0-9a-f]{64}", os.environ["DLRM_JOB_SECRET"])

@@ -92,6 +92,6 @@ def test_make_names_itself_and_nothing_starts_where_it_is_gone():
 
 
 def test_a_component_argument_that_makes_no_sense_is_one_line():
-    job = finished("launch/local.py", "--nproc", "0", "--config", "none.yaml")
+    job = finished("launch/local.py", "-j", "0", "--config", "none.yaml")
     assert job.returncode == 2
-    assert job.stderr.splitlines() == ["components/dlrm.py:train: nproc (0) and nnodes (1) must be at least 1"]
+    assert job.stderr.splitlines() == ["components/dlrm.py:train: -j 0: hosts and ranks must be at least 1"]

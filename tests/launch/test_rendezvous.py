@@ -230,6 +230,7 @@ def test_a_host_without_which_the_job_cannot_go_on_ends_it(launcher, monkeypatch
     gone, here = _NodeDesc("gone", 1, 0), _NodeDesc("here", 1, 0)
     monkeypatch.setattr(launcher._torch, "num_nodes_waiting", lambda: 0)
     monkeypatch.setattr(launcher._hosts, "missing", lambda: ([gone], [gone]))
+    launcher._hosts.note(_RendezvousState())
     launcher._hosts._met = [gone, here]
     assert launcher.num_nodes_waiting() == 1  # one is enough: the ranks are started again
     assert launcher.cause.startswith("lost host gone: nothing was heard of it for 25 s")
@@ -329,7 +330,7 @@ def test_hosts_that_meet_without_a_secret_are_told_what_that_risks(prepared, cap
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--nnodes", "2", "--rdzv-backend", "c10d"], "--nnodes 2 needs --rdzv-endpoint HOST:PORT"),
+        (["--nnodes", "2", "--rdzv-backend", "c10d"], "--nnodes 2 needs --rdzv-endpoint HOST"),
         (["--nnodes", "2", "--standalone"], "--standalone is for one host, --nnodes is 2"),
     ],
 )

@@ -33,11 +33,11 @@ def machine(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("count", "ranks"), [(None, "2"), (0, "2"), (1, "1"), (4, "4")])
 def test_auto_is_a_rank_for_each_device_or_two_on_cpu(local, machine, count, ranks):
     machine(count)
-    argv = ["--nproc", "auto", "--config", "a.yaml", "--", "--nproc", "auto"]
-    assert local.with_number_of_ranks(argv) == ["--nproc", ranks, *argv[2:]]
+    argv = ["-j", "auto", "--config", "a.yaml", "--", "-j", "auto"]
+    assert local.with_number_of_ranks(argv) == ["-j", ranks, *argv[2:]]
 
 
-@pytest.mark.parametrize("argv", [["--nproc", "3", "--config", "a.yaml"], ["--config", "a.yaml"], ["auto"], []])
+@pytest.mark.parametrize("argv", [["-j", "3", "--config", "a.yaml"], ["--config", "a.yaml"], ["auto"], []])
 def test_other_arguments_stay_as_they_are(local, machine, argv):
     machine(8)
     assert local.with_number_of_ranks(argv) == argv

@@ -23,7 +23,7 @@ ELSEWHERE = {
     "started": 8,
     "since": 1.7e9,
     "launchers": [],
-    "slurm": None,
+    "job": None,
 }
 TOKEN = "0123456789abcdef"
 
@@ -135,9 +135,9 @@ def test_a_claim_that_never_changes_was_left_by_a_job_that_is_gone(place, who):
     ("theirs", "slurm", "same"),
     [
         ({"launchers": ["x", "boot ns 5 6"]}, None, True),  # torchelastic has started the ranks again
-        ({"slurm": ["12", "0"]}, ("12", "1"), True),  # Slurm has queued the job again
-        ({"slurm": ["12", "0"]}, ("12", None), False),  # two steps side by side in one job
-        ({"slurm": ["11", "0"]}, ("12", "1"), False),
+        ({"job": ["12", "0"]}, ("12", "1"), True),  # Slurm has queued the job again
+        ({"job": ["12", "0"]}, ("12", None), False),  # two steps side by side in one job
+        ({"job": ["11", "0"]}, ("12", "1"), False),
     ],
 )
 def test_a_job_that_was_started_again_goes_on_at_once(place, monkeypatch, theirs, slurm, same):

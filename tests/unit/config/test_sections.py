@@ -157,3 +157,22 @@ def test_an_address_of_checkpoints_names_a_bucket_or_folder(option):
     ):
         with pytest.raises(ConfigError, match=f"command line: {re.escape(option)}: .*{re.escape(problem)}"):
             load_config(None, [f"{option}={bad}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "checkpoint", "job"),
+    [
+        (["--resume", "job"], "none", True),
+        (["--resume=job", "--resume", "runs/a"], "runs/a", True),
+        (["--resume", "auto"], "auto", False),
+        (["--resume", "./job"], "./job", False),
+    ],
+)
+def test_resume_job_asks_for_the_schedulers_job_beside_what_it_began_with(words, checkpoint, job):
+    resume = load_config(None, words).resume
+    assert (resume.checkpoint, resume.job) == (checkpoint, job)
+
+
+def test_job_is_no_checkpoint():
+    with pytest.raises(ConfigError, match=r"resume\.checkpoint: .*write resume\.job: true"):
+        load_config(None, ["resume.checkpoint=job"])

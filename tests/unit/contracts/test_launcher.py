@@ -23,15 +23,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 class Watcher:
     def __init__(self):
         self.told, self.looks, self.may_help = [], 0, True
-    def looking(self, pids):
+    def looking(self, pids, rendezvous, restarts_left):
         self.looks += len(set(pids)) == 2
     def seen(self, failures):
         if failures:
             self.told.append(["seen", failures[0].exitcode])
         return self.may_help
-    def ending(self, pids):
+    def ending(self, pids, failures):
         if pids:
-            self.told.append(["ending", len(pids)])
+            self.told.append(["ending", len(pids), {rank: failure.exitcode for rank, failure in failures.items()}])
     def restarting(self, rendezvous, restarts_left):
         self.told.append(["restarting", hasattr(rendezvous, "num_nodes_waiting"), restarts_left])
         return True
@@ -54,7 +54,8 @@ print(json.dumps([watcher.looks > 2, *told]))
 
 
 @hook(
-    "_monitor_workers", "_restart_workers", "_pcontext", "_remaining_restarts", "_shutdown", "_close", of="torch",
+    "_monitor_workers", "_restart_workers", "_rendezvous", "_pcontext", "_remaining_restarts", "_shutdown", "_close",
+    "_failures", "max_restarts", of="torch",
     used_in="launch/elastic_agent.py",
     see="torch/distributed/elastic/agent/server/local_elastic_agent.py, api.py and multiprocessing/api.py",
 )  # fmt: skip
@@ -63,7 +64,7 @@ def test_the_agent_tells_of_failures_and_restarts_and_can_be_kept_from_them() ->
     assert job.returncode == 0, job.stderr
     looked, restarted, kept = json.loads(job.stdout.splitlines()[-1])
     assert looked
-    stopped = [["ending", 1], ["seen", 3]]  # the agent ends the other rank, then says which has failed
+    stopped = [["ending", 1, {"0": 3}], ["seen", 3]]  # the agent ends the other rank, then says which has failed
     assert restarted == [*stopped, ["restarting", True, 0], *stopped, ["failed", 3]]
     assert kept == [*stopped, ["failed", 3]]
 

@@ -262,3 +262,47 @@ def test_a_job_knows_its_folder_though_its_list_of_starts_is_damaged(tmp_path, m
     starts.write_bytes(b'{"launchers": ["\xff"]}\n' + b"[]\n1\n" + starts.read_bytes() + b'{"laun')
     again = run_of(tmp_path)
     assert (again.path, again.restarted) == (first, True)
+
+
+@pytest.fixture
+def attempt(monkeypatch):
+    """Have this process be started by a scheduler: the id of its job, and how often it was started again."""
+    for name in ("DLRM_JOB_ID", "TORCHX_JOB_ID", "SLURM_JOB_ID", "AWS_BATCH_JOB_ID", "SLURM_CLUSTER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def start(job):
+        while run_folder._locks:
+            run_folder._locks.pop().close()
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+
+    return start
+
+
+def test_a_job_that_its_scheduler_has_started_again_goes_on_in_its_folder(tmp_path, attempt):
+    attempt("12")
+    first = run_of(tmp_path, "resume.job=true")
+    assert (first.path.name, first.continued) == ("a", False)
+    attempt("13")
+    another = run_of(tmp_path, "resume.job=true")
+    assert (another.path.name, another.continued) == ("a-2", False)
+    attempt("12")
+    again = run_of(tmp_path, "resume.job=true", "run.overwrite=true")
+    assert (again.path.name, again.continued, again.restarted) == ("a", True, True)
+    attempt("12")
+    assert run_of(tmp_path).path.name == "a-3"  # nobody has asked for it
+
+
+def test_clusters_that_number_their_jobs_alike_are_told_apart(tmp_path, attempt, monkeypatch):
+    attempt("12")
+    run_of(tmp_path, "resume.job=true")
+    attempt("12")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "other")
+    assert run_of(tmp_path, "resume.job=true").path.name == "a-2"
+
+
+def test_going_on_with_a_job_says_where_no_scheduler_has_named_it(tmp_path, attempt, monkeypatch):
+    attempt("12")
+    monkeypatch.delenv("SLURM_JOB_ID")
+    run = run_of(tmp_path, "resume.job=true")
+    assert not run.continued
+    assert run.lines[0].startswith("resume.job: no scheduler has named its job (DLRM_JOB_ID, ")
