@@ -1,4 +1,4 @@
-"""The Dockerfile and .dockerignore, as far as they can be judged without building; scripts/try_image.py builds and trains."""
+"""The Dockerfile and .dockerignore, as far as they can be judged without building; scripts/try_image.py builds one."""
 
 from __future__ import annotations
 
