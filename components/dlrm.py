@@ -17,7 +17,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from torchx import specs
 from torchx.runner.config import get_config
@@ -93,6 +93,7 @@ def train(
         mounts=mounts or [],
         env=env or {},
     )
+    _check("train", hosts, host, config, script_args, run_dir=run_dir)
     return _job(name, "train", argv, hosts, host, options, rdzv_port=rdzv_port, max_retries=max_retries)
 
 
@@ -141,6 +142,7 @@ def preprocess(
         mounts=mounts or [],
         env=env or {},
     )
+    _check("preprocess", hosts, host, config or "", script_args)
     restarts = ["--max-restarts", "0"]
     return _job(name, "preprocess", argv, hosts, host, restarts, rdzv_port=rdzv_port, max_retries=max_retries)
 
@@ -178,6 +180,32 @@ class _Host:
     env: Dict[str, str] = field(default_factory=dict)
 
 
+def _check(
+    component: str, hosts: _Hosts, host: _Host, config: str, script_args: Sequence[str], *, run_dir: str = ""
+) -> None:
+    """Refuse a job that cannot work (launch/preflight.py)."""
+    folder = os.path.abspath("launch")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        import preflight
+    except ModuleNotFoundError as error:
+        if error.name != "preflight":
+            raise
+        raise ValueError(f"{folder} is not there: run torchx in the folder that holds components/dlrm.py") from None
+    preflight.check(
+        component=component,
+        hosts=(hosts.fewest, hosts.most),
+        ranks_per_host=hosts.ranks,
+        resource=host.resource,
+        image=host.image,
+        mounts=specs.parse_mounts(host.mounts),
+        run_dir=run_dir,
+        config=config,
+        script_args=script_args,
+    )
+
+
 def _resource(named: str, cpu: int, gpu: int, memory_mb: int, *, ranks: int) -> specs.Resource:
     if named:
         return specs.resource(h=named)
@@ -212,6 +240,7 @@ def _job(
                 entrypoint="bash",
                 args=["-c", command + shlex.join(_literal(word) for word in argv)],
                 num_replicas=hosts.most,
+                min_replicas=hosts.fewest if hosts.fewest < hosts.most else None,  # Volcano and Ray begin with as many
                 max_retries=max_retries,
                 retry_policy=specs.RetryPolicy.APPLICATION,  # the other hosts cannot go on without one of them
                 resource=host.resource,

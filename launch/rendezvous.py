@@ -30,7 +30,7 @@ from causes import JobEnded, OtherHosts
 from host_store import LOOPBACK, listen, open_store, serve
 from scheduler import port_of
 from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
-from telling import LaunchError, Waiting, say
+from telling import WHAT_NEXT, LaunchError, Waiting, say
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousGracefulExitError,
@@ -48,12 +48,13 @@ from torch.distributed.run import parse_min_max_nnodes
 
 NAME = "dlrm-c10d"  # for torch's registry
 # Of --rdzv-conf, in seconds; torch's are 600, 30, 5, 3 times and 60. torch's heartbeats come every interval or every
-# second one, so that a busy host may be silent for two.
+# second one, and after a cut the kernel sends what waits up to as long after it as the cut took: a network that was cut for
+# 20 s may be heard of again after 10 + 25.4 s, and is not lost.
 DEFAULTS = {
     "join_timeout": 300,
     "last_call_timeout": 15,
     "keep_alive_interval": 5,
-    "keep_alive_max_attempt": 5,
+    "keep_alive_max_attempt": 8,
     "read_timeout": 60,
 }
 RANKS_STORE = "dlrm/ranks_store"  # key of the address of the ranks' own store, and of the number of restarts
@@ -161,7 +162,8 @@ class Rendezvous(RendezvousHandler):
             info = self._torch.next_rendezvous()
         except RendezvousTimeoutError as error:
             line = f"{self._hosts.here(self._params)}, and no more came within {self._join_s:g} s"
-            raise LaunchError(f"{line} (--rdzv-conf join_timeout=SECONDS)") from error
+            fewer = "; --nnodes FEWEST:MOST lets it go on with fewer hosts" if self._hosts.count else ""
+            raise LaunchError(f"{line} (--rdzv-conf join_timeout=SECONDS); {WHAT_NEXT}{fewer}") from error
         except (RendezvousClosedError, RendezvousGracefulExitError) as error:
             if failures := self.others.end_of_job():
                 raise JobEnded(failures) from error
@@ -187,7 +189,7 @@ class Rendezvous(RendezvousHandler):
             left = self._hosts.count - len(missing)
             if left < self._params.min_nodes and not _seconds(self._params, "max_restarts"):
                 needs = f"the job needs {self._params.min_nodes} hosts (--nnodes) and may not wait for another"
-                raise LaunchError(f"{self.cause}; {needs} (--max-restarts 0)")
+                raise LaunchError(f"{self.cause}; {needs} (--max-restarts 0); {WHAT_NEXT}")
         self.news = self._hosts.news(missing)
         return max(waiting, 1) if missing else waiting
 
@@ -323,7 +325,9 @@ class Hosts:
         if state.closed and self._closed_s is None:
             self._closed_s = now_s
         self._state = state
-        self._there = sorted(host.addr for host in state.participants) or self._there
+        here = [*state.participants, *state.wait_list]
+        heard = [host.addr for host in here if now_s - self._heard.get(host, (None, now_s))[1] <= self._suspicious_s]
+        self._there = sorted(heard) or self._there
 
     def meet(self) -> None:
         """The hosts of the state have met."""
@@ -364,6 +368,8 @@ class Hosts:
         fewest, most = params.min_nodes, params.max_nodes
         wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
         names = f": {', '.join(self._there)}" if self._there else ""
+        missing = sorted({host.addr for host in self._met} - set(self._there))
+        names += f"; {', '.join(missing)} is missing" if missing else ""
         return f"{len(self._there)} of {wanted} hosts (--nnodes) are here{names}"
 
 

@@ -65,7 +65,8 @@ def test_a_port_may_be_given():
 
 
 def test_hosts_may_die_and_join_between_the_fewest_and_the_most():
-    assert role_of("-j", "2:4x8").num_replicas == 4
+    assert (role_of("-j", "2:4x8").num_replicas, role_of("-j", "2:4x8").min_replicas) == (4, 2)
+    assert role_of("-j", "2x8").min_replicas is None
     assert " --nproc-per-node 8 --max-restarts 1 --nnodes 2:4 " in command("-j", "2:4x8", "--max_restarts", "1")
 
 
@@ -163,12 +164,12 @@ def test_preprocessing_on_several_hosts_is_one_process_a_host():
     assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in command(*arguments, component="preprocess")
 
 
-def test_components_import_torchx_and_the_standard_library_only():
+def test_components_import_torchx_the_standard_library_and_preflight_only():
     for node in ast.walk(ast.parse(Path(COMPONENT).read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         for name in names:
-            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx"}
+            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx", "preflight"}
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -185,7 +186,7 @@ def test_jobs_over_several_hosts_have_a_secret_and_each_its_own(component, monke
 
 def test_slurm_is_told_by_the_submitters_environment_what_torchx_has_no_option_for(monkeypatch):
     """The secret, too: torchx has Slurm print the commands of a job, and with them the environment of its role."""
-    monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "components/dlrm.py:train"])
+    monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "--dryrun", "components/dlrm.py:train"])
     monkeypatch.setattr(os, "environ", {"SBATCH_SIGNAL": "USR1@300"})
     assert role_of("-j", "2x1").env == {}
     assert os.environ["SBATCH_SIGNAL"] == "USR1@300"  # the user's own

@@ -77,9 +77,7 @@ def test_a_job_on_one_host_listens_on_loopback_only_and_executes_nothing_that_a_
         _, err = job.communicate(timeout=HANG_S)
     assert not (tmp_path / "executed").exists()
     assert job.returncode == 2
-    assert re.match(
-        r"launch failed: what lies at 127.0.0.1:\d+, where the hosts meet, was not written by a launcher", err
-    )
+    assert re.match(r"what lies at 127.0.0.1:\d+, where the hosts meet, was not written by a launcher", err)
 
 
 def test_values_come_back_through_a_signed_store_and_its_prefixes(store):
@@ -119,7 +117,8 @@ def test_a_store_that_is_gone_is_one_line():
     server = host_store.serve(host_store.listen("127.0.0.1", 0), timeout=timedelta(seconds=5))
     client = TCPStore("127.0.0.1", server.port, is_master=False, timeout=timedelta(seconds=5))
     del server
-    with pytest.raises(telling.LaunchError, match="here:1, where the hosts meet, does not answer any more"):
+    line = r"lost the first host \(here:1, where the hosts meet\): its launcher or its network is gone; the job ends"
+    with pytest.raises(telling.LaunchError, match=line):
         signed(client).get("key")
 
 
@@ -233,7 +232,7 @@ def test_a_host_without_which_the_job_cannot_go_on_ends_it(launcher, monkeypatch
     launcher._hosts.note(_RendezvousState())
     launcher._hosts._met = [gone, here]
     assert launcher.num_nodes_waiting() == 1  # one is enough: the ranks are started again
-    assert launcher.cause.startswith("lost host gone: nothing was heard of it for 25 s")
+    assert launcher.cause.startswith("lost host gone: nothing was heard of it for 40 s")
     launcher._params.min_nodes = 2
     with pytest.raises(telling.LaunchError, match=r"lost host gone: .* the job needs 2 hosts \(--nnodes\)"):
         launcher.num_nodes_waiting()

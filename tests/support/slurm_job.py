@@ -95,8 +95,20 @@ class Submitted:
         return last
 
     def starts(self) -> int:
-        """How often ranks were started."""
-        return len((self.run / "processes.jsonl").read_text().splitlines())
+        """How often ranks that came so far as to have a run were started."""
+        starts = self.run / "processes.jsonl"
+        return sum('"launchers"' in line for line in starts.read_text().splitlines()) if starts.exists() else 0
+
+    def requeues(self) -> int:
+        """How often Slurm has queued it again."""
+        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", self.job)
+        return max(int(count) for count in re.findall(r"\bRestarts=(\d+)", shown))
+
+    @property
+    def hosts(self) -> list[str]:
+        """On which it runs or ran."""
+        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", self.job)
+        return sorted(re.findall(r"\bNodeList=(\S+)", shown))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The whole final state.
