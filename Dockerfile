@@ -43,12 +43,12 @@ COPY requirements/ requirements/
 COPY pyproject.toml ./
 COPY dlrm/__init__.py dlrm/errors.py dlrm/format.py dlrm/
 COPY dlrm/distributed/__init__.py dlrm/distributed/versions.py dlrm/distributed/
-# A torch that pyproject.toml knows (2.12); further packages by requirements' versions ("boto3" for s3://).
-ARG TORCH=
-ARG PACKAGES=
 
 # ---- CPU
 FROM install AS install-cpu
+# Another torch that pyproject.toml knows (2.12); further packages, of the versions in requirements/ (boto3, for s3://).
+ARG TORCH=
+ARG PACKAGES=
 # The secret is a pip.conf with a mirror's password, if there is one; torch's own test programs are 130 MB.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     scripts/install.sh --accelerator cpu --torch "$TORCH" \
@@ -76,7 +76,7 @@ ENV DLRM_VENV=/opt/venv
 COPY scripts/install.sh scripts/install.py scripts/
 COPY requirements/ requirements/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    scripts/install.sh --accelerator cpu --torch "$TORCH" --dev && rm /opt/venv/install.log
+    scripts/install.sh --dev && rm /opt/venv/install.log
 COPY . .
 USER 1000:0
 CMD ["python", "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "auto", "--maxprocesses", "4", \
@@ -84,6 +84,8 @@ CMD ["python", "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "auto
 
 # ---- CUDA; the last, so the one without --target
 FROM install AS install-cuda
+ARG TORCH=
+ARG PACKAGES=
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     scripts/install.sh --accelerator cuda --torch "$TORCH" \
     && { [ -z "$PACKAGES" ] || pip install -c requirements/runtime.txt -c requirements/dev.txt $PACKAGES; } \
