@@ -57,7 +57,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside of a checkout or without git, unless an image's build noted it."""
+    """Commit and whether files differ from it, by git or by what an image's build was told; None where neither knows."""
     built_from = os.environ.get(_COMMIT_VARIABLE)
     if built_from:
         return {"commit": built_from.removesuffix(_MODIFIED), "modified": built_from.endswith(_MODIFIED)}
