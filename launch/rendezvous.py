@@ -28,6 +28,7 @@ from typing import Any
 
 from causes import JobEnded, OtherHosts
 from host_store import LOOPBACK, listen, open_store, serve
+from interfaces import choose_for_gloo
 from scheduler import port_of
 from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
 from telling import WHAT_NEXT, LaunchError, Waiting, say
@@ -81,6 +82,7 @@ def prepare(options: argparse.Namespace) -> None:
             raise LaunchError(line, exit_code=2)
         if not re.search(r":\d+$", options.rdzv_endpoint):
             options.rdzv_endpoint += f":{port_of(options.rdzv_id)}"
+        choose_for_gloo(parse_rendezvous_endpoint(options.rdzv_endpoint, DEFAULT_PORT)[0])
         options.rdzv_backend = NAME
     if options.rdzv_backend == NAME:
         parts = [options.rdzv_conf, f"max_restarts={options.max_restarts}"]

@@ -4,8 +4,8 @@
 
 Every case submits a training through torchx with one rank on each host, does something to it, and compares the whole final
 state (weights, optimizers) with that of a training to which nothing was done, bit by bit. None has an option for being
-started again. What ends a job for good is tried as well: a cancel, a mistake of the user. It needs root and Debian's packages
-of Slurm (tests/support/slurm.py); ``--save`` writes benchmarks/results/slurm.json.
+started again. What ends a job for good is tried as well: a cancel, a mistake of the user. It needs root and Debian's
+packages of Slurm (tests/support/slurm.py); ``--save`` writes benchmarks/results/slurm.json.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from dlrm.distributed import called, faults
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.files import written_beside
 from dlrm.format import printable
+from dlrm.run import heartbeat
 from dlrm.signals import stop_was_asked
 
 BUG_EXIT_CODE = 1
@@ -117,6 +118,7 @@ def _leave(error: BaseException) -> NoReturn:
     rank, world_size = _place()
     verdict = judge(error, rank=rank, world_size=world_size)
     _write_to_log_files(error, verdict)
+    heartbeat.end(verdict.kind, verdict.line or summary(error), signal=_signal(error))
     told = False
     if verdict.kind in ("peer", "timeout") and LAUNCHER_VARIABLE in os.environ:
         told = _hand_to_launcher(error, verdict)  # at once: who has not said anything is the one all wait for
@@ -125,6 +127,13 @@ def _leave(error: BaseException) -> NoReturn:
     if not told and not (_hand_to_launcher(error, verdict) and LAUNCHER_VARIABLE in os.environ):
         _say(verdict, rank)
     _exit(verdict.exit_code)
+
+
+def _signal(error: BaseException) -> str | None:
+    """The name of the signal that asked for this end."""
+    if isinstance(error, StoppedBySignal):
+        return signal.Signals(error.number).name
+    return signal.SIGINT.name if isinstance(error, KeyboardInterrupt) else None
 
 
 def _last_words() -> int:

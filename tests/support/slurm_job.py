@@ -20,7 +20,8 @@ SAMPLE = ROOT.parent / "shared" / "data" / "criteo_kaggle_sample.tsv.gz"
 _PARTS = ("components", "configs", "dlrm", "dlrm_main.py", "launch", "scripts", "tests", ".torchxconfig")
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 _LONGEST_S = 600.0
-_REQUEUE_TAKES_S = 10.0
+# A job that is requeued because it failed has failed for a moment; and hosts refuse it in the second in which it ended.
+_REQUEUE_TAKES_S = 5.0
 _POLL_S = 0.2
 
 
@@ -86,10 +87,10 @@ class Submitted:
             state = self.state
             if state != last:
                 last, since_s = state, time.monotonic()
-            if state == "PENDING":
+            lasts = time.monotonic() - since_s > _REQUEUE_TAKES_S
+            if state == "PENDING" and lasts:
                 self.cluster.start_requeued(self.job)
-            # A job that is requeued because it failed has failed for a moment.
-            return state in _ENDED and (state == "COMPLETED" or time.monotonic() - since_s > _REQUEUE_TAKES_S)
+            return state in _ENDED and (state == "COMPLETED" or lasts)
 
         self._await(over, "its end")
         return last
