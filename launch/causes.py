@@ -169,4 +169,5 @@ class OtherHosts:
 
 
 def _of_host(host: str, told: list[dict[str, Any]]) -> list[Failure]:
-    return [replace(Failure(**failure), host=host) for failure in told]
+    called = [tuple((group, number, name) for group, number, name in failure["called"]) for failure in told]
+    return [replace(Failure(**each), host=host, called=own) for each, own in zip(told, called, strict=True)]

@@ -153,7 +153,7 @@ class Steps:
         around = [each for each in times if each[0] > happened_s - FRESH_S]
         gaps = [(later[0] - earlier[0], later[0], earlier[1] - later[1] + 1) for earlier, later in pairwise(around)]
         _, end_s, again = max(gaps, default=(0.0, happened_s, 0))
-        return max(0.0, end_s - happened_s), max(0, again)
+        return round(max(0.0, end_s - happened_s), 1), max(0, again)
 
 
 @dataclass
