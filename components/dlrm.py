@@ -176,7 +176,7 @@ def command(
         script: what is run
     """
     if not script_args:
-        raise ValueError("no command is given: write it after --, e.g. -- materialize /shared/packed")
+        raise _refused("no command is given: write it after --, e.g. -- materialize /shared/packed")
     hosts = _Hosts(1, 1, 1)
     host = _Host(
         resource=_resource(h, cpu, 0, memMB, ranks=1), python=python, image=image, mounts=mounts or [], env=env or {}
@@ -198,13 +198,13 @@ class _Hosts:
     def parse(cls, j: str) -> "_Hosts":
         match = re.fullmatch(r"(?:(?:(\d+):)?(\d+)x)?(\d+)", j)
         if match is None:
-            raise ValueError(f"-j {j}: write hosts x ranks on each (2x8), fewest:most hosts (2:4x8), or ranks (8)")
+            raise _refused(f"-j {j}: write hosts x ranks on each (2x8), fewest:most hosts (2:4x8), or ranks (8)")
         fewest, most, ranks = match.groups()
         hosts = cls(int(fewest or most or 1), int(most or 1), int(ranks))
         if hosts.fewest < 1 or hosts.ranks < 1:
-            raise ValueError(f"-j {j}: hosts and ranks must be at least 1")
+            raise _refused(f"-j {j}: hosts and ranks must be at least 1")
         if hosts.fewest > hosts.most:
-            raise ValueError(f"-j {j}: the fewest hosts are more than the most")
+            raise _refused(f"-j {j}: the fewest hosts are more than the most")
         return hosts
 
 
@@ -333,6 +333,14 @@ def _scheduler() -> str:
     return submission.scheduler if submission else ""
 
 
+def _refused(line: str) -> BaseException:
+    """What to raise: under torchx's command the line is printed, without the traceback that torchx would make of an error."""
+    if os.path.basename(sys.argv[0]) != "torchx":
+        return ValueError(line)
+    print(line, file=sys.stderr)  # noqa: T201
+    return SystemExit(2)
+
+
 def _from_launch(name: str) -> Any:
     """A module of launch/."""
     folder = os.path.abspath("launch")
@@ -343,4 +351,4 @@ def _from_launch(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise ValueError(f"{folder} is not there: run torchx in the folder that holds components/dlrm.py") from None
+        raise _refused(f"{folder} is not there: run torchx in the folder that holds components/dlrm.py") from None

@@ -136,6 +136,14 @@ def test_a_number_of_hosts_or_ranks_that_makes_no_sense_is_refused(j):
         app("--config", "a.yaml", f"-j={j}")
 
 
+def test_a_mistake_under_torchx_run_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/bin/torchx", "run", "components/dlrm.py:train"])
+    with pytest.raises(SystemExit) as ended:
+        app("--config", "a.yaml", "-j", "two")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("-j two: write ")
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_torchx_accepts_the_components(component, capsys):
     with pytest.raises(SystemExit) as ended:
