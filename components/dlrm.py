@@ -334,7 +334,7 @@ def _scheduler() -> str:
 
 
 def _refused(line: str) -> BaseException:
-    """What to raise: under torchx's command the line is printed, without the traceback that torchx would make of an error."""
+    """What to raise: under torchx's command, which would make a traceback of an error, the line is printed."""
     if os.path.basename(sys.argv[0]) != "torchx":
         return ValueError(line)
     print(line, file=sys.stderr)  # noqa: T201
