@@ -296,7 +296,7 @@ def _saved(folder: Path) -> Saved | None:
     if elsewhere := _checkpoint_dir(folder):
         from dlrm.remote.paths import SchemeError, is_remote, local_path  # takes a moment
 
-        place = f"{elsewhere.rstrip('/')}/{folder.name}"
+        place = f"{elsewhere.rstrip('/')}/{os.path.basename(os.path.abspath(folder))}"
         try:
             path = Path(local_path(place))
         except SchemeError:

@@ -243,6 +243,13 @@ def test_of_an_earlier_start_the_rank_that_said_nothing_is_named(tmp_path):
     assert before.ending.startswith("rank 1 ended without a word")
 
 
+def test_a_start_that_could_not_be_written_down_is_known_by_its_ranks(folder):
+    for rank in (0, 1):
+        beat(folder, rank, start_s=START + 500)
+    found = status(folder)
+    assert (found.state, len(found.attempts)) == ("running", 2)
+
+
 def test_a_run_without_signs_of_life_is_unknown(folder):
     found = status(folder)
     assert (found.state, found.step) == ("unknown", None)
