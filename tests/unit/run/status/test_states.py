@@ -257,6 +257,13 @@ def test_a_run_without_signs_of_life_is_unknown(folder):
     assert status(folder).step == 60
 
 
+def test_a_run_that_was_killed_before_a_rank_was_heard_is_dead_in_the_end(tmp_path):
+    start(tmp_path, cause=None)
+    assert (status(tmp_path).state, status(tmp_path).step) == ("dead", None)
+    metrics(tmp_path, {"kind": "train", "step": 60, "loss": 0.5})  # it goes on, and heartbeats cannot be written
+    assert status(tmp_path).state == "unknown"
+
+
 def test_a_stopped_process_of_this_host_is_named_at_once(folder, process):
     os.kill(process.pid, signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
