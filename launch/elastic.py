@@ -43,12 +43,12 @@ import scheduler
 from elastic_signals import SaveRequests, StopRequests
 from failures import STOP, USER_ERROR_EXIT_CODE, Failure, NoOthers, Others, cause
 from launch_output import can_write_temporary_files, open_closed_streams, write
+from times import LOST_HOST_SHUTDOWN_S
 
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
 RESTART_CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # read by ranks that are started again: why they are
-LOST_HOST_SHUTDOWN_S = 8  # what ranks get to end that wait for those of a lost host
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
 _FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(scheduler.shutdown_s()))
     except ValueError as error:
-        return _launch_failed(str(error), USER_ERROR_EXIT_CODE)
+        return _failed(f"launch failed: {error}", USER_ERROR_EXIT_CODE)
     if scheduler.nobody_watches():
         os.environ.update(TTY_COMPATIBLE="0", TTY_INTERACTIVE="0")  # read by rich, in the ranks
     # Ranks wait for each other in init_process_group: one with nothing else to do would leave while another connects to it.
@@ -126,9 +126,9 @@ def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> i
         return watch.report(ended.failures)
     except rendezvous.LaunchError as error:
         if not watch.ended_by_others():
-            return _launch_failed(str(error), error.exit_code)
+            return _failed(str(error) if watch.has_looked else f"launch failed: {error}", error.exit_code)
     except Exception as error:  # no rank failed: the arguments are wrong, or torch is
-        return _launch_failed(f"{type(error).__name__}: {error}", 1)
+        return _failed(f"launch failed: {type(error).__name__}: {error}", 1)
     return watch.report()
 
 
@@ -142,8 +142,7 @@ def report(failures: Collection[Failure]) -> int:
     return failure.code
 
 
-def _launch_failed(why: str, code: int) -> int:
-    line = f"launch failed: {why}"
+def _failed(line: str, code: int) -> int:
     write(sys.stderr, f"{_fresh_line()}{line}\n")
     _tell_client(line, "", code)
     return code
@@ -179,6 +178,7 @@ class _Watch:
     Attributes:
         failures: of the last ranks of this host that failed, as they become known.
         others: what the launchers of other hosts say.
+        has_looked: whether ranks have been started.
     """
 
     def __init__(self, saves: SaveRequests, stops: StopRequests) -> None:
@@ -187,10 +187,11 @@ class _Watch:
         self._restarts_left = 0
         self.failures: list[Failure] = []
         self.others: Others = NoOthers()
+        self.has_looked = False
 
     def looking(self, pids: Collection[int], rendezvous: Any, restarts_left: int) -> None:
         self.others = getattr(rendezvous, "others", self.others)
-        self._restarts_left = restarts_left
+        self._restarts_left, self.has_looked = restarts_left, True
         self._stops.check()
         self._stops.ranks = pids
         self._saves.pass_on(pids)
@@ -205,8 +206,7 @@ class _Watch:
         self._tell_others(self.failures)
         if not any(failure.is_cause for failure in self.failures):
             self.others.wait_for_cause()
-        stays_down = self.others.job_ended or self._saves.stopping
-        return not stays_down and _may_be_tried_again(self.failures)
+        return not self.others.job_ended and self._may_be_tried_again(self.failures)
 
     def ending(self, pids: Collection[int], failures: Mapping[int, Any]) -> None:
         self._ended.update(pids)
@@ -219,8 +219,8 @@ class _Watch:
         lost_host = getattr(rendezvous, "cause", "")
         if not self.failures and not lost_host and "left" in getattr(rendezvous, "news", ""):
             self.others.wait_for_cause()
-        why = self._why_again(rendezvous, lost_host)
-        os.environ[RESTART_CAUSE_VARIABLE] = self._why_again(rendezvous, lost_host, host=self.others.host)
+        why = self._why_again(rendezvous)
+        os.environ[RESTART_CAUSE_VARIABLE] = self._why_again(rendezvous, host=self.others.host)
         left = f"({restarts_left} more time(s) at most)"
         write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again {left}\n")
         self._ended.clear()
@@ -245,28 +245,33 @@ class _Watch:
 
     def _tell_others(self, failures: list[Failure]) -> None:
         stopping = [_stopped_by(signal.SIGUSR1)] if self._saves.stopping else []
-        final = bool(stopping) or not self._restarts_left or not _may_be_tried_again(failures)
+        final = not self._restarts_left or not self._may_be_tried_again(failures)
         self.others.say([*failures, *stopping], final=final)
         self._stops.job_ends = self.others.job_ended
 
-    def _why_again(self, rendezvous: Any, lost_host: str, *, host: str = "") -> str:
+    def _may_be_tried_again(self, failures: Collection[Failure]) -> bool:
+        may_help = all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in failures)
+        return may_help and not self._saves.stopping
+
+    def _why_again(self, rendezvous: Any, *, host: str = "") -> str:
         """In a line, in which this host is called ``host``."""
         found = [*(replace(failure, host=host) for failure in self.failures), *self.others.failures]
-        if lost_host and not any(failure.is_cause for failure in found):
-            return lost_host
+        if not any(failure.is_cause for failure in found) and (lost := _lost(rendezvous)):
+            return lost
         if found:
             return cause(found).strip().rpartition("\n")[2] or "a rank failed"
         return getattr(rendezvous, "news", "") or "hosts have joined or left"
-
-
-def _may_be_tried_again(failures: Collection[Failure]) -> bool:
-    return all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in failures)
 
 
 def _stopped_by(number: signal.Signals) -> Failure:
     how = "Ctrl-C" if number == signal.SIGINT else number.name
     line = f"was told to stop ({how}), and all ranks have stopped"
     return Failure(-1, 128 + number, time.time(), STOP, line)
+
+
+def _lost(rendezvous: Any) -> str:
+    """Which hosts are lost, in words, where the rendezvous knows."""
+    return rendezvous.lost() if hasattr(rendezvous, "lost") else ""
 
 
 def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Failure]:

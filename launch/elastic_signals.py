@@ -78,7 +78,8 @@ class SaveRequests:
     """SIGUSR1, passed on to every rank once; one that does not listen yet, and would be ended by it, is waited for.
 
     Args:
-        stops: asked when the signal comes: whether the ranks shall stop when they have saved. They get SIGTERM then.
+        stops: asked when the signal comes: whether the ranks shall stop when they have saved. They get SIGTERM then, as
+            soon as they train: before, there is nothing to save, and another start would come as far.
 
     Attributes:
         stopping: whether they shall.
@@ -104,15 +105,15 @@ class SaveRequests:
             return
         number = signal.SIGTERM if self.stopping else signal.SIGUSR1
         for pid in pids:
-            if pid not in self._passed_on and (self.stopping or _listens(pid)):
+            if pid not in self._passed_on and _listens(pid, now=self.stopping):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
                 self._passed_on.add(pid)
         self._pending = not self._passed_on.issuperset(pids)
 
 
-def _listens(pid: int) -> bool:
-    """Whether a process catches SIGUSR1 or holds it for later (sigwait in its main thread alone is not seen).
+def _listens(pid: int, *, now: bool) -> bool:
+    """Whether a process catches SIGUSR1 or, if not ``now``, holds it for later (sigwait in its main thread is not seen).
 
     Where the system does not say, yes.
     """
@@ -120,5 +121,6 @@ def _listens(pid: int) -> bool:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return not sys.platform.startswith("linux")
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigBlk:"))]
+    wanted = "SigCgt:" if now else ("SigCgt:", "SigBlk:")
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(wanted)]
     return any(mask >> (signal.SIGUSR1 - 1) & 1 for mask in masks)

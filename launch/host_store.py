@@ -14,10 +14,10 @@ from contextlib import closing, suppress
 from datetime import timedelta
 
 from telling import LaunchError, Waiting
+from times import UNANSWERED_S
 from torch.distributed import DistError, TCPStore
 
 LOOPBACK = "127.0.0.1"
-UNANSWERED_S = 15  # what was sent and is not acknowledged for so long means that the connection is gone
 _NAME_PATIENCE_S = 60.0  # some schedulers publish names after hosts have started
 _CONNECT_S = 5.0
 _POLL_S = 1.0

@@ -15,13 +15,15 @@ import hmac
 import io
 import os
 import pickle
+import queue
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from telling import LaunchError, Waiting
+from telling import WHAT_NEXT, LaunchError, Waiting
 from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
@@ -66,7 +68,9 @@ class SignedStore(Store):
         self._secret = secret.encode()
         self._job = job
         self._watch = watch
+        self._asked: queue.SimpleQueue[_Question] = queue.SimpleQueue()
         self.set_timeout(store.timeout)
+        threading.Thread(target=_answer, args=(store, self._asked), name="store", daemon=True).start()
 
     def set(self, key: str, value: str | bytes) -> None:
         """Store a value."""
@@ -117,11 +121,20 @@ class SignedStore(Store):
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._store, method)(*arguments)
-        except DistError as error:
-            line = f"{self._where}, where the hosts meet, does not answer any more"
-            raise LaunchError(f"{line}: its launcher ended, and says why, or its host is lost") from error
+        """The answer of the store, within its timeout, whatever becomes of it; signals are handled meanwhile."""
+        question = _Question(method, arguments)
+        self._asked.put(question)
+        limit_s = self.timeout.total_seconds()
+        if not question.is_answered.wait(limit_s):
+            raise LaunchError(f"{self._lost()}: no answer within {limit_s:g} s (--rdzv-conf read_timeout); {WHAT_NEXT}")
+        if isinstance(question.error, DistError):
+            raise LaunchError(f"{self._lost()}: its launcher or its network is gone; {WHAT_NEXT}") from question.error
+        if question.error is not None:
+            raise question.error
+        return question.answer
+
+    def _lost(self) -> str:
+        return f"lost the first host ({self._where}, where the hosts meet)"
 
     def _signed(self, key: str, value: str | bytes) -> Any:
         """What to store, as bytes, which the store's methods take although they are annotated to take str."""
@@ -142,6 +155,27 @@ class SignedStore(Store):
         parts = (self._job.encode(), key.encode(), raw)
         message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
         return hmac.digest(self._secret, message, _DIGEST)
+
+
+class _Question:
+    """A call of a method of the store, and what came of it."""
+
+    def __init__(self, method: str, arguments: Sequence[Any]) -> None:
+        self.method, self.arguments = method, arguments
+        self.answer: Any = None
+        self.error: Exception | None = None
+        self.is_answered = threading.Event()
+
+
+def _answer(store: TCPStore, asked: queue.SimpleQueue[_Question]) -> None:
+    """Ask the store, one question after the other: a thread that waits in C++ for a host that is gone handles no signal."""
+    while True:
+        question = asked.get()
+        try:
+            question.answer = getattr(store, question.method)(*question.arguments)
+        except Exception as error:  # who has asked raises it
+            question.error = error
+        question.is_answered.set()
 
 
 class _StateUnpickler(pickle.Unpickler):

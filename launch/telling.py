@@ -13,6 +13,10 @@ FIRST_S = 5.0  # the hosts of a job seldom start within less of each other
 EVERY_S = 30.0
 
 
+# What to do where a job has lost a host that it cannot do without.
+WHAT_NEXT = "the job ends; start it again with --resume auto, as a scheduler that requeues it does"
+
+
 class LaunchError(RendezvousError):
     """The launch failed; the text is the whole line to print. torch knows it as an error of the rendezvous.
 

@@ -4,8 +4,8 @@
 
 Every case submits a training through torchx with one rank on each host, does something to it, and compares the whole final
 state (weights, optimizers) with that of a training to which nothing was done, bit by bit. None has an option for being
-started again. It needs root and Debian's packages of Slurm (tests/support/slurm.py); ``--save`` writes
-benchmarks/results/slurm.json.
+started again. What ends a job for good is tried as well: a cancel, a mistake of the user. It needs root and Debian's
+packages of Slurm (tests/support/slurm.py); ``--save`` writes benchmarks/results/slurm.json.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ from tests.support.slurm_job import Submitted, Submitter, training_options
 
 RESULTS = ROOT / "benchmarks" / "results" / "slurm.json"
 SAVED = 100  # a job is let alone until so many steps are saved
-Cases = dict[str, Callable[[Submitter], "Submitted"]]
+Case = Callable[[Submitter], Submitted]
 
 
 @dataclass
@@ -41,7 +42,8 @@ class Outcome:
     Attributes:
         case: its name; what: was done.
         state: of the job, as Slurm names it; starts: how often its ranks were started.
-        equal: whether the final state is that of the uninterrupted training; duration_s: of all of it.
+        equal: whether the final state is that of the uninterrupted training; None where the training has none.
+        duration_s: of all of it.
         problem: what was not as it should be.
     """
 
@@ -49,7 +51,7 @@ class Outcome:
     what: str
     state: str = ""
     starts: int = 0
-    equal: bool = False
+    equal: bool | None = None
     duration_s: float = 0.0
     problem: str = ""
 
@@ -109,8 +111,8 @@ def first_host_down(submitter: Submitter) -> Submitted:
 
 def time_limit(submitter: Submitter) -> Submitted:
     """a time limit of two minutes, with the signal 60 s before it"""
-    options = training_options(epochs=20)
-    return submitter.submit("time_limit", options, cfg="time=2", SBATCH_SIGNAL="USR1@60")
+    paced = ["--script", "scripts/paced_training.py", "--env", "DLRM_PACE_S=0.1"]  # a minute at least
+    return submitter.submit("time_limit", training_options(), more=paced, cfg="time=2", SBATCH_SIGNAL="USR1@60")
 
 
 def preempted(submitter: Submitter) -> Submitted:
@@ -121,20 +123,49 @@ def preempted(submitter: Submitter) -> Submitted:
     return job
 
 
-CASES: Cases = {
-    case.__name__: case
-    for case in (
-        requeue,
-        terminated,
-        asked,
-        launcher_killed,
-        rank_killed,
-        host_down,
-        first_host_down,
-        preempted,
-        time_limit,
-    )
-}
+def two_jobs(submitter: Submitter) -> Submitted:
+    """two jobs at once on the same two hosts"""
+    one, other = (submitter.submit(f"two_jobs_{name}", training_options()) for name in "ab")
+    if differing_tensors(one.tensors(), other.tensors()):
+        raise RuntimeError("the two jobs differ")
+    if set(one.hosts) != set(other.hosts):
+        raise RuntimeError(f"one ran on {one.hosts}, the other on {other.hosts}")
+    return one
+
+
+def cancelled(submitter: Submitter) -> Submitted:
+    """scancel"""
+    job = _under_way(submitter, "cancelled")
+    saved = job.await_saved(SAVED)
+    submitter.cluster.run("scancel", job.job)
+    job.await_end()
+    job.await_saved(saved + 1)
+    return job
+
+
+def mistake(submitter: Submitter) -> Submitted:
+    """a mistake of the user that the rank on the second host finds"""
+    program = ["--script", "tests/launch/rank_program.py", "--env", "STAND_IN_MODE=user"]
+    job = submitter.submit("mistake", training_options(), more=program)
+    job.await_end()
+    if any(job.printed(host).count("'x' is not an integer") != 1 for host in (0, 1)):
+        raise RuntimeError(f"not every host has said it once\n{job.output()}")
+    return job
+
+
+GO_ON: list[Case] = [
+    requeue,
+    terminated,
+    asked,
+    launcher_killed,
+    rank_killed,
+    host_down,
+    first_host_down,
+    preempted,
+    time_limit,
+]
+END: dict[Case, str] = {cancelled: "CANCELLED", mistake: "FAILED"}
+CASES = {case.__name__: case for case in (*GO_ON, two_jobs, *END)}
 
 
 def _under_way(submitter: Submitter, name: str) -> Submitted:
@@ -149,17 +180,25 @@ def try_case(name: str, submitter: Submitter, reference: dict[str, torch.Tensor]
     outcome = Outcome(name, str(case.__doc__))
     try:
         job = case(submitter)
-        outcome.state = job.await_end()
-        outcome.starts = job.starts()
+        outcome.state, outcome.starts = job.await_end(), job.starts()
         outcome.duration_s = round(time.monotonic() - began_s, 1)
+        if case in END:
+            outcome.problem = "" if (outcome.state, job.requeues()) == (END[case], 0) else job.output()
+            return outcome
         outcome.equal = not (names := differing_tensors(job.tensors(), reference))
         if names:
             outcome.problem = f"differ: {', '.join(names)}"
-        elif outcome.starts < 2:
+        elif case in GO_ON and outcome.starts < 2:
             outcome.problem = "nothing was started again: it came too late"
+        elif (told := job.status())["state"] != "finished" or _starts(told) != outcome.starts:
+            outcome.problem = f"status says {told}"
     except (RuntimeError, TimeoutError) as error:
         outcome.problem = str(error)
     return outcome
+
+
+def _starts(status: dict[str, Any]) -> int:
+    return sum(len(attempt["starts"]) for attempt in status["attempts"])
 
 
 def two_local_ranks(folder: Path, options: list[str]) -> dict[str, torch.Tensor]:
@@ -190,12 +229,10 @@ def main() -> int:
         equal = not differing_tensors(reference, local)
         print(f"two hosts and two ranks of one host: {'the same' if equal else 'NOT the same'}", flush=True)
         for name in given.cases:
-            expected = reference
-            if name == "time_limit":  # has to train for longer
-                expected = two_local_ranks(Path(folder) / "longer", training_options(epochs=20))
-            outcome = try_case(name, submitter, expected)
+            outcome = try_case(name, submitter, reference)
             outcomes.append(outcome)
-            verdict = outcome.problem or f"equal to the bit after {outcome.starts} starts"
+            verdict = "equal to the bit" if outcome.equal else "as it should be"
+            verdict = outcome.problem or f"{verdict} after {outcome.starts} start(s)"
             print(f"{name} ({outcome.what}): {outcome.state}, {verdict}; {outcome.duration_s:.0f} s", flush=True)
     if given.save:
         with suppress(FileExistsError):

@@ -65,7 +65,8 @@ def test_a_port_may_be_given():
 
 
 def test_hosts_may_die_and_join_between_the_fewest_and_the_most():
-    assert role_of("-j", "2:4x8").num_replicas == 4
+    assert (role_of("-j", "2:4x8").num_replicas, role_of("-j", "2:4x8").min_replicas) == (4, 2)
+    assert role_of("-j", "2x8").min_replicas is None
     assert " --nproc-per-node 8 --max-restarts 1 --nnodes 2:4 " in command("-j", "2:4x8", "--max_restarts", "1")
 
 
@@ -135,6 +136,14 @@ def test_a_number_of_hosts_or_ranks_that_makes_no_sense_is_refused(j):
         app("--config", "a.yaml", f"-j={j}")
 
 
+def test_a_mistake_under_torchx_run_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/bin/torchx", "run", "components/dlrm.py:train"])
+    with pytest.raises(SystemExit) as ended:
+        app("--config", "a.yaml", "-j", "two")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("-j two: write ")
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_torchx_accepts_the_components(component, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -150,7 +159,7 @@ class TestByTorchx(ComponentTestCase):
     """torchx's own check of components."""
 
     def test_components_are_valid(self):
-        for component in COMPONENTS:
+        for component in (*COMPONENTS, "command"):
             self.validate(SimpleNamespace(__file__=COMPONENT), component)
 
 
@@ -161,6 +170,14 @@ def test_preprocessing_on_several_hosts_is_one_process_a_host():
         "dlrm_main.py preprocess --config a.yaml '--input=raw/day_*' --output=packed"
     )
     assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in command(*arguments, component="preprocess")
+
+
+def test_any_other_command_runs_on_one_host():
+    (role,) = app("--cpu", "8", "--", "materialize", "/shared/packed", component="command").roles
+    assert role.args[1].endswith(" --standalone --local-addr localhost dlrm_main.py materialize /shared/packed")
+    assert (role.resource.cpu, role.resource.gpu, role.max_retries, role.num_replicas) == (8, 0, 0, 1)
+    with pytest.raises(ValueError, match="no command is given"):
+        app(component="command")
 
 
 def test_components_import_torchx_and_the_standard_library_only():
@@ -185,7 +202,7 @@ def test_jobs_over_several_hosts_have_a_secret_and_each_its_own(component, monke
 
 def test_slurm_is_told_by_the_submitters_environment_what_torchx_has_no_option_for(monkeypatch):
     """The secret, too: torchx has Slurm print the commands of a job, and with them the environment of its role."""
-    monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "components/dlrm.py:train"])
+    monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "--dryrun", "components/dlrm.py:train"])
     monkeypatch.setattr(os, "environ", {"SBATCH_SIGNAL": "USR1@300"})
     assert role_of("-j", "2x1").env == {}
     assert os.environ["SBATCH_SIGNAL"] == "USR1@300"  # the user's own

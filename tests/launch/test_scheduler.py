@@ -1,9 +1,13 @@
 """What the launcher asks of a scheduler, with a stand-in for Slurm's command; tests/launch/test_slurm.py has a real one."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.launch.launching import ELASTIC, HANG_S, finished, ranks_up, started
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "launch"))
@@ -44,7 +48,7 @@ def slurm(tmp_path, monkeypatch):
         def asked(self):
             return self.asked_file.read_text().splitlines() if self.asked_file.exists() else []
 
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     return Slurm()
 
@@ -148,3 +152,22 @@ def test_a_terminal_without_a_keyboard_is_watched_by_nobody(monkeypatch):
     assert scheduler.nobody_watches()
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert not scheduler.nobody_watches()  # srun --pty
+
+
+def test_sigusr1_in_a_job_that_can_be_requeued_saves_stops_and_requeues(slurm):
+    slurm.answers("JobId=12 Requeue=1 BatchFlag=1")
+    with started(ELASTIC[0], "--max-restarts", "3", *ELASTIC[1:], "saving") as job:
+        ranks_up(job, 2, "ready")
+        os.kill(job.pid, signal.SIGUSR1)
+        _, err = job.communicate(timeout=HANG_S)
+    assert job.returncode == 128 + signal.SIGTERM  # and no rank was started again
+    assert "saved because of SIGUSR1; Slurm starts this job again" in err
+    assert slurm.asked == ["show config", "--oneliner show job 12", "requeue 12"]
+
+
+@pytest.mark.slow
+def test_a_mistake_of_the_user_in_slurm_keeps_the_job_from_being_started_again(slurm):
+    slurm.answers()
+    job = finished(*ELASTIC, "alike")
+    assert job.returncode == 2
+    assert slurm.asked == ["show config", "update JobId=12 Requeue=0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -20,6 +22,8 @@ SAMPLE = ROOT.parent / "shared" / "data" / "criteo_kaggle_sample.tsv.gz"
 _PARTS = ("components", "configs", "dlrm", "dlrm_main.py", "launch", "scripts", "tests", ".torchxconfig")
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 _LONGEST_S = 600.0
+# A job that is requeued because it failed has failed for a moment; and hosts refuse it in the second in which it ended.
+_REQUEUE_TAKES_S = 5.0
 _POLL_S = 0.2
 
 
@@ -59,7 +63,7 @@ class Submitted:
         """Their folder."""
         return self.run / "checkpoints"
 
-    def output(self, *, most: int = 4000) -> str:
+    def output(self, *, most: int = 1500) -> str:
         """What the hosts and the batch script have printed: the last so many characters of each file."""
         files = sorted(self.place.glob(f"slurm-{self.job}*"))
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-most:]}" for file in files)
@@ -77,19 +81,43 @@ class Submitted:
         return newest
 
     def await_end(self) -> str:
-        """Return when the job has ended, the time after a requeue left out; its state."""
+        """Return when the job has ended for good, the time after a requeue left out; its state."""
+        last, since_s = "", 0.0
 
         def over() -> bool:
-            if self.state == "PENDING":
+            nonlocal last, since_s
+            state = self.state
+            if state != last:
+                last, since_s = state, time.monotonic()
+            lasts = time.monotonic() - since_s > _REQUEUE_TAKES_S
+            if state == "PENDING" and lasts:
                 self.cluster.start_requeued(self.job)
-            return self.state in _ENDED
+            return state in _ENDED and (state == "COMPLETED" or lasts)
 
         self._await(over, "its end")
-        return self.state
+        return last
 
     def starts(self) -> int:
-        """How often ranks were started."""
-        return len((self.run / "processes.jsonl").read_text().splitlines())
+        """How often ranks that came so far as to have a run were started."""
+        starts = self.run / "processes.jsonl"
+        return sum('"launchers"' in line for line in starts.read_text().splitlines()) if starts.exists() else 0
+
+    def status(self) -> dict[str, Any]:
+        """What ``dlrm_main.py status`` says of its run, on the login host."""
+        words = [sys.executable, str(ROOT / "dlrm_main.py"), "status", str(self.run), "--json"]
+        told: dict[str, Any] = json.loads(self.cluster.run(*words))
+        return told
+
+    def requeues(self) -> int:
+        """How often Slurm has queued it again."""
+        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", self.job)
+        return max(int(count) for count in re.findall(r"\bRestarts=(\d+)", shown))
+
+    @property
+    def hosts(self) -> list[str]:
+        """On which it runs or ran."""
+        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", self.job)
+        return sorted(re.findall(r"\bNodeList=(\S+)", shown))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The whole final state.
