@@ -8,10 +8,12 @@ SIGHUP under nohup, Ctrl-C in the background of a script.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
@@ -28,6 +30,13 @@ _stop_seen = False
 _ending = threading.Lock()
 
 
+def _tell_nobody(name: str) -> None:
+    """Nothing."""
+
+
+_tell: Callable[[str], None] = _tell_nobody
+
+
 def take_early() -> None:
     """Take signals over as long as nobody watches; call it in the main thread, before anything slow is imported.
 
@@ -38,8 +47,25 @@ def take_early() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
+    if not _has_agent():
+        _end_at_once()
+
+
+def tell_before_end(tell: Callable[[str], None]) -> None:
+    """Have ``tell`` called with the name of a signal that ends this process at once; call it in the main thread.
+
+    It may be called in any thread. A rank of torchelastic's agent dies of the signal all the same, as the agent expects.
+    """
+    global _tell
+    _tell = tell
+    if _has_agent() and threading.current_thread() is threading.main_thread():
+        _end_at_once()
+
+
+def _end_at_once() -> None:
+    """Have :func:`_end` called for what would end this process without a word."""
     taken = [number for number in _AT_ONCE if signal.getsignal(number) is signal.SIG_DFL]
-    if _has_agent() or not taken:
+    if not taken:
         return
     for number in taken:
         signal.signal(number, _end)
@@ -67,10 +93,23 @@ def _await_end(reading: int, ending: Collection[int]) -> None:
 def _end(number: int, frame: FrameType | None) -> None:
     if not _ending.acquire(blocking=False):  # the other thread does it
         return
-    if not _has_agent() and os.environ.get("RANK", "0") == "0":
+    with suppress(Exception):  # whatever it came upon: this is the end
+        _tell(signal.Signals(number).name)
+    if _has_agent():
+        _die_of(number)
+    if os.environ.get("RANK", "0") == "0":
         with suppress(OSError):
             os.write(2, _ENDS[signal.Signals(number)])
     os._exit(128 + number)
+
+
+def _die_of(number: int) -> None:
+    """What the signal does where nobody has taken it over; Python lets the main thread alone say so."""
+    set_handler = ctypes.CDLL(None).signal
+    set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    set_handler(number, None)  # SIG_DFL
+    os.kill(os.getpid(), number)
+    time.sleep(1.0)  # it is delivered to whatever thread
 
 
 def _has_agent() -> bool:

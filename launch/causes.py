@@ -9,7 +9,7 @@ it knows into the store where the hosts meet, under the round of the rendezvous 
 * ``dlrm/end``, of no round: how the job ended, for those that wait to get in.
 
 Whatever is read and written is signed (launch/signed_store.py). A host that cannot be told any more is not waited for
-longer than the times below.
+longer than launch/times.py says.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from typing import Any
 
 from failures import Failure, cause
 from telling import LaunchError
+from times import CAUSE_PATIENCE_S, LOOK_EVERY_S, TOLD_PATIENCE_S
 from torch.distributed import Store
 
-LOOK_EVERY_S = 1.0  # how often a launcher whose ranks are well looks whether another one's are not
-CAUSE_PATIENCE_S = 3.0  # how long one whose ranks have failed because of others waits for the cause
-TOLD_PATIENCE_S = 5.0  # how long one that has ended the job waits until the others know
 _END = "dlrm/end"
 _POLL_S = 0.1
 _MOST_FAILURES = 16  # of a host are told
@@ -171,4 +169,5 @@ class OtherHosts:
 
 
 def _of_host(host: str, told: list[dict[str, Any]]) -> list[Failure]:
-    return [replace(Failure(**failure), host=host) for failure in told]
+    called = [tuple((group, number, name) for group, number, name in failure["called"]) for failure in told]
+    return [replace(Failure(**each), host=host, called=own) for each, own in zip(told, called, strict=True)]

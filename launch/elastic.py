@@ -43,12 +43,12 @@ import scheduler
 from elastic_signals import SaveRequests, StopRequests
 from failures import STOP, USER_ERROR_EXIT_CODE, Failure, NoOthers, Others, cause
 from launch_output import can_write_temporary_files, open_closed_streams, write
+from times import LOST_HOST_SHUTDOWN_S
 
 LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports their errors and must not be outlived
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
 RESTART_CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # read by ranks that are started again: why they are
-LOST_HOST_SHUTDOWN_S = 8  # what ranks get to end that wait for those of a lost host
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
 _FOLDER_PREFIX = "dlrm_launch_"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -219,8 +219,8 @@ class _Watch:
         lost_host = getattr(rendezvous, "cause", "")
         if not self.failures and not lost_host and "left" in getattr(rendezvous, "news", ""):
             self.others.wait_for_cause()
-        why = self._why_again(rendezvous, lost_host)
-        os.environ[RESTART_CAUSE_VARIABLE] = self._why_again(rendezvous, lost_host, host=self.others.host)
+        why = self._why_again(rendezvous)
+        os.environ[RESTART_CAUSE_VARIABLE] = self._why_again(rendezvous, host=self.others.host)
         left = f"({restarts_left} more time(s) at most)"
         write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again {left}\n")
         self._ended.clear()
@@ -253,11 +253,11 @@ class _Watch:
         may_help = all(failure.exit_code != USER_ERROR_EXIT_CODE for failure in failures)
         return may_help and not self._saves.stopping
 
-    def _why_again(self, rendezvous: Any, lost_host: str, *, host: str = "") -> str:
+    def _why_again(self, rendezvous: Any, *, host: str = "") -> str:
         """In a line, in which this host is called ``host``."""
         found = [*(replace(failure, host=host) for failure in self.failures), *self.others.failures]
-        if lost_host and not any(failure.is_cause for failure in found):
-            return lost_host
+        if not any(failure.is_cause for failure in found) and (lost := _lost(rendezvous)):
+            return lost
         if found:
             return cause(found).strip().rpartition("\n")[2] or "a rank failed"
         return getattr(rendezvous, "news", "") or "hosts have joined or left"
@@ -267,6 +267,11 @@ def _stopped_by(number: signal.Signals) -> Failure:
     how = "Ctrl-C" if number == signal.SIGINT else number.name
     line = f"was told to stop ({how}), and all ranks have stopped"
     return Failure(-1, 128 + number, time.time(), STOP, line)
+
+
+def _lost(rendezvous: Any) -> str:
+    """Which hosts are lost, in words, where the rendezvous knows."""
+    return rendezvous.lost() if hasattr(rendezvous, "lost") else ""
 
 
 def _failures(found: Mapping[int, Any], ended: Collection[int] = ()) -> list[Failure]:

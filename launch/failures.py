@@ -13,6 +13,7 @@ from typing import Any, Protocol
 USER_ERROR_EXIT_CODE = 2  # as in dlrm/errors.py
 STOP = "stop"  # kind of what a launcher says that was told to stop
 _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+_MOST_TOLD = 8
 _CAUSE, _PERHAPS, _STOPPED, _OF_PEER, _REST = range(5)
 
 
@@ -29,6 +30,8 @@ class Failure:
         line, details: what to print.
         ended: by its launcher, because another rank had failed.
         host: where, if it is another host.
+        called: the last collectives of a rank that waited in vain: group, number in the group and name of each.
+        caller: where in the program it waited.
     """
 
     rank: int
@@ -39,6 +42,8 @@ class Failure:
     details: str = ""
     ended: bool = False
     host: str = ""
+    called: Sequence[tuple[str, int, str]] = ()
+    caller: str = ""
 
     @classmethod
     def of(cls, rank: int, exit_code: int, time_s: float, report: Mapping[str, Any], ended: bool = False) -> Failure:
@@ -46,7 +51,8 @@ class Failure:
         told = report.get("dlrm")
         if isinstance(told, dict):
             names = ("time_s", "kind", "line", "details")
-            return cls(rank, exit_code, ended=ended, **{name: told[name] for name in names})
+            waited = {name: told[name] for name in ("called", "caller") if name in told}
+            return cls(rank, exit_code, ended=ended, **{name: told[name] for name in names}, **waited)
         message = report.get("message")
         if isinstance(message, dict):  # a script that uses torchelastic's own @record
             callstack = str(message.get("extraInfo", {}).get("py_callstack", ""))
@@ -137,10 +143,29 @@ class NoOthers:
 
 
 def cause(failures: Collection[Failure]) -> str:
-    """What to print: what the rank that failed first has to say, and, if it waited in vain, for whom."""
+    """What to print: what the rank that failed first has to say, and, if it waited in vain, for whom or for what."""
     first = min(failures, key=Failure.order)
+    if first.kind in ("timeout", "peer") and (apart := differing_collectives(failures)):
+        return f"{apart}; {first.text()}"
     silent = [str(failure.rank) for failure in failures if failure.ended and not failure.kind]
     if first.kind == "timeout" and silent:
         ranks = "rank " + silent[0] if len(silent) == 1 else "ranks " + ", ".join(silent)
         return f"{ranks} did not answer, stuck or too slow: {first.text()}"
     return first.text()
+
+
+def differing_collectives(failures: Collection[Failure]) -> str:
+    """That ranks have called different collectives and so wait for each other for ever, in words; empty if not."""
+    names: dict[tuple[str, int], dict[int, str]] = {}
+    for failure in failures:
+        for group, number, name in failure.called:
+            names.setdefault((group, number), {})[failure.rank] = name
+    apart = [place for place, by_rank in names.items() if len(set(by_rank.values())) > 1]
+    if not apart:
+        return ""
+    first = names[min(apart, key=lambda place: place[1])]
+    callers = {failure.rank: failure.caller for failure in failures}
+    places = {rank: f" at {place}" if place else "" for rank, place in callers.items()}
+    told = [f"rank {rank} {name}{places[rank]}" for rank, name in sorted(first.items())]
+    shown = told if len(told) <= _MOST_TOLD else [*told[:_MOST_TOLD], f"and {len(told) - _MOST_TOLD} more"]
+    return f"ranks called different collectives: {', '.join(shown)}"

@@ -14,12 +14,10 @@ from contextlib import closing, suppress
 from datetime import timedelta
 
 from telling import LaunchError, Waiting
+from times import UNANSWERED_S
 from torch.distributed import DistError, TCPStore
 
 LOOPBACK = "127.0.0.1"
-# What was sent and is not acknowledged for so long means that the connection is gone. A network that was cut for 20 s is
-# survived: the kernel tries again after 0.2, 0.6, 1.4, ... 25.4 s.
-UNANSWERED_S = 30
 _NAME_PATIENCE_S = 60.0  # some schedulers publish names after hosts have started
 _CONNECT_S = 5.0
 _POLL_S = 1.0

@@ -126,9 +126,11 @@ def _ray(request: Request) -> Iterator[str]:
         return
     address = os.environ.get("RAY_ADDRESS") or cfg.get("dashboard_address") or _RAY_DASHBOARD
     host, _, port = address.rpartition("//")[2].rstrip("/").rpartition(":")
+    if not port.isdecimal():  # "auto", or an address behind a proxy: Ray's to make out
+        return
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         yield (
             f"ray: no dashboard answers at {address} ({error}): start the cluster, or give its address "
             "(-cfg dashboard_address=HOST:PORT)"

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 RUN_DIR = "run.dir"
 _DEFAULT_RUN_DIR = "runs"
+_CHECKPOINTS = "checkpoint.dir"
 _RESUME = "resume.checkpoint"
 _NO_PATHS = ("none", "auto", "job")  # words of resume.checkpoint
-_INPUTS = ("data.path", "data.paths", "input")
+_OTHERS = ("data.path", "data.paths", "input", "output")
 _MOUNTS_OF = {"kubernetes": "type=volume,src=CLAIM", "aws_batch": "type=volume,src=EFS-ID"}
 _OF_ONE_HOST = ("tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "f2fs")
 
@@ -45,7 +46,7 @@ def faults(request: Request) -> list[str]:
     found = [*_config_fault(request, place), *_resume_fault(request, place, options)]
     if request.component == "train":
         found += _run_dir_faults(request, place, options)
-    for name in (*_INPUTS, "output"):
+    for name in (*_OTHERS, *[_CHECKPOINTS] * (not place.is_container)):
         for path in _paths(options.get(name)):
             if place.name and not os.path.isabs(path):
                 found.append(_relative(request, name, path, place))
@@ -86,9 +87,12 @@ def _config_fault(request: Request, place: _Place) -> Iterator[str]:
 def _run_dir_faults(request: Request, place: _Place, options: Mapping[str, Any]) -> Iterator[str]:
     given = request.run_dir or options.get(RUN_DIR)
     folder = str(given or _DEFAULT_RUN_DIR)
+    checkpoints = str(options.get(_CHECKPOINTS) or folder)
     if place.is_container:
-        if "://" not in str(options.get("checkpoint.dir", "")):
+        if "://" not in checkpoints:
             yield from _on_no_mount(request, RUN_DIR, folder, flag="--run_dir")
+            if checkpoints != folder:
+                yield from _on_no_mount(request, _CHECKPOINTS, checkpoints)
     elif place.name and not os.path.isabs(folder):
         yield _relative(request, RUN_DIR, folder, place, flag="--run_dir")
     elif request.is_cluster and request.hosts[1] > 1 and not os.path.isabs(folder):

@@ -28,9 +28,11 @@ from typing import Any
 
 from causes import JobEnded, OtherHosts
 from host_store import LOOPBACK, listen, open_store, serve
+from interfaces import choose_for_gloo
 from scheduler import port_of
 from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
 from telling import WHAT_NEXT, LaunchError, Waiting, say
+from times import RENDEZVOUS
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousGracefulExitError,
@@ -47,16 +49,6 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.run import parse_min_max_nnodes
 
 NAME = "dlrm-c10d"  # for torch's registry
-# Of --rdzv-conf, in seconds; torch's are 600, 30, 5, 3 times and 60. torch's heartbeats come every interval or every
-# second one, and after a cut the kernel sends what waits up to as long after it as the cut took: a network that was cut for
-# 20 s may be heard of again after 10 + 25.4 s, and is not lost.
-DEFAULTS = {
-    "join_timeout": 300,
-    "last_call_timeout": 15,
-    "keep_alive_interval": 5,
-    "keep_alive_max_attempt": 8,
-    "read_timeout": 60,
-}
 RANKS_STORE = "dlrm/ranks_store"  # key of the address of the ranks' own store, and of the number of restarts
 _RESTARTS = "dlrm/restarts"  # keys of what each launcher has counted
 _END = "terminal_state"  # part of the keys by which torchelastic's agents wait for each other at the end
@@ -90,6 +82,7 @@ def prepare(options: argparse.Namespace) -> None:
             raise LaunchError(line, exit_code=2)
         if not re.search(r":\d+$", options.rdzv_endpoint):
             options.rdzv_endpoint += f":{port_of(options.rdzv_id)}"
+        choose_for_gloo(parse_rendezvous_endpoint(options.rdzv_endpoint, DEFAULT_PORT)[0])
         options.rdzv_backend = NAME
     if options.rdzv_backend == NAME:
         parts = [options.rdzv_conf, f"max_restarts={options.max_restarts}"]
@@ -122,7 +115,7 @@ class Rendezvous(RendezvousHandler):
     """
 
     def __init__(self, params: RendezvousParameters) -> None:
-        for name, value in DEFAULTS.items():
+        for name, value in RENDEZVOUS.items():
             params.config.setdefault(name, value)
         self._params = params
         self._join_s = _seconds(params, "join_timeout")
@@ -192,6 +185,10 @@ class Rendezvous(RendezvousHandler):
                 raise LaunchError(f"{self.cause}; {needs} (--max-restarts 0); {WHAT_NEXT}")
         self.news = self._hosts.news(missing)
         return max(waiting, 1) if missing else waiting
+
+    def lost(self) -> str:
+        """Which hosts are lost or may be, in words; empty if none."""
+        return self.cause or self._hosts.silent()
 
     def get_backend(self) -> str:
         """The name under which torch has registered this class."""
@@ -350,6 +347,16 @@ class Hosts:
         lost = [host for host in self._met if silent_s[host] > self._silence_s]
         lost += [host for host in gone if host not in lost and silent_s[host] > self._suspicious_s]
         return sorted({*gone, *lost}), lost
+
+    def silent(self) -> str:
+        """Of which hosts nothing was heard for so long that they may be lost, in words; empty if of none."""
+        now_s = time.monotonic()
+        silent_s = {host: now_s - self._heard[host][1] for host in self._met}
+        hosts = [host for host in self._met if silent_s[host] > self._suspicious_s]
+        if not hosts:
+            return ""
+        names = ", ".join(host.addr for host in hosts)
+        return f"lost host {names}: nothing was heard of it for {min(silent_s[host] for host in hosts):.0f} s"
 
     def news(self, missing: list[Any]) -> str:
         """Which hosts have joined or left since hosts met, in words; empty if none."""

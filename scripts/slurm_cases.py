@@ -4,8 +4,8 @@
 
 Every case submits a training through torchx with one rank on each host, does something to it, and compares the whole final
 state (weights, optimizers) with that of a training to which nothing was done, bit by bit. None has an option for being
-started again. What ends a job for good is tried as well: a cancel, a mistake of the user. It needs root and Debian's packages
-of Slurm (tests/support/slurm.py); ``--save`` writes benchmarks/results/slurm.json.
+started again. What ends a job for good is tried as well: a cancel, a mistake of the user. It needs root and Debian's
+packages of Slurm (tests/support/slurm.py); ``--save`` writes benchmarks/results/slurm.json.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -189,9 +190,15 @@ def try_case(name: str, submitter: Submitter, reference: dict[str, torch.Tensor]
             outcome.problem = f"differ: {', '.join(names)}"
         elif case in GO_ON and outcome.starts < 2:
             outcome.problem = "nothing was started again: it came too late"
+        elif (told := job.status())["state"] != "finished" or _starts(told) != outcome.starts:
+            outcome.problem = f"status says {told}"
     except (RuntimeError, TimeoutError) as error:
         outcome.problem = str(error)
     return outcome
+
+
+def _starts(status: dict[str, Any]) -> int:
+    return sum(len(attempt["starts"]) for attempt in status["attempts"])
 
 
 def two_local_ranks(folder: Path, options: list[str]) -> dict[str, torch.Tensor]:

@@ -33,6 +33,9 @@ EOF
 fi
 export PATH=$venv/bin:$PATH
 
+say "what torchx hands to Ray"
+python -m pytest -p no:cacheprovider --basetemp "$folder/tests" tests/launch/test_requests.py tests/launch/test_profiles.py -k ray
+
 nodes=()
 node() { # LOG OPTION...: in a process group of its own, by which it is ended
     setsid ray start --block --disable-usage-stats --object-store-memory 100000000 "${@:2}" > "$folder/$1.log" 2>&1 &
@@ -66,11 +69,19 @@ done
 ray status --address "127.0.0.1:$port" | sed -n '/^Active/,/^Pending/p; / CPU$/p'
 
 train=(--config configs/quickstart.yaml --train.max_steps 60 --logging.every_steps 10 --run.overwrite true)
+on_ray=(-s ray -cfg "dashboard_address=$dashboard" --workspace . --wait components/dlrm.py:train -j 2x1 --gpu 0 --cpu 1)
 say "torchx run -s ray ... components/dlrm.py:train -j 2x1"
 began=$SECONDS
-torchx --log_level WARNING run -s ray -cfg "dashboard_address=$dashboard" --workspace . --wait components/dlrm.py:train \
-    -j 2x1 --gpu 0 --cpu 1 --run_dir "$folder/runs" "${train[@]:0:2}" -- "${train[@]:2}" --run.name ray
+torchx --log_level WARNING run "${on_ray[@]}" --run_dir "$folder/runs" "${train[@]:0:2}" -- "${train[@]:2}" --run.name ray
 say "trained in $((SECONDS - began)) s"
+
+say "a mistake of the user ends the job once, with its line"
+if handle=$(torchx --log_level ERROR run "${on_ray[@]}" --run_dir "$folder/runs" "${train[@]:0:2}" -- --train.max_steps x); then
+    echo "the job did not fail"
+    exit 1
+fi
+ray job logs --address "http://$dashboard" "${handle##*:"${dashboard#*:}"-}" > "$folder/mistake.log"
+grep "train.max_steps: is 'x', must be a valid integer" "$folder/mistake.log"
 
 say "the same with two ranks of one launcher"
 python launch/elastic.py --standalone --nproc-per-node 2 dlrm_main.py train "${train[@]}" --run.dir "$folder/runs" --run.name one_host \

@@ -29,11 +29,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from dlrm.checkpoint.names import COMMITTED_NAME as COMMITTED_NAME
 from dlrm.checkpoint.slices import Slice, fault_in_cover
 from dlrm.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
-COMMITTED_NAME = "COMMITTED"
 FORMAT: Literal["dlrm-checkpoint"] = "dlrm-checkpoint"
 RANK_FORMAT: Literal["dlrm-checkpoint-rank"] = "dlrm-checkpoint-rank"
 VERSION: Literal[1] = 1

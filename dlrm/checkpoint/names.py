@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 
+COMMITTED_NAME = "COMMITTED"
+"""Written last: a folder without it is no checkpoint."""
 OWNER_NAME = "owner.json"
 """In a working folder: who rank 0 of the save is."""
 _COMPLETE = re.compile(r"step_([0-9]{8,18})")

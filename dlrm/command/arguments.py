@@ -20,7 +20,9 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.config.describe import help_text, options
+from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.status import StatusConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
 
@@ -34,12 +36,14 @@ class Command:
         positional: the options that words without ``--`` or ``=`` are the values of, in order; one whose value is a list
             takes all that are left.
         from_file: whether options may be in a YAML file, ``--config FILE``.
+        foreign: the option that holds all words after ``--``, which are another program's.
     """
 
     purpose: str
     options: type[Section] | None = None
     positional: tuple[str, ...] = ()
     from_file: bool = True
+    foreign: str = ""
 
 
 GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; import weights"}
@@ -47,6 +51,9 @@ GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; i
 
 COMMANDS = {
     "train": Command("train as a YAML file and further options say", Config),
+    "status": Command(
+        "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
+    ),
     "preprocess": Command("turn raw Criteo files into a packed data set; started again, it goes on", PreprocessConfig),
     "inspect": Command("show what a packed data set holds; --verify checks all of it", InspectConfig, ("path",)),
     "materialize": Command("write MLPerf's multi-hot files for a packed data set", MaterializeConfig, ("path",)),
@@ -59,6 +66,12 @@ COMMANDS = {
     "checkpoint diff": Command("show how two checkpoints differ", DiffConfig, ("first", "second"), from_file=False),
     "checkpoint export": Command("write one safetensors file", ExportConfig, ("path", "output"), from_file=False),
     "checkpoint import": Command("make a checkpoint of facebookresearch/dlrm's weights", ImportConfig, ("state_dict",)),
+    "import-flags": Command(
+        "print the configuration for a command line of facebookresearch/dlrm's torchrec trainer, or of MLPerf's",
+        ImportFlagsConfig,
+        from_file=False,
+        foreign="command_line",
+    ),
     "doctor": Command("show versions, devices, collectives and what is wrong with them"),
 }
 
@@ -156,7 +169,9 @@ def parse(words: Sequence[str]) -> Request:
             described = commands[""].add_parser(group, help=GROUPS[group], description=_sentence(GROUPS[group]))
             commands[group] = _subparsers(described, "subcommand")
         _add_command(commands[group], name, last, command)
+    words, foreign = _parted(words)
     known, rest = parser.parse_known_args(words)
+    rest += foreign
     name = f"{known.command} {known.subcommand}" if known.command in GROUPS else known.command
     if COMMANDS[name].options is None:
         if rest:
@@ -165,6 +180,24 @@ def parse(words: Sequence[str]) -> Request:
     if not COMMANDS[name].from_file:
         return Request(name, words=tuple(rest))
     return Request(name, known.config, tuple(rest), known.print_config)
+
+
+def _parted(words: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """The words up to ``--``, and those after it as the option that holds them; all, where a command knows of no others'.
+
+    Raises:
+        ConfigError: the command needs the words of another program, and none follow ``--``.
+    """
+    command = COMMANDS.get(words[0]) if words else None
+    if command is None or not command.foreign or {"-h", "--help", "--help-all"} & set(words[1:2]):
+        return words, []
+    cut = list(words).index("--") if "--" in words else len(words)
+    if cut == len(words) or not (cut == 1 or _is_option(words[1])):
+        message = (
+            f"{words[0]} takes the other program's command line after --: dlrm_main.py {words[0]} -- torchx run ..."
+        )
+        raise ConfigError([ConfigProblem("", "command line", message)])
+    return words[:cut], [_argument(command.foreign, list(words[cut + 1 :]))]
 
 
 def _subparsers(parser: argparse.ArgumentParser, dest: str) -> Any:
@@ -183,7 +216,8 @@ def _add_command(commands: Any, name: str, last_word: str, command: Command) -> 
         last_word,
         help=command.purpose,
         description=_sentence(command.purpose),
-        usage=f"dlrm_main.py {name}{positional}{file} [--section.key value | section.key=value ...]",
+        usage=f"dlrm_main.py {name}{positional}{file} [--section.key value | section.key=value ...]"
+        + " -- COMMAND LINE" * bool(command.foreign),
         epilog=_OPTIONS + help_text(command.options),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

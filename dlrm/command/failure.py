@@ -39,10 +39,11 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
 
 from dlrm.command.refusals import refusal
-from dlrm.distributed import faults
+from dlrm.distributed import called, faults
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.files import written_beside
 from dlrm.format import printable
+from dlrm.run import heartbeat
 from dlrm.signals import stop_was_asked
 
 BUG_EXIT_CODE = 1
@@ -117,6 +118,7 @@ def _leave(error: BaseException) -> NoReturn:
     rank, world_size = _place()
     verdict = judge(error, rank=rank, world_size=world_size)
     _write_to_log_files(error, verdict)
+    heartbeat.end(verdict.kind, verdict.line or summary(error), signal=_signal(error))
     told = False
     if verdict.kind in ("peer", "timeout") and LAUNCHER_VARIABLE in os.environ:
         told = _hand_to_launcher(error, verdict)  # at once: who has not said anything is the one all wait for
@@ -125,6 +127,13 @@ def _leave(error: BaseException) -> NoReturn:
     if not told and not (_hand_to_launcher(error, verdict) and LAUNCHER_VARIABLE in os.environ):
         _say(verdict, rank)
     _exit(verdict.exit_code)
+
+
+def _signal(error: BaseException) -> str | None:
+    """The name of the signal that asked for this end."""
+    if isinstance(error, StoppedBySignal):
+        return signal.Signals(error.number).name
+    return signal.SIGINT.name if isinstance(error, KeyboardInterrupt) else None
 
 
 def _last_words() -> int:
@@ -172,10 +181,10 @@ def _judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         line = f"{who}: {refused}" if who else refused
         return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
     if world_size > 1 and _is_timeout(error):
-        line = f"{who} got no answer from another rank within distributed.timeout_s: {summary(error)}"
+        line = f"{who} got no answer from another rank within distributed.timeout_s: {summary(error)}{_waited(error)}"
         return Verdict(kind="timeout", line=line, details="", exit_code=BUG_EXIT_CODE)
     if world_size > 1 and is_peer_failure(error):
-        line = f"{who} lost another rank, and none on this host has said why: {summary(error)}"
+        line = f"{who} lost another rank, and none on this host has said why: {summary(error)}{_waited(error)}"
         return Verdict(kind="peer", line=line, details="", exit_code=BUG_EXIT_CODE)
     line = f"{who} failed: {summary(error)}" if who else ""  # alone, the traceback's last line says it
     return Verdict(kind="bug", line=line, details=details, exit_code=BUG_EXIT_CODE)
@@ -224,6 +233,14 @@ def summary(error: BaseException) -> str:
     told = faults.told(error)
     line = f"{type(error).__name__}: {told}" if told else type(error).__name__
     return line if len(line) <= _LONGEST_SUMMARY else line[: _LONGEST_SUMMARY - 3] + "..."
+
+
+def _waited(error: BaseException) -> str:
+    """In which collective a rank waited, and where, in words; nothing where neither is known."""
+    last = called.last_called()
+    words = [last[-1].name] if last else []
+    words += [place] if (place := called.caller(error)) else []
+    return f" (in {', '.join(words)})" if words else ""
 
 
 def _is_timeout(error: BaseException) -> bool:
@@ -286,7 +303,7 @@ def _hand_to_launcher(error: BaseException, verdict: Verdict) -> bool:
     if not path:
         return False
     now_s = time.time()
-    content = {
+    content: dict[str, dict[str, object]] = {
         "message": {
             "message": verdict.line or summary(error),
             "errorCode": verdict.exit_code,
@@ -294,6 +311,8 @@ def _hand_to_launcher(error: BaseException, verdict: Verdict) -> bool:
         },
         "dlrm": {"kind": verdict.kind, "line": verdict.line, "details": verdict.details, "time_s": now_s},
     }
+    if verdict.kind in ("peer", "timeout"):
+        content["dlrm"] |= {"called": called.last_called(), "caller": called.caller(error)}
     try:
         with written_beside(Path(path), durable=False) as file:
             file.write(json.dumps(content).encode())

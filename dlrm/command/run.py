@@ -8,11 +8,13 @@ from functools import partial
 from dlrm.config import Config
 from dlrm.config.base import Section
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
+from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
 
-_ONLY_PRINTS = (InspectConfig, ListConfig, ShowConfig, DiffConfig)
+_ONLY_PRINTS = (StatusConfig, InspectConfig, ListConfig, ShowConfig, DiffConfig, ImportFlagsConfig)
 
 
 def run(config: Section) -> None:
@@ -42,6 +44,10 @@ def run(config: Section) -> None:
             from dlrm.train.job import run_training
 
             work = partial(run_training, config)
+        case StatusConfig():
+            from dlrm.run.status.job import run_status
+
+            work = partial(run_status, config)
         case PreprocessConfig():
             from dlrm.preprocess.job import run_preprocess
 
@@ -58,6 +64,10 @@ def run(config: Section) -> None:
             from dlrm.dataset_tools.synthesize import run_synthesize
 
             work = partial(run_synthesize, config)
+        case ImportFlagsConfig():
+            from dlrm.moving.job import run_import_flags
+
+            work = partial(run_import_flags, config)
         case _ if isinstance(config, CheckpointCommand):
             from dlrm.checkpoint.tools.commands import run_checkpoint_command
 

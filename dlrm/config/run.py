@@ -46,3 +46,5 @@ class LoggingConfig(Section):
     """Show progress on the terminal of global rank 0."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    heartbeat_s: Advanced[Annotated[PositiveFloat, Field(le=3600)]] = 5.0
+    """Seconds between the signs of life that each rank leaves in the run's folder, for `dlrm_main.py status`."""

@@ -23,13 +23,13 @@ MARKER = "run.json"
 STARTS = "processes.jsonl"
 LOCK = ".lock"
 _FORMAT = "dlrm-run"
-# The last is all that other hosts than rank 0's may have.
-_FIRST = (LOCK, f"{MARKER}.part", STARTS, "config.yaml.part", "log")
-_FOLDERS = ("log", "tensorboard", "checkpoints")
+# The last two are all that other hosts than rank 0's may have.
+_FIRST = (LOCK, f"{MARKER}.part", STARTS, "config.yaml.part", "log", "heartbeat")
+_FOLDERS = ("log", "heartbeat", "tensorboard", "checkpoints")
 _WRITTEN = re.compile(
     r"\.lock|processes\.jsonl|curves\.png|report\.html|metrics\.part|metrics\.jsonl\.damaged(-[0-9]+)?"
     r"|(run\.json|config\.yaml|environment\.json|summary\.json|plan\.txt|metrics\.jsonl)(\.part)?"
-    r"|log/rank[0-9]+\.log|tensorboard/events\.out\.tfevents\..+"
+    r"|log/rank[0-9]+\.log|heartbeat/rank[0-9]+\.(json(\.part)?|ends\.jsonl)|tensorboard/events\.out\.tfevents\..+"
 )
 _STARTED = {"time", "host", "ranks", "launchers"}
 _ENVIRONMENT = {"command", "packages", "ranks", "threads_per_rank"}

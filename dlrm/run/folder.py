@@ -1,8 +1,8 @@
 """The folder a run leaves behind: ``<run.dir>/<run.name>/``.
 
-run.json, config.yaml, environment.json, processes.jsonl, plan.txt, metrics.jsonl, log/, tensorboard/, checkpoints/,
-curves.png and, at the end, summary.json and report.html (:mod:`dlrm.run.files`). Only global rank 0 writes, but for
-the log and its part of checkpoints.
+run.json, config.yaml, environment.json, processes.jsonl, plan.txt, metrics.jsonl, log/, heartbeat/, tensorboard/,
+checkpoints/, curves.png and, at the end, summary.json and report.html (:mod:`dlrm.run.files`). Only global rank 0 writes,
+but for logs, heartbeats and its part of checkpoints.
 
 A run may be the work of several jobs, one after the other (``--resume auto``), of several attempts of a scheduler at a job,
 and of several starts of all ranks within an attempt, where a launcher starts them again after one has died. processes.jsonl
@@ -39,6 +39,7 @@ from dlrm.run.environment import environment
 from dlrm.run.files import LOCK, MARKER, STARTS, find_foreign, is_run, marker_text, remove_run
 from dlrm.run.secondary import reason, write_json, write_text
 
+CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # set by a launcher that starts ranks again: why, in a line
 _LOCK_PATIENCE_S = 10.0
 _locks: list[ExitStack] = []  # held until the process ends
 
@@ -53,6 +54,7 @@ class RunFolder:
         restarted: whether these were of the same job (same launchers; or the scheduler's, where ``resume.job`` says so).
         launchers: what the job's launchers are known by, which start its ranks again; none without torchelastic.
         lines: what the user has to know of it.
+        started_s: when rank 0 began this start of all ranks, seconds since the epoch on its host.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class RunFolder:
     restarted: bool = False
     launchers: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    started_s: float = field(default_factory=time.time)
 
 
 def open_run_folder(config: Config, world: World) -> RunFolder:
@@ -83,7 +86,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
             if config.run.overwrite and not run.continued:
                 _empty(run.path)
             try:
-                _write_start(run.path, config, world, launchers)
+                _write_start(run, config, world, launchers)
             except OSError as error:
                 if not run.continued:
                     raise
@@ -98,13 +101,14 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
     return replace(from_rank_0(world.collectives, make), launchers=launchers)
 
 
-def _write_start(folder: Path, config: Config, world: World, launchers: list[str]) -> None:
-    start = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "ranks": world.size}
+def _write_start(run: RunFolder, config: Config, world: World, launchers: list[str]) -> None:
+    folder = run.path
+    start = {"time": run.started_s, "host": socket.gethostname(), "pid": os.getpid(), "ranks": world.size}
     write_text(folder / MARKER, marker_text())
     # Next, so that ranks which are started again know the folder however early they were killed.
     with (folder / STARTS).open("a") as lines:
-        job = asdict(this_job())
-        lines.write(json.dumps({**start, "launchers": launchers, "job": job}) + "\n")
+        of_job = {"launchers": launchers, "job": asdict(this_job()), "cause": os.environ.get(CAUSE_VARIABLE)}
+        lines.write(json.dumps({**start, **of_job}) + "\n")
     write_text(folder / "config.yaml", dump_config(config))
     write_json(folder / "environment.json", environment(world))
 

@@ -2,15 +2,19 @@
 
 torch, torchrec and fbgemm warn about things that the user of this program can do nothing about. From
 :func:`capture_logs` on, Python warnings and log records are kept in memory, and so are tracebacks of threads, which whoever
-waits for the thread tells of; :func:`open_log` moves them, and all later ones, into the run's folder.
+waits for the thread tells of; :func:`open_log` moves them, and all later ones, into the run's folder, and the stacks of a
+process that crashes.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import logging.handlers
+import os
 import sys
 import threading
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -68,6 +72,13 @@ def open_log(folder: Path, rank: int, warn: Warn) -> None:
     _early.flush()
     logging.root.removeHandler(_early)
     _leave_terminal()
+    _log_crashes(Path(handler.baseFilename))
+
+
+def _log_crashes(path: Path) -> None:
+    """Have a crash outside of Python (SIGSEGV, SIGABRT, SIGBUS, ...) leave the stacks of all threads in the log."""
+    with suppress(OSError), path.open("a") as file:
+        faulthandler.enable(os.dup(file.fileno()))  # for good: it has to be open when it is too late to open it
 
 
 class _Printable(logging.Formatter):

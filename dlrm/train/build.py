@@ -24,7 +24,14 @@ from dlrm.train.engine import Engine, task_weights
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
 from dlrm.train.schedule import BEGINNING, Position, Schedule
-from dlrm.train.standard_hooks import AverageWeights, LossAndSpeed, Measured, ResetTables, Validation
+from dlrm.train.standard_hooks import (
+    AverageWeights,
+    LossAndSpeed,
+    Measured,
+    ResetTables,
+    ShowActivity,
+    Validation,
+)
 from dlrm.train.trainer import Trainer
 
 
@@ -119,7 +126,7 @@ def build_job(
         weights=task_weights(config.train, tasks),
         bad_values=partial(training.bad_values.summed, world.collectives),
     )
-    hooks: list[Hook] = [loss_and_speed, AverageWeights(engine.average)]
+    hooks: list[Hook] = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
         hooks.append(Validation(config.evaluation, score, measured, recorder, display))

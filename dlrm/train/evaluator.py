@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from dlrm import activity
 from dlrm.data.check import bad_values_text
 from dlrm.data.loader import BatchLoader
 from dlrm.distributed.world import World
@@ -36,7 +37,7 @@ class Evaluator:
         """The model's figures over all samples of all ranks; the same on every rank."""
         metrics = TaskMetrics(loader.source.schema.tasks, self._world.device)
         loader.bad_values.clear()
-        with self._average.applied():
+        with activity.during(activity.EVALUATING), self._average.applied():
             for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
                 metrics.update(output.logits_BT, output.labels_BT, output.weights_BT)
         metrics.all_reduce(self._world.collectives)
@@ -58,6 +59,7 @@ class Evaluator:
             if logits_BT is None:  # for every batch, on every rank
                 return None
             labels_BT = source.read(index_B).labels_BT
+            activity.advance()
             metrics.update(logits_BT.float(), labels_BT.nan_to_num(), (~labels_BT.isnan()).float())
         metrics.all_reduce(self._world.collectives)
         return metrics.compute()

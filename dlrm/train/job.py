@@ -9,6 +9,7 @@ from typing import Any
 
 import rich.console
 
+from dlrm import activity
 from dlrm.config import Config
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
@@ -16,13 +17,15 @@ from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.metrics.tasks import Results
+from dlrm.run import heartbeat
 from dlrm.run.console import Console, Display, Silent, plan_table
-from dlrm.run.folder import is_restarted, open_run_folder
+from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
 from dlrm.run.log import open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
 from dlrm.run.results import record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
 from dlrm.run.summary import leave_behind
+from dlrm.signals import tell_before_end
 from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
@@ -42,9 +45,11 @@ def run_training(config: Config) -> dict[str, Any]:
         if world.notice:
             display.say(world.notice)
         try:
-            return _train(config, world, display)
+            summary = _train(config, world, display)
         finally:
             display.close()
+    heartbeat.end(heartbeat.FINISHED, summary["stopped"])
+    return summary
 
 
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
@@ -60,6 +65,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
     open_log(run.path, world.rank, display.say)
+    _beat(config.logging, run, world, schedule, display)
     checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
 
@@ -93,6 +99,22 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     return summary
 
 
+def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedule, display: Display) -> None:
+    say = display.say if world.is_leader else lambda text: None  # a rank's own log has it as well
+    heartbeat.begin(
+        heartbeat.Beating(
+            folder=run.path,
+            started_s=run.started_s,
+            rank=world.rank,
+            ranks=world.size,
+            total_steps=schedule.total_steps,
+            every_s=config.heartbeat_s,
+        ),
+        say,
+    )
+    tell_before_end(lambda name: heartbeat.end(heartbeat.ENDED, f"stopped by {name}", signal=name))
+
+
 def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, display: Display) -> Recorder:
     if not world.is_leader:
         return NoRecorder()
@@ -120,7 +142,8 @@ def _final_scores(
     if not config.evaluation.test or job.test.source.num_samples == 0:
         return None, None
     test = job.evaluator.evaluate(job.test)
-    best = job.evaluator.best_reachable(job.test)
+    with activity.during(activity.EVALUATING):
+        best = job.evaluator.best_reachable(job.test)
     record_results(recorder, "test", job.trainer.position.step, test, best)
     for text in result_lines(test):
         display.say(f"step {job.trainer.position.step}: test {text}")

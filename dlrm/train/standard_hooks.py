@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from dlrm import activity
 from dlrm.config.optim import OptimConfig
 from dlrm.config.train import EvaluationConfig
 from dlrm.data.check import bad_values_text
@@ -228,6 +229,22 @@ class Validation(Hook):
     def _judge(self, position: Position, results: Results, *, last: bool) -> None:
         if line := self._measured.base_rate.evaluated("validation", position.step, results, last=last):
             self._display.say(line)
+
+
+class ShowActivity(Hook):
+    """Lets who watches this process know that it trains, and how far it has come."""
+
+    def on_start(self, position: Position) -> None:
+        """Training begins."""
+        activity.begin(activity.TRAINING, position.step)
+
+    def on_step(self, position: Position, output: StepOutput) -> None:
+        """It gets on."""
+        activity.advance(position.step)
+
+    def on_end(self, position: Position, reason: str) -> None:
+        """What follows is done once."""
+        activity.begin(activity.FINISHING, position.step)
 
 
 class AverageWeights(Hook):

@@ -16,6 +16,7 @@ from torch.fx.proxy import TraceError
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
+from dlrm.activity import Awaited
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
 
@@ -74,6 +75,7 @@ class Stepper:
             The output of each step, as soon as the batch has been trained.
         """
         self._model.train()
+        batches = Awaited(batches)
         step = first_step
         while True:
             self._optimizer.set_step(step)
@@ -88,6 +90,7 @@ class Stepper:
     def predict(self, batches: Iterator[Batch]) -> Iterator[StepOutput]:
         """Run every batch forward only; the model is left in training mode."""
         self._model.eval()
+        batches = Awaited(batches)
         try:
             while True:
                 with torch.no_grad():

@@ -1,15 +1,16 @@
 """What the launch tests start as ranks: joins gloo, then fails as its argument says (or as STAND_IN_MODE says).
 
 Modes: alike (every rank finds the same user error), user, bug, killed, exit (rank 1 does it while the others wait in an
-all-reduce), killed_once (only before the ranks are started again), asked (all wait for SIGUSR1), wait (all wait), alone
-(goes on waiting until it is the only rank), stubborn (all wait, whatever SIGTERM says), saving (all wait for SIGTERM, and
-leave as after a save), ok.
+all-reduce), apart (ranks call different collectives), killed_once (only before the ranks are started again), asked (all
+wait for SIGUSR1), wait (all wait), alone (goes on waiting until it is the only rank), stubborn (all wait, whatever SIGTERM
+says), saving (all wait for SIGTERM, and leave as after a save), ok.
 """
 
 import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -28,7 +29,7 @@ def main() -> None:
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=timedelta(seconds=2 if mode == "apart" else 1800))
     os.write(1, f"up {dist.get_rank()} {os.getpid()}\n".encode())  # at once: print would mix the ranks' lines
     if mode == "asked":
         time.sleep(1)  # if SIGUSR1 was passed on now, it would end the rank
@@ -38,6 +39,8 @@ def main() -> None:
         while not asked:
             time.sleep(0.01)
         os.write(1, f"asked {dist.get_rank()}\n".encode())
+    if mode == "apart" and dist.get_rank() == 1:
+        dist.broadcast(torch.ones(4), src=0)
     if mode == "alone" and dist.get_world_size() > 1:
         dist.all_reduce(torch.ones(4))
         dist.recv(torch.ones(4), src=1 - dist.get_rank())

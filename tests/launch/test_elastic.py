@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import sys
 
@@ -61,6 +62,17 @@ def test_a_rank_that_exits_without_a_word_is_named_with_its_exit_code():
     job = finished(*ELASTIC, "exit")
     assert job.returncode == 3
     assert job.stderr == "rank 1 failed: exit code 3\n"
+
+
+@pytest.mark.slow
+def test_ranks_that_call_different_collectives_end_with_an_error_that_names_them():
+    job = finished(*ELASTIC, "apart")
+    assert job.returncode == 1
+    (line,) = job.stderr.splitlines()
+    named = (
+        r"rank 0 all_reduce at rank_program.py:\d+ \(main\), rank 1 broadcast at rank_program.py:\d+ \(main\); rank \d "
+    )
+    assert re.match(f"ranks called different collectives: {named}", line)
 
 
 @pytest.mark.slow

@@ -57,3 +57,20 @@ def test_an_error_comes_before_what_follows_from_it(elastic):
         elastic.Failure.of(1, 1, 0.0, report("bug", "rank 1 failed: ValueError: boom", 10.0)),
     ]
     assert elastic.cause(failures) == "rank 1 failed: ValueError: boom\n"
+
+
+def test_ranks_that_called_different_collectives_are_named_with_them(elastic):
+    told = report("timeout", WAITED, 10.0)
+    called = {
+        0: [["0", 6, "barrier"], ["0", 7, "all_reduce"], ["0", 8, "all_reduce"]],
+        1: [["0", 6, "barrier"], ["0", 7, "broadcast"], ["0", 8, "all_reduce"], ["3", 1, "barrier"]],
+    }
+    failures = [
+        elastic.Failure.of(rank, 1, 0.0, {"dlrm": told["dlrm"] | {"called": own, "caller": f"dlrm/a.py:{rank} (f)"}})
+        for rank, own in called.items()
+    ]
+    apart = (
+        "ranks called different collectives: rank 0 all_reduce at dlrm/a.py:0 (f), rank 1 broadcast at dlrm/a.py:1 (f)"
+    )
+    assert elastic.cause(failures) == f"{apart}; {WAITED}\n"
+    assert elastic.cause(failures[:1]) == f"{WAITED}\n"

@@ -131,6 +131,7 @@ def test_the_kind_of_a_file_system_is_that_of_the_innermost_mount(monkeypatch):
     [
         (["--run.dir", "runs"], "run.dir"),
         (["data.path=packed"], "data.path"),
+        (["checkpoint.dir=checkpoints"], "checkpoint.dir"),
         (["--data.paths", "[raw/day_0]"], "data.paths"),
         (["--resume", "runs/a"], "resume.checkpoint"),
     ],
@@ -154,6 +155,8 @@ def test_what_is_written_in_a_container_has_to_lie_on_a_mount():
     (line,) = preflight.faults(in_container("aws_batch", run_dir="/elsewhere"))
     assert "run.dir /elsewhere lies on no mount (the mounts are at /shared)" in line
     assert preflight.faults(in_container(mounts=[], script_args=["checkpoint.dir=s3://bucket/folder"])) == []
+    (line,) = preflight.faults(in_container(script_args=["checkpoint.dir=/checkpoints"]))
+    assert "checkpoint.dir /checkpoints lies on no mount" in line
     (line,) = preflight.faults(in_container(component="preprocess", script_args=["--output=/packed"]))
     assert "output /packed lies on no mount" in line
 
@@ -308,15 +311,15 @@ def test_under_torchx_run_the_lines_are_printed_and_the_exit_code_is_2(monkeypat
 
 
 def test_torchx_run_ends_with_one_line_a_fault_and_submits_nothing():
-    words = ["run", "-s", "aws_batch", "components/dlrm.py:train", "-j", "2:4x8", "--gpu", "4", "--config", "a.yaml"]
+    words = ["run", "-s", "slurm", "components/dlrm.py:train", "-j", "2:4x8", "--gpu", "4", "--config", "a.yaml"]
     command = [sys.executable, "-m", "torchx.cli.main", "--log_level", "ERROR", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [
         "8 ranks on a host of 4 GPUs",
-        "aws_batch",  # no image
-        "aws_batch starts a job with all of its hosts or not at all",
-        "aws_batch",  # run.dir lies on no mount
+        "slurm starts a job with all of its hosts or not at all",
+        "--config a.yaml",
+        "slurm",  # run.dir is relative
     ]
 
 

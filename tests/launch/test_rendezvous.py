@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "launch"))
 import host_store
 import rendezvous
 import telling
+import times
 from signed_store import SignedStore, checked_state, job_secret
 
 SECRET = "s" * 32
@@ -232,7 +233,7 @@ def test_a_host_without_which_the_job_cannot_go_on_ends_it(launcher, monkeypatch
     launcher._hosts.note(_RendezvousState())
     launcher._hosts._met = [gone, here]
     assert launcher.num_nodes_waiting() == 1  # one is enough: the ranks are started again
-    assert launcher.cause.startswith("lost host gone: nothing was heard of it for 40 s")
+    assert launcher.cause.startswith("lost host gone: nothing was heard of it for 50 s")
     launcher._params.min_nodes = 2
     with pytest.raises(telling.LaunchError, match=r"lost host gone: .* the job needs 2 hosts \(--nnodes\)"):
         launcher.num_nodes_waiting()
@@ -323,7 +324,7 @@ def test_hosts_that_meet_without_a_secret_are_told_what_that_risks(prepared, cap
     monkeypatch.setenv("DLRM_JOB_SECRET", SECRET)
     assert prepared(*meeting).rdzv_backend == "dlrm-c10d"
     assert capsys.readouterr().err == ""
-    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    assert os.environ.get("GLOO_SOCKET_IFNAME") != "lo"
 
 
 @pytest.mark.parametrize(
@@ -337,3 +338,25 @@ def test_options_of_which_no_meeting_can_come_are_one_line(prepared, arguments, 
     with pytest.raises(telling.LaunchError, match=line) as refused:
         prepared(*arguments)
     assert refused.value.exit_code == 2
+
+
+def test_the_guide_states_the_times_that_hosts_are_waited_for():
+    guide = (ROOT / "docs/launching.md").read_text()
+    for option, seconds in times.RENDEZVOUS.items():
+        assert f"| `{option}` | {seconds} |" in guide
+    silence_s = times.RENDEZVOUS["keep_alive_interval"] * times.RENDEZVOUS["keep_alive_max_attempt"]
+    assert f"\n{silence_s} s of silence" in guide
+    assert f"nothing is acknowledged for {times.UNANSWERED_S} s" in guide
+    assert f"waits up to {times.TOLD_PATIENCE_S:g} s until all others know why" in guide
+    assert f"waits up to {times.CAUSE_PATIENCE_S:g} s for the cause" in guide
+
+
+def test_a_first_host_that_is_frozen_is_lost_after_the_time_that_answers_are_waited_for(store):
+    class Frozen:
+        timeout = timedelta(seconds=0.2)
+
+        def check(self, keys):
+            time.sleep(HANG_S)
+
+    with pytest.raises(telling.LaunchError, match=r"lost the first host .*no answer within 0.2 s"):
+        signed(Frozen()).check(["key"])

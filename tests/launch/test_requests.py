@@ -156,7 +156,9 @@ def squeue(monkeypatch, tmp_path):
     return tmp_path / "answer"
 
 
-def test_without_accounting_torchx_run_asks_squeue_for_the_state_of_the_job(squeue):
+def test_without_accounting_torchx_run_asks_squeue_for_the_state_of_the_job(squeue, monkeypatch):
+    own = getattr(SlurmScheduler.describe, "__wrapped__", SlurmScheduler.describe)  # another test may have filled it
+    monkeypatch.setattr(SlurmScheduler, "describe", own)
     scheduler = SlurmScheduler("test")
     with pytest.raises(subprocess.CalledProcessError):  # torchx 0.7.0 alone, after the job was submitted
         scheduler.describe("7")
@@ -245,3 +247,48 @@ def test_aws_batch_gives_a_host_what_its_ranks_need(batch):
     assert environment["DLRM_JOB_SECRET"] == SECRET
     assert "DLRM_CLIENT" not in environment
     assert sys.executable not in batch
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    return dry_run(
+        "slurm", *JOB[:4], "--run_dir", "/shared/runs", *WORDS, cfg=["-cfg", "partition=gpu,time=1-00:00:00"]
+    )
+
+
+def test_slurm_gets_a_part_of_the_job_for_each_host_with_what_its_ranks_need(slurm):
+    parts = re.findall(r"^#SBATCH (.*)$", slurm, re.MULTILINE)
+    assert [part for part in parts if part != "hetjob"] == [
+        # One task a host: the launcher. Slurm may start the job again: after a lost host, preemption, when it is asked to.
+        f"--job-name=train-{host} --requeue --partition=gpu --time=1-00:00:00 --ntasks-per-node=1 --cpus-per-task=32 "
+        "--mem=131072 --gpus-per-task=8"
+        for host in range(2)
+    ]
+    assert parts.count("hetjob") == 1
+
+
+def test_slurm_ends_all_hosts_when_one_fails_and_the_script_queues_the_job_again(slurm):
+    assert slurm.count("--kill-on-bad-exit=1") == 2
+    assert "export TORCHX_MAX_RETRIES=3\n" in slurm
+    assert 'scontrol requeue "$SLURM_JOB_ID"\n' in slurm  # the launchers forbid it after exit code 2
+    assert slurm.count('--output=slurm-"$SLURM_JOB_ID"-train-') == 2
+
+
+def test_slurm_starts_launchers_of_the_checkout_that_meet_on_the_first_host(slurm):
+    command = " ".join(slurm.split())
+    assert "NCCL_IB_HCA=mlx5_0,mlx5_1" in command.partition("bash -c ")[2]  # --export would cut it at the comma
+    assert "command -v .venv/bin/python || command -v python3" in command  # of the host, whatever the client runs with
+    assert "--rdzv-endpoint ${SLURM_JOB_NODELIST_HET_GROUP_0:-localhost} dlrm_main.py train" in command
+    assert "--resume job --run.dir=/shared/runs --data.path /shared/packed" in command
+    assert sys.executable not in slurm
+    assert SECRET not in slurm  # the script is printed and kept; the secret travels in the submitter's environment
+
+
+def test_ray_gets_an_actor_for_each_host():
+    pytest.importorskip("ray", reason="the package ray is not installed")
+    text = dry_run("ray", "-j", "2:3x8", *JOB[2:4], "--run_dir", "/shared/runs", cfg=["--workspace", "."])
+    assert text.count("RayActor(") == 3
+    assert text.count("num_cpus=32, num_gpus=8, min_replicas=2)") == 3  # Ray begins with two
+    assert "launch/elastic.py --nproc-per-node 8 --max-restarts 3 --nnodes 2:3 " in " ".join(text.split())
+    assert "${TORCHX_RANK0_HOST:-localhost}" in text
+    assert sys.executable not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -20,7 +22,8 @@ SAMPLE = ROOT.parent / "shared" / "data" / "criteo_kaggle_sample.tsv.gz"
 _PARTS = ("components", "configs", "dlrm", "dlrm_main.py", "launch", "scripts", "tests", ".torchxconfig")
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 _LONGEST_S = 600.0
-_REQUEUE_TAKES_S = 10.0
+# A job that is requeued because it failed has failed for a moment; and hosts refuse it in the second in which it ended.
+_REQUEUE_TAKES_S = 5.0
 _POLL_S = 0.2
 
 
@@ -86,10 +89,10 @@ class Submitted:
             state = self.state
             if state != last:
                 last, since_s = state, time.monotonic()
-            if state == "PENDING":
+            lasts = time.monotonic() - since_s > _REQUEUE_TAKES_S
+            if state == "PENDING" and lasts:
                 self.cluster.start_requeued(self.job)
-            # A job that is requeued because it failed has failed for a moment.
-            return state in _ENDED and (state == "COMPLETED" or time.monotonic() - since_s > _REQUEUE_TAKES_S)
+            return state in _ENDED and (state == "COMPLETED" or lasts)
 
         self._await(over, "its end")
         return last
@@ -98,6 +101,12 @@ class Submitted:
         """How often ranks that came so far as to have a run were started."""
         starts = self.run / "processes.jsonl"
         return sum('"launchers"' in line for line in starts.read_text().splitlines()) if starts.exists() else 0
+
+    def status(self) -> dict[str, Any]:
+        """What ``dlrm_main.py status`` says of its run, on the login host."""
+        words = [sys.executable, str(ROOT / "dlrm_main.py"), "status", str(self.run), "--json"]
+        told: dict[str, Any] = json.loads(self.cluster.run(*words))
+        return told
 
     def requeues(self) -> int:
         """How often Slurm has queued it again."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dlrm import activity
 from dlrm.checkpoint.retention import RetentionPolicy
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.soundness import DivergedStateError
@@ -192,7 +193,8 @@ class CheckpointHook(Hook):
         tensors, of_provider = self._provider.collect()
         metadata = {**of_provider, **self._metadata(position, reason, self._best)}
         try:
-            self._saver.save(position.step, tensors, metadata)
+            with activity.during(activity.SAVING):
+                self._saver.save(position.step, tensors, metadata)
         except CheckpointError as error:
             self._failed(error, tolerant=tolerant)
         else:
@@ -204,7 +206,8 @@ class CheckpointHook(Hook):
         if not self._saver.in_flight:
             return
         try:
-            self._saver.wait()
+            with activity.during(activity.SAVING):
+                self._saver.wait()
         except CheckpointError as error:
             self._failed(error, tolerant=tolerant)
         else:

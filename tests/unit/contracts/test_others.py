@@ -1,4 +1,4 @@
-"""numba's cache of machine code, iopath's handlers, fsspec's file systems."""
+"""numba's cache of machine code, iopath's handlers, fsspec's file systems, torch's flight recorder."""
 
 from __future__ import annotations
 
@@ -78,3 +78,24 @@ def test_a_file_system_turns_urls_into_its_paths() -> None:
     files, _ = fsspec.core.url_to_fs("memory://a/b", skip_instance_cache=True)
     assert files._strip_protocol("memory://a/b") == "/a/b"
     assert files._parent("/a/b") == "/a"
+
+
+@hook(
+    "_dump_fr_trace_json", "_C", "_distributed_c10d", of="torch", used_in="dlrm/distributed/called.py",
+    see="torch/csrc/distributed/c10d/init.cpp and FlightRecorder.hpp",
+)  # fmt: skip
+def test_the_flight_recorder_knows_the_collectives_of_gloo() -> None:
+    import torch
+    import torch.distributed as dist
+
+    from dlrm.distributed.called import last_called
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        dist.all_reduce(torch.ones(1))
+        dist.broadcast(torch.ones(1), src=0)
+        first, second = last_called()[-2:]
+    finally:
+        dist.destroy_process_group()
+    assert (first.name, second.name) == ("all_reduce", "broadcast")
+    assert (second.group, second.number) == (first.group, first.number + 1)

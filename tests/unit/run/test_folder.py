@@ -41,6 +41,9 @@ def fill(folder):
         "summary.json",
         "report.html",
         "log/rank12.log",
+        "heartbeat/rank12.json",
+        "heartbeat/rank12.json.part",
+        "heartbeat/rank12.ends.jsonl",
     ]
     names += ["tensorboard/events.out.tfevents.1795887304.host.1.0", f"{checkpoint}.tmp-{'0a' * 8}/owner.json"]
     names += [f"{checkpoint}.dead-{'0a' * 8}/rank_0000_1.safetensors", f"{checkpoint}.diverged-{'0a' * 8}/COMMITTED"]

@@ -1,7 +1,11 @@
 import errno
+import faulthandler
 import logging
+import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +27,7 @@ def logging_as_in_a_run():
     root.setLevel(level)
     logging.captureWarnings(False)
     threading.excepthook = hook
+    faulthandler.enable(sys.__stderr__)
 
 
 def test_the_log_has_what_came_before_its_folder_was_known(tmp_path, logging_as_in_a_run):
@@ -113,3 +118,16 @@ def test_handlers_that_write_elsewhere_stay(tmp_path):
         assert logger.handlers == handlers
         logger.handlers.clear()
         handlers[2].close()
+
+
+def test_a_crash_leaves_its_stack_in_the_log(tmp_path):
+    script = "import ctypes, sys; from pathlib import Path; from dlrm.run import log; log.capture_logs()\n"
+    script += "log.open_log(Path(sys.argv[1]), 3, print)\ndef here(): ctypes.string_at(0)\nhere()"
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.run(
+        words, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGSEGV, "", "")
+    text = (tmp_path / "log/rank3.log").read_text()
+    assert text.startswith("Fatal Python error: Segmentation fault")
+    assert " in here" in text
