@@ -249,8 +249,7 @@ class Rendezvous(RendezvousHandler):
         """
         at_end = any(_END in key for key in keys)
         self.others.look()
-        if self.others.job_ended:  # which torchelastic's agent takes no notice of at the end
-            raise JobEnded(self.others.failures)
+        self.others.end_with_job()  # torchelastic's agent takes no notice of what is raised at the end
         lost = self._hosts.missing()[1]
         if lost and at_end:  # torchelastic's agent takes no notice: the ranks of this host have ended well
             say(f"{self._hosts.told(lost)}; the ranks of this host had ended by then")
