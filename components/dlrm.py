@@ -3,6 +3,7 @@
     torchx run -s local_cwd components/dlrm.py:train -j 2 --config configs/quickstart.yaml -- --train.epochs 2
     torchx run -s slurm components/dlrm.py:train -j 2x8 --config configs/criteo_terabyte_dcnv2.yaml
     torchx run -s slurm components/dlrm.py:preprocess -j 4x1 -- --input='raw/day_*' --output=packed
+    torchx run -s slurm components/dlrm.py:command -- materialize packed
 
 This file imports torchx and the standard library only, because the machine that launches a job need not be able to run
 it. torchx 0.7.0's parser accepts Optional, List and Dict of typing, not ``X | None`` or ``list[str]``, and makes the
@@ -16,11 +17,10 @@ import secrets
 import shlex
 import sys
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Dict, List, Optional, Sequence
+from importlib import import_module
+from typing import Any, Dict, List, Optional, Sequence
 
 from torchx import specs
-from torchx.runner.config import get_config
 
 # A rank's share of a host where nothing else is said; GPU hosts have more, but what fits on all of them waits for none.
 CPUS_PER_RANK = 4
@@ -147,6 +147,45 @@ def preprocess(
     return _job(name, "preprocess", argv, hosts, host, restarts, rdzv_port=rdzv_port, max_retries=max_retries)
 
 
+def command(
+    *script_args: str,
+    h: str = "",
+    cpu: int = -1,
+    memMB: int = -1,
+    image: str = "",
+    mounts: Optional[List[str]] = None,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 0,
+    python: str = "",
+    name: str = "dlrm-command",
+    script: str = "dlrm_main.py",
+) -> specs.AppDef:
+    """Run another command of dlrm_main.py on one host: materialize, synthesize, checkpoint verify, ...
+
+    Args:
+        script_args: the command with its options, after --, e.g. -- materialize /shared/packed
+        h: named resource of torchx, instead of cpu and memMB
+        cpu: cores; 4 if left out
+        memMB: memory in MB; 4096 a core if left out
+        image: container image, for schedulers that use one
+        mounts: of containers, e.g. type=volume,src=claim,dst=/data or type=bind,src=/shared,dst=/shared
+        env: environment variables of the job
+        max_retries: how often the scheduler starts the job again after it failed
+        python: interpreter on the host; the image's, .venv/bin/python or python3 if left out
+        name: name of the job
+        script: what is run
+    """
+    if not script_args:
+        raise _refused("no command is given: write it after --, e.g. -- materialize /shared/packed")
+    hosts = _Hosts(1, 1, 1)
+    host = _Host(
+        resource=_resource(h, cpu, 0, memMB, ranks=1), python=python, image=image, mounts=mounts or [], env=env or {}
+    )
+    _check("command", hosts, host, "", script_args)
+    argv = [script, *script_args]
+    return _job(name, "command", argv, hosts, host, ["--max-restarts", "0"], rdzv_port=0, max_retries=max_retries)
+
+
 @dataclass(frozen=True)
 class _Hosts:
     """How many hosts at least and at most, and how many ranks on each."""
@@ -159,13 +198,13 @@ class _Hosts:
     def parse(cls, j: str) -> "_Hosts":
         match = re.fullmatch(r"(?:(?:(\d+):)?(\d+)x)?(\d+)", j)
         if match is None:
-            raise ValueError(f"-j {j}: write hosts x ranks on each (2x8), fewest:most hosts (2:4x8), or ranks (8)")
+            raise _refused(f"-j {j}: write hosts x ranks on each (2x8), fewest:most hosts (2:4x8), or ranks (8)")
         fewest, most, ranks = match.groups()
         hosts = cls(int(fewest or most or 1), int(most or 1), int(ranks))
         if hosts.fewest < 1 or hosts.ranks < 1:
-            raise ValueError(f"-j {j}: hosts and ranks must be at least 1")
+            raise _refused(f"-j {j}: hosts and ranks must be at least 1")
         if hosts.fewest > hosts.most:
-            raise ValueError(f"-j {j}: the fewest hosts are more than the most")
+            raise _refused(f"-j {j}: the fewest hosts are more than the most")
         return hosts
 
 
@@ -184,16 +223,7 @@ def _check(
     component: str, hosts: _Hosts, host: _Host, config: str, script_args: Sequence[str], *, run_dir: str = ""
 ) -> None:
     """Refuse a job that cannot work (launch/preflight.py)."""
-    folder = os.path.abspath("launch")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        import preflight
-    except ModuleNotFoundError as error:
-        if error.name != "preflight":
-            raise
-        raise ValueError(f"{folder} is not there: run torchx in the folder that holds components/dlrm.py") from None
-    preflight.check(
+    _from_launch("preflight").check(
         component=component,
         hosts=(hosts.fewest, hosts.most),
         ranks_per_host=hosts.ranks,
@@ -299,7 +329,26 @@ def _is_local() -> bool:
 
 def _scheduler() -> str:
     """The scheduler for which torchx's command has called this component; empty where something else has called it."""
-    if not re.search(r"(^|/)torchx(/cli/main\.py)?$", sys.argv[0]) or "run" not in sys.argv:
-        return ""
-    given = [word for flag, word in pairwise(sys.argv) if flag in ("-s", "--scheduler")]
-    return (given or [get_config("cli", "run", "scheduler") or "local_cwd"])[0]
+    submission = _from_launch("torchx_cli").submission()
+    return submission.scheduler if submission else ""
+
+
+def _refused(line: str) -> BaseException:
+    """What to raise: under torchx's command, which would make a traceback of an error, the line is printed."""
+    if os.path.basename(sys.argv[0]) != "torchx":
+        return ValueError(line)
+    print(line, file=sys.stderr)  # noqa: T201
+    return SystemExit(2)
+
+
+def _from_launch(name: str) -> Any:
+    """A module of launch/."""
+    folder = os.path.abspath("launch")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise _refused(f"{folder} is not there: run torchx in the folder that holds components/dlrm.py") from None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 USER_ERROR_EXIT_CODE = 2  # as in launch/elastic.py
@@ -49,6 +50,7 @@ def _do_not_try_a_mistake_again() -> None:
     if getattr(render, _FILLED, False):
         return
 
+    @wraps(render)
     def render_with_rule(self: Any, app: Any, cfg: Any) -> Any:
         info = render(self, app, cfg)
         rules = info.request.job_def["retryStrategy"]["evaluateOnExit"]
@@ -66,6 +68,7 @@ def _ask_squeue_where_sacct_fails() -> None:
     if getattr(describe, _FILLED, False):
         return
 
+    @wraps(describe)
     def describe_without_accounting(self: Any, app_id: str) -> Any:
         try:
             return describe(self, app_id)

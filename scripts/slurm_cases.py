@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -189,9 +190,15 @@ def try_case(name: str, submitter: Submitter, reference: dict[str, torch.Tensor]
             outcome.problem = f"differ: {', '.join(names)}"
         elif case in GO_ON and outcome.starts < 2:
             outcome.problem = "nothing was started again: it came too late"
+        elif (told := job.status())["state"] != "finished" or _starts(told) != outcome.starts:
+            outcome.problem = f"status says {told}"
     except (RuntimeError, TimeoutError) as error:
         outcome.problem = str(error)
     return outcome
+
+
+def _starts(status: dict[str, Any]) -> int:
+    return sum(len(attempt["starts"]) for attempt in status["attempts"])
 
 
 def two_local_ranks(folder: Path, options: list[str]) -> dict[str, torch.Tensor]:

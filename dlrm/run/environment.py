@@ -17,6 +17,8 @@ import torch
 from dlrm.distributed.world import World
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
+_COMMIT_VARIABLE = "DLRM_COMMIT"  # set in images (Dockerfile), which hold no .git
+_MODIFIED = "-dirty"  # as git describe --dirty says it
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -55,7 +57,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside of a checkout or without git."""
+    """Commit and whether files differ from it, by git or by what an image's build was told; None where neither knows."""
+    built_from = os.environ.get(_COMMIT_VARIABLE)
+    if built_from:
+        return {"commit": built_from.removesuffix(_MODIFIED), "modified": built_from.endswith(_MODIFIED)}
     here = Path(__file__).resolve().parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)

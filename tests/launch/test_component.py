@@ -136,6 +136,14 @@ def test_a_number_of_hosts_or_ranks_that_makes_no_sense_is_refused(j):
         app("--config", "a.yaml", f"-j={j}")
 
 
+def test_a_mistake_under_torchx_run_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/bin/torchx", "run", "components/dlrm.py:train"])
+    with pytest.raises(SystemExit) as ended:
+        app("--config", "a.yaml", "-j", "two")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("-j two: write ")
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_torchx_accepts_the_components(component, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -151,7 +159,7 @@ class TestByTorchx(ComponentTestCase):
     """torchx's own check of components."""
 
     def test_components_are_valid(self):
-        for component in COMPONENTS:
+        for component in (*COMPONENTS, "command"):
             self.validate(SimpleNamespace(__file__=COMPONENT), component)
 
 
@@ -164,12 +172,20 @@ def test_preprocessing_on_several_hosts_is_one_process_a_host():
     assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in command(*arguments, component="preprocess")
 
 
-def test_components_import_torchx_the_standard_library_and_preflight_only():
+def test_any_other_command_runs_on_one_host():
+    (role,) = app("--cpu", "8", "--", "materialize", "/shared/packed", component="command").roles
+    assert role.args[1].endswith(" --standalone --local-addr localhost dlrm_main.py materialize /shared/packed")
+    assert (role.resource.cpu, role.resource.gpu, role.max_retries, role.num_replicas) == (8, 0, 0, 1)
+    with pytest.raises(ValueError, match="no command is given"):
+        app(component="command")
+
+
+def test_components_import_torchx_and_the_standard_library_only():
     for node in ast.walk(ast.parse(Path(COMPONENT).read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         for name in names:
-            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx", "preflight"}
+            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx"}
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

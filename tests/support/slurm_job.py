@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -99,6 +101,12 @@ class Submitted:
         """How often ranks that came so far as to have a run were started."""
         starts = self.run / "processes.jsonl"
         return sum('"launchers"' in line for line in starts.read_text().splitlines()) if starts.exists() else 0
+
+    def status(self) -> dict[str, Any]:
+        """What ``dlrm_main.py status`` says of its run, on the login host."""
+        words = [sys.executable, str(ROOT / "dlrm_main.py"), "status", str(self.run), "--json"]
+        told: dict[str, Any] = json.loads(self.cluster.run(*words))
+        return told
 
     def requeues(self) -> int:
         """How often Slurm has queued it again."""
