@@ -35,6 +35,7 @@ from telling import WHAT_NEXT, LaunchError, Waiting, say
 from times import RENDEZVOUS
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
+    RendezvousError,
     RendezvousGracefulExitError,
     RendezvousHandler,
     RendezvousInfo,
@@ -162,6 +163,11 @@ class Rendezvous(RendezvousHandler):
                 raise JobEnded(failures) from error
             line = "the job has ended on the other hosts"
             raise LaunchError(f"{line}; a new one needs another --rdzv-id than {self._params.run_id}") from error
+        except LaunchError:
+            raise
+        except RendezvousError as error:
+            line = f"hosts do not meet ({type(error).__name__}: {error})"
+            raise LaunchError(f"{line}; {WHAT_NEXT}") from error
         finally:
             self._waiting = None
         self._hosts.meet()
