@@ -15,8 +15,10 @@ longer than launch/times.py says.
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -80,15 +82,16 @@ class OtherHosts:
             return
         self._said = (told, final)
         self.job_ended = self.job_ended or final
-        try:
+
+        def write() -> None:
             if final:
                 self._job.set(_END, json.dumps([self.host, told]))
             self._store.set(f"dlrm/cause/{self._rank}", json.dumps([self.host, told, final]))
             self._store.add("dlrm/causes", 1)
             if final:
                 self._count()
-        except LaunchError:  # the host of the store is gone, of which this launcher speaks where it waits for it
-            return
+
+        _within(CAUSE_PATIENCE_S, write)
 
     def look(self) -> None:
         """Read what is new, at most every LOOK_EVERY_S.
@@ -101,15 +104,16 @@ class OtherHosts:
 
     def wait_for_cause(self) -> None:
         """Wait until there is a cause among the failures of the others, for CAUSE_PATIENCE_S at most."""
-        until_s = time.monotonic() + CAUSE_PATIENCE_S
-        while self._hosts > 1:
-            try:
+
+        def read() -> None:
+            until_s = time.monotonic() + CAUSE_PATIENCE_S
+            self._look()
+            while not any(failure.is_cause for failure in self.failures) and time.monotonic() < until_s:
+                time.sleep(_POLL_S)
                 self._look()
-            except LaunchError:  # no cause can come any more
-                return
-            if any(failure.is_cause for failure in self.failures) or time.monotonic() > until_s:
-                return
-            time.sleep(_POLL_S)
+
+        if self._hosts > 1:
+            _within(CAUSE_PATIENCE_S + _POLL_S, read)
 
     def end_with_job(self) -> None:
         """Raise what ends this launcher if another one has ended the job.
@@ -117,7 +121,7 @@ class OtherHosts:
         Raises:
             JobEnded: one has.
         """
-        if self.job_ended:
+        if self.job_ended and self.failures:
             self.wait_for_cause()
             raise JobEnded(self.failures)
 
@@ -127,14 +131,15 @@ class OtherHosts:
         Where the store is another launcher's it has to be there, and where a scheduler kills all hosts of a job when one
         ends they have to know why.
         """
-        until_s = time.monotonic() + TOLD_PATIENCE_S
-        try:
-            while self._is_counted and self._store.add("dlrm/told", 0) < self._hosts and time.monotonic() < until_s:
+
+        def read() -> None:
+            until_s = time.monotonic() + TOLD_PATIENCE_S
+            while self._store.add("dlrm/told", 0) < self._hosts and time.monotonic() < until_s:
                 time.sleep(_POLL_S)
-            if self._is_counted:
-                self._look()
-        except LaunchError:  # the first host has left already
-            return
+            self._look()
+
+        if self._is_counted:
+            _within(TOLD_PATIENCE_S + _POLL_S, read)
 
     def end_of_job(self) -> list[Failure]:
         """How the job has ended, if a launcher has said so; empty if not, or if the store does not answer."""
@@ -151,14 +156,14 @@ class OtherHosts:
         written = self._store.add("dlrm/causes", 0)
         if written == self._read:
             return
-        self.failures = []
+        failures: list[Failure] = []
         for rank in range(self._hosts):
             key = f"dlrm/cause/{rank}"
             if rank != self._rank and self._store.check([key]):
                 host, told, final = json.loads(self._store.get(key))
-                self.failures += _of_host(host, told)
+                failures += _of_host(host, told)
                 self.job_ended = self.job_ended or final
-        self._read = written
+        self.failures, self._read = failures, written
         if self.job_ended:
             self._count()
 
@@ -166,6 +171,21 @@ class OtherHosts:
         if not self._is_counted:
             self._is_counted = True
             self._store.add("dlrm/told", 1)
+
+
+def _within(seconds: float, action: Callable[[], None]) -> None:
+    """Do something with the store and return when it is done, or after so many seconds, if the first host does not answer.
+
+    That it is gone is no news here: a launcher that cannot do without it says so where it waits for it.
+    """
+
+    def act() -> None:
+        with suppress(LaunchError):
+            action()
+
+    thread = threading.Thread(target=act, name="causes", daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _of_host(host: str, told: list[dict[str, Any]]) -> list[Failure]:

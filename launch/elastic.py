@@ -221,6 +221,7 @@ class _Watch:
             self.others.wait_for_cause()
         why = self._why_again(rendezvous)
         os.environ[RESTART_CAUSE_VARIABLE] = self._why_again(rendezvous, host=self.others.host)
+        restarts_left -= not self.failures and bool(self.others.failures)  # which the others have counted already
         left = f"({restarts_left} more time(s) at most)"
         write(sys.stderr, f"{_fresh_line()}{why}; starting all ranks again {left}\n")
         self._ended.clear()

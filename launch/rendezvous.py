@@ -35,6 +35,7 @@ from telling import WHAT_NEXT, LaunchError, Waiting, say
 from times import RENDEZVOUS
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
+    RendezvousError,
     RendezvousGracefulExitError,
     RendezvousHandler,
     RendezvousInfo,
@@ -162,6 +163,11 @@ class Rendezvous(RendezvousHandler):
                 raise JobEnded(failures) from error
             line = "the job has ended on the other hosts"
             raise LaunchError(f"{line}; a new one needs another --rdzv-id than {self._params.run_id}") from error
+        except LaunchError:
+            raise
+        except RendezvousError as error:
+            line = f"hosts do not meet ({type(error).__name__}: {error})"
+            raise LaunchError(f"{line}; {WHAT_NEXT}") from error
         finally:
             self._waiting = None
         self._hosts.meet()
@@ -249,8 +255,7 @@ class Rendezvous(RendezvousHandler):
         """
         at_end = any(_END in key for key in keys)
         self.others.look()
-        if self.others.job_ended:  # which torchelastic's agent takes no notice of at the end
-            raise JobEnded(self.others.failures)
+        self.others.end_with_job()  # torchelastic's agent takes no notice of what is raised at the end
         lost = self._hosts.missing()[1]
         if lost and at_end:  # torchelastic's agent takes no notice: the ranks of this host have ended well
             say(f"{self._hosts.told(lost)}; the ranks of this host had ended by then")

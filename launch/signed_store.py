@@ -24,7 +24,7 @@ from datetime import timedelta
 from typing import Any
 
 from telling import WHAT_NEXT, LaunchError, Waiting
-from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 SECRET_VARIABLE = "DLRM_JOB_SECRET"
@@ -127,7 +127,7 @@ class SignedStore(Store):
         limit_s = self.timeout.total_seconds()
         if not question.is_answered.wait(limit_s):
             raise LaunchError(f"{self._lost()}: no answer within {limit_s:g} s (--rdzv-conf read_timeout); {WHAT_NEXT}")
-        if isinstance(question.error, DistError):
+        if isinstance(question.error, RuntimeError):  # torch's DistError is one; other versions raise it plain
             raise LaunchError(f"{self._lost()}: its launcher or its network is gone; {WHAT_NEXT}") from question.error
         if question.error is not None:
             raise question.error
