@@ -22,7 +22,12 @@ class DlrmError(Exception):
 
     What names, values and paths hold beside text comes out as in a Python string: nothing in a message controls a terminal,
     and nothing but a list of several mistakes has more than one line.
+
+    Attributes:
+        may_pass: whether another start may succeed although nobody has mended anything, so that a scheduler may try.
     """
+
+    may_pass = False
 
     def __str__(self) -> str:
         return printable(super().__str__())

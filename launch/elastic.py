@@ -49,25 +49,30 @@ LAUNCHER_VARIABLE = "DLRM_LAUNCHER"  # read by the ranks: this process reports t
 CLIENT_VARIABLE = "DLRM_CLIENT"  # set by components/dlrm.py: process id of the torchx client
 CTRL_C = "interrupted"
 RESTART_CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # read by ranks that are started again: why they are
+UNTRAINED_ATTEMPTS = 3  # after so many that came to no step before their time was up, another would not either
 OUTPUT_SETTLES_S = 0.3  # torchx copies stdout and stderr separately, every 0.1 s; the cause shall come last
 _FOLDER_PREFIX = "dlrm_launch_"
+_TIME_UP = 128 + signal.SIGUSR1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``arguments`` as torchrun would and return the exit code."""
     open_closed_streams()
-    if not can_write_temporary_files():
-        return USER_ERROR_EXIT_CODE
     follow_client()
-    saves, stops = SaveRequests(stops=scheduler.can_requeue), StopRequests(leave=_leave_at_once)
+    job: scheduler.SlurmJob | None = None
+    saves, stops = SaveRequests(lambda: _stops_in_s(job)), StopRequests(leave=_leave_at_once)
+    watch = _Watch(saves, stops)
     signal.signal(signal.SIGUSR1, saves.note)
     stops.take_over()
+    job = scheduler.SlurmJob.ask()
+    if not can_write_temporary_files():
+        return _tell_scheduler(USER_ERROR_EXIT_CODE, job, watch)
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
     try:
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(scheduler.shutdown_s()))
     except ValueError as error:
-        return _failed(f"launch failed: {error}", USER_ERROR_EXIT_CODE)
+        return _tell_scheduler(_failed(f"launch failed: {error}", USER_ERROR_EXIT_CODE), job, watch)
     if scheduler.nobody_watches():
         os.environ.update(TTY_COMPATIBLE="0", TTY_INTERACTIVE="0")  # read by rich, in the ranks
     # Ranks wait for each other in init_process_group: one with nothing else to do would leave while another connects to it.
@@ -80,28 +85,43 @@ def main(arguments: Sequence[str]) -> int:
     try:
         stops.raise_from_now_on()
         if "PET_LOG_DIR" in os.environ:  # torchx has set it
-            return _tell_scheduler(run(arguments, saves, stops), saves)
+            return _tell_scheduler(run(arguments, watch, stops), job, watch)
         with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
-            return _tell_scheduler(run(arguments, saves, stops), saves)
+            return _tell_scheduler(run(arguments, watch, stops), job, watch)
     except SignalException as caught:
-        return _after_signal(stops.first or caught.sigval)
+        return _tell_scheduler(_after_signal(stops.first or caught.sigval), job, watch)
 
 
-def _tell_scheduler(code: int, saves: SaveRequests) -> int:
-    """Have the scheduler start the job again, or see that it does not; the exit code."""
+def _stops_in_s(job: scheduler.SlurmJob | None) -> float | None:
+    seconds = job.stops_in_s() if job else None
+    if job and seconds is None:
+        line = "SIGUSR1: saving and going on; Slurm would not start this job again, or cannot be asked here (scontrol)"
+        write(sys.stderr, f"{_fresh_line()}{line}\n")
+    return seconds
+
+
+def _tell_scheduler(code: int, job: scheduler.SlurmJob | None, watch: _Watch) -> int:
+    """Have Slurm start the job again, or see that it does not; the exit code."""
+    if job is None or code == 0:
+        return code
     problem = ""
     if code == USER_ERROR_EXIT_CODE:
-        problem = scheduler.never_again()
-    elif code and saves.stopping:
-        write(sys.stderr, f"{_fresh_line()}saved because of SIGUSR1; Slurm starts this job again\n")
-        problem = scheduler.requeue()
+        problem = job.never_again()
+    elif job.requeues and _gets_more_time(code, job, watch):
+        write(sys.stderr, f"{_fresh_line()}the job's time is up, or SIGUSR1 said so: Slurm starts it again\n")
+        problem = job.requeue()
     if problem:
         write(sys.stderr, f"{_fresh_line()}{problem}\n")
     return code
 
 
-def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> int:
+def _gets_more_time(code: int, job: scheduler.SlurmJob, watch: _Watch) -> bool:
+    time_is_up = watch.time_is_up or (code == 128 + signal.SIGTERM and job.is_over_time())
+    return time_is_up and (watch.has_trained or scheduler.attempts_before() < UNTRAINED_ATTEMPTS)
+
+
+def run(arguments: Sequence[str], watch: _Watch, stops: StopRequests) -> int:
     """Start the ranks, wait for them, and report the first failure."""
     import rendezvous  # takes seconds, as torch does; signals are handled by now
     from torch.distributed import run as torchrun
@@ -110,7 +130,6 @@ def run(arguments: Sequence[str], saves: SaveRequests, stops: StopRequests) -> i
 
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     options.signals_to_handle = stops.left_to_torchelastic(options.signals_to_handle)
-    watch = _Watch(saves, stops)
     elastic_agent.watch(watch, shutdown_s=LOST_HOST_SHUTDOWN_S)
     try:
         rendezvous.prepare(options)
@@ -188,6 +207,17 @@ class _Watch:
         self.failures: list[Failure] = []
         self.others: Others = NoOthers()
         self.has_looked = False
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the ranks were to save and stop, so that the scheduler starts the job again; on this host or another."""
+        told = any(failure.kind == STOP and failure.exit_code == _TIME_UP for failure in self.others.failures)
+        return told or self._saves.stopping
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether ranks of this host have trained."""
+        return self._saves.trained
 
     def looking(self, pids: Collection[int], rendezvous: Any, restarts_left: int) -> None:
         self.others = getattr(rendezvous, "others", self.others)

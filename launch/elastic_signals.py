@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+BUSY_S = 60.0
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -78,18 +81,26 @@ class SaveRequests:
     """SIGUSR1, passed on to every rank once; one that does not listen yet, and would be ended by it, is waited for.
 
     Args:
-        stops: asked when the signal comes: whether the ranks shall stop when they have saved. They get SIGTERM then, as
-            soon as they train: before, there is nothing to save, and another start would come as far.
+        stops_in_s: asked when the signal comes: in how many seconds the ranks shall save and stop; None: they save and go
+            on. Those that shall stop get SIGTERM as soon as they train: before, there is nothing to save, and another
+            start would come as far. Where they have trained and do something else now, scores say, they are waited for
+            for a minute.
 
     Attributes:
-        stopping: whether they shall.
+        trained: whether ranks have trained since this launcher started.
     """
 
-    def __init__(self, stops: Callable[[], bool] = lambda: False) -> None:
-        self._stops = stops
-        self.stopping = False
+    def __init__(self, stops_in_s: Callable[[], float | None] = lambda: None) -> None:
+        self._stops_in_s = stops_in_s
+        self._stop_at_s = math.inf
+        self.trained = False
         self._asked = self._pending = False
         self._passed_on: set[int] = set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the ranks shall stop now."""
+        return time.monotonic() >= self._stop_at_s
 
     def note(self, number: int, frame: object) -> None:
         """Handle the signal."""
@@ -97,15 +108,18 @@ class SaveRequests:
 
     def pass_on(self, pids: Collection[int]) -> None:
         """Tell those of these ranks that listen and were not told yet; call it now and then."""
+        self.trained = self.trained or any(_listens(pid, now=True) for pid in pids)
         if self._asked:
             self._asked, self._pending = False, True
             self._passed_on.clear()
-            self.stopping = self.stopping or self._stops()
-        if not self._pending:
+            if (seconds := self._stops_in_s()) is not None:
+                self._stop_at_s = min(self._stop_at_s, time.monotonic() + seconds)
+        if not self._pending or (self._stop_at_s < math.inf and not self.stopping):
             return
         number = signal.SIGTERM if self.stopping else signal.SIGUSR1
+        busy_for_long = self.trained and time.monotonic() > self._stop_at_s + BUSY_S
         for pid in pids:
-            if pid not in self._passed_on and _listens(pid, now=self.stopping):
+            if pid not in self._passed_on and (busy_for_long or _listens(pid, now=self.stopping)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
                 self._passed_on.add(pid)

@@ -43,7 +43,8 @@ def open_store(host: str, port: int, *, is_host: bool | None, timeout: timedelta
             # Two launchers of one job may run on this host: the first serves, the second is a client.
             if error.errno != errno.EADDRINUSE or is_host:
                 line = f"cannot listen on {host}:{port}, where the hosts shall meet: {error.strerror}"
-                raise LaunchError(f"{line} (--rdzv-endpoint)", exit_code=2) from error
+                code = 1 if error.errno == errno.EADDRINUSE else 2  # the other may be gone at another start
+                raise LaunchError(f"{line} (--rdzv-endpoint)", exit_code=code) from error
     _await(host, port, patience_s)
     store = _client(host, port, timeout)
     _notice_silence(port)
@@ -78,8 +79,11 @@ def serve(listener: socket.socket, *, timeout: timedelta) -> TCPStore:
 
 
 def is_this_host(host: str) -> bool:
-    """Whether a name or address is one of this host: packets to it would leave from that very address."""
-    if host == socket.gethostname():
+    """Whether a name or address is one of this host: packets to it would leave from that very address.
+
+    A pod knows itself as dlrm-0, is called dlrm-0.service by the others, and may start before that name is published.
+    """
+    if socket.gethostname().split(".")[0] in (host, host.split(".")[0]):
         return True
     with suppress(OSError):
         for family, kind, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
@@ -93,6 +97,8 @@ def is_this_host(host: str) -> bool:
 def _await(host: str, port: int, patience_s: float) -> None:
     """Return when something listens there."""
     waiting = Waiting(patience_s, "--rdzv-conf join_timeout=SECONDS")
+    # A cluster that grows may take minutes to start the first pod, which has no name before.
+    name_patience_s = patience_s if "KUBERNETES_SERVICE_HOST" in os.environ else _NAME_PATIENCE_S
     while True:
         name_is_wrong = False
         try:
@@ -104,8 +110,8 @@ def _await(host: str, port: int, patience_s: float) -> None:
         except OSError as error:
             reason = error.strerror or "no answer"
             problem = f"the first host does not listen on {host}:{port} yet, or it is another ({reason})"
-        if waiting.over or (name_is_wrong and waiting.waited_s > _NAME_PATIENCE_S):
-            raise LaunchError(f"{problem}; gave up after {waiting.waited_s:.0f} s", exit_code=2)
+        if waiting.over or (name_is_wrong and waiting.waited_s > name_patience_s):
+            raise LaunchError(f"{problem}; gave up after {waiting.waited_s:.0f} s")  # another start may meet it
         waiting.say(problem)
         time.sleep(_POLL_S)
 
@@ -122,8 +128,7 @@ def _client(host: str, port: int, timeout: timedelta) -> TCPStore:
     connecting.start()
     connecting.join(timeout.total_seconds())
     if not connected:
-        line = f"{host}:{port} (--rdzv-endpoint) answers, but not as the launcher of the first host would"
-        raise LaunchError(line, exit_code=2)
+        raise LaunchError(f"{host}:{port} (--rdzv-endpoint) answers, but not as the launcher of the first host would")
     return connected[0]
 
 

@@ -6,15 +6,20 @@ taken, and ``DLRM_GRACE_S`` says what they were told. It needs the standard libr
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 GRACE_VARIABLE = "DLRM_GRACE_S"  # seconds between SIGTERM and SIGKILL, where the scheduler cannot be asked
+LOCAL_VARIABLE = "DLRM_CLIENT"  # set for torchx's local schedulers, by components/dlrm.py
+SHORT_JOB_S = 900.0  # of a job with less time the signal before its end may be all of it
 _GRACE_S = {"KUBERNETES_SERVICE_HOST": 30.0, "AWS_BATCH_JOB_ID": 30.0}  # as these do it unless they are told otherwise
 _SLURM_GRACE_S = 30.0  # KillWait where it is not set
 _LOCAL_GRACE_S = 10.0  # of torchx's local schedulers
@@ -36,6 +41,8 @@ def shutdown_s() -> int:
         ValueError: what the environment says is no number.
     """
     grace_s = _grace_s()
+    if not math.isfinite(grace_s):
+        raise ValueError(f"{GRACE_VARIABLE} must be a number of seconds that ends")
     return int(max(_FEWEST_S, grace_s - _MARGIN_S))
 
 
@@ -45,6 +52,8 @@ def _grace_s() -> float:
             return float(given)
         except ValueError:
             raise ValueError(f"{GRACE_VARIABLE} ({given}) must be a number of seconds") from None
+    if LOCAL_VARIABLE in os.environ:  # in an allocation or a pod as well
+        return _LOCAL_GRACE_S
     if in_slurm():
         found = re.search(r"^KillWait\s*=\s*(\d+)", _answer("scontrol", "show", "config"), re.MULTILINE)
         return float(found[1]) if found else _SLURM_GRACE_S
@@ -86,24 +95,76 @@ def nobody_watches() -> bool:
     return "SLURM_STEP_ID" in os.environ and not sys.stdin.isatty()
 
 
-def can_requeue() -> bool:
-    """Whether Slurm would start this job again when it is asked to: a batch job with ``--requeue``."""
-    if not in_slurm():
-        return False
-    job = _answer("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
-    return re.search(r"\bRequeue=1\b", job) is not None and re.search(r"\bBatchFlag=[1-9]", job) is not None
+@dataclass(frozen=True)
+class SlurmJob:
+    """What Slurm says of this job when its launcher starts.
+
+    Attributes:
+        name: by which Slurm knows it; of a job array the task alone.
+        requeues: whether it would be started again: a batch job with ``--requeue``.
+        time_limit_s: infinite if there is none; ends_s: when it is over, by the monotonic clock.
+    """
+
+    name: str
+    requeues: bool
+    time_limit_s: float = math.inf
+    ends_s: float = math.inf
+
+    @classmethod
+    def ask(cls) -> SlurmJob | None:
+        """None outside of Slurm. Where Slurm does not answer, in a container say, it cannot be asked to requeue either."""
+        if not in_slurm():
+            return None
+        array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+        name = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+        told = _answer("scontrol", "--oneliner", "show", "job", name)
+        found = dict(word.split("=", 1) for word in told.partition("\n")[0].split() if "=" in word)
+        requeues = found.get("Requeue") == "1" and found.get("BatchFlag", "0") != "0"
+        limit_s, ran_s = _seconds(found.get("TimeLimit", "")), _seconds(found.get("RunTime", ""))
+        return cls(name, requeues, limit_s, time.monotonic() + limit_s - (0.0 if ran_s == math.inf else ran_s))
+
+    def stops_in_s(self) -> float | None:
+        """After SIGUSR1, in how many seconds ranks are to save and stop, so that Slurm starts the job again; None: never.
+
+        At once. But the signal that Slurm sends a fixed time before the end comes early to a job with little time: that
+        may use four fifths of it.
+        """
+        if not self.requeues:
+            return None
+        if self.time_limit_s > SHORT_JOB_S:
+            return 0.0
+        return max(0.0, self.ends_s - time.monotonic() - self.time_limit_s / 5)
+
+    def is_over_time(self) -> bool:
+        """Whether Slurm ends the job because its time is up."""
+        return "Reason=TimeLimit" in _answer("scontrol", "--oneliner", "show", "job", self.name)
+
+    def requeue(self) -> str:
+        """Have Slurm start this job again, which ends what runs of it; the first host asks. What went wrong, or nothing."""
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            return ""
+        if "JobState=CANCELLED" in _answer("scontrol", "--oneliner", "show", "job", self.name):
+            return ""
+        return _ask("scontrol", "requeue", self.name)
+
+    def never_again(self) -> str:
+        """Have Slurm not start this job again, whoever asks. What went wrong, or nothing."""
+        return _ask("scontrol", "update", f"JobId={self.name}", "Requeue=0") if self.requeues else ""
 
 
-def requeue() -> str:
-    """Have Slurm start this job again, which ends what runs of it; the first host asks. What went wrong, or nothing."""
-    if os.environ.get("SLURM_PROCID", "0") != "0":
-        return ""
-    return _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+def attempts_before() -> int:
+    """How often Slurm has started this job before."""
+    count = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
 
 
-def never_again() -> str:
-    """Have Slurm not start this job again, whoever asks. What went wrong, or nothing."""
-    return _ask("scontrol", "update", f"JobId={os.environ['SLURM_JOB_ID']}", "Requeue=0") if in_slurm() else ""
+def _seconds(duration: str) -> float:
+    """Of Slurm's [days-]hours:minutes:seconds; infinite for anything else, UNLIMITED too."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
+    if match is None:
+        return math.inf
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _answer(*command: str) -> str:

@@ -96,7 +96,7 @@ class Buildah(Engine):
             return
         with tempfile.TemporaryDirectory(prefix="dlrm_base_") as folder:
             system = Path(folder) / "system"
-            packages = "--include=python3.11,python3.11-venv,ca-certificates"
+            packages = "--include=python3.11,python3.11-venv,python3-distutils,ca-certificates"
             subprocess.run(["debootstrap", "--variant=minbase", packages, "bookworm", system], check=True)
             for name in ("python", "python3"):
                 (system / "usr/bin" / name).unlink(missing_ok=True)

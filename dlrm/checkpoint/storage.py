@@ -86,6 +86,8 @@ class Storage(Protocol):
 class UnreachableError(CheckpointError):
     """The storage cannot be asked, so that nothing is known of what it holds: no reason to take an older checkpoint."""
 
+    may_pass = True
+
 
 class NoPlainFileError(OSError):
     """Something else than a file is where a file should be."""

@@ -38,7 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
 
-from dlrm.command.refusals import refusal
+from dlrm.command.refusals import may_pass, refusal
 from dlrm.distributed import called, faults
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.files import written_beside
@@ -169,7 +169,8 @@ def _judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
     if isinstance(error, DlrmError):
         line = f"{who}: {error}" if rank else str(error)
         kind: Kind = "peer" if world_size > 1 and is_peer_failure(error) else "user"
-        return Verdict(kind=kind, line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
+        code = BUG_EXIT_CODE if error.may_pass else USER_ERROR_EXIT_CODE
+        return Verdict(kind=kind, line=line, details="", exit_code=code)
     if isinstance(error, ModuleNotFoundError) and (error.name or "dlrm").partition(".")[0] != "dlrm":
         line = (
             f"the package {error.name} is not installed for {sys.executable}; run `make install`, use .venv/bin/python"
@@ -179,7 +180,8 @@ def _judge(error: BaseException, *, rank: int, world_size: int) -> Verdict:
         return Verdict(kind="user", line=_cannot_print(error), details="", exit_code=USER_ERROR_EXIT_CODE)
     if refused := refusal(error):  # before what may be a peer's: NCCL's own errors can be those of memory
         line = f"{who}: {refused}" if who else refused
-        return Verdict(kind="user", line=line, details="", exit_code=USER_ERROR_EXIT_CODE)
+        code = BUG_EXIT_CODE if may_pass(error) else USER_ERROR_EXIT_CODE
+        return Verdict(kind="user", line=line, details="", exit_code=code)
     if world_size > 1 and _is_timeout(error):
         line = f"{who} got no answer from another rank within distributed.timeout_s: {summary(error)}{_waited(error)}"
         return Verdict(kind="timeout", line=line, details="", exit_code=BUG_EXIT_CODE)

@@ -105,6 +105,12 @@ def refusal(error: BaseException) -> str:
     return ""
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether another start may succeed although nobody has mended anything: a file system that does not answer."""
+    numbers = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+    return any(isinstance(link, OSError) and link.errno in numbers for link in _chain(error))
+
+
 def _memory(error: BaseException) -> str:
     text = str(error)
     on_device = _is_torch_s(error, "OutOfMemoryError") or (

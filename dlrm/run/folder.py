@@ -41,6 +41,7 @@ from dlrm.run.secondary import reason, write_json, write_text
 
 CAUSE_VARIABLE = "DLRM_RESTART_CAUSE"  # set by a launcher that starts ranks again: why, in a line
 _LOCK_PATIENCE_S = 10.0
+_LOST_HOST_PATIENCE_S = 120.0  # what a host held that is lost, NFS gives back after 90 s
 _locks: list[ExitStack] = []  # held until the process ends
 
 
@@ -82,7 +83,7 @@ def open_run_folder(config: Config, world: World) -> RunFolder:
     def make() -> RunFolder:
         with _folder_errors():
             run = _find_or_make(config, launchers, this_job())
-            _lock(run.path)
+            _lock(run.path, _LOST_HOST_PATIENCE_S if run.restarted else _LOCK_PATIENCE_S)
             if config.run.overwrite and not run.continued:
                 _empty(run.path)
             try:
@@ -185,9 +186,10 @@ def _is_inside(checkpoint: str, folder: Path) -> bool:
 
 
 def _folders_of(parent: Path, name: str) -> list[Path]:
-    """The folders of runs of a name, ``name-12`` included."""
+    """The folders of runs of a name, then ``name-12`` and the like."""
     pattern = re.compile(rf"{re.escape(name)}(-[0-9]+)?")
-    return [path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / STARTS).exists()]
+    found = [path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / STARTS).exists()]
+    return sorted(found, key=lambda path: (path.name != name, path.name))
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,11 @@ def _launchers(world: World) -> list[str]:
     return [found for found in world.collectives.all_gather_object(mark) if found is not None]
 
 
-def _lock(folder: Path) -> None:
+def _lock(folder: Path, patience_s: float) -> None:
     """Keep others from the folder as long as this process lives; only hosts that share locks notice each other."""
     held = ExitStack()
     try:  # a process that was killed may take a moment to be gone
-        held.enter_context(alone(folder / LOCK, patience_s=_LOCK_PATIENCE_S))
+        held.enter_context(alone(folder / LOCK, patience_s=patience_s))
     except BlockingIOError:
         who = f"another process{_last_start(folder)}"
         message = f"{who} is training into {folder}/; wait for it or use another name"

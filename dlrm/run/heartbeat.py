@@ -40,6 +40,7 @@ _LEAVING_PATIENCE_S = 3.0
 _WINDOW_S = 300.0  # over which the pace is taken
 _LONGEST_LINE = 2000
 _FRAMES = 6
+_LIBRARY, _PACKAGES = f"{os.path.dirname(os.__file__)}{os.sep}", f"{os.sep}site-packages{os.sep}"
 _LOG = logging.getLogger(__name__)
 
 
@@ -206,11 +207,15 @@ def _restarts_left() -> int | None:
 
 
 def _where() -> list[str]:
-    """The innermost functions that the main thread is in, the innermost first: ``data/loader.py:97 read_ahead``."""
+    """The innermost functions that the main thread is in, the innermost first: ``dlrm/data/loader.py:97 read_ahead``.
+
+    Those of the standard library, which mostly wait for a lock, are left out.
+    """
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     found: list[str] = []
     while frame is not None and len(found) < _FRAMES:
-        file = "/".join(Path(frame.f_code.co_filename).parts[-3:])
-        found.append(f"{file}:{frame.f_lineno} {frame.f_code.co_name}")
+        path = frame.f_code.co_filename
+        if not path.startswith(_LIBRARY) or _PACKAGES in path:
+            found.append(f"{'/'.join(Path(path).parts[-3:])}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back
     return found

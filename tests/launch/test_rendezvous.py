@@ -280,6 +280,12 @@ def test_a_host_knows_its_own_addresses():
     assert not host_store.is_this_host("nowhere.invalid")
 
 
+def test_a_pod_knows_itself_by_the_name_that_others_have_for_it_before_that_is_published(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "dlrm-0")
+    assert host_store.is_this_host("dlrm-0.invalid")
+    assert not host_store.is_this_host("dlrm-1.invalid")
+
+
 def no_such_name(*_, **__):
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

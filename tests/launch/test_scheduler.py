@@ -22,6 +22,9 @@ VARIABLES = (
     "KUBERNETES_SERVICE_HOST",
     "AWS_BATCH_JOB_ID",
     "DLRM_GRACE_S",
+    "DLRM_CLIENT",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
 )
 
 
@@ -76,6 +79,14 @@ def test_a_grace_that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setenv("DLRM_GRACE_S", "long")
     with pytest.raises(ValueError, match=r"^DLRM_GRACE_S \(long\) must be a number of seconds$"):
         scheduler.shutdown_s()
+    monkeypatch.setenv("DLRM_GRACE_S", "inf")
+    with pytest.raises(ValueError, match="seconds that ends"):
+        scheduler.shutdown_s()
+
+
+def test_a_job_that_ends_with_its_client_gets_as_long_as_torchx_gives_it_in_an_allocation_too(monkeypatch, slurm):
+    monkeypatch.setenv("DLRM_CLIENT", "1")
+    assert scheduler.shutdown_s() == 8
 
 
 def test_cores_are_those_that_were_granted(monkeypatch):
@@ -116,33 +127,65 @@ def test_jobs_that_are_numbered_one_after_the_other_meet_on_different_ports():
 )
 def test_only_a_batch_job_that_may_be_requeued_can_be(slurm, shown, can):
     slurm.answers(shown)
-    assert scheduler.can_requeue() == can
+    assert scheduler.SlurmJob.ask().requeues == can
 
 
-def test_outside_of_slurm_nothing_can_be_requeued():
-    assert not scheduler.can_requeue()
-    assert scheduler.never_again() == ""
+def test_outside_of_slurm_there_is_no_job(monkeypatch):
+    assert scheduler.SlurmJob.ask() is None
+
+
+def test_where_slurm_cannot_be_asked_nothing_is_asked_of_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("PATH", str(tmp_path))  # in a container
+    job = scheduler.SlurmJob.ask()
+    assert (job.requeues, job.stops_in_s(), job.never_again()) == (False, None, "")
+
+
+@pytest.mark.parametrize(
+    ("limit", "ran", "stops_in_s"),
+    [
+        ("UNLIMITED", "00:10:00", 0.0),
+        ("1-00:00:00", "23:55:00", 0.0),
+        ("00:05:00", "00:00:10", 230.0),  # the signal came at once: a fifth of its time is left to save
+        ("00:02:00", "00:01:50", 0.0),
+    ],
+)
+def test_a_job_with_little_time_may_use_four_fifths_of_it(slurm, limit, ran, stops_in_s):
+    slurm.answers(f"JobId=12 Requeue=1 BatchFlag=1 RunTime={ran} TimeLimit={limit}\nJobId=13 Requeue=0 BatchFlag=1")
+    assert scheduler.SlurmJob.ask().stops_in_s() == pytest.approx(stops_in_s, abs=5.0)
+
+
+REQUEUES = "JobId=12 Requeue=1 BatchFlag=1 RunTime=00:00:01 TimeLimit=UNLIMITED JobState=RUNNING"
 
 
 def test_the_first_host_alone_asks_for_a_requeue(slurm, monkeypatch):
-    slurm.answers()
+    slurm.answers(REQUEUES)
+    job = scheduler.SlurmJob.ask()
     monkeypatch.setenv("SLURM_PROCID", "1")
-    assert scheduler.requeue() == ""
-    assert slurm.asked == []
+    assert job.requeue() == ""
+    assert slurm.asked[1:] == []
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert scheduler.requeue() == ""
-    assert slurm.asked == ["requeue 12"]
+    assert job.requeue() == ""
+    assert slurm.asked[-1] == "requeue 12"
 
 
-def test_a_job_that_a_user_has_to_mend_is_never_started_again(slurm):
-    slurm.answers()
-    assert scheduler.never_again() == ""
-    assert slurm.asked == ["update JobId=12 Requeue=0"]
+def test_a_job_that_was_cancelled_is_not_requeued(slurm):
+    slurm.answers(REQUEUES.replace("RUNNING", "CANCELLED"))
+    assert scheduler.SlurmJob.ask().requeue() == ""
+    assert not any(line.startswith("requeue") for line in slurm.asked)
+
+
+def test_of_a_job_array_only_the_task_is_meant(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    slurm.answers(REQUEUES)
+    scheduler.SlurmJob.ask().never_again()
+    assert slurm.asked[-1] == "update JobId=12_3 Requeue=0"
 
 
 def test_what_slurm_refuses_is_told_in_its_words(slurm):
     slurm.answers(code=1)
-    assert scheduler.requeue() == "scontrol requeue 12: refused"
+    assert scheduler.SlurmJob("12", requeues=True).requeue() == "scontrol requeue 12: refused"
 
 
 def test_a_terminal_without_a_keyboard_is_watched_by_nobody(monkeypatch):
@@ -155,19 +198,31 @@ def test_a_terminal_without_a_keyboard_is_watched_by_nobody(monkeypatch):
 
 
 def test_sigusr1_in_a_job_that_can_be_requeued_saves_stops_and_requeues(slurm):
-    slurm.answers("JobId=12 Requeue=1 BatchFlag=1")
+    slurm.answers(REQUEUES)
     with started(ELASTIC[0], "--max-restarts", "3", *ELASTIC[1:], "saving") as job:
         ranks_up(job, 2, "ready")
         os.kill(job.pid, signal.SIGUSR1)
         _, err = job.communicate(timeout=HANG_S)
     assert job.returncode == 128 + signal.SIGTERM  # and no rank was started again
-    assert "saved because of SIGUSR1; Slurm starts this job again" in err
-    assert slurm.asked == ["show config", "--oneliner show job 12", "requeue 12"]
+    assert "SIGUSR1 said so: Slurm starts it again" in err
+    assert slurm.asked == ["--oneliner show job 12", "show config", "--oneliner show job 12", "requeue 12"]
 
 
 @pytest.mark.slow
 def test_a_mistake_of_the_user_in_slurm_keeps_the_job_from_being_started_again(slurm):
-    slurm.answers()
+    slurm.answers(REQUEUES)
     job = finished(*ELASTIC, "alike")
     assert job.returncode == 2
-    assert slurm.asked == ["show config", "update JobId=12 Requeue=0"]
+    assert slurm.asked == ["--oneliner show job 12", "show config", "update JobId=12 Requeue=0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("reason", "requeues"), [("TimeLimit", True), ("None", False)])
+def test_sigterm_at_the_end_of_the_time_is_followed_by_a_requeue_and_no_other(slurm, reason, requeues):
+    slurm.answers(f"{REQUEUES} Reason={reason}")
+    with started(ELASTIC[0], "--max-restarts", "3", *ELASTIC[1:], "saving") as job:
+        ranks_up(job, 2, "ready")
+        os.kill(job.pid, signal.SIGTERM)
+        job.communicate(timeout=HANG_S)
+    assert job.returncode == 128 + signal.SIGTERM
+    assert ("requeue 12" in slurm.asked) == requeues

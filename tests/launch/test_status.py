@@ -71,6 +71,7 @@ def job(run, *options, restarts=0):
     launcher = ["--standalone", "--local-addr", "localhost", "--nproc-per-node", "2", "--max-restarts", str(restarts)]
     words = [sys.executable, "launch/elastic.py", *launcher, "dlrm_main.py", "train", *SMALL, *options]
     environment = {name: value for name, value in os.environ.items() if name not in NOT_PASSED}
+    environment["DLRM_JOB_ID"] = "17"
     with (run.parent / "out").open("ab") as out:
         process = subprocess.Popen(
             [*words, "--run.dir", str(run.parent)], cwd=ROOT, env=environment, stdout=out, stderr=out
@@ -145,7 +146,7 @@ def test_a_killed_rank_an_interruption_and_the_end_are_told_apart(run):
         assert launcher.wait(HANG_S) == 0
     found = run.status()
     assert (found["state"], found["text"], found["step"]) == ("finished", "train.max_steps reached", last)
-    assert [len(attempt["starts"]) for attempt in found["attempts"]] == [2, 1]
+    assert [(attempt["job"], len(attempt["starts"])) for attempt in found["attempts"]] == [("17", 2), ("17", 1)]
     assert "SIGTERM" in found["attempts"][0]["starts"][1]["ending"]
     assert 0 < found["test_auc"] <= 1
 

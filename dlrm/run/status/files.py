@@ -68,6 +68,7 @@ class Start:
     Attributes:
         time_s: when, on its host's clock; host, pid: of rank 0; ranks: how many.
         launchers: marks of those that started them; job: the scheduler's id; cause: why ranks were started again.
+        beats: whether its ranks leave signs of life, as those of earlier versions do not.
     """
 
     time_s: float
@@ -77,6 +78,7 @@ class Start:
     launchers: frozenset[str] = frozenset()
     job: str | None = None
     cause: str | None = None
+    beats: bool = True
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def _starts(path: Path) -> Iterator[Start]:
                 frozenset(entry.texts("launchers")),
                 _job(entry.values.get("job")),
                 entry.text("cause"),
+                "cause" in entry.values,
             )
 
 
@@ -296,7 +299,7 @@ def _saved(folder: Path) -> Saved | None:
     if elsewhere := _checkpoint_dir(folder):
         from dlrm.remote.paths import SchemeError, is_remote, local_path  # takes a moment
 
-        place = f"{elsewhere.rstrip('/')}/{folder.name}"
+        place = f"{elsewhere.rstrip('/')}/{os.path.basename(os.path.abspath(folder))}"
         try:
             path = Path(local_path(place))
         except SchemeError:

@@ -14,6 +14,7 @@ from dlrm.activity import READING, STARTING
 from dlrm.run.status.ages import Process, silence_s
 from dlrm.run.status.files import Beat
 
+_LONG_STEPS = 5  # in which a rank whose steps take long may do one
 _LONG_S = 60.0  # for which all ranks may well do the same without getting on
 _WAITING = ("distributed/", "torchrec/", "autograd/")  # where a rank is that waits for the others
 
@@ -40,6 +41,12 @@ class Heard:
         """Seconds since it got on, as far as that is known."""
         return self.beat.still_s + self.age_s
 
+    @property
+    def stands(self) -> bool:
+        """Whether it has not got on for longer than its steps take."""
+        step_s = 1 / self.beat.steps_per_s if self.beat.steps_per_s else 0.0
+        return self.still_s > max(silence_s(self.beat), _LONG_STEPS * step_s)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -63,7 +70,7 @@ def problems(heard: Mapping[int, Heard], ranks: int | None) -> list[Problem]:
     """
     silent = [one for one in heard.values() if one.is_silent]
     others = [one for one in heard.values() if not one.is_silent]
-    stands = all(one.still_s > silence_s(one.beat) for one in others)
+    stands = all(one.stands for one in others)
     missing = sorted(set(range(ranks or 0)) - heard.keys())
     if silent:
         return [_silent(one, stands) for one in silent]

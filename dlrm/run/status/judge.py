@@ -186,7 +186,7 @@ def _state(
     if silent and contents.summarised_s is not None and contents.summarised_s >= (contents.begun_s or 0.0):
         return "finished", contents.stopped or "finished"
     if not heard:
-        return _unheard(start, heard_s)
+        return _unheard(contents, start, ages)
     if silent:
         text = f"nothing was heard for {duration_text(heard_s)}"
         if _may_restart(start, heard) is True:
@@ -217,13 +217,16 @@ def _may_restart(start: Start, heard: Mapping[int, Heard]) -> bool | None:
     return True if True in lives else (None if None in lives else False)
 
 
-def _unheard(start: Start, heard_s: float | None) -> tuple[State, str]:
+def _unheard(contents: Contents, start: Start, ages: Ages) -> tuple[State, str]:
+    begun_s, changed_s = (max(0.0, ages.by_clock(time_s or 0.0)) for time_s in (contents.begun_s, contents.changed_s))
     lives = [launcher_lives(mark) for mark in start.launchers]
     if lives and not any(alive is not False for alive in lives):
-        return "dead", f"its launcher is gone; nothing was heard for {duration_text(heard_s)}"
-    if heard_s is not None and heard_s < _STARTING_S:
+        return "dead", f"its launcher is gone; nothing was heard for {duration_text(changed_s)}"
+    if begun_s < _STARTING_S:
         return "starting", "no rank was heard yet"
-    return "unknown", f"its ranks leave no signs of life; its files were last written {duration_text(heard_s)} ago"
+    if start.beats and changed_s > _STARTING_S:
+        return "dead", f"it ended before a rank was heard, {duration_text(changed_s)} ago"
+    return "unknown", f"its ranks leave no signs of life; its files were last written {duration_text(changed_s)} ago"
 
 
 def _without_starts(contents: Contents, ages: Ages) -> Status:

@@ -9,11 +9,19 @@ from typing import Any
 
 from dlrm.format import counted, escaped, local_time
 from dlrm.run.status.endings import Fault
-from dlrm.run.status.files import Entry
+from dlrm.run.status.files import Beat, Entry
 from dlrm.run.status.hangs import Heard
 from dlrm.run.status.judge import OVER, Attempt, StartOf, Status, duration_text
 
 _MOST_RANKS = 32
+_ENDED = {
+    "user": "failed",
+    "bug": "failed",
+    "peer": "has lost another rank",
+    "timeout": "has waited for another rank in vain",
+    "interrupt": "has stopped",
+    "ended": "was ended by a signal",
+}
 _MOST_STARTS = 12
 
 
@@ -22,7 +30,9 @@ def as_lines(status: Status) -> list[str]:
     lines = [f"{status.run}: {headline(status)}"]
     lines += [f"  {title:<11} {text}" for title, text in _figures(status) if text]
     lines += ["", "attempts", *_attempts(status.attempts)] if status.attempts else []
-    lines += ["", "ranks", *_ranks(status.ranks)] if status.ranks and status.state not in OVER else []
+    lines += (
+        ["", "ranks", *_ranks(status.ranks)] if status.ranks and status.state not in ("finished", "stopped") else []
+    )
     return [escaped(line, 500) for line in lines]
 
 
@@ -184,12 +194,16 @@ def _ranks(ranks: Sequence[Heard]) -> Iterator[str]:
         beat = one.beat
         yield (
             f"  {beat.rank:>5}  {beat.host:<{width}}  {beat.pid:>8}  {beat.step:>10,}  {one.age_s:>6.0f} s  "
-            f"{one.still_s:>6.0f} s  {beat.ended or beat.doing}{_note(one)}"
+            f"{one.still_s:>6.0f} s  {_doing(beat)}{_note(one)}"
         )
 
 
+def _doing(beat: Beat) -> str:
+    return _ENDED.get(beat.ended, beat.ended) if beat.ended else beat.doing
+
+
 def _note(one: Heard) -> str:
-    if one.process in ("gone", "stopped"):
+    if not one.beat.ended and one.process in ("gone", "stopped"):
         return f" (process {one.process})"
     return f" (in {one.beat.where[0]})" if one.beat.where else ""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from dlrm.checkpoint.storage import UnreachableError
 from dlrm.command.failure import is_peer_failure, judge, summary
 from dlrm.errors import ConfigError, ConfigProblem, DataError, SetupError
 
@@ -218,3 +219,9 @@ def test_what_an_error_quotes_does_nothing_to_a_terminal():
             said = (verdict.details + verdict.line).split("\n")
             assert all(line.isprintable() for line in said)
             assert any("\\x" in line for line in said)
+
+
+def test_storage_that_is_away_is_one_line_and_no_mistake_of_the_user():
+    """A scheduler starts such a job again; after exit code 2 it would not."""
+    verdict = judge(UnreachableError("s3://b/a", "does not answer"), rank=0, world_size=1)
+    assert (verdict.kind, verdict.exit_code, verdict.details) == ("user", 1, "")

@@ -123,7 +123,8 @@ def test_a_folder_for_a_file_and_the_other_way_round_are_named(tmp_path):
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ESTALE])
 def test_places_that_cannot_be_used_are_named_with_what_to_change(number):
     verdict = judge(OSError(number, os.strerror(number), "/data/x.npy"), rank=0, world_size=1)
-    assert (verdict.kind, verdict.exit_code) == ("user", 2)
+    may_pass = number == errno.ESTALE  # so that a scheduler may start the job again
+    assert (verdict.kind, verdict.exit_code) == ("user", 1 if may_pass else 2)
     assert verdict.line.startswith(f"/data/x.npy: {os.strerror(number)}; ")
 
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,13 @@ def test_a_rank_that_does_not_get_on_says_for_how_long_and_where_it_is(begin, tm
     assert any("await_true" in place for place in beat.where)
     activity.advance()
     assert await_beat(tmp_path, lambda beat: beat.still_s < 0.2).where == ()
+
+
+def test_where_a_rank_is_leaves_the_standard_library_out(begin, tmp_path):
+    begin()
+    with suppress(TimeoutError):
+        Future().result(timeout=0.5)  # waits in threading
+    assert beat_of(tmp_path).where[0].split(":")[0] == "unit/run/test_heartbeat.py"
 
 
 def test_a_rank_that_gets_on_says_how_many_steps_it_trains_a_second(begin, tmp_path):

@@ -16,6 +16,6 @@ def test_what_may_surprise_about_the_device_is_said_before_anything_else(monkeyp
         yield World(RankInfo(), torch.device("cpu"), "gloo", OneProcess(), notice)
 
     monkeypatch.setattr(job, "joined_world", joined)
-    monkeypatch.setattr(job, "_train", lambda config, world, display: display.say("building") or {})
+    monkeypatch.setattr(job, "_train", lambda config, world, display: display.say("building") or {"stopped": ""})
     job.run_training(load_config(None, []))
     assert capsys.readouterr().out.split() == f"{notice} building".split()

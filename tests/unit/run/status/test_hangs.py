@@ -87,6 +87,13 @@ def test_a_slow_step_is_no_hang(folder):
     assert named(folder) == ("running", [])
 
 
+def test_ranks_whose_steps_take_long_do_not_hang(folder):
+    beat(folder, 0, still_s=STANDS, steps_per_s=0.02)
+    for rank in (1, 2):
+        beat(folder, rank, still_s=STANDS, steps_per_s=0.02, doing="waiting for data")
+    assert named(folder) == ("running", [])
+
+
 def test_a_rank_that_was_never_heard_is_named_when_the_others_stand(folder):
     for rank in (0, 2):
         beat(folder, rank, still_s=0.5)

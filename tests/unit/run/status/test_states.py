@@ -243,11 +243,25 @@ def test_of_an_earlier_start_the_rank_that_said_nothing_is_named(tmp_path):
     assert before.ending.startswith("rank 1 ended without a word")
 
 
+def test_a_start_that_could_not_be_written_down_is_known_by_its_ranks(folder):
+    for rank in (0, 1):
+        beat(folder, rank, start_s=START + 500)
+    found = status(folder)
+    assert (found.state, len(found.attempts)) == ("running", 2)
+
+
 def test_a_run_without_signs_of_life_is_unknown(folder):
     found = status(folder)
     assert (found.state, found.step) == ("unknown", None)
     metrics(folder, {"kind": "train", "step": 60, "loss": 0.5, "samples_per_s": 1.0})
     assert status(folder).step == 60
+
+
+def test_a_run_that_was_killed_before_a_rank_was_heard_is_dead_in_the_end(tmp_path):
+    start(tmp_path, cause=None)
+    assert (status(tmp_path).state, status(tmp_path).step) == ("dead", None)
+    metrics(tmp_path, {"kind": "train", "step": 60, "loss": 0.5})  # it goes on, and heartbeats cannot be written
+    assert status(tmp_path).state == "unknown"
 
 
 def test_a_stopped_process_of_this_host_is_named_at_once(folder, process):
