@@ -306,7 +306,8 @@ class Hosts:
 
     def __init__(self, *, interval_s: float, silence_s: float) -> None:
         self._silence_s = silence_s
-        self._suspicious_s = max(silence_s / 2, 2 * interval_s + 1)
+        self._unusual_s = 2 * interval_s + 1
+        self._suspicious_s = max(silence_s / 2, self._unusual_s)
         self._state: Any = None
         self._there: list[str] = []  # a host that gives up waiting leaves, and would not be counted
         self._met: list[Any] = []
@@ -322,7 +323,9 @@ class Hosts:
         """Remember what a state of the rendezvous says."""
         now_s = time.monotonic()
         for host, beat in state.last_heartbeats.items():
-            if self._heard.get(host, (None, 0.0))[0] != beat:
+            if host not in self._heard:  # it may have died before this one came
+                self._heard[host] = (beat, now_s - max(0.0, (datetime.now(UTC) - beat).total_seconds()))
+            elif self._heard[host][0] != beat:
                 self._heard[host] = (beat, now_s)
         if state.closed and self._closed_s is None:
             self._closed_s = now_s
@@ -354,10 +357,13 @@ class Hosts:
         return sorted({*gone, *lost}), lost
 
     def silent(self) -> str:
-        """Of which hosts nothing was heard for so long that they may be lost, in words; empty if of none."""
+        """Of which hosts nothing was heard for longer than is usual, in words; empty if of none.
+
+        Where ranks have lost others, these are the hosts that are lost.
+        """
         now_s = time.monotonic()
         silent_s = {host: now_s - self._heard[host][1] for host in self._met}
-        hosts = [host for host in self._met if silent_s[host] > self._suspicious_s]
+        hosts = [host for host in self._met if silent_s[host] > self._unusual_s]
         if not hosts:
             return ""
         names = ", ".join(host.addr for host in hosts)

@@ -3,8 +3,8 @@
     sudo .venv/bin/python -m scripts.lost_host [--cases NAME ...] [--together 2] [--output FILE]
 
 Two hosts are two network namespaces of this machine, joined by a pair of virtual interfaces; each runs launch/elastic.py
-with one rank that trains a small model and saves every 200 steps into a folder that both see. When both have trained for
-some seconds, something happens:
+with one rank that trains a small model and saves every 200 steps into a folder that both see. Some seconds after the first
+save something happens:
 
 * cut: the interface of the second host is taken down: packets vanish, no connection is reset; perhaps it comes back;
 * killed: every process of a host is killed by SIGKILL; perhaps its launcher is started again.
@@ -212,7 +212,7 @@ def run_case(number: int, case: Case, work: Path) -> Outcome:
     with two_namespaces(number) as names:
         hosts = launch(names, case.options, work)
         try:
-            if not _await(lambda: steps.training() == len(hosts), START_S):
+            if not _await(lambda: _has_saved(work) and steps.training() == len(hosts), START_S):
                 raise RuntimeError(f"the job does not train: {[host.lines for host in hosts]}")
             time.sleep(FRESH_S)
             happened_s = time.time()
@@ -286,6 +286,10 @@ def _conclude(case: Case, hosts: Sequence[Host], happened_s: float, outcome: Out
         outcome.problems.append(f"ranks should {'' if case.restarts else 'not '}be started again")
     if None in outcome.exit_codes:
         outcome.problems.append("a launcher hangs")
+
+
+def _has_saved(work: Path) -> bool:
+    return any((work / "runs").glob("*/checkpoints/step_*/COMMITTED"))
 
 
 def _await(condition: Callable[[], bool], timeout_s: float) -> bool:
