@@ -17,7 +17,7 @@ from dlrm.distributed.versions import Installed
 ROOT = Path(__file__).resolve().parents[3]
 HELD: set[str] = set()
 """Names of hooks that have a test."""
-_DOCUMENTED = {"_exit", "_replace"}  # os._exit; of named tuples
+_DOCUMENTED = {"_exit", "_replace", "_current_frames"}  # of os, of named tuples, of sys
 
 
 def hook(*names: str, of: str, used_in: str, see: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -99,3 +99,27 @@ def test_the_flight_recorder_knows_the_collectives_of_gloo() -> None:
         dist.destroy_process_group()
     assert (first.name, second.name) == ("all_reduce", "broadcast")
     assert (second.group, second.number) == (first.group, first.number + 1)
+
+
+@hook(
+    "_submit_dryrun",
+    of="torchx",
+    used_in="launch/torchx_gaps.py",
+    see="torchx/schedulers/aws_batch_scheduler.py, kubernetes_scheduler.py, slurm_scheduler.py",
+)
+def test_torchx_renders_retries_where_rules_for_exit_codes_can_be_added() -> None:
+    from torchx import specs
+    from torchx.schedulers import kubernetes_scheduler
+    from torchx.schedulers.aws_batch_scheduler import AWSBatchScheduler
+    from torchx.schedulers.slurm_scheduler import SLURM_STATES, SlurmScheduler
+
+    role = specs.Role(name="train", image="dlrm:1", resource=specs.Resource(cpu=1, gpu=0, memMB=1000), max_retries=3)
+    render = getattr(AWSBatchScheduler._submit_dryrun, "__wrapped__", AWSBatchScheduler._submit_dryrun)
+    scheduler = AWSBatchScheduler("test")
+    cfg = scheduler.run_opts().resolve({"queue": "dlrm"})
+    info = render(scheduler, specs.AppDef("dlrm", roles=[role]), cfg)
+    assert {"onExitCode": "0", "action": "EXIT"} in info.request.job_def["retryStrategy"]["evaluateOnExit"]
+    own = kubernetes_scheduler.RETRY_POLICIES[specs.RetryPolicy.APPLICATION]
+    assert {"event": "PodFailed", "action": "RestartJob"} in own
+    assert SLURM_STATES["PENDING"] == specs.AppState.PENDING
+    assert callable(SlurmScheduler.describe)
