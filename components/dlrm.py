@@ -257,8 +257,8 @@ def _job(
 ) -> specs.AppDef:
     """A role with one replica a host, each of which runs launch/elastic.py."""
     launcher = ["launch/elastic.py", "--nproc-per-node", str(hosts.ranks), *options]
-    # Values go into the command, because Slurm's --export would cut them at commas.
-    settings = [f"{name}={_literal(value)}" for name, value in host.env.items()]
+    # Not into the role's environment, which torchx has Slurm cut at commas; for Slurm see _environment.
+    settings = [] if _scheduler() == "slurm" else [f"{name}={_literal(value)}" for name, value in host.env.items()]
     command = f"exec {shlex.join(['env', *settings])} " if settings else "exec "
     command += f"{_interpreter(host)} {shlex.join(launcher)} {_meeting(hosts, rdzv_port)} "
     return specs.AppDef(
@@ -274,7 +274,7 @@ def _job(
                 max_retries=max_retries,
                 retry_policy=specs.RetryPolicy.APPLICATION,  # the other hosts cannot go on without one of them
                 resource=host.resource,
-                env=_environment(hosts),
+                env=_environment(hosts, host),
                 mounts=specs.parse_mounts(host.mounts),
                 port_map={"c10d": rdzv_port} if rdzv_port else {},
             )
@@ -303,16 +303,18 @@ def _meeting(hosts: _Hosts, port: int) -> str:
     return f"{meeting} --rdzv-endpoint {endpoint}"
 
 
-def _environment(hosts: _Hosts) -> Dict[str, str]:
+def _environment(hosts: _Hosts, host: _Host) -> Dict[str, str]:
     """Of the role: the secret by which several hosts of a job know each other; one host makes its own.
 
-    What is for sbatch, which torchx starts, is set in this process; and so is the secret for Slurm, which hands the
-    environment of sbatch on, because torchx has Slurm print the commands of the job, the role's environment included.
+    For Slurm this and the user's variables are set in this process, whose environment sbatch hands on: torchx has Slurm
+    print the commands of a job, the role's environment included. So is what sbatch and srun read themselves.
     """
     secret = {} if hosts.most == 1 else {SECRET: os.environ.get(SECRET) or secrets.token_hex(32)}
     if _scheduler() == "slurm":
-        for variable, value in {**FOR_SBATCH, **secret}.items():
+        cpus = {"SRUN_CPUS_PER_TASK": str(host.resource.cpu)}  # from 22.05 on srun does not take it from sbatch
+        for variable, value in {**FOR_SBATCH, **cpus, **secret}.items():
             os.environ.setdefault(variable, value)
+        os.environ.update(host.env)
         return {}
     return {**({"DLRM_CLIENT": str(os.getpid())} if _is_local() else {}), **secret}
 

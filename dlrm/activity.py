@@ -17,6 +17,8 @@ TRAINING = "training"
 EVALUATING = "evaluating"
 SAVING = "saving"
 FINISHING = "finishing"
+READER_THREADS = "read-ahead"
+"""What the names of threads begin with that read what is waited for."""
 READING = "waiting for data"
 
 T = TypeVar("T")

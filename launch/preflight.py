@@ -135,7 +135,8 @@ def warnings(request: Request) -> list[str]:
 
 def _resource_faults(request: Request) -> Iterator[str]:
     ranks, resource = request.ranks_per_host, request.resource
-    if 0 < resource.gpu < ranks:
+    needs_gpus = request.component == "train" and request.options.get("distributed.device") != "cpu"
+    if needs_gpus and 0 < resource.gpu < ranks:
         yield f"{ranks} ranks on a host of {resource.gpu} GPUs: each needs one; ask for {ranks} (--gpu) or fewer ranks (-j)"
     if resource.gpu == 0 and request.options.get("distributed.device") == "cuda":
         yield f"distributed.device is cuda, and no GPU is asked for: give --gpu {ranks}, or take another device"

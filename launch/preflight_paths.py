@@ -59,9 +59,9 @@ def faults(request: Request) -> list[str]:
 def warnings(request: Request) -> list[str]:
     """Folders that look as if this host alone had them."""
     folder = request.run_dir or request.options.get(RUN_DIR, _DEFAULT_RUN_DIR)
-    if request.scheduler not in ("slurm", "ray") or request.hosts[1] < 2 or not os.path.isabs(str(folder)):
+    if request.scheduler not in ("slurm", "ray") or request.hosts[1] < 2:
         return []
-    kind = file_system(Path(folder))
+    kind = file_system(Path(os.path.abspath(str(folder))))  # Slurm starts jobs where they were submitted
     if kind not in _OF_ONE_HOST:
         return []
     return [f"{RUN_DIR} {folder} is on a disk of this host ({kind}); all hosts of the job must see the same folder"]
@@ -95,11 +95,6 @@ def _run_dir_faults(request: Request, place: _Place, options: Mapping[str, Any])
                 yield from _on_no_mount(request, _CHECKPOINTS, checkpoints)
     elif place.name and not os.path.isabs(folder):
         yield _relative(request, RUN_DIR, folder, place, flag="--run_dir")
-    elif request.is_cluster and request.hosts[1] > 1 and not os.path.isabs(folder):
-        yield (
-            f"{request.scheduler}: {RUN_DIR} {folder} is relative, and {request.hosts[1]} hosts must see the same folder: "
-            "give an absolute path of a file system that they share (--run_dir)"
-        )
 
 
 def _resume_fault(request: Request, place: _Place, options: Mapping[str, Any]) -> Iterator[str]:

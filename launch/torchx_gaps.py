@@ -86,7 +86,10 @@ def state_of(job: str) -> Any:
     from torchx.specs import AppState
 
     asked = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"]
-    answer = subprocess.run(asked, capture_output=True, text=True, timeout=_ANSWER_S)
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_ANSWER_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     states = answer.stdout.split()
     if answer.returncode != 0 or not states:
         return None

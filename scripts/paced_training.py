@@ -13,6 +13,11 @@ from typing import Any
 PROGRAM = Path(__file__).resolve().parents[1] / "dlrm_main.py"
 sys.path.insert(0, str(PROGRAM.parent))  # the package lies beside that program, not beside this one
 
+from dlrm import signals  # noqa: E402
+
+if __name__ == "__main__":
+    signals.take_early()  # Slurm's SIGUSR1 comes to ranks as well
+
 from dlrm.command import failure  # noqa: E402
 
 

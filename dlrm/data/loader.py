@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from dlrm.activity import READER_THREADS
 from dlrm.data.batch import Batch, make_batch
 from dlrm.data.check import BadValueCounts, SampleCheck
 from dlrm.data.order import SampleOrder
@@ -14,7 +15,7 @@ from dlrm.data.source import Source
 
 T = TypeVar("T")
 
-THREAD_NAME = "read-ahead"
+THREAD_NAME = READER_THREADS
 
 
 class BatchLoader:

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from dlrm import activity
@@ -207,11 +208,18 @@ def _restarts_left() -> int | None:
 
 
 def _where() -> list[str]:
-    """The innermost functions that the main thread is in, the innermost first: ``dlrm/data/loader.py:97 read_ahead``.
+    """The innermost functions that the main thread is in, the innermost first: ``dlrm/train/stepper.py:97 _progress``.
 
-    Those of the standard library, which mostly wait for a lock, are left out.
+    Where it waits for data, those of a thread that reads them. Those of the standard library, which mostly wait for a lock,
+    are left out.
     """
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    frames = sys._current_frames()
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith(activity.READER_THREADS)]
+    threads = [*(readers if activity.now.doing == activity.READING else ()), threading.main_thread()]
+    return next((place for thread in threads if (place := _place(frames.get(thread.ident or 0)))), [])
+
+
+def _place(frame: FrameType | None) -> list[str]:
     found: list[str] = []
     while frame is not None and len(found) < _FRAMES:
         path = frame.f_code.co_filename

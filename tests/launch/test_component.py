@@ -201,10 +201,14 @@ def test_jobs_over_several_hosts_have_a_secret_and_each_its_own(component, monke
 
 
 def test_slurm_is_told_by_the_submitters_environment_what_torchx_has_no_option_for(monkeypatch):
-    """The secret, too: torchx has Slurm print the commands of a job, and with them the environment of its role."""
+    """Secrets, too: torchx has Slurm print the commands of a job, and with them the environment of its role."""
     monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "--dryrun", "components/dlrm.py:train"])
     monkeypatch.setattr(os, "environ", {"SBATCH_SIGNAL": "USR1@300"})
-    assert role_of("-j", "2x1").env == {}
+    role = role_of("-j", "2x1", "--env", "WANDB_API_KEY=a,b")
+    assert role.env == {}
+    assert "WANDB" not in role.args[1]
+    assert os.environ["WANDB_API_KEY"] == "a,b"
+    assert os.environ["SRUN_CPUS_PER_TASK"] == "4"
     assert os.environ["SBATCH_SIGNAL"] == "USR1@300"  # the user's own
     assert os.environ["SBATCH_OPEN_MODE"] == os.environ["SLURM_OPEN_MODE"] == "append"
     assert re.fullmatch("[0-9a-f]{64}", os.environ["DLRM_JOB_SECRET"])

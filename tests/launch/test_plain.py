@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -95,9 +96,11 @@ def test_a_pod_that_is_to_end_has_the_time_that_its_launcher_counts_on(name):
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_mistake_ends_the_job_and_a_drained_host_does_not(name):
-    mistake, disruption = job_of(name)["podFailurePolicy"]["rules"]  # the first that fits counts
-    codes = {"containerName": container_of(name)["name"], "operator": "In", "values": [USER_ERROR_EXIT_CODE]}
-    assert mistake == {"action": "FailJob", "onExitCodes": codes}
+    mistake, disruption, told = job_of(name)["podFailurePolicy"]["rules"]  # the first that fits counts
+    codes = {"containerName": container_of(name)["name"], "operator": "In"}
+    assert mistake == {"action": "FailJob", "onExitCodes": {**codes, "values": [USER_ERROR_EXIT_CODE]}}
+    # The pods of other hosts, whose launchers say that one was told to stop, and end as it does.
+    assert told == {"action": "Ignore", "onExitCodes": {**codes, "values": [128 + signal.SIGTERM]}}
     assert disruption == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     assert job_of(name)["template"]["spec"]["restartPolicy"] == "Never"  # which Kubernetes asks for with such rules
     if name == "jobset":
@@ -132,6 +135,8 @@ def test_the_plain_batch_script_asks_for_one_launcher_a_host_a_signal_before_the
         "--job-name=dlrm",
         "--nodes=2",
         "--ntasks-per-node=1",
+        "--cpus-per-task=4",  # Slurm gives one core where nothing is said
+        "--mem-per-cpu=4G",
         "--output=slurm-%j.out",
         "--open-mode=append",  # an attempt does not write over what the one before has said
         "--requeue",  # after a lost node or preemption, and when the launcher asks for it
@@ -190,10 +195,18 @@ def test_the_plain_batch_script_says_how_it_is_used(slurm):
     )
 
 
-def test_what_a_user_of_slurm_sets_once_can_be_sourced():
-    script = "set -eu; source launch/slurm.env; env"
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True
-    )
-    found = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("SBATCH_"))
-    assert found == {"SBATCH_SIGNAL": "USR1@300", "SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "append"}
+def test_what_a_user_of_slurm_sets_once_can_be_sourced_and_sets_nothing_by_itself():
+    """A signal or a requeue would hold for every other job of that shell as well."""
+
+    def sourced(text):
+        script = f"set -eu; {text} source /dev/stdin; env"
+        lines = (ROOT / "launch" / "slurm.env").read_text()
+        lines = lines.replace("# export", "export") if text else lines
+        words = {"cwd": ROOT, "env": {"PATH": os.environ["PATH"]}, "capture_output": True, "text": True}
+        done = subprocess.run(["bash", "-c", script], input=lines, **words)
+        return dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("SBATCH_"))
+
+    assert sourced("") == {}
+    assert sourced(":;").keys() == {
+        *("SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_SIGNAL")
+    }

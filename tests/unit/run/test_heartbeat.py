@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlrm import activity
+from dlrm.data.loader import THREAD_NAME
 from dlrm.run import heartbeat
 from dlrm.run.files import find_foreign
 from dlrm.run.status.files import read
@@ -94,6 +95,23 @@ def test_where_a_rank_is_leaves_the_standard_library_out(begin, tmp_path):
     with suppress(TimeoutError):
         Future().result(timeout=0.5)  # waits in threading
     assert beat_of(tmp_path).where[0].split(":")[0] == "unit/run/test_heartbeat.py"
+
+
+def test_a_rank_that_waits_for_data_says_where_they_are_read(begin, tmp_path):
+    read = threading.Event()
+
+    def read_a_file():
+        read.wait(HANG_S)
+
+    activity.begin(activity.READING)
+    reader = threading.Thread(target=read_a_file, name=f"{THREAD_NAME}_0")
+    reader.start()
+    begin()
+    try:
+        assert await_beat(tmp_path, lambda beat: beat.where).where[0].endswith(" read_a_file")
+    finally:
+        read.set()
+        reader.join()
 
 
 def test_a_rank_that_gets_on_says_how_many_steps_it_trains_a_second(begin, tmp_path):
