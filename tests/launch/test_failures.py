@@ -1,5 +1,6 @@
 """Which of the ranks' failures the launcher takes for the cause, and what it says of it."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -74,3 +75,14 @@ def test_ranks_that_called_different_collectives_are_named_with_them(elastic):
     )
     assert elastic.cause(failures) == f"{apart}; {WAITED}\n"
     assert elastic.cause(failures[:1]) == f"{WAITED}\n"
+
+
+def test_ranks_that_are_started_again_are_told_the_cause_with_host_and_rank(elastic, monkeypatch, capsys):
+    monkeypatch.setenv("DLRM_RESTART_CAUSE", "")
+    watch = elastic._Watch(elastic.SaveRequests(), elastic.StopRequests(leave=lambda number: 0))
+    watch.failures = [elastic.Failure(1, -signal.SIGKILL, 5.0)]
+    watch.others.host = "n1"
+    watch.restarting(object(), 1)
+    killed = "rank 1 was killed by SIGKILL (out of memory?)"
+    assert os.environ["DLRM_RESTART_CAUSE"] == f"host n1: {killed}"
+    assert capsys.readouterr().err == f"{killed}; starting all ranks again (1 more time(s) at most)\n"

@@ -148,7 +148,7 @@ def test_one_host_needs_no_secret_and_several_do(monkeypatch):
 
 def test_hosts_of_which_nothing_is_heard_are_lost_and_those_that_left_are_missing(monkeypatch):
     now_s = [100.0]
-    monkeypatch.setattr(rendezvous.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
     hosts = rendezvous.Hosts(interval_s=5, silence_s=25)
     a, b, c = nodes = [_NodeDesc(name, 1, 0) for name in "abc"]
     state = _RendezvousState()
@@ -172,7 +172,7 @@ def test_hosts_of_which_nothing_is_heard_are_lost_and_those_that_left_are_missin
 
 def test_hosts_that_fall_silent_because_the_job_has_ended_are_not_lost(monkeypatch):
     now_s = [100.0]
-    monkeypatch.setattr(rendezvous.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
     hosts = rendezvous.Hosts(interval_s=5, silence_s=25)
     nodes = [_NodeDesc(name, 1, 0) for name in "ab"]
     state = _RendezvousState()
