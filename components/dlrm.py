@@ -183,7 +183,8 @@ def command(
     )
     _check("command", hosts, host, "", script_args)
     argv = [script, *script_args]
-    return _job(name, "command", argv, hosts, host, ["--max-restarts", "0"], rdzv_port=0, max_retries=max_retries)
+    restarts = ["--max-restarts", "0"]
+    return _job(name, "command", argv, hosts, host, restarts, rdzv_port=0, max_retries=max_retries, goes_on=False)
 
 
 @dataclass(frozen=True)
@@ -254,8 +255,9 @@ def _job(
     *,
     rdzv_port: int,
     max_retries: int,
+    goes_on: bool = True,
 ) -> specs.AppDef:
-    """A role with one replica a host, each of which runs launch/elastic.py."""
+    """A role with one replica a host, each of which runs launch/elastic.py; ``goes_on``: where it was, if started again."""
     launcher = ["launch/elastic.py", "--nproc-per-node", str(hosts.ranks), *options]
     # Not into the role's environment, which torchx has Slurm cut at commas; for Slurm see _environment.
     settings = [] if _scheduler() == "slurm" else [f"{name}={_literal(value)}" for name, value in host.env.items()]
@@ -274,7 +276,7 @@ def _job(
                 max_retries=max_retries,
                 retry_policy=specs.RetryPolicy.APPLICATION,  # the other hosts cannot go on without one of them
                 resource=host.resource,
-                env=_environment(hosts, host),
+                env=_environment(hosts, host, goes_on=goes_on),
                 mounts=specs.parse_mounts(host.mounts),
                 port_map={"c10d": rdzv_port} if rdzv_port else {},
             )
@@ -303,7 +305,7 @@ def _meeting(hosts: _Hosts, port: int) -> str:
     return f"{meeting} --rdzv-endpoint {endpoint}"
 
 
-def _environment(hosts: _Hosts, host: _Host) -> Dict[str, str]:
+def _environment(hosts: _Hosts, host: _Host, *, goes_on: bool) -> Dict[str, str]:
     """Of the role: the secret by which several hosts of a job know each other; one host makes its own.
 
     For Slurm this and the user's variables are set in this process, whose environment sbatch hands on: torchx has Slurm
@@ -312,7 +314,8 @@ def _environment(hosts: _Hosts, host: _Host) -> Dict[str, str]:
     secret = {} if hosts.most == 1 else {SECRET: os.environ.get(SECRET) or secrets.token_hex(32)}
     if _scheduler() == "slurm":
         cpus = {"SRUN_CPUS_PER_TASK": str(host.resource.cpu)}  # from 22.05 on srun does not take it from sbatch
-        for variable, value in {**FOR_SBATCH, **cpus, **secret}.items():
+        again = {"DLRM_REQUEUE": "1"} if goes_on else {}  # read by launch/scheduler.py
+        for variable, value in {**FOR_SBATCH, **cpus, **again, **secret}.items():
             os.environ.setdefault(variable, value)
         os.environ.update(host.env)
         return {}

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
 def _stops_in_s(job: scheduler.SlurmJob | None) -> float | None:
     seconds = job.stops_in_s() if job else None
     if job and seconds is None:
-        line = "SIGUSR1: saving and going on; Slurm would not start this job again, or cannot be asked here (scontrol)"
+        line = "SIGUSR1: saving and going on; Slurm is not to start this job again, or cannot be asked here (scontrol)"
         write(sys.stderr, f"{_fresh_line()}{line}\n")
     return seconds
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GRACE_VARIABLE = "DLRM_GRACE_S"  # seconds between SIGTERM and SIGKILL, where the scheduler cannot be asked
+REQUEUE_VARIABLE = "DLRM_REQUEUE"  # 1: a job that Slurm starts again goes on where it was
 LOCAL_VARIABLE = "DLRM_CLIENT"  # set for torchx's local schedulers, by components/dlrm.py
 SHORT_JOB_S = 900.0  # of a job with less time the signal before its end may be all of it
 _GRACE_S = {"KUBERNETES_SERVICE_HOST": 30.0, "AWS_BATCH_JOB_ID": 30.0}  # as these do it unless they are told otherwise
@@ -101,7 +102,8 @@ class SlurmJob:
 
     Attributes:
         name: by which Slurm knows it; of a job array the task alone.
-        requeues: whether it would be started again: a batch job with ``--requeue``.
+        requeues: whether Slurm is to start it again and would: a batch job with ``--requeue``, started by the components or
+            launch/slurm.sbatch, which have it go on where it was. On many clusters every batch job may be requeued.
         time_limit_s: infinite if there is none; ends_s: when it is over, by the monotonic clock.
     """
 
@@ -119,7 +121,8 @@ class SlurmJob:
         name = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
         told = _answer("scontrol", "--oneliner", "show", "job", name)
         found = dict(word.split("=", 1) for word in told.partition("\n")[0].split() if "=" in word)
-        requeues = found.get("Requeue") == "1" and found.get("BatchFlag", "0") != "0"
+        wanted = os.environ.get(REQUEUE_VARIABLE) == "1"
+        requeues = wanted and found.get("Requeue") == "1" and found.get("BatchFlag", "0") != "0"
         limit_s, ran_s = _seconds(found.get("TimeLimit", "")), _seconds(found.get("RunTime", ""))
         return cls(name, requeues, limit_s, time.monotonic() + limit_s - (0.0 if ran_s == math.inf else ran_s))
 

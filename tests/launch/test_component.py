@@ -209,6 +209,7 @@ def test_slurm_is_told_by_the_submitters_environment_what_torchx_has_no_option_f
     assert "WANDB" not in role.args[1]
     assert os.environ["WANDB_API_KEY"] == "a,b"
     assert os.environ["SRUN_CPUS_PER_TASK"] == "4"
+    assert os.environ["DLRM_REQUEUE"] == "1"
     assert os.environ["SBATCH_SIGNAL"] == "USR1@300"  # the user's own
     assert os.environ["SBATCH_OPEN_MODE"] == os.environ["SLURM_OPEN_MODE"] == "append"
     assert re.fullmatch("[0-9a-f]{64}", os.environ["DLRM_JOB_SECRET"])

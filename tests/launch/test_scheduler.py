@@ -53,6 +53,7 @@ def slurm(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("DLRM_REQUEUE", "1")
     return Slurm()
 
 
@@ -128,6 +129,13 @@ def test_jobs_that_are_numbered_one_after_the_other_meet_on_different_ports():
 def test_only_a_batch_job_that_may_be_requeued_can_be(slurm, shown, can):
     slurm.answers(shown)
     assert scheduler.SlurmJob.ask().requeues == can
+
+
+def test_a_script_of_a_user_s_own_is_not_requeued_although_the_cluster_would(slurm, monkeypatch):
+    """It may begin at the first sample each time."""
+    monkeypatch.delenv("DLRM_REQUEUE")
+    slurm.answers(REQUEUES)
+    assert not scheduler.SlurmJob.ask().requeues
 
 
 def test_outside_of_slurm_there_is_no_job(monkeypatch):
