@@ -62,7 +62,8 @@ def test_ctrl_c_leaves_the_watch_without_a_word(running):
 def test_a_terminal_is_drawn_anew_until_the_run_has_ended(running):
     terminal, of_process = pty.openpty()
     words = [*STATUS, str(running), "--watch", "--every_s", "0.2"]
-    with subprocess.Popen(words, cwd=ROOT, stdout=of_process) as process:
+    wide = {**os.environ, "COLUMNS": "300"}  # the folder of a test has a long name
+    with subprocess.Popen(words, cwd=ROOT, stdout=of_process, env=wide) as process:
         os.close(of_process)
         drawn = b""
         while drawn.count(b"running: training") < 2:
