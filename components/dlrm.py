@@ -26,6 +26,7 @@ from torchx import specs
 CPUS_PER_RANK = 4
 MEMORY_MB_PER_CPU = 4096
 RESTARTS_OVER_HOSTS = 3
+NUMA_BINDINGS = ("node", "socket", "exclusive", "core-complex")  # of torchrun --numa-binding
 SECRET = "DLRM_JOB_SECRET"  # read by launch/signed_store.py
 # SIGUSR1 comes 300 s before the end of the job's time: all ranks save and Slurm starts the job again (launch/elastic.py).
 # What it prints then comes after what it has printed before.
@@ -82,6 +83,8 @@ def train(
     if run_dir:
         script_args = (f"--run.dir={run_dir}", *script_args)
     argv = [script, "train", "--config", config, "--resume", "job", *script_args]
+    if numa not in ("", *NUMA_BINDINGS):
+        raise _refused(f"--numa {numa}: choose one of {', '.join(NUMA_BINDINGS)}")
     restarts = max_restarts if max_restarts >= 0 else RESTARTS_OVER_HOSTS * (hosts.most > 1)
     options = ["--max-restarts", str(restarts)]
     options += ["--numa-binding", numa] if numa else []
@@ -230,7 +233,7 @@ def _check(
         ranks_per_host=hosts.ranks,
         resource=host.resource,
         image=host.image,
-        mounts=specs.parse_mounts(host.mounts),
+        mounts=_mounts(host),
         run_dir=run_dir,
         config=config,
         script_args=script_args,
@@ -239,7 +242,10 @@ def _check(
 
 def _resource(named: str, cpu: int, gpu: int, memory_mb: int, *, ranks: int) -> specs.Resource:
     if named:
-        return specs.resource(h=named)
+        try:
+            return specs.resource(h=named)
+        except KeyError:
+            raise _refused(f"-h {named}: torchx knows no such resource; give --cpu, --gpu and --memMB") from None
     cpu = cpu if cpu >= 0 else CPUS_PER_RANK * ranks
     memory_mb = memory_mb if memory_mb >= 0 else MEMORY_MB_PER_CPU * cpu
     return specs.resource(cpu=cpu, gpu=gpu, memMB=memory_mb)
@@ -277,11 +283,19 @@ def _job(
                 retry_policy=specs.RetryPolicy.APPLICATION,  # the other hosts cannot go on without one of them
                 resource=host.resource,
                 env=_environment(hosts, host, goes_on=goes_on),
-                mounts=specs.parse_mounts(host.mounts),
+                mounts=_mounts(host),
                 port_map={"c10d": rdzv_port} if rdzv_port else {},
             )
         ],
     )
+
+
+def _mounts(host: _Host) -> List[Any]:
+    try:
+        return specs.parse_mounts(host.mounts)
+    except (KeyError, ValueError):
+        example = "type=volume,src=CLAIM,dst=/shared or type=bind,src=/FOLDER,dst=/shared"
+        raise _refused(f"--mounts {','.join(host.mounts)}: write {example}") from None
 
 
 def _interpreter(host: _Host) -> str:

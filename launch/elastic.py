@@ -89,6 +89,8 @@ def main(arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder:
             os.environ["PET_LOG_DIR"] = folder  # torchelastic would leave its own folder behind
             return _tell_scheduler(run(arguments, watch, stops), job, watch)
+    except SystemExit as mistake:  # torchrun's parser has printed what is wrong with the arguments
+        return _tell_scheduler(int(mistake.code or 0), job, watch)
     except SignalException as caught:
         return _tell_scheduler(_after_signal(stops.first or caught.sigval), job, watch)
 
@@ -262,7 +264,10 @@ class _Watch:
         """Have all hosts know why the job has failed, if it has, and say it; return the exit code."""
         self._stops.job_ends = True
         self.others.wait_until_told()
-        found = [*self.failures, *(self.others.failures or more)]
+        told = self.others.failures or more
+        if self._saves.stopping:  # as this host was: the others have been told the same
+            told = [failure for failure in told if failure.kind != STOP]
+        found = [*self.failures, *told]
         return report(found) if self.failures or more or self.ended_by_others() else 0
 
     def ended_by_others(self) -> bool:

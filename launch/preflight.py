@@ -117,6 +117,8 @@ def check(
 def faults(request: Request) -> list[str]:
     """Why the job cannot work: a line each."""
     found = list(_resource_faults(request))
+    known = ", ".join(request.submission.known)
+    found += [f"-cfg {name}: {request.scheduler} has no such option; {known}" for name in request.submission.unknown]
     if request.scheduler:
         found += preflight_cluster.faults(request)
         found += _host_faults(request)

@@ -97,6 +97,10 @@ def _slurm(request: Request) -> Iterator[str]:
         yield "slurm: sbatch is not found: submit from a login node of the cluster, or install Slurm's client"
     elif problem := _failure(["sinfo", "--noheader", "--format=%P"]):
         yield f"slurm: the controller does not answer (sinfo: {problem}): ask who runs the cluster, or try again"
+    elif partition := request.submission.cfg.get("partition"):
+        there = _answer(["sinfo", "--noheader", "--format=%R"]).split()
+        if partition not in there:
+            yield f"slurm: no partition {partition}; there are {', '.join(sorted(set(there)))} (-cfg partition=)"
     if folder := request.submission.cfg.get("job_dir"):
         yield from _job_dir_faults(request, Path(folder))
 
@@ -147,6 +151,10 @@ def _aws_batch(request: Request) -> Iterator[str]:
         yield "aws_batch: no AWS region: export AWS_DEFAULT_REGION, or run aws configure"
     if session.get_credentials() is None:
         yield "aws_batch: no AWS credentials: run aws configure (or aws sso login)"
+
+
+def _answer(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S).stdout
 
 
 def _failure(command: list[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,12 +26,16 @@ class Submission:
         cfg: its settings, as far as they were given in .torchxconfig or by ``-cfg``.
         workspace: the folder or URL that torchx copies to where the job runs; empty: none.
         dryrun: the request is only shown.
+        unknown: names in ``-cfg`` that the scheduler does not have, which torchx passes over.
+        known: those that it has.
     """
 
     scheduler: str = ""
     cfg: Mapping[str, Any] = field(default_factory=dict)
     workspace: str = ""
     dryrun: bool = False
+    unknown: tuple[str, ...] = ()
+    known: tuple[str, ...] = field(default=(), compare=False)
 
 
 def submission(argv: Sequence[str] | None = None) -> Submission | None:
@@ -53,7 +58,10 @@ def submission(argv: Sequence[str] | None = None) -> Submission | None:
         cfg = dict(opts.cfg_from_str(options.scheduler_args))
         config.apply(scheduler=options.scheduler, cfg=cfg)
     given = {name: value for name, value in cfg.items() if value is not None}
-    return Submission(options.scheduler, given, options.workspace or "", options.dryrun)
+    known = tuple(name for name, _ in opts)
+    names = re.findall(r"(?:^|,)([^=,]+)=", options.scheduler_args or "")
+    unknown = tuple(name for name in names if name not in known)
+    return Submission(options.scheduler, given, options.workspace or "", options.dryrun, unknown, known)
 
 
 def _is_torchx(program: PurePath) -> bool:

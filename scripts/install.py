@@ -204,6 +204,8 @@ def create_venv() -> None:
             f"this Python {MINOR} lacks the module venv or ensurepip; install it "
             f"(Debian, Ubuntu: apt install python{MINOR}-venv) or name another one with make PYTHON=/path/to/python"
         )
+    if VENV.is_symlink():  # what it leads to, another checkout's perhaps, would be cleared
+        raise InstallError(f"{VENV} is a link, and another environment is needed here: remove the link")
     say(f"creating .venv with Python {sys.version.split()[0]}")
     base = getattr(sys, "_base_executable", sys.executable)  # .venv's own python cannot replace itself
     made = subprocess.run([base, "-m", "venv", "--clear", VENV], capture_output=True, text=True, env=ENVIRONMENT)

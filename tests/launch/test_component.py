@@ -136,6 +136,19 @@ def test_a_number_of_hosts_or_ranks_that_makes_no_sense_is_refused(j):
         app("--config", "a.yaml", f"-j={j}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--numa", "nodes"], "--numa nodes: choose one of node, socket"),
+        (["-h", "nosuch"], "-h nosuch: torchx knows no such resource"),
+        (["--mounts", "MOUNT"], "--mounts MOUNT: write type=volume,src=CLAIM"),
+    ],
+)
+def test_values_that_nothing_can_be_made_of_are_refused(arguments, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        app("--config", "a.yaml", *arguments)
+
+
 def test_a_mistake_under_torchx_run_is_one_line_and_exit_code_2(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/bin/torchx", "run", "components/dlrm.py:train"])
     with pytest.raises(SystemExit) as ended:

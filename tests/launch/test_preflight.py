@@ -114,6 +114,13 @@ def test_a_run_folder_on_a_disk_of_this_host_is_a_warning(monkeypatch):
     assert preflight.warnings(request("slurm", hosts=(1, 1), run_dir="/scratch/runs")) == []
 
 
+def test_an_option_that_the_scheduler_does_not_have_is_named():
+    """torchx passes over it, and the job goes to the default partition."""
+    submitted = Submission("slurm", {}, unknown=("patition",), known=("partition", "time"))
+    asked = preflight.Request(submission=submitted, resource=GPUS_8, ranks_per_host=8)
+    assert preflight.faults(asked)[0] == "-cfg patition: slurm has no such option; partition, time"
+
+
 def test_ranks_without_gpus_need_none():
     one_gpu = specs.Resource(cpu=32, gpu=1, memMB=1000)
     assert preflight.faults(request(resource=one_gpu, component="preprocess")) == []
@@ -205,6 +212,10 @@ def test_slurm_without_client_controller_or_accounting(monkeypatch, tmp_path):
     program(tmp_path / "bin" / "sinfo", "echo 'slurm_load_partitions: refused' >&2; exit 1")
     (line,) = preflight.faults(request("slurm"))
     assert line.startswith("slurm: the controller does not answer (sinfo: slurm_load_partitions: refused)")
+    program(tmp_path / "bin" / "sinfo", "echo main; echo urgent")
+    (line,) = preflight.faults(request("slurm", cfg={"partition": "gpu"}))
+    assert line == "slurm: no partition gpu; there are main, urgent (-cfg partition=)"
+    assert preflight.faults(request("slurm", cfg={"partition": "main"})) == []
     monkeypatch.setenv("PATH", "/nowhere")
     (line,) = preflight.faults(request("slurm"))
     assert line.startswith("slurm: sbatch is not found: ")
@@ -284,6 +295,9 @@ def test_the_scheduler_and_its_settings_are_found_on_torchx_command_line(program
     found = submission([program, *words, "c.py:train", "-j", "2", "--", "-s", "x"])
     assert found == Submission("slurm", {"job_dir": "/a", "time": "10", "partition": "gpu"}, ".", dryrun=True)
     assert submission([program, "run", "c.py:train"]) == Submission("local_cwd")
+    assert submission([program, "run", "-s", "slurm", "-cfg", "patition=gpu,time=1", "c.py:train"]).unknown == (
+        "patition",
+    )
     assert submission([program, "status", "x"]) is None
     assert submission(["pytest", "run", "-s", "slurm"]) is None
 

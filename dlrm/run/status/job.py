@@ -27,12 +27,13 @@ def run_status(config: StatusConfig) -> None:
         SetupError: there is no run.
     """
     folder = Path(config.path)
-    _require_run(folder)
-    ages = Ages()
     if not config.watch:
-        _print(look(folder, ages), config.json)
+        _require_run(folder)
+        _print(look(folder, Ages()), config.json)
         return
+    ages = Ages()
     try:
+        _await_run(folder, config.every_s)
         while True:
             status = look(folder, ages)
             _show(status, config.json)
@@ -53,6 +54,15 @@ def look(folder: Path, ages: Ages, sleep: Callable[[float], None] = time.sleep) 
         sleep(_POLL_S)
 
 
+def _await_run(folder: Path, every_s: float) -> None:
+    """Return when the folder is there: a job makes it when its ranks have started."""
+    if not folder.exists():
+        print(f"{folder}: is not there yet; waiting for it", file=sys.stderr, flush=True)  # noqa: T201
+    while not folder.exists():
+        time.sleep(every_s)
+    _require_run(folder)
+
+
 def _require_run(folder: Path) -> None:
     try:
         if is_run(folder):
@@ -60,8 +70,11 @@ def _require_run(folder: Path) -> None:
         found = folder.exists()
     except OSError as error:
         raise SetupError(f"{error.filename or folder}: {error.strerror}; name the folder of a run") from error
-    why = "is not the folder of a run (it has no run.json)" if found else "is not there"
-    raise SetupError(f"{folder}: {why}; name one, as runs/quickstart")
+    if found:
+        raise SetupError(f"{folder}: is not the folder of a run (it has no run.json); name one, as runs/quickstart")
+    raise SetupError(
+        f"{folder}: is not there; a job makes its folder when its ranks have started (--watch waits for it)"
+    )
 
 
 def _print(status: Status, as_json_text: bool, *, indent: int | None = 2) -> None:

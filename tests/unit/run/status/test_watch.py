@@ -47,7 +47,19 @@ def test_it_starts_without_torch_and_says_where_the_run_stands(running):
 def test_what_is_no_run_ends_with_one_line_and_exit_code_2(tmp_path):
     process = subprocess.run([*STATUS, "none"], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr == "none: is not there; name one, as runs/quickstart\n"
+    assert process.stderr.startswith("none: is not there; a job makes its folder when its ranks have started ")
+
+
+def test_a_folder_that_is_not_there_yet_is_waited_for(running, tmp_path):
+    link = tmp_path / "later"
+    words = [*STATUS, str(link), "--watch", "--json", "--every_s", "0.2"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=-1, stderr=-1) as process:
+        assert process.stderr.readline().endswith(b"is not there yet; waiting for it\n")
+        link.symlink_to(running)
+        assert json.loads(process.stdout.readline())["state"] == "running"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=HANG_S)
+    assert process.returncode == 0
 
 
 def test_ctrl_c_leaves_the_watch_without_a_word(running):
