@@ -29,7 +29,7 @@ from causes import JobEnded, OtherHosts
 from host_store import LOOPBACK, listen, open_store, serve
 from hosts import Hosts
 from interfaces import choose_for_gloo
-from scheduler import port_of
+from scheduler import in_slurm, port_of
 from signed_store import HOW_TO_MAKE_ONE, SECRET_VARIABLE, SignedStore, checked_state, job_secret
 from telling import WHAT_NEXT, LaunchError, Waiting, say
 from times import RENDEZVOUS
@@ -148,8 +148,9 @@ class Rendezvous(RendezvousHandler):
 
         Raises:
             JobEnded: another host has ended the job.
-            LaunchError: not enough hosts came.
+            LaunchError: not enough hosts came, or none can come.
         """
+        self._require_hosts_that_come()
         self._waiting = Waiting(self._join_s, "--rdzv-conf join_timeout=SECONDS")
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # it is served here
         try:
@@ -174,6 +175,15 @@ class Rendezvous(RendezvousHandler):
         self.cause = self.news = ""
         self.others.begin(info.store, rank=info.rank, hosts=info.world_size)
         return RendezvousInfo(info.store, info.rank, info.world_size, self._ranks_address(info))
+
+    def _require_hosts_that_come(self) -> None:
+        """Do not wait for another host where none comes: Slurm gives a job all of its hosts when it starts it.
+
+        Raises:
+            LaunchError: one was lost, and the job cannot go on without it.
+        """
+        if in_slurm() and self._params.min_nodes == self._params.max_nodes and (lost := self.lost()):
+            raise LaunchError(f"{lost}; Slurm brings no other host into this job; {WHAT_NEXT}")
 
     def num_nodes_waiting(self) -> int:
         """How many hosts want to join; at least one as well where hosts have left, so that those there meet again.

@@ -239,6 +239,18 @@ def test_a_host_without_which_the_job_cannot_go_on_ends_it(launcher, monkeypatch
         launcher.num_nodes_waiting()
 
 
+def test_in_slurm_a_lost_host_is_not_waited_for_because_none_comes_into_a_job(launcher, monkeypatch):
+    monkeypatch.setattr(launcher._torch, "next_rendezvous", lambda: pytest.fail("waited"))
+    launcher._params.min_nodes = 2
+    launcher.cause = "lost host gone"
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with pytest.raises(
+        telling.LaunchError, match="^lost host gone; Slurm brings no other host into this job; "
+    ) as ended:
+        launcher.next_rendezvous()
+    assert ended.value.exit_code == 1  # so that Slurm starts the job again
+
+
 def test_a_first_host_that_comes_late_is_waited_for_and_the_wait_is_told(monkeypatch, capsys):
     monkeypatch.setattr(telling, "FIRST_S", 0.0)
     monkeypatch.setattr(host_store, "_POLL_S", 0.01)
