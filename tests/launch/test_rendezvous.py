@@ -245,7 +245,7 @@ def test_in_slurm_a_lost_host_is_not_waited_for_because_none_comes_into_a_job(la
     launcher.cause = "lost host gone"
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     with pytest.raises(
-        telling.LaunchError, match="^lost host gone; Slurm brings no other host into this job; "
+        telling.LaunchError, match=r"^lost host gone; Slurm brings no other host into this job; "
     ) as ended:
         launcher.next_rendezvous()
     assert ended.value.exit_code == 1  # so that Slurm starts the job again
