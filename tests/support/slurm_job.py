@@ -30,10 +30,11 @@ _POLL_S = 0.2
 def training_options(*, epochs: int = 1, batch: int = 128) -> list[str]:
     """The Criteo sample, or generated clicks where it is absent; every table row-wise, so that there is only one plan."""
     data = ["--config", "configs/criteo_sample.yaml"] if SAMPLE.exists() else ["--config", "configs/quickstart.yaml"]
-    more = ["--data.paths", str(SAMPLE), "--evaluation.test", "false"] if SAMPLE.exists() else []
+    more = ["--data.paths", str(SAMPLE)] if SAMPLE.exists() else ["--train.max_steps", "652"]
     return [
         *data,
         *more,
+        *("--evaluation.test", "false"),
         *("--sharding.types", "row_wise", "--train.epochs", str(epochs), "--train.global_batch_size", str(batch)),
         *("--checkpoint.every_steps", "100", "--logging.tensorboard", "false", "--distributed.threads_per_rank", "1"),
     ]
