@@ -147,6 +147,17 @@ def names_if_there(storage: Storage, folder: str) -> list[str]:
         return []
 
 
+@contextmanager
+def _to_sync(folder: str) -> Iterator[None]:
+    """A local folder whose names are durable when the block has ended, also if it has another name by then."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class LocalStorage:
     """The file system of this host, or one that all hosts have mounted."""
 
@@ -199,16 +210,13 @@ class LocalStorage:
         beside = path + _UNFINISHED
         with self.writer(beside) as file:
             file.write(data)
-        os.rename(beside, path)
-        self.sync_folder(os.path.dirname(path))
+        with _to_sync(os.path.dirname(path)):  # opened first: who sees the file may rename or remove its folder at once
+            os.rename(beside, path)
 
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with _to_sync(path):
+            pass
 
     def rename_folder(self, old: str, new: str) -> None:
         """Rename a folder; the system refuses where ``new`` is a folder that holds something, or no folder."""

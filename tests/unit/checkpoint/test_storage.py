@@ -1,4 +1,5 @@
 import os
+import shutil
 import threading
 
 import pytest
@@ -37,6 +38,24 @@ def test_nothing_that_is_there_is_written_over(tmp_path):
         with pytest.raises(OSError, match=r"not empty|Not a directory"):
             STORAGE.rename_folder(str(tmp_path / "old"), str(tmp_path / taken))
     assert STORAGE.read(path, 0, 10) == b"first"
+
+
+@pytest.mark.parametrize("gone", ["renamed", "removed"])
+def test_a_file_is_put_also_if_its_folder_goes_as_soon_as_it_is_seen(gone, tmp_path, monkeypatch):
+    """Rank 0 renames the folder of a save once it sees the last rank's word, and removes it after a rank's failure."""
+    folder, rename = tmp_path / "working", os.rename
+    folder.mkdir()
+
+    def renamed_and_seen(old, new):
+        rename(old, new)
+        rename(folder, tmp_path / "final")
+        if gone == "removed":
+            shutil.rmtree(tmp_path / "final")
+
+    monkeypatch.setattr(os, "rename", renamed_and_seen)
+    STORAGE.put(str(folder / "done"), b"x")
+    assert not folder.exists()
+    assert (tmp_path / "final" / "done").exists() == (gone == "renamed")
 
 
 def test_links_pipes_and_folders_are_no_files_and_reading_them_returns_at_once(tmp_path):
