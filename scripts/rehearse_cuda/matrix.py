@@ -1,0 +1,2 @@
+def rehearse_matrix(*a):
+    raise SystemExit
