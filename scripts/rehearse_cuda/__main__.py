@@ -30,7 +30,6 @@ def main() -> int:
     parser.add_argument(
         "--arithmetic", action="store_true", help="compute floating point, too: the losses are those of a CPU"
     )
-    parser.add_argument("--stacks", type=int, default=20, help="places to print where the host loses time (default 20)")
     parser.add_argument("--json", type=Path, help="file for the report")
     parser.add_argument("--matrix", choices=("sample", "all"), help="rehearse many configurations")
     parser.add_argument("--only", default="", help="of the matrix: regular expression of the names of the cases wanted")
@@ -44,7 +43,7 @@ def main() -> int:
             parser.error("say what to rehearse: -- train --config configs/quickstart.yaml")
         device = Device(options.name, options.gib, options.devices)
         asked = Asked(tuple(words), options.ranks, options.solo, device, options.warmup, options.arithmetic)
-        return rehearse(asked, read_known(), stacks=options.stacks, json_file=options.json)
+        return rehearse(asked, read_known(), json_file=options.json)
     except CannotBuildError as error:
         print(error, file=sys.stderr)
         return 2

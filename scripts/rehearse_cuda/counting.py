@@ -15,10 +15,8 @@ PACKAGE = str(Path(__file__).resolve().parent)
 ROOT = str(Path(__file__).resolve().parents[2])
 # What stands between two frames that say something.
 _SILENT_FILES = (
-    "/torch/_ops.py",
-    "/torch/_compile.py",
-    "/torch/utils/_python_dispatch.py",
-    "/torch/utils/_contextlib.py",
+    *("/torch/_ops.py", "/torch/_compile.py", "/torch/_jit_internal.py", "/torch/_dynamo/eval_frame.py"),
+    *("/torch/cuda/streams.py", "/torch/utils/_python_dispatch.py", "/torch/utils/_contextlib.py"),
 )
 _SILENT_FUNCTIONS = ("_call_impl", "_wrapped_call_impl", "wrapper", "decorate_context")
 _MOST_FRAMES = 12
@@ -149,10 +147,8 @@ def _thread_name(main: int) -> str:
     ident = threading.get_ident()
     if ident == main:
         return "main"
-    known = {
-        thread.ident: thread.name for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)
-    }
-    return known.get(ident, "autograd")
+    named = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
+    return next((thread.name for thread in named if thread.ident == ident), "autograd")
 
 
 def stack_of(frame: FrameType | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.rehearse_cuda.build import CannotBuildError, build
-from scripts.rehearse_cuda.report import Known, rank_lines, violations
+from scripts.rehearse_cuda.report import Known, grouped_violations, rank_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK_PROGRAM = "scripts/rehearse_cuda/rank.py"
@@ -86,26 +86,25 @@ class Outcome:
     output: str = ""
 
 
-def rehearse(asked: Asked, known: Sequence[Known], *, stacks: int, json_file: Path | None) -> int:
+def rehearse(asked: Asked, known: Sequence[Known], *, json_file: Path | None) -> int:
     """Run one and print its report; exit code 1 if something is wrong."""
     outcome = run(asked)
     if outcome.exit_code:
         return outcome.exit_code
-    wrong = {rank["rank"]: violations(rank, known) for rank in outcome.ranks}
     for rank in outcome.ranks:
-        print("\n".join(rank_lines(rank, stacks=stacks)))
+        print("\n".join(rank_lines(rank)))
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(asked, outcome, known), indent=1) + "\n")
-    for rank, found in wrong.items():
-        for text in found:
-            print(f"not known, rank {rank}: {text}", file=sys.stderr)
-    return 1 if any(wrong.values()) else 0
+    wrong = grouped_violations(outcome.ranks, known)
+    for text in wrong:
+        print(f"not known {text}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def as_json(asked: Asked, outcome: Outcome, known: Sequence[Known]) -> dict[str, Any]:
     """The whole report."""
-    wrong = [text for rank in outcome.ranks for text in violations(rank, known)]
-    return {"asked": asdict(asked), "exit_code": outcome.exit_code, "ranks": outcome.ranks, "violations": wrong}
+    found = grouped_violations(outcome.ranks, known)
+    return {"asked": asdict(asked), "exit_code": outcome.exit_code, "ranks": outcome.ranks, "violations": found}
 
 
 def run(asked: Asked, *, quiet: bool = False) -> Outcome:

@@ -52,20 +52,18 @@ def count_steps(counter: StepCounter) -> None:
 
 
 def compute(floats: bool) -> Any:
-    """Compute while training (and, for floating point, before it), and return what does."""
+    """Do the device's arithmetic during the run, and return what does."""
     from dlrm.train import job
-    from dlrm.train.trainer import Trainer
     from scripts.rehearse_cuda.arithmetic import HostArithmetic
 
     arithmetic = HostArithmetic(floats=floats)
-    owner, name = (job, "run_training") if floats else (Trainer, "fit")
-    work = getattr(owner, name)
+    run_training = job.run_training
 
-    def computed(*args: Any) -> Any:
+    def computed(config: Any) -> Any:
         with arithmetic:
-            return work(*args)
+            return run_training(config)
 
-    setattr(owner, name, computed)
+    job.run_training = computed
     return arithmetic
 
 

@@ -29,12 +29,13 @@ class Known:
     """What may happen in a quiet step.
 
     Attributes:
-        counter: one of :data:`JUDGED`; function: ``file function`` of a frame of its stack, without the line.
-        at_most: times a step, of all stacks with that frame together; reason: why it cannot be helped.
+        function: ``file function`` of a frame of its stack, without the line.
+        counters: of :data:`JUDGED`, that it adds to; at_most: times a step and counter, over all stacks with that frame.
+        reason: why it cannot be helped.
     """
 
-    counter: str
     function: str
+    counters: tuple[str, ...]
     at_most: float
     reason: str
 
@@ -48,11 +49,11 @@ def read_known(path: Path = KNOWN) -> list[Known]:
     entries = tomllib.loads(path.read_text()).get("known", [])
     found = []
     for entry in entries:
-        if set(entry) != {"counter", "function", "at_most", "reason"} or not entry["reason"].strip():
-            raise ValueError(f"{path.name}: an entry has counter, function, at_most and reason: {entry}")
-        if entry["counter"] not in JUDGED:
-            raise ValueError(f"{path.name}: {entry['counter']} is none of {', '.join(JUDGED)}")
-        found.append(Known(**entry))
+        if set(entry) != {"function", "counters", "at_most", "reason"} or not entry["reason"].strip():
+            raise ValueError(f"{path.name}: an entry has function, counters, at_most and reason: {entry}")
+        if strange := set(entry["counters"]) - set(JUDGED):
+            raise ValueError(f"{path.name}: {', '.join(strange)} is none of {', '.join(JUDGED)}")
+        found.append(Known(**{**entry, "counters": tuple(entry["counters"])}))
     return found
 
 
@@ -95,19 +96,18 @@ def violations(rank: Mapping[str, Any], known: Iterable[Known]) -> list[str]:
     left = [event for event in rank["events"] if event["counter"] in JUDGED]
     found = []
     for entry in known:
-        matching = [
-            event for event in left if entry.counter == event["counter"] and entry.function in _functions(event)
-        ]
-        times = sum(event["per_step"] for event in matching)
-        if times > entry.at_most + _ROUNDING:
-            text = f"{times:.2f} {entry.counter} a step in {entry.function}, at most {entry.at_most:g} are known"
-            found.append("\n".join([text, *(_told(event) for event in matching)]))
+        matching = [event for event in left if _is(event, entry)]
+        for counter in entry.counters:
+            times = sum(event["per_step"] for event in matching if event["counter"] == counter)
+            if times > entry.at_most + _ROUNDING:
+                text = f"{times:.2f} {counter} a step in {entry.function}, at most {entry.at_most:g} are known"
+                found.append("\n".join([text, *(_told(event) for event in matching)]))
         left = [event for event in left if event not in matching]
     return found + [_told(event) for event in left]
 
 
-def _functions(event: Mapping[str, Any]) -> set[str]:
-    return {function_of(frame) for frame in event["stack"]}
+def _is(event: Mapping[str, Any], entry: Known) -> bool:
+    return event["counter"] in entry.counters and any(function_of(frame) == entry.function for frame in event["stack"])
 
 
 def function_of(frame: str) -> str:
@@ -121,18 +121,23 @@ def _told(event: Mapping[str, Any]) -> str:
     return "\n".join([head, *(f"    {frame}" for frame in event["stack"])])
 
 
+def grouped_violations(ranks: Iterable[Mapping[str, Any]], known: Sequence[Known]) -> list[str]:
+    """Those of all ranks, each once, with the ranks that have it."""
+    of: dict[str, list[int]] = {}
+    for rank in ranks:
+        for text in violations(rank, known):
+            of.setdefault(text, []).append(rank["rank"])
+    return [f"(rank {', '.join(map(str, found))}) {text}" for text, found in of.items()]
+
+
 def seen(ranks: Iterable[Mapping[str, Any]], known: Iterable[Known]) -> set[Known]:
     """Those of the known that happen."""
     events = [event for rank in ranks for event in rank["events"]]
-    return {
-        entry
-        for entry in known
-        if any(entry.counter == event["counter"] and entry.function in _functions(event) for event in events)
-    }
+    return {entry for entry in known if any(_is(event, entry) for event in events)}
 
 
-def rank_lines(rank: Mapping[str, Any], *, stacks: int) -> list[str]:
-    """A rank's report for people, with so many of the places where time is lost."""
+def rank_lines(rank: Mapping[str, Any]) -> list[str]:
+    """A rank's report for people."""
     memory, counts = rank["memory_mib"], rank["per_step"]
     lines = [f"rank {rank['rank']}: {rank['quiet_steps']} quiet steps of {rank['steps']}; in each of them"]
     if counts:
@@ -148,9 +153,20 @@ def rank_lines(rank: Mapping[str, Any], *, stacks: int) -> list[str]:
     if rank["not_computed"]:
         names = ", ".join(f"{name} ({times})" for name, times in rank["not_computed"].items())
         lines.append(f"  not computed {names}")
-    for event in [event for event in rank["events"] if event["counter"] in JUDGED][:stacks]:
-        lines += [f"  {line}" for line in _told(event).splitlines()]
     return lines
+
+
+def counts_line(rank: Mapping[str, Any]) -> str:
+    """The same in a line."""
+    counts = rank["per_step"]
+    if not counts:
+        return f"no quiet step among {rank['steps']}"
+    pageable = sum(counts[name]["calls"] for name in ("h2d_pageable", "d2h_pageable"))
+    return (
+        f"launches {_calls(counts, 'launches')} + {_calls(counts, 'blas')} cuBLAS, waits {_calls(counts, 'waits')}, "
+        f"pageable copies {pageable:.4g}, {_with_bytes(counts, COLLECTIVES)}, "
+        f"device peak {rank['memory_mib']['device']['peak'] / 1024:.2f} GiB"
+    )
 
 
 def _calls(counts: Mapping[str, Any], name: str) -> str:

@@ -109,7 +109,7 @@ API cudaError_t cudaDeviceSynchronize(void) {
   return cudaSuccess;
 }
 API cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  count_and_tell(WAITS, 0, "cudaStreamSynchronize");
+  count_and_tell(WAITS, 0, stream ? "cudaStreamSynchronize of a side stream" : "cudaStreamSynchronize of the default stream");
   return cudaSuccess;
 }
 API cudaError_t cudaEventSynchronize(cudaEvent_t event) {
