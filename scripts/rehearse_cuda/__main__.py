@@ -1,10 +1,10 @@
 """Rehearse a training run on CUDA devices that are not there.
 
-    python -m scripts.rehearse_cuda [--ranks 2 | --solo 0/8/8] [--devices 8] [--gib 80] -- train --config configs/quickstart.yaml
+    python -m scripts.rehearse_cuda [--ranks 2 | --solo 0/8/8] -- train --config configs/quickstart.yaml ...
     python -m scripts.rehearse_cuda --matrix sample | all [--only REGEX]
 
-Needs torch and fbgemm-gpu built for CUDA (make rehearse-install) and a C compiler; docs/rehearsal.md has the rest. Exit code 1
-if the job fails, or if the host waits for the device (or copies pageable memory) in a step where it need not.
+Needs torch and fbgemm-gpu built for CUDA (make rehearse-install) and a C compiler; docs/rehearsal.md has the rest. Exit
+code 1 if the job fails, or if the host waits for the device (or copies pageable memory) in a step where it need not.
 """
 
 from __future__ import annotations

@@ -64,52 +64,62 @@ class HostArithmetic(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func.namespace in _NAMESPACES_LEFT_ALONE or func.overloadpacket.__name__ in _LEFT_ALONE or func.is_view:
             return result
-        inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
-        outputs, shape = tree_flatten(result)
-        tensors = [*inputs, *(value for value in outputs if isinstance(value, torch.Tensor))]
-        if not any(value.is_cuda for value in tensors) or not self._wanted(func, args, kwargs, outputs, tensors):
+        inputs, outputs = _tensors((args, kwargs)), _tensors(result)
+        if not any(tensor.is_cuda for tensor in (*inputs, *outputs)):
             return result
-        return self._compute(func, args, kwargs, result)
-
-    def _wanted(self, func: Any, args: Any, kwargs: Any, outputs: list[Any], tensors: list[torch.Tensor]) -> bool:
-        if self._floats:
-            return True
-        if func.name() in KERNELS:
-            return False
-        if sum(value.numel() for value in tensors) <= _SMALL_ELEMENTS:
-            return True
-        made = [value for value in outputs if isinstance(value, torch.Tensor)]
-        if func._schema.is_mutable:
-            made += _mutated(func, args, kwargs)
-        return any(not value.is_floating_point() for value in made)
-
-    def _compute(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
-        host_args, host_kwargs = tree_map(_to_host, args), {key: _to_host_keyword(key, kwargs[key]) for key in kwargs}
-        own = KERNELS.get(func.name())
+        if not (self._floats or _sizes_may_hang_on(func, args, kwargs, inputs, outputs)):
+            return result
         try:
-            if own is not None:
-                computed = own(by_name(func._schema, host_args, host_kwargs))
-                if computed is None:
-                    return result
-            else:
-                computed = func(*host_args, **host_kwargs)
+            computed = _on_host(func, args, kwargs)
         except NotImplementedError:  # torch's, where there is no kernel for CPUs
             self.not_computed[func.name()] += 1
             return result
-        inputs = {id(value) for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)}
-        made, shape = tree_flatten(result)
-        found = tree_flatten(computed)[0]
-        if len(found) != len(made):
-            self.not_computed[func.name()] += 1
+        if computed is None:  # all of it in place
             return result
-        return tree_unflatten([_put(*pair, inputs) for pair in zip(made, found, strict=True)], shape)
+        places, shape = tree_flatten(result)
+        found = tree_flatten(computed)[0]
+        given = {id(tensor) for tensor in inputs}
+        return tree_unflatten([_put(*pair, given) for pair in zip(places, found, strict=True)], shape)
 
 
-def _put(made: Any, found: Any, inputs: set[int]) -> Any:
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
+
+
+def _sizes_may_hang_on(
+    func: Any, args: Any, kwargs: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor]
+) -> bool:
+    """Whether an operation makes integers, or something small."""
+    if func.name() in KERNELS:
+        return False
+    if sum(tensor.numel() for tensor in (*inputs, *outputs)) <= _SMALL_ELEMENTS:
+        return True
+    made = [*outputs, *(_written(func, args, kwargs) if func._schema.is_mutable else ())]
+    return any(not tensor.is_floating_point() for tensor in made)
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """The arguments that an operation writes to."""
+    given = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given += _tensors(args[place] if place < len(args) else kwargs.get(argument.name))
+    return given
+
+
+def _on_host(func: Any, args: Any, kwargs: Any) -> Any:
+    host_args, host_kwargs = tree_map(_to_host, args), {key: tree_map(_to_host, kwargs[key]) for key in kwargs}
+    host_kwargs.pop("pin_memory", None)
+    if (own := KERNELS.get(func.name())) is not None:
+        return own(by_name(func._schema, host_args, host_kwargs))
+    return func(*host_args, **host_kwargs)
+
+
+def _put(made: Any, found: Any, given: set[int]) -> Any:
     """The device's output with what the host has computed."""
     if not isinstance(made, torch.Tensor):
         return found
-    if id(made) in inputs:  # in place: the host has written to it
+    if id(made) in given:  # in place: the host has written to it
         return made
     if made.shape != found.shape:  # its size hangs on values, which the device did not have
         made = torch.empty(found.shape, dtype=made.dtype, device=made.device)
@@ -118,22 +128,9 @@ def _put(made: Any, found: Any, inputs: set[int]) -> Any:
     return made
 
 
-def _mutated(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
-    given = []
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            given += [one for one in tree_flatten(value)[0] if isinstance(one, torch.Tensor)]
-    return given
-
-
 def _to_host(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return host_view(value) if value.is_cuda else value
     if isinstance(value, torch.device):
         return torch.device("cpu")
     return None if isinstance(value, torch.Generator) else value
-
-
-def _to_host_keyword(key: str, value: Any) -> Any:
-    return False if key == "pin_memory" else tree_map(_to_host, value)

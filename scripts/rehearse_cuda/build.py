@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,30 +60,37 @@ def do_nothing(sections: set[str]) -> Iterator[str]:
             yield f"API int {line}(void) {{ {counted}return 0; }}"
 
 
-def build(folder: Path) -> Built:
-    """Compile into a folder what is older there than its sources.
+def build(cache: Path) -> Built:
+    """Compile into a folder of the cache that is named by the sources; nothing to do if it is there.
 
     Raises:
         CannotBuildError: there is no compiler or there are no headers, or the compiler refuses.
     """
-    preload = folder / "librehearsal.so"
-    if not _is_older(preload, [*RUNTIME.iterdir(), Path(__file__)]):
+    folder = cache / _fingerprint()
+    preload = folder / "librehearsal.so"  # made last
+    if preload.exists():
         return Built(preload, folder)
     folder.mkdir(parents=True, exist_ok=True)
     headers = [f"-I{header}" for header in cuda_headers()]
     named = {source for sources in DRIVER.values() for source in sources}
     sources = [source.name for source in sorted(RUNTIME.glob("*.c")) if source.name not in named]
     for name, of in DRIVER.items():
-        _compile(folder / name, of, do_nothing({"driver"} if "driver.c" in of else set()), [])
-    _compile(preload, sources, do_nothing({"cuda", "blas", "blas computes", "nccl"}), [*headers, "-lpthread"])
+        compile_library(folder / name, of, do_nothing({"driver"} if "driver.c" in of else set()), [])
+    compile_library(preload, sources, do_nothing({"cuda", "blas", "blas computes", "nccl"}), [*headers, "-lpthread"])
     return Built(preload, folder)
 
 
-def _is_older(made: Path, sources: list[Path]) -> bool:
-    return not made.exists() or made.stat().st_mtime < max(source.stat().st_mtime for source in sources)
+def _fingerprint() -> str:
+    contents = [source.read_bytes() for source in (*sorted(RUNTIME.iterdir()), Path(__file__))]
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
 
 
-def _compile(out: Path, sources: list[str] | tuple[str, ...], generated: Iterator[str], options: list[str]) -> None:
+def compile_library(out: Path, sources: Sequence[str], generated: Iterator[str], options: Sequence[str]) -> None:
+    """Compile files of the runtime, and generated lines with them, into a library.
+
+    Raises:
+        CannotBuildError: there is no compiler, or it refuses.
+    """
     compiler = shutil.which("cc")
     if compiler is None:
         raise CannotBuildError("no C compiler (cc) on the path: install gcc or clang")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANK_PROGRAM = "scripts/rehearse_cuda/rank.py"
 BUILT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dlrm-rehearsal"
 ONE_CASE_S = 1800
+TIMED_OUT = 124  # as timeout(1) has it
 
 
 @dataclass(frozen=True)
@@ -115,41 +118,39 @@ def run(asked: Asked, *, quiet: bool = False) -> Outcome:
     """
     _check_torch()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
-        command = [sys.executable, RANK_PROGRAM, *_with_defaults(asked.words, folder)]
+        command = [sys.executable, RANK_PROGRAM, *with_defaults(asked.words, folder)]
         if asked.ranks > 1 and asked.solo is None:
-            launcher = [
-                "launch/elastic.py",
-                "--standalone",
-                "--local-addr",
-                "localhost",
-                "--nproc-per-node",
-                str(asked.ranks),
-            ]
-            command = [sys.executable, *launcher, *command[1:]]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **_environment(asked, folder)},
-            stdout=subprocess.PIPE if quiet else None,
-            stderr=subprocess.STDOUT if quiet else None,
-            text=True,
-            timeout=ONE_CASE_S,
-            check=False,
-        )
+            launcher = ("launch/elastic.py", "--standalone", "--local-addr", "localhost", "--nproc-per-node")
+            command = [sys.executable, *launcher, str(asked.ranks), *command[1:]]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **environment(asked, folder)},
+                stdout=subprocess.PIPE if quiet else None,
+                stderr=subprocess.STDOUT if quiet else None,
+                text=True,
+                timeout=ONE_CASE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            printed = error.stdout or b""
+            return Outcome(TIMED_OUT, [], f"{printed.decode(errors='replace')}\nnot done after {ONE_CASE_S} s")
         reports = [json.loads(file.read_text()) for file in Path(folder).glob("rank*.json")]
     return Outcome(done.returncode, sorted(reports, key=lambda report: report["rank"]), done.stdout or "")
 
 
 def _check_torch() -> None:
-    import torch
+    """See that torch is the CUDA build, without the seconds that importing it takes."""
+    torch = importlib.util.find_spec("torch")
+    version = runpy.run_path(str(Path(str(torch.origin)).with_name("version.py"))) if torch else {"__version__": "none"}
+    if version.get("cuda") is None:
+        hint = "make rehearse-install prepares an environment with the CUDA build"
+        raise CannotBuildError(f"torch {version['__version__']} is not built for CUDA: {hint}")
 
-    if torch.version.cuda is None:
-        raise CannotBuildError(
-            f"torch {torch.__version__} is built for CPU: make rehearse-install prepares an environment"
-        )
 
-
-def _environment(asked: Asked, folder: str) -> Mapping[str, str]:
+def environment(asked: Asked, folder: str) -> Mapping[str, str]:
+    """What puts the pretended CUDA under a process, on top of its own environment; its report goes to ``folder``."""
     built = build(BUILT)
     preload = [str(built.preload), *filter(None, [os.environ.get("LD_PRELOAD")])]
     search = [str(built.folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
@@ -168,7 +169,7 @@ def _environment(asked: Asked, folder: str) -> Mapping[str, str]:
     }
 
 
-def _with_defaults(words: Sequence[str], folder: str) -> list[str]:
+def with_defaults(words: Sequence[str], folder: str) -> list[str]:
     """Devices must be found, or the rehearsal would be one of the CPU; and its run need not be kept."""
     found = list(words)
     for option, value in (("distributed.device", "cuda"), ("run.dir", folder)):

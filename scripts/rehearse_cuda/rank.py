@@ -32,7 +32,7 @@ EDGE_STEPS = 3  # torchrec's pipelines hold at most three batches
 def count_steps(counter: StepCounter) -> None:
     """Have the stepper and the hook that records say where steps begin and end."""
     from dlrm.train.standard_hooks import LossAndSpeed
-    from dlrm.train.stepper import Stepper, StepOutput
+    from dlrm.train.stepper import StepOutput, Stepper
 
     train, record = Stepper.train, LossAndSpeed._record
 

@@ -1,8 +1,8 @@
 """What a rehearsal found: figures a step, and what should not happen in one. Needs no torch.
 
-A *quiet* step is one after the warm-up in which nothing is recorded, evaluated or saved, and the pipeline is full. In such a
-step the host should not wait for the device, copy from or to pageable memory, allocate pinned memory or touch another rank's
-device. What cannot be helped is in known.toml, each with its reason and with how often it may happen in a step.
+A *quiet* step is one after the warm-up in which nothing is recorded, evaluated or saved, and the pipeline is full. In such
+a step the host should not wait for the device, copy from or to pageable memory, allocate pinned memory or touch another
+rank's device. What cannot be helped is in known.toml, each with its reason and with how often it may happen in a step.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ def stand_in_for_others() -> None:
     from torchrec.distributed import model_parallel
 
     from dlrm.distributed import world
-    from dlrm.distributed.collectives import ProcessGroup
-    from dlrm.sharding import planner
+    from dlrm.distributed.collectives import ProcessGroup, from_rank_0
 
     init_process_group = dist.init_process_group
 
@@ -32,12 +31,16 @@ def stand_in_for_others() -> None:
     world.devices.share = lambda mine, **kwargs: [mine]
     ProcessGroup.all_gather_object = lambda self, value: [value] * self.world_size  # type: ignore[method-assign]
     ProcessGroup.broadcast_object = lambda self, value: value  # type: ignore[method-assign]
-    planner.from_rank_0 = lambda collectives, action: action()  # rank 0 is not there to make the plan
+    from_rank_0.__code__ = _do_it_here.__code__  # in place, because many modules have imported it by name
     model_parallel.init_collective_validation = lambda group: None  # it compares what the ranks say, by gloo
 
 
+def _do_it_here(collectives: Any, action: Any) -> Any:
+    return action()
+
+
 class _Store(dist.Store):  # type: ignore[misc]
-    """What is asked of others is there at once: the only thing that is, NCCL's name of a communicator, matters to nobody."""
+    """What is asked of others is there at once. It is NCCL's name of a communicator, which matters to nobody here."""
 
     def __init__(self) -> None:
         super().__init__()

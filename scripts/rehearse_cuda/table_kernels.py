@@ -52,10 +52,9 @@ def _tables(given: SimpleNamespace) -> Iterator[_Table]:
 
 def _rows(given: SimpleNamespace, name: str, place: int, dim: int) -> torch.Tensor:
     """(rows, dim) of a table's weights or state, and what lies behind it."""
-    prefix = "" if name == "weights" else f"{name}_"
-    on_device = int(getattr(given, f"{name}_placements")[place]) == _ON_DEVICE
-    kind = "dev" if on_device else "uvm"
-    flat = getattr(given, f"{prefix}{kind}" if prefix else f"{kind}_weights")
+    placements = getattr(given, f"{name}_placements", None)  # replicated tables have none: they are on the device
+    kind = "dev" if placements is None or int(placements[place]) == _ON_DEVICE else "uvm"
+    flat = getattr(given, f"{kind}_weights" if name == "weights" else f"{name}_{kind}")
     flat = flat[int(getattr(given, f"{name}_offsets")[place]) :]
     return flat[: flat.numel() // dim * dim].view(-1, dim)
 
@@ -75,15 +74,34 @@ def _bags(table: _Table) -> torch.Tensor:
     return torch.arange(len(lengths_B)).repeat_interleave(lengths_B)
 
 
+def _row_gradients(given: SimpleNamespace, table: _Table) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that the ids name, ascending (U,), and the sums of their gradients (U, D)."""
+    rows_U, position_N = torch.unique(table.ids_N, return_inverse=True)
+    gradient_UD = torch.zeros(len(rows_U), table.dim)
+    gradient_UD.index_add_(0, position_N, given.grad_output[:, table.columns].index_select(0, _bags(table)).float())
+    return rows_U, gradient_UD
+
+
+def _dense_gradient(given: SimpleNamespace) -> torch.Tensor:
+    gradient = torch.zeros_like(given.dev_weights)
+    into = SimpleNamespace(dev_weights=gradient, weights_offsets=given.weights_offsets)
+    for table in _tables(given):
+        rows_U, gradient_UD = _row_gradients(given, table)
+        _rows(into, "weights", table.place, table.dim).index_add_(0, rows_U, gradient_UD.to(gradient.dtype))
+    return gradient
+
+
 def _update(rule: Callable[..., torch.Tensor], given: SimpleNamespace) -> None:
     lr = float(given.learning_rate_tensor)
     for table in _tables(given):
-        rows_U, position_N = torch.unique(table.ids_N, return_inverse=True)
-        gradient_UD = torch.zeros(len(rows_U), table.dim)
-        gradient_UD.index_add_(0, position_N, given.grad_output[:, table.columns].index_select(0, _bags(table)).float())
+        rows_U, gradient_UD = _row_gradients(given, table)
         weight_RD = _rows(given, "weights", table.place, table.dim)
         step_UD = lr * rule(given, table, rows_U, gradient_UD)
         weight_RD.index_copy_(0, rows_U, (weight_RD.index_select(0, rows_U).float() - step_UD).to(weight_RD.dtype))
+
+
+def _leave_cache_empty(given: SimpleNamespace) -> None:
+    """Tables are used where they lie."""
 
 
 def _sgd(given: SimpleNamespace, table: _Table, rows_U: torch.Tensor, gradient_UD: torch.Tensor) -> torch.Tensor:
@@ -118,6 +136,9 @@ def _adam(given: SimpleNamespace, table: _Table, rows_U: torch.Tensor, gradient_
 
 
 KERNELS: dict[str, Callable[[SimpleNamespace], torch.Tensor | None]] = {
+    "fbgemm::dense_embedding_codegen_forward_unweighted_cuda": _look_up,
+    "fbgemm::split_embedding_backward_codegen_dense_unweighted_exact_cuda": _dense_gradient,
+    "fbgemm::lru_cache_populate": _leave_cache_empty,
     _FUSED.format("codegen_forward"): _look_up,
     _FUSED.format("backward_codegen_sgd"): partial(_update, _sgd),
     _FUSED.format("backward_codegen_adagrad"): partial(_update, _adagrad),
