@@ -5,6 +5,8 @@
 #   make test      run the tests in one process a core, 4 at most; ARGS="-k auc" passes options on to pytest
 #   make test-slow run those that make test leaves out: more jobs under the launcher, more ranks
 #   make check     lint, format, types, import order
+#   make rehearse  run training over a pretended CUDA, without a GPU: what the host does in a step, and what it waits for
+#                  (an environment of its own, 8 GB; ARGS="--matrix all" for every case; docs/rehearsal.md)
 #   make install   only prepare .venv; TORCH=2.12 and ACCELERATOR=cpu|cuda choose, PYTHON=/path/to/python too
 #
 # Each prepares .venv first if something is missing; if nothing is, that takes a fraction of a second.
@@ -19,7 +21,10 @@ BIN := .venv/bin
 WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := PYTHON="$(PYTHON)" scripts/install.sh --torch "$(TORCH)" --accelerator "$(ACCELERATOR)"
 
-.PHONY: help install install-dev train test test-slow check doctor clean
+# The CUDA wheels of the rehearsal stay out of the environment that everything else uses.
+REHEARSE_VENV ?= .venv-cuda
+
+.PHONY: help install install-dev train test test-slow check doctor rehearse-install rehearse clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -41,6 +46,12 @@ test: install-dev
 
 test-slow: install-dev
 	@$(BIN)/python -m pytest $(WORKERS) -m slow $(ARGS)
+
+rehearse-install:
+	@DLRM_VENV=$(REHEARSE_VENV) PYTHON="$(PYTHON)" scripts/install.sh --torch "$(TORCH)" --accelerator cuda
+
+rehearse: rehearse-install
+	@$(REHEARSE_VENV)/bin/python -m scripts.rehearse_cuda $(or $(ARGS),--matrix sample)
 
 check: install-dev
 	$(BIN)/ruff check

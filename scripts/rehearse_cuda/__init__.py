@@ -1,0 +1,1 @@
+"""A rehearsal of CUDA training without a GPU; see docs/rehearsal.md."""

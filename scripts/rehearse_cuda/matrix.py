@@ -1,0 +1,175 @@
+"""Many rehearsals: the configurations, on real ranks and as one of many, and small models under every sharding type, kernel
+and table optimizer that CUDA has; saves and resumes, too.
+
+The ``sample`` is what takes minutes and meets every part of the code once; ``all`` is every combination.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scripts.rehearse_cuda.job import Asked, Device, Outcome, Solo, run
+from scripts.rehearse_cuda.losses import against_cpu
+from scripts.rehearse_cuda.report import Known, counts_line, grouped_violations, read_known, seen
+
+AT_ONCE = 2  # rehearsals beside each other; half of one's time is one process's imports
+STEPS = 24
+WARMUP = 12
+
+SELDOM = ("--logging.every_steps", "1000")
+_UNWATCHED = (
+    *("--logging.tensorboard", "false", "--logging.progress", "false"),
+    *("--data.validation_samples", "0", "--data.test_samples", "0", "--evaluation.test", "false"),
+)
+QUIET = (*SELDOM, *_UNWATCHED)
+UNSAVED = ("--checkpoint.enabled", "false")
+ENOUGH = ("--train.max_steps", str(STEPS))
+# Of Criteo Kaggle, so that its configuration needs no files.
+KAGGLE_ROWS = (
+    "1460,583,10131227,2202608,305,24,12517,633,3,93145,5683,8351593,3194,27,14992,5461306,10,5652,2173,4,7046547,18,15,"
+    "286181,105,142572"
+)
+CONFIGS = {
+    "quickstart": ("--config", "configs/quickstart.yaml"),
+    "criteo_kaggle": (
+        *("--config", "configs/criteo_kaggle.yaml", "--data.kind", "random", "--data.rows", KAGGLE_ROWS),
+        *("--data.train_samples", "1000000", "--checkpoint.best", "null"),
+    ),
+    "mlperf_dlrm_dot": ("--config", "configs/mlperf_dlrm_dot.yaml"),
+    "mlperf_dlrm_dcnv2": ("--config", "configs/mlperf_dlrm_dcnv2.yaml"),
+}
+SMALL = (
+    *("--data.kind", "random", "--data.train_samples", "100000", "--data.rows", "100,5000,3000,400"),
+    *("--data.num_dense", "3", "--model.bottom_mlp", "16,8", "--model.embedding_dim", "8", "--model.top_mlp", "16,1"),
+    *("--train.global_batch_size", "512", "--optim.dense.kind", "sgd", "--optim.dense.lr", "0.01"),
+)
+TYPES = (
+    *("table_wise", "row_wise", "column_wise", "data_parallel", "table_row_wise", "table_column_wise", "grid_shard"),
+)
+OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
+KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
+LARGE = Device("rehearsed device of 192 GiB", gib=192.0)  # a whole MLPerf model on one
+SAMPLE = (
+    *("quickstart, 1 rank", "quickstart, 2 ranks", "criteo_kaggle, 1 rank", "mlperf_dlrm_dcnv2, rank 0 of 8"),
+    *("mlperf_dlrm_dot, 2 ranks", "row_wise rowwise_adagrad", "data_parallel sgd", "column_wise rowwise_adagrad"),
+    *("table_wise adam fused_uvm_caching", "table_wise sgd fused_uvm", "saved and resumed, 2 ranks"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rehearsal with a name.
+
+    Attributes:
+        name: unique; asked: what to rehearse; then: what to train in the same folder after it.
+        losses: whether it is the losses that are looked at, against those of the CPU.
+    """
+
+    name: str
+    asked: Asked
+    then: tuple[str, ...] = ()
+    losses: bool = False
+
+
+def cases() -> Iterator[Case]:
+    """Every case."""
+    for name, words in CONFIGS.items():
+        given = ("train", *words, *QUIET, *UNSAVED, *ENOUGH)
+        device = LARGE if name.startswith("mlperf") else Device()
+        yield Case(f"{name}, 1 rank", Asked(given, 1, device=device, warmup=WARMUP))
+        yield Case(f"{name}, 2 ranks", Asked(given, 2, device=device, warmup=WARMUP))
+        yield Case(f"{name}, rank 0 of 8", Asked(given, solo=Solo(0, 8, 8), warmup=WARMUP))
+        yield Case(f"{name}, rank 9 of 16", Asked(given, solo=Solo(9, 16, 8), warmup=WARMUP))
+    for optimizer in OPTIMIZERS:
+        for kind in TYPES:
+            if (kind, optimizer) != ("data_parallel", "adam"):  # refused: it would be another algorithm
+                yield _small(f"{kind} {optimizer}", kind, optimizer)
+        for kernel in KERNELS[1:]:
+            yield _small(f"table_wise {optimizer} {kernel}", "table_wise", optimizer, f"--sharding.kernels={kernel}")
+    yield from _with_losses()
+    for ranks, text in ((1, "1 rank"), (2, "2 ranks")):
+        words = ("train", *SMALL, *QUIET, "--checkpoint.every_steps", "12", "--run.name", "saved")
+        asked = Asked((*words, *ENOUGH), ranks, warmup=WARMUP)
+        yield Case(f"saved and resumed, {text}", asked, (*words, "--train.max_steps", "48", "--resume", "auto"))
+
+
+def _with_losses() -> Iterator[Case]:
+    for ranks in (1, 2):
+        quickstart = ("train", *CONFIGS["quickstart"], *_UNWATCHED, *UNSAVED, *ENOUGH)
+        yield Case(f"losses: quickstart, {ranks} rank(s)", Asked(quickstart, ranks), losses=True)
+    for optimizer in OPTIMIZERS[:3]:  # the CPU has no Adam of tables
+        for kind in TYPES:
+            yield Case(f"losses: {kind} {optimizer}", Asked(_small_words(kind, optimizer), 2), losses=True)
+        for kernel in KERNELS[1:]:
+            words = (*_small_words("table_wise", optimizer), f"--sharding.kernels={kernel}")
+            yield Case(f"losses: table_wise {optimizer} {kernel}", Asked(words, 2), losses=True)
+
+
+def _small_words(kind: str, optimizer: str) -> tuple[str, ...]:
+    options = (f"--sharding.types={kind}", f"--optim.sparse.kind={optimizer}", "--optim.sparse.lr=0.05")
+    return ("train", *SMALL, *_UNWATCHED, *UNSAVED, *ENOUGH, *options)
+
+
+def _small(name: str, kind: str, optimizer: str, *more: str) -> Case:
+    return Case(name, Asked((*_small_words(kind, optimizer), *SELDOM, *more), 2, warmup=WARMUP))
+
+
+def rehearse_matrix(which: str, only: str, json_file: Path | None) -> int:
+    """Rehearse, print a line a case and what is wrong; exit code 1 if anything is."""
+    wanted = [
+        case for case in cases() if re.search(only, case.name) and (which == "all" or only or case.name in SAMPLE)
+    ]
+    known = read_known()
+    found: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for case, (outcome, wrong) in zip(
+            wanted, pool.map(lambda case: rehearse_case(case, known), wanted), strict=True
+        ):
+            entry = {"case": case.name, "asked": asdict(case.asked), "exit_code": outcome.exit_code}
+            found.append({**entry, "ranks": outcome.ranks, "violations": wrong})
+            _tell(case, outcome, wrong)
+            if json_file is not None:
+                json_file.write_text(json.dumps(found, indent=1) + "\n")
+    bad = [entry["case"] for entry in found if entry["exit_code"] or entry["violations"]]
+    if which == "all" and not only:
+        for entry in set(known) - seen((rank for result in found for rank in result["ranks"]), known):
+            print(f"known.toml: no case shows {entry.function} any more")
+    print(f"{len(found) - len(bad)} of {len(found)} cases are as they should be" + _listed(bad))
+    return 1 if bad else 0
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"; not: {'; '.join(names)}" if names else ""
+
+
+def rehearse_case(case: Case, known: Sequence[Known]) -> tuple[Outcome, list[str]]:
+    """Run it, and what follows it, and say what is wrong."""
+    if case.losses:
+        return against_cpu(case.asked)
+    outcome = _run_in_turn(case) if case.then else run(case.asked, quiet=True)
+    return outcome, grouped_violations(outcome.ranks, known)
+
+
+def _run_in_turn(case: Case) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="rehearsal-run-") as folder:
+        own = ("--run.dir", folder)
+        first = run(replace(case.asked, words=(*case.asked.words, *own)), quiet=True)
+        if first.exit_code:
+            return first
+        return run(replace(case.asked, words=(*case.then, *own), warmup=STEPS + WARMUP), quiet=True)
+
+
+def _tell(case: Case, outcome: Outcome, wrong: Sequence[str]) -> None:
+    if outcome.exit_code:
+        print(f"{case.name}: FAILED\n{outcome.output[-4000:]}", flush=True)
+        return
+    print(f"{case.name}: {'computed' if case.losses else counts_line(outcome.ranks[0])}", flush=True)
+    for text in wrong:
+        print(f"  WRONG {text}", flush=True)
