@@ -12,6 +12,7 @@ import torch
 
 from dlrm.config import dump_config
 from dlrm.config.benchmark import BenchmarkConfig
+from dlrm.data.batch import Batch
 from dlrm.data.build import build_dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
@@ -21,11 +22,17 @@ from dlrm.run.environment import environment
 from dlrm.run.files import is_run
 from dlrm.run.log import open_log
 from dlrm.run.secondary import write_json, write_text
+from dlrm.scaling.ceilings import Ceilings, measure
+from dlrm.scaling.floors import floors
 from dlrm.scaling.passes import Training
 from dlrm.scaling.result import ProfiledRank, Result, breakdown, slowest, step_time
 from dlrm.scaling.stages import busy_by_step, by_step, in_order, launched_by_step
-from dlrm.scaling.text import breakdown_line, breakdown_table, summary_line
-from dlrm.train.engine import build_engine
+from dlrm.scaling.text import texts
+from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
+from dlrm.train.engine import Engine, build_engine
+
+_OF_THE_MODEL = {"lookups", "mlps", "interaction"}
+"""Without these the model is another one, and its floors tell nothing."""
 
 
 def run_benchmark(config: BenchmarkConfig) -> Result:
@@ -41,6 +48,8 @@ def run_benchmark(config: BenchmarkConfig) -> Result:
         folder = from_rank_0(world.collectives, lambda: _folder(config))
         open_log(folder, world.rank, display.say)
         result = _measure(config, world, display)
+        for shown in texts(result):
+            display.say(shown) if isinstance(shown, str) else display.show(shown)
         if world.is_leader:
             write_json(folder / "benchmark.json", result.to_dict())
             display.say(f"files in {folder}/")
@@ -67,9 +76,9 @@ def _folder(config: BenchmarkConfig) -> Path:
 def _measure(config: BenchmarkConfig, world: World, display: Display) -> Result:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     engine = build_engine(config, dataset.schema, world)
-    training = Training(config, dataset.train, engine, world)
-    if config.warmup_steps:
-        training.run(config.warmup_steps)
+    training = Training(config, dataset.train, engine, world, without=config.without)
+    products = training.products()
+    training.run(config.warmup_steps)
     plain = training.run(config.steps)
     step_s = slowest(world.collectives.all_gather_object(plain.step_s))
     profiled, line = training.run_profiled(config.profiled_steps)
@@ -77,7 +86,12 @@ def _measure(config: BenchmarkConfig, world: World, display: Display) -> Result:
     ranks = world.collectives.all_gather_object(mine)
     order = in_order(stage for rank in ranks for step in rank.stages_us for stage in step)
     time = step_time(step_s)
-    result = Result(
+    work = ceilings = reached = None
+    if not _OF_THE_MODEL.intersection(config.without):
+        work = _work(config, engine, training.first_batch(), products, world)
+        ceilings = _ceilings(engine, products, len(training.first_batch().sparse.values()), world)
+        reached = floors(work, ceilings, samples=config.train.global_batch_size, step_ms=time.median_ms)
+    return Result(
         name=config.run.name,
         ranks=world.size,
         device=world.device.type,
@@ -89,9 +103,45 @@ def _measure(config: BenchmarkConfig, world: World, display: Display) -> Result:
         samples_per_s=plain.samples / sum(step_s),
         step=time,
         breakdown=breakdown(ranks, order, time.median_ms / 1e3),
+        work=work,
+        ceilings=ceilings,
+        floors=reached,
         environment=environment(world),
     )
-    display.say(summary_line(result))
-    display.say(breakdown_line(result.breakdown))
-    display.show(breakdown_table(result.breakdown, world.size))
-    return result
+
+
+def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[Product], world: World) -> Work:
+    """Of a sample; the same on every rank, as rank 0 has counted the ids of its batch."""
+    ids = world.collectives.broadcast_object(ids_per_sample(batch))
+    tables = [TableUse(place.dim, count) for place, count in zip(engine.placements, ids, strict=True)]
+    return work_per_sample(
+        products,
+        tables,
+        engine.optimizer.tables,
+        samples=config.train.global_batch_size // world.size,
+        ranks=world.size,
+        dense_features=batch.dense.shape[1],
+        dense_weights=engine.dense_weights,
+        dense_state=_dense_state(engine),
+    )
+
+
+def _ceilings(engine: Engine, products: list[Product], ids: int, world: World) -> tuple[Ceilings, ...]:
+    """Of each rank, measured at the same time."""
+    dim = round(sum(place.dim for place in engine.placements) / len(engine.placements))
+    world.collectives.barrier()
+    mine = measure(
+        products,
+        rows=engine.table_weights // dim // world.size,
+        dim=dim,
+        lookups=ids,
+        stream_numbers=sum(product.numbers for product in products) // (3 * len(products)),
+        device=world.device,
+    )
+    return tuple(world.collectives.all_gather_object(mine))
+
+
+def _dense_state(engine: Engine) -> int:
+    """How many numbers the optimizer keeps for each weight outside of tables."""
+    states = (state for name, state in engine.optimizer.unfused_state().items() if ".embedding_bags." not in name)
+    return round(sum(tensor.numel() for state in states for tensor in state.values()) / engine.dense_weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dlrm.config import Config
+from dlrm.config.benchmark import Part
 from dlrm.data.batch import Batch
 from dlrm.data.loader import BatchLoader
 from dlrm.data.source import Source
 from dlrm.distributed.world import World
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
+from dlrm.scaling.ablation import exchange, leave_out
 from dlrm.scaling.regions import NamedHooks, named_parts
 from dlrm.scaling.stages import Timeline, events_of, timeline
+from dlrm.scaling.work import Product, products_of
 from dlrm.train.build import build_loader, build_loss_and_speed
 from dlrm.train.engine import Engine
 from dlrm.train.hooks import Hook
@@ -58,18 +61,33 @@ class Training:
         source: its samples.
         engine: trains.
         world: the ranks.
-        repeat: read a few batches once and train on them again and again.
+        without: what is left out.
     """
 
-    def __init__(self, config: Config, source: Source, engine: Engine, world: World, *, repeat: bool = False) -> None:
+    def __init__(
+        self, config: Config, source: Source, engine: Engine, world: World, *, without: Collection[Part] = ()
+    ) -> None:
+        leave_out(without, engine)
+        self._without = without
         self._engine = engine
         self._device = world.device
         self._order = Schedule.of(config.train, seed=config.run.seed, num_samples=source.num_samples).order
         loader = build_loader(config.train, world, source, self._order)
-        self.loader: BatchLoader | RepeatedBatches = RepeatedBatches(loader) if repeat else loader
+        self._reader = loader
+        self.loader: BatchLoader | RepeatedBatches = RepeatedBatches(loader) if "data" in without else loader
         _, loss_and_speed = build_loss_and_speed(config, loader, world, NoRecorder(), Silent(), total_steps=0)
         self._hooks = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
         self._position = BEGINNING
+
+    def products(self) -> list[Product]:
+        """The matrix products of a step of this rank, seen while some are trained."""
+        with products_of(self._engine.model) as found:
+            self._pass(1, [*self._hooks])
+        return found[: len(found) // (FILLING + 1 + DRAINING)]
+
+    def first_batch(self) -> Batch:
+        """The first global batch, as far as it is this rank's."""
+        return self._reader.batch(0, 0)
 
     def run(self, steps: int) -> Pass:
         """Train ``steps`` after those that fill the pipeline, and take the time of each."""
@@ -97,7 +115,8 @@ class Training:
         last = self._position.step + FILLING + steps + DRAINING
         schedule = Schedule(self._order, _ENOUGH_EPOCHS, max_steps=last)
         trainer = Trainer(self._engine.stepper, self.loader, schedule, [*hooks, clock], self._position)  # type: ignore[arg-type]
-        trainer.fit()
+        with exchange(left_out="exchange" in self._without):
+            trainer.fit()
         self._position = trainer.position
         marks = clock.marks_s()[FILLING - 1 : FILLING + steps]
         samples = [position.samples for position in clock.positions[FILLING - 1 : FILLING + steps]]

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dlrm.scaling.ceilings import Ceilings
+from dlrm.scaling.floors import Floors
+from dlrm.scaling.work import Work
+
 FORMAT, VERSION = "dlrm-benchmark", 1
 _LEFT_OUT = 0.25
 """Share of the profiled steps that do not count at either end, by length: on a busy machine single steps take many times
@@ -133,6 +137,7 @@ class Result:
         without: what was left out.
         steps: that were timed; samples_per_s: over all ranks; step: their time.
         breakdown: where it goes.
+        work: of a sample, by formula; ceilings: of each rank; floors: of the step. None where the model is not whole.
         environment: versions, hardware and code.
     """
 
@@ -147,6 +152,9 @@ class Result:
     samples_per_s: float
     step: StepTime
     breakdown: Breakdown
+    work: Work | None
+    ceilings: tuple[Ceilings, ...] | None
+    floors: Floors | None
     environment: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:

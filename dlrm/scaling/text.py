@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import astuple
+
 from rich.table import Table
 
+from dlrm.format import byte_size
+from dlrm.scaling.ceilings import Ceilings
 from dlrm.scaling.result import Breakdown, Result
 
 _SHOWN = 5e-4
 """Share of a step from which on a stage is shown."""
 _BAR = 40
+
+
+def texts(result: Result) -> Iterator[str | Table]:
+    """All there is to show, in lines and tables."""
+    yield summary_line(result)
+    yield from floor_lines(result)
+    yield breakdown_line(result.breakdown)
+    yield breakdown_table(result.breakdown, result.ranks)
+
+
+def floor_lines(result: Result) -> Iterator[str]:
+    """The work of a sample, the ceilings of the machine, the floors that follow; nothing where the model is not whole."""
+    work, ceilings, floors = result.work, result.ceilings, result.floors
+    if work is None or ceilings is None or floors is None:
+        return
+    yield (
+        f"work of a sample: {work.flops / 1e6:,.3f} MFLOP, {byte_size(work.row_bytes)} of table rows, "
+        f"{byte_size(work.streamed_bytes)} besides, {byte_size(work.exchanged_bytes)} to other ranks"
+    )
+    slowest = Ceilings(*(min(values) for values in zip(*map(astuple, ceilings), strict=True)))
+    yield (
+        f"ceilings of a rank: {slowest.flops_per_s / 1e9:,.0f} GFLOP/s in the step's matrix products, "
+        f"{slowest.row_bytes_per_s / 1e9:,.1f} GB/s in rows, {slowest.stream_bytes_per_s / 1e9:,.1f} GB/s in streams"
+    )
+    yield (
+        f"floors of a step: memory {floors.memory_ms:.2f} ms, arithmetic {floors.arithmetic_ms:.2f} ms; "
+        f"{floors.share:.0%} of the {floors.higher} floor is reached"
+    )
 
 
 def summary_line(result: Result) -> str:
@@ -25,8 +58,8 @@ def summary_line(result: Result) -> str:
 def breakdown_line(found: Breakdown) -> str:
     """What the table is made of."""
     return (
-        f"Where the time of a step goes, mean of {found.steps} steps under the profiler, "
-        f"which makes a step {found.overhead:+.1%} longer:"
+        f"Where the time of a step goes, mean of {found.steps} steps under the profiler "
+        f"(whose median step is {found.overhead:+.1%} away from the one above):"
     )
 
 
