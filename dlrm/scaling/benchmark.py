@@ -21,10 +21,11 @@ from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
 from dlrm.run.files import is_run
 from dlrm.run.log import open_log
-from dlrm.run.secondary import write_json, write_text
+from dlrm.run.secondary import secondary, write_json, write_text
 from dlrm.scaling.ceilings import Ceilings, measure
 from dlrm.scaling.floors import floors
 from dlrm.scaling.passes import Training
+from dlrm.scaling.picture import draw
 from dlrm.scaling.result import ProfiledRank, Result, breakdown, slowest, step_time
 from dlrm.scaling.stages import busy_by_step, by_step, in_order, launched_by_step
 from dlrm.scaling.text import texts
@@ -47,13 +48,20 @@ def run_benchmark(config: BenchmarkConfig) -> Result:
             display.say(world.notice)
         folder = from_rank_0(world.collectives, lambda: _folder(config))
         open_log(folder, world.rank, display.say)
-        result = _measure(config, world, display)
+        result = _measure(config, world, folder)
         for shown in texts(result):
             display.say(shown) if isinstance(shown, str) else display.show(shown)
         if world.is_leader:
-            write_json(folder / "benchmark.json", result.to_dict())
+            for name, write in (("benchmark.json", write_result), ("breakdown.png", draw)):
+                with secondary(folder / name, display.say):
+                    write(result, folder / name)
             display.say(f"files in {folder}/")
     return result
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write it as JSON."""
+    write_json(path, result.to_dict())
 
 
 def _folder(config: BenchmarkConfig) -> Path:
@@ -73,7 +81,7 @@ def _folder(config: BenchmarkConfig) -> Path:
     return folder
 
 
-def _measure(config: BenchmarkConfig, world: World, display: Display) -> Result:
+def _measure(config: BenchmarkConfig, world: World, folder: Path) -> Result:
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     engine = build_engine(config, dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
@@ -81,7 +89,8 @@ def _measure(config: BenchmarkConfig, world: World, display: Display) -> Result:
     training.run(config.warmup_steps)
     plain = training.run(config.steps)
     step_s = slowest(world.collectives.all_gather_object(plain.step_s))
-    profiled, line = training.run_profiled(config.profiled_steps)
+    trace = folder / f"trace_rank{world.rank}.json.gz" if config.profile else None
+    profiled, line = training.run_profiled(config.profiled_steps, trace)
     mine = ProfiledRank(profiled.step_s, by_step(line), launched_by_step(line), busy_by_step(line))
     ranks = world.collectives.all_gather_object(mine)
     order = in_order(stage for rank in ranks for step in rank.stages_us for stage in step)

@@ -24,6 +24,7 @@ from dlrm.run.recorder import NoRecorder
 from dlrm.scaling.ablation import exchange, leave_out
 from dlrm.scaling.regions import NamedHooks, named_parts
 from dlrm.scaling.stages import Timeline, events_of, timeline
+from dlrm.scaling.trace import write_trace
 from dlrm.scaling.work import Product, products_of
 from dlrm.train.build import build_loader, build_loss_and_speed
 from dlrm.train.engine import Engine
@@ -98,15 +99,15 @@ class Training:
 
         Args:
             steps: to time.
-            trace: file for the profiler's Chrome trace, if it is wanted.
+            trace: file for a trace (:mod:`dlrm.scaling.trace`), if one is wanted.
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or else it tells the terminal that it starts and stops
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self._device.type == "cuda")
         with named_parts(self._engine), profile(activities=kinds) as profiler:
             found = self._pass(steps, [NamedHooks(self._hooks)])
-        if trace is not None:
-            profiler.export_chrome_trace(str(trace))
         line = timeline(*events_of(profiler))
+        if trace is not None:
+            write_trace(profiler, line, trace)
         line.ends_us = line.ends_us[FILLING - 1 : FILLING + steps]
         return found, line
 

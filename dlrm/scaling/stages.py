@@ -208,6 +208,16 @@ def backward_of(stage: str) -> str:
     return UPDATE if stage == LOOKUP else f"{stage}{BACKWARD}"
 
 
+def merged(segments: Iterable[Segment]) -> list[Segment]:
+    """The same time, with neighbours of one stage as one segment."""
+    found: list[Segment] = []
+    for segment in segments:
+        if found and found[-1].stage == segment.stage:
+            segment = Segment(segment.stage, found.pop().start_us, segment.end_us)
+        found.append(segment)
+    return found
+
+
 def by_step(found: Timeline) -> list[dict[str, float]]:
     """Of each profiled step the microseconds of each stage; they sum up to the step."""
     steps: list[dict[str, float]] = [{} for _ in found.ends_us[1:]]
