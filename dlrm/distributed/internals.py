@@ -25,6 +25,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 __all__ = [
     "ShardedTensor",  # what state_dict holds of a sharded table; torch has no public name for it
+    "all_lookups",
     "apply_optimizer_in_backward",
     "caches_rows",
     "fused_lookups",
@@ -39,11 +40,19 @@ apply_optimizer_in_backward = _apply_optimizer_in_backward
 
 def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]:
     """Torchrec's modules, one a sharding type, that hold the fused kernels of this rank."""
+    for lookup in all_lookups(sharded):
+        if isinstance(lookup, GroupedPooledEmbeddingsLookup):
+            yield lookup
+
+
+def all_lookups(sharded: nn.Module) -> Iterator[nn.Module]:
+    """The modules, one a sharding type, that make pooled embeddings of ids.
+
+    Those of data-parallel tables are inside of a DistributedDataParallel.
+    """
     for module in sharded.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
-            for lookup in module._lookups:  # those of data-parallel tables are inside of a DistributedDataParallel
-                if isinstance(lookup, GroupedPooledEmbeddingsLookup):
-                    yield lookup
+            yield from module._lookups
 
 
 def kernels_of(lookup: GroupedPooledEmbeddingsLookup) -> list[tuple[Any, Any]]:
