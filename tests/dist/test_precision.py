@@ -1,4 +1,4 @@
-"""What ranks send each other in fewer bits: which bytes, how far off, and the same on every rank; and resumed to the bit."""
+"""What ranks send each other in fewer bits: which bytes, how far off, the same on every rank, and resumed to the bit."""
 
 import json
 import math
@@ -31,9 +31,8 @@ def first_step(rank, world_size, options, ranks_per_host=None):
     if ranks_per_host:
         os.environ.update(LOCAL_WORLD_SIZE=str(ranks_per_host), LOCAL_RANK=str(rank % ranks_per_host))
     sent, pooled = [], []
-    engine = build_engine(
-        load_config(None, [*SMALL, *options]), (source := tiny_source(64, rows=ROWS)).schema, this_world()
-    )
+    source = tiny_source(64, rows=ROWS)
+    engine = build_engine(load_config(None, [*SMALL, *options]), source.schema, this_world())
     for name in SENDING:
         setattr(dist, name, recording(getattr(dist, name), name, sent))
     model = engine.model.module.model
@@ -48,9 +47,8 @@ def first_step(rank, world_size, options, ranks_per_host=None):
 
 def recording(function, name, sent):
     def record(*args, **kwargs):
-        given = kwargs.get(
-            "input", kwargs.get("input_tensor", kwargs.get("input_list", args[1] if len(args) > 1 else None))
-        )
+        named = [kwargs[word] for word in ("input", "input_tensor", "input_list", "tensor") if word in kwargs]
+        given = named[0] if named else args[1]
         for tensor in given if isinstance(given, list) else [given]:
             if tensor.is_floating_point():
                 sent.append((name, tensor.dtype, tensor.numel()))
@@ -119,9 +117,8 @@ def test_every_sharding_type_exchanges_half_the_bytes_and_is_off_by_a_rounding(
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
 def test_gradients_of_tables_that_are_sent_in_bf16_are_off_by_a_rounding(in_float32, sharding):
     found = run_ranks(first_step, 2, [f"sharding.types={sharding}", *exchange("fp32", "bf16")])
-    for (sent, pooled_BX, moved), (_, expected_BX, right) in zip(
-        found, of_float32(in_float32, sharding, None), strict=True
-    ):
+    whole = of_float32(in_float32, sharding, None)
+    for (sent, pooled_BX, moved), (_, expected_BX, right) in zip(found, whole, strict=True):
         assert {kind for _, kind, _ in sent} == {torch.float32, torch.bfloat16}
         assert torch.equal(pooled_BX, expected_BX)
         for name, by in moved.items():
@@ -167,7 +164,7 @@ RUN = [
 ]
 
 
-def run(folder, name, *options, world_size=2):
+def run(folder, name, *options, world_size=3):
     """Losses by step and the test's scores; the summary; what was said."""
     outcomes = run_command([*RUN, f"run.dir={folder}", f"run.name={name}", *options], world_size)
     assert [outcome.exit_code for outcome in outcomes] == [0] * world_size, outcomes[0].stderr
