@@ -14,8 +14,8 @@ class ExchangeConfig(Section):
     """Format in which pooled embeddings (of tables cut by rows: partial sums, which are added up in it) are sent; fp16
     takes values beyond 65,504 for that."""
     backward: Literal["fp32", "bf16"] = "fp32"
-    """Format in which their gradients are sent. (fp16 is none: gradients are divided by the global batch size, and what
-    is below 3e-8 would be 0.)"""
+    """Format in which their gradients are sent. (fp16 is none: they are divided by the number of a rank's samples, and
+    what is below 3e-8 would be 0.)"""
 
 
 class PrecisionConfig(Section):

@@ -27,7 +27,7 @@ def lower_dense(model: Model, config: PrecisionConfig, device: torch.device) -> 
     The children's ``forward`` is wrapped, not the model's: the train pipelines trace that one, and none of them enters a
     child. Autocast rounds the inputs of matrix products; what else is computed follows from the types of its inputs. The
     last layer of an MLP that gives logits computes in its weights' own type: in bfloat16 logits would be multiples of
-    2^-8 between 1 and 2, and many scores would be the same.
+    2^-7 between 1 and 2, and many scores would be the same.
 
     Raises:
         ConfigError: the model names no such parts.
@@ -37,9 +37,8 @@ def lower_dense(model: Model, config: PrecisionConfig, device: torch.device) -> 
     if not model.lower_precision:
         message = f"is {config.dense}, but {type(model).__name__} names no part for it (lower_precision in its file)"
         raise ConfigError.at("precision.dense", message)
-    lowered = torch.autocast(device.type, DTYPES[config.dense])
     for part in (getattr(model, name) for name in model.lower_precision):
-        part.forward = lowered(part.forward)
+        part.forward = torch.autocast(device.type, DTYPES[config.dense])(part.forward)
         for mlp in part.modules():
             if isinstance(mlp, MLP) and mlp.gives_logits:
                 last = mlp.linears[-1]
