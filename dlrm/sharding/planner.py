@@ -43,6 +43,7 @@ def make_plan(
     schema: Schema,
     world: World,
     rank_batch_size: int,
+    sharder: TableSharder | None = None,
 ) -> ShardingPlan:
     """Ask torchrec's planner on rank 0 for a plan and give it to every rank.
 
@@ -53,6 +54,7 @@ def make_plan(
         schema: sizes and hotness of the tables.
         world: ranks and device.
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
+        sharder: says in what tables exchange, which weighs too; float32 if left out.
 
     Raises:
         ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
@@ -71,7 +73,7 @@ def make_plan(
 
     def plan() -> ShardingPlan:
         try:
-            return planner.plan(model, [TableSharder()])
+            return planner.plan(model, [sharder or TableSharder()])
         except PlannerError as error:
             raise PlanError(_planner_message(error, model, optimizer, hardware, rank_batch_size)) from error
         except (ValueError, RuntimeError) as error:  # where constraints leave it nothing to choose from, e.g.

@@ -1,4 +1,4 @@
-"""The sharded model with everything that trains it: what the configuration's model, optim and sharding sections become."""
+"""The sharded model with everything that trains it: what the model, optim, sharding and precision sections become."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
+from dlrm.sharding.sharder import build_sharder
 from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
 from dlrm.table_names import table_name
+from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
 from dlrm.train.stepper import Stepper
 
 
@@ -65,6 +67,9 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
     of_tables = table_optimizer(config.optim.sparse)
     check_table_optimizer(of_tables, world.device)
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
+    lower_dense(model, config.precision, world.device)
+    allow_tf32(config.precision, world.device)
+    sharder = build_sharder(config.precision.exchange)
     check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
     fuse_optimizer(model.tables, of_tables, config.optim)
     sizes = {
@@ -82,9 +87,17 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         schema=schema,
         world=world,
         rank_batch_size=config.train.global_batch_size // world.size,
+        sharder=sharder,
     )
     fill_block = _block_filler(config, sizes)
-    sharded = shard_model(task, plan=plan, world=world, fill_block=fill_block)
+    sharded = shard_model(
+        task,
+        plan=plan,
+        world=world,
+        fill_block=fill_block,
+        sharder=sharder,
+        all_reduce=DTYPES[config.precision.all_reduce],
+    )
     train_column_shards(sharded, plan=plan, optimizer=of_tables)
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {}

@@ -11,6 +11,7 @@ import rich.console
 
 from dlrm import activity
 from dlrm.config import Config
+from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
 from dlrm.distributed.collectives import from_rank_0, together
@@ -31,6 +32,7 @@ from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhe
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
 from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.engine import Engine, build_engine
+from dlrm.train.precision import precision_lines
 from dlrm.train.schedule import Schedule
 
 
@@ -83,7 +85,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     )
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display)
-    for line in (*run.lines, *start.lines):
+    for line in (*precision_lines(config, world), *run.lines, *start.lines):
         display.say(line)
 
     with checkpointing.watched():
@@ -189,6 +191,7 @@ def summarise(
         "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
         "dense_weights": job.engine.dense_weights,
         "table_weights": job.engine.table_weights,
+        "precision": to_plain(config.precision),
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,
         **summary_of(validation=job.measured.validation, test=test, best=best),
