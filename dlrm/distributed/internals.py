@@ -17,13 +17,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensors
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 __all__ = [
+    "DispatchMode",  # sees each operator
+    "FakeTensors",  # tensors made in it have no memory
     "ShardedTensor",  # what state_dict holds of a sharded table; torch has no public name for it
     "all_lookups",
     "apply_optimizer_in_backward",
