@@ -139,8 +139,15 @@ class StepCounter:
     def _heard(self, counter: bytes, what: bytes, size: int) -> None:
         step = self._step
         if step is not None:
-            thread = _thread_name(self._main)
-            step.events[Event(counter.decode(), what.decode(), stack_of(sys._getframe(1)), thread)] += 1
+            stack = stack_of(sys._getframe(1)) or _backward_node()
+            step.events[Event(counter.decode(), what.decode(), stack, _thread_name(self._main))] += 1
+
+
+def _backward_node() -> tuple[str, ...]:
+    """In autograd's threads, where no Python runs: the node whose backward pass it is."""
+    torch = sys.modules.get("torch")
+    node = torch and torch._C._current_autograd_node()
+    return (f"autograd:0 {node.name()}",) if node else ()
 
 
 def _thread_name(main: int) -> str:

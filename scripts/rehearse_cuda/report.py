@@ -156,6 +156,15 @@ def rank_lines(rank: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def launch_lines(rank: Mapping[str, Any], most: int = 25) -> list[str]:
+    """Where kernels are launched, if that was asked for: launches a step by the two innermost frames."""
+    places: Counter[str] = Counter()
+    for event in rank["events"]:
+        if event["counter"] == "launches":
+            places[" < ".join(event["stack"][:2]) or "(no Python)"] += event["per_step"]
+    return [f"  {times:6.1f} launches {place}" for place, times in places.most_common(most)]
+
+
 def counts_line(rank: Mapping[str, Any]) -> str:
     """The same in a line."""
     counts = rank["per_step"]
