@@ -16,7 +16,12 @@ ROOT = str(Path(__file__).resolve().parents[2])
 # What stands between two frames that say something.
 _SILENT_FILES = (
     *("/torch/_ops.py", "/torch/_compile.py", "/torch/_jit_internal.py", "/torch/_dynamo/eval_frame.py"),
-    *("/torch/cuda/streams.py", "/torch/utils/_python_dispatch.py", "/torch/utils/_contextlib.py"),
+    *(
+        "/torch/_library/autograd.py",
+        "/torch/cuda/streams.py",
+        "/torch/utils/_python_dispatch.py",
+        "/torch/utils/_contextlib.py",
+    ),
 )
 _SILENT_FUNCTIONS = ("_call_impl", "_wrapped_call_impl", "wrapper", "decorate_context")
 _MOST_FRAMES = 12

@@ -159,6 +159,7 @@ def environment(asked: Asked, folder: str) -> Mapping[str, str]:
     return {
         "LD_PRELOAD": ":".join(preload),
         "LD_LIBRARY_PATH": ":".join(search),
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(asked.device.count))),  # whatever hides real ones here
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",  # every allocation reaches the runtime, and is zero
         "REHEARSAL_DEVICES": str(asked.device.count),
         "REHEARSAL_GIB": str(asked.device.gib),

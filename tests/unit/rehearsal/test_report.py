@@ -106,7 +106,7 @@ def test_people_read_figures_with_their_units():
     assert lines[0] == "rank 0: 1 quiet steps of 1; in each of them"
     assert "  collectives  all_reduce 2 (3 MB)" in lines
     assert "  copies       none" in lines
-    assert lines[-1] == "  peak GiB     device 1.50, pinned 1.50, managed 1.50"
+    assert lines[-1] == "  peak GiB     device 1.5, pinned 1.5, managed 1.5"
 
 
 def test_launches_are_listed_by_place_where_they_were_asked_for():
