@@ -32,12 +32,17 @@ def missing():
     return ""
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}")]
+HANG_S = 900  # a guard against hanging tests
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(HANG_S),
+    pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}"),
+]
 
 
 def rehearse(*words):
     command = [sys.executable, "-m", "scripts.rehearse_cuda", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
 
 
 @pytest.mark.parametrize("how", [("--ranks", "2"), ("--solo", "9/16/8")])
@@ -53,7 +58,7 @@ def test_a_wait_that_is_not_known_fails_it(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WAITS)
     command = [sys.executable, "-m", "scripts.rehearse_cuda", "--", *QUICKSTART]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=HANG_S)
     assert done.returncode == 1
     assert "not known (rank 0) 1.00 waits a step" in done.stderr
     assert "looked_at" in done.stderr
