@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument(
         "--arithmetic", action="store_true", help="compute floating point, too: the losses are those of a CPU"
     )
+    parser.add_argument("--launches", action="store_true", help="say where kernels are launched, too")
     parser.add_argument("--json", type=Path, help="file for the report")
     parser.add_argument("--matrix", choices=("sample", "all"), help="rehearse many configurations")
     parser.add_argument("--only", default="", help="of the matrix: regular expression of the names of the cases wanted")
@@ -42,7 +43,9 @@ def main() -> int:
         if not words:
             parser.error("say what to rehearse: -- train --config configs/quickstart.yaml")
         device = Device(options.name, options.gib, options.devices)
-        asked = Asked(tuple(words), options.ranks, options.solo, device, options.warmup, options.arithmetic)
+        asked = Asked(
+            tuple(words), options.ranks, options.solo, device, options.warmup, options.arithmetic, options.launches
+        )
         return rehearse(asked, read_known(), json_file=options.json)
     except CannotBuildError as error:
         print(error, file=sys.stderr)

@@ -16,7 +16,12 @@ ROOT = str(Path(__file__).resolve().parents[2])
 # What stands between two frames that say something.
 _SILENT_FILES = (
     *("/torch/_ops.py", "/torch/_compile.py", "/torch/_jit_internal.py", "/torch/_dynamo/eval_frame.py"),
-    *("/torch/cuda/streams.py", "/torch/utils/_python_dispatch.py", "/torch/utils/_contextlib.py"),
+    *(
+        "/torch/_library/autograd.py",
+        "/torch/cuda/streams.py",
+        "/torch/utils/_python_dispatch.py",
+        "/torch/utils/_contextlib.py",
+    ),
 )
 _SILENT_FUNCTIONS = ("_call_impl", "_wrapped_call_impl", "wrapper", "decorate_context")
 _MOST_FRAMES = 12
@@ -139,8 +144,15 @@ class StepCounter:
     def _heard(self, counter: bytes, what: bytes, size: int) -> None:
         step = self._step
         if step is not None:
-            thread = _thread_name(self._main)
-            step.events[Event(counter.decode(), what.decode(), stack_of(sys._getframe(1)), thread)] += 1
+            stack = stack_of(sys._getframe(1)) or _backward_node()
+            step.events[Event(counter.decode(), what.decode(), stack, _thread_name(self._main))] += 1
+
+
+def _backward_node() -> tuple[str, ...]:
+    """In autograd's threads, where no Python runs: the node whose backward pass it is."""
+    torch = sys.modules.get("torch")
+    node = torch and torch._C._current_autograd_node()
+    return (f"autograd:0 {node.name()}",) if node else ()
 
 
 def _thread_name(main: int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.rehearse_cuda.build import CannotBuildError, build
-from scripts.rehearse_cuda.report import Known, grouped_violations, rank_lines
+from scripts.rehearse_cuda.report import Known, grouped_violations, launch_lines, rank_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK_PROGRAM = "scripts/rehearse_cuda/rank.py"
@@ -70,6 +70,7 @@ class Asked:
         words: of dlrm_main.py, ``train ...``.
         ranks: real ones; solo: in their place, one of a world that does not exist.
         warmup: steps that do not count; arithmetic: whether floating point is computed.
+        launches: whether to say where kernels are launched.
     """
 
     words: tuple[str, ...]
@@ -78,6 +79,7 @@ class Asked:
     device: Device = Device()
     warmup: int = 12
     arithmetic: bool = False
+    launches: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def rehearse(asked: Asked, known: Sequence[Known], *, json_file: Path | None) ->
     if outcome.exit_code:
         return outcome.exit_code
     for rank in outcome.ranks:
-        print("\n".join(rank_lines(rank)))
+        print("\n".join([*rank_lines(rank), *launch_lines(rank)]))
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(asked, outcome, known), indent=1) + "\n")
     wrong = grouped_violations(outcome.ranks, known)
@@ -157,6 +159,7 @@ def environment(asked: Asked, folder: str) -> Mapping[str, str]:
     return {
         "LD_PRELOAD": ":".join(preload),
         "LD_LIBRARY_PATH": ":".join(search),
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(asked.device.count))),  # whatever hides real ones here
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",  # every allocation reaches the runtime, and is zero
         "REHEARSAL_DEVICES": str(asked.device.count),
         "REHEARSAL_GIB": str(asked.device.gib),
@@ -165,6 +168,7 @@ def environment(asked: Asked, folder: str) -> Mapping[str, str]:
         "REHEARSAL_OUT": folder,
         "REHEARSAL_WARMUP": str(asked.warmup),
         "REHEARSAL_ARITHMETIC": str(int(asked.arithmetic)),
+        **({"REHEARSAL_LAUNCHES": "1"} if asked.launches else {}),
         **(asked.solo.environment() if asked.solo else {}),
     }
 

@@ -38,7 +38,8 @@ def against_cpu(asked: Asked) -> tuple[Outcome, list[str]]:
         if done.returncode:
             return Outcome(done.returncode, [], f"on the CPU: {done.stderr}"), []
         found, expected = (losses_of(Path(folder, name, "metrics.jsonl")) for name in ("rehearsed", "cpu"))
-    return outcome, differences(found, expected)
+    left_out = sorted({name for rank in outcome.ranks for name in rank["not_computed"]})
+    return outcome, [*differences(found, expected), *(f"{name} was not computed" for name in left_out)]
 
 
 def _unsharded(words: tuple[str, ...]) -> list[str]:

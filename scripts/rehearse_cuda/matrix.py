@@ -59,7 +59,8 @@ LARGE = Device("rehearsed device of 192 GiB", gib=192.0)  # a whole MLPerf model
 SAMPLE = (
     *("quickstart, 1 rank", "quickstart, 2 ranks", "criteo_kaggle, 1 rank", "mlperf_dlrm_dcnv2, rank 0 of 8"),
     *("mlperf_dlrm_dot, 2 ranks", "row_wise rowwise_adagrad", "data_parallel sgd", "column_wise rowwise_adagrad"),
-    *("table_wise adam fused_uvm_caching", "table_wise sgd fused_uvm", "saved and resumed, 2 ranks"),
+    *("grid_shard adagrad", "table_wise adam fused_uvm_caching", "table_wise sgd fused_uvm"),
+    *("losses: quickstart, 2 rank(s)", "losses: data_parallel rowwise_adagrad", "saved and resumed, 2 ranks"),
 )
 
 

@@ -148,12 +148,21 @@ def rank_lines(rank: Mapping[str, Any]) -> list[str]:
             f"  waits        {_calls(counts, 'waits')}",
             f"  allocations  {_calls(counts, 'device_allocations')} device, {_calls(counts, 'pinned_allocations')} pinned",
         ]
-    peaks = ", ".join(f"{kind} {values['peak'] / 1024:.2f}" for kind, values in memory.items())
+    peaks = ", ".join(f"{kind} {values['peak'] / 1024:.3g}" for kind, values in memory.items())
     lines.append(f"  peak GiB     {peaks}")
     if rank["not_computed"]:
         names = ", ".join(f"{name} ({times})" for name, times in rank["not_computed"].items())
         lines.append(f"  not computed {names}")
     return lines
+
+
+def launch_lines(rank: Mapping[str, Any], most: int = 25) -> list[str]:
+    """Where kernels are launched, if that was asked for: launches a step by the two innermost frames."""
+    places: Counter[str] = Counter()
+    for event in rank["events"]:
+        if event["counter"] == "launches":
+            places[" < ".join(event["stack"][:2]) or "(no Python)"] += event["per_step"]
+    return [f"  {times:6.1f} launches {place}" for place, times in places.most_common(most)]
 
 
 def counts_line(rank: Mapping[str, Any]) -> str:
@@ -165,7 +174,7 @@ def counts_line(rank: Mapping[str, Any]) -> str:
     return (
         f"launches {_calls(counts, 'launches')} + {_calls(counts, 'blas')} cuBLAS, waits {_calls(counts, 'waits')}, "
         f"pageable copies {pageable:.4g}, {_with_bytes(counts, COLLECTIVES)}, "
-        f"device peak {rank['memory_mib']['device']['peak'] / 1024:.2f} GiB"
+        f"device peak {rank['memory_mib']['device']['peak'] / 1024:.3g} GiB"
     )
 
 

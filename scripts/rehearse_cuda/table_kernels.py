@@ -139,6 +139,7 @@ KERNELS: dict[str, Callable[[SimpleNamespace], torch.Tensor | None]] = {
     "fbgemm::dense_embedding_codegen_forward_unweighted_cuda": _look_up,
     "fbgemm::split_embedding_backward_codegen_dense_unweighted_exact_cuda": _dense_gradient,
     "fbgemm::lru_cache_populate": _leave_cache_empty,
+    "fbgemm::lxu_cache_flush": _leave_cache_empty,
     _FUSED.format("codegen_forward"): _look_up,
     _FUSED.format("backward_codegen_sgd"): partial(_update, _sgd),
     _FUSED.format("backward_codegen_adagrad"): partial(_update, _adagrad),

@@ -29,11 +29,11 @@ static int note(const void *to, const void *from, size_t bytes, int host_waits) 
   }
   if (is_on_device(to_type)) {
     if (from_type == cudaMemoryTypeHost)
-      count(H2D_PINNED, bytes);
+      count_and_tell(H2D_PINNED, bytes, "copy from pinned memory to the device");
     else
       count_and_tell(H2D_PAGEABLE, bytes, "copy from pageable memory to the device");
   } else if (to_type == cudaMemoryTypeHost) {
-    count(D2H_PINNED, bytes);
+    count_and_tell(D2H_PINNED, bytes, "copy from the device to pinned memory");
   } else {
     count_and_tell(D2H_PAGEABLE, bytes, "copy from the device to pageable memory");
   }

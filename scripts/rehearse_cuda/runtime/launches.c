@@ -1,12 +1,19 @@
 /* Kernels: registered, asked about, launched, and never run. */
 #define _GNU_SOURCE
 #include <cuda_runtime_api.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "counters.h"
 
+/* Where kernels are launched is told on request: there are hundreds a step. */
 static cudaError_t launched(void) {
-  count(LAUNCHES, 0);
+  static int told = -1;
+  if (told < 0) told = getenv("REHEARSAL_LAUNCHES") != NULL;
+  if (told)
+    count_and_tell(LAUNCHES, 0, "launch");
+  else
+    count(LAUNCHES, 0);
   return cudaSuccess;
 }
 

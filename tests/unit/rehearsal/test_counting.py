@@ -2,6 +2,9 @@
 
 import sys
 
+import torch
+
+from scripts.rehearse_cuda import counting
 from scripts.rehearse_cuda.counting import StepCounter, stack_of
 
 
@@ -51,6 +54,15 @@ def test_a_step_that_records_is_not_quiet():
     counter.record()
     counter.end()
     assert [step.quiet for step in counter.steps] == [False]
+
+
+def test_in_the_backward_pass_the_node_stands_for_a_stack():
+    found = []
+    weight = torch.ones(1, requires_grad=True)
+    weight.register_hook(lambda gradient: found.append(counting._backward_node()))
+    weight.exp().backward()
+    assert [node[0].split()[0] for node in found] == ["autograd:0"]
+    assert counting._backward_node() == ()
 
 
 def test_a_stack_begins_at_its_innermost_frame():

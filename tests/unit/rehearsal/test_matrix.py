@@ -1,10 +1,13 @@
 """The cases of the rehearsal: their command lines are ones that dlrm_main.py takes."""
 
+import math
+
 import pytest
 
 from dlrm.command.arguments import parse
 from scripts.rehearse_cuda import matrix
 from scripts.rehearse_cuda.job import Solo, with_defaults
+from scripts.rehearse_cuda.losses import differences, losses_of
 
 CASES = list(matrix.cases())
 
@@ -43,3 +46,28 @@ def test_one_rank_of_many_is_told_where_it_is():
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "8",
     }
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({1: 0.5, 2: 0.25}, ""),
+        ({1: 0.50001, 2: 0.25}, ""),  # sums are taken in another order
+        ({1: 0.5, 2: 0.26}, "step 2: the rehearsal's loss is 0.26, the CPU's 0.25"),
+        ({1: 0.5}, "1 losses were rehearsed, 2 come from the CPU"),
+        ({1: math.nan, 2: 0.25}, "step 1: the rehearsal's loss is nan, the CPU's 0.5"),
+    ],
+)
+def test_losses_are_compared_step_by_step(found, said):
+    assert differences(found, {1: 0.5, 2: 0.25}) == ([said] if said else [])
+
+
+def test_nothing_trained_is_no_agreement():
+    assert differences({}, {})
+
+
+def test_losses_are_those_of_the_model_and_not_of_a_task(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    lines = ['{"kind": "train", "step": 1, "loss": 0.5}', '{"kind": "train", "step": 1, "task": "like", "loss": 0.2}']
+    metrics.write_text("\n".join([*lines, '{"kind": "validation", "step": 1, "auc": 0.7}']))
+    assert losses_of(metrics) == {1: 0.5}

@@ -10,6 +10,7 @@ from scripts.rehearse_cuda.report import (
     counts_line,
     function_of,
     grouped_violations,
+    launch_lines,
     rank_lines,
     rank_report,
     read_known,
@@ -105,7 +106,16 @@ def test_people_read_figures_with_their_units():
     assert lines[0] == "rank 0: 1 quiet steps of 1; in each of them"
     assert "  collectives  all_reduce 2 (3 MB)" in lines
     assert "  copies       none" in lines
-    assert lines[-1] == "  peak GiB     device 1.50, pinned 1.50, managed 1.50"
+    assert lines[-1] == "  peak GiB     device 1.5, pinned 1.5, managed 1.5"
+
+
+def test_launches_are_listed_by_place_where_they_were_asked_for():
+    launch = [
+        Event("launches", "launch", stack, "main") for stack in (("a.py:1 f", "b.py:2 g", "c.py:3 h"), ("d.py:4 k",))
+    ]
+    found = report(step(1, events=[launch[0], launch[0], launch[1], WAIT]))
+    assert launch_lines(found) == ["     2.0 launches a.py:1 f < b.py:2 g", "     1.0 launches d.py:4 k"]
+    assert launch_lines(report(step(1, events=[WAIT]))) == []
 
 
 def test_a_function_is_named_without_its_line():

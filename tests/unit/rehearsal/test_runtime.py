@@ -198,6 +198,6 @@ def test_memory_and_copies_are_told_apart(tmp_path):
     assert done.stdout.splitlines() == [
         "2",  # cudaErrorMemoryAllocation
         "[1, 1, 1, 1, 1, 1]",
-        "['h2d_pageable', 'd2h_pageable', 'waits']",
+        "['h2d_pinned', 'h2d_pageable', 'd2h_pinned', 'd2h_pageable', 'waits']",
         "[0, 1024, 0] [1024, 1024, 0] True",  # in multiples of 512 bytes
     ], done.stderr
