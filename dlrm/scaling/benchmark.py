@@ -14,6 +14,7 @@ from dlrm.config import dump_config
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.batch import Batch
 from dlrm.data.build import build_dataset
+from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.errors import ConfigError
@@ -48,7 +49,8 @@ def run_benchmark(config: BenchmarkConfig) -> Result:
             display.say(world.notice)
         folder = from_rank_0(world.collectives, lambda: _folder(config))
         open_log(folder, world.rank, display.say)
-        result = _measure(config, world, folder)
+        dataset = together(world.collectives, lambda: build_dataset(config.data))
+        result = measured(config, dataset, world, folder)
         for shown in texts(result):
             display.say(shown) if isinstance(shown, str) else display.show(shown)
         if world.is_leader:
@@ -81,8 +83,15 @@ def _folder(config: BenchmarkConfig) -> Path:
     return folder
 
 
-def _measure(config: BenchmarkConfig, world: World, folder: Path) -> Result:
-    dataset = together(world.collectives, lambda: build_dataset(config.data))
+def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Path) -> Result:
+    """Train and say what was found; the same on every rank.
+
+    Args:
+        config: of the benchmark.
+        dataset: its samples.
+        world: the ranks.
+        folder: for traces, if they are wanted.
+    """
     engine = build_engine(config, dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.products()
