@@ -70,16 +70,18 @@ def _folder(config: BenchmarkConfig) -> Path:
     """Where results go.
 
     Raises:
-        ConfigError: it cannot be made, or is a run's.
+        ConfigError: it cannot be written, or is a run's.
     """
     folder = Path(config.output or f"{config.run.dir}/{config.run.name}.benchmark")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if is_run(folder) and any(folder.iterdir()):
             raise ConfigError.at("output", f"{folder} is the folder of a run: name another")
-        write_text(folder / "config.yaml", dump_config(config))
+        for earlier in (*folder.glob("trace_rank*.json.gz"), folder / "benchmark.json", folder / "breakdown.png"):
+            earlier.unlink(missing_ok=True)
+        write_text(folder / "benchmark.yaml", dump_config(config))
     except OSError as error:
-        raise ConfigError.at("output", f"{folder} cannot be made ({error.strerror}): name another folder") from None
+        raise ConfigError.at("output", f"{folder} cannot be written ({error.strerror}): name another folder") from None
     return folder
 
 
