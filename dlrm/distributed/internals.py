@@ -13,7 +13,7 @@ stands for. Each step of that way is taken here and nowhere else. What is leaned
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -35,6 +35,7 @@ __all__ = [
     "fused_lookups",
     "kernels_of",
     "kernels_of_optimizer",
+    "replace_lookups",
     "set_trained_steps",
 ]
 
@@ -57,6 +58,13 @@ def all_lookups(sharded: nn.Module) -> Iterator[nn.Module]:
     for module in sharded.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
             yield from module._lookups
+
+
+def replace_lookups(sharded: nn.Module, stand_in: Callable[[nn.Module], Any]) -> None:
+    """Have something else called in the place of each of :func:`all_lookups`, and of what hangs on its calls."""
+    for module in sharded.modules():
+        if isinstance(module, ShardedEmbeddingBagCollection):
+            module._lookups[:] = [stand_in(lookup) for lookup in module._lookups]
 
 
 def kernels_of(lookup: GroupedPooledEmbeddingsLookup) -> list[tuple[Any, Any]]:

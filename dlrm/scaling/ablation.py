@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -19,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.benchmark import Part
-from dlrm.distributed.internals import all_lookups
+from dlrm.distributed.internals import all_lookups, replace_lookups
 from dlrm.errors import ConfigError
 from dlrm.layers.interaction import Interaction
 from dlrm.layers.mlp import MLP
@@ -40,9 +39,6 @@ def leave_out(parts: Collection[Part], engine: Engine) -> None:
     if "interaction" in parts and not any(isinstance(child, Interaction) for child in model.children()):
         message = f"interaction: {type(model).__name__} has no module for it; leave it out of the list"
         raise ConfigError.at("without", message)
-    if "lookups" in parts:
-        for lookup in all_lookups(engine.model):
-            lookup.forward = _NoLookup(lookup.forward)
     for name, child in model.named_children():
         if isinstance(child, Interaction):
             if "interaction" in parts:
@@ -52,16 +48,18 @@ def leave_out(parts: Collection[Part], engine: Engine) -> None:
                 if isinstance(module, MLP):
                     _replace(module, module.out_features)
     if "exchange" in parts:
-        for module in modules:
+        for module in (*modules, *all_lookups(engine.model)):
             if isinstance(module, DistributedDataParallel):
                 module.register_comm_hook(None, lambda _, bucket: _keep_own(bucket))
+    if "lookups" in parts:
+        replace_lookups(engine.model, _NoLookup)
 
 
 class _NoLookup:
     """Stands for a lookup: zeros instead of pooled embeddings, whose gradient goes nowhere."""
 
-    def __init__(self, real: Callable[..., torch.Tensor]) -> None:
-        self._real = real
+    def __init__(self, real: nn.Module) -> None:
+        self._real = real.module if isinstance(real, DistributedDataParallel) else real
         self._zeros: dict[int, torch.Tensor] = {}
 
     def __call__(self, ids: KeyedJaggedTensor, *_: Any) -> torch.Tensor:
@@ -69,8 +67,12 @@ class _NoLookup:
         samples = ids.stride()
         if samples not in self._zeros:
             with torch.no_grad():
-                self._zeros[samples] = torch.zeros_like(self._real(ids))
+                self._zeros[samples] = torch.zeros_like(self._real.forward(ids))
         return self._zeros[samples].detach().requires_grad_()
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the lookup's: its state, its mode."""
+        return getattr(self._real, name)
 
 
 def _replace(module: nn.Module, out_features: int) -> None:
@@ -111,7 +113,8 @@ def exchange(left_out: bool) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for name, stand_in in _STAND_INS.items() if left_out else ():
-            stack.enter_context(mock.patch.object(dist, name, stand_in))
+            stack.callback(setattr, dist, name, getattr(dist, name))
+            setattr(dist, name, stand_in)
         yield
 
 

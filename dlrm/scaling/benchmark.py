@@ -14,6 +14,7 @@ from dlrm.config import dump_config
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.batch import Batch
 from dlrm.data.build import build_dataset
+from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.errors import ConfigError
@@ -48,7 +49,8 @@ def run_benchmark(config: BenchmarkConfig) -> Result:
             display.say(world.notice)
         folder = from_rank_0(world.collectives, lambda: _folder(config))
         open_log(folder, world.rank, display.say)
-        result = _measure(config, world, folder)
+        dataset = together(world.collectives, lambda: build_dataset(config.data))
+        result = measured(config, dataset, world, folder)
         for shown in texts(result):
             display.say(shown) if isinstance(shown, str) else display.show(shown)
         if world.is_leader:
@@ -68,21 +70,30 @@ def _folder(config: BenchmarkConfig) -> Path:
     """Where results go.
 
     Raises:
-        ConfigError: it cannot be made, or is a run's.
+        ConfigError: it cannot be written, or is a run's.
     """
     folder = Path(config.output or f"{config.run.dir}/{config.run.name}.benchmark")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if is_run(folder) and any(folder.iterdir()):
             raise ConfigError.at("output", f"{folder} is the folder of a run: name another")
-        write_text(folder / "config.yaml", dump_config(config))
+        for earlier in (*folder.glob("trace_rank*.json.gz"), folder / "benchmark.json", folder / "breakdown.png"):
+            earlier.unlink(missing_ok=True)
+        write_text(folder / "benchmark.yaml", dump_config(config))
     except OSError as error:
-        raise ConfigError.at("output", f"{folder} cannot be made ({error.strerror}): name another folder") from None
+        raise ConfigError.at("output", f"{folder} cannot be written ({error.strerror}): name another folder") from None
     return folder
 
 
-def _measure(config: BenchmarkConfig, world: World, folder: Path) -> Result:
-    dataset = together(world.collectives, lambda: build_dataset(config.data))
+def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Path) -> Result:
+    """Train and say what was found; the same on every rank.
+
+    Args:
+        config: of the benchmark.
+        dataset: its samples.
+        world: the ranks.
+        folder: for traces, if they are wanted.
+    """
     engine = build_engine(config, dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.products()

@@ -14,7 +14,7 @@ import torch
 from dlrm.scaling.work import Product
 
 _FEWEST_TRIES = 5
-_ENOUGH_S = 0.3
+_ENOUGH_S = 0.1
 _TOO_LONG_S = 5.0
 _LARGEST_TABLE_BYTES = 2**29  # larger ones are no slower, as no cache holds this one either
 _LARGEST_OUTPUT_BYTES = 2**30

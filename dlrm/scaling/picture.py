@@ -12,7 +12,7 @@ from dlrm.format import escaped
 from dlrm.scaling.result import Breakdown, Result
 from dlrm.scaling.stages import BACKWARD, UPDATE
 
-_FORWARD_COLOUR, _BACKWARD_COLOUR, _SLOWEST_COLOUR = "#2f6db0", "#d9772b", "#9a9a9a"
+_FORWARD_COLOUR, _BACKWARD_COLOUR, _SLOWEST_COLOUR = "#2f6db0", "#d9772b", "#d0d0d0"
 _DPI = 110
 
 
@@ -36,9 +36,8 @@ def _picture(result: Result) -> Figure:
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25, linewidth=0.5, axis="x")
     axes.set_axisbelow(True)
-    means = "mean of the ranks (orange: backward); " if result.ranks > 1 else "orange: backward; "
-    lines = "grey line: the slowest rank; " if result.ranks > 1 else ""
-    axes.set_xlabel(f"ms of the host in a step of {found.step_ms:.2f} ms; {means}{lines}labels: share", fontsize=8)
+    ranks = "; mean of the ranks, grey: the slowest" if result.ranks > 1 else ""
+    axes.set_xlabel(f"ms of the host's time in a step of {found.step_ms:.2f} ms; orange: backward{ranks}", fontsize=8)
     return picture
 
 
@@ -52,12 +51,10 @@ def _bars(axes: Any, found: Breakdown) -> None:
     names = [stage.stage for stage in found.stages]
     colours = [_BACKWARD_COLOUR if _is_backward(name) else _FORWARD_COLOUR for name in names]
     places = range(len(names))
-    bars = axes.barh(places, [stage.mean_ms for stage in found.stages], color=colours)
+    axes.barh(places, [stage.mean_ms for stage in found.stages], color=colours)
     shares = [f"{stage.mean_ms / found.step_ms:.1%}" for stage in found.stages]
-    slowest = [stage.slowest_ms for stage in found.stages]
-    if slowest != [stage.mean_ms for stage in found.stages]:
-        axes.hlines(places, 0, slowest, color=_SLOWEST_COLOUR, linewidth=1)
-    axes.bar_label(bars, shares, padding=3, fontsize=7)
+    longest = axes.barh(places, [stage.slowest_ms for stage in found.stages], color=_SLOWEST_COLOUR, zorder=0.5)
+    axes.bar_label(longest, shares, padding=3, fontsize=7)
     axes.set_yticks(places, names)
     axes.set_ylim(len(names) - 0.4, -0.6)  # the first at the top
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.autograd.profiler import record_function
 
+from dlrm.layers.pooling import PooledColumns
 from dlrm.models.base import TABLES, Model
 from dlrm.models.task import TrainTask
 from dlrm.train.engine import Engine
@@ -23,9 +24,10 @@ OWN = "dlrm: "
 """With which the names of our regions begin; the rest is the stage."""
 STEP = f"{OWN}step"
 """A region without length at the end of each step."""
+INPUT_DIST, OUTPUT_DIST = "input distribution", "output distribution"
 MODEL = "model"
 """What a model computes outside of its children."""
-_POOLING = "pooling"
+LOSS, HOOKS = "loss", "hooks"
 
 
 @contextmanager
@@ -33,24 +35,29 @@ def named_parts(engine: Engine) -> Iterator[None]:
     """Inside of the block the parts of the model's forward pass are regions.
 
     A child of the model with something to do is a stage of its name. That of the tables has what is left of
-    the input's distribution when torchrec has named the rest, and ``pooling``, which waits for the embeddings, counts
-    to the output's.
+    the input's distribution when torchrec has named the rest. The one that waits for the embeddings and puts them in order
+    counts to the output's.
     """
     handles: list[Any] = []
     for module in engine.model.modules():
         if isinstance(module, TrainTask):
-            handles += _name(module, "loss")
+            handles += _name(module, LOSS)
         if isinstance(module, Model):
             handles += _name(module, MODEL)
-            stages = {TABLES: "input distribution", _POOLING: "output distribution"}
             for name, child in module.named_children():
                 if not isinstance(child, nn.Identity):
-                    handles += _name(child, stages.get(name, name))
+                    handles += _name(child, _stage(name, child))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _stage(name: str, child: nn.Module) -> str:
+    if isinstance(child, PooledColumns):
+        return OUTPUT_DIST
+    return INPUT_DIST if name == TABLES else name
 
 
 def _name(module: nn.Module, stage: str) -> list[Any]:
@@ -85,7 +92,7 @@ class NamedHooks(Hook):
 
     def on_step(self, position: Position, output: StepOutput) -> None:
         """Let each see the step."""
-        with record_function(f"{OWN}hooks"):
+        with record_function(f"{OWN}{HOOKS}"):
             for hook in self._hooks:
                 hook.on_step(position, output)
         with record_function(STEP):

@@ -18,12 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrm.scaling.regions import OWN, STEP
+from dlrm.scaling.regions import HOOKS, INPUT_DIST, LOSS, OUTPUT_DIST, OWN, STEP
 
-DATA, COPY, INPUT_DIST = "data wait", "copy to the device", "input distribution"
-LOOKUP, OUTPUT_DIST, LOSS = "lookup", "output distribution", "loss"
-UPDATE, ALL_REDUCE, OPTIMIZER = "table update", "all-reduce", "optimizer"
-HOOKS, OTHER = "hooks", "other"
+DATA, COPY, LOOKUP, UPDATE = "data wait", "copy to the device", "lookup", "table update"
+ALL_REDUCE, OPTIMIZER, OTHER = "all-reduce", "optimizer", "other"
 BACKWARD = " backward"
 """With what the name of a backward pass ends."""
 

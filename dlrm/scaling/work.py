@@ -13,7 +13,8 @@ What is counted is what has to be done, however it is done:
   state. The lookup writes a pooled embedding for each sample and table, and the update reads its gradient. Each id counts,
   also where a batch has it several times.
 - *Bytes of the batch*: dense features and ids are read once.
-- *Exchanged bytes*: pooled embeddings and their gradients, ids and lengths, as far as they go to another rank.
+- *Exchanged bytes*: pooled embeddings and their gradients, ids and lengths, as far as they go to another rank, of tables
+  that are each on one rank. Gradients of dense parameters are not among them.
 
 Suffixes: B samples of a rank, D width of a row, F tables, N dense features.
 """
