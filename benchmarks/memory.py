@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
-QUICKSTART = ("--config", "configs/quickstart.yaml", "train.max_steps=60")
+QUICKSTART = (
+    "--config",
+    "configs/quickstart.yaml",
+    "train.max_steps=20",
+    "data.validation_samples=16384",
+    "data.test_samples=16384",
+)
 
 
 def _tables(rows: int, *options: str) -> tuple[str, ...]:
@@ -25,12 +31,12 @@ def _tables(rows: int, *options: str) -> tuple[str, ...]:
         "data.kind=random",
         f"data.rows={','.join([str(rows)] * 26)}",
         "data.train_samples=200000",
-        "data.validation_samples=20000",
-        "data.test_samples=20000",
+        "data.validation_samples=8192",
+        "data.test_samples=8192",
         "model.bottom_mlp=512,256,64",
         "model.embedding_dim=64",
         "model.top_mlp=512,512,256,1",
-        "train.max_steps=24",
+        "train.max_steps=16",
         "train.global_batch_size=4096",
         *options,
     )

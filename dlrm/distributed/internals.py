@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensors
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._pytree import tree_leaves
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
@@ -37,6 +38,7 @@ __all__ = [
     "kernels_of_optimizer",
     "replace_lookups",
     "set_trained_steps",
+    "tree_leaves",  # the tensors in whatever holds some
 ]
 
 apply_optimizer_in_backward = _apply_optimizer_in_backward

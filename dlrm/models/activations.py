@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from dlrm.distributed.internals import DispatchMode, FakeTensors
+from dlrm.distributed.internals import DispatchMode, FakeTensors, tree_leaves
 from dlrm.models.task import TrainTask
 from dlrm.schema import Schema
 from dlrm.table_names import table_name
@@ -119,12 +118,12 @@ def _train(task: TrainTask, batch: _Batch, device: torch.device) -> tuple[int, i
     return saved, watch.peak
 
 
-@torch.no_grad()
 def _evaluate(task: TrainTask, batch: _Batch, device: torch.device) -> int:
     state = _state(task, device)
-    with _Watch() as watch:
+    with torch.no_grad(), _Watch() as watch:
         functional_call(task, state, (batch,))
-    return watch.peak
+    peak: int = watch.peak
+    return peak
 
 
 class _Watch(DispatchMode):
