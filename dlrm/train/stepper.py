@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 from torch.fx.proxy import TraceError
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import TrainPipelineBase
 
 from dlrm.activity import Awaited
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
+from dlrm.sharding.id_exchange import SparseDistPipeline
 
 _NOT_TRACED = (
     "The train pipeline traces a model's forward: what cannot be traced goes into a child (docs/extending.md, A model)."
@@ -59,7 +60,7 @@ class Stepper:
         device: torch.device,
         pipeline: Literal["sparse_dist", "base"],
     ) -> None:
-        kind = TrainPipelineSparseDist if pipeline == "sparse_dist" else TrainPipelineBase
+        kind = SparseDistPipeline if pipeline == "sparse_dist" else TrainPipelineBase
         self._model = model
         self._optimizer = optimizer
         self._pipeline = kind(model, optimizer, device)
