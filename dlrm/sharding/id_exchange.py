@@ -17,23 +17,13 @@ from typing import Any
 import torch
 from torchrec.distributed import dist_data
 from torchrec.distributed.embedding_sharding import KJTSplitsAllToAllMeta
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.train_pipeline.runtime_forwards import KJTAllToAllForward
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
-class SparseDistPipeline(TrainPipelineSparseDist):  # type: ignore[misc]  # torchrec is untyped here
-    """Torchrec's pipeline that starts the exchange of the next batch's ids while this one is trained."""
-
-    def _pipeline_model(self, *arguments: object, **named: object) -> None:
-        super()._pipeline_model(*arguments, **named)
-        if self._device.type == "cuda":  # on the CPU the numbers are where they belong
-            _make_orders_once()
-            tell_on_host(self._pipelined_modules)
-
-
 def tell_on_host(modules: list[torch.nn.Module]) -> None:
-    """Take the place of torchrec's forward wherever these sharded modules exchange ids."""
+    """Have these sharded modules, of which a pipeline has taken hold, exchange ids as said above."""
+    _make_orders_once()
     for module in modules:
         for child in module.modules():
             for input_dist in getattr(child, "_input_dists", []):
@@ -42,7 +32,7 @@ def tell_on_host(modules: list[torch.nn.Module]) -> None:
                     exchange.forward = _FromHost(exchange._pg, exchange._splits, exchange._stagger)
 
 
-class _FromHost(KJTAllToAllForward):  # type: ignore[misc]
+class _FromHost(KJTAllToAllForward):  # type: ignore[misc]  # torchrec is untyped here
     """What torchrec's does, with the numbers on the host."""
 
     @torch.no_grad()
