@@ -3,6 +3,7 @@
 There is no public way from a sharded model to the fbgemm modules that hold its tables, or from an optimizer to those it
 stands for. Each step of that way is taken here and nowhere else. What is leaned on besides stays in modules of its own:
 
+- ``dlrm/sharding/id_exchange.py``: what torchrec's pipelines put in the place of an exchange of ids;
 - ``dlrm/sharding/replicas.py``: how DistributedModelParallel makes a DistributedDataParallel, and the order of its buckets;
 - ``dlrm/sharding/empty_shards.py``: how fbgemm's CPU kernels tell their tables apart;
 - ``dlrm/compiled.py``: numba's cache of machine code;

@@ -48,7 +48,8 @@ from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
 
 _FLOAT = 4
-_BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
+# One in training, and those ahead of it.
+_BATCHES_IN_PIPELINE = {"base": 1, "sparse_dist": 3, "fused_sparse_dist": 3, "prefetch": 3}
 _BYTES_PER_SCORE = 12 + 64  # a buffered logit, label and weight; what counting them takes, see dlrm/metrics
 
 
