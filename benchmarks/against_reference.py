@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--cases", default="", metavar="REGEX", help="cases whose name, as in 'criteo 2', this matches")
     parser.add_argument("--rounds", type=int, default=5, help="each trains once in each trainer")
     parser.add_argument("--steps", type=int, default=60, help="of a training, the first 10 not counted")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--save", action="store_true", help=f"add to {RESULTS.relative_to(ROOT)}")
     given = parser.parse_args(words[: len(words) - len(own)])
     found = {}
@@ -86,8 +87,10 @@ def main() -> None:
             write_days(Path(folder), case, given.steps)
             for ranks, threads in chosen:
                 title = " ".join([name, f"{ranks} rank(s) of {threads} thread(s)", *own])
-                train_there = partial(there, given.dlrm.resolve(), folder, case, ranks, threads, given.steps)
-                train_here = partial(here, folder, case, ranks, threads, given.steps, own)
+                train_there = partial(
+                    there, given.dlrm.resolve(), folder, case, ranks, threads, given.steps, given.device
+                )
+                train_here = partial(here, folder, case, ranks, threads, given.steps, given.device, own)
                 found[title] = compared(title, {"reference": train_there, "here": train_here}, given.rounds)
     if given.save:
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -131,7 +134,7 @@ def write_days(folder: Path, case: Case, steps: int) -> None:
         np.save(folder / f"day_{day}_labels.npy", draw.integers(0, 2, (rows, 1)).astype(np.int32))
 
 
-def here(folder: str, case: Case, ranks: int, threads: int, steps: int, own: Sequence[str]) -> Speed:
+def here(folder: str, case: Case, ranks: int, threads: int, steps: int, device: str, own: Sequence[str]) -> Speed:
     """Train in this trainer."""
     options: dict[str, Any] = {
         "run.dir": f"{folder}/runs",
@@ -148,12 +151,13 @@ def here(folder: str, case: Case, ranks: int, threads: int, steps: int, own: Seq
         "evaluation.test": False,
         "checkpoint.enabled": False,
         "logging.progress": False,
+        "distributed.device": device,
     }
     words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
-    return timed("here", [str(ROOT), "train", *words, *own], case, ranks, threads)
+    return timed("here", [str(ROOT), "train", *words, *own], case, ranks, threads, device)
 
 
-def there(dlrm: Path, folder: str, case: Case, ranks: int, threads: int, steps: int) -> Speed:
+def there(dlrm: Path, folder: str, case: Case, ranks: int, threads: int, steps: int, device: str) -> Speed:
     """Train in the reference."""
     flags: dict[str, Any] = {
         "in_memory_binary_criteo_path": folder,
@@ -168,21 +172,24 @@ def there(dlrm: Path, folder: str, case: Case, ranks: int, threads: int, steps: 
         "limit_test_batches": 1,
     }
     words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-    return timed("reference", [str(dlrm / "torchrec_dlrm"), *words], case, ranks, threads)
+    return timed("reference", [str(dlrm / "torchrec_dlrm"), *words], case, ranks, threads, device)
 
 
-def timed(which: str, words: Sequence[str], case: Case, ranks: int, threads: int) -> Speed:
+def timed(which: str, words: Sequence[str], case: Case, ranks: int, threads: int, device: str) -> Speed:
     """The speed of a training in processes of its own."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
         command = [sys.executable, *launcher, __file__, "--a-rank", which, folder, *words]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{which} ended with {done.returncode}:\n{done.stderr[-3000:]}")
         of_ranks = [json.loads(path.read_text()) for path in Path(folder).glob("ends.*.json")]
-    samples = case.global_batch_size * (len(of_ranks[0]) - 1 - WARMUP_STEPS)
-    took_s = [(ends[-1][0] - ends[WARMUP_STEPS][0], ends[-1][1] - ends[WARMUP_STEPS][1]) for ends in of_ranks]
+    last = (len(of_ranks[0]) - 1) // WARMUP_STEPS * WARMUP_STEPS  # after which devices were waited for
+    samples = case.global_batch_size * (last - WARMUP_STEPS)
+    took_s = [(ends[last][0] - ends[WARMUP_STEPS][0], ends[last][1] - ends[WARMUP_STEPS][1]) for ends in of_ranks]
     return Speed(samples / max(wall for wall, _ in took_s), 1e6 * sum(cores for _, cores in took_s) / samples)
 
 
@@ -206,9 +213,13 @@ def a_rank(which: str, folder: str, home: str, words: list[str]) -> None:
 
 
 def _noting(progress: Callable[..., Any], ends_s: list[tuple[float, float]]) -> Callable[..., Any]:
+    import torch
+
     def step(self: Any, batches: Iterator[Any]) -> Any:
         output = progress(self, batches)
         if self._model.training:
+            if self._device.type == "cuda" and len(ends_s) % WARMUP_STEPS == 0:  # the host runs ahead
+                torch.cuda.synchronize()
             ends_s.append((time.perf_counter(), time.process_time()))
         return output
 
