@@ -141,6 +141,21 @@ class _PairProducts(torch.autograd.Function):
         return torch.bmm(gradient_BVV, vectors_BVD), None, None, None
 
 
+class CrossNet(LowRankCrossNet):  # type: ignore[misc]  # torchrec is untyped here
+    """torchrec's cross layers with half of their passes over memory: they are as wide as all vectors together.
+
+    The bias is added by the matrix product, and product and sum of a layer are one operation.
+    """
+
+    def forward(self, x0_BX: torch.Tensor) -> torch.Tensor:
+        """float32 (B, X) -> float32 (B, X)."""
+        x_BX = x0_BX
+        for down_RX, up_XR, bias_X in zip(self.V_kernels, self.W_kernels, self.bias, strict=True):
+            low_BR = nn.functional.linear(x_BX, down_RX)
+            x_BX = torch.addcmul(x_BX, x0_BX, nn.functional.linear(low_BR, up_XR, bias_X))
+        return x_BX
+
+
 class CrossInteraction(Interaction):
     """The low-rank cross network of DCN v2 over the concatenation (arXiv:2008.13535).
 
@@ -156,7 +171,7 @@ class CrossInteraction(Interaction):
             rank: rows of V_l and columns of W_l.
         """
         super().__init__(width)
-        self.crossnet = LowRankCrossNet(in_features=width, num_layers=layers, low_rank=rank)
+        self.crossnet = CrossNet(in_features=width, num_layers=layers, low_rank=rank)
 
     def forward(self, dense_BD: torch.Tensor, pooled_BX: torch.Tensor) -> torch.Tensor:
         """float32 (B, D + X)."""
