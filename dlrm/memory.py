@@ -24,6 +24,7 @@ AVERAGE = "averaged weights"
 ACTIVATIONS = "activations"
 EXCHANGE = "pooled embeddings and exchanged ids"
 BATCHES = "batches in flight"
+HEAP = "freed memory that the heap keeps"
 SCORES = "scores of an evaluation"
 COPIES = "copies for checkpoints"
 
@@ -43,6 +44,7 @@ WHAT_TO_CHANGE = {
     ACTIVATIONS: _SMALLER_STEPS,
     EXCHANGE: _SMALLER_STEPS,
     BATCHES: "lower train.prefetch_batches or train.global_batch_size",
+    HEAP: _SMALLER_STEPS,
     SCORES: "score fewer samples",
     COPIES: "use more ranks, or checkpoint.enabled: false",
 }

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 USER_ERROR_EXIT_CODE = 2  # as in dlrm/errors.py
 STOP = "stop"  # kind of what a launcher says that was told to stop
-_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+# Not SIGABRT: by it NCCL's watchdog ends a rank that has waited for another one in vain.
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _MOST_TOLD = 8
 _CAUSE, _PERHAPS, _STOPPED, _OF_PEER, _REST = range(5)
 

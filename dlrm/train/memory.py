@@ -30,6 +30,7 @@ from dlrm.memory import (
     DENSE_GRADIENTS,
     DENSE_STATE,
     EXCHANGE,
+    HEAP,
     SCORES,
     TABLE_GRADIENTS,
     TABLE_STATE,
@@ -50,6 +51,10 @@ from dlrm.sharding.planner import Reserve
 _FLOAT = 4
 # One in training, and those ahead of it.
 _BATCHES_IN_PIPELINE = {"base": 1, "sparse_dist": 3, "fused_sparse_dist": 3, "prefetch": 3}
+# What the C library's heap keeps between steps of what they have freed, and reference cycles until they are collected, as a
+# share of what a step takes: measured (docs/measurements.md), between 0.2 and 1 where a step takes less than a GiB. Without
+# (MALLOC_MMAP_THRESHOLD_=65536, much slower) the other parts alone are within 2 %.
+_KEPT_BY_HEAP = 0.75
 _BYTES_PER_SCORE = 12 + 64  # a buffered logit, label and weight; what counting them takes, see dlrm/metrics
 
 
@@ -192,9 +197,11 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], world: Wor
     batches = Bytes(host=(ahead + in_pipeline) * batch)
     if not on_cpu:
         batches = Bytes(host=(ahead + 1) * batch, device=in_pipeline * batch)
+    activated = max(shapes.footprint.peak, evaluated)
     return {
-        ACTIVATIONS: _placed(max(shapes.footprint.peak, evaluated), on_cpu=on_cpu),
+        ACTIVATIONS: _placed(activated, on_cpu=on_cpu),
         EXCHANGE: _placed(exchanged, on_cpu=on_cpu),
+        HEAP: Bytes(host=int((activated + exchanged) * _KEPT_BY_HEAP) if on_cpu else 0),
         BATCHES: batches,
     }
 

@@ -52,6 +52,26 @@ def test_a_rank_that_somebody_else_has_killed_is_the_cause(elastic, number, hint
     assert elastic.cause(failures) == f"rank 1 was killed by {number.name}{hint}\n"
 
 
+@pytest.mark.parametrize(
+    ("number", "found", "said"),
+    [
+        (signal.SIGKILL, {}, "rank 1 was killed by SIGKILL (out of memory?)\n"),
+        (
+            -2,
+            report("user", "rank 1: /data/x.npy: Stale file handle", 700.0),
+            "rank 1: /data/x.npy: Stale file handle\n",
+        ),
+        (-1, report("bug", "rank 1 failed: ValueError: boom", 700.0), "rank 1 failed: ValueError: boom\n"),
+    ],
+)
+def test_that_nccl_s_watchdog_has_ended_a_rank_is_no_cause_if_there_is_one(elastic, number, found, said):
+    aborted = elastic.Failure.of(0, -signal.SIGABRT, 610.0, {})
+    host = elastic.Failure.of(1, -number, 10.0, found)  # an error may come later than the aborts of those that wait
+    assert elastic.cause([aborted, host]) == said
+    assert elastic.cause([aborted]) == "rank 0 was killed by SIGABRT\n"
+    assert aborted.is_cause  # as far as anybody knows
+
+
 def test_an_error_comes_before_what_follows_from_it(elastic):
     failures = [
         elastic.Failure.of(0, 1, 0.0, report("timeout", WAITED, 9.0)),
