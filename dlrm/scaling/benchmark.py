@@ -96,8 +96,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
     """
     engine = build_engine(config, dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
-    products = training.products()
-    training.run(config.warmup_steps)
+    products = training.warm_up(config.warmup_steps)
     plain = training.run(config.steps)
     step_s = slowest(world.collectives.all_gather_object(plain.step_s))
     trace = folder / f"trace_rank{world.rank}.json.gz" if config.profile else None

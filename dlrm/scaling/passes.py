@@ -80,11 +80,11 @@ class Training:
         self._hooks = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
         self._position = BEGINNING
 
-    def products(self) -> list[Product]:
-        """The matrix products of a step of this rank, seen while some are trained."""
+    def warm_up(self, steps: int) -> list[Product]:
+        """Train some steps; returns the matrix products of one of them, on this rank."""
         with products_of(self._engine.model) as found:
-            self._pass(1, [*self._hooks])
-        return found[: len(found) // (FILLING + 1 + DRAINING)]
+            self._pass(steps, [*self._hooks])
+        return found[: len(found) // (FILLING + steps + DRAINING)]
 
     def first_batch(self) -> Batch:
         """The first global batch, as far as it is this rank's."""

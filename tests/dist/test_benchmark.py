@@ -1,6 +1,7 @@
 """The benchmark on two gloo ranks: its stages sum up to the step, and what is left out is left out."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.support.ranks import run_ranks
 from tests.support.training import this_world, tiny_source
 
 SMALL = ["train.global_batch_size=32", "model.embedding_dim=8", "model.bottom_mlp=16,8", "model.top_mlp=16,1"]
-SMALL += ["steps=4", "warmup_steps=1", "profiled_steps=4", "optim.dense.lr=0.01"]
+SMALL += ["steps=4", "warmup_steps=0", "profiled_steps=4", "optim.dense.lr=0.01"]
 EVERY_SHARDING = [
     "sharding.tables={cat_0: {types: data_parallel}, cat_1: {types: row_wise}, cat_2: {types: column_wise},"
     " cat_3: {types: table_wise}}"
@@ -43,6 +44,7 @@ def benchmark(rank, world_size, options, kwargs, folder):
     return measured(config, dataset(**kwargs), this_world(), folder)
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
 DLRM_PARTS = {"bottom_mlp", "interaction", "top_mlp", "bottom_mlp backward", "interaction backward", "top_mlp backward"}
 
 
@@ -50,13 +52,14 @@ DLRM_PARTS = {"bottom_mlp", "interaction", "top_mlp", "bottom_mlp backward", "in
     ("options", "kwargs", "parts"),
     [
         (EVERY_SHARDING, {}, DLRM_PARTS),
-        (["train.pipeline=base"], {}, DLRM_PARTS),
-        (["model.interaction={kind: dcn, layers: 2, rank: 3}"], {"tasks": ("click", "like")}, DLRM_PARTS),
-        (["model.interaction={kind: projection, branch1: 16, branch2: 16}", "model.heads.tower=4"], {"tasks": ("a", "b")},
-         DLRM_PARTS | {"heads", "heads backward"}),
-        (["model.interaction.kind=cat", "model.bottom_mlp=512,256,64,16"], {"num_dense": 0}, {"top_mlp", "interaction"}),
-        (["model={kind: deepfm, embedding_dim: 8, deep_mlp: 16}"], {},
-         {"dense_fields", "deep_mlp", "model", "model backward"}),
+        slow(["train.pipeline=base"], {}, DLRM_PARTS),
+        slow(["model.interaction={kind: dcn, layers: 2, rank: 3}"], {"tasks": ("click", "like")}, DLRM_PARTS),
+        slow(["model.interaction={kind: projection, branch1: 16, branch2: 16}", "model.heads.tower=4"],
+             {"tasks": ("a", "b")}, DLRM_PARTS | {"heads", "heads backward"}),
+        slow(["model.interaction.kind=cat", "model.bottom_mlp=512,256,64,16"], {"num_dense": 0},
+             {"top_mlp", "interaction"}),
+        slow(["model={kind: deepfm, embedding_dim: 8, deep_mlp: 16}"], {},
+             {"dense_fields", "deep_mlp", "model", "model backward"}),
     ],
 )  # fmt: skip
 def test_stages_sum_up_to_the_step_and_all_ranks_find_the_same(options, kwargs, parts, tmp_path):
@@ -116,7 +119,9 @@ STEPS = FILLING + 2 + DRAINING
 EVERYTHING = {"tables", "bottom_mlp", "top_mlp"}
 
 
-@pytest.mark.parametrize("options", [EVERY_SHARDING, ["sharding.types=table_row_wise"], ["sharding.types=grid_shard"]])
+@pytest.mark.parametrize(
+    "options", [EVERY_SHARDING, slow(["sharding.types=table_row_wise"]), slow(["sharding.types=grid_shard"])]
+)
 def test_without_exchange_no_collective_is_called(options):
     for found in run_ranks(trained_without, 2, ("exchange",), options):
         assert not [name for name in found["called"] if name.startswith(COLLECTIVES)]
