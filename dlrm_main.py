@@ -2,6 +2,7 @@
 """The command: parse, run, turn errors into one line and an exit code.
 
     dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]
+    dlrm_main.py benchmark --config configs/quickstart.yaml         how fast a configuration trains, and where the time goes
     dlrm_main.py preprocess --input 'raw/day_*' --output packed     raw Criteo files to a packed data set
     dlrm_main.py checkpoint list | show | verify | diff | export | import     what was saved, and what to do with it
     dlrm_main.py status | inspect | materialize | synthesize | doctor | import-flags      --help says what each does

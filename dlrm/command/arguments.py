@@ -11,6 +11,7 @@ from typing import Any
 
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
+from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.checkpoint_commands import (
     DiffConfig,
     ExportConfig,
@@ -51,6 +52,7 @@ GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; i
 
 COMMANDS = {
     "train": Command("train as a YAML file and further options say", Config),
+    "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "status": Command(
         "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
     ),

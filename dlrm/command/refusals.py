@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dlrm import memory
 from dlrm.format import byte_size
 
 _OUT_OF_HOST_MEMORY = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "not enough memory")
@@ -24,8 +25,8 @@ _ASKED = (
 )
 _FREE = re.compile(r"of which ([\d.]+ [KMGT]?i?B) is free")
 
-SMALLER_STEPS = "lower train.global_batch_size or use more ranks"
-SMALLER_TABLES = "use smaller tables (fewer rows, model.embedding_dim) or more ranks"
+SMALLER_STEPS = memory.WHAT_TO_CHANGE[memory.ACTIVATIONS]
+SMALLER_TABLES = memory.WHAT_TO_CHANGE[memory.TABLES]
 HOST_TABLES = f"{SMALLER_TABLES}, or keep tables in host memory (sharding.kernels: fused_uvm_caching)"
 
 
@@ -125,7 +126,21 @@ def _memory(error: BaseException) -> str:
     told += [phase.during] if phase.during else []
     asked = _asked(text)
     told += [f"({asked})"] if asked else []
-    return f"{' '.join(told)}; {phase.device if on_device else phase.host}"
+    change = phase.device if on_device else phase.host
+    account = memory.expected()
+    holding = account.told(device=on_device)
+    return "; ".join(
+        [" ".join(told), *([holding] if holding else []), change, *_of_largest(account, on_device, change)]
+    )
+
+
+def _of_largest(account: memory.MemoryAccount, on_device: bool, change: str) -> list[str]:
+    """What would make the largest part smaller, unless ``change`` says so already; the process itself aside."""
+    sizes = account.largest(device=on_device)
+    name = next((name for name, _ in sizes if name != memory.PROCESS), None)
+    if name is None or (hint := memory.WHAT_TO_CHANGE[name]) in change:
+        return []
+    return [f"for less of the {name}: {hint}"]
 
 
 def _asked(text: str) -> str:

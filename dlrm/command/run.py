@@ -7,6 +7,7 @@ from functools import partial
 
 from dlrm.config import Config
 from dlrm.config.base import Section
+from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
@@ -35,6 +36,15 @@ def run(config: Section) -> None:
             from dlrm.checkpoint.tools.importing import run_import
 
             work = partial(run_import, config)
+        case BenchmarkConfig():  # so does this
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.scaling.benchmark import run_benchmark
+
+            work = partial(run_benchmark, config)
         case Config():
             from dlrm.distributed.versions import check_versions
             from dlrm.run.log import capture_logs

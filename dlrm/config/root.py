@@ -9,6 +9,7 @@ from dlrm.config.checkpoint import NEWEST, CheckpointConfig, ResumeConfig
 from dlrm.config.data import DataConfig, PlantedData
 from dlrm.config.model import DlrmModel, ModelConfig
 from dlrm.config.optim import OptimConfig
+from dlrm.config.precision import PrecisionConfig
 from dlrm.config.run import DistributedConfig, LoggingConfig, RunConfig
 from dlrm.config.sharding import ShardingConfig
 from dlrm.config.train import EvaluationConfig, TrainConfig
@@ -23,6 +24,7 @@ class Config(Section):
     model: ModelConfig = DlrmModel()
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
+    precision: PrecisionConfig = PrecisionConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dlrm.config.base import AS_LIST, Advanced, Fraction, Number, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import AS_LIST, Advanced, Fraction, Number, PositiveFloat, PositiveInt, Section, Share
 
 ShardingKind = Literal[
     "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise", "table_column_wise", "grid_shard"
@@ -27,6 +27,8 @@ class TableSharding(Section):
     """Sharding types the planner may choose from."""
     kernels: Kernels | None = None
     """Compute kernels the planner may choose from."""
+    cache_share: Share | None = None
+    """Share of its rows that the device caches under fused_uvm_caching."""
 
 
 class ShardingConfig(Section):
@@ -36,6 +38,8 @@ class ShardingConfig(Section):
     """Sharding types the planner may choose from, for every table."""
     kernels: Kernels | None = None
     """Compute kernels the planner may choose from; all that the device offers if left out."""
+    cache_share: Share = 0.2
+    """Share of a table's rows that the device caches under fused_uvm_caching: more is faster, and takes device memory."""
     min_column_width: Advanced[PositiveInt] = 4
     """Narrowest column shard (a multiple of 4 for fbgemm's kernels)."""
     tables: dict[str, TableSharding] = Field(default_factory=dict)
@@ -46,7 +50,13 @@ class ShardingConfig(Section):
     """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out."""
     reserve_fraction: Advanced[Fraction] = 0.15
     """Share of the memory the planner leaves free."""
+    device_gib_s: Advanced[GibPerSecond | None] = None
+    """Bandwidth of a device's memory, GiB/s; by the device's name, or torchrec's default, if left out, like those below."""
+    host_gib_s: Advanced[GibPerSecond | None] = None
+    """Bandwidth of a host's memory for one rank, GiB/s."""
+    host_to_device_gib_s: Advanced[GibPerSecond | None] = None
+    """Bandwidth between a device and its host's memory, GiB/s."""
     intra_host_gib_s: Advanced[GibPerSecond | None] = None
-    """Bandwidth between two devices of a host, GiB/s; torchrec's default if left out."""
+    """Bandwidth between two devices of a host, one direction, GiB/s."""
     inter_host_gib_s: Advanced[GibPerSecond | None] = None
-    """Bandwidth between two hosts for one device, GiB/s; torchrec's default if left out."""
+    """Bandwidth between two hosts for one device, one direction, GiB/s."""

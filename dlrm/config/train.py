@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from dlrm.config.base import Advanced, Fraction, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
 
+Pipeline = Literal["sparse_dist", "base", "fused_sparse_dist", "prefetch"]
+
 
 class TrainConfig(Section):
     """The training loop."""
@@ -37,8 +39,10 @@ class TrainConfig(Section):
     task_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Weights of the tasks' losses in their sum, by name; 1 for what is left out. A missing label adds nothing, so that
     a task with few labels weighs less by itself."""
-    pipeline: Advanced[Literal["sparse_dist", "base"]] = "sparse_dist"
-    """torchrec train pipeline: sparse_dist overlaps the input exchange of the next batch with this one's compute."""
+    pipeline: Advanced[Pipeline] = "sparse_dist"
+    """torchrec train pipeline; the training is the same. base does one thing after the other. sparse_dist starts the
+    exchange of the next batch's ids while this one is trained. On CUDA only: fused_sparse_dist looks the next batch up
+    beside the optimizer, too; prefetch brings the next batch's rows into the cache of fused_uvm_caching ahead."""
     prefetch_batches: Advanced[PositiveInt] = 4
     """Batches that are read ahead of their use."""
     read_threads: Advanced[PositiveInt] = 2

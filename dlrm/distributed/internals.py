@@ -3,6 +3,7 @@
 There is no public way from a sharded model to the fbgemm modules that hold its tables, or from an optimizer to those it
 stands for. Each step of that way is taken here and nowhere else. What is leaned on besides stays in modules of its own:
 
+- ``dlrm/sharding/id_exchange.py``: what torchrec's pipelines put in the place of an exchange of ids;
 - ``dlrm/sharding/replicas.py``: how DistributedModelParallel makes a DistributedDataParallel, and the order of its buckets;
 - ``dlrm/sharding/empty_shards.py``: how fbgemm's CPU kernels tell their tables apart;
 - ``dlrm/compiled.py``: numba's cache of machine code;
@@ -13,24 +14,32 @@ stands for. Each step of that way is taken here and nowhere else. What is leaned
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensors
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._pytree import tree_leaves
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 __all__ = [
+    "DispatchMode",  # sees each operator
+    "FakeTensors",  # tensors made in it have no memory
     "ShardedTensor",  # what state_dict holds of a sharded table; torch has no public name for it
+    "all_lookups",
     "apply_optimizer_in_backward",
     "caches_rows",
     "fused_lookups",
     "kernels_of",
     "kernels_of_optimizer",
+    "replace_lookups",
     "set_trained_steps",
+    "tree_leaves",  # the tensors in whatever holds some
 ]
 
 apply_optimizer_in_backward = _apply_optimizer_in_backward
@@ -39,11 +48,26 @@ apply_optimizer_in_backward = _apply_optimizer_in_backward
 
 def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]:
     """Torchrec's modules, one a sharding type, that hold the fused kernels of this rank."""
+    for lookup in all_lookups(sharded):
+        if isinstance(lookup, GroupedPooledEmbeddingsLookup):
+            yield lookup
+
+
+def all_lookups(sharded: nn.Module) -> Iterator[nn.Module]:
+    """The modules, one a sharding type, that make pooled embeddings of ids.
+
+    Those of data-parallel tables are inside of a DistributedDataParallel.
+    """
     for module in sharded.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
-            for lookup in module._lookups:  # those of data-parallel tables are inside of a DistributedDataParallel
-                if isinstance(lookup, GroupedPooledEmbeddingsLookup):
-                    yield lookup
+            yield from module._lookups
+
+
+def replace_lookups(sharded: nn.Module, stand_in: Callable[[nn.Module], Any]) -> None:
+    """Have something else called in the place of each of :func:`all_lookups`, and of what hangs on its calls."""
+    for module in sharded.modules():
+        if isinstance(module, ShardedEmbeddingBagCollection):
+            module._lookups[:] = [stand_in(lookup) for lookup in module._lookups]
 
 
 def kernels_of(lookup: GroupedPooledEmbeddingsLookup) -> list[tuple[Any, Any]]:

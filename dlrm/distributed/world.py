@@ -110,7 +110,12 @@ def joined_world(config: DistributedConfig) -> Iterator[World]:
         torch.cuda.set_device(device)
     with _named_meeting_point(rank_info):
         dist.init_process_group(
-            backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size, timeout=timeout
+            backend,
+            store=store,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
+            timeout=timeout,
+            device_id=device if "nccl" in backend else None,  # NCCL connects at once, and fails here if it has to
         )
     yield World(rank_info=rank_info, device=device, backend=backend, collectives=ProcessGroup(), notice=choice.notice)
     with suppress(dist.DistError):  # another rank failed after its part of the work, and says so; this one's is done
@@ -181,6 +186,8 @@ def _named_meeting_point(rank_info: RankInfo) -> Iterator[None]:
     """Say where the ranks were to meet if they do not."""
     try:
         yield
+    except dist.DistBackendError:  # NCCL's: the ranks have met, and it says itself what they cannot do together
+        raise
     except (RuntimeError, ValueError) as error:  # gloo raises plain RuntimeErrors
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise SetupError(

@@ -41,12 +41,16 @@ class SampleDropout(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, hidden_BH: torch.Tensor) -> torch.Tensor:
-        """The same tensor in evaluation; in training with some units zero and the others scaled up, float32 (B, H)."""
+        """The same tensor in evaluation; in training with some units zero and the others scaled up, (B, H).
+
+        In training bfloat16 becomes float32: the scale, rounded to 8 bits, would move the mean of what is kept.
+        """
         if not self.training:
             return hidden_BH
         kept_BH = self._kept(*hidden_BH.shape)
         self.steps += 1
-        return hidden_BH * kept_BH.to(hidden_BH.dtype).mul_(self.scale)
+        of_scale = torch.promote_types(hidden_BH.dtype, torch.float32)
+        return hidden_BH * kept_BH.to(of_scale).mul_(self.scale)
 
     def _kept(self, samples: int, units: int) -> torch.Tensor:
         draws = -(-units // _LANES)

@@ -96,6 +96,7 @@ class DotInteraction(Interaction):
 
     def forward(self, dense_BD: torch.Tensor, pooled_BX: torch.Tensor) -> torch.Tensor:
         """float32 (B, D + P)."""
+        pooled_BX = pooled_BX.to(dense_BD.dtype)  # what a product in bf16 would round to; only that need be copied
         vectors_BVD = torch.cat((dense_BD, pooled_BX), dim=1).view(-1, self.vectors, self.dim)
         if self.training:
             arguments = (vectors_BVD, self.pairs_P, self.pair_of_VV, self.self_interaction)
@@ -121,9 +122,12 @@ class _PairProducts(torch.autograd.Function):
     def forward(
         ctx: Any, vectors_BVD: torch.Tensor, pairs_P: torch.Tensor, pair_of_VV: torch.Tensor, self_interaction: bool
     ) -> torch.Tensor:
-        ctx.save_for_backward(vectors_BVD, pair_of_VV)
+        products_BP = _pair_products(vectors_BVD, pairs_P)
+        # Under autocast the products are of another type than the vectors, and so will be their gradient, which is
+        # multiplied with the vectors where no autocast is: they have to be what was multiplied here.
+        ctx.save_for_backward(vectors_BVD.to(products_BP.dtype), pair_of_VV)
         ctx.self_interaction = self_interaction
-        return _pair_products(vectors_BVD, pairs_P)
+        return products_BP
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:

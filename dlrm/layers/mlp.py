@@ -17,6 +17,7 @@ class MLP(nn.Module):
 
     Attributes:
         linears: the layers; their names, and so their initial weights, do not depend on dropout.
+        gives_logits: whether no ReLU follows the last one.
         out_features: size of the last one.
     """
 
@@ -48,6 +49,7 @@ class MLP(nn.Module):
             SampleDropout(dropout, key=stream_key(seed, "dropout", layer), rank=rank) if dropout else nn.Identity()
             for layer in range(len(sizes) - 1)
         )
+        self.gives_logits = not relu_last
         self.last = nn.ReLU() if relu_last else nn.Identity()
         self.out_features = sizes[-1]
 

@@ -44,11 +44,22 @@ def peak_memory(device: torch.device) -> PeakMemory:
     )
 
 
+def resident_bytes() -> int:
+    """The resident set of this process now; where the system does not say, at its peak."""
+    now = _proc_status("VmRSS:")
+    return _peak_resident_bytes() if now is None else now
+
+
+def _proc_status(name: str) -> int | None:
+    if not _PROC_STATUS.exists():
+        return None
+    lines = (line.split() for line in _PROC_STATUS.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == name), None)
+
+
 def _peak_resident_bytes() -> int:
     # Preferred to getrusage, whose figure outlives exec: a worker's would be at least that of its launcher when it forked.
-    if _PROC_STATUS.exists():
-        for line in _PROC_STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (highest := _proc_status("VmHWM:")) is not None:
+        return highest
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

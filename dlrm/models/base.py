@@ -26,8 +26,8 @@ class Model(nn.Module):
     tables: EmbeddingBagCollection
 
     lower_precision: Collection[str] = ()
-    """Names of the child modules that lower precision would not harm, for a trainer that offers it; this one computes in
-    float32 throughout."""
+    """Names of the child modules that ``precision.dense`` may have compute in lower precision; the trainer keeps the last
+    layer of an MLP that gives logits in float32."""
 
     @property
     def groups(self) -> list[str]:

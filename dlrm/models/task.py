@@ -67,7 +67,7 @@ class TrainTask(nn.Module):
             loss is loss_scale * sum of its labels' binary cross-entropies (its mean over the ranks is the mean of the
             global batch, where a missing label counts 0).
         """
-        logits_BT = self.model(batch.dense, batch.sparse)
+        logits_BT = self.model(batch.dense, batch.sparse).float()  # whatever the model's parts compute in
         entropies_BT = nn.functional.binary_cross_entropy_with_logits(
             logits_BT, batch.labels, weight=batch.weights, reduction="none"
         )

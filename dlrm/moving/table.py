@@ -64,7 +64,7 @@ FLAGS = (
     Flag("lr_warmup_steps", whole, 0, "optim.schedule.warmup_steps", to_training.warmup),
     Flag("lr_decay_start", whole, 0, "optim.schedule.decay_start_step", to_training.decay_start),
     Flag("lr_decay_steps", whole, 0, "optim.schedule.decay_steps", to_training.decay),
-    Flag("allow_tf32", None, False, "no counterpart: products are float32, slower and more exact"),
+    Flag("allow_tf32", None, False, "precision.tf32", to_training.tf32),
     # how long
     Flag("batch_size", at_least(1), 32, "train.global_batch_size: times the number of ranks", to_training.batch_size),
     Flag("epochs", at_least(1), 1, "train.epochs", to_training.epochs),

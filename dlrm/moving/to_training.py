@@ -151,6 +151,12 @@ def decay(command: Command) -> Iterator[Line]:
     )
 
 
+def tf32(command: Command) -> Iterator[Line]:
+    """``--allow_tf32``."""
+    if command["allow_tf32"]:
+        yield Setting("precision.tf32", True, command.shown("allow_tf32"))
+
+
 def validation_freq(command: Command) -> Iterator[Line]:
     """``--validation_freq_within_epoch``; with the flag or without, when validation samples are scored."""
     flag = "validation_freq_within_epoch"

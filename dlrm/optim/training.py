@@ -15,7 +15,7 @@ from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import did_you_mean
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.tables.base import TableOptimizer
-from dlrm.optim.tables.touched_rows import TouchedRowOptimizer
+from dlrm.optim.tables.data_parallel import DataParallelTables
 from dlrm.table_names import table_of_weight
 
 
@@ -105,10 +105,11 @@ def build_optimizer(
         data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
     """
     of_tables: list[KeyedOptimizer] = [fused]
+    of_rate: dict[float, dict[str, torch.Tensor]] = {}
     for name, weight in data_parallel_tables.items():
-        lr = optimizer.lr * config.lr_scale.get(table_of_weight(name), 1.0)
-        factory = partial(TouchedRowOptimizer, optimizer=optimizer, lr=lr)
-        of_tables.append(KeyedOptimizerWrapper({name: weight}, factory))
+        of_rate.setdefault(optimizer.lr * config.lr_scale.get(table_of_weight(name), 1.0), {})[name] = weight
+    for lr, weights in of_rate.items():
+        of_tables.append(KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr)))
     dense: list[KeyedOptimizer] = []
     for group, params in groups.items():
         lr = config.dense.lr * config.lr_scale.get(group, 1.0)

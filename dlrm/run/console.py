@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.format import escaped, printable
+from dlrm.memory import MemoryAccount
 from dlrm.sharding.report import TablePlacement, ranks_text
 
+_GIB = 1 << 30
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -162,6 +164,20 @@ def plan_table(placements: list[TablePlacement]) -> Table:
     for p in placements:
         gib = _gib(max(p.gib_by_rank, default=0.0))
         table.add_row(Text(escaped(p.table)), f"{p.rows:,}", str(p.dim), p.sharding, p.kernel, ranks_text(p.ranks), gib)
+    return table
+
+
+def memory_table(account: MemoryAccount) -> Table:
+    """What a rank is expected to take, part by part."""
+    table = Table(title="Memory of the rank that takes most, GiB", title_justify="left", show_footer=True)
+    total = account.total
+    table.add_column("part", footer="expected at the peak", no_wrap=True)
+    table.add_column("host", footer=_gib(total.host / _GIB), justify="right", no_wrap=True)
+    if total.device:
+        table.add_column("device", footer=_gib(total.device / _GIB), justify="right", no_wrap=True)
+    for name, part in account.parts.items():
+        sizes = (part.host, part.device)[: len(table.columns) - 1]
+        table.add_row(name, *(_gib(size / _GIB) for size in sizes))
     return table
 
 

@@ -58,7 +58,7 @@ def capture_logs() -> None:
     """Keep warnings and log records from the terminal; call before the libraries are imported."""
     logging.captureWarnings(True)
     threading.excepthook = _log_thread_error
-    _leave_terminal()
+    leave_terminal()
     logging.root.addHandler(_early)
     logging.root.setLevel(logging.INFO)
 
@@ -71,7 +71,7 @@ def open_log(folder: Path, rank: int, warn: Warn) -> None:
     _early.setTarget(handler)
     _early.flush()
     logging.root.removeHandler(_early)
-    _leave_terminal()
+    leave_terminal()
     _log_crashes(Path(handler.baseFilename))
 
 
@@ -94,7 +94,7 @@ def _log_thread_error(hook: threading.ExceptHookArgs) -> None:
         logging.getLogger(__name__).error("thread %s failed", hook.thread and hook.thread.name, exc_info=traced)
 
 
-def _leave_terminal() -> None:
+def leave_terminal() -> None:
     """Take the handlers that libraries gave loggers off the terminal; the records reach the root's file all the same."""
     for logger in (logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))):
         for handler in list(logger.handlers):

@@ -17,6 +17,8 @@ from dlrm.run.report import write_report
 from dlrm.run.results import table_rows
 from dlrm.run.secondary import secondary, write_json
 
+_GIB = 1 << 30
+
 
 def leave_behind(summary: dict[str, Any], folder: Path, recorder: Recorder, display: Display) -> None:
     """Write what a finished run leaves in its folder, and show the summary; for rank 0."""
@@ -33,9 +35,10 @@ def closing_table(summary: dict[str, Any]) -> Table:
     table = Table(title=f"{summary['name']}: {summary['stopped']}", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    memory = f"{summary['resident_gib']:.2f} GiB a rank"
+    expected = summary["expected_memory"]
+    memory = f"{summary['resident_gib']:.2f} GiB a rank ({expected['host'] / _GIB:.2f} expected)"
     if summary["device_gib"]:
-        memory += f", {summary['device_gib']:.2f} GiB on the device"
+        memory += f", {summary['device_gib']:.2f} GiB on the device ({expected['device'] / _GIB:.2f} expected)"
     seconds = summary["training_time_s"]
     table.add_row("steps", f"{summary['steps']:,} ({summary['samples']:,} samples, {summary['epochs']} epoch(s))")
     table.add_row(

@@ -15,7 +15,7 @@ So here such tables are only looked up by the fused kernel. In the backward pass
 
 The accumulators of all column shards of a row are therefore equal to the bit: one number a row, whatever the plan.
 
-It costs a sort of the ids and torch's indexing instead of one fused kernel, and an all-reduce for each set of ranks that
+It costs a sort of the ids, and torch's indexing instead of one fused kernel, and an all-reduce for each set of ranks that
 share rows: with every table column_wise on two CPU ranks, steps of small models took up to twice as long as with the
 fused kernels alone. Lookups without a table that is cut keep their fused kernel and cost nothing. Other optimizers work
 on each weight by itself, so that cutting columns does not change them.
@@ -45,6 +45,7 @@ from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
 from dlrm.table_names import table_name
 
+_COUNT_ROWS_ON = ("cpu",)  # where the number of touched rows need not be waited for
 _UNCACHED_KERNELS = (EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.FUSED_UVM.value)
 
 
@@ -104,8 +105,11 @@ class _Piece:
 class _Touched:
     """What a step brings to the pieces of a block.
 
+    How many rows a step touches only the device knows, and asking it would be a wait a table and step. So there is a place
+    for every id, and those that are left over have a gradient of zeros for a row that was touched, which changes nothing.
+
     Attributes:
-        rows_U: int64 (U,), ascending.
+        rows_U: int64 (U,).
         gradients_UC: gradients of these rows, one tensor a piece.
         squares_U: sum of their squares over the columns, first of the pieces here, then of all.
     """
@@ -157,13 +161,13 @@ class _LookupUpdate:
 
     def _add_up(self, pieces: list[_Piece], ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> _Touched:
         ids_N, bags_N = _ids_and_bags(ids, pieces[0].feature)  # those of the other pieces are the same
-        rows_U, position_N = torch.unique(ids_N, return_inverse=True)
+        rows_U, place_N, bags_N = _gathered_by_row(ids_N, bags_N)
         squares_U = gradient_BX.new_zeros(len(rows_U), dtype=torch.float32)
         gradients_UC = []
         for piece in pieces:
             gradient_NC = gradient_BX[:, piece.columns].index_select(0, bags_N).float()
             gradient_UC = gradient_NC.new_zeros(len(rows_U), gradient_NC.shape[1])
-            gradient_UC.index_add_(0, position_N, gradient_NC)
+            gradient_UC.index_add_(0, place_N, gradient_NC)
             squares_U += gradient_UC.square().sum(dim=1)
             gradients_UC.append(gradient_UC)
         return _Touched(rows_U, gradients_UC, squares_U)
@@ -171,11 +175,10 @@ class _LookupUpdate:
     def _apply(self, pieces: list[_Piece], touched: _Touched) -> None:
         rows_U = touched.rows_U
         for piece, gradient_UC in zip(pieces, touched.gradients_UC, strict=True):
-            sums_U = piece.sums_R.index_select(0, rows_U) + touched.squares_U / piece.dim
-            piece.sums_R.index_copy_(0, rows_U, sums_U)
+            piece.sums_R.index_add_(0, rows_U, touched.squares_U / piece.dim)
+            sums_U = piece.sums_R.index_select(0, rows_U)
             rates_U = piece.kernel.get_learning_rate() / (sums_U.sqrt() + self._optimizer.eps)
-            weight_UC = piece.weight_RC.index_select(0, rows_U) - gradient_UC * rates_U[:, None]
-            piece.weight_RC.index_copy_(0, rows_U, weight_UC)
+            piece.weight_RC.index_add_(0, rows_U, gradient_UC * rates_U[:, None], alpha=-1)
 
 
 def _ids_and_bags(ids: KeyedJaggedTensor, feature: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,6 +188,18 @@ def _ids_and_bags(ids: KeyedJaggedTensor, feature: int) -> tuple[torch.Tensor, t
     lengths_B = ids.lengths().view(len(offsets) - 1, -1)[feature]
     bags_N = torch.arange(len(lengths_B), device=ids_N.device).repeat_interleave(lengths_B, output_size=len(ids_N))
     return ids_N, bags_N
+
+
+def _gathered_by_row(ids_N: torch.Tensor, bags_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The ids in ascending order: rows_U (see :class:`_Touched`), the place of each id among these, and its bag."""
+    sorted_N, order_N = ids_N.sort(stable=True)
+    is_new_N = torch.ones_like(sorted_N)
+    is_new_N[1:] = sorted_N[1:] != sorted_N[:-1]
+    place_N = is_new_N.cumsum(0) - 1
+    rows_U = sorted_N.scatter(0, place_N, sorted_N)
+    if rows_U.device.type in _COUNT_ROWS_ON and len(rows_U):
+        rows_U = rows_U[: int(place_N[-1]) + 1]
+    return rows_U, place_N, bags_N.index_select(0, order_N)
 
 
 def _all_reduce_together(tensors: list[torch.Tensor], group: dist.ProcessGroup) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
-import psutil
-import torch
 from torch import nn
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
-from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.distributed.types import CacheParams, ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
@@ -22,17 +20,36 @@ from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.format import did_you_mean
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
+from dlrm.sharding.hardware import Hardware, hardware_of, topology
 from dlrm.sharding.sharder import TableSharder
 from dlrm.table_names import module_name, table_name
 
 _GIB = 1024**3
 _MOST_ROWS_ON_CPU = 2**31 - 2  # embedding_backward_split_cpu_template.cpp: below 2^31 - 1
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst
+_CACHED: Kernel = "fused_uvm_caching"
 _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, but not one by one
     PlannerErrorType.INSUFFICIENT_STORAGE,
     PlannerErrorType.PARTITION,
     PlannerErrorType.STRICT_CONSTRAINTS,
 )
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Bytes of a rank's memory that tables and their exchange cannot have.
+
+    Attributes:
+        device: on the device, beside the share that ``sharding.reserve_fraction`` leaves free.
+        host: in the host's memory, all of it on CPU.
+        copies: what of ``host`` is for copies of the state while it is saved.
+    """
+
+    device: int = 0
+    host: int = 0
+    copies: int = 0
+
+
+NOTHING = Reserve()
 
 
 def make_plan(
@@ -43,6 +60,9 @@ def make_plan(
     schema: Schema,
     world: World,
     rank_batch_size: int,
+    sharder: TableSharder | None = None,
+    reserve: Reserve = NOTHING,
+    prefetch: bool = False,
 ) -> ShardingPlan:
     """Ask torchrec's planner on rank 0 for a plan and give it to every rank.
 
@@ -53,6 +73,9 @@ def make_plan(
         schema: sizes and hotness of the tables.
         world: ranks and device.
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
+        sharder: says in what tables exchange, which weighs too; float32 if left out.
+        reserve: memory for all that is no table.
+        prefetch: whether the train pipeline brings rows into caches.
 
     Raises:
         ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
@@ -60,20 +83,36 @@ def make_plan(
     """
     constraints = table_constraints(config, optimizer, schema, world.rank_info)
     check_kernels(config, constraints, world.device.type)
-    hardware = topology(config, world)
-    planner = EmbeddingShardingPlanner(
-        topology=hardware,
-        batch_size=max(1, rank_batch_size),
-        storage_reservation=FixedPercentageStorageReservation(percentage=config.reserve_fraction),
-        constraints=constraints,
-        debug=False,
-    )
+    if world.device.type == "cuda":
+        add_caches(config, constraints, prefetch=prefetch)
+    hardware = hardware_of(config, world)
+
+    def plan_for(hardware: Hardware) -> ShardingPlan:
+        kept = 1 - config.reserve_fraction
+        planner = EmbeddingShardingPlanner(
+            topology=topology(
+                hardware,
+                world,
+                device_bytes=max(1, hardware.device_bytes - int(reserve.device / kept)),
+                host_bytes=max(1, int(hardware.host_bytes * kept) - reserve.host),  # torchrec reserves of devices only
+            ),
+            batch_size=max(1, rank_batch_size),
+            storage_reservation=FixedPercentageStorageReservation(percentage=config.reserve_fraction),
+            constraints=constraints,
+            debug=False,
+        )
+        return planner.plan(model, [sharder or TableSharder()])
 
     def plan() -> ShardingPlan:
         try:
-            return planner.plan(model, [TableSharder()])
+            return plan_for(hardware)
         except PlannerError as error:
-            raise PlanError(_planner_message(error, model, optimizer, hardware, rank_batch_size)) from error
+            if error.error_type not in _DOES_NOT_FIT:
+                raise PlanError(f"the planner found no plan: {_first_line(error)}") from error
+            short = _short_memory(plan_for, hardware)
+            raise PlanError(
+                _does_not_fit(model, optimizer, hardware, world, reserve, short=short, samples=rank_batch_size)
+            ) from error
         except (ValueError, RuntimeError) as error:  # where constraints leave it nothing to choose from, e.g.
             raise PlanError(f"the planner found no plan: {_first_line(error)}") from error
 
@@ -83,38 +122,17 @@ def make_plan(
     return made
 
 
-def topology(config: ShardingConfig, world: World) -> Topology:
-    """What the planner is told of devices, memory and bandwidths; torchrec's defaults are nobody's hardware."""
-    ranks_per_host = world.rank_info.local_world_size
-    if world.size % ranks_per_host:
-        raise PlanError(f"{world.size} ranks do not divide into hosts of {ranks_per_host}; start as many on every host")
-    host_share = _host_memory_bytes() / world.rank_info.local_world_size
-    on_cuda = world.device.type == "cuda"
-    device_bytes = torch.cuda.get_device_properties(world.device).total_memory if on_cuda else host_share
-    if config.device_memory_gib is not None:
-        device_bytes = config.device_memory_gib * _GIB
-    host_bytes = config.host_memory_gib * _GIB if config.host_memory_gib is not None else host_share
-    ddr_bytes = (host_bytes if on_cuda else device_bytes) * (1 - config.reserve_fraction)
-    bandwidths = {
-        name: value * _GIB / 1000  # torchrec counts bytes per millisecond
-        for name, value in (("intra_host_bw", config.intra_host_gib_s), ("inter_host_bw", config.inter_host_gib_s))
-        if value is not None
-    }
-    return Topology(
-        world_size=world.size,
-        local_world_size=ranks_per_host,
-        compute_device=world.device.type,
-        hbm_cap=int(device_bytes) if on_cuda else 0,
-        ddr_cap=int(ddr_bytes),  # torchrec's storage reservation only looks at device memory
-        **bandwidths,
-    )
-
-
-def _host_memory_bytes() -> int:
-    """Memory of the host, or of the container where that is less."""
-    total = int(psutil.virtual_memory().total)
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
-    return min(total, int(limit)) if limit.isdigit() else total
+def _short_memory(plan_for: Callable[[Hardware], ShardingPlan], hardware: Hardware) -> str:
+    """Which memory the tables do not fit into: there is a plan if there is more of it."""
+    if hardware.name is None:
+        return "host"
+    for memory in ("device", "host"):
+        try:
+            plan_for(hardware.with_room(device=memory == "device", host=memory == "host"))
+        except PlannerError:
+            continue
+        return memory
+    return "device and host"
 
 
 def table_constraints(
@@ -209,6 +227,18 @@ def check_kernels(config: ShardingConfig, constraints: Mapping[str, ParameterCon
             raise ConfigError.at(key, f"is {given}, but for {', '.join(types)} on {device_type} there is only {known}")
 
 
+def add_caches(config: ShardingConfig, constraints: Mapping[str, ParameterConstraints], *, prefetch: bool) -> None:
+    """Say how much of a table the device caches, where it may be kept in host memory behind a cache.
+
+    With ``prefetch`` rows are brought in by the train pipeline, a batch ahead, and not by the lookup.
+    """
+    for module, constraint in constraints.items():
+        if constraint.compute_kernels is None or _CACHED in constraint.compute_kernels:
+            own = config.tables.get(table_name(module))
+            share = own.cache_share if own and own.cache_share is not None else config.cache_share
+            constraint.cache_params = CacheParams(load_factor=share, prefetch_pipeline=prefetch)
+
+
 def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, key: str) -> list[str]:
     """The sharding types under which ``optimizer`` does what it does on one device."""
     unfaithful = set() if optimizer.data_parallel else {ShardingType.DATA_PARALLEL.value}
@@ -222,12 +252,17 @@ def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, ke
     return faithful
 
 
-def _planner_message(
-    error: PlannerError, model: nn.Module, optimizer: TableOptimizer, hardware: Topology, rank_batch_size: int
+def _does_not_fit(
+    model: nn.Module,
+    optimizer: TableOptimizer,
+    hardware: Hardware,
+    world: World,
+    reserve: Reserve,
+    *,
+    short: str,
+    samples: int,
 ) -> str:
-    """One line for the planner's report of many."""
-    if error.error_type not in _DOES_NOT_FIT:
-        return f"the planner found no plan: {_first_line(error)}"
+    """One line for the planner's report of many, with the memory that is ``short`` and the options that mend it."""
     gib = {
         table_name(table.name): optimizer.block_bytes(table.num_embeddings, table.embedding_dim) / _GIB
         for module in model.modules()
@@ -235,14 +270,33 @@ def _planner_message(
         for table in module.embedding_bag_configs()
     }
     largest = max(gib, key=lambda name: gib[name])
-    storage = hardware.devices[0].storage
-    memory, bytes_a_rank = ("device", storage.hbm) if hardware.compute_device == "cuda" else ("host", storage.ddr)
+    there_is = {"device": hardware.device_bytes, "host": hardware.host_bytes}
+    memories = " and ".join(
+        f"{size / _GIB:.3g} GiB of {memory} memory" for memory, size in there_is.items() if memory in short
+    )
+    beside = [f"beside the activations of {samples} samples"]
+    if "host" in short and reserve.copies:
+        beside += [f"and {reserve.copies / _GIB:.3g} GiB for a copy of the state while it is saved"]
     return (
         f"the tables need {sum(gib.values()):.3g} GiB with their optimizer's state ({largest} alone {gib[largest]:.3g}) "
-        f"and do not fit into {hardware.world_size} rank(s) with {bytes_a_rank / _GIB:.3g} GiB of {memory} memory each "
-        f"beside the activations of {rank_batch_size} samples; use more ranks, smaller tables, dimensions or batches, more "
-        "sharding.device_memory_gib, or allow more sharding.types (row_wise splits a large table)"
+        f"and do not fit into {world.size} rank(s) with {memories} each {' '.join(beside)}; "
+        f"{_what_to_change(short, on_cpu=hardware.name is None, copies=bool(reserve.copies))}"
     )
+
+
+def _what_to_change(short: str, *, on_cpu: bool, copies: bool) -> str:
+    options = {"device": "sharding.device_memory_gib", "host": "sharding.host_memory_gib"}
+    if on_cpu:
+        options["host"] = options["device"]
+    more = " and ".join(option for memory, option in options.items() if memory in short)
+    told = ["use more ranks, smaller tables, dimensions or batches", f"more {more}"]
+    if short == "host" and not on_cpu:
+        told += ["keep tables on the devices (sharding.kernels: fused)"]
+    if short == "device":
+        told += ["keep tables in host memory (sharding.kernels: fused_uvm_caching, a smaller sharding.cache_share)"]
+    if "host" in short and copies:
+        told += ["do without checkpoints (checkpoint.enabled: false)"]
+    return f"{', '.join(told)}, or allow more sharding.types (row_wise splits a large table)"
 
 
 def _first_line(error: Exception) -> str:

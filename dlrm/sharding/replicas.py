@@ -7,9 +7,11 @@ order, and when the reducer lays out its buckets. tests/unit/contracts/test_repl
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
@@ -21,7 +23,15 @@ class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is
 
     :func:`settle_gradient_buckets` lays them out in the order of the parameters. Gradients of the last layers are ready
     first, so these parameters come first: their bucket is reduced while the rest is still being computed.
+
+    Args:
+        all_reduce: in what gradients are summed over ranks; where it is not float32 each rank rounds its own, divided by
+            the number of ranks, and the sum is a sum of that type.
     """
+
+    def __init__(self, all_reduce: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self._all_reduce = all_reduce
 
     def _ddp_wrap(
         self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device, ddp_ignore_param_names: set[str]
@@ -38,6 +48,15 @@ class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is
                 broadcast_buffers=False,
                 static_graph=True,
             )
+        if self._all_reduce != torch.float32:
+            dmp._dmp_wrapped_module.register_comm_hook(env.process_group, _HOOKS[self._all_reduce])
+
+
+_HOOKS: dict[torch.dtype, Callable[..., torch.futures.Future[torch.Tensor]]] = {
+    torch.float16: default_hooks.fp16_compress_hook,
+    # Not by its own name, under which DistributedDataParallel refuses it on gloo. gloo sums bfloat16 as well.
+    torch.bfloat16: lambda group, bucket: default_hooks.bf16_compress_hook(group, bucket),
+}
 
 
 class _LastLayersFirst(DistributedDataParallel):

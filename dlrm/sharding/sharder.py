@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.types import ShardingType
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
+from torchrec.distributed.types import CommOp, ShardingType
+
+from dlrm.config.precision import ExchangeConfig
 
 
 class TableSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # torchrec is untyped here
@@ -15,3 +18,16 @@ class TableSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # torc
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Every sharding type, whatever the device."""
         return [kind.value for kind in ShardingType]
+
+
+def build_sharder(exchange: ExchangeConfig) -> TableSharder:
+    """The sharder whose tables send pooled embeddings and their gradients in the configured formats.
+
+    Planner and model need the same one: the planner weighs the bytes that are sent. (torchrec's own
+    ``get_qcomm_codecs_registry`` puts fp16 in the place of bf16 on CPU and only logs it; gloo takes both.)
+    """
+    if (exchange.forward, exchange.backward) == ("fp32", "fp32"):
+        return TableSharder()
+    config = QCommsConfig(forward_precision=CommType(exchange.forward), backward_precision=CommType(exchange.backward))
+    pooled = (CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL, CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER)
+    return TableSharder(qcomm_codecs_registry={operation.name: get_qcomm_codecs(config) for operation in pooled})

@@ -22,7 +22,13 @@ FillBlock = Callable[[str, torch.Tensor, int, int], None]
 
 
 def shard_model(
-    model: nn.Module, *, plan: ShardingPlan, world: World, fill_block: FillBlock
+    model: nn.Module,
+    *,
+    plan: ShardingPlan,
+    world: World,
+    fill_block: FillBlock,
+    sharder: TableSharder | None = None,
+    all_reduce: torch.dtype = torch.float32,
 ) -> DistributedModelParallel:
     """Shard the tables by ``plan``, replicate the rest by DDP, and write the tables' initial weights.
 
@@ -31,9 +37,15 @@ def shard_model(
         plan: where each table goes.
         world: ranks and device.
         fill_block: writes the initial weights of whatever part of a table this rank holds.
+        sharder: says in what tables exchange; float32 if left out.
+        all_reduce: in what the gradients of the rest are summed over ranks.
     """
     sharded = DistributedModelParallel(
-        model, device=world.device, plan=plan, sharders=[TableSharder()], data_parallel_wrapper=Replicas()
+        model,
+        device=world.device,
+        plan=plan,
+        sharders=[sharder or TableSharder()],
+        data_parallel_wrapper=Replicas(all_reduce),
     )
     settle_gradient_buckets(sharded)
     for lookup in fused_lookups(sharded):

@@ -102,29 +102,14 @@ def build_job(
     """
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.global_batch_size
     evaluator = Evaluator(engine.stepper, engine.average, world, display.say)
-    load = partial(_loader, config.train, world)
+    load = partial(build_loader, config.train, world)
     training = load(dataset.train, schedule.order)
     validation, test = (
         load(split, SampleOrder(split.num_samples, global_batch_size=evaluation_batch_size))
         for split in (dataset.validation, dataset.test)
     )
-    tasks = dataset.schema.tasks
-    measured = Measured(
-        ThroughputMeter(),
-        tasks=tasks,
-        loss_sums_2T=torch.zeros(2, len(tasks), dtype=torch.float64, device=world.device),
-        base_rate=BaseRateWatch(config.optim.schedule.warmup_steps, tasks if len(tasks) > 1 else ("",)),
-    )
-    loss_and_speed = LossAndSpeed(
-        world,
-        config.optim,
-        measured,
-        recorder,
-        display,
-        every_steps=config.logging.every_steps,
-        total_steps=schedule.total_steps,
-        weights=task_weights(config.train, tasks),
-        bad_values=partial(training.bad_values.summed, world.collectives),
+    measured, loss_and_speed = build_loss_and_speed(
+        config, training, world, recorder, display, total_steps=schedule.total_steps
     )
     hooks: list[Hook] = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
     if dataset.validation.num_samples:
@@ -137,7 +122,32 @@ def build_job(
     return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 
-def _loader(config: TrainConfig, world: World, source: Source, order: SampleOrder) -> BatchLoader:
+def build_loss_and_speed(
+    config: Config, training: BatchLoader, world: World, recorder: Recorder, display: Display, *, total_steps: int
+) -> tuple[Measured, LossAndSpeed]:
+    """What every training measures, and the hook that does."""
+    tasks = training.source.schema.tasks
+    measured = Measured(
+        ThroughputMeter(),
+        tasks=tasks,
+        loss_sums_2T=torch.zeros(2, len(tasks), dtype=torch.float64, device=world.device),
+        base_rate=BaseRateWatch(config.optim.schedule.warmup_steps, tasks if len(tasks) > 1 else ("",)),
+    )
+    return measured, LossAndSpeed(
+        world,
+        config.optim,
+        measured,
+        recorder,
+        display,
+        every_steps=config.logging.every_steps,
+        total_steps=total_steps,
+        weights=task_weights(config.train, tasks),
+        bad_values=partial(training.bad_values.summed, world.collectives),
+    )
+
+
+def build_loader(config: TrainConfig, world: World, source: Source, order: SampleOrder) -> BatchLoader:
+    """The batches of this rank."""
     return BatchLoader(
         source,
         order,

@@ -1,4 +1,4 @@
-"""The sharded model with everything that trains it: what the configuration's model, optim and sharding sections become."""
+"""The sharded model with everything that trains it: what the model, optim, sharding and precision sections become."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
+from dlrm.memory import MemoryAccount
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
 from dlrm.models.task import MODEL_PREFIX, TrainTask
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
+from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, table_optimizer
 from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_all_are_trained, check_rate_groups
 from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
+from dlrm.sharding.hardware import Hardware, hardware_of
+from dlrm.sharding.memory import pieces_of
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
+from dlrm.sharding.sharder import TableSharder, build_sharder
 from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
 from dlrm.table_names import table_name
+from dlrm.train.memory import Shapes, account, reserve
+from dlrm.train.pipelines import check_pipeline
+from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
 from dlrm.train.stepper import Stepper
 
 
@@ -37,6 +45,7 @@ class Engine:
         model: tables sharded, MLPs replicated; optimizer: of all of it; stepper: drives both.
         average: of the weights, for evaluation.
         plan, placements: where the tables are, for torchrec and for people.
+        memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
     """
 
@@ -46,6 +55,8 @@ class Engine:
     average: Averaging
     plan: ShardingPlan
     placements: list[TablePlacement]
+    memory: MemoryAccount
+    hardware: Hardware
     dense_weights: int
     table_weights: int
     fill_block: FillBlock
@@ -56,25 +67,51 @@ class Engine:
         self.optimizer.reset_table_state()
 
 
-def build_engine(config: Config, schema: Schema, world: World) -> Engine:
-    """Make the model, plan its sharding, shard it, and give it its optimizers.
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model that takes no memory yet, but for its dense parameters.
+
+    Attributes:
+        task: with the loss; tables: what trains its tables; sizes: (rows, dim) of each table, by name.
+        plan: where the tables are to be; sharder: puts them there.
+        memory: what this rank will take, its process aside.
+    """
+
+    task: TrainTask
+    tables: TableOptimizer
+    sizes: dict[str, tuple[int, int]]
+    plan: ShardingPlan
+    sharder: TableSharder
+    memory: MemoryAccount
+
+
+def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0) -> PlannedModel:
+    """Make the model, find what it takes, and plan its sharding.
+
+    Args:
+        config: of the run.
+        schema: of the data.
+        world: the ranks.
+        scored: samples of the largest split that is evaluated.
 
     Raises:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
     of_tables = table_optimizer(config.optim.sparse)
     check_table_optimizer(of_tables, world.device)
+    check_pipeline(config.train.pipeline, world.device)
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
+    lower_dense(model, config.precision, world.device)
+    allow_tf32(config.precision, world.device)
+    sharder = build_sharder(config.precision.exchange)
     check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
     fuse_optimizer(model.tables, of_tables, config.optim)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()
     }
-    table_weights = sum(rows * dim for rows, dim in sizes.values())
-    dense_weights = sum(parameter.numel() for parameter in model.parameters()) - table_weights
-    dense_names = [name for name, _ in model.named_parameters(MODEL_PREFIX[:-1]) if ".embedding_bags." not in name]
     task = TrainTask(model, task_weights(config.train, schema.tasks))
+    shapes = Shapes.of(task, config, schema, world, scored)
     plan = make_plan(
         task,
         config=config.sharding,
@@ -82,9 +119,30 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         schema=schema,
         world=world,
         rank_batch_size=config.train.global_batch_size // world.size,
+        sharder=sharder,
+        reserve=reserve(config, shapes, of_tables, world),
+        prefetch=config.train.pipeline == "prefetch",
     )
+    pieces = pieces_of(plan, sizes, schema, world.rank)
+    return PlannedModel(task, of_tables, sizes, plan, sharder, account(config, shapes, pieces, of_tables, world))
+
+
+def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 0) -> Engine:
+    """Make the model, plan its sharding, shard it, and give it its optimizers; see :func:`plan_model`."""
+    planned = plan_model(config, schema, world, scored=scored)
+    task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
+    table_weights = sum(rows * dim for rows, dim in sizes.values())
+    dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights
+    dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
     fill_block = _block_filler(config, sizes)
-    sharded = shard_model(task, plan=plan, world=world, fill_block=fill_block)
+    sharded = shard_model(
+        task,
+        plan=plan,
+        world=world,
+        fill_block=fill_block,
+        sharder=planned.sharder,
+        all_reduce=DTYPES[config.precision.all_reduce],
+    )
     train_column_shards(sharded, plan=plan, optimizer=of_tables)
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {}
@@ -104,6 +162,8 @@ def build_engine(config: Config, schema: Schema, world: World) -> Engine:
         average=average,
         plan=plan,
         placements=placements(plan, sizes, of_tables, world.size),
+        memory=planned.memory,
+        hardware=hardware_of(config.sharding, world),
         dense_weights=dense_weights,
         table_weights=table_weights,
         fill_block=fill_block,

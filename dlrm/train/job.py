@@ -11,16 +11,18 @@ import rich.console
 
 from dlrm import activity
 from dlrm.config import Config
+from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
+from dlrm.memory import PROCESS, Bytes, MemoryAccount, expect, expected
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.metrics.tasks import Results
 from dlrm.run import heartbeat
-from dlrm.run.console import Console, Display, Silent, plan_table
+from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
-from dlrm.run.log import open_log
+from dlrm.run.log import leave_terminal, open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
 from dlrm.run.results import record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
@@ -31,6 +33,8 @@ from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhe
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
 from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.engine import Engine, build_engine
+from dlrm.train.memory import of_most, process_bytes, scored_samples
+from dlrm.train.precision import precision_lines
 from dlrm.train.schedule import Schedule
 
 
@@ -53,10 +57,14 @@ def run_training(config: Config) -> dict[str, Any]:
 
 
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
+    leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
     schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
-    engine = build_engine(config, dataset.schema, world)
+    process = Bytes(host=process_bytes(config, dataset, world))
+    engine = build_engine(config, dataset.schema, world, scored=scored_samples(config, dataset))
+    expect(engine.memory.with_part(PROCESS, process))
+    accounts = world.collectives.all_gather_object(expected())
 
     data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
     patience = patience_with_storage(config, world, display)
@@ -82,8 +90,8 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         saving=checkpointing.saving,
     )
     if world.is_leader:
-        _introduce(engine, schedule, run.path, world, display)
-    for line in (*run.lines, *start.lines):
+        _introduce(engine, schedule, run.path, world, display, of_most(accounts))
+    for line in (*precision_lines(config, world), *run.lines, *start.lines):
         display.say(line)
 
     with checkpointing.watched():
@@ -93,6 +101,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     test, best = _final_scores(config, job, recorder, display)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
+    summary["expected_memory"] = of_most(accounts).to_dict()
     summary["bad_values"] = _bad_values(job, world)
     if world.is_leader:
         leave_behind(summary, run.path, recorder, display)
@@ -121,10 +130,14 @@ def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, disp
     return RunRecorder(folder, tensorboard=config.tensorboard, step=step, warn=display.say)
 
 
-def _introduce(engine: Engine, schedule: Schedule, folder: Path, world: World, display: Display) -> None:
+def _introduce(
+    engine: Engine, schedule: Schedule, folder: Path, world: World, display: Display, memory: MemoryAccount
+) -> None:
     table = plan_table(engine.placements)
     text = rich.console.Console(file=io.StringIO(), width=110)
     text.print(table)
+    text.print(memory_table(memory))
+    text.print(f"planned for {engine.hardware}", soft_wrap=True)
     with secondary(folder / "plan.txt", display.say):
         write_text(folder / "plan.txt", text.file.getvalue())  # type: ignore[attr-defined]
     display.show(table)
@@ -133,6 +146,9 @@ def _introduce(engine: Engine, schedule: Schedule, folder: Path, world: World, d
         f"{engine.dense_weights:,} others; {schedule.total_steps:,} steps of {schedule.order.global_batch_size:,} samples; "
         f"files in {folder}/"
     )
+    for device in (False, True):
+        if told := memory.told(device=device):
+            display.say(f"memory of the {'device' if device else 'host'}: {told}")
 
 
 def _final_scores(
@@ -189,6 +205,7 @@ def summarise(
         "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
         "dense_weights": job.engine.dense_weights,
         "table_weights": job.engine.table_weights,
+        "precision": to_plain(config.precision),
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,
         **summary_of(validation=job.measured.validation, test=test, best=best),

@@ -1,4 +1,4 @@
-"""One step: the only file that knows torchrec's train pipelines.
+"""One step: what drives torchrec's train pipelines.
 
 A pipeline reads ahead (the exchange of the next batch's ids overlaps with this batch's compute), so what it has consumed is
 not what it has trained. Here an iterator of batches is always run to its end: when :meth:`Stepper.train` returns, every
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.fx.proxy import TraceError
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
 from dlrm.activity import Awaited
+from dlrm.config.train import Pipeline
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
+from dlrm.train.pipelines import build_pipeline
 
 _NOT_TRACED = (
     "The train pipeline traces a model's forward: what cannot be traced goes into a child (docs/extending.md, A model)."
@@ -49,7 +50,7 @@ class Stepper:
         model: a DistributedModelParallel around a TrainTask.
         optimizer: its optimizers.
         device: where it computes.
-        pipeline: ``sparse_dist`` overlaps, ``base`` does one thing after the other.
+        pipeline: what runs beside what.
     """
 
     def __init__(
@@ -57,12 +58,11 @@ class Stepper:
         model: DistributedModelParallel,
         optimizer: TrainingOptimizer,
         device: torch.device,
-        pipeline: Literal["sparse_dist", "base"],
+        pipeline: Pipeline,
     ) -> None:
-        kind = TrainPipelineSparseDist if pipeline == "sparse_dist" else TrainPipelineBase
         self._model = model
         self._optimizer = optimizer
-        self._pipeline = kind(model, optimizer, device)
+        self._pipeline = build_pipeline(pipeline, model, optimizer, device)
 
     def train(self, batches: Iterator[Batch], first_step: int) -> Iterator[StepOutput]:
         """Train every batch.

@@ -15,6 +15,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import is_fake  # a tensor without memory, by which memory is foreseen
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -65,7 +66,7 @@ class HostArithmetic(TorchDispatchMode):
         if func.namespace in _NAMESPACES_LEFT_ALONE or func.overloadpacket.__name__ in _LEFT_ALONE or func.is_view:
             return result
         inputs, outputs = _tensors((args, kwargs)), _tensors(result)
-        if not any(tensor.is_cuda for tensor in (*inputs, *outputs)):
+        if not any(tensor.is_cuda for tensor in (*inputs, *outputs)) or any(map(is_fake, outputs)):
             return result
         if not (self._floats or _sizes_may_hang_on(func, args, kwargs, inputs, outputs)):
             return result

@@ -24,6 +24,7 @@ from dlrm.config import load_config
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseSgd
 from dlrm.errors import PlanError
 from dlrm.optim.tables.build import fuse_optimizer, table_optimizer
+from dlrm.sharding import column_shards
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.sharder import TableSharder
 from dlrm.sharding.wrap import shard_model
@@ -197,8 +198,9 @@ def sharded_bags(rank, world_size):
     return shard_model(model, plan=plan, world=this_world(), fill_block=fill), plan, optimizer
 
 
-def pieces_after_training(rank, world_size):
+def pieces_after_training(rank, world_size, count_rows_on):
     """What each rank holds after a few steps: (table, first row, first column, weights, accumulators)."""
+    column_shards._COUNT_ROWS_ON = count_rows_on  # in a process that ends with this function
     model, plan, optimizer = sharded_bags(rank, world_size)
     train_column_shards(model, plan=plan, optimizer=optimizer)
     for step in range(STEPS):
@@ -236,9 +238,12 @@ def by_hand(table, world_size):
     return weight_RD, sums_R
 
 
+@pytest.mark.parametrize("count_rows_on", [("cpu",), ()], ids=["counted", "as on cuda"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_weights_and_accumulators_are_those_computed_by_hand_and_accumulators_of_a_row_equal_to_the_bit(world_size):
-    pieces = [piece for held in run_ranks(pieces_after_training, world_size) for piece in held]
+def test_weights_and_accumulators_are_those_computed_by_hand_and_accumulators_of_a_row_equal_to_the_bit(
+    world_size, count_rows_on
+):
+    pieces = [piece for held in run_ranks(pieces_after_training, world_size, count_rows_on) for piece in held]
     for table, shape in TABLES.items():
         weight_RD, sums_R = by_hand(table, world_size)
         copies_R = {}

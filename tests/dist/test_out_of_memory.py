@@ -1,5 +1,6 @@
 """Where memory ends for real: a line with what was asked, when, and what to change there."""
 
+import re
 import resource
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dlrm.command.failure import judge
 from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
+from dlrm.memory import MemoryAccount, expect
 from dlrm.train.engine import build_engine
 from dlrm.train.evaluator import Evaluator
 from tests.support.ranks import run_ranks
@@ -48,21 +50,29 @@ def run_out(rank, world_size):
     stop_growing()
     said = {}
     for name, run in phases.items():
+        expect(MemoryAccount())
         try:
             run()
         except Exception as error:
             verdict = judge(error, rank=1, world_size=2)
             said[name] = (verdict.kind, verdict.exit_code, verdict.details, verdict.line)
+            if name == "step":
+                expect(training.memory)
+                said["expected"] = (*said[name][:3], judge(error, rank=1, world_size=2).line)
     return said
 
 
 def test_no_more_memory_is_a_line_of_the_rank_in_every_phase():
     (said,) = run_ranks(run_out, 1)
     assert {name: outcome[:3] for name, outcome in said.items()} == dict.fromkeys(
-        ("step", "evaluation", "save", "build"), ("user", 2, "")
+        ("step", "expected", "evaluation", "save", "build"), ("user", 2, "")
     )
     lines = {name: outcome[3].removeprefix("rank 1: out of memory on the host ") for name, outcome in said.items()}
     assert lines["step"].startswith("in a training step (512.0 MiB asked for); lower train.global_batch_size")
+    assert re.match(
+        r"in a training step \(512.0 MiB asked for\); (\d\.\d) GiB expected \(activations \1 GiB, .*\); lower train\.",
+        lines["expected"],
+    )
     assert lines["evaluation"].startswith("while evaluating (512.0 MiB asked for); lower evaluation.global_batch_size")
     assert lines["save"].startswith("while saving or loading a checkpoint (512.0 MiB asked for); saving needs memory")
     assert lines["build"].startswith("while the model was built (488.3 MiB asked for); use smaller tables")

@@ -61,3 +61,11 @@ def test_tables_in_host_memory_train_like_those_on_the_device(tmp_path, kernel):
     on_device = losses(tmp_path, "device", *options, "sharding.kernels=fused")
     on_host = losses(tmp_path, "host", *options, f"sharding.kernels={kernel}")
     assert on_host == pytest.approx(on_device, rel=1e-4)
+
+
+@pytest.mark.parametrize("option", ["precision.dense=bf16", "precision.tf32=true"])
+def test_dense_parts_in_fewer_bits_train_like_those_in_float32(tmp_path, option):
+    plain = losses(tmp_path, "plain", "distributed.device=cuda")
+    found = losses(tmp_path, "fewer", "distributed.device=cuda", option)
+    assert found[0] == pytest.approx(plain[0], rel=2**-6)  # two bits more than bfloat16 rounds by, for the layers
+    assert sum(found[-10:]) == pytest.approx(sum(plain[-10:]), rel=0.02)

@@ -26,9 +26,10 @@ class TableAdagrad(TableOptimizer):
         """``sum`` of the squared gradients."""
         return {"sum": (rows, dim)}
 
-    def direction(
-        self, state: dict[str, torch.Tensor], rows_R: torch.Tensor, gradient_RD: torch.Tensor
-    ) -> torch.Tensor:
+    def directions(self, states: list[dict[str, torch.Tensor]], gradients_RD: list[torch.Tensor]) -> list[torch.Tensor]:
         """``g / (sqrt(s) + eps)``."""
-        sums = state["sum"].index_add_(0, rows_R, gradient_RD.square())
-        return gradient_RD / (sums[rows_R].sqrt() + self.eps)
+        sums_RD = [state["sum"] for state in states]
+        torch._foreach_add_(sums_RD, torch._foreach_mul(gradients_RD, gradients_RD))
+        roots_RD = torch._foreach_sqrt(sums_RD)
+        torch._foreach_add_(roots_RD, self.eps)
+        return list(torch._foreach_div(gradients_RD, roots_RD))

@@ -33,8 +33,6 @@ class TableAdam(TableOptimizer):
         """The moments."""
         return {"exp_avg": (rows, dim), "exp_avg_sq": (rows, dim)}
 
-    def direction(
-        self, state: dict[str, torch.Tensor], rows_R: torch.Tensor, gradient_RD: torch.Tensor
-    ) -> torch.Tensor:
+    def directions(self, states: list[dict[str, torch.Tensor]], gradients_RD: list[torch.Tensor]) -> list[torch.Tensor]:
         """Not there; the planner leaves data-parallel out."""
         raise NotImplementedError("data-parallel tables have no Adam")

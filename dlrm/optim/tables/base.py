@@ -18,7 +18,7 @@ class TableOptimizer(ABC):
     Attributes:
         kind: as the configuration calls it; lr: rate of a step, before the schedule and a table's own factor.
         on_cpu: whether fbgemm has a kernel for the CPU.
-        data_parallel: whether :meth:`direction` does for data-parallel tables, which have no kernel, what the kernel does.
+        data_parallel: whether :meth:`directions` does for data-parallel tables, which have no kernel, what the kernel does.
         by_row: whether the columns of a row share state, so that the kernel, which sees the columns of one shard only, is
             another algorithm where a table is cut into columns (:mod:`dlrm.sharding.column_shards` takes its place there).
     """
@@ -40,18 +40,17 @@ class TableOptimizer(ABC):
         """By name the shapes of the float32 state of a table, whatever trains it; the names are fbgemm's."""
 
     @abstractmethod
-    def direction(
-        self, state: dict[str, torch.Tensor], rows_R: torch.Tensor, gradient_RD: torch.Tensor
-    ) -> torch.Tensor:
-        """What is subtracted from the rows, before the rate; brings their state up to date.
+    def directions(self, states: list[dict[str, torch.Tensor]], gradients_RD: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What is subtracted from whole tables, before the rate; brings their state up to date.
+
+        A row whose gradient is zero must get zeros and keep its state.
 
         Args:
-            state: of the whole table, by name.
-            rows_R: int64 (R,), distinct rows.
-            gradient_RD: their gradients.
+            states: of each table, by name.
+            gradients_RD: of each table, float32 (R, D) with its own R and D.
 
         Returns:
-            (R, D).
+            Of each table (R, D).
         """
 
     def block_bytes(self, rows: int, columns: int) -> int:

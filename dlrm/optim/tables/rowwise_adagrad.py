@@ -29,9 +29,11 @@ class TableRowwiseAdagrad(TableOptimizer):
         """``sum`` of the means of the squared gradients."""
         return {"sum": (rows,)}
 
-    def direction(
-        self, state: dict[str, torch.Tensor], rows_R: torch.Tensor, gradient_RD: torch.Tensor
-    ) -> torch.Tensor:
+    def directions(self, states: list[dict[str, torch.Tensor]], gradients_RD: list[torch.Tensor]) -> list[torch.Tensor]:
         """``g / (sqrt(s) + eps)``."""
-        sums = state["sum"].index_add_(0, rows_R, gradient_RD.square().mean(dim=1))
-        return gradient_RD / (sums[rows_R].sqrt().unsqueeze(1) + self.eps)
+        sums_R = [state["sum"] for state in states]
+        squares_RD = torch._foreach_mul(gradients_RD, gradients_RD)
+        torch._foreach_add_(sums_R, [square_RD.mean(dim=1) for square_RD in squares_RD])
+        roots_R = torch._foreach_sqrt(sums_R)
+        torch._foreach_add_(roots_R, self.eps)
+        return list(torch._foreach_div(gradients_RD, [root_R[:, None] for root_R in roots_R]))

@@ -25,8 +25,6 @@ class TableSgd(TableOptimizer):
         """Nothing."""
         return {}
 
-    def direction(
-        self, state: dict[str, torch.Tensor], rows_R: torch.Tensor, gradient_RD: torch.Tensor
-    ) -> torch.Tensor:
-        """The gradient itself."""
-        return gradient_RD
+    def directions(self, states: list[dict[str, torch.Tensor]], gradients_RD: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradients themselves."""
+        return gradients_RD

@@ -150,7 +150,7 @@ class CheckpointHook(Hook):
             min(max(int(pause_steps), 1), _LONGEST_POLL_STEPS) if leads else 0,
             *(self._signals.stop == number for number in STOPPING),
         )
-        said = torch.tensor(answers, dtype=torch.int64, device=self._world.device)
+        said = torch.tensor(answers, dtype=torch.int64)  # on the host: a device would have to be waited for
         self._world.collectives.all_reduce_sum_(said)
         is_due, save, failed, next_steps, *stops = said.tolist()
         self._last_poll_s, self._last_poll_step = now, position.step

@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 
 import dlrm
+from dlrm import memory
 from dlrm.command.failure import judge
 from dlrm.command.refusals import refusal
+from dlrm.memory import Bytes, MemoryAccount
 
 PIB = 2**50  # no machine has it
 
@@ -66,6 +68,33 @@ def test_no_more_memory_of_the_gpu_is_a_cause_not_a_lost_rank(error, asked):
     verdict = judge(error, rank=3, world_size=8)
     assert verdict.kind == "user"
     assert verdict.line == f"rank 3: out of memory on the GPU{asked}; lower train.global_batch_size or use more ranks"
+
+
+def test_what_holds_the_memory_is_told_with_what_would_make_the_largest_part_smaller(monkeypatch):
+    parts = {
+        memory.PROCESS: Bytes(host=3 * 2**30),
+        memory.TABLES: Bytes(device=41 * 2**30, host=2**30),
+        memory.ACTIVATIONS: Bytes(device=30 * 2**30),
+        memory.COPIES: Bytes(host=2**31),
+        memory.BATCHES: Bytes(host=2**20, device=2**20),
+    }
+    monkeypatch.setattr(memory, "_expected", MemoryAccount(parts))
+    on_gpu = judge(torch.OutOfMemoryError(CUDA), rank=3, world_size=8)
+    assert (on_gpu.kind, on_gpu.exit_code) == ("user", 2)
+    assert on_gpu.line == (
+        "rank 3: out of memory on the GPU (20.00 GiB asked for, 3.31 GiB free); "
+        "71.0 GiB expected (tables 41.0 GiB, activations 30.0 GiB, batches in flight 1.0 MiB); "
+        "lower train.global_batch_size or use more ranks; "
+        "for less of the tables: use smaller tables (fewer rows, model.embedding_dim) or more ranks"
+    )
+    on_host = judge(caught(lambda: torch.empty(PIB, dtype=torch.uint8)), rank=0, world_size=1)
+    assert (on_host.kind, on_host.exit_code) == ("user", 2)
+    assert on_host.line == (
+        "out of memory on the host (1024.0 TiB asked for); "
+        "6.0 GiB expected (process and libraries 3.0 GiB, copies for checkpoints 2.0 GiB, tables 1.0 GiB, "
+        "batches in flight 1.0 MiB); lower train.global_batch_size or use more ranks; "
+        "for less of the copies for checkpoints: use more ranks, or checkpoint.enabled: false"
+    )
 
 
 @pytest.mark.parametrize(

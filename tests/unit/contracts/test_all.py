@@ -1,9 +1,17 @@
 """No hook is without a test: what is private elsewhere and named in the code is found by reading the code."""
 
-from tests.unit.contracts import test_launcher, test_others, test_replicas, test_tables
+from tests.unit.contracts import (
+    test_id_exchange,
+    test_launcher,
+    test_others,
+    test_regions,
+    test_replicas,
+    test_tables,
+)
 from tests.unit.contracts.hooks import HELD, private_names_of_others
 
-MODULES = (test_launcher, test_others, test_replicas, test_tables)  # which enter their hooks when they are imported
+# They enter their hooks when they are imported.
+MODULES = (test_id_exchange, test_launcher, test_others, test_regions, test_replicas, test_tables)
 
 
 def test_every_private_name_that_is_taken_from_a_library_has_a_test() -> None:

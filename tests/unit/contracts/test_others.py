@@ -102,6 +102,36 @@ def test_the_flight_recorder_knows_the_collectives_of_gloo() -> None:
 
 
 @hook(
+    "_subclasses", "_python_dispatch", "_pytree", of="torch", used_in="dlrm/models/activations.py",
+    see="torch/_subclasses/fake_tensor.py, torch/utils/_python_dispatch.py",
+)  # fmt: skip
+def test_a_dispatch_mode_sees_the_storages_of_tensors_without_memory_forward_and_backward() -> None:
+    import torch
+
+    from dlrm.distributed.internals import DispatchMode, FakeTensors, tree_leaves
+
+    made: list[int] = []
+
+    class Recorded(DispatchMode):
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+        ) -> object:
+            result = func(*args, **(kwargs or {}))  # type: ignore[operator]
+            leaves = tree_leaves([{"x": result}])
+            made.extend(leaf.untyped_storage().nbytes() for leaf in leaves if isinstance(leaf, torch.Tensor))
+            return result
+
+    with FakeTensors():
+        x = torch.zeros(2**50, dtype=torch.uint8).to(torch.float64).requires_grad_()  # eight PiB: no machine has it
+        with Recorded():
+            y = x.exp()
+            forward = len(made)
+            y.sum().backward()
+    assert made[0] == 2**53
+    assert made[forward:].count(2**53) >= 1  # of the backward pass, which another thread may run
+
+
+@hook(
     "_submit_dryrun",
     of="torchx",
     used_in="launch/torchx_gaps.py",

@@ -196,3 +196,23 @@ def test_a_kernel_has_a_cache_which_is_empty_where_nothing_is_cached(
     kernel.lxu_cache_weights = torch.zeros(1, 8)
     assert caches_rows(kernel)
     assert kernel.current_device == torch.device("cpu")
+
+
+@hook(
+    "_foreach_add_", "_foreach_div", "_foreach_mul", "_foreach_sqrt", of="torch", used_in="dlrm/optim/tables",
+    see="the operators of torch/optim that are called with foreach=True",
+)  # fmt: skip
+def test_operators_on_lists_do_to_each_tensor_what_the_plain_ones_do() -> None:
+    first = [torch.rand(3, 4), torch.rand(2)]
+    other = [torch.rand(3, 4), torch.rand(2)]
+    for many, one in (
+        (torch._foreach_mul(first, other), torch.mul),
+        (torch._foreach_div(first, other), torch.div),
+    ):
+        assert all(torch.equal(got, one(a, b)) for got, a, b in zip(many, first, other, strict=True))
+    assert all(torch.equal(got, a.sqrt()) for got, a in zip(torch._foreach_sqrt(first), first, strict=True))
+    sums = [a.clone() for a in first]
+    torch._foreach_add_(sums, other, alpha=-0.25)
+    assert all(torch.equal(got, a - 0.25 * b) for got, a, b in zip(sums, first, other, strict=True))
+    torch._foreach_add_(sums, 0.5)
+    assert all(torch.equal(got, a - 0.25 * b + 0.5) for got, a, b in zip(sums, first, other, strict=True))

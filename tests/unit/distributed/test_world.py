@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dlrm.command.failure import judge
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import world
 from dlrm.distributed.world import RankInfo, choose_backend, joined_world, leave_together
@@ -115,6 +116,33 @@ def test_one_process_joins_alone_without_a_network_and_leaves_in_order(alone):
         assert joined.collectives.all_gather_object("x") == ["x"]
         assert torch.get_num_threads() == 1
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "told"),
+    [("cuda", "auto", torch.device("cuda", 0)), ("cuda", "gloo", None), ("cpu", "auto", None)],
+)
+def test_nccl_is_told_its_device_from_the_start(alone, monkeypatch, kind, backend, told):
+    given = {}
+    monkeypatch.setattr(world, "_choose_device", lambda *_: world.devices.Choice(kind))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **named: given.update(named))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(world, "ProcessGroup", lambda: None)
+    with joined_world(DistributedConfig(device=kind, backend=backend, threads_per_rank=1)):
+        assert given["device_id"] == told
+
+
+def test_what_nccl_cannot_do_at_the_start_keeps_its_own_words(alone, monkeypatch):
+    def fail(*_, **named):
+        raise dist.DistBackendError(
+            "NCCL error\nLast error:\nError while creating shared memory segment /dev/shm/nccl-x"
+        )
+
+    monkeypatch.setattr(dist, "init_process_group", fail)
+    with pytest.raises(dist.DistBackendError) as caught, joined_world(DistributedConfig(device="cpu")):
+        pass
+    assert "docker run --shm-size" in judge(caught.value, rank=1, world_size=2).line
 
 
 def test_threads_are_the_cores_divided_by_the_ranks_of_the_host(alone, monkeypatch):

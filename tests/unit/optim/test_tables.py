@@ -12,7 +12,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
 from dlrm.errors import ConfigError
 from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, table_optimizer
-from dlrm.optim.tables.touched_rows import TouchedRowOptimizer
+from dlrm.optim.tables.data_parallel import DataParallelTables
 
 ROWS, DIM, BAGS, STEPS = 40, 8, 16, 6
 KINDS = {
@@ -46,7 +46,7 @@ def row_gradients(ids, offsets, gradient_BD):
 
 def trained_here(config):
     weight = torch.nn.Parameter(start_weight())
-    optimizer = TouchedRowOptimizer([weight], table_optimizer(config), config.lr)
+    optimizer = DataParallelTables([weight], table_optimizer(config), config.lr)
     for batch in batches():
         weight.grad = row_gradients(*batch)
         optimizer.step()
@@ -105,7 +105,7 @@ def test_rows_that_no_batch_touches_stay_as_they_are(kind):
 @pytest.mark.parametrize(("kind", "shape"), [("sgd", None), ("adagrad", (ROWS, DIM)), ("rowwise_adagrad", (ROWS,))])
 def test_all_state_exists_before_the_first_step(kind, shape):
     weight = torch.nn.Parameter(start_weight())
-    state = TouchedRowOptimizer([weight], table_optimizer(KINDS[kind][0]), 0.1).state[weight]
+    state = DataParallelTables([weight], table_optimizer(KINDS[kind][0]), 0.1).state[weight]
     assert {name: tuple(value.shape) for name, value in state.items()} == ({"sum": shape} if shape else {})
     assert not any(value.requires_grad for value in state.values())
 
@@ -114,13 +114,13 @@ def test_a_table_without_gradient_and_one_with_a_gradient_of_zero_stay_as_they_a
     for gradient in (None, torch.zeros(ROWS, DIM)):
         weight = torch.nn.Parameter(start_weight())
         weight.grad = gradient
-        TouchedRowOptimizer([weight], table_optimizer(KINDS["adagrad"][0]), 0.1).step()
+        DataParallelTables([weight], table_optimizer(KINDS["adagrad"][0]), 0.1).step()
         assert torch.equal(weight, start_weight())
 
 
 def test_the_rate_of_a_step_is_that_of_its_group():
     weight = torch.nn.Parameter(torch.zeros(1, 2))
-    optimizer = TouchedRowOptimizer([weight], table_optimizer(SparseSgd(lr=99.0)), 0.5)
+    optimizer = DataParallelTables([weight], table_optimizer(SparseSgd(lr=99.0)), 0.5)
     for rate, expected in ((0.5, -0.5), (0.25, -0.75)):
         optimizer.param_groups[0]["lr"] = rate
         weight.grad = torch.ones(1, 2)

@@ -103,7 +103,7 @@ def test_handlers_of_libraries_that_write_to_the_terminal_are_taken_off(handler)
     logger = logging.getLogger("a.library")
     logger.propagate = False
     logger.addHandler(handler)
-    log._leave_terminal()
+    log.leave_terminal()
     assert not logger.handlers
     assert logger.propagate
 
@@ -114,7 +114,7 @@ def test_handlers_that_write_elsewhere_stay(tmp_path):
         handlers = [logging.NullHandler(), logging.StreamHandler(out), logging.FileHandler(tmp_path / "log")]
         for handler in handlers:
             logger.addHandler(handler)
-        log._leave_terminal()
+        log.leave_terminal()
         assert logger.handlers == handlers
         logger.handlers.clear()
         handlers[2].close()

@@ -16,7 +16,14 @@ def results(*aucs):
 
 def test_names_of_tasks_are_shown_as_they_are(capsys):
     of_run = {"name": "a", "stopped": "b", "steps": 1, "samples": 2, "epochs": 1, "training_time_s": 1.0}
-    of_run |= {"samples_per_s": 1.0, "ranks": 1, "resident_gib": 1.0, "device_gib": None, "folder": "f"}
+    of_run |= {
+        "samples_per_s": 1.0,
+        "ranks": 1,
+        "resident_gib": 1.0,
+        "device_gib": None,
+        "expected_memory": {"host": 2**30, "device": 0},
+        "folder": "f",
+    }
     of_run |= {"worse_than_base_rate": None, "bad_values": {}}
     found = summary_of(validation=None, test=results(0.75, 0.5), best=None)
     Console(progress=False).show(closing_table({**of_run, **found}))

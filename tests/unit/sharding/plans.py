@@ -10,7 +10,7 @@ from dlrm.models.build import build_model
 from dlrm.models.task import TrainTask
 from dlrm.optim.tables.build import fuse_optimizer, table_optimizer
 from dlrm.schema import Schema
-from dlrm.sharding.planner import make_plan
+from dlrm.sharding.planner import NOTHING, Reserve, make_plan
 
 ROWS = (7, 50, 300, 40)
 COMMON = ["model.embedding_dim=16", "model.bottom_mlp=8,16", "optim.sparse={kind: adagrad, lr: 0.1}"]
@@ -20,9 +20,9 @@ def config_of(*options: str) -> Config:
     return load_config(None, [*COMMON, *options])
 
 
-def world_of(ranks: int, ranks_per_host: int | None = None) -> World:
+def world_of(ranks: int, ranks_per_host: int | None = None, device: str = "cpu") -> World:
     place = RankInfo(0, ranks, 0, ranks_per_host or ranks)
-    return World(rank_info=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
+    return World(rank_info=place, device=torch.device(device), backend="gloo", collectives=OneProcess())
 
 
 def task_of(config: Config, schema: Schema) -> TrainTask:
@@ -38,6 +38,7 @@ def plan_of(
     rows: tuple[int, ...] = ROWS,
     hotness: tuple[int, ...] | None = None,
     batch: int = 8,
+    reserve: Reserve = NOTHING,
 ) -> ShardingPlan:
     schema = Schema.numbered(3, rows, hotness)
     return make_plan(
@@ -47,6 +48,7 @@ def plan_of(
         schema=schema,
         world=world,
         rank_batch_size=batch,
+        reserve=reserve,
     )
 
 

@@ -7,7 +7,7 @@ from dlrm.distributed.world import RankInfo
 from dlrm.errors import ConfigError, PlanError
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.sharding.planner import table_constraints, topology
+from dlrm.sharding.planner import NOTHING, Reserve, table_constraints
 from tests.unit.sharding.plans import ROWS, blocks_of, config_of, plan_of, tables_in, world_of
 
 MODEL_PARALLEL = ["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
@@ -183,7 +183,7 @@ def test_bandwidths_that_no_hardware_has_are_refused(bandwidth):
 
 def test_hosts_with_unlike_numbers_of_ranks_are_refused():
     with pytest.raises(PlanError, match="4 ranks do not divide into hosts of 3"):
-        topology(ShardingConfig(), world_of(4, ranks_per_host=3))
+        plan_of(config_of(), world_of(4, ranks_per_host=3))
 
 
 def test_adam_never_gets_a_data_parallel_table():
@@ -220,22 +220,74 @@ def test_on_one_host_table_row_wise_is_called_row_wise_where_both_are_allowed():
     assert one["cat_0"].sharding_types == ["table_row_wise"]
 
 
-# What the planner is told of the hardware
+# Memory of a GPU and of its host
 
 
-def test_memory_and_bandwidths_are_those_of_the_configuration():
-    config = ShardingConfig(device_memory_gib=2, reserve_fraction=0.25, intra_host_gib_s=100, inter_host_gib_s=5)
-    hardware = topology(config, world_of(4, ranks_per_host=2))
-    assert (hardware.world_size, hardware.local_world_size, hardware.compute_device) == (4, 2, "cpu")
-    assert {(device.storage.hbm, device.storage.ddr) for device in hardware.devices} == {(0, int(1.5 * 1024**3))}
-    per_ms = 1024**3 / 1000
-    assert (hardware.intra_host_bw, hardware.inter_host_bw) == (100 * per_ms, 5 * per_ms)
+LARGE = (4_000_000, 50)  # 256 MB of weights, as much of Adagrad's state
 
 
-def test_the_ranks_of_a_host_share_its_memory(monkeypatch):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 8 * 1024**3}))
-    hardware = topology(ShardingConfig(reserve_fraction=0), world_of(4, ranks_per_host=2))
-    assert {device.storage.ddr for device in hardware.devices} == {4 * 1024**3}
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of 80 GB in a host of 64 GiB, as far as the planner asks."""
+    properties = type("Properties", (), {"total_memory": 80 * 10**9})
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 64 * 1024**3}))
+
+
+def refusal_on_gpu(*options, reserve=NOTHING):
+    with pytest.raises(PlanError) as caught:
+        plan_of(config_of(*options), world_of(2, device="cuda"), rows=LARGE, reserve=reserve)
+    return str(caught.value)
+
+
+def test_tables_that_do_not_fit_on_a_gpu_name_its_memory_and_its_options(gpu):
+    said = refusal_on_gpu("sharding.kernels=fused", "sharding.device_memory_gib=0.1")
+    assert "do not fit into 2 rank(s) with 0.1 GiB of device memory each beside the activations of 8 samples; " in said
+    assert "more sharding.device_memory_gib, keep tables in host memory (sharding.kernels: fused_uvm_caching" in said
+    assert "host_memory_gib" not in said
+
+
+@pytest.mark.parametrize("kernel", ["fused_uvm", "fused_uvm_caching"])
+def test_tables_that_do_not_fit_into_the_host_s_memory_name_that_and_not_the_device_s(gpu, kernel):
+    said = refusal_on_gpu(f"sharding.kernels={kernel}", "sharding.host_memory_gib=0.1")
+    assert "do not fit into 2 rank(s) with 0.1 GiB of host memory each beside" in said
+    assert "more sharding.host_memory_gib, keep tables on the devices (sharding.kernels: fused)" in said
+    assert "device_memory_gib" not in said
+
+
+def test_tables_that_fit_neither_here_nor_there_name_both(gpu):
+    said = refusal_on_gpu(
+        "sharding.kernels=fused_uvm_caching", "sharding.device_memory_gib=0.001", "sharding.host_memory_gib=0.1"
+    )
+    assert "with 0.001 GiB of device memory and 0.1 GiB of host memory each" in said
+    assert "more sharding.device_memory_gib and sharding.host_memory_gib" in said
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.2, True), (0.9, False)])
+def test_the_share_that_is_cached_decides_what_fits_and_goes_with_the_plan(gpu, share, fits):
+    options = ["sharding.kernels=fused_uvm_caching", "sharding.types=table_wise", "sharding.device_memory_gib=0.3"]
+    options += [f"sharding.tables.cat_0.cache_share={share}", "sharding.cache_share=0.5"]
+    if not fits:
+        assert "of device memory" in refusal_on_gpu(*options)
+        return
+    plan = tables_in(plan_of(config_of(*options), world_of(2, device="cuda"), rows=LARGE))
+    assert [plan[name].cache_params.load_factor for name in ("cat_0", "cat_1")] == [share, 0.5]
+
+
+def test_copies_of_the_state_count_in_the_host_s_memory(gpu):
+    options = ["sharding.kernels=fused_uvm", "sharding.host_memory_gib=0.4", "sharding.types=row_wise"]
+    plan_of(config_of(*options), world_of(2, device="cuda"), rows=LARGE)
+    copies = LARGE[0] * 16 * 4  # a rank's half of weights and state
+    said = refusal_on_gpu(*options, reserve=Reserve(host=copies, copies=copies))
+    assert "of host memory each beside the activations of 8 samples and 0.238 GiB for a copy of the state" in said
+    assert "do without checkpoints (checkpoint.enabled: false)" in said
+
+
+def test_what_is_no_table_counts_on_the_device(gpu):
+    options = ["sharding.kernels=fused", "sharding.device_memory_gib=1"]
+    plan_of(config_of(*options), world_of(2, device="cuda"), rows=LARGE)
+    assert "of device memory" in refusal_on_gpu(*options, reserve=Reserve(device=int(0.8 * 1024**3)))
 
 
 # Row ranges without rows

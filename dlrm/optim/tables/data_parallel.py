@@ -13,12 +13,15 @@ import torch
 from dlrm.optim.tables.base import TableOptimizer
 
 
-class TouchedRowOptimizer(torch.optim.Optimizer):
-    """A table optimizer of whole tables. Rows whose gradient is zero, untouched ones above all, stay as they are.
+class DataParallelTables(torch.optim.Optimizer):
+    """A table optimizer of whole tables, all of them at once.
+
+    A row that no id touches has a gradient of zeros, and every optimizer here leaves such a row and its state as they are.
+    So there is no need to ask which rows were touched: on CUDA the answer would have to be waited for.
 
     Args:
         params: tables, each (rows, D).
-        optimizer: what a step does to a row.
+        optimizer: what a step does to them.
         lr: learning rate of these tables.
     """
 
@@ -32,14 +35,11 @@ class TouchedRowOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every touched row. ``closure`` exists for torch's interface and must be None."""
+        """Update every table that has a gradient. ``closure`` exists for torch's interface and must be None."""
         assert closure is None, "the pipeline has computed the loss already"
         for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._update(table, table.grad, group["lr"])
-
-    def _update(self, table: torch.Tensor, gradient: torch.Tensor, lr: float) -> None:
-        rows_R = gradient.ne(0).any(dim=1).nonzero().squeeze(1)
-        direction_RD = self._optimizer.direction(self.state[table], rows_R, gradient[rows_R])
-        table.detach().index_add_(0, rows_R, direction_RD, alpha=-lr)
+            tables = [table for table in group["params"] if table.grad is not None]
+            if tables:
+                states = [self.state[table] for table in tables]
+                directions = self._optimizer.directions(states, [table.grad for table in tables])
+                torch._foreach_add_(tables, directions, alpha=-group["lr"])

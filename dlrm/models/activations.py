@@ -1,0 +1,159 @@
+"""What the part of a model outside of its tables takes in a step, found by running it on tensors without memory.
+
+The model runs forward and backward on torch's fake tensors, which have shapes and no values, with a stand-in for its
+tables; a tensor counts from the operator that makes it until nobody holds it any more. So no layer has to say what it
+takes, and one that is added later counts as well. What a kernel takes and gives back within an operator is not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from dlrm.distributed.internals import DispatchMode, FakeTensors, tree_leaves
+from dlrm.models.task import TrainTask
+from dlrm.schema import Schema
+from dlrm.table_names import table_name
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes of the tensors of a step besides weights, their gradients, the batch and the tables' output.
+
+    Attributes:
+        saved: at the end of the forward pass, for the backward pass.
+        peak: at most; the gradient of the tables' output is among them.
+        evaluated: at most in a forward pass of evaluation.
+    """
+
+    saved: int
+    peak: int
+    evaluated: int
+
+
+def activations(task: TrainTask, schema: Schema, samples: int, device: torch.device) -> Activations:
+    """Run ``task`` without memory.
+
+    Args:
+        task: the model with its loss, before it is sharded; it is left as it was.
+        schema: of the data.
+        samples: B, of a rank's part of a batch.
+        device: of the step, by kind; nothing is put there.
+    """
+    tables = task.model.tables
+    was_training = task.training
+    with FakeTensors():
+        task.model.tables = _PooledEmbeddings(tables.embedding_bag_configs(), samples, device)
+        try:
+            saved, peak = _train(task.train(), _batch(schema, samples, device), device)
+            evaluated = _evaluate(task.eval(), _batch(schema, samples, device), device)
+        finally:
+            task.model.tables = tables
+            task.train(was_training)
+    return Activations(saved, peak, evaluated)
+
+
+class _PooledEmbeddings(nn.Module):
+    """Stands in for the tables: their output, float32 (B, X), in the model's order."""
+
+    def __init__(self, configs: Iterable[Any], samples: int, device: torch.device) -> None:
+        super().__init__()
+        self._dims = {table_name(config.name): config.embedding_dim for config in configs}
+        self.pooled_BX = torch.zeros(samples, sum(self._dims.values()), device=device, requires_grad=True)
+
+    def forward(self, sparse: KeyedJaggedTensor) -> KeyedTensor:
+        """Whatever the ids."""
+        return KeyedTensor(keys=list(self._dims), length_per_key=list(self._dims.values()), values=self.pooled_BX)
+
+
+class _Batch(NamedTuple):
+    """A :class:`~dlrm.models.task.TrainBatch`."""
+
+    dense: torch.Tensor
+    sparse: KeyedJaggedTensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    loss_scale: torch.Tensor
+
+
+def _batch(schema: Schema, samples: int, device: torch.device) -> _Batch:
+    names = [feature.name for feature in schema.sparse]
+    ids = samples * sum(feature.hotness for feature in schema.sparse)
+    sparse = KeyedJaggedTensor(
+        keys=names,
+        values=torch.zeros(ids, dtype=torch.int64, device=device),
+        lengths=torch.zeros(len(names) * samples, dtype=torch.int32, device=device),
+        stride=samples,
+    )
+    dense_BN = torch.zeros(samples, len(schema.dense), device=device)
+    labels_BT = torch.zeros(samples, len(schema.tasks), device=device)
+    return _Batch(dense_BN, sparse, labels_BT, labels_BT, torch.zeros((), device=device))
+
+
+def _state(task: TrainTask, device: torch.device) -> dict[str, torch.Tensor]:
+    """What stands for weights and buffers; the weights have gradients from the start, as DDP's buckets give them."""
+    state: dict[str, torch.Tensor] = {}
+    for name, weight in task.named_parameters():
+        state[name] = torch.zeros(weight.shape, dtype=weight.dtype, device=device, requires_grad=True)
+        state[name].grad = torch.zeros_like(state[name])
+    for name, buffer in task.named_buffers():
+        state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
+    return state
+
+
+def _train(task: TrainTask, batch: _Batch, device: torch.device) -> tuple[int, int]:
+    state = _state(task, device)
+    with _Watch() as watch:
+        loss, outputs = functional_call(task, state, (batch,))
+        saved = watch.live
+        loss.backward()
+    del outputs
+    return saved, watch.peak
+
+
+def _evaluate(task: TrainTask, batch: _Batch, device: torch.device) -> int:
+    state = _state(task, device)
+    with torch.no_grad(), _Watch() as watch:
+        functional_call(task, state, (batch,))
+    peak: int = watch.peak
+    return peak
+
+
+class _Watch(DispatchMode):
+    """Counts the bytes that operators make while it is on.
+
+    Attributes:
+        live: of what is held by somebody; peak: the most that was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live, self.peak = 0, 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and count what it returns and was not given."""
+        self._known.update(_storages((args, kwargs)))
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if storage not in self._known:
+                size: int = storage.nbytes()
+                self._known.add(storage)
+                self.live += size
+                weakref.finalize(storage, self._free, size)
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]

@@ -1,0 +1,167 @@
+"""``dlrm_main.py benchmark``: how fast a configuration trains on this machine, and where the time of a step goes.
+
+Steps are trained twice: as they are, which gives the step's time and the throughput, and under the profiler, which gives
+the breakdown (:mod:`dlrm.scaling.stages`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dlrm.config import dump_config
+from dlrm.config.benchmark import BenchmarkConfig
+from dlrm.data.batch import Batch
+from dlrm.data.build import build_dataset
+from dlrm.data.source import Dataset
+from dlrm.distributed.collectives import from_rank_0, together
+from dlrm.distributed.world import World, joined_world
+from dlrm.errors import ConfigError
+from dlrm.run.console import Console, Display, Silent
+from dlrm.run.environment import environment
+from dlrm.run.files import is_run
+from dlrm.run.log import open_log
+from dlrm.run.secondary import secondary, write_json, write_text
+from dlrm.scaling.ceilings import Ceilings, measure
+from dlrm.scaling.floors import floors
+from dlrm.scaling.passes import Training
+from dlrm.scaling.picture import draw
+from dlrm.scaling.result import ProfiledRank, Result, breakdown, slowest, step_time
+from dlrm.scaling.stages import busy_by_step, by_step, in_order, launched_by_step
+from dlrm.scaling.text import texts
+from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
+from dlrm.train.engine import Engine, build_engine
+
+_OF_THE_MODEL = {"lookups", "mlps", "interaction"}
+"""Without these the model is another one, and its floors tell nothing."""
+
+
+def run_benchmark(config: BenchmarkConfig) -> Result:
+    """Measure, show and write what was found; the same on every rank.
+
+    Raises:
+        DlrmError: what the user can mend.
+    """
+    with joined_world(config.distributed) as world:
+        display: Display = Console(progress=False) if world.is_leader else Silent()
+        if world.notice:
+            display.say(world.notice)
+        folder = from_rank_0(world.collectives, lambda: _folder(config))
+        open_log(folder, world.rank, display.say)
+        dataset = together(world.collectives, lambda: build_dataset(config.data))
+        result = measured(config, dataset, world, folder)
+        for shown in texts(result):
+            display.say(shown) if isinstance(shown, str) else display.show(shown)
+        if world.is_leader:
+            for name, write in (("benchmark.json", write_result), ("breakdown.png", draw)):
+                with secondary(folder / name, display.say):
+                    write(result, folder / name)
+            display.say(f"files in {folder}/")
+    return result
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write it as JSON."""
+    write_json(path, result.to_dict())
+
+
+def _folder(config: BenchmarkConfig) -> Path:
+    """Where results go.
+
+    Raises:
+        ConfigError: it cannot be written, or is a run's.
+    """
+    folder = Path(config.output or f"{config.run.dir}/{config.run.name}.benchmark")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_run(folder) and any(folder.iterdir()):
+            raise ConfigError.at("output", f"{folder} is the folder of a run: name another")
+        for earlier in (*folder.glob("trace_rank*.json.gz"), folder / "benchmark.json", folder / "breakdown.png"):
+            earlier.unlink(missing_ok=True)
+        write_text(folder / "benchmark.yaml", dump_config(config))
+    except OSError as error:
+        raise ConfigError.at("output", f"{folder} cannot be written ({error.strerror}): name another folder") from None
+    return folder
+
+
+def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Path) -> Result:
+    """Train and say what was found; the same on every rank.
+
+    Args:
+        config: of the benchmark.
+        dataset: its samples.
+        world: the ranks.
+        folder: for traces, if they are wanted.
+    """
+    engine = build_engine(config, dataset.schema, world)
+    training = Training(config, dataset.train, engine, world, without=config.without)
+    products = training.products()
+    training.run(config.warmup_steps)
+    plain = training.run(config.steps)
+    step_s = slowest(world.collectives.all_gather_object(plain.step_s))
+    trace = folder / f"trace_rank{world.rank}.json.gz" if config.profile else None
+    profiled, line = training.run_profiled(config.profiled_steps, trace)
+    mine = ProfiledRank(profiled.step_s, by_step(line), launched_by_step(line), busy_by_step(line))
+    ranks = world.collectives.all_gather_object(mine)
+    order = in_order(stage for rank in ranks for step in rank.stages_us for stage in step)
+    time = step_time(step_s)
+    work = ceilings = reached = None
+    if not _OF_THE_MODEL.intersection(config.without):
+        work = _work(config, engine, training.first_batch(), products, world)
+        ceilings = _ceilings(engine, products, len(training.first_batch().sparse.values()), world)
+        reached = floors(work, ceilings, samples=config.train.global_batch_size, step_ms=time.median_ms)
+    return Result(
+        name=config.run.name,
+        ranks=world.size,
+        device=world.device.type,
+        backend=world.backend,
+        threads_per_rank=torch.get_num_threads(),
+        global_batch_size=config.train.global_batch_size,
+        without=config.without,
+        steps=len(step_s),
+        samples_per_s=plain.samples / sum(step_s),
+        step=time,
+        breakdown=breakdown(ranks, order, time.median_ms / 1e3),
+        work=work,
+        ceilings=ceilings,
+        floors=reached,
+        environment=environment(world),
+    )
+
+
+def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[Product], world: World) -> Work:
+    """Of a sample; the same on every rank, as rank 0 has counted the ids of its batch."""
+    ids = world.collectives.broadcast_object(ids_per_sample(batch))
+    tables = [TableUse(place.dim, count) for place, count in zip(engine.placements, ids, strict=True)]
+    return work_per_sample(
+        products,
+        tables,
+        engine.optimizer.tables,
+        samples=config.train.global_batch_size // world.size,
+        ranks=world.size,
+        dense_features=batch.dense.shape[1],
+        dense_weights=engine.dense_weights,
+        dense_state=_dense_state(engine),
+    )
+
+
+def _ceilings(engine: Engine, products: list[Product], ids: int, world: World) -> tuple[Ceilings, ...]:
+    """Of each rank, measured at the same time."""
+    dim = round(sum(place.dim for place in engine.placements) / len(engine.placements))
+    world.collectives.barrier()
+    mine = measure(
+        products,
+        rows=engine.table_weights // dim // world.size,
+        dim=dim,
+        lookups=ids,
+        stream_numbers=sum(product.numbers for product in products) // (3 * len(products)),
+        device=world.device,
+    )
+    return tuple(world.collectives.all_gather_object(mine))
+
+
+def _dense_state(engine: Engine) -> int:
+    """How many numbers the optimizer keeps for each weight outside of tables."""
+    states = (state for name, state in engine.optimizer.unfused_state().items() if ".embedding_bags." not in name)
+    return round(sum(tensor.numel() for state in states for tensor in state.values()) / engine.dense_weights)

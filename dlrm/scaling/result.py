@@ -1,0 +1,162 @@
+"""What a benchmark found: the contents of benchmark.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dlrm.scaling.ceilings import Ceilings
+from dlrm.scaling.floors import Floors
+from dlrm.scaling.work import Work
+
+FORMAT, VERSION = "dlrm-benchmark", 1
+_LEFT_OUT = 0.25
+"""Share of the profiled steps that do not count at either end, by length: on a busy machine single steps take many times
+as long as the others."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """How long a step takes, milliseconds; of the slowest rank."""
+
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+    mean_ms: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the step, milliseconds a step.
+
+    Attributes:
+        stage: its name.
+        mean_ms: of the host's time, over the ranks.
+        slowest_ms: of the rank that takes longest for it; slowest_rank: which.
+        device_ms: of the kernels that it launched, of the rank with most of them; None without a CUDA device.
+    """
+
+    stage: str
+    mean_ms: float
+    slowest_ms: float
+    slowest_rank: int
+    device_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Where the time of a step goes.
+
+    Attributes:
+        step_ms: mean of the steps that count: the sum of the stages' ``mean_ms``.
+        steps: how many count.
+        overhead: by how much the profiler makes the median step longer, as a share of it.
+        stages: in the order of a step.
+        device_busy_ms: in which at least one kernel runs, of the rank with the least; None without a CUDA device.
+    """
+
+    step_ms: float
+    steps: int
+    overhead: float
+    stages: tuple[Stage, ...]
+    device_busy_ms: float | None = None
+
+
+def step_time(step_s: Sequence[float]) -> StepTime:
+    """The distribution of step times in seconds."""
+    p5, median, p95 = (float(value) * 1e3 for value in np.percentile(step_s, [5, 50, 95]))
+    return StepTime(median, p5, p95, float(np.mean(step_s)) * 1e3)
+
+
+def slowest(step_s_by_rank: Sequence[Sequence[float]]) -> Sequence[float]:
+    """The steps of the rank that took longest for all of them."""
+    return max(step_s_by_rank, key=sum)
+
+
+@dataclass(frozen=True)
+class ProfiledRank:
+    """The profiled steps of one rank.
+
+    Attributes:
+        step_s: seconds of each step.
+        stages_us: of each step, by stage; they sum up to the step.
+        device_us: kernels of each step, by the stage that launched them; busy_us: in which one ran. Empty without a device.
+    """
+
+    step_s: list[float]
+    stages_us: list[dict[str, float]]
+    device_us: list[dict[str, float]]
+    busy_us: list[float]
+
+
+def breakdown(ranks: Sequence[ProfiledRank], order: Sequence[str], plain_median_s: float) -> Breakdown:
+    """Join what the ranks have profiled.
+
+    The same steps count on every rank: the middle half by their length, so that a disturbance does not pass for a stage.
+
+    Args:
+        ranks: of each.
+        order: every stage, in the order of a step.
+        plain_median_s: of a step without the profiler.
+    """
+    lengths_us = np.array([[sum(step.values()) for step in rank.stages_us] for rank in ranks]).mean(axis=0)
+    leave = int(len(lengths_us) * _LEFT_OUT)
+    counted = np.argsort(lengths_us, kind="stable")[leave : len(lengths_us) - leave]
+    on_device = bool(ranks[0].busy_us) and any(map(any, (rank.busy_us for rank in ranks)))
+    stages = []
+    for name in order:
+        by_rank = [_mean_ms(rank.stages_us, name, counted) for rank in ranks]
+        device = max(_mean_ms(rank.device_us, name, counted) for rank in ranks) if on_device else None
+        longest = int(np.argmax(by_rank))
+        stages.append(Stage(name, float(np.mean(by_rank)), by_rank[longest], longest, device))
+    busy = min(float(np.mean([rank.busy_us[i] for i in counted])) / 1e3 for rank in ranks) if on_device else None
+    median_s = float(np.median(slowest([rank.step_s for rank in ranks])))
+    return Breakdown(
+        step_ms=float(lengths_us[counted].mean()) / 1e3,
+        steps=len(counted),
+        overhead=median_s / plain_median_s - 1,
+        stages=tuple(stages),
+        device_busy_ms=busy,
+    )
+
+
+def _mean_ms(steps_us: Sequence[dict[str, float]], stage: str, counted: Sequence[int] | np.ndarray[Any, Any]) -> float:
+    return float(np.mean([steps_us[i].get(stage, 0.0) for i in counted])) / 1e3
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark found.
+
+    Attributes:
+        name: of the configuration; ranks, device, backend, threads_per_rank: where it ran.
+        global_batch_size: samples of a step, over all ranks.
+        without: what was left out.
+        steps: that were timed; samples_per_s: over all ranks; step: their time.
+        breakdown: where it goes.
+        work: of a sample, by formula; ceilings: of each rank; floors: of the step. None where the model is not whole.
+        environment: versions, hardware and code.
+    """
+
+    name: str
+    ranks: int
+    device: str
+    backend: str
+    threads_per_rank: int
+    global_batch_size: int
+    without: tuple[str, ...]
+    steps: int
+    samples_per_s: float
+    step: StepTime
+    breakdown: Breakdown
+    work: Work | None
+    ceilings: tuple[Ceilings, ...] | None
+    floors: Floors | None
+    environment: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}

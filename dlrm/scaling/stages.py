@@ -1,0 +1,263 @@
+"""From the events of torch's profiler to the stages of a step.
+
+The breakdown comes from the profiler and not from timers of our own. It sees the backward pass: every node of autograd has
+an event with the sequence number of the forward operation that made it, so that a node's time belongs to the stage in which
+that operation ran. Hooks on modules cannot see that: the backward pass of a bottom MLP, whose input needs no gradient,
+begins and ends nowhere for them. It sees CUDA's kernels as well, by the operation that launched them. And it is the trace
+that people look at, so that figures and picture agree.
+
+Terms: a *stage* is a part of a step that has a name; the forward pass of a module is one, and so is its backward pass. At
+every moment the stage is that of the innermost event that has one: a region of ours (:mod:`dlrm.scaling.regions`), a region
+of torchrec, or a node of autograd. What has none is ``other``: Python between the parts, and waiting that nobody has named.
+So the stages of a step sum up to the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlrm.scaling.regions import HOOKS, INPUT_DIST, LOSS, OUTPUT_DIST, OWN, STEP
+
+DATA, COPY, LOOKUP, UPDATE = "data wait", "copy to the device", "lookup", "table update"
+ALL_REDUCE, OPTIMIZER, OTHER = "all-reduce", "optimizer", "other"
+BACKWARD = " backward"
+"""With what the name of a backward pass ends."""
+
+_ENGINE = "autograd::engine::evaluate_function: "
+_GRADIENT_READY = f"{_ENGINE}torch::autograd::AccumulateGrad"  # DDP's hooks, and with them its all-reduce, run in it
+_IN_BACKWARD = "## backward"
+# What torchrec calls its regions; tests/unit/contracts/test_regions.py holds it to that.
+TORCHREC = {
+    "## next_batch": DATA,
+    "## load batch": DATA,
+    "## copy_batch_to_gpu": COPY,
+    "## wait_for_batch": COPY,
+    "## start_sparse_data_dist": INPUT_DIST,
+    "## wait_sparse_data_dist": INPUT_DIST,
+    "## runtime_forward_assemble_KJT": INPUT_DIST,
+    "[splits_dist]": INPUT_DIST,
+    "[tensors_dist]": INPUT_DIST,
+    "[lookup]": LOOKUP,
+    "[output_dist]": OUTPUT_DIST,
+    "[output_dist_wait]": OUTPUT_DIST,
+    "## zero_grad": OPTIMIZER,
+    "## optimizer": OPTIMIZER,
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """A profiled piece of work of the host.
+
+    Attributes:
+        name: of a region, an operation or a node of autograd.
+        start_us, end_us: microseconds on the profiler's clock.
+        thread: which one did it.
+        sequence: of the node of autograd that it makes or is; -1: none.
+        device_us: time of the CUDA kernels that it launched itself.
+    """
+
+    name: str
+    start_us: float
+    end_us: float
+    thread: int = 0
+    sequence: int = -1
+    device_us: float = 0.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of time of one stage."""
+
+    stage: str
+    start_us: float
+    end_us: float
+
+
+@dataclass
+class Timeline:
+    """The profiled steps of a rank.
+
+    Attributes:
+        segments: without gaps, from the end of the first profiled step on.
+        ends_us: of the steps; step i lasts from ``ends_us[i]`` to ``ends_us[i + 1]``.
+        launched: (moment, stage, microseconds of kernels) of each event that launched some.
+        busy: (start, end) of each kernel, microseconds; empty without a CUDA device.
+    """
+
+    segments: list[Segment] = field(default_factory=list)
+    ends_us: list[float] = field(default_factory=list)
+    launched: list[tuple[float, str, float]] = field(default_factory=list)
+    busy: list[tuple[float, float]] = field(default_factory=list)
+
+
+def events_of(profile: Any) -> tuple[list[Event], list[tuple[float, float]]]:
+    """The host's events of a :class:`torch.profiler.profile`, and when its kernels ran."""
+    host: list[Event] = []
+    kernels: list[tuple[float, float]] = []
+    for found in profile.events():
+        start_us, end_us = found.time_range.start, found.time_range.end
+        if str(found.device_type).endswith(".CPU"):
+            device_us = float(sum(kernel.duration for kernel in found.kernels))
+            host.append(Event(found.name, start_us, end_us, found.thread, found.sequence_nr, device_us))
+        elif not found.is_user_annotation:
+            kernels.append((start_us, end_us))
+    return host, kernels
+
+
+def timeline(events: Iterable[Event], kernels: Sequence[tuple[float, float]] = ()) -> Timeline:
+    """Which stage each moment belongs to.
+
+    Args:
+        events: of all threads. Those that count are the one that steps and those that run autograd, while it waits.
+        kernels: (start, end) of each on the device.
+    """
+    events = list(events)
+    threads = {event.thread for event in events if event.name == STEP or event.name.startswith(_ENGINE)}
+    found = Timeline(busy=sorted(kernels))
+    sweep = _Sweep(found)
+    for event in sorted((e for e in events if e.thread in threads), key=lambda e: (e.start_us, -e.end_us)):
+        sweep.take(event)
+    sweep.end()
+    return found
+
+
+@dataclass
+class _Open:
+    """An event that has begun: its stage, and whether a node of autograd is around it."""
+
+    end_us: float
+    stage: str
+    in_node: bool
+
+
+class _Sweep:
+    """Goes through events in the order of their start and gives each moment to the innermost."""
+
+    def __init__(self, found: Timeline) -> None:
+        self._found = found
+        self._open: list[_Open] = []
+        self._now_us: float | None = None
+        self._stage_of: dict[int, str] = {}  # by sequence number: in which stage a node of autograd was made
+        self._after_nodes: list[int] = []  # segments of a backward pass, outside of all nodes, since its last node
+
+    def take(self, event: Event) -> None:
+        """An event begins."""
+        self._close(event.start_us)
+        self._until(event.start_us)
+        if event.name == STEP:
+            self._found.ends_us.append(event.start_us)
+            return
+        around = self._open[-1] if self._open else _Open(float("inf"), OTHER, in_node=False)
+        is_node = event.name.startswith(_ENGINE)
+        if is_node:
+            self._after_nodes.clear()
+        stage = self._stage(event, around.stage)
+        if event.sequence >= 0 and not (is_node or around.in_node):
+            self._stage_of[event.sequence] = stage  # the last operation with a number is the one that makes the node
+        if event.device_us:
+            self._found.launched.append((event.start_us, OTHER if stage == _IN_BACKWARD else stage, event.device_us))
+        self._open.append(_Open(min(event.end_us, around.end_us), stage, is_node or around.in_node))
+
+    def end(self) -> None:
+        """No more events."""
+        self._close(float("inf"))
+
+    def _stage(self, event: Event, around: str) -> str:
+        if event.name.startswith(OWN):
+            return event.name.removeprefix(OWN)
+        if event.name.startswith(_IN_BACKWARD):
+            return _IN_BACKWARD
+        if event.name.startswith(_GRADIENT_READY):
+            return ALL_REDUCE
+        if event.name.startswith(_ENGINE):
+            made_in = self._stage_of.get(event.sequence)
+            return around if made_in is None else backward_of(made_in)
+        return next((stage for start, stage in TORCHREC.items() if event.name.startswith(start)), around)
+
+    def _close(self, until_us: float) -> None:
+        """End what has ended by then, the innermost first."""
+        while self._open and self._open[-1].end_us <= until_us:
+            self._until(self._open[-1].end_us)
+            if self._open.pop().stage == _IN_BACKWARD and (not self._open or self._open[-1].stage != _IN_BACKWARD):
+                # Behind the last node DDP waits for its all-reduces.
+                for i in self._after_nodes:
+                    segment = self._found.segments[i]
+                    self._found.segments[i] = Segment(ALL_REDUCE, segment.start_us, segment.end_us)
+                self._after_nodes.clear()
+
+    def _until(self, us: float) -> None:
+        """The time up to here is the innermost event's."""
+        if self._now_us is not None and us > self._now_us:
+            stage = self._open[-1].stage if self._open else OTHER
+            if stage == _IN_BACKWARD:
+                stage = OTHER
+                self._after_nodes.append(len(self._found.segments))
+            self._found.segments.append(Segment(stage, self._now_us, us))
+        self._now_us = us if self._now_us is None else max(us, self._now_us)
+
+
+def backward_of(stage: str) -> str:
+    """The stage in which what ``stage`` made has its backward pass."""
+    if stage in (OTHER, _IN_BACKWARD):
+        return OTHER
+    return UPDATE if stage == LOOKUP else f"{stage}{BACKWARD}"
+
+
+def merged(segments: Iterable[Segment]) -> list[Segment]:
+    """The same time, with neighbours of one stage as one segment."""
+    found: list[Segment] = []
+    for segment in segments:
+        if found and found[-1].stage == segment.stage:
+            segment = Segment(segment.stage, found.pop().start_us, segment.end_us)
+        found.append(segment)
+    return found
+
+
+def by_step(found: Timeline) -> list[dict[str, float]]:
+    """Of each profiled step the microseconds of each stage; they sum up to the step."""
+    steps: list[dict[str, float]] = [{} for _ in found.ends_us[1:]]
+    for segment in found.segments:
+        for step, (start_us, end_us) in zip(steps, zip(found.ends_us, found.ends_us[1:], strict=False), strict=True):
+            inside_us = min(segment.end_us, end_us) - max(segment.start_us, start_us)
+            if inside_us > 0:
+                step[segment.stage] = step.get(segment.stage, 0.0) + inside_us
+    return steps
+
+
+def launched_by_step(found: Timeline) -> list[dict[str, float]]:
+    """Of each profiled step the microseconds of the kernels that each stage launched, wherever they ran."""
+    steps: list[dict[str, float]] = [{} for _ in found.ends_us[1:]]
+    for moment_us, stage, device_us in found.launched:
+        step = sum(end_us <= moment_us for end_us in found.ends_us) - 1
+        if 0 <= step < len(steps):
+            steps[step][stage] = steps[step].get(stage, 0.0) + device_us
+    return steps
+
+
+def busy_by_step(found: Timeline) -> list[float]:
+    """Of each profiled step the microseconds in which at least one kernel ran on the device."""
+    merged: list[list[float]] = []
+    for start_us, end_us in found.busy:
+        if merged and start_us <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end_us)
+        else:
+            merged.append([start_us, end_us])
+    steps = zip(found.ends_us, found.ends_us[1:], strict=False)
+    return [sum(max(0.0, min(end, b) - max(start, a)) for a, b in merged) for start, end in steps]
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    """Stages in the order in which a step comes by them."""
+    first = [DATA, COPY, INPUT_DIST, LOOKUP, OUTPUT_DIST]
+    last = [f"{OUTPUT_DIST}{BACKWARD}", UPDATE, ALL_REDUCE, OPTIMIZER, HOOKS, OTHER]
+    found = list(dict.fromkeys(stages))
+    between = [stage for stage in found if stage not in (*first, *last)]
+    forward = [stage for stage in between if not stage.endswith(BACKWARD)]
+    forward.sort(key=lambda stage: stage == LOSS)
+    backward = [f"{stage}{BACKWARD}" for stage in reversed(forward)]
+    backward += [stage for stage in between if stage.endswith(BACKWARD) and stage not in backward]
+    order = [*first, *forward, *backward, *last]
+    return [stage for stage in order if stage in found]

@@ -1,0 +1,189 @@
+"""How much a step computes and how many bytes it moves, by formula from the shapes of the model.
+
+What is counted is what has to be done, however it is done:
+
+- *Matrix products*, 2 m k n floating-point operations each (a multiplication and an addition for each term; Golub and Van
+  Loan, "Matrix Computations", section 1.1). A linear layer is three: its output, the gradient of its weights, and the
+  gradient of its input where that needs one. Everything else in the dense part is linear in the number of activations and
+  could be done along with a product, so it counts neither as operations nor as bytes.
+- *Bytes of the dense part*: each product reads its two operands and writes its result once (the compulsory misses of
+  Williams et al., "Roofline", CACM 2009). Then the optimizer reads weight, gradient and state of each parameter, and writes
+  weight and state.
+- *Bytes of the tables*: an id's row is read by the lookup; the update reads it again and writes it, with the optimizer's
+  state. The lookup writes a pooled embedding for each sample and table, and the update reads its gradient. Each id counts,
+  also where a batch has it several times.
+- *Bytes of the batch*: dense features and ids are read once.
+- *Exchanged bytes*: pooled embeddings and their gradients, ids and lengths, as far as they go to another rank, of tables
+  that are each on one rank. Gradients of dense parameters are not among them.
+
+Suffixes: B samples of a rank, D width of a row, F tables, N dense features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torchrec.modules.crossnet import LowRankCrossNet
+
+from dlrm.data.batch import Batch
+from dlrm.layers.interaction import DotInteraction, ProjectionInteraction
+from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
+
+_ID_BYTES, _LENGTH_BYTES = 8, 4  # int64, int32: dlrm.data.batch
+
+
+@dataclass(frozen=True)
+class Product:
+    """``batch`` products of an (m, k) and a (k, n) matrix, in one step of a rank.
+
+    Attributes:
+        square: whether the second is the first, transposed: it is read once.
+    """
+
+    m: int
+    k: int
+    n: int
+    batch: int = 1
+    square: bool = False
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations."""
+        return 2 * self.batch * self.m * self.k * self.n
+
+    @property
+    def numbers(self) -> int:
+        """Elements of operands and result."""
+        operands = self.m * self.k + (0 if self.square else self.k * self.n)
+        return self.batch * (operands + self.m * self.n)
+
+
+@contextmanager
+def products_of(model: nn.Module) -> Iterator[list[Product]]:
+    """Collect the matrix products of the training steps in the block: forward, and the backward ones that follow from it.
+
+    Known are linear layers, low-rank cross networks, and the products of interactions.
+    """
+    found: list[Product] = []
+
+    def see(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        found.extend(_products(module, inputs))
+
+    handles = [module.register_forward_pre_hook(see) for module in model.modules() if isinstance(module, _KNOWN)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_KNOWN = (nn.Linear, LowRankCrossNet, DotInteraction, ProjectionInteraction)
+
+
+def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[Product]:
+    x_BX = inputs[0]
+    samples = len(x_BX)
+    match module:
+        case nn.Linear():
+            yield from _linear(samples, module.in_features, module.out_features, x_BX.requires_grad)
+        case LowRankCrossNet():
+            for w_kernel in module.W_kernels:
+                width, rank = w_kernel.shape
+                yield from _linear(samples, width, rank, True)
+                yield from _linear(samples, rank, width, True)
+        case DotInteraction():  # all V * V products are computed; the gradient is one product more
+            yield Product(module.vectors, module.dim, module.vectors, samples, square=True)
+            yield Product(module.vectors, module.vectors, module.dim, samples)
+        case ProjectionInteraction():
+            left, right = (branch.out_features // module.dim for branch in (module.branch1, module.branch2))
+            yield Product(left, module.dim, right, samples)
+            yield Product(left, right, module.dim, samples)
+            yield Product(module.dim, left, right, samples)
+
+
+def _linear(samples: int, inputs: int, outputs: int, input_needs_gradient: bool) -> Iterator[Product]:
+    yield Product(samples, inputs, outputs)
+    yield Product(outputs, samples, inputs)
+    if input_needs_gradient:
+        yield Product(samples, outputs, inputs)
+
+
+@dataclass(frozen=True)
+class TableUse:
+    """What the samples ask of a table: its width, and how many of its rows a sample looks up in the mean."""
+
+    dim: int
+    ids_per_sample: float
+
+
+def ids_per_sample(batch: Batch) -> list[float]:
+    """The mean number of ids of each feature, in the order of the batch."""
+    counts = batch.sparse.length_per_key()
+    return [count / batch.sparse.stride() for count in counts]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a sample costs, with all that a step does for it shared out over its samples.
+
+    Attributes:
+        flops: floating-point operations.
+        row_bytes: of rows of tables, in no order; streamed_bytes: of everything else, one after the other.
+        exchanged_bytes: that a rank sends to others, over all ranks.
+    """
+
+    flops: float
+    row_bytes: float
+    streamed_bytes: float
+    exchanged_bytes: float
+
+
+def work_per_sample(
+    products: Sequence[Product],
+    tables: Sequence[TableUse],
+    optimizer: TableOptimizer,
+    *,
+    samples: int,
+    ranks: int,
+    dense_features: int,
+    dense_weights: int,
+    dense_state: int,
+) -> Work:
+    """The work of a sample.
+
+    Args:
+        products: of one step of one rank.
+        tables: of the model.
+        optimizer: of the tables.
+        samples: B, of a step of one rank.
+        ranks: their number.
+        dense_features: N of a sample.
+        dense_weights: number of weights outside of tables.
+        dense_state: numbers that their optimizer keeps for each.
+    """
+    ids = sum(table.ids_per_sample for table in tables)
+    pooled = sum(table.dim for table in tables)
+    rows = sum(
+        table.ids_per_sample * (3 * table.dim * BYTES_PER_NUMBER + 2 * _state_bytes(optimizer, table.dim))
+        for table in tables
+    )
+    batch_bytes = dense_features * BYTES_PER_NUMBER + ids * _ID_BYTES
+    numbers = sum(product.numbers for product in products)
+    updated = dense_weights * (3 + 2 * dense_state)  # weight and gradient read, weight written; state both
+    streamed = (numbers + updated) * BYTES_PER_NUMBER / samples + 2 * pooled * BYTES_PER_NUMBER + batch_bytes
+    exchanged = 2 * pooled * BYTES_PER_NUMBER + ids * _ID_BYTES + len(tables) * _LENGTH_BYTES
+    return Work(
+        flops=sum(product.flops for product in products) / samples,
+        row_bytes=rows,
+        streamed_bytes=streamed,
+        exchanged_bytes=exchanged * (ranks - 1) / ranks,
+    )
+
+
+def _state_bytes(optimizer: TableOptimizer, dim: int) -> int:
+    """Of the state of a row."""
+    return optimizer.block_bytes(1, dim) - dim * BYTES_PER_NUMBER

@@ -1,0 +1,212 @@
+"""What the planner is told of devices, memory and networks, and from where each figure comes.
+
+torchrec's own figures are a V100's. Here the device's name finds its figures in :data:`CATALOGUE`; an option of
+``sharding`` goes before them, and torchrec's default stands in for what neither says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import psutil
+import torch
+from torchrec.distributed.planner import Topology, constants
+from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
+
+from dlrm.config.sharding import ShardingConfig
+from dlrm.distributed.world import World
+from dlrm.errors import PlanError
+
+_GIB = 1 << 30
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst
+_GB = 10**9
+_TORCHREC_UNIT = 1000 / _GIB  # bytes a millisecond, as GiB/s
+_NO_END = 1 << 60  # bytes
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of GPU, by its maker's data sheet. GB are 10^9 bytes; links count one direction; no sparsity.
+
+    Attributes:
+        words: which the name that CUDA gives it has.
+        memory_gb: its size; memory_gb_s: its bandwidth.
+        fp32_tflops, tf32_tflops, bf16_tflops: peak rates.
+        link_gb_s: to the other devices of its host (NVLink); host_gb_s: to its host's memory.
+        network_gb_s: to other hosts, its share of the adapters of its maker's own server; None: it is in none.
+        source: where the figures are from.
+    """
+
+    words: tuple[str, ...]
+    memory_gb: float
+    memory_gb_s: float
+    fp32_tflops: float
+    tf32_tflops: float
+    bf16_tflops: float
+    link_gb_s: float
+    host_gb_s: float
+    network_gb_s: float | None
+    source: str
+
+
+_A100 = "NVIDIA A100 datasheet (2021-06), DGX A100 datasheet (8 x 200 Gb/s)"
+_H100 = "NVIDIA H100 datasheet (2023), DGX H100 datasheet (8 x 400 Gb/s)"
+_H200 = "NVIDIA H200 datasheet (2024), DGX H200 datasheet (8 x 400 Gb/s)"
+_HGX = "NVIDIA HGX datasheet (2025), an eighth of its 8 devices"
+_NVL72 = "NVIDIA GB200 and GB300 NVL72 datasheets (2025), a 72nd of its 72 devices"
+CATALOGUE = (  # the first whose words are all in the name
+    #               memory GB, GB/s   fp32  tf32   bf16   link host network
+    Device(("GB300",), 279, 8000, 83.0, 1250.0, 2500.0, 900, 450, 100, _NVL72),
+    Device(("GB200",), 186, 8000, 80.0, 1250.0, 2500.0, 900, 450, 50, _NVL72),
+    Device(("B300",), 270, 8000, 75.0, 1125.0, 2250.0, 900, 64, 100, _HGX),
+    Device(("B200",), 180, 8000, 75.0, 1125.0, 2250.0, 900, 64, 50, _HGX),
+    Device(("GH200",), 96, 4000, 67.0, 494.5, 989.5, 450, 450, 50, "NVIDIA GH200 datasheet (2023)"),
+    Device(("H200", "NVL"), 141, 4800, 60.0, 417.5, 835.5, 450, 64, None, _H200),
+    Device(("H200",), 141, 4800, 67.0, 494.5, 989.5, 450, 64, 50, _H200),
+    Device(("H100", "NVL"), 94, 3900, 60.0, 417.5, 835.5, 300, 64, None, _H100),
+    Device(("H100", "PCIE"), 80, 2000, 51.0, 378.0, 756.5, 300, 64, None, _H100),
+    Device(("H100",), 80, 3350, 67.0, 494.5, 989.5, 450, 64, 50, _H100),
+    Device(("A100", "80GB", "PCIE"), 80, 1935, 19.5, 156.0, 312.0, 300, 32, None, _A100),
+    Device(("A100", "80GB"), 80, 2039, 19.5, 156.0, 312.0, 300, 32, 25, _A100),
+    Device(("A100", "40GB", "PCIE"), 40, 1555, 19.5, 156.0, 312.0, 300, 32, None, _A100),
+    Device(("A100", "40GB"), 40, 1555, 19.5, 156.0, 312.0, 300, 32, 25, _A100),
+)
+
+
+def known_device(name: str) -> Device | None:
+    """The entry of the catalogue for what ``torch.cuda.get_device_name`` says; None for others and for parts (MIG)."""
+    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
+    if "MIG" in words:
+        return None
+    return next((device for device in CATALOGUE if words.issuperset(device.words)), None)
+
+
+@dataclass(frozen=True)
+class Bandwidths:
+    """What the planner weighs plans with, GiB/s; links count one direction.
+
+    Attributes:
+        device: of a device's memory; host: of a host's memory, for one rank; host_to_device: between the two.
+        intra_host: between two devices of a host; inter_host: to other hosts, for one device.
+    """
+
+    device: float
+    host: float
+    host_to_device: float
+    intra_host: float
+    inter_host: float
+
+    def __str__(self) -> str:
+        told = (f"{field.name.replace('_', ' ')} {getattr(self, field.name):,.4g}" for field in fields(self))
+        return f"GiB/s: {', '.join(told)}"
+
+
+def bandwidths(config: ShardingConfig, device_name: str | None) -> Bandwidths:
+    """The figures of the options, of the catalogue's device (by its name; None on CPU), of torchrec: the first there is."""
+    known = known_device(device_name or "")
+
+    def first(option: float | None, of_device: float | None, of_torchrec: float) -> float:
+        if option is not None:
+            return option
+        return of_torchrec * _TORCHREC_UNIT if of_device is None else of_device * _GB / _GIB
+
+    return Bandwidths(
+        device=first(config.device_gib_s, known.memory_gb_s if known else None, constants.HBM_MEM_BW),
+        host=first(config.host_gib_s, None, constants.DDR_MEM_BW),
+        host_to_device=first(
+            config.host_to_device_gib_s, known.host_gb_s if known else None, constants.HBM_TO_DDR_MEM_BW
+        ),
+        intra_host=first(config.intra_host_gib_s, known.link_gb_s if known else None, constants.INTRA_NODE_BANDWIDTH),
+        inter_host=first(
+            config.inter_host_gib_s, known.network_gb_s if known else None, constants.CROSS_NODE_BANDWIDTH
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a rank has, as the planner is told.
+
+    Attributes:
+        name: of the device; None on CPU.
+        bandwidths: of its memories and links.
+        device_bytes, host_bytes: memory for tables and what goes with them; on CPU there is the host's only.
+    """
+
+    name: str | None
+    bandwidths: Bandwidths
+    device_bytes: int
+    host_bytes: int
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return f"CPU, {self.host_bytes / _GIB:.3g} GiB a rank; {self.bandwidths}"
+        known = "" if known_device(self.name) else " (not in the catalogue; torchrec's figures are a V100's)"
+        memory = f"{self.device_bytes / _GIB:.3g} GiB and {self.host_bytes / _GIB:.3g} GiB of the host a rank"
+        return f"{self.name}{known}, {memory}; {self.bandwidths}"
+
+    def with_room(self, *, device: bool = False, host: bool = False) -> Hardware:
+        """The same with memory without end, of the device or of the host."""
+        return replace(
+            self,
+            device_bytes=_NO_END if device else self.device_bytes,
+            host_bytes=_NO_END if host else self.host_bytes,
+        )
+
+
+def hardware_of(config: ShardingConfig, world: World) -> Hardware:
+    """What this rank finds on its host, unless options say otherwise."""
+    host_share = _host_memory_bytes() // world.rank_info.local_world_size
+    asked_device, asked_host = (
+        None if gib is None else int(gib * _GIB) for gib in (config.device_memory_gib, config.host_memory_gib)
+    )
+    if world.device.type == "cpu":  # there the device's memory is the host's
+        return Hardware(None, bandwidths(config, None), 0, host_share if asked_device is None else asked_device)
+    name = torch.cuda.get_device_name(world.device)
+    device_bytes = torch.cuda.get_device_properties(world.device).total_memory
+    return Hardware(
+        name,
+        bandwidths(config, name),
+        device_bytes if asked_device is None else asked_device,
+        host_share if asked_host is None else asked_host,
+    )
+
+
+def topology(hardware: Hardware, world: World, *, device_bytes: int, host_bytes: int) -> Topology:
+    """The same for torchrec's planner.
+
+    Args:
+        hardware: of every rank.
+        world: the ranks.
+        device_bytes: what of a device's memory tables and their exchange may take.
+        host_bytes: what of a rank's share of its host's memory they may.
+
+    Raises:
+        PlanError: hosts with unlike numbers of ranks.
+    """
+    ranks_per_host = world.rank_info.local_world_size
+    if world.size % ranks_per_host:
+        raise PlanError(f"{world.size} ranks do not divide into hosts of {ranks_per_host}; start as many on every host")
+    told = hardware.bandwidths
+    return TopologyFactory.create_topology(
+        TrainerConfig(world_size=world.size, local_world_size=ranks_per_host),
+        HardwareConfig(
+            hbm_cap_bytes=device_bytes if world.device.type == "cuda" else None,
+            ddr_cap_bytes=host_bytes,
+            intra_host_bw=told.intra_host / _TORCHREC_UNIT,
+            inter_host_bw=told.inter_host / _TORCHREC_UNIT,
+            hbm_mem_bw=told.device / _TORCHREC_UNIT,
+            ddr_mem_bw=told.host / _TORCHREC_UNIT,
+            hbm_to_ddr_mem_bw=told.host_to_device / _TORCHREC_UNIT,
+        ),
+        KernelConfig(compute_device=world.device.type, use_hardware_based_bandwidth=True),
+    )
+
+
+def _host_memory_bytes() -> int:
+    """Memory of the host, or of the container where that is less."""
+    total = int(psutil.virtual_memory().total)
+    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
+    return min(total, int(limit)) if limit.isdigit() else total

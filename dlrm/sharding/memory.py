@@ -1,0 +1,136 @@
+"""What tables take of a rank's memory: weights, optimizer state, caches, and what is exchanged of them in a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
+
+from dlrm.memory import Bytes
+from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
+from dlrm.schema import Schema
+from dlrm.table_names import module_name
+
+_ON_HOST = (EmbeddingComputeKernel.FUSED_UVM.value, EmbeddingComputeKernel.FUSED_UVM_CACHING.value)
+_DATA_PARALLEL: str = ShardingType.DATA_PARALLEL.value
+_CACHING = EmbeddingComputeKernel.FUSED_UVM_CACHING.value
+_CUT_INTO_ROWS = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
+_DEFAULT_CACHE_SHARE = 0.2  # fbgemm's and torchrec's, where the plan names none
+_BYTES_PER_ID = 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a rank holds of a table.
+
+    Attributes:
+        rows, columns: of the piece.
+        sharding: sharding type; kernel: compute kernel; cache_share: of its rows, on the device.
+        primary: whether it begins at the table's first column (there a checkpoint finds the state of whole rows).
+        hotness: most ids of a sample.
+    """
+
+    rows: int
+    columns: int
+    sharding: str
+    kernel: str
+    cache_share: float
+    primary: bool
+    hotness: int
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank has all of it."""
+        return self.sharding == _DATA_PARALLEL
+
+
+def pieces_of(plan: ShardingPlan, sizes: Mapping[str, tuple[int, int]], schema: Schema, rank: int) -> list[Piece]:
+    """What ``rank`` holds under ``plan``.
+
+    Args:
+        plan: of all ranks.
+        sizes: (rows, columns) of each table, by name.
+        schema: the tables' hotness.
+        rank: of which rank.
+    """
+    by_table = {name: parameter for module_plan in plan.plan.values() for name, parameter in module_plan.items()}
+    hotness = {feature.name: feature.hotness for feature in schema.sparse}
+    return [
+        piece
+        for table, (rows, columns) in sizes.items()
+        for piece in _pieces(by_table[module_name(table)], rows, columns, hotness[table], rank)
+    ]
+
+
+def _pieces(parameter: ParameterSharding, rows: int, columns: int, hotness: int, rank: int) -> Iterator[Piece]:
+    share = parameter.cache_params.load_factor if parameter.cache_params else None
+    common = (parameter.sharding_type, parameter.compute_kernel, share or _DEFAULT_CACHE_SHARE)
+    if parameter.sharding_type == _DATA_PARALLEL:
+        yield Piece(rows, columns, *common, primary=True, hotness=hotness)
+        return
+    for shard in parameter.sharding_spec.shards:
+        if shard.placement.rank() == rank and shard.shard_sizes[0]:
+            primary = shard.shard_offsets[1] == 0
+            yield Piece(shard.shard_sizes[0], shard.shard_sizes[1], *common, primary=primary, hotness=hotness)
+
+
+def weight_bytes(piece: Piece, *, on_cpu: bool) -> Bytes:
+    """Of its weights, cached ones aside."""
+    return _placed(piece, piece.rows * piece.columns * BYTES_PER_NUMBER, on_cpu=on_cpu)
+
+
+def state_bytes(piece: Piece, optimizer: TableOptimizer, *, on_cpu: bool) -> Bytes:
+    """Of the optimizer's state."""
+    of_both = optimizer.block_bytes(piece.rows, piece.columns)
+    return _placed(piece, of_both - piece.rows * piece.columns * BYTES_PER_NUMBER, on_cpu=on_cpu)
+
+
+def _placed(piece: Piece, size: int, *, on_cpu: bool) -> Bytes:
+    """In host memory, or on the device, as the kernel has it."""
+    return Bytes(host=size) if on_cpu or piece.kernel in _ON_HOST else Bytes(device=size)
+
+
+def cache_bytes(piece: Piece) -> int:
+    """Of its rows on the device, where the kernel caches them."""
+    cached = piece.rows * piece.cache_share if piece.kernel == _CACHING else 0
+    return int(cached) * piece.columns * BYTES_PER_NUMBER
+
+
+def gradient_bytes(piece: Piece) -> int:
+    """Of its gradient, which only data-parallel tables have: in a bucket of the all-reduce, and as it is computed."""
+    return 2 * piece.rows * piece.columns * BYTES_PER_NUMBER if piece.replicated else 0
+
+
+def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:
+    """What this rank writes of it into a checkpoint; ranks share what all of them have."""
+    state = optimizer.state_shapes(piece.rows, piece.columns).values()
+    numbers = piece.rows * piece.columns
+    for shape in state:
+        numbers += math.prod(shape) if len(shape) > 1 or piece.primary else 0
+    return numbers * BYTES_PER_NUMBER // (ranks if piece.replicated else 1)
+
+
+def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: int) -> int:
+    """Of pooled embeddings and ids, while a step holds most of them.
+
+    Args:
+        pieces: what the rank holds.
+        columns: X, of all tables.
+        samples: B, of a rank's part of a batch.
+        ranks: of the job.
+    """
+    pooled = samples * columns * BYTES_PER_NUMBER  # what the dense part gets
+    if ranks == 1:
+        return pooled
+    sharded = [piece for piece in pieces if not piece.replicated]
+    looked_up = ranks * samples * sum(piece.columns for piece in sharded) * BYTES_PER_NUMBER
+    ids = sum(_ids(piece, samples=samples, ranks=ranks) for piece in sharded) * _BYTES_PER_ID
+    return pooled + looked_up + 2 * ids  # those of two batches: the pipeline is one ahead
+
+
+def _ids(piece: Piece, *, samples: int, ranks: int) -> int:
+    of_all = ranks * samples * piece.hotness
+    return of_all // ranks if piece.sharding in _CUT_INTO_ROWS else of_all

@@ -1,0 +1,239 @@
+"""How much memory a rank will take, part by part, before it does.
+
+What a part takes follows from shapes: of the tables by the plan, of the rest of the model by running it without memory
+(:mod:`dlrm.models.activations`). What the process takes by itself, with its libraries and what reads the data, is measured
+before the model is built, and nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from dlrm.config import Config
+from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, Sgd
+from dlrm.data.loader import BatchLoader
+from dlrm.data.order import SampleOrder
+from dlrm.data.source import Dataset
+from dlrm.distributed.world import World
+from dlrm.errors import DlrmError
+from dlrm.memory import (
+    ACTIVATIONS,
+    AVERAGE,
+    BATCHES,
+    CACHES,
+    COPIES,
+    DENSE,
+    DENSE_GRADIENTS,
+    DENSE_STATE,
+    EXCHANGE,
+    SCORES,
+    TABLE_GRADIENTS,
+    TABLE_STATE,
+    TABLES,
+    Bytes,
+    MemoryAccount,
+)
+from dlrm.metrics.binary import BUFFER_SAMPLES
+from dlrm.metrics.memory import resident_bytes
+from dlrm.models.activations import Activations, activations
+from dlrm.models.task import TrainTask
+from dlrm.optim.tables.base import TableOptimizer
+from dlrm.schema import Schema
+from dlrm.sharding import memory as of_tables
+from dlrm.sharding.memory import Piece
+from dlrm.sharding.planner import Reserve
+
+_FLOAT = 4
+# One in training, and those ahead of it.
+_BATCHES_IN_PIPELINE = {"base": 1, "sparse_dist": 3, "fused_sparse_dist": 3, "prefetch": 3}
+_BYTES_PER_SCORE = 12 + 64  # a buffered logit, label and weight; what counting them takes, see dlrm/metrics
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the memory of a rank follows from, besides the configuration and the plan.
+
+    Attributes:
+        schema: of the data.
+        columns: X, of all tables.
+        dense_weights: number of weights outside of tables.
+        samples: B, of a rank's part of a training batch; evaluation_samples: of an evaluation batch.
+        footprint: of the dense part in a training step.
+        scored: samples that this rank scores in its largest evaluation.
+    """
+
+    schema: Schema
+    columns: int
+    dense_weights: int
+    samples: int
+    evaluation_samples: int
+    footprint: Activations
+    scored: int = 0
+
+    @classmethod
+    def of(cls, task: TrainTask, config: Config, schema: Schema, world: World, scored: int) -> Shapes:
+        """Run ``task``, which is not sharded yet, without memory.
+
+        Args:
+            task: the model with its loss.
+            config: of the run.
+            schema: of the data.
+            world: the ranks.
+            scored: samples of the largest split that is evaluated, of all ranks.
+        """
+        samples, evaluation_samples = (
+            -(-size // world.size)
+            for size in (
+                config.train.global_batch_size,
+                config.evaluation.global_batch_size or config.train.global_batch_size,
+            )
+        )
+        tables = task.model.tables.embedding_bag_configs()
+        weights = sum(parameter.numel() for parameter in task.parameters())
+        return cls(
+            schema=schema,
+            columns=sum(table.embedding_dim for table in tables),
+            dense_weights=weights - sum(table.num_embeddings * table.embedding_dim for table in tables),
+            samples=samples,
+            evaluation_samples=evaluation_samples,
+            footprint=activations(task, schema, samples, world.device),
+            scored=-(-scored // world.size),
+        )
+
+
+def account(
+    config: Config, shapes: Shapes, pieces: Sequence[Piece], optimizer: TableOptimizer, world: World
+) -> MemoryAccount:
+    """The memory of a rank that holds ``pieces`` of the tables, its process aside."""
+    on_cpu = world.device.type == "cpu"
+    parts = {
+        **_of_tables(pieces, optimizer, on_cpu=on_cpu),
+        **_of_dense_part(config.optim.dense, shapes, on_cpu=on_cpu),
+        AVERAGE: _placed(_averages(config, pieces, shapes), on_cpu=on_cpu),
+        **_of_step(config, shapes, pieces, world),
+        SCORES: _placed(
+            min(shapes.scored, BUFFER_SAMPLES) * _BYTES_PER_SCORE * len(shapes.schema.tasks), on_cpu=on_cpu
+        ),
+        COPIES: Bytes(host=copied_bytes(config, shapes, pieces, optimizer, world.size)),
+    }
+    return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()})
+
+
+def reserve(config: Config, shapes: Shapes, optimizer: TableOptimizer, world: World) -> Reserve:
+    """What the planner must leave to all that is no table: as if the tables were spread evenly."""
+    on_cpu = world.device.type == "cpu"
+    everything = account(config, shapes, (), optimizer, world)
+    rest = everything.total
+    sizes = ((feature.rows, shapes.columns // len(shapes.schema.sparse)) for feature in shapes.schema.sparse)
+    copies = 0
+    if config.checkpoint.enabled:
+        copies = sum(optimizer.block_bytes(rows, columns) for rows, columns in sizes) // world.size
+    return Reserve(device=0 if on_cpu else rest.device, host=rest.host + copies, copies=copies)
+
+
+def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimizer: TableOptimizer, ranks: int) -> int:
+    """Of the copy of the state that a rank keeps for saving (:mod:`dlrm.checkpoint.snapshot`)."""
+    if not config.checkpoint.enabled:
+        return 0
+    averages = config.train.average_decay > 0
+    dense = shapes.dense_weights * _FLOAT * (1 + _state_of_dense(config.optim.dense) + averages) // ranks
+    tables = sum(of_tables.saved_bytes(piece, optimizer, ranks) for piece in pieces)
+    weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in pieces)
+    return dense + tables + (weights if averages else 0)
+
+
+def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:
+    return {
+        TABLES: sum((of_tables.weight_bytes(piece, on_cpu=on_cpu) for piece in pieces), Bytes()),
+        TABLE_STATE: sum((of_tables.state_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
+        CACHES: Bytes(device=0 if on_cpu else sum(map(of_tables.cache_bytes, pieces))),
+        TABLE_GRADIENTS: _placed(sum(map(of_tables.gradient_bytes, pieces)), on_cpu=on_cpu),
+    }
+
+
+def _of_dense_part(config: DenseOptimizer, shapes: Shapes, *, on_cpu: bool) -> dict[str, Bytes]:
+    size = shapes.dense_weights * _FLOAT
+    # torch's optimizers make temporaries of a parameter at a time on CPU, of a group's on CUDA (foreach).
+    temporary = 0 if on_cpu or isinstance(config, Sgd) else size
+    return {
+        DENSE: _placed(size, on_cpu=on_cpu),
+        DENSE_GRADIENTS: _placed(size, on_cpu=on_cpu),
+        DENSE_STATE: _placed(size * _state_of_dense(config) + temporary, on_cpu=on_cpu),
+    }
+
+
+def _state_of_dense(config: DenseOptimizer) -> int:
+    """Numbers a weight."""
+    if isinstance(config, Adam | AdamW):
+        return 2
+    return int(isinstance(config, Adagrad) or config.momentum > 0)
+
+
+def _averages(config: Config, pieces: Sequence[Piece], shapes: Shapes) -> int:
+    """A copy of each weight, and of the largest one more while the two change places."""
+    if not config.train.average_decay:
+        return 0
+    weights = [shapes.dense_weights, *(piece.rows * piece.columns for piece in pieces)]
+    return (sum(weights) + max(weights)) * _FLOAT
+
+
+def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], world: World) -> dict[str, Bytes]:
+    on_cpu = world.device.type == "cpu"
+    evaluated = shapes.footprint.evaluated * shapes.evaluation_samples // max(1, shapes.samples)
+    samples = max(shapes.samples, shapes.evaluation_samples)
+    exchanged = of_tables.exchange_bytes(list(pieces), columns=shapes.columns, samples=samples, ranks=world.size)
+    batch = batch_bytes(shapes.schema, samples)
+    ahead = config.train.prefetch_batches + config.train.read_threads
+    in_pipeline = _BATCHES_IN_PIPELINE[config.train.pipeline]
+    batches = Bytes(host=(ahead + in_pipeline) * batch)
+    if not on_cpu:
+        batches = Bytes(host=(ahead + 1) * batch, device=in_pipeline * batch)
+    return {
+        ACTIVATIONS: _placed(max(shapes.footprint.peak, evaluated), on_cpu=on_cpu),
+        EXCHANGE: _placed(exchanged, on_cpu=on_cpu),
+        BATCHES: batches,
+    }
+
+
+def batch_bytes(schema: Schema, samples: int) -> int:
+    """Of a batch: dense features, ids, their counts, labels and weights."""
+    return samples * (
+        len(schema.dense) * _FLOAT + schema.ids_per_sample * 8 + len(schema.sparse) * 4 + 2 * len(schema.tasks) * _FLOAT
+    )
+
+
+def _placed(size: int, *, on_cpu: bool) -> Bytes:
+    return Bytes(host=size) if on_cpu else Bytes(device=size)
+
+
+def process_bytes(config: Config, dataset: Dataset, world: World) -> int:
+    """What this process takes before there is a model, measured after it has done in small what training does in large.
+
+    It reads a batch in each of the loader's threads, and multiplies a matrix. What is wrong with the data is met again, and
+    told, where it is trained.
+    """
+    size = max(config.train.global_batch_size, config.evaluation.global_batch_size or 0)
+    order = SampleOrder(dataset.train.num_samples, global_batch_size=size)
+    threads = config.train.read_threads
+    loader = BatchLoader(
+        dataset.train, order, rank=world.rank, world_size=world.size, prefetch_batches=threads, read_threads=threads
+    )
+    with suppress(DlrmError):
+        for _ in loader.batches(0, 0, min(order.num_batches, threads)):
+            pass
+    torch.nn.Linear(8, 8)(torch.ones(8, 8)).sum().backward()
+    return resident_bytes()
+
+
+def scored_samples(config: Config, dataset: Dataset) -> int:
+    """Samples of the largest split that is evaluated."""
+    return max(dataset.validation.num_samples, dataset.test.num_samples if config.evaluation.test else 0)
+
+
+def of_most(accounts: Sequence[MemoryAccount]) -> MemoryAccount:
+    """The account of the rank that takes most: of its device, then of its host."""
+    return max(accounts, key=lambda account: (account.total.device, account.total.host))

@@ -1,0 +1,65 @@
+"""What the account says of tables, their optimizer, dense parameters and copies is what is really allocated."""
+
+import pytest
+
+from dlrm import memory
+from dlrm.checkpoint.snapshot import chunks_to_write
+from dlrm.config import load_config
+from dlrm.distributed.internals import fused_lookups, kernels_of
+from dlrm.memory import Bytes
+from dlrm.schema import Schema
+from dlrm.train.checkpointing.state import engine_tensors
+from dlrm.train.engine import build_engine
+from tests.support.ranks import run_ranks
+from tests.support.training import this_world
+
+ROWS = (7, 50, 300, 40)
+OPTIONS = ["model.embedding_dim=16", "model.bottom_mlp=8,16", "model.top_mlp=8,1"]
+SMALL = 64  # bytes: counters of steps, what a division over the ranks rounds
+
+
+def bytes_of(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def allocated(rank, world_size, *options):
+    """What is expected of each part, and what there is."""
+    config, world = load_config(None, [*OPTIONS, *options]), this_world()
+    engine = build_engine(config, Schema.numbered(3, ROWS), world)
+    kernels = [kernel for lookup in fused_lookups(engine.model) for _, kernel in kernels_of(lookup)]
+    weights = [weight for kernel in kernels for weight in kernel.split_embedding_weights()]
+    states = [state for kernel in kernels for of_table in kernel.split_optimizer_states() for state in of_table]
+    unfused = engine.optimizer.unfused_state()
+    parameters = dict(engine.model.named_parameters())
+    replicated = [name for name in unfused if ".embedding_bags." in name]
+    dense = [name for name in unfused if ".embedding_bags." not in name]
+    found = {
+        memory.TABLES: bytes_of([*weights, *(parameters[name] for name in replicated)]),
+        memory.TABLE_STATE: bytes_of([*states, *(state for name in replicated for state in unfused[name].values())]),
+        memory.DENSE: bytes_of(parameters[name] for name in dense),
+        memory.DENSE_STATE: bytes_of(state for name in dense for state in unfused[name].values()),
+        memory.COPIES: sum(chunk.bytes for chunk in chunks_to_write(engine_tensors(engine), rank, world_size)),
+    }
+    expected = {name: engine.memory.parts.get(name, Bytes()).host for name in found}
+    return expected, found, bytes_of(parameters[name] for name in (*dense, *replicated))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad"])
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise", "grid_shard", "data_parallel"])
+def test_each_part_is_what_a_rank_allocates(kind, optimizer):
+    options = [f"sharding.types={kind}", f"optim.sparse={{kind: {optimizer}, lr: 0.1}}"]
+    options += ["optim.dense={kind: adam, lr: 0.1}", "train.average_decay=0.9"]
+    ranks = run_ranks(allocated, 2, *options)
+    for expected, found, replicated in ranks:
+        for name in (memory.TABLES, memory.TABLE_STATE, memory.DENSE):
+            assert expected[name] == found[name], name
+        assert abs(expected[memory.DENSE_STATE] - found[memory.DENSE_STATE]) <= SMALL
+        # What all ranks have is written by either: by whole tensors, so not half and half.
+        assert abs(expected[memory.COPIES] - found[memory.COPIES]) <= 4 * replicated
+    both = [sum(of_rank[which][memory.COPIES] for of_rank in ranks) for which in (0, 1)]
+    assert abs(both[0] - both[1]) <= SMALL
+
+
+def test_nothing_is_copied_where_nothing_is_saved():
+    ((expected, _, _),) = run_ranks(allocated, 1, "checkpoint.enabled=false")
+    assert expected[memory.COPIES] == 0

@@ -1,0 +1,74 @@
+import torch
+from torch import nn
+
+from dlrm.config import load_config
+from dlrm.layers.interaction import Interaction
+from dlrm.models.activations import activations
+from dlrm.models.build import build_model
+from dlrm.models.task import TrainTask
+from dlrm.schema import Schema
+
+SCHEMA = Schema.numbered(3, (50, 60))
+CPU = torch.device("cpu")
+
+
+def task_of(*options):
+    return TrainTask(build_model(load_config(None, ["model.embedding_dim=8", *options]).model, SCHEMA, seed=0))
+
+
+class Kept(Interaction):
+    """Multiplies three times by what it was given: autograd keeps each factor."""
+
+    def forward(self, dense_BD, pooled_BX):
+        x_BX = pooled_BX * 2
+        return x_BX.exp().sin().exp()
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_by_hand():
+    task = task_of("model.bottom_mlp=8", "model.top_mlp=4,1")
+    task.model.interaction = Kept(16)
+    task.model.bottom_mlp = nn.Identity()
+    task.model.top_mlp = nn.Linear(16, 1, bias=False)
+    samples, f32 = 64, 4
+    found = activations(task, SCHEMA, samples, CPU)
+    wide, narrow = samples * 16 * f32, samples * f32
+    # exp keeps its result, sin its input (the same), the last exp its result, the layer its input (the same): two. The
+    # cross entropy keeps the logits; the losses, of a task and in all, are a few bytes.
+    assert 2 * wide + narrow <= found.saved <= 2 * wide + 3 * narrow + 64
+    # Backward through the last exp and sin: a gradient comes in and one goes out, and cos(x) in between.
+    assert found.saved + 2 * wide <= found.peak <= found.saved + 3 * wide + 4 * narrow
+    # Forward without gradients: an operator's input and its result, and what a caller still names.
+    assert 2 * wide <= found.evaluated <= 3 * wide + 4 * narrow
+
+
+def test_memory_grows_with_the_batch_and_the_model_is_left_as_it_was():
+    task = task_of("model.bottom_mlp=16,8", "model.top_mlp=16,1", "model.dropout=0.5")
+    tables, weights = (
+        task.model.tables,
+        {name: weight.clone() for name, weight in task.model.top_mlp.named_parameters()},
+    )
+    small, large = (activations(task, SCHEMA, samples, CPU) for samples in (1000, 2000))
+    for name in ("saved", "peak", "evaluated"):
+        assert 1.95 * getattr(small, name) < getattr(large, name) <= 2 * getattr(small, name)
+    assert task.model.tables is tables
+    assert task.training
+    assert not any(buffer.item() for name, buffer in task.named_buffers() if name.endswith("steps"))
+    for name, weight in task.model.top_mlp.named_parameters():
+        assert torch.equal(weight, weights[name])
+        assert weight.grad is None
+
+
+def test_every_kind_of_model_runs_without_memory():
+    for options in (
+        ["model.interaction.kind=cat"],
+        ["model.interaction.kind=dcn"],
+        ["model.interaction={kind: projection, branch1: '16,16', branch2: '16,16'}"],
+        ["model.pooling=mean"],
+        ["model.heads.tower=4"],
+    ):
+        found = activations(task_of("model.bottom_mlp=16,8", "model.top_mlp=16,1", *options), SCHEMA, 10, CPU)
+        assert 0 < found.saved < found.peak
+    deepfm = TrainTask(
+        build_model(load_config(None, ["model.kind=deepfm", "model.embedding_dim=8"]).model, SCHEMA, seed=0)
+    )
+    assert activations(deepfm, SCHEMA, 10, CPU).peak > 0

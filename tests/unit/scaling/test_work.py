@@ -1,0 +1,116 @@
+"""Work by formula, against counts by hand."""
+
+import itertools
+
+import pytest
+import torch
+
+from dlrm.config import load_config
+from dlrm.optim.tables.build import table_optimizer
+from dlrm.scaling.work import Product, TableUse, ids_per_sample, products_of, work_per_sample
+from dlrm.schema import Schema
+from tests.unit.models.helpers import cpu_model, ragged_ids
+
+
+def products(options, schema, samples):
+    model = cpu_model(load_config(None, options).model, schema, seed=1)
+    sparse = ragged_ids(schema, samples=samples, longest=2)
+    with products_of(model) as found:
+        model(torch.randn(samples, len(schema.dense)), sparse).sum().backward()
+    return found
+
+
+def mlp_flops(sizes, *, first_input_has_a_gradient):
+    """2 m n for each of the three products of a layer."""
+    layers = [2 * before * after for before, after in itertools.pairwise(sizes)]
+    return 3 * sum(layers) - (0 if first_input_has_a_gradient else layers[0])
+
+
+def test_the_paper_s_single_device_model():
+    config = load_config("configs/paper_single_device.yaml")
+    schema = Schema.numbered(512, [9] * 8)  # the formula knows nothing of the number of rows
+    options = ["model.embedding_dim=64", "model.bottom_mlp=512,512,64", "model.top_mlp=1024,1024,1024,1"]
+    assert load_config(None, options).model == config.model
+    found = products(options, schema, samples=3)
+    vectors, pairs = 9, 9 * 8 // 2
+    flops = mlp_flops([512, 512, 512, 64], first_input_has_a_gradient=False)
+    flops += mlp_flops([64 + pairs, 1024, 1024, 1024, 1], first_input_has_a_gradient=True)
+    flops += 2 * (2 * vectors * vectors * 64)
+    weights = 512 * 512 * 2 + 512 * 64 + 512 + 512 + 64 + 100 * 1024 + 2 * 1024 * 1024 + 1024 + 3 * 1024 + 1
+    tables = [TableUse(64, 1.0)] * 8
+    work = work_per_sample(
+        found,
+        tables,
+        table_optimizer(config.optim.sparse),
+        samples=3,
+        ranks=2,
+        dense_features=512,
+        dense_weights=weights,
+        dense_state=0,
+    )
+    assert work.flops == flops
+    assert work.row_bytes == 8 * 3 * 64 * 4  # read, read again and written; SGD keeps nothing
+    assert work.exchanged_bytes == (2 * 8 * 64 * 4 + 8 * 8 + 8 * 4) / 2
+    assert len(found) == 3 * 3 - 1 + 4 * 3 + 2
+
+
+def test_a_tiny_model_s_bytes():
+    layer = [Product(2, 5, 3), Product(3, 2, 5)]  # two samples, a layer from 5 to 3, whose input needs no gradient
+    assert [p.flops for p in layer] == [60, 60]
+    adagrad = table_optimizer(load_config(None, ["optim.sparse.kind=adagrad", "optim.sparse.lr=0.1"]).optim.sparse)
+    work = work_per_sample(
+        layer,
+        [TableUse(4, 1.5)],
+        adagrad,
+        samples=2,
+        ranks=1,
+        dense_features=5,
+        dense_weights=18,
+        dense_state=1,
+    )
+    assert work.flops == 60
+    assert work.row_bytes == 1.5 * (3 * 4 + 2 * 4) * 4  # row read twice and written, its sums read and written
+    numbers = (2 * 5 + 5 * 3 + 2 * 3) + (3 * 2 + 2 * 5 + 3 * 5)
+    optimizer = 18 * (3 + 2)
+    assert work.streamed_bytes == (numbers + optimizer) * 4 / 2 + 2 * 4 * 4 + (5 * 4 + 1.5 * 8)
+    assert work.exchanged_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("interaction", "width", "flops"),
+    [
+        ("kind: cat", 16, 0),
+        ("kind: dcn, layers: 2, rank: 3", 16, 2 * 3 * (2 * 2 * 16 * 3)),
+        # V = 4 vectors of 4; branches of 8 numbers are 2 vectors each; their product is (2, 4) x (4, 2), three times
+        (
+            "kind: projection, branch1: 8, branch2: 8",
+            4 + 4,
+            2 * mlp_flops([16, 8], first_input_has_a_gradient=True) + 3 * 2 * 2 * 4 * 2,
+        ),
+        ("kind: dot, self_interaction: true", 4 + 10, 2 * 2 * 4 * 4 * 4),
+    ],
+)
+def test_interactions(interaction, width, flops):
+    schema = Schema.numbered(3, (5, 9, 7))
+    options = ["model.embedding_dim=4", "model.bottom_mlp=6,4", "model.top_mlp=5,1"]
+    found = products([*options, f"model.interaction={{{interaction}}}"], schema, samples=2)
+    mlps = mlp_flops([3, 6, 4], first_input_has_a_gradient=False)
+    mlps += mlp_flops([width, 5, 1], first_input_has_a_gradient=True)
+    assert sum(product.flops for product in found) / 2 == mlps + flops
+
+
+def test_models_without_a_bottom_mlp_and_with_towers():
+    schema = Schema.numbered(0, (5, 9), tasks=("a", "b"))
+    found = products(["model.embedding_dim=4", "model.top_mlp=6,1", "model.heads.tower=3"], schema, samples=2)
+    expected = mlp_flops([1, 6], first_input_has_a_gradient=True)
+    expected += 2 * mlp_flops([6, 3, 1], first_input_has_a_gradient=True) + 2 * (2 * 2 * 2 * 4)
+    assert sum(product.flops for product in found) / 2 == expected
+    assert products(["model.kind=deepfm", "model.embedding_dim=4", "model.deep_mlp=6"], schema, samples=2)
+
+
+def test_ids_are_counted_by_feature():
+    class OfBatch:
+        sparse = ragged_ids(Schema.numbered(0, (5, 9)), samples=8, longest=3)
+
+    lengths = OfBatch.sparse.lengths().view(2, 8).double().mean(1)
+    assert ids_per_sample(OfBatch) == lengths.tolist()
