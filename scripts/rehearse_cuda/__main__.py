@@ -34,12 +34,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the report")
     parser.add_argument("--matrix", choices=("sample", "all"), help="rehearse many configurations")
     parser.add_argument("--only", default="", help="of the matrix: regular expression of the names of the cases wanted")
+    parser.add_argument("--write-counts", action="store_true", help="of the matrix: write counts.json anew")
     parser.add_argument("words", nargs=argparse.REMAINDER, help="of dlrm_main.py, after --")
     options = parser.parse_args()
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     try:
         if options.matrix:
-            return rehearse_matrix(options.matrix, options.only, options.json)
+            return rehearse_matrix(options.matrix, options.only, options.json, write=options.write_counts)
         if not words:
             parser.error("say what to rehearse: -- train --config configs/quickstart.yaml")
         device = Device(options.name, options.gib, options.devices)

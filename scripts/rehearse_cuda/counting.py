@@ -138,7 +138,7 @@ class StepCounter:
     def pause(self) -> None:
         """The stretch is over: what began is no step, and the pipeline has been emptied in the last ones."""
         self._step = None
-        for step in self.steps[-min(self._edge_steps, self._stretch) :]:
+        for step in self.steps[len(self.steps) - min(self._edge_steps, self._stretch) :]:
             step.quiet = False
 
     def _heard(self, counter: bytes, what: bytes, size: int) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scripts.rehearse_cuda.baseline import grown, read_counts, write_counts
 from scripts.rehearse_cuda.job import Asked, Device, Outcome, Solo, run
 from scripts.rehearse_cuda.losses import against_cpu
 from scripts.rehearse_cuda.report import Known, counts_line, grouped_violations, read_known, seen
@@ -56,11 +57,12 @@ TYPES = (
 OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
 KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
 LARGE = Device("rehearsed device of 192 GiB", gib=192.0)  # a whole MLPerf model on one
+LOSSES = "losses: "
 SAMPLE = (
     *("quickstart, 1 rank", "quickstart, 2 ranks", "criteo_kaggle, 1 rank", "mlperf_dlrm_dcnv2, rank 0 of 8"),
     *("mlperf_dlrm_dot, 2 ranks", "row_wise rowwise_adagrad", "data_parallel sgd", "column_wise rowwise_adagrad"),
     *("grid_shard adagrad", "table_wise adam fused_uvm_caching", "table_wise sgd fused_uvm"),
-    *("losses: quickstart, 2 rank(s)", "losses: data_parallel rowwise_adagrad", "saved and resumed, 2 ranks"),
+    *(f"{LOSSES}quickstart, 2 rank(s)", f"{LOSSES}data_parallel rowwise_adagrad", "saved and resumed, 2 ranks"),
 )
 
 
@@ -104,13 +106,13 @@ def cases() -> Iterator[Case]:
 def _with_losses() -> Iterator[Case]:
     for ranks in (1, 2):
         quickstart = ("train", *CONFIGS["quickstart"], *_UNWATCHED, *UNSAVED, *ENOUGH)
-        yield Case(f"losses: quickstart, {ranks} rank(s)", Asked(quickstart, ranks), losses=True)
+        yield Case(f"{LOSSES}quickstart, {ranks} rank(s)", Asked(quickstart, ranks), losses=True)
     for optimizer in OPTIMIZERS[:3]:  # the CPU has no Adam of tables
         for kind in TYPES:
-            yield Case(f"losses: {kind} {optimizer}", Asked(_small_words(kind, optimizer), 2), losses=True)
+            yield Case(f"{LOSSES}{kind} {optimizer}", Asked(_small_words(kind, optimizer), 2), losses=True)
         for kernel in KERNELS[1:]:
             words = (*_small_words("table_wise", optimizer), f"--sharding.kernels={kernel}")
-            yield Case(f"losses: table_wise {optimizer} {kernel}", Asked(words, 2), losses=True)
+            yield Case(f"{LOSSES}table_wise {optimizer} {kernel}", Asked(words, 2), losses=True)
 
 
 def _small_words(kind: str, optimizer: str) -> tuple[str, ...]:
@@ -122,16 +124,16 @@ def _small(name: str, kind: str, optimizer: str, *more: str) -> Case:
     return Case(name, Asked((*_small_words(kind, optimizer), *SELDOM, *more), 2, warmup=WARMUP))
 
 
-def rehearse_matrix(which: str, only: str, json_file: Path | None) -> int:
-    """Rehearse, print a line a case and what is wrong; exit code 1 if anything is."""
+def rehearse_matrix(which: str, only: str, json_file: Path | None, *, write: bool = False) -> int:
+    """Rehearse, print a line a case and what is wrong; exit code 1 if anything is. ``write``: the counts, if nothing is."""
     wanted = [
         case for case in cases() if re.search(only, case.name) and (which == "all" or only or case.name in SAMPLE)
     ]
-    known = read_known()
+    known, written = read_known(), {"versions": None} if write else read_counts()
     found: list[dict[str, Any]] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for case, (outcome, wrong) in zip(
-            wanted, pool.map(lambda case: rehearse_case(case, known), wanted), strict=True
+            wanted, pool.map(lambda case: rehearse_case(case, known, written), wanted), strict=True
         ):
             entry = {"case": case.name, "asked": asdict(case.asked), "exit_code": outcome.exit_code}
             found.append({**entry, "ranks": outcome.ranks, "violations": wrong})
@@ -142,6 +144,9 @@ def rehearse_matrix(which: str, only: str, json_file: Path | None) -> int:
     if which == "all" and not only:
         for entry in set(known) - seen((rank for result in found for rank in result["ranks"]), known):
             print(f"known.toml: no case shows {entry.function} any more")
+    if write and not bad:  # how often a run that saves asks whether to hangs on the clock
+        steady = {case.name for case in wanted if not (case.losses or case.then)}
+        write_counts({entry["case"]: entry["ranks"] for entry in found if entry["case"] in steady})
     print(f"{len(found) - len(bad)} of {len(found)} cases are as they should be" + _listed(bad))
     return 1 if bad else 0
 
@@ -150,12 +155,12 @@ def _listed(names: Sequence[str]) -> str:
     return f"; not: {'; '.join(names)}" if names else ""
 
 
-def rehearse_case(case: Case, known: Sequence[Known]) -> tuple[Outcome, list[str]]:
+def rehearse_case(case: Case, known: Sequence[Known], written: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
     """Run it, and what follows it, and say what is wrong."""
     if case.losses:
         return against_cpu(case.asked)
     outcome = _run_in_turn(case) if case.then else run(case.asked, quiet=True)
-    return outcome, grouped_violations(outcome.ranks, known)
+    return outcome, [*grouped_violations(outcome.ranks, known), *grown(case.name, outcome.ranks, written)]
 
 
 def _run_in_turn(case: Case) -> Outcome:

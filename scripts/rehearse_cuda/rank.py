@@ -6,6 +6,7 @@ steps that do not count, REHEARSAL_ARITHMETIC whether floating point is computed
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -93,6 +94,7 @@ def main(words: list[str]) -> int:
     finally:
         report = rank_report(counter.steps, int(os.environ["REHEARSAL_WARMUP"]), runtime.memory_mib())
         report["not_computed"] = dict(arithmetic.not_computed)
+        report["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "fbgemm-gpu", "torchrec")}
         rank = int(os.environ.get("RANK", "0"))
         Path(os.environ["REHEARSAL_OUT"], f"rank{rank}.json").write_text(json.dumps({"rank": rank, **report}))
 

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "nccl_world.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,7 +107,7 @@ int read_from(communicator *comm, int rank, void *to, const void *from, size_t b
     struct iovec local = {(char *)to + done, bytes - done}, remote = {(char *)from + done, bytes - done};
     ssize_t got = process_vm_readv(comm->shared->pid[rank], &local, 1, &remote, 1, 0);
     if (got <= 0) {
-      fprintf(stderr, "rehearsal: rank %d cannot read from rank %d\n", comm->rank, rank);
+      fprintf(stderr, "rehearsal: rank %d cannot read the memory of rank %d (process_vm_readv: %s)\n", comm->rank, rank, strerror(errno));
       return REMOTE_ERROR;
     }
     done += (size_t)got;
