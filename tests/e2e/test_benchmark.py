@@ -28,7 +28,7 @@ def test_it_shows_where_the_time_goes_and_leaves_json_a_picture_and_traces(tmp_p
     assert {path.name for path in folder.iterdir()} == {
         "benchmark.json",
         "breakdown.png",
-        "config.yaml",
+        "benchmark.yaml",
         "log",
         *traces,
     }
