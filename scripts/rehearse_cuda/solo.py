@@ -5,8 +5,10 @@ NCCL's stand-in does the same for tensors (REHEARSAL_SOLO); here is what goes th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 _ID_BYTES = 128  # of NCCL's unique id
@@ -32,7 +34,22 @@ def stand_in_for_others() -> None:
     ProcessGroup.all_gather_object = lambda self, value: [value] * self.world_size  # type: ignore[method-assign]
     ProcessGroup.broadcast_object = lambda self, value: value  # type: ignore[method-assign]
     from_rank_0.__code__ = _do_it_here.__code__  # in place, because many modules have imported it by name
+    dist.all_to_all_single = _told_by_others(dist.all_to_all_single)
     model_parallel.init_collective_validation = lambda group: None  # it compares what the ranks say, by gloo
+
+
+def _told_by_others(all_to_all: Callable[..., Any]) -> Callable[..., Any]:
+    """On the host, where the backend "fake" leaves the output alone: others send here what this rank sends to itself."""
+
+    def exchanged(output: torch.Tensor, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        work = all_to_all(output, input, *args, **kwargs)
+        if not input.is_cuda:
+            group = kwargs.get("group")
+            ranks = dist.get_world_size(group)
+            output.view(ranks, -1).copy_(input.view(ranks, -1)[dist.get_rank(group)].expand(ranks, -1))
+        return work
+
+    return exchanged
 
 
 def _do_it_here(collectives: Any, action: Any) -> Any:
