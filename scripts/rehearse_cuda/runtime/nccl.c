@@ -52,7 +52,8 @@ API int ncclCommInitRankScalable(communicator **made, int size, int rank, int id
 API int ncclCommSplit(communicator *comm, int colour, int key, communicator **made, void *config) {
   char name[64];
   int size = 0, rank = 0, part = ++comm->splits;
-  if (comm->absent || comm->size == 1) {
+  if (comm->absent) return SYSTEM_ERROR; /* who shares a colour, only the absent know */
+  if (comm->size == 1) {
     size = comm->size, rank = comm->rank;
   } else {
     int mine[2] = {colour, key};
