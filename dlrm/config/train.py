@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from dlrm.config.base import Advanced, Fraction, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
 
-Pipeline = Literal["sparse_dist", "base", "fused_sparse_dist", "prefetch"]
+Pipeline = Literal["sparse_dist", "base"]
 
 
 class TrainConfig(Section):
@@ -40,9 +40,8 @@ class TrainConfig(Section):
     """Weights of the tasks' losses in their sum, by name; 1 for what is left out. A missing label adds nothing, so that
     a task with few labels weighs less by itself."""
     pipeline: Advanced[Pipeline] = "sparse_dist"
-    """torchrec train pipeline; the training is the same. base does one thing after the other. sparse_dist starts the
-    exchange of the next batch's ids while this one is trained. On CUDA only: fused_sparse_dist looks the next batch up
-    beside the optimizer, too; prefetch brings the next batch's rows into the cache of fused_uvm_caching ahead."""
+    """torchrec train pipeline: sparse_dist starts the exchange of the next batch's ids while this one is trained, base does
+    one thing after the other; the training is the same."""
     prefetch_batches: Advanced[PositiveInt] = 4
     """Batches that are read ahead of their use."""
     read_threads: Advanced[PositiveInt] = 2

@@ -17,8 +17,18 @@ from typing import Any
 import torch
 from torchrec.distributed import dist_data
 from torchrec.distributed.embedding_sharding import KJTSplitsAllToAllMeta
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.train_pipeline.runtime_forwards import KJTAllToAllForward
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+
+class SparseDistPipeline(TrainPipelineSparseDist):  # type: ignore[misc]  # torchrec is untyped here
+    """torchrec's pipeline that starts the exchange of the next batch's ids while this one is trained."""
+
+    def _pipeline_model(self, *arguments: Any, **named: Any) -> None:
+        super()._pipeline_model(*arguments, **named)
+        if self._device.type == "cuda":  # on the CPU the numbers are where they belong
+            tell_on_host(self._pipelined_modules)
 
 
 def tell_on_host(modules: list[torch.nn.Module]) -> None:
@@ -32,7 +42,7 @@ def tell_on_host(modules: list[torch.nn.Module]) -> None:
                     exchange.forward = _FromHost(exchange._pg, exchange._splits, exchange._stagger)
 
 
-class _FromHost(KJTAllToAllForward):  # type: ignore[misc]  # torchrec is untyped here
+class _FromHost(KJTAllToAllForward):  # type: ignore[misc]
     """What torchrec's does, with the numbers on the host."""
 
     @torch.no_grad()

@@ -62,7 +62,6 @@ def make_plan(
     rank_batch_size: int,
     sharder: TableSharder | None = None,
     reserve: Reserve = NOTHING,
-    prefetch: bool = False,
 ) -> ShardingPlan:
     """Ask torchrec's planner on rank 0 for a plan and give it to every rank.
 
@@ -75,7 +74,6 @@ def make_plan(
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
         sharder: says in what tables exchange, which weighs too; float32 if left out.
         reserve: memory for all that is no table.
-        prefetch: whether the train pipeline brings rows into caches.
 
     Raises:
         ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
@@ -84,7 +82,7 @@ def make_plan(
     constraints = table_constraints(config, optimizer, schema, world.rank_info)
     check_kernels(config, constraints, world.device.type)
     if world.device.type == "cuda":
-        add_caches(config, constraints, prefetch=prefetch)
+        add_caches(config, constraints)
     hardware = hardware_of(config, world)
 
     def plan_for(hardware: Hardware) -> ShardingPlan:
@@ -227,16 +225,13 @@ def check_kernels(config: ShardingConfig, constraints: Mapping[str, ParameterCon
             raise ConfigError.at(key, f"is {given}, but for {', '.join(types)} on {device_type} there is only {known}")
 
 
-def add_caches(config: ShardingConfig, constraints: Mapping[str, ParameterConstraints], *, prefetch: bool) -> None:
-    """Say how much of a table the device caches, where it may be kept in host memory behind a cache.
-
-    With ``prefetch`` rows are brought in by the train pipeline, a batch ahead, and not by the lookup.
-    """
+def add_caches(config: ShardingConfig, constraints: Mapping[str, ParameterConstraints]) -> None:
+    """Say how much of a table the device caches, where it may be kept in host memory behind a cache."""
     for module, constraint in constraints.items():
         if constraint.compute_kernels is None or _CACHED in constraint.compute_kernels:
             own = config.tables.get(table_name(module))
             share = own.cache_share if own and own.cache_share is not None else config.cache_share
-            constraint.cache_params = CacheParams(load_factor=share, prefetch_pipeline=prefetch)
+            constraint.cache_params = CacheParams(load_factor=share)
 
 
 def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, key: str) -> list[str]:

@@ -32,7 +32,6 @@ from dlrm.sharding.sharder import TableSharder, build_sharder
 from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
 from dlrm.table_names import table_name
 from dlrm.train.memory import Shapes, account, reserve
-from dlrm.train.pipelines import check_pipeline
 from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
 from dlrm.train.stepper import Stepper
 
@@ -99,7 +98,6 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
     """
     of_tables = table_optimizer(config.optim.sparse)
     check_table_optimizer(of_tables, world.device)
-    check_pipeline(config.train.pipeline, world.device)
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
@@ -121,7 +119,6 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
         rank_batch_size=config.train.global_batch_size // world.size,
         sharder=sharder,
         reserve=reserve(config, shapes, of_tables, world),
-        prefetch=config.train.pipeline == "prefetch",
     )
     pieces = pieces_of(plan, sizes, schema, world.rank)
     return PlannedModel(task, of_tables, sizes, plan, sharder, account(config, shapes, pieces, of_tables, world))

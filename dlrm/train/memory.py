@@ -49,8 +49,7 @@ from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
 
 _FLOAT = 4
-# One in training, and those ahead of it.
-_BATCHES_IN_PIPELINE = {"base": 1, "sparse_dist": 3, "fused_sparse_dist": 3, "prefetch": 3}
+_BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
 # What the C library's heap keeps between steps of what they have freed, and reference cycles until they are collected, as a
 # share of what a step takes: measured (docs/measurements.md), between 0.2 and 1 where a step takes less than a GiB. Without
 # (MALLOC_MMAP_THRESHOLD_=65536, much slower) the other parts alone are within 2 %.

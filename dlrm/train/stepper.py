@@ -1,4 +1,4 @@
-"""One step: what drives torchrec's train pipelines.
+"""One step: the only file that drives torchrec's train pipelines.
 
 A pipeline reads ahead (the exchange of the next batch's ids overlaps with this batch's compute), so what it has consumed is
 not what it has trained. Here an iterator of batches is always run to its end: when :meth:`Stepper.train` returns, every
@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch.fx.proxy import TraceError
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineBase
 
 from dlrm.activity import Awaited
 from dlrm.config.train import Pipeline
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
-from dlrm.train.pipelines import build_pipeline
+from dlrm.sharding.id_exchange import SparseDistPipeline
 
 _NOT_TRACED = (
     "The train pipeline traces a model's forward: what cannot be traced goes into a child (docs/extending.md, A model)."
@@ -62,7 +63,8 @@ class Stepper:
     ) -> None:
         self._model = model
         self._optimizer = optimizer
-        self._pipeline = build_pipeline(pipeline, model, optimizer, device)
+        kind = SparseDistPipeline if pipeline == "sparse_dist" else TrainPipelineBase
+        self._pipeline = kind(model, optimizer, device)
 
     def train(self, batches: Iterator[Batch], first_step: int) -> Iterator[StepOutput]:
         """Train every batch.
