@@ -85,6 +85,10 @@ _NO_TEMPORARY = "No usable temporary directory"
 _TEXTS = (  # of errors that have no number
     ("shared memory(shm)", "shared memory is too small; give /dev/shm more (docker run --shm-size=8g)"),
     ("/dev/shm/", "shared memory is too small; give /dev/shm more (docker run --shm-size=8g)"),
+    (
+        "Duplicate GPU detected",
+        "two ranks have the same GPU; start one rank a GPU, each with a LOCAL_RANK of its own (torchrun sets it)",
+    ),
     ("Too many open files", f"too many open files; {_OF_THE_MACHINE[errno.EMFILE]}"),
     (
         "Unable to find interface",

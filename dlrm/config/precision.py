@@ -30,4 +30,4 @@ class PrecisionConfig(Section):
     exchange: ExchangeConfig = ExchangeConfig()
     all_reduce: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Format in which the gradients of dense parameters are summed over ranks; fp16 rounds what is below 6e-5 more
-    coarsely, and to 0 below 3e-8."""
+    coarsely, and to 0 below 3e-8, and has nothing above 65,504, where a run would end as diverged."""

@@ -133,16 +133,23 @@ def test_nccl_is_told_its_device_from_the_start(alone, monkeypatch, kind, backen
         assert given["device_id"] == told
 
 
-def test_what_nccl_cannot_do_at_the_start_keeps_its_own_words(alone, monkeypatch):
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        ("Error while creating shared memory segment /dev/shm/nccl-x", "docker run --shm-size"),
+        ("Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1b000", "start one rank a GPU"),
+    ],
+)
+def test_what_nccl_cannot_do_at_the_start_keeps_its_own_words(alone, monkeypatch, detail, said):
     def fail(*_, **named):
-        raise dist.DistBackendError(
-            "NCCL error\nLast error:\nError while creating shared memory segment /dev/shm/nccl-x"
-        )
+        raise dist.DistBackendError(f"NCCL error\nLast error:\n{detail}")
 
     monkeypatch.setattr(dist, "init_process_group", fail)
     with pytest.raises(dist.DistBackendError) as caught, joined_world(DistributedConfig(device="cpu")):
         pass
-    assert "docker run --shm-size" in judge(caught.value, rank=1, world_size=2).line
+    verdict = judge(caught.value, rank=1, world_size=2)
+    assert said in verdict.line
+    assert verdict.exit_code == 2
 
 
 def test_threads_are_the_cores_divided_by_the_ranks_of_the_host(alone, monkeypatch):
