@@ -23,6 +23,7 @@ from dlrm.run.environment import environment
 from dlrm.run.files import is_run
 from dlrm.run.log import open_log
 from dlrm.run.secondary import secondary, write_json, write_text
+from dlrm.scaling.ablation import to_be_built
 from dlrm.scaling.ceilings import Ceilings, measure
 from dlrm.scaling.floors import floors
 from dlrm.scaling.passes import Training
@@ -94,7 +95,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         world: the ranks.
         folder: for traces, if they are wanted.
     """
-    engine = build_engine(config, dataset.schema, world)
+    engine = build_engine(to_be_built(config), dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.warm_up(config.warmup_steps)
     plain = training.run(config.steps)

@@ -11,6 +11,7 @@ from dlrm.config import load_options
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError
+from dlrm.scaling.ablation import to_be_built
 from dlrm.scaling.benchmark import measured
 from dlrm.scaling.passes import DRAINING, FILLING, Training
 from dlrm.schema import Schema
@@ -87,7 +88,7 @@ def trained_without(rank, world_size, parts, options):
     read = itertools.count()
     real = source.read
     source.read = lambda index_B: (next(read), real(index_B))[1]
-    engine = build_engine(config, source.schema, world)
+    engine = build_engine(to_be_built(config.model_copy(update={"without": parts})), source.schema, world)
     training = Training(config, source, engine, world, without=parts)
     training.run(10)  # lookups that are left out are made once, and so is a set of batches
     before = {name: part.clone() for name, part in parts_of(engine).items()}
@@ -120,7 +121,14 @@ EVERYTHING = {"tables", "bottom_mlp", "top_mlp"}
 
 
 @pytest.mark.parametrize(
-    "options", [EVERY_SHARDING, slow(["sharding.types=table_row_wise"]), slow(["sharding.types=grid_shard"])]
+    "options",
+    [
+        EVERY_SHARDING,
+        ["precision.all_reduce=bf16"],
+        slow(["precision.all_reduce=fp16"]),
+        slow(["sharding.types=table_row_wise"]),
+        slow(["sharding.types=grid_shard"]),
+    ],
 )
 def test_without_exchange_no_collective_is_called(options):
     for found in run_ranks(trained_without, 2, ("exchange",), options):
