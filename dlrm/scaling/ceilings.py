@@ -42,7 +42,7 @@ def measure(
     """All of them, on this rank.
 
     Args:
-        products: of a step.
+        products: of a step, at least one.
         rows: of this rank's tables together.
         dim: their width.
         lookups: ids of a step.

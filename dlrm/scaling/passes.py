@@ -21,6 +21,7 @@ from dlrm.data.source import Source
 from dlrm.distributed.world import World
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
+from dlrm.run.secondary import Warn, secondary
 from dlrm.scaling.ablation import exchange, leave_out
 from dlrm.scaling.regions import NamedHooks, named_parts
 from dlrm.scaling.stages import Timeline, events_of, timeline
@@ -94,12 +95,13 @@ class Training:
         """Train ``steps`` after those that fill the pipeline, and take the time of each."""
         return self._pass(steps, [*self._hooks])
 
-    def run_profiled(self, steps: int, trace: Path | None = None) -> tuple[Pass, Timeline]:
+    def run_profiled(self, steps: int, trace: Path | None, warn: Warn) -> tuple[Pass, Timeline]:
         """The same under the profiler.
 
         Args:
             steps: to time.
             trace: file for a trace (:mod:`dlrm.scaling.trace`), if one is wanted.
+            warn: is told where it cannot be written.
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or else it tells the terminal that it starts and stops
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self._device.type == "cuda")
@@ -107,7 +109,8 @@ class Training:
             found = self._pass(steps, [NamedHooks(self._hooks)])
         line = timeline(*events_of(profiler))
         if trace is not None:
-            write_trace(profiler, line, trace)
+            with secondary(trace, warn):  # or else the other ranks would wait for this one
+                write_trace(profiler, line, trace)
         line.ends_us = line.ends_us[FILLING - 1 : FILLING + steps]
         return found, line
 

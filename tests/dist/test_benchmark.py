@@ -11,6 +11,7 @@ from dlrm.config import load_options
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError
+from dlrm.scaling import ceilings, work
 from dlrm.scaling.ablation import to_be_built
 from dlrm.scaling.benchmark import measured
 from dlrm.scaling.passes import DRAINING, FILLING, Training
@@ -79,6 +80,38 @@ def test_stages_sum_up_to_the_step_and_all_ranks_find_the_same(options, kwargs, 
     assert (mine.steps, mine.ranks, len(mine.ceilings)) == (4, 2, 2)
     assert mine.floors.memory_ms > 0
     assert mine.floors.arithmetic_ms > 0
+
+
+def in_trouble(rank, world_size, trouble, folder):
+    """A benchmark in which rank 1 cannot write its trace, or has no memory for the ceilings; or none knows a product."""
+    with pytest.MonkeyPatch.context() as patch:
+        if trouble == "trace" and rank:
+            (folder / "trace_rank1.json.gz.unfinished").mkdir()  # it cannot be written there
+        elif trouble == "memory" and rank:
+            patch.setattr(ceilings, "row_bytes_per_s", lambda *_: torch.empty(2**58))
+        elif trouble == "products":
+            patch.setattr(work, "_KNOWN", ())
+        return benchmark(rank, world_size, ["profile=true"], {}, folder)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("trace", "trace_rank1.json.gz: Is a directory; not written, the run goes on"),
+        ("memory", "no floors: the ceilings of rank 1 could not be measured (RuntimeError: "),
+        ("products", "no floors: none of the model's matrix products is known"),
+    ],
+)
+def test_what_cannot_be_written_or_measured_takes_nothing_else_with_it(trouble, said, tmp_path):
+    mine, others = run_ranks(in_trouble, 2, trouble, tmp_path)
+    assert (mine.step, mine.breakdown, mine.notices) == (others.step, others.breakdown, others.notices)
+    (line,) = mine.notices
+    assert said in line
+    assert "\n" not in line
+    has_floors = trouble == "trace"
+    assert [bool(found.floors) for found in (mine, others)] == [has_floors] * 2
+    assert [bool(found.ceilings) for found in (mine, others)] == [has_floors] * 2
+    assert len(list(tmp_path.glob("trace_rank*.json.gz"))) == (1 if trouble == "trace" else 2)
 
 
 def trained_without(rank, world_size, parts, options):
