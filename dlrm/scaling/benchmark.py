@@ -169,7 +169,6 @@ def _ceilings(
             rows=engine.table_weights // dim // world.size,
             dim=dim,
             lookups=ids,
-            stream_numbers=sum(product.numbers for product in products) // (3 * len(products)),
             device=world.device,
         )
     except (MemoryError, RuntimeError) as error:  # torch's allocators raise the latter; what was measured is not lost

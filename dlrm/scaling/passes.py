@@ -30,6 +30,7 @@ from dlrm.scaling.work import Product, products_of
 from dlrm.train.build import build_loader, build_loss_and_speed
 from dlrm.train.engine import Engine
 from dlrm.train.hooks import Hook
+from dlrm.train.precision import DTYPES
 from dlrm.train.schedule import BEGINNING, Position, Schedule
 from dlrm.train.standard_hooks import AverageWeights, ShowActivity
 from dlrm.train.stepper import StepOutput
@@ -72,6 +73,7 @@ class Training:
         leave_out(without, engine)
         self._without = without
         self._engine = engine
+        self._dense = DTYPES[config.precision.dense]
         self._device = world.device
         self._order = Schedule.of(config.train, seed=config.run.seed, num_samples=source.num_samples).order
         loader = build_loader(config.train, world, source, self._order)
@@ -83,7 +85,7 @@ class Training:
 
     def warm_up(self, steps: int) -> list[Product]:
         """Train some steps; returns the matrix products of one of them, on this rank."""
-        with products_of(self._engine.model) as found:
+        with products_of(self._engine.model, self._dense) as found:
             self._pass(steps, [*self._hooks])
         return found[: len(found) // (FILLING + steps + DRAINING)]
 

@@ -82,6 +82,18 @@ def test_stages_sum_up_to_the_step_and_all_ranks_find_the_same(options, kwargs, 
     assert mine.floors.arithmetic_ms > 0
 
 
+def test_what_computes_in_bf16_moves_half_the_bytes(tmp_path):
+    (full,) = run_ranks(benchmark, 1, ["precision.dense=fp32"], {}, tmp_path)
+    (low,) = run_ranks(benchmark, 1, ["precision.dense=bf16"], {}, tmp_path)
+    samples = 32
+    layers = [(3, 16, 2), (16, 8, 3), (8 + 10, 16, 3)]  # 2: nobody needs the gradient of the input; the last is float32
+    numbers = sum(count * (samples * m + m * n + samples * n) for m, n, count in layers)
+    numbers += samples * ((5 * 8 + 5 * 5) + (5 * 5 + 5 * 8 + 5 * 8))  # V = 5 vectors, and their pairs
+    assert full.work.streamed_bytes - low.work.streamed_bytes == pytest.approx(2 * numbers / samples)
+    assert (full.work.flops, full.work.row_bytes) == (low.work.flops, low.work.row_bytes)
+    assert low.floors.arithmetic_ms > 0
+
+
 def in_trouble(rank, world_size, trouble, folder):
     """A benchmark in which rank 1 cannot write its trace, or has no memory for the ceilings; or none knows a product."""
     with pytest.MonkeyPatch.context() as patch:
