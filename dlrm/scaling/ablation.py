@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm.config.benchmark import Part
+from dlrm.config.benchmark import BenchmarkConfig, Part
 from dlrm.distributed.internals import all_lookups, replace_lookups
 from dlrm.errors import ConfigError
 from dlrm.layers.interaction import Interaction
@@ -26,10 +26,25 @@ from dlrm.models.base import TABLES, Model
 from dlrm.train.engine import Engine
 
 
+def to_be_built(config: BenchmarkConfig) -> BenchmarkConfig:
+    """The configuration of an engine that :func:`leave_out` can take parts out of.
+
+    ``precision.all_reduce`` makes DistributedDataParallel's hook for gradients. It takes one, and without the exchange that
+    is ours, which leaves nothing to round for.
+    """
+    if "exchange" not in config.without:
+        return config
+    return config.model_copy(update={"precision": config.precision.model_copy(update={"all_reduce": "fp32"})})
+
+
 def leave_out(parts: Collection[Part], engine: Engine) -> None:
     """Take lookups, MLPs and the interaction out of a model, and its gradients' all-reduce if there is no exchange.
 
     For good: build another engine for the whole model.
+
+    Args:
+        parts: to leave out.
+        engine: built from :func:`to_be_built`.
 
     Raises:
         ConfigError: the model has no interaction of its own to leave out.

@@ -6,6 +6,8 @@ the breakdown (:mod:`dlrm.scaling.stages`).
 
 from __future__ import annotations
 
+import itertools
+import logging
 from pathlib import Path
 
 import torch
@@ -22,7 +24,8 @@ from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
 from dlrm.run.files import is_run
 from dlrm.run.log import open_log
-from dlrm.run.secondary import secondary, write_json, write_text
+from dlrm.run.secondary import Warn, reason, secondary, write_json, write_text
+from dlrm.scaling.ablation import to_be_built
 from dlrm.scaling.ceilings import Ceilings, measure
 from dlrm.scaling.floors import floors
 from dlrm.scaling.passes import Training
@@ -32,6 +35,8 @@ from dlrm.scaling.stages import busy_by_step, by_step, in_order, launched_by_ste
 from dlrm.scaling.text import texts
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
 from dlrm.train.engine import Engine, build_engine
+
+_LOG = logging.getLogger(__name__)
 
 _OF_THE_MODEL = {"lookups", "mlps", "interaction"}
 """Without these the model is another one, and its floors tell nothing."""
@@ -94,21 +99,26 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         world: the ranks.
         folder: for traces, if they are wanted.
     """
-    engine = build_engine(config, dataset.schema, world)
+    engine = build_engine(to_be_built(config), dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.warm_up(config.warmup_steps)
     plain = training.run(config.steps)
     step_s = slowest(world.collectives.all_gather_object(plain.step_s))
     trace = folder / f"trace_rank{world.rank}.json.gz" if config.profile else None
-    profiled, line = training.run_profiled(config.profiled_steps, trace)
+    notices: list[str] = []
+    profiled, line = training.run_profiled(config.profiled_steps, trace, notices.append)
     mine = ProfiledRank(profiled.step_s, by_step(line), launched_by_step(line), busy_by_step(line))
     ranks = world.collectives.all_gather_object(mine)
     order = in_order(stage for rank in ranks for step in rank.stages_us for stage in step)
     time = step_time(step_s)
     work = ceilings = reached = None
-    if not _OF_THE_MODEL.intersection(config.without):
-        work = _work(config, engine, training.first_batch(), products, world)
-        ceilings = _ceilings(engine, products, len(training.first_batch().sparse.values()), world)
+    if _OF_THE_MODEL.isdisjoint(config.without) and not products:
+        notices += ["no floors: none of the model's matrix products is known"] * world.is_leader
+    elif _OF_THE_MODEL.isdisjoint(config.without):
+        batch = training.first_batch()
+        work = _work(config, engine, batch, products, world)
+        ceilings = _ceilings(engine, products, len(batch.sparse.values()), world, notices.append)
+    if work and ceilings:
         reached = floors(work, ceilings, samples=config.train.global_batch_size, step_ms=time.median_ms)
     return Result(
         name=config.run.name,
@@ -125,6 +135,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         work=work,
         ceilings=ceilings,
         floors=reached,
+        notices=tuple(itertools.chain(*world.collectives.all_gather_object(notices))),
         environment=environment(world),
     )
 
@@ -145,19 +156,27 @@ def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[
     )
 
 
-def _ceilings(engine: Engine, products: list[Product], ids: int, world: World) -> tuple[Ceilings, ...]:
-    """Of each rank, measured at the same time."""
+def _ceilings(
+    engine: Engine, products: list[Product], ids: int, world: World, warn: Warn
+) -> tuple[Ceilings, ...] | None:
+    """Of each rank, measured at the same time; None on every rank where one could not, for want of memory above all."""
     dim = round(sum(place.dim for place in engine.placements) / len(engine.placements))
+    mine = None
     world.collectives.barrier()
-    mine = measure(
-        products,
-        rows=engine.table_weights // dim // world.size,
-        dim=dim,
-        lookups=ids,
-        stream_numbers=sum(product.numbers for product in products) // (3 * len(products)),
-        device=world.device,
-    )
-    return tuple(world.collectives.all_gather_object(mine))
+    try:
+        mine = measure(
+            products,
+            rows=engine.table_weights // dim // world.size,
+            dim=dim,
+            lookups=ids,
+            device=world.device,
+        )
+    except (MemoryError, RuntimeError) as error:  # torch's allocators raise the latter; what was measured is not lost
+        _LOG.warning("ceilings could not be measured", exc_info=True)
+        why = reason(error).splitlines()[0]
+        warn(f"no floors: the ceilings of rank {world.rank} could not be measured ({why})")
+    found = world.collectives.all_gather_object(mine)
+    return None if None in found else tuple(found)
 
 
 def _dense_state(engine: Engine) -> int:

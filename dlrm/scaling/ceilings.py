@@ -28,7 +28,7 @@ class Ceilings:
     Attributes:
         stream_bytes_per_s: of a triad.
         row_bytes_per_s: of rows gathered from random places and written one after the other.
-        flops_per_s: of the products of a step, one after the other.
+        flops_per_s: of the products of a step, one after the other, each in the type it is computed in.
     """
 
     stream_bytes_per_s: float
@@ -36,21 +36,19 @@ class Ceilings:
     flops_per_s: float
 
 
-def measure(
-    products: Sequence[Product], *, rows: int, dim: int, lookups: int, stream_numbers: int, device: torch.device
-) -> Ceilings:
+def measure(products: Sequence[Product], *, rows: int, dim: int, lookups: int, device: torch.device) -> Ceilings:
     """All of them, on this rank.
 
     Args:
-        products: of a step.
+        products: of a step, at least one.
         rows: of this rank's tables together.
         dim: their width.
         lookups: ids of a step.
-        stream_numbers: of an activation.
         device: to measure.
     """
+    operand_bytes = sum(product.bytes for product in products) // (3 * len(products))
     return Ceilings(
-        stream_bytes_per_s=stream_bytes_per_s(stream_numbers, device),
+        stream_bytes_per_s=stream_bytes_per_s(max(1, operand_bytes // _FLOAT_BYTES), device),
         row_bytes_per_s=row_bytes_per_s(rows, dim, lookups, device),
         flops_per_s=flops_per_s(products, device),
     )
@@ -60,8 +58,8 @@ def stream_bytes_per_s(numbers: int, device: torch.device) -> float:
     """Bytes a second of the triad a = b + 3 c (McCalpin's STREAM), which reads two arrays and writes one.
 
     Args:
-        numbers: float32 in each array. Take those of an activation: what fits into a cache is read from there by the
-            training as well.
+        numbers: float32 in each array. Take as many bytes as an activation has: what fits into a cache is read from there
+            by the training as well.
         device: whose memory.
     """
     a, b, c = (torch.zeros(numbers, device=device) for _ in range(3))
@@ -97,9 +95,9 @@ def flops_per_s(products: Sequence[Product], device: torch.device) -> float:
 
 
 def _product_s(product: Product, device: torch.device) -> float:
-    left = torch.randn(product.batch, product.m, product.k, device=device)
-    right = torch.randn(product.batch, product.k, product.n, device=device)
-    out = torch.empty(product.batch, product.m, product.n, device=device)
+    left = torch.randn(product.batch, product.m, product.k, device=device, dtype=product.dtype)
+    right = torch.randn(product.batch, product.k, product.n, device=device, dtype=product.dtype)
+    out = torch.empty(product.batch, product.m, product.n, device=device, dtype=product.dtype)
     if product.batch == 1:
         left, right, out = left[0], right[0], out[0]
     return best_s(lambda: torch.matmul(left, right, out=out), device)

@@ -21,6 +21,7 @@ from dlrm.data.source import Source
 from dlrm.distributed.world import World
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
+from dlrm.run.secondary import Warn, secondary
 from dlrm.scaling.ablation import exchange, leave_out
 from dlrm.scaling.regions import NamedHooks, named_parts
 from dlrm.scaling.stages import Timeline, events_of, timeline
@@ -29,6 +30,7 @@ from dlrm.scaling.work import Product, products_of
 from dlrm.train.build import build_loader, build_loss_and_speed
 from dlrm.train.engine import Engine
 from dlrm.train.hooks import Hook
+from dlrm.train.precision import DTYPES
 from dlrm.train.schedule import BEGINNING, Position, Schedule
 from dlrm.train.standard_hooks import AverageWeights, ShowActivity
 from dlrm.train.stepper import StepOutput
@@ -71,6 +73,7 @@ class Training:
         leave_out(without, engine)
         self._without = without
         self._engine = engine
+        self._dense = DTYPES[config.precision.dense]
         self._device = world.device
         self._order = Schedule.of(config.train, seed=config.run.seed, num_samples=source.num_samples).order
         loader = build_loader(config.train, world, source, self._order)
@@ -82,7 +85,7 @@ class Training:
 
     def warm_up(self, steps: int) -> list[Product]:
         """Train some steps; returns the matrix products of one of them, on this rank."""
-        with products_of(self._engine.model) as found:
+        with products_of(self._engine.model, self._dense) as found:
             self._pass(steps, [*self._hooks])
         return found[: len(found) // (FILLING + steps + DRAINING)]
 
@@ -94,12 +97,13 @@ class Training:
         """Train ``steps`` after those that fill the pipeline, and take the time of each."""
         return self._pass(steps, [*self._hooks])
 
-    def run_profiled(self, steps: int, trace: Path | None = None) -> tuple[Pass, Timeline]:
+    def run_profiled(self, steps: int, trace: Path | None, warn: Warn) -> tuple[Pass, Timeline]:
         """The same under the profiler.
 
         Args:
             steps: to time.
             trace: file for a trace (:mod:`dlrm.scaling.trace`), if one is wanted.
+            warn: is told where it cannot be written.
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or else it tells the terminal that it starts and stops
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self._device.type == "cuda")
@@ -107,7 +111,8 @@ class Training:
             found = self._pass(steps, [NamedHooks(self._hooks)])
         line = timeline(*events_of(profiler))
         if trace is not None:
-            write_trace(profiler, line, trace)
+            with secondary(trace, warn):  # or else the other ranks would wait for this one
+                write_trace(profiler, line, trace)
         line.ends_us = line.ends_us[FILLING - 1 : FILLING + steps]
         return found, line
 

@@ -137,7 +137,8 @@ class Result:
         without: what was left out.
         steps: that were timed; samples_per_s: over all ranks; step: their time.
         breakdown: where it goes.
-        work: of a sample, by formula; ceilings: of each rank; floors: of the step. None where the model is not whole.
+        work: of a sample, by formula; ceilings: of each rank; floors: of the step. None where they are not known.
+        notices: what could not be measured or written, a line each.
         environment: versions, hardware and code.
     """
 
@@ -155,6 +156,7 @@ class Result:
     work: Work | None
     ceilings: tuple[Ceilings, ...] | None
     floors: Floors | None
+    notices: tuple[str, ...]
     environment: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:

@@ -239,14 +239,14 @@ def launched_by_step(found: Timeline) -> list[dict[str, float]]:
 
 def busy_by_step(found: Timeline) -> list[float]:
     """Of each profiled step the microseconds in which at least one kernel ran on the device."""
-    merged: list[list[float]] = []
+    stretches: list[list[float]] = []
     for start_us, end_us in found.busy:
-        if merged and start_us <= merged[-1][1]:
-            merged[-1][1] = max(merged[-1][1], end_us)
+        if stretches and start_us <= stretches[-1][1]:
+            stretches[-1][1] = max(stretches[-1][1], end_us)
         else:
-            merged.append([start_us, end_us])
+            stretches.append([start_us, end_us])
     steps = zip(found.ends_us, found.ends_us[1:], strict=False)
-    return [sum(max(0.0, min(end, b) - max(start, a)) for a, b in merged) for start, end in steps]
+    return [sum(max(0.0, min(end, b) - max(start, a)) for a, b in stretches) for start, end in steps]
 
 
 def in_order(stages: Iterable[str]) -> list[str]:

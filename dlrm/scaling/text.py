@@ -22,10 +22,11 @@ def texts(result: Result) -> Iterator[str | Table]:
     yield from floor_lines(result)
     yield breakdown_line(result.breakdown)
     yield breakdown_table(result.breakdown, result.ranks)
+    yield from result.notices
 
 
 def floor_lines(result: Result) -> Iterator[str]:
-    """The work of a sample, the ceilings of the machine, the floors that follow; nothing where the model is not whole."""
+    """The work of a sample, the ceilings of the machine, the floors that follow; nothing where they are not known."""
     work, ceilings, floors = result.work, result.ceilings, result.floors
     if work is None or ceilings is None or floors is None:
         return

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dlrm.files import written_beside
 from dlrm.scaling.regions import STEP
 from dlrm.scaling.stages import Timeline, merged
 
@@ -22,14 +23,20 @@ def write_trace(profile: Any, found: Timeline, path: Path) -> None:
         profile: a :class:`torch.profiler.profile` that is over.
         found: its stages.
         path: of the file, ``....json.gz``.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
     """
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "trace.json")
         profile.export_chrome_trace(str(plain))
         trace = json.loads(plain.read_text())
     trace["traceEvents"] += _stages(trace["traceEvents"], found)
-    with gzip.open(path, "wt", encoding="utf-8", compresslevel=6) as file:
-        json.dump(trace, file)
+    with (
+        written_beside(path, durable=False) as file,
+        gzip.open(file, "wt", encoding="utf-8", compresslevel=6) as compressed,
+    ):
+        json.dump(trace, compressed)
 
 
 def _stages(events: list[dict[str, Any]], found: Timeline) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ What is counted is what has to be done, however it is done:
   gradient of its input where that needs one. Everything else in the dense part is linear in the number of activations and
   could be done along with a product, so it counts neither as operations nor as bytes.
 - *Bytes of the dense part*: each product reads its two operands and writes its result once (the compulsory misses of
-  Williams et al., "Roofline", CACM 2009). Then the optimizer reads weight, gradient and state of each parameter, and writes
-  weight and state.
+  Williams et al., "Roofline", CACM 2009), in the type it computes in. Then the optimizer reads weight, gradient and state
+  of each parameter, and writes weight and state, all of them float32.
 - *Bytes of the tables*: an id's row is read by the lookup; the update reads it again and writes it, with the optimizer's
   state. The lookup writes a pooled embedding for each sample and table, and the update reads its gradient. Each id counts,
   also where a batch has it several times.
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -31,7 +31,9 @@ from torchrec.modules.crossnet import LowRankCrossNet
 
 from dlrm.data.batch import Batch
 from dlrm.layers.interaction import DotInteraction, ProjectionInteraction
+from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
+from dlrm.train.precision import lowered
 
 _ID_BYTES, _LENGTH_BYTES = 8, 4  # int64, int32: dlrm.data.batch
 
@@ -42,6 +44,7 @@ class Product:
 
     Attributes:
         square: whether the second is the first, transposed: it is read once.
+        dtype: of operands and result.
     """
 
     m: int
@@ -49,6 +52,7 @@ class Product:
     n: int
     batch: int = 1
     square: bool = False
+    dtype: torch.dtype = torch.float32
 
     @property
     def flops(self) -> int:
@@ -56,22 +60,28 @@ class Product:
         return 2 * self.batch * self.m * self.k * self.n
 
     @property
-    def numbers(self) -> int:
-        """Elements of operands and result."""
+    def bytes(self) -> int:
+        """Of operands and result."""
         operands = self.m * self.k + (0 if self.square else self.k * self.n)
-        return self.batch * (operands + self.m * self.n)
+        return self.batch * (operands + self.m * self.n) * self.dtype.itemsize
 
 
 @contextmanager
-def products_of(model: nn.Module) -> Iterator[list[Product]]:
+def products_of(model: nn.Module, dense: torch.dtype = torch.float32) -> Iterator[list[Product]]:
     """Collect the matrix products of the training steps in the block: forward, and the backward ones that follow from it.
 
     Known are linear layers, low-rank cross networks, and the products of interactions.
+
+    Args:
+        model: sharded or not.
+        dense: in what the parts compute that :func:`dlrm.train.precision.lower_dense` lowers, gradients included.
     """
     found: list[Product] = []
+    low = {module for whole in model.modules() if isinstance(whole, Model) for module in lowered(whole)}
 
     def see(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        found.extend(_products(module, inputs))
+        dtype = dense if module in low else torch.float32
+        found.extend(replace(product, dtype=dtype) for product in _products(module, inputs))
 
     handles = [module.register_forward_pre_hook(see) for module in model.modules() if isinstance(module, _KNOWN)]
     try:
@@ -172,9 +182,10 @@ def work_per_sample(
         for table in tables
     )
     batch_bytes = dense_features * BYTES_PER_NUMBER + ids * _ID_BYTES
-    numbers = sum(product.numbers for product in products)
-    updated = dense_weights * (3 + 2 * dense_state)  # weight and gradient read, weight written; state both
-    streamed = (numbers + updated) * BYTES_PER_NUMBER / samples + 2 * pooled * BYTES_PER_NUMBER + batch_bytes
+    multiplied = sum(product.bytes for product in products)
+    # Weight and gradient are read, the weight is written; the state is both.
+    updated = dense_weights * (3 + 2 * dense_state) * BYTES_PER_NUMBER
+    streamed = (multiplied + updated) / samples + 2 * pooled * BYTES_PER_NUMBER + batch_bytes
     exchanged = 2 * pooled * BYTES_PER_NUMBER + ids * _ID_BYTES + len(tables) * _LENGTH_BYTES
     return Work(
         flops=sum(product.flops for product in products) / samples,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from dlrm.config import Config
 from dlrm.config.describe import defaults, flatten, to_plain
@@ -39,10 +40,20 @@ def lower_dense(model: Model, config: PrecisionConfig, device: torch.device) -> 
         raise ConfigError.at("precision.dense", message)
     for part in (getattr(model, name) for name in model.lower_precision):
         part.forward = torch.autocast(device.type, DTYPES[config.dense])(part.forward)
-        for mlp in part.modules():
-            if isinstance(mlp, MLP) and mlp.gives_logits:
-                last = mlp.linears[-1]
-                last.forward = _in_full(last.forward, last.weight.dtype, device)  # type: ignore[arg-type]
+        for last in _giving_logits(part):
+            last.forward = _in_full(last.forward, last.weight.dtype, device)  # type: ignore[arg-type]
+
+
+def lowered(model: Model) -> set[nn.Module]:
+    """The modules of a model that :func:`lower_dense` has compute in lower precision."""
+    parts = [getattr(model, name) for name in model.lower_precision]
+    return {module for part in parts for module in part.modules()} - {
+        last for part in parts for last in _giving_logits(part)
+    }
+
+
+def _giving_logits(part: nn.Module) -> list[nn.Module]:
+    return [mlp.linears[-1] for mlp in part.modules() if isinstance(mlp, MLP) and mlp.gives_logits]
 
 
 def _in_full(

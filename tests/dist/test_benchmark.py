@@ -11,6 +11,8 @@ from dlrm.config import load_options
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError
+from dlrm.scaling import ceilings, work
+from dlrm.scaling.ablation import to_be_built
 from dlrm.scaling.benchmark import measured
 from dlrm.scaling.passes import DRAINING, FILLING, Training
 from dlrm.schema import Schema
@@ -80,6 +82,50 @@ def test_stages_sum_up_to_the_step_and_all_ranks_find_the_same(options, kwargs, 
     assert mine.floors.arithmetic_ms > 0
 
 
+def test_what_computes_in_bf16_moves_half_the_bytes(tmp_path):
+    (full,) = run_ranks(benchmark, 1, ["precision.dense=fp32"], {}, tmp_path)
+    (low,) = run_ranks(benchmark, 1, ["precision.dense=bf16"], {}, tmp_path)
+    samples = 32
+    layers = [(3, 16, 2), (16, 8, 3), (8 + 10, 16, 3)]  # 2: nobody needs the gradient of the input; the last is float32
+    numbers = sum(count * (samples * m + m * n + samples * n) for m, n, count in layers)
+    numbers += samples * ((5 * 8 + 5 * 5) + (5 * 5 + 5 * 8 + 5 * 8))  # V = 5 vectors, and their pairs
+    assert full.work.streamed_bytes - low.work.streamed_bytes == pytest.approx(2 * numbers / samples)
+    assert (full.work.flops, full.work.row_bytes) == (low.work.flops, low.work.row_bytes)
+    assert low.floors.arithmetic_ms > 0
+
+
+def in_trouble(rank, world_size, trouble, folder):
+    """A benchmark in which rank 1 cannot write its trace, or has no memory for the ceilings; or none knows a product."""
+    with pytest.MonkeyPatch.context() as patch:
+        if trouble == "trace" and rank:
+            (folder / "trace_rank1.json.gz.unfinished").mkdir()  # it cannot be written there
+        elif trouble == "memory" and rank:
+            patch.setattr(ceilings, "row_bytes_per_s", lambda *_: torch.empty(2**58))
+        elif trouble == "products":
+            patch.setattr(work, "_KNOWN", ())
+        return benchmark(rank, world_size, ["profile=true"], {}, folder)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("trace", "trace_rank1.json.gz: Is a directory; not written, the run goes on"),
+        ("memory", "no floors: the ceilings of rank 1 could not be measured (RuntimeError: "),
+        ("products", "no floors: none of the model's matrix products is known"),
+    ],
+)
+def test_what_cannot_be_written_or_measured_takes_nothing_else_with_it(trouble, said, tmp_path):
+    mine, others = run_ranks(in_trouble, 2, trouble, tmp_path)
+    assert (mine.step, mine.breakdown, mine.notices) == (others.step, others.breakdown, others.notices)
+    (line,) = mine.notices
+    assert said in line
+    assert "\n" not in line
+    has_floors = trouble == "trace"
+    assert [bool(found.floors) for found in (mine, others)] == [has_floors] * 2
+    assert [bool(found.ceilings) for found in (mine, others)] == [has_floors] * 2
+    assert len(list(tmp_path.glob("trace_rank*.json.gz"))) == (1 if trouble == "trace" else 2)
+
+
 def trained_without(rank, world_size, parts, options):
     """What a few steps without these parts call, read and change."""
     config = configuration(options)
@@ -87,7 +133,7 @@ def trained_without(rank, world_size, parts, options):
     read = itertools.count()
     real = source.read
     source.read = lambda index_B: (next(read), real(index_B))[1]
-    engine = build_engine(config, source.schema, world)
+    engine = build_engine(to_be_built(config.model_copy(update={"without": parts})), source.schema, world)
     training = Training(config, source, engine, world, without=parts)
     training.run(10)  # lookups that are left out are made once, and so is a set of batches
     before = {name: part.clone() for name, part in parts_of(engine).items()}
@@ -120,7 +166,14 @@ EVERYTHING = {"tables", "bottom_mlp", "top_mlp"}
 
 
 @pytest.mark.parametrize(
-    "options", [EVERY_SHARDING, slow(["sharding.types=table_row_wise"]), slow(["sharding.types=grid_shard"])]
+    "options",
+    [
+        EVERY_SHARDING,
+        ["precision.all_reduce=bf16"],
+        slow(["precision.all_reduce=fp16"]),
+        slow(["sharding.types=table_row_wise"]),
+        slow(["sharding.types=grid_shard"]),
+    ],
 )
 def test_without_exchange_no_collective_is_called(options):
     for found in run_ranks(trained_without, 2, ("exchange",), options):

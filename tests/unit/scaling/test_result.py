@@ -28,7 +28,7 @@ def a_result(ranks, **changes):
         "name": "small", "ranks": len(ranks), "device": "cpu", "backend": "gloo", "threads_per_rank": 1,
         "global_batch_size": 8, "without": (), "steps": 3, "samples_per_s": 2000.0,
         "step": step_time([0.004, 0.005, 0.003]), "breakdown": found, "work": work, "ceilings": ceilings,
-        "floors": floors(work, ceilings, samples=8, step_ms=4.0), "environment": {},
+        "floors": floors(work, ceilings, samples=8, step_ms=4.0), "notices": (), "environment": {},
     }  # fmt: skip
     return Result(**{**fields, **changes})
 
@@ -100,6 +100,13 @@ def test_without_a_part_of_the_model_no_floor_is_shown():
     lines = [text for text in texts(result) if isinstance(text, str)]
     assert lines[0].startswith("small without mlps: ")
     assert not any("floor" in line for line in lines)
+
+
+def test_what_could_not_be_done_is_said_at_the_end():
+    result = a_result([rank([1000], [3000])], ceilings=None, floors=None, notices=("no floors: no memory",))
+    *_, table, last = texts(result)
+    assert not isinstance(table, str)
+    assert last == "no floors: no memory"
 
 
 def test_the_picture_is_a_png(tmp_path):

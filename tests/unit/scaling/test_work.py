@@ -1,14 +1,17 @@
 """Work by formula, against counts by hand."""
 
 import itertools
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlrm.config import load_config
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.scaling.work import Product, TableUse, ids_per_sample, products_of, work_per_sample
 from dlrm.schema import Schema
+from dlrm.train.precision import DTYPES, lower_dense
 from tests.unit.models.helpers import cpu_model, ragged_ids
 
 
@@ -97,6 +100,50 @@ def test_interactions(interaction, width, flops):
     mlps = mlp_flops([3, 6, 4], first_input_has_a_gradient=False)
     mlps += mlp_flops([width, 5, 1], first_input_has_a_gradient=True)
     assert sum(product.flops for product in found) / 2 == mlps + flops
+
+
+class Multiplied(TorchDispatchMode):
+    """Operations and bytes of the matrix products that torch really does, by type."""
+
+    def __init__(self):
+        super().__init__()
+        self.flops, self.bytes = Counter(), Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            left, right = args[-2:]
+            assert left.dtype == right.dtype == out.dtype
+            self.flops[out.dtype] += 2 * left.numel() * right.shape[-1]
+            self.bytes[out.dtype] += sum(tensor.numel() * tensor.element_size() for tensor in (left, right, out))
+        return out
+
+
+@pytest.mark.parametrize("dense", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.interaction.kind=dot"],
+        ["model.interaction={kind: dcn, layers: 2, rank: 3}"],
+        ["model.interaction={kind: projection, branch1: 8, branch2: 8}"],
+        ["model.interaction.kind=cat", "model.heads.tower=3"],
+    ],
+)
+def test_products_have_the_types_that_torch_computes_them_in(options, dense):
+    schema = Schema.numbered(3, (5, 9, 7))
+    small = ["model.embedding_dim=4", "model.bottom_mlp=6,4", "model.top_mlp=5,1", f"precision.dense={dense}"]
+    config = load_config(None, [*small, *options])
+    model = cpu_model(config.model, schema, seed=1)
+    lower_dense(model, config.precision, torch.device("cpu"))
+    sparse = ragged_ids(schema, samples=16, longest=2)
+    with Multiplied() as real, products_of(model, DTYPES[dense]) as found:
+        model(torch.randn(16, 3), sparse).sum().backward()
+    for dtype in {torch.float32, DTYPES[dense]}:  # the logits' layer is float32 in any case
+        of_type = [product for product in found if product.dtype == dtype]
+        assert sum(product.flops for product in of_type) == real.flops[dtype] > 0
+        twice = sum(product.batch * product.m * product.k * dtype.itemsize for product in of_type if product.square)
+        assert sum(product.bytes for product in of_type) + twice == real.bytes[dtype]
+    assert real.flops.keys() == {torch.float32, DTYPES[dense]}
 
 
 def test_models_without_a_bottom_mlp_and_with_towers():
