@@ -17,7 +17,7 @@ from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
-from dlrm.format import did_you_mean
+from dlrm.format import did_you_mean, first_line
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
@@ -108,13 +108,13 @@ def make_plan(
             return plan_for(hardware)
         except PlannerError as error:
             if error.error_type not in _DOES_NOT_FIT:
-                raise PlanError(f"the planner found no plan: {_first_line(error)}") from error
+                raise PlanError(f"the planner found no plan: {first_line(error)}") from error
             short = _short_memory(plan_for, hardware)
             raise PlanError(
                 _does_not_fit(model, optimizer, hardware, world, reserve, short=short, samples=rank_batch_size)
             ) from error
         except (ValueError, RuntimeError) as error:  # where constraints leave it nothing to choose from, e.g.
-            raise PlanError(f"the planner found no plan: {_first_line(error)}") from error
+            raise PlanError(f"the planner found no plan: {first_line(error)}") from error
 
     made = from_rank_0(world.collectives, plan)
     if world.device.type == "cpu":
@@ -297,8 +297,3 @@ def _what_to_change(short: str, *, on_cpu: bool, copies: bool) -> str:
     if "host" in short and copies:
         told += ["do without checkpoints (checkpoint.enabled: false)"]
     return f"{', '.join(told)}, or allow more sharding.types (row_wise splits a large table)"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

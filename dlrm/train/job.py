@@ -149,6 +149,8 @@ def _introduce(
     for device in (False, True):
         if told := memory.told(device=device):
             display.say(f"memory of the {'device' if device else 'host'}: {told}")
+    if memory.missing:
+        display.say(memory.missing)
 
 
 def _final_scores(

@@ -65,6 +65,7 @@ class Shapes:
     Attributes:
         schema: of the data.
         columns: X, of all tables.
+        model: its class.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch; evaluation_samples: of an evaluation batch.
         footprint: of the dense part in a training step.
@@ -72,6 +73,7 @@ class Shapes:
     """
 
     schema: Schema
+    model: str
     columns: int
     dense_weights: int
     samples: int
@@ -101,6 +103,7 @@ class Shapes:
         weights = sum(parameter.numel() for parameter in task.parameters())
         return cls(
             schema=schema,
+            model=type(task.model).__name__,
             columns=sum(table.embedding_dim for table in tables),
             dense_weights=weights - sum(table.num_embeddings * table.embedding_dim for table in tables),
             samples=samples,
@@ -125,7 +128,16 @@ def account(
         ),
         COPIES: Bytes(host=copied_bytes(config, shapes, pieces, optimizer, world.size)),
     }
-    return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()})
+    return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()}, _missing(shapes))
+
+
+def _missing(shapes: Shapes) -> str:
+    if not shapes.footprint.unknown:
+        return ""
+    return (
+        f"the activations of {shapes.model} are not in the memory account: it does not run on tensors without values "
+        f"({shapes.footprint.unknown}); the planner leaves them sharding.reserve_fraction of the memory"
+    )
 
 
 def reserve(config: Config, shapes: Shapes, optimizer: TableOptimizer, world: World) -> Reserve:
