@@ -64,8 +64,8 @@ class Shapes:
 
     Attributes:
         schema: of the data.
-        columns: X, of all tables.
         model: its class.
+        tables: (rows, columns) of each table; columns: X, of all of them.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch; evaluation_samples: of an evaluation batch.
         footprint: of the dense part in a training step.
@@ -74,12 +74,17 @@ class Shapes:
 
     schema: Schema
     model: str
-    columns: int
+    tables: tuple[tuple[int, int], ...]
     dense_weights: int
     samples: int
     evaluation_samples: int
     footprint: Activations
     scored: int = 0
+
+    @property
+    def columns(self) -> int:
+        """X, the width of pooled embeddings."""
+        return sum(columns for _, columns in self.tables)
 
     @classmethod
     def of(cls, task: TrainTask, config: Config, schema: Schema, world: World, scored: int) -> Shapes:
@@ -99,13 +104,14 @@ class Shapes:
                 config.evaluation.global_batch_size or config.train.global_batch_size,
             )
         )
-        tables = task.model.tables.embedding_bag_configs()
+        configs = task.model.tables.embedding_bag_configs()
+        tables = tuple((table.num_embeddings, table.embedding_dim) for table in configs)
         weights = sum(parameter.numel() for parameter in task.parameters())
         return cls(
             schema=schema,
             model=type(task.model).__name__,
-            columns=sum(table.embedding_dim for table in tables),
-            dense_weights=weights - sum(table.num_embeddings * table.embedding_dim for table in tables),
+            tables=tables,
+            dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,
             footprint=activations(task, schema, samples, world.device),
@@ -143,12 +149,15 @@ def _missing(shapes: Shapes) -> str:
 def reserve(config: Config, shapes: Shapes, optimizer: TableOptimizer, world: World) -> Reserve:
     """What the planner must leave to all that is no table: as if the tables were spread evenly."""
     on_cpu = world.device.type == "cpu"
-    everything = account(config, shapes, (), optimizer, world)
-    rest = everything.total
-    sizes = ((feature.rows, shapes.columns // len(shapes.schema.sparse)) for feature in shapes.schema.sparse)
-    copies = 0
+    rest = account(config, shapes, (), optimizer, world).total
+    averages = copies = 0
+    if config.train.average_decay > 0:
+        averages = sum(rows * columns for rows, columns in shapes.tables) * _FLOAT // world.size
     if config.checkpoint.enabled:
-        copies = sum(optimizer.block_bytes(rows, columns) for rows, columns in sizes) // world.size
+        copies = sum(optimizer.block_bytes(*size) for size in shapes.tables) // world.size + averages
+    # While weights and averages of a table change places there is a third copy, of no more than the rank has of all tables.
+    largest = min(averages, max(rows * columns for rows, columns in shapes.tables) * _FLOAT)
+    rest += _placed(averages + largest, on_cpu=on_cpu)
     return Reserve(device=0 if on_cpu else rest.device, host=rest.host + copies, copies=copies)
 
 
