@@ -32,6 +32,8 @@ _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, bu
     PlannerErrorType.PARTITION,
     PlannerErrorType.STRICT_CONSTRAINTS,
 )
+# The last two where constraints leave it nothing to choose from, e.g.
+_OF_PLANNER = (PlannerError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def make_plan(
         return planner.plan(model, [sharder or TableSharder()])
 
     def plan() -> ShardingPlan:
+        _check_room_on_host(hardware, config, reserve)
         try:
             return plan_for(hardware)
         except PlannerError as error:
@@ -113,13 +116,29 @@ def make_plan(
             raise PlanError(
                 _does_not_fit(model, optimizer, hardware, world, reserve, short=short, samples=rank_batch_size)
             ) from error
-        except (ValueError, RuntimeError) as error:  # where constraints leave it nothing to choose from, e.g.
+        except _OF_PLANNER as error:
             raise PlanError(f"the planner found no plan: {first_line(error)}") from error
 
     made = from_rank_0(world.collectives, plan)
     if world.device.type == "cpu":
         _check_rows_on_cpu(made)
     return made
+
+
+def _check_room_on_host(hardware: Hardware, config: ShardingConfig, reserve: Reserve) -> None:
+    """Refuse what has no room in a GPU's host even without tables there; the planner does not see that then."""
+    room = hardware.host_bytes * (1 - config.reserve_fraction)
+    if hardware.name is None or reserve.host <= room:
+        return
+    copies, without = "", ""
+    if reserve.copies:
+        copies = f", {reserve.copies / _GIB:.3g} of them for a copy of the state while it is saved"
+        without = ", do without checkpoints (checkpoint.enabled: false)"
+    raise PlanError(
+        f"a rank needs {reserve.host / _GIB:.3g} GiB of its host's memory even with all tables on devices{copies}, and has "
+        f"{hardware.host_bytes / _GIB:.3g} GiB less sharding.reserve_fraction ({config.reserve_fraction:g}); use more "
+        f"ranks, smaller tables, dimensions or batches{without}, or allow more sharding.host_memory_gib"
+    )
 
 
 def _short_memory(plan_for: Callable[[Hardware], ShardingPlan], hardware: Hardware) -> str:
@@ -129,7 +148,7 @@ def _short_memory(plan_for: Callable[[Hardware], ShardingPlan], hardware: Hardwa
     for memory in ("device", "host"):
         try:
             plan_for(hardware.with_room(device=memory == "device", host=memory == "host"))
-        except PlannerError:
+        except _OF_PLANNER:
             continue
         return memory
     return "device and host"
