@@ -66,6 +66,9 @@ class Bytes:
         return Bytes(self.host + other.host, self.device + other.device)
 
 
+NO_BYTES = Bytes()
+
+
 @dataclass(frozen=True)
 class MemoryAccount:
     """What a rank takes at its peak.
@@ -81,7 +84,7 @@ class MemoryAccount:
     @property
     def total(self) -> Bytes:
         """The sum of all parts."""
-        return sum(self.parts.values(), Bytes())
+        return sum(self.parts.values(), NO_BYTES)
 
     def with_part(self, name: str, size: Bytes) -> MemoryAccount:
         """The same with one part more, before the others."""
