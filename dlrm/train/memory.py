@@ -55,6 +55,7 @@ _BATCHES_IN_PIPELINE = {"base": 1, "sparse_dist": 3, "fused_sparse_dist": 3, "pr
 # share of what a step takes: measured (docs/measurements.md), between 0.2 and 1 where a step takes less than a GiB. Without
 # (MALLOC_MMAP_THRESHOLD_=65536, much slower) the other parts alone are within 2 %.
 _KEPT_BY_HEAP = 0.75
+_MEASURED_SAMPLES = 4096  # of a rank, in a batch that is read to see what reading takes besides
 _BYTES_PER_SCORE = 12 + 64  # a buffered logit, label and weight; what counting them takes, see dlrm/metrics
 
 
@@ -242,9 +243,10 @@ def process_bytes(config: Config, dataset: Dataset, world: World) -> int:
     """What this process takes before there is a model, measured after it has done in small what training does in large.
 
     It reads a batch in each of the loader's threads, and multiplies a matrix. What is wrong with the data is met again, and
-    told, where it is trained.
+    told, where it is trained. The batches are training's, of at most 4096 samples a rank, since what they take themselves
+    is counted apart; they cost every start the reading of ``train.read_threads`` such batches.
     """
-    size = max(config.train.global_batch_size, config.evaluation.global_batch_size or 0)
+    size = min(config.train.global_batch_size, _MEASURED_SAMPLES * world.size)
     order = SampleOrder(dataset.train.num_samples, global_batch_size=size)
     threads = config.train.read_threads
     loader = BatchLoader(

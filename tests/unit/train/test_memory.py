@@ -1,8 +1,10 @@
 import pytest
 
+from dlrm.data.in_memory import InMemorySource
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.train.memory import Shapes, reserve
+from dlrm.train.memory import Shapes, process_bytes, reserve
+from tests.support.training import tiny_dataset
 from tests.unit.sharding.plans import config_of, task_of, world_of
 
 ROWS = (100, 300, 50)
@@ -36,3 +38,12 @@ def test_tables_of_unlike_widths_are_copied_as_wide_as_they_are():
     options = ["model.tables.cat_0.embedding_dim=4", "model.interaction.kind=cat", "checkpoint.enabled=true"]
     found, _ = reserved(*options, ranks=1, rows=(1000, 10))
     assert found.copies == 2 * 4 * (1000 * 4 + 10 * 16)
+
+
+@pytest.mark.parametrize(("batch", "ranks", "read"), [(6, 1, 6), (8000, 1, 4096), (16000, 2, 4096), (7000, 2, 3500)])
+def test_what_the_process_takes_is_measured_with_small_batches_of_training(monkeypatch, batch, ranks, read):
+    config = config_of(f"train.global_batch_size={batch}", "train.read_threads=2", "evaluation.global_batch_size=50000")
+    dataset, sizes, of_source = tiny_dataset(40000), [], InMemorySource.read
+    monkeypatch.setattr(InMemorySource, "read", lambda source, rows: sizes.append(len(rows)) or of_source(source, rows))
+    assert process_bytes(config, dataset, world_of(ranks)) > 0
+    assert sizes == [read] * 2
