@@ -178,7 +178,7 @@ def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bo
         TABLES: sum((of_tables.weight_bytes(piece, on_cpu=on_cpu) for piece in pieces), Bytes()),
         TABLE_STATE: sum((of_tables.state_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
         CACHES: Bytes(device=0 if on_cpu else sum(map(of_tables.cache_bytes, pieces))),
-        TABLE_GRADIENTS: _placed(sum(map(of_tables.gradient_bytes, pieces)), on_cpu=on_cpu),
+        TABLE_GRADIENTS: _placed(sum(of_tables.gradient_bytes(piece, optimizer) for piece in pieces), on_cpu=on_cpu),
     }
 
 
