@@ -53,6 +53,12 @@ def escaped(value: Any, longest: int = 100) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, up to the first line break; its type if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
     """The one of ``names`` that is spelled most like ``name``, upper and lower case alike; empty if none is.
 

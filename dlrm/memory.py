@@ -7,7 +7,7 @@ has run out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dlrm.format import byte_size
@@ -66,24 +66,29 @@ class Bytes:
         return Bytes(self.host + other.host, self.device + other.device)
 
 
+NO_BYTES = Bytes()
+
+
 @dataclass(frozen=True)
 class MemoryAccount:
     """What a rank takes at its peak.
 
     Attributes:
         parts: bytes by what takes them.
+        missing: what could not be counted, and why, in a line; empty if nothing.
     """
 
     parts: dict[str, Bytes] = field(default_factory=dict)
+    missing: str = ""
 
     @property
     def total(self) -> Bytes:
         """The sum of all parts."""
-        return sum(self.parts.values(), Bytes())
+        return sum(self.parts.values(), NO_BYTES)
 
     def with_part(self, name: str, size: Bytes) -> MemoryAccount:
         """The same with one part more, before the others."""
-        return MemoryAccount({name: size, **self.parts})
+        return replace(self, parts={name: size, **self.parts})
 
     def largest(self, *, device: bool) -> Iterator[tuple[str, int]]:
         """The parts in one of the memories with their bytes, the largest first; not those that take none there."""

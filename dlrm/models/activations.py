@@ -7,9 +7,11 @@ takes, and one that is added later counts as well. What a kernel takes and gives
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ from torch.func import functional_call
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from dlrm.distributed.internals import DispatchMode, FakeTensors, tree_leaves
+from dlrm.format import escaped, first_line
 from dlrm.models.task import TrainTask
 from dlrm.schema import Schema
 from dlrm.table_names import table_name
@@ -31,33 +34,44 @@ class Activations:
         saved: at the end of the forward pass, for the backward pass.
         peak: at most; the gradient of the tables' output is among them.
         evaluated: at most in a forward pass of evaluation.
+        unknown: why they were not found, in a line; empty where they were.
     """
 
-    saved: int
-    peak: int
-    evaluated: int
+    saved: int = 0
+    peak: int = 0
+    evaluated: int = 0
+    unknown: str = ""
 
 
 def activations(task: TrainTask, schema: Schema, samples: int, device: torch.device) -> Activations:
-    """Run ``task`` without memory.
+    """Run a copy of ``task`` without memory; where it does not run so, say why and count nothing.
 
     Args:
-        task: the model with its loss, before it is sharded; it is left as it was.
+        task: the model with its loss, before it is sharded.
         schema: of the data.
         samples: B, of a rank's part of a batch.
         device: of the step, by kind; nothing is put there.
     """
-    tables = task.model.tables
-    was_training = task.training
-    with FakeTensors():
-        task.model.tables = _PooledEmbeddings(tables.embedding_bag_configs(), samples, device)
-        try:
-            saved, peak = _train(task.train(), _batch(schema, samples, device), device)
-            evaluated = _evaluate(task.eval(), _batch(schema, samples, device), device)
-        finally:
-            task.model.tables = tables
-            task.train(was_training)
+    fake = FakeTensors(allow_non_fake_inputs=True)  # tensors that a module holds as plain attributes
+    try:
+        twin = _twin(task, fake, samples, device)
+        with fake:
+            saved, peak = _train(twin.train(), _batch(schema, samples, device), device)
+            evaluated = _evaluate(twin.eval(), _batch(schema, samples, device), device)
+    # A model may ask for a value, choose by a mask, call an operator that tells no shapes, hold what cannot be copied:
+    # any error may come of that here, and the model trains all the same.
+    except Exception as error:
+        return Activations(unknown=escaped(f"{type(error).__name__}: {first_line(error)}", 200))
     return Activations(saved, peak, evaluated)
+
+
+def _twin(task: TrainTask, fake: FakeTensors, samples: int, device: torch.device) -> TrainTask:
+    """The same modules with the same weights, but for the tables; what a forward pass notes down stays in the copy."""
+    tables = task.model.tables
+    shared = {id(tensor): tensor for tensor in chain(task.parameters(), task.buffers())}
+    with fake:
+        stand_in = _PooledEmbeddings(tables.embedding_bag_configs(), samples, device)
+    return copy.deepcopy(task, {**shared, id(tables): stand_in})
 
 
 class _PooledEmbeddings(nn.Module):

@@ -99,9 +99,13 @@ def cache_bytes(piece: Piece) -> int:
     return int(cached) * piece.columns * BYTES_PER_NUMBER
 
 
-def gradient_bytes(piece: Piece) -> int:
-    """Of its gradient, which only data-parallel tables have: in a bucket of the all-reduce, and as it is computed."""
-    return 2 * piece.rows * piece.columns * BYTES_PER_NUMBER if piece.replicated else 0
+def gradient_bytes(piece: Piece, optimizer: TableOptimizer) -> int:
+    """Of its gradient, which only data-parallel tables have: in a bucket of the all-reduce, and what is beside that.
+
+    Once it is the gradient as it is computed, once what the optimizer makes of it.
+    """
+    copies = 1 + max(1, optimizer.temporaries)
+    return copies * piece.rows * piece.columns * BYTES_PER_NUMBER if piece.replicated else 0
 
 
 def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:

@@ -17,7 +17,7 @@ from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
-from dlrm.format import did_you_mean
+from dlrm.format import did_you_mean, first_line
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
@@ -32,6 +32,8 @@ _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, bu
     PlannerErrorType.PARTITION,
     PlannerErrorType.STRICT_CONSTRAINTS,
 )
+# The last two where constraints leave it nothing to choose from, e.g.
+_OF_PLANNER = (PlannerError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -102,22 +104,39 @@ def make_plan(
         return planner.plan(model, [sharder or TableSharder()])
 
     def plan() -> ShardingPlan:
+        _check_room_on_host(hardware, config, reserve)
         try:
             return plan_for(hardware)
         except PlannerError as error:
             if error.error_type not in _DOES_NOT_FIT:
-                raise PlanError(f"the planner found no plan: {_first_line(error)}") from error
+                raise PlanError(f"the planner found no plan: {first_line(error)}") from error
             short = _short_memory(plan_for, hardware)
             raise PlanError(
                 _does_not_fit(model, optimizer, hardware, world, reserve, short=short, samples=rank_batch_size)
             ) from error
-        except (ValueError, RuntimeError) as error:  # where constraints leave it nothing to choose from, e.g.
-            raise PlanError(f"the planner found no plan: {_first_line(error)}") from error
+        except _OF_PLANNER as error:
+            raise PlanError(f"the planner found no plan: {first_line(error)}") from error
 
     made = from_rank_0(world.collectives, plan)
     if world.device.type == "cpu":
         _check_rows_on_cpu(made)
     return made
+
+
+def _check_room_on_host(hardware: Hardware, config: ShardingConfig, reserve: Reserve) -> None:
+    """Refuse what has no room in a GPU's host even without tables there; the planner does not see that then."""
+    room = hardware.host_bytes * (1 - config.reserve_fraction)
+    if hardware.name is None or reserve.host <= room:
+        return
+    copies, without = "", ""
+    if reserve.copies:
+        copies = f", {reserve.copies / _GIB:.3g} of them for a copy of the state while it is saved"
+        without = ", do without checkpoints (checkpoint.enabled: false)"
+    raise PlanError(
+        f"a rank needs {reserve.host / _GIB:.3g} GiB of its host's memory even with all tables on devices{copies}, and has "
+        f"{hardware.host_bytes / _GIB:.3g} GiB less sharding.reserve_fraction ({config.reserve_fraction:g}); use more "
+        f"ranks, smaller tables, dimensions or batches{without}, or allow more sharding.host_memory_gib"
+    )
 
 
 def _short_memory(plan_for: Callable[[Hardware], ShardingPlan], hardware: Hardware) -> str:
@@ -127,7 +146,7 @@ def _short_memory(plan_for: Callable[[Hardware], ShardingPlan], hardware: Hardwa
     for memory in ("device", "host"):
         try:
             plan_for(hardware.with_room(device=memory == "device", host=memory == "host"))
-        except PlannerError:
+        except _OF_PLANNER:
             continue
         return memory
     return "device and host"
@@ -292,8 +311,3 @@ def _what_to_change(short: str, *, on_cpu: bool, copies: bool) -> str:
     if "host" in short and copies:
         told += ["do without checkpoints (checkpoint.enabled: false)"]
     return f"{', '.join(told)}, or allow more sharding.types (row_wise splits a large table)"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

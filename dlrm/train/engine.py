@@ -13,7 +13,7 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
-from dlrm.memory import MemoryAccount
+from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
@@ -124,9 +124,13 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
     return PlannedModel(task, of_tables, sizes, plan, sharder, account(config, shapes, pieces, of_tables, world))
 
 
-def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 0) -> Engine:
-    """Make the model, plan its sharding, shard it, and give it its optimizers; see :func:`plan_model`."""
+def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 0, process: Bytes = NO_BYTES) -> Engine:
+    """Make the model, plan its sharding, shard it, and give it its optimizers; see :func:`plan_model`.
+
+    ``process`` is what the process takes without a model, for the account that an error tells of.
+    """
     planned = plan_model(config, schema, world, scored=scored)
+    expect(planned.memory.with_part(PROCESS, process))  # before there are tables, with which memory runs out most often
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
     table_weights = sum(rows * dim for rows, dim in sizes.values())
     dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights

@@ -16,7 +16,7 @@ from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
-from dlrm.memory import PROCESS, Bytes, MemoryAccount, expect, expected
+from dlrm.memory import Bytes, MemoryAccount, expected
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.metrics.tasks import Results
 from dlrm.run import heartbeat
@@ -62,8 +62,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     check_options(config, dataset)
     schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
     process = Bytes(host=process_bytes(config, dataset, world))
-    engine = build_engine(config, dataset.schema, world, scored=scored_samples(config, dataset))
-    expect(engine.memory.with_part(PROCESS, process))
+    engine = build_engine(config, dataset.schema, world, scored=scored_samples(config, dataset), process=process)
     accounts = world.collectives.all_gather_object(expected())
 
     data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
@@ -149,6 +148,8 @@ def _introduce(
     for device in (False, True):
         if told := memory.told(device=device):
             display.say(f"memory of the {'device' if device else 'host'}: {told}")
+    if memory.missing:
+        display.say(memory.missing)
 
 
 def _final_scores(

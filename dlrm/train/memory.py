@@ -54,6 +54,7 @@ _BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those a
 # share of what a step takes: measured (docs/measurements.md), between 0.2 and 1 where a step takes less than a GiB. Without
 # (MALLOC_MMAP_THRESHOLD_=65536, much slower) the other parts alone are within 2 %.
 _KEPT_BY_HEAP = 0.75
+_MEASURED_SAMPLES = 4096  # of a rank, in a batch that is read to see what reading takes besides
 _BYTES_PER_SCORE = 12 + 64  # a buffered logit, label and weight; what counting them takes, see dlrm/metrics
 
 
@@ -63,7 +64,8 @@ class Shapes:
 
     Attributes:
         schema: of the data.
-        columns: X, of all tables.
+        model: its class.
+        tables: (rows, columns) of each table; columns: X, of all of them.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch; evaluation_samples: of an evaluation batch.
         footprint: of the dense part in a training step.
@@ -71,12 +73,18 @@ class Shapes:
     """
 
     schema: Schema
-    columns: int
+    model: str
+    tables: tuple[tuple[int, int], ...]
     dense_weights: int
     samples: int
     evaluation_samples: int
     footprint: Activations
     scored: int = 0
+
+    @property
+    def columns(self) -> int:
+        """X, the width of pooled embeddings."""
+        return sum(columns for _, columns in self.tables)
 
     @classmethod
     def of(cls, task: TrainTask, config: Config, schema: Schema, world: World, scored: int) -> Shapes:
@@ -96,12 +104,14 @@ class Shapes:
                 config.evaluation.global_batch_size or config.train.global_batch_size,
             )
         )
-        tables = task.model.tables.embedding_bag_configs()
+        configs = task.model.tables.embedding_bag_configs()
+        tables = tuple((table.num_embeddings, table.embedding_dim) for table in configs)
         weights = sum(parameter.numel() for parameter in task.parameters())
         return cls(
             schema=schema,
-            columns=sum(table.embedding_dim for table in tables),
-            dense_weights=weights - sum(table.num_embeddings * table.embedding_dim for table in tables),
+            model=type(task.model).__name__,
+            tables=tables,
+            dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,
             footprint=activations(task, schema, samples, world.device),
@@ -124,18 +134,30 @@ def account(
         ),
         COPIES: Bytes(host=copied_bytes(config, shapes, pieces, optimizer, world.size)),
     }
-    return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()})
+    return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()}, _missing(shapes))
+
+
+def _missing(shapes: Shapes) -> str:
+    if not shapes.footprint.unknown:
+        return ""
+    return (
+        f"the activations of {shapes.model} are not in the memory account: it does not run on tensors without values "
+        f"({shapes.footprint.unknown}); the planner leaves them sharding.reserve_fraction of the memory"
+    )
 
 
 def reserve(config: Config, shapes: Shapes, optimizer: TableOptimizer, world: World) -> Reserve:
     """What the planner must leave to all that is no table: as if the tables were spread evenly."""
     on_cpu = world.device.type == "cpu"
-    everything = account(config, shapes, (), optimizer, world)
-    rest = everything.total
-    sizes = ((feature.rows, shapes.columns // len(shapes.schema.sparse)) for feature in shapes.schema.sparse)
-    copies = 0
+    rest = account(config, shapes, (), optimizer, world).total
+    averages = copies = 0
+    if config.train.average_decay > 0:
+        averages = sum(rows * columns for rows, columns in shapes.tables) * _FLOAT // world.size
     if config.checkpoint.enabled:
-        copies = sum(optimizer.block_bytes(rows, columns) for rows, columns in sizes) // world.size
+        copies = sum(optimizer.block_bytes(*size) for size in shapes.tables) // world.size + averages
+    # While weights and averages of a table change places there is a third copy, of no more than the rank has of all tables.
+    largest = min(averages, max(rows * columns for rows, columns in shapes.tables) * _FLOAT)
+    rest += _placed(averages + largest, on_cpu=on_cpu)
     return Reserve(device=0 if on_cpu else rest.device, host=rest.host + copies, copies=copies)
 
 
@@ -155,7 +177,7 @@ def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bo
         TABLES: sum((of_tables.weight_bytes(piece, on_cpu=on_cpu) for piece in pieces), Bytes()),
         TABLE_STATE: sum((of_tables.state_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
         CACHES: Bytes(device=0 if on_cpu else sum(map(of_tables.cache_bytes, pieces))),
-        TABLE_GRADIENTS: _placed(sum(map(of_tables.gradient_bytes, pieces)), on_cpu=on_cpu),
+        TABLE_GRADIENTS: _placed(sum(of_tables.gradient_bytes(piece, optimizer) for piece in pieces), on_cpu=on_cpu),
     }
 
 
@@ -220,9 +242,10 @@ def process_bytes(config: Config, dataset: Dataset, world: World) -> int:
     """What this process takes before there is a model, measured after it has done in small what training does in large.
 
     It reads a batch in each of the loader's threads, and multiplies a matrix. What is wrong with the data is met again, and
-    told, where it is trained.
+    told, where it is trained. The batches are training's, of at most 4096 samples a rank, since what they take themselves
+    is counted apart; they cost every start the reading of ``train.read_threads`` such batches.
     """
-    size = max(config.train.global_batch_size, config.evaluation.global_batch_size or 0)
+    size = min(config.train.global_batch_size, _MEASURED_SAMPLES * world.size)
     order = SampleOrder(dataset.train.num_samples, global_batch_size=size)
     threads = config.train.read_threads
     loader = BatchLoader(

@@ -1,17 +1,21 @@
 """What the account says of tables, their optimizer, dense parameters and copies is what is really allocated."""
 
 import pytest
+from torch import nn
 
 from dlrm import memory
 from dlrm.checkpoint.snapshot import chunks_to_write
 from dlrm.config import load_config
+from dlrm.data.loader import BatchLoader
+from dlrm.data.order import SampleOrder
 from dlrm.distributed.internals import fused_lookups, kernels_of
 from dlrm.memory import Bytes
 from dlrm.schema import Schema
+from dlrm.train import engine as engine_module
 from dlrm.train.checkpointing.state import engine_tensors
 from dlrm.train.engine import build_engine
 from tests.support.ranks import run_ranks
-from tests.support.training import this_world
+from tests.support.training import this_world, tiny_source
 
 ROWS = (7, 50, 300, 40)
 OPTIONS = ["model.embedding_dim=16", "model.bottom_mlp=8,16", "model.top_mlp=8,1"]
@@ -63,3 +67,36 @@ def test_each_part_is_what_a_rank_allocates(kind, optimizer):
 def test_nothing_is_copied_where_nothing_is_saved():
     ((expected, _, _),) = run_ranks(allocated, 1, "checkpoint.enabled=false")
     assert expected[memory.COPIES] == 0
+
+
+class AsksForValues(nn.Module):
+    def __init__(self, interaction):
+        super().__init__()
+        self.interaction = interaction
+
+    def forward(self, dense_BD, pooled_BX):
+        return self.interaction(dense_BD, pooled_BX) * (1.0 if pooled_BX.sum() > 0 else 2.0)
+
+
+def train_what_asks_for_values(rank, world_size):
+    config, source = load_config(None, [*OPTIONS, "train.global_batch_size=8"]), tiny_source(16)
+    build_model = engine_module.build_model
+
+    def with_child(*args, **kwargs):
+        model = build_model(*args, **kwargs)
+        model.interaction = AsksForValues(model.interaction)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "build_model", with_child)
+        engine = build_engine(config, source.schema, this_world())
+    loader = BatchLoader(source, SampleOrder(16, global_batch_size=8), rank=rank, world_size=world_size)
+    steps = len(list(engine.stepper.train(loader.batches(0, 0, 2), first_step=1)))
+    return steps, memory.ACTIVATIONS in engine.memory.parts, engine.memory.missing
+
+
+def test_a_model_that_does_not_run_without_values_trains_and_the_account_says_what_is_missing():
+    for steps, counted, missing in run_ranks(train_what_asks_for_values, 2):
+        assert (steps, counted) == (2, False)
+        assert missing.startswith("the activations of DLRM are not in the memory account: it does not run on tensors ")
+        assert "(DataDependentOutputException: aten._local_scalar_dense.default)" in missing

@@ -21,11 +21,13 @@ class TableOptimizer(ABC):
         data_parallel: whether :meth:`directions` does for data-parallel tables, which have no kernel, what the kernel does.
         by_row: whether the columns of a row share state, so that the kernel, which sees the columns of one shard only, is
             another algorithm where a table is cut into columns (:mod:`dlrm.sharding.column_shards` takes its place there).
+        temporaries: how often :meth:`directions` takes the memory of all its tables at once, its result included.
     """
 
     on_cpu = True
     data_parallel = True
     by_row = False
+    temporaries = 2
 
     def __init__(self, kind: str, lr: float) -> None:
         self.kind, self.lr = kind, lr

@@ -15,6 +15,7 @@ class TableRowwiseAdagrad(TableOptimizer):
     """Adagrad of tables with one accumulator a row."""
 
     by_row = True
+    temporaries = 1  # squares, then directions
 
     def __init__(self, config: RowwiseAdagrad) -> None:
         super().__init__(config.kind, config.lr)
@@ -34,6 +35,7 @@ class TableRowwiseAdagrad(TableOptimizer):
         sums_R = [state["sum"] for state in states]
         squares_RD = torch._foreach_mul(gradients_RD, gradients_RD)
         torch._foreach_add_(sums_R, [square_RD.mean(dim=1) for square_RD in squares_RD])
+        del squares_RD  # as large as the tables, and so are the directions
         roots_R = torch._foreach_sqrt(sums_R)
         torch._foreach_add_(roots_R, self.eps)
         return list(torch._foreach_div(gradients_RD, [root_R[:, None] for root_R in roots_R]))

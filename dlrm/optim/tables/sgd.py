@@ -13,6 +13,8 @@ from dlrm.optim.tables.base import TableOptimizer
 class TableSgd(TableOptimizer):
     """SGD of tables; it keeps no state."""
 
+    temporaries = 0
+
     def __init__(self, config: SparseSgd) -> None:
         super().__init__(config.kind, config.lr)
 

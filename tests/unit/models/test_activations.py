@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -56,6 +57,74 @@ def test_memory_grows_with_the_batch_and_the_model_is_left_as_it_was():
     for name, weight in task.model.top_mlp.named_parameters():
         assert torch.equal(weight, weights[name])
         assert weight.grad is None
+
+
+def with_child(child):
+    task = task_of("model.bottom_mlp=8", "model.top_mlp=4,1")
+    task.model.interaction, task.model.bottom_mlp, task.model.top_mlp = child, nn.Identity(), nn.Linear(16, 1)
+    return task
+
+
+@torch.library.custom_op("dlrm_test::without_shapes", mutates_args=())
+def without_shapes(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+class AsksForValues(nn.Module):
+    """What only tensors with values can do."""
+
+    def __init__(self, ask):
+        super().__init__()
+        self.ask, self.calls = ask, 0
+
+    def forward(self, dense_BD, pooled_BX):
+        self.calls += 1
+        return self.ask(pooled_BX)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda x: 2 * x if x.sum() > 0 else x, "DataDependentOutputException: aten._local_scalar_dense.default"),
+        (lambda x: x * x.mean().item(), "DataDependentOutputException: aten._local_scalar_dense.default"),
+        (lambda x: x + x[x > 0].sum(), "DynamicOutputShapeException: aten.nonzero.default"),
+        (lambda x: x + x.detach().unique().sum(), "DynamicOutputShapeException: aten._unique2.default"),
+        (lambda x: without_shapes(x), "RuntimeError: There was no fake impl registered for <CustomOpDef(dlrm_test::w"),
+    ],
+)
+def test_a_model_that_needs_values_is_not_counted_and_says_why(ask, said):
+    task = with_child(AsksForValues(ask))
+    tables = task.model.tables
+    found = activations(task, SCHEMA, 10, CPU)
+    assert (found.saved, found.peak, found.evaluated) == (0, 0, 0)
+    assert found.unknown.startswith(said)
+    assert "\n" not in found.unknown
+    assert task.model.tables is tables
+    assert task.model.interaction.calls == 0
+    assert task.training
+
+
+class Notes(nn.Module):
+    """Holds a tensor that is no buffer, and makes another when it is first called."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor_X = torch.full((16,), 2.0)
+        self.made_X = None
+
+    def forward(self, dense_BD, pooled_BX):
+        if self.made_X is None:
+            self.made_X = torch.ones(16)
+        return pooled_BX * self.factor_X * self.made_X
+
+
+def test_plain_tensors_of_a_module_count_and_what_it_notes_down_stays_in_the_copy():
+    task = with_child(Notes())
+    found = activations(task, SCHEMA, 64, CPU)
+    assert not found.unknown
+    assert found.peak > 64 * 16 * 4
+    assert task.model.interaction.made_X is None
+    assert task.model.interaction.factor_X.tolist() == [2.0] * 16
 
 
 def test_every_kind_of_model_runs_without_memory():

@@ -1,4 +1,5 @@
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
 from dlrm.errors import ConfigError
+from dlrm.models.activations import _Watch
 from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, table_optimizer
 from dlrm.optim.tables.data_parallel import DataParallelTables
+from dlrm.sharding.memory import Piece, gradient_bytes
 
 ROWS, DIM, BAGS, STEPS = 40, 8, 16, 6
 KINDS = {
@@ -108,6 +111,22 @@ def test_all_state_exists_before_the_first_step(kind, shape):
     state = DataParallelTables([weight], table_optimizer(KINDS[kind][0]), 0.1).state[weight]
     assert {name: tuple(value.shape) for name, value in state.items()} == ({"sum": shape} if shape else {})
     assert not any(value.requires_grad for value in state.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_data_parallel_tables_takes_the_memory_that_is_said(kind):
+    optimizer = table_optimizer(KINDS[kind][0])
+    tables = [torch.zeros(rows, 32, requires_grad=True) for rows in (3000, 5000)]
+    for table in tables:
+        table.grad = torch.ones_like(table)
+    of_tables, of_rows = 8000 * 32 * 4, 8000 * 4
+    of_data_parallel = DataParallelTables(tables, optimizer, 0.1)
+    with _Watch() as watch:
+        of_data_parallel.step()
+    assert optimizer.temporaries * of_tables <= watch.peak <= optimizer.temporaries * of_tables + 2 * of_rows
+    piece = Piece(8000, 32, "data_parallel", "dense", cache_share=0.2, primary=True, hotness=1)
+    assert gradient_bytes(piece, optimizer) == max(2 * of_tables, of_tables + optimizer.temporaries * of_tables)
+    assert gradient_bytes(replace(piece, sharding="row_wise"), optimizer) == 0
 
 
 def test_a_table_without_gradient_and_one_with_a_gradient_of_zero_stay_as_they_are():

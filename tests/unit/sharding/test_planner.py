@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 
 from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
 from dlrm.config.sharding import ShardingConfig
@@ -262,6 +263,40 @@ def test_tables_that_fit_neither_here_nor_there_name_both(gpu):
     )
     assert "with 0.001 GiB of device memory and 0.1 GiB of host memory each" in said
     assert "more sharding.device_memory_gib and sharding.host_memory_gib" in said
+
+
+@pytest.mark.parametrize(
+    ("copies", "said"),
+    [
+        (0, "even with all tables on devices, and has 32 GiB less sharding.reserve_fraction (0.5); use more ranks"),
+        (2**30, "on devices, 1 of them for a copy of the state while it is saved, and has 32 GiB less"),
+    ],
+)
+def test_what_else_the_host_needs_is_refused_where_it_has_no_room_although_tables_are_on_devices(gpu, copies, said):
+    options = ["sharding.kernels=fused", "sharding.types=table_wise", "sharding.reserve_fraction=0.5"]
+    fits = Reserve(host=2**34 - 1, copies=copies)
+    plan_of(config_of(*options), world_of(2, device="cuda"), rows=LARGE, reserve=fits)
+    line = refusal_on_gpu(*options, reserve=Reserve(host=2**34 + 2**31, copies=copies))
+    assert line.startswith("a rank needs 18 GiB of its host's memory even with all tables on devices")
+    assert said in line
+    assert line.endswith("or allow more sharding.host_memory_gib")
+    assert ("checkpoint.enabled: false" in line) == bool(copies)
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_whatever_the_planner_raises_when_asked_which_memory_is_short_is_one_line(gpu, monkeypatch, kind):
+    asked = []
+
+    def plan(planner, module, sharders):
+        asked.append(planner)
+        if len(asked) == 1:
+            raise PlannerError("no room", PlannerErrorType.INSUFFICIENT_STORAGE)
+        raise kind("No available sharding type")
+
+    monkeypatch.setattr("torchrec.distributed.planner.EmbeddingShardingPlanner.plan", plan)
+    assert "of device memory and 32 GiB of host memory each" in refusal_on_gpu()
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.2, True), (0.9, False)])

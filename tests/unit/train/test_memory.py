@@ -1,0 +1,49 @@
+import pytest
+
+from dlrm.data.in_memory import InMemorySource
+from dlrm.optim.tables.build import table_optimizer
+from dlrm.schema import Schema
+from dlrm.train.memory import Shapes, process_bytes, reserve
+from tests.support.training import tiny_dataset
+from tests.unit.sharding.plans import config_of, task_of, world_of
+
+ROWS = (100, 300, 50)
+TABLES = sum(ROWS) * 16 * 4  # bytes
+LARGEST = 300 * 16 * 4
+
+
+def reserved(*options, ranks, device="cpu", rows=ROWS):
+    """What is kept free of tables, and the number of weights outside of them."""
+    config, schema, world = config_of(*options), Schema.numbered(3, rows), world_of(ranks, device=device)
+    shapes = Shapes.of(task_of(config, schema), config, schema, world, scored=0)
+    return reserve(config, shapes, table_optimizer(config.optim.sparse), world), shapes.dense_weights
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_averages_of_tables_and_their_copies_are_kept_free(ranks, saved):
+    options = [f"checkpoint.enabled={saved}"]
+    without, dense_weights = reserved(*options, ranks=ranks)
+    averaged, _ = reserved(*options, "train.average_decay=0.9", ranks=ranks)
+    dense = dense_weights * 4
+    copies = (dense + TABLES) // ranks if saved else 0
+    # One more of the largest while it changes place with its average: of the dense part, of the tables that a rank has.
+    kept = dense + dense + TABLES // ranks + min(LARGEST, TABLES // ranks)
+    assert abs(averaged.host - without.host - kept - copies) <= 8
+    assert averaged.copies - without.copies == (TABLES // ranks if saved else 0)
+    assert averaged.device == without.device == 0
+
+
+def test_tables_of_unlike_widths_are_copied_as_wide_as_they_are():
+    options = ["model.tables.cat_0.embedding_dim=4", "model.interaction.kind=cat", "checkpoint.enabled=true"]
+    found, _ = reserved(*options, ranks=1, rows=(1000, 10))
+    assert found.copies == 2 * 4 * (1000 * 4 + 10 * 16)
+
+
+@pytest.mark.parametrize(("batch", "ranks", "read"), [(6, 1, 6), (8000, 1, 4096), (16000, 2, 4096), (7000, 2, 3500)])
+def test_what_the_process_takes_is_measured_with_small_batches_of_training(monkeypatch, batch, ranks, read):
+    config = config_of(f"train.global_batch_size={batch}", "train.read_threads=2", "evaluation.global_batch_size=50000")
+    dataset, sizes, of_source = tiny_dataset(40000), [], InMemorySource.read
+    monkeypatch.setattr(InMemorySource, "read", lambda source, rows: sizes.append(len(rows)) or of_source(source, rows))
+    assert process_bytes(config, dataset, world_of(ranks)) > 0
+    assert sizes == [read] * 2
