@@ -94,7 +94,8 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         world: the ranks.
         folder: for traces, if they are wanted.
     """
-    engine = build_engine(config, dataset.schema, world)
+    unsaved = config.checkpoint.model_copy(update={"enabled": False})  # needs no room for copies of the state
+    engine = build_engine(config.model_copy(update={"checkpoint": unsaved}), dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.warm_up(config.warmup_steps)
     plain = training.run(config.steps)
