@@ -28,7 +28,8 @@ class TableSharding(Section):
     kernels: Kernels | None = None
     """Compute kernels the planner may choose from."""
     cache_share: Share | None = None
-    """Share of its rows that the device caches under fused_uvm_caching."""
+    """What it weighs in the cache that tables share under fused_uvm_caching: that is as large as the mean of their shares,
+    weighted by rows. CUDA only."""
 
 
 class ShardingConfig(Section):
@@ -39,7 +40,8 @@ class ShardingConfig(Section):
     kernels: Kernels | None = None
     """Compute kernels the planner may choose from; all that the device offers if left out."""
     cache_share: Share = 0.2
-    """Share of a table's rows that the device caches under fused_uvm_caching: more is faster, and takes device memory."""
+    """Share of the rows of tables under fused_uvm_caching that the device caches: more is faster, and takes device memory.
+    CUDA only."""
     min_column_width: Advanced[PositiveInt] = 4
     """Narrowest column shard (a multiple of 4 for fbgemm's kernels)."""
     tables: dict[str, TableSharding] = Field(default_factory=dict)
@@ -47,16 +49,17 @@ class ShardingConfig(Section):
     device_memory_gib: Gib | None = None
     """Memory a rank may use for tables and activations; the device's (on CPU: its share of the host's) if left out."""
     host_memory_gib: Gib | None = None
-    """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out."""
+    """Host memory a rank may use for tables kept there (fused_uvm kernels); the host's share if left out.
+    CUDA only."""
     reserve_fraction: Advanced[Fraction] = 0.15
     """Share of the memory the planner leaves free."""
     device_gib_s: Advanced[GibPerSecond | None] = None
-    """Bandwidth of a device's memory, GiB/s; by the device's name, or torchrec's default, if left out, like those below."""
+    """Bandwidth of a device's memory, GiB/s; by the device's name, or torchrec's default, if left out. CUDA only."""
     host_gib_s: Advanced[GibPerSecond | None] = None
-    """Bandwidth of a host's memory for one rank, GiB/s."""
+    """Bandwidth of a host's memory for one rank, GiB/s; torchrec's default if left out."""
     host_to_device_gib_s: Advanced[GibPerSecond | None] = None
-    """Bandwidth between a device and its host's memory, GiB/s."""
+    """Bandwidth between a device and its host's memory, GiB/s; as device_gib_s if left out. CUDA only."""
     intra_host_gib_s: Advanced[GibPerSecond | None] = None
-    """Bandwidth between two devices of a host, one direction, GiB/s."""
+    """Bandwidth between two devices of a host, one direction, GiB/s; as device_gib_s if left out."""
     inter_host_gib_s: Advanced[GibPerSecond | None] = None
-    """Bandwidth between two hosts for one device, one direction, GiB/s."""
+    """Bandwidth between two hosts for one device, one direction, GiB/s; as device_gib_s if left out."""

@@ -99,7 +99,9 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         world: the ranks.
         folder: for traces, if they are wanted.
     """
-    engine = build_engine(to_be_built(config), dataset.schema, world)
+    unsaved = config.checkpoint.model_copy(update={"enabled": False})  # needs no room for copies of the state
+    built = to_be_built(config).model_copy(update={"checkpoint": unsaved})
+    engine = build_engine(built, dataset.schema, world)
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.warm_up(config.warmup_steps)
     plain = training.run(config.steps)

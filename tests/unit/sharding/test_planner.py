@@ -2,6 +2,8 @@ import pytest
 import torch
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 
+from dlrm.config import Config
+from dlrm.config.describe import options
 from dlrm.config.optim import RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseSgd
 from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import RankInfo
@@ -180,6 +182,16 @@ def test_what_else_the_planner_raises_is_one_line(monkeypatch, kind):
 def test_bandwidths_that_no_hardware_has_are_refused(bandwidth):
     with pytest.raises(ConfigError, match=r"sharding\.intra_host_gib_s"):
         config_of(f"sharding.intra_host_gib_s={bandwidth}")
+
+
+@pytest.mark.parametrize(
+    "value", ["cache_share=0.9", "host_memory_gib=1e-6", "device_gib_s=1e-6", "host_to_device_gib_s=1e-6"]
+)
+def test_what_is_said_to_be_for_cuda_only_changes_no_plan_on_cpu(value):
+    (option,) = [option for option in options(Config) if option.path == f"sharding.{value.split('=')[0]}"]
+    assert "CUDA only." in option.meaning
+    rows, world = (50, 20_000, 3_000_000), world_of(4, 2)
+    assert str(plan_of(config_of(f"sharding.{value}"), world, rows=rows)) == str(plan_of(config_of(), world, rows=rows))
 
 
 def test_hosts_with_unlike_numbers_of_ranks_are_refused():
