@@ -21,6 +21,12 @@ from dlrm.memory import Bytes, MemoryAccount
 PIB = 2**50  # no machine has it
 
 
+@pytest.fixture(autouse=True)
+def nothing_expected(monkeypatch):
+    """Whatever another test of this process has built."""
+    monkeypatch.setattr(memory, "_expected", MemoryAccount())
+
+
 def caught(action):
     try:
         action()
