@@ -43,6 +43,8 @@ def floor_lines(result: Result) -> Iterator[str]:
         f"floors of a step: memory {floors.memory_ms:.2f} ms, arithmetic {floors.arithmetic_ms:.2f} ms; "
         f"{floors.share:.0%} of the {floors.higher} floor is reached"
     )
+    if floors.share > 1:
+        yield "more than all: something else ran while the ceilings were measured, or rows came from a cache; run it again"
 
 
 def summary_line(result: Result) -> str:

@@ -95,6 +95,14 @@ def test_a_person_reads_speed_work_ceilings_floors_and_stages():
     assert [line.split(":")[0] for line in lines[1:4]] == ["work of a sample", "ceilings of a rank", "floors of a step"]
 
 
+@pytest.mark.parametrize(("step_ms", "impossible"), [(40.0, False), (4.0, True)])
+def test_a_step_shorter_than_its_floor_is_not_passed_off_as_a_fast_one(step_ms, impossible):
+    result = a_result([rank([1000], [3000])])
+    reached = floors(result.work, result.ceilings, samples=8, step_ms=step_ms)
+    lines = [text for text in texts(a_result([rank([1000], [3000])], floors=reached)) if isinstance(text, str)]
+    assert any(line.startswith("more than all") for line in lines) == impossible
+
+
 def test_without_a_part_of_the_model_no_floor_is_shown():
     result = a_result([rank([1000], [3000])], without=("mlps",), work=None, ceilings=None, floors=None)
     lines = [text for text in texts(result) if isinstance(text, str)]
