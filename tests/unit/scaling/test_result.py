@@ -95,7 +95,7 @@ def test_a_person_reads_speed_work_ceilings_floors_and_stages():
     assert [line.split(":")[0] for line in lines[1:4]] == ["work of a sample", "ceilings of a rank", "floors of a step"]
 
 
-@pytest.mark.parametrize(("step_ms", "impossible"), [(40.0, False), (4.0, True)])
+@pytest.mark.parametrize(("step_ms", "impossible"), [(5.0, False), (3.0, True)])
 def test_a_step_shorter_than_its_floor_is_not_passed_off_as_a_fast_one(step_ms, impossible):
     result = a_result([rank([1000], [3000])])
     reached = floors(result.work, result.ceilings, samples=8, step_ms=step_ms)
