@@ -12,7 +12,7 @@ PYTHON=${PYTHON:-.venv/bin/python} DEVICE=${DEVICE:-cuda} SECONDS_IN_ALL=${SECON
 mkdir -p "$OUT"
 export PYTHONPATH=$PWD:${PYTHONPATH:-} PYTHONWARNINGS=ignore PYTHONUNBUFFERED=1
 export PYTORCH_NVML_BASED_CUDA_CHECK=1  # else importing fbgemm-gpu starts CUDA in the tests' fork server, which spoils it
-WORTH_A_LINE='samples/s|share|AUC|passed|failed|differ|equal|Everything|problem|times|Error|error:'
+WORTH_A_LINE='samples/s|floor is|AUC|passed|failed|differ|equal|Everything|problem|times|Error|error:'
 
 step() {  # NAME LIMIT_S COMMAND...
     local name=$1 limit_s=$2 began=$SECONDS
