@@ -65,7 +65,7 @@ train 12_half 40 --run.name half --train.max_steps 100 --checkpoint.every_steps 
 train 13_resumed 40 --run.name half --train.max_steps 200 --resume auto
 step 14_difference 30 "$PYTHON" dlrm_main.py checkpoint diff "$OUT/runs/quickstart/checkpoints/step_00000200" \
     "$OUT/runs/half/checkpoints/step_00000200"  # equal but for the order of atomic additions
-train 15_cached 50 --run.name cached --train.max_steps 120 --sharding.kernels fused_uvm_caching --train.pipeline prefetch
+train 15_cached 50 --run.name cached --train.max_steps 120 --sharding.kernels fused_uvm_caching
 step 16_unit_tests 60 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda tests/unit
 rm -rf "$OUT"/runs/*/checkpoints
 echo "in all $SECONDS s"
