@@ -69,7 +69,8 @@ CASES = {
 def main() -> None:
     """Run the cases and print a line each."""
     words = sys.argv[1:]
-    own = words[words.index("--") + 1 :] if "--" in words else []
+    end = words.index("--") if "--" in words else len(words)
+    own = words[end + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dlrm", type=Path)
     parser.add_argument("--cases", default="", metavar="REGEX", help="cases whose name, as in 'criteo 2', this matches")
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="of a training, the first 10 not counted")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--save", action="store_true", help=f"add to {RESULTS.relative_to(ROOT)}")
-    given = parser.parse_args(words[: len(words) - len(own)])
+    given = parser.parse_args(words[:end])
     found = {}
     for name, case in CASES.items():
         chosen = [pair for pair in RANKS_AND_THREADS if re.search(given.cases, f"{name} {pair[0]}")]
