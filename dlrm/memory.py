@@ -28,7 +28,7 @@ HEAP = "freed memory that the heap keeps"
 SCORES = "scores of an evaluation"
 COPIES = "copies for checkpoints"
 
-_SMALLER_STEPS = "lower train.global_batch_size or use more ranks"
+_SMALLER_STEPS = "lower train.global_batch_size, raise train.accumulation_steps or use more ranks"
 _SMALLER_TABLES = "use smaller tables (fewer rows, model.embedding_dim) or more ranks"
 _SMALLER_LAYERS = "use smaller layers"
 WHAT_TO_CHANGE = {

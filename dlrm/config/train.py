@@ -16,6 +16,10 @@ class TrainConfig(Section):
 
     global_batch_size: PositiveInt = 2048
     """Samples of one step over all ranks together; the number of ranks does not change the training."""
+    accumulation_steps: PositiveInt = 1
+    """Cut each global batch into so many micro-batches, which take the memory of one. Dense parameters take one step with
+    the mean gradient. Tables are updated after each micro-batch: with SGD that is the training of the whole batch but for
+    rows that occur in several micro-batches, with other optimizers it is another training."""
     epochs: PositiveInt = 1
     """Passes over the training samples."""
     max_steps: PositiveInt | None = None
@@ -47,6 +51,20 @@ class TrainConfig(Section):
     read_threads: Advanced[PositiveInt] = 2
     """Threads of each rank that read them."""
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of a forward and backward pass over all ranks together."""
+        return self.global_batch_size // self.accumulation_steps
+
+    @model_validator(mode="after")
+    def _micro_batches_have_one_size(self) -> Self:
+        if self.global_batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"global_batch_size is {self.global_batch_size}, which is no multiple of accumulation_steps "
+                f"({self.accumulation_steps})"
+            )
+        return self
+
     @model_validator(mode="after")
     def _blocks_are_for_shuffling(self) -> Self:
         if self.shuffle_block_samples and not self.shuffle:
@@ -61,7 +79,8 @@ class EvaluationConfig(Section):
     """When and how to score the validation and test samples; each sample is scored exactly once."""
 
     global_batch_size: PositiveInt | None = None
-    """Samples of one evaluation batch over all ranks together; train.global_batch_size if left out."""
+    """Samples of one evaluation batch over all ranks together; train.global_batch_size over train.accumulation_steps if
+    left out."""
     every_steps: PositiveInt | None = None
     """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
     target_auc: Annotated[float, Number, Field(gt=0.5, le=1)] | None = None

@@ -19,7 +19,7 @@ _SERIAL_ELEMENTS = 32_768
 
 @dataclass
 class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
-    """B samples of one rank, some of which may be padding.
+    """B samples of one rank, its part of a global batch or of a micro-batch. Some may be padding.
 
     Every rank's part of a global batch has the same B, so that shapes agree under every sharding type; where a global
     batch does not divide evenly (or has fewer samples than ranks) the last places are padding: empty bags, which touch
@@ -36,6 +36,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
         loss_scale: float32 (), ranks / samples of the global batch: the mean over ranks (which DDP and torchrec's
             gradient division both take) of loss_scale * sum of the rank's losses is the mean loss of the global batch.
             Skipped samples and missing labels are among them, as no rank knows of another's: they count as a loss of 0.
+        ends_step: whether it is the last micro-batch of its global batch, or the whole.
     """
 
     dense: torch.Tensor
@@ -43,6 +44,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
     labels: torch.Tensor
     weights: torch.Tensor
     loss_scale: torch.Tensor
+    ends_step: bool = True
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -52,6 +54,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
             labels=self.labels.to(device, non_blocking=non_blocking),
             weights=self.weights.to(device, non_blocking=non_blocking),
             loss_scale=self.loss_scale.to(device, non_blocking=non_blocking),
+            ends_step=self.ends_step,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -62,7 +65,14 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
 
 
 def make_batch(
-    samples: Samples, schema: Schema, *, size: int, global_samples: int, world_size: int, pin_memory: bool = False
+    samples: Samples,
+    schema: Schema,
+    *,
+    size: int,
+    global_samples: int,
+    world_size: int,
+    pin_memory: bool = False,
+    ends_step: bool = True,
 ) -> Batch:
     """Lay out a rank's samples feature-major and pad them to ``size``.
 
@@ -73,6 +83,7 @@ def make_batch(
         global_samples: samples of the global batch over all ranks (without padding).
         world_size: number of ranks.
         pin_memory: write into page-locked memory, from which copies to a CUDA device overlap with compute.
+        ends_step: see :class:`Batch`.
     """
     labels_BT, weights_BT = _labels_and_weights(samples)
     return Batch(
@@ -81,6 +92,7 @@ def make_batch(
         labels=_placed(labels_BT, size, pin_memory),
         weights=_placed(weights_BT, size, pin_memory),
         loss_scale=torch.tensor(world_size / global_samples, dtype=torch.float32, pin_memory=pin_memory),
+        ends_step=ends_step,
     )
 
 

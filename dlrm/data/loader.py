@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from dlrm.activity import READER_THREADS
@@ -31,6 +32,7 @@ class BatchLoader:
         pin_memory: keep batches in page-locked memory (for CUDA).
         prefetch_batches: batches that are made ahead of the one in use.
         read_threads: threads that make them.
+        accumulation_steps: micro-batches of a global batch.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class BatchLoader:
         pin_memory: bool = False,
         prefetch_batches: int = 2,
         read_threads: int = 1,
+        accumulation_steps: int = 1,
     ) -> None:
         self.source = source
         self.order = order
@@ -52,6 +55,8 @@ class BatchLoader:
         self._prefetch_batches = prefetch_batches
         self._read_threads = read_threads
         self._check = SampleCheck(source)
+        self._parts = accumulation_steps
+        self._micro_order = order.micro_batches(accumulation_steps)
 
     @property
     def bad_values(self) -> BadValueCounts:
@@ -61,22 +66,37 @@ class BatchLoader:
     def batches(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         """The rank's part of global batches ``start`` .. ``stop - 1`` of an epoch, read ahead in threads.
 
+        Of each global batch its micro-batches; an epoch's last one, if it has fewer samples, may have fewer of them.
+
         Raises:
             DataError: from the place of the batch that cannot be read, after all batches before it.
         """
-        made = (lambda k=k: self.batch(epoch, k) for k in range(start, stop))
+        made = (partial(self._micro_batch, epoch, k, j) for k in range(start, stop) for j in self._numbers(k))
         return read_ahead(made, depth=self._prefetch_batches, threads=self._read_threads)
 
     def batch(self, epoch: int, k: int) -> Batch:
-        """The rank's part of global batch ``k``."""
-        index_B = self.order.indices(epoch, k, self._rank, self._world_size)
+        """The rank's part of global batch ``k``, whole."""
+        return self._batch(self.order, epoch, k, global_samples=self.order.samples_in(k), ends_step=True)
+
+    def _numbers(self, k: int) -> range:
+        """The micro-batches of global batch ``k``."""
+        return range(k * self._parts, min((k + 1) * self._parts, self._micro_order.num_batches))
+
+    def _micro_batch(self, epoch: int, k: int, j: int) -> Batch:
+        """Micro-batch ``j`` of the epoch, a part of global batch ``k``, over all of whose samples the loss is averaged."""
+        ends_step = j + 1 == self._numbers(k).stop
+        return self._batch(self._micro_order, epoch, j, global_samples=self.order.samples_in(k), ends_step=ends_step)
+
+    def _batch(self, order: SampleOrder, epoch: int, k: int, *, global_samples: int, ends_step: bool) -> Batch:
+        index_B = order.indices(epoch, k, self._rank, self._world_size)
         return make_batch(
             self._check(self.source.read(index_B), index_B),
             self.source.schema,
-            size=self.order.rank_size(k, self._world_size),
-            global_samples=self.order.samples_in(k),
+            size=order.rank_size(k, self._world_size),
+            global_samples=global_samples,
             world_size=self._world_size,
             pin_memory=self._pin_memory,
+            ends_step=ends_step,
         )
 
 

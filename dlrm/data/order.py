@@ -7,6 +7,7 @@ batch of any epoch is found in constant time and memory.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -157,6 +158,16 @@ class SampleOrder:
         whole, remainder = divmod(num_samples, global_batch_size)
         self.num_batches = whole + (remainder > 0 and not drop_last)
         """Global batches of an epoch."""
+
+    def micro_batches(self, parts: int) -> SampleOrder:
+        """The same sequence in batches a ``parts``-th as large, which must divide; number j is a part of ``j // parts``.
+
+        What ``drop_last`` leaves out of this order is in that one, at its end.
+        """
+        cut = copy(self)
+        cut.global_batch_size = self.global_batch_size // parts
+        cut.num_batches = -(-self._num_samples // cut.global_batch_size)
+        return cut
 
     def samples_before(self, batch: int) -> int:
         """Samples of the global batches before ``batch`` over all ranks; for ``num_batches``, those of an epoch."""

@@ -30,9 +30,13 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         schedule: factor over steps.
         clipped: parameters whose joint gradient norm is clipped; the tables' gradients never leave the fused kernels.
         clip_norm: largest L2 norm of that gradient; None does not clip.
+        accumulation_steps: micro-batches of a step.
         table_optimizers: those of ``optimizers`` that train tables.
         tables: what trains the tables.
         kernels: fbgemm's modules among them.
+
+    Attributes:
+        ends_step: whether what is trained ends a step; before the step's last micro-batch only tables learn.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         schedule: Schedule,
         clipped: list[torch.Tensor],
         clip_norm: float | None,
+        accumulation_steps: int = 1,
     ) -> None:
         super().__init__(optimizers)
         self.tables = tables
@@ -52,6 +57,8 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         self._schedule = schedule
         self._clipped = clipped
         self._clip_norm = clip_norm
+        self._accumulation_steps = accumulation_steps
+        self.ends_step = True
         self._table_optimizers = table_optimizers
         self._groups: list[dict[str, Any]] = [group for part in optimizers for group in part.param_groups]
         self._base_rates = [float(group["lr"]) for group in self._groups]
@@ -60,8 +67,8 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         """Set every group's rate, and every kernel's count, to that of ``step``: about to be trained, counted from 1."""
         for group, base in zip(self._groups, self._base_rates, strict=True):
             group["lr"] = learning_rate(self._schedule, base, step)
-        for kernel in self._kernels:
-            set_trained_steps(kernel, step - 1)
+        for kernel in self._kernels:  # they count updates
+            set_trained_steps(kernel, (step - 1) * self._accumulation_steps)
 
     def unfused_state(self) -> dict[str, dict[str, torch.Tensor]]:
         """The state of every parameter that no fused kernel trains, by the parameter's full name; live tensors."""
@@ -72,11 +79,20 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
             for name, parameter in part.params.items()
         }
 
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Forget the gradients, those of dense parameters only where a step begins."""
+        for part in self._parts():
+            part.zero_grad(set_to_none)
+
     def step(self, closure: Any = None) -> None:
         """Clip, then step every part (the fused ones have updated their tables already)."""
-        if self._clip_norm is not None:
+        if self.ends_step and self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._clipped, self._clip_norm)
-        super().step(closure)
+        for part in self._parts():
+            part.step(closure)
+
+    def _parts(self) -> list[KeyedOptimizer]:
+        return [part for _, part in self.optimizers] if self.ends_step else self._table_optimizers
 
     def reset_table_state(self) -> None:
         """Zero the accumulators of all tables, or the moments (Adam goes on counting its steps)."""
@@ -94,6 +110,7 @@ def build_optimizer(
     fused: KeyedOptimizer,
     groups: Mapping[str, Mapping[str, torch.Tensor]],
     data_parallel_tables: Mapping[str, torch.Tensor],
+    accumulation_steps: int = 1,
 ) -> TrainingOptimizer:
     """The optimizer of a sharded model.
 
@@ -103,6 +120,7 @@ def build_optimizer(
         fused: the optimizer of the sharded tables, from DistributedModelParallel.
         groups: the model's groups of replicated parameters, each by full name.
         data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
+        accumulation_steps: micro-batches of a step.
     """
     of_tables: list[KeyedOptimizer] = [fused]
     of_rate: dict[float, dict[str, torch.Tensor]] = {}
@@ -122,6 +140,7 @@ def build_optimizer(
         schedule=config.schedule,
         clipped=[param for params in groups.values() for param in params.values()],
         clip_norm=config.clip_norm,
+        accumulation_steps=accumulation_steps,
     )
 
 

@@ -76,7 +76,9 @@ class Training:
         self._dense = DTYPES[config.precision.dense]
         self._device = world.device
         self._order = Schedule.of(config.train, seed=config.run.seed, num_samples=source.num_samples).order
-        loader = build_loader(config.train, world, source, self._order)
+        loader = build_loader(
+            config.train, world, source, self._order, accumulation_steps=config.train.accumulation_steps
+        )
         self._reader = loader
         self.loader: BatchLoader | RepeatedBatches = RepeatedBatches(loader) if "data" in without else loader
         _, loss_and_speed = build_loss_and_speed(config, loader, world, NoRecorder(), Silent(), total_steps=0)
@@ -135,15 +137,15 @@ class RepeatedBatches:
     def __init__(self, loader: BatchLoader) -> None:
         self._loader = loader
         self.order = loader.order
-        self._batches: list[Batch] = []
+        self._batches: list[list[Batch]] = []  # each whole, or its micro-batches
 
     def batches(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         """As many batches as :meth:`dlrm.data.loader.BatchLoader.batches` would give."""
         if not self._batches:
             full = min(_REPEATED_BATCHES, self.order.num_batches)
-            self._batches = list(self._loader.batches(0, 0, full))
+            self._batches = [list(self._loader.batches(0, k, k + 1)) for k in range(full)]
         for k in range(start, stop):
-            yield self._batches[k % len(self._batches)]
+            yield from self._batches[k % len(self._batches)]
 
 
 class _Clock(Hook):

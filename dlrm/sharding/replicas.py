@@ -27,11 +27,14 @@ class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is
     Args:
         all_reduce: in what gradients are summed over ranks; where it is not float32 each rank rounds its own, divided by
             the number of ranks, and the sum is a sum of that type.
+        accumulates: whether :func:`sum_over_ranks` is to be used. Then every parameter has to get a gradient in every
+            backward pass.
     """
 
-    def __init__(self, all_reduce: torch.dtype = torch.float32) -> None:
+    def __init__(self, all_reduce: torch.dtype = torch.float32, *, accumulates: bool = False) -> None:
         super().__init__()
         self._all_reduce = all_reduce
+        self._accumulates = accumulates
 
     def _ddp_wrap(
         self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device, ddp_ignore_param_names: set[str]
@@ -46,7 +49,7 @@ class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is
                 process_group=env.process_group,
                 gradient_as_bucket_view=True,
                 broadcast_buffers=False,
-                static_graph=True,
+                static_graph=not self._accumulates,  # torch fails where the first backward pass of one sums nothing
             )
         if self._all_reduce != torch.float32:
             dmp._dmp_wrapped_module.register_comm_hook(env.process_group, _HOOKS[self._all_reduce])
@@ -63,6 +66,14 @@ class _LastLayersFirst(DistributedDataParallel):
     def _build_params_for_reducer(self) -> tuple[list[torch.Tensor], list[bool]]:
         parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
         return parameters[::-1], sparse[::-1]
+
+
+def sum_over_ranks(sharded: DistributedModelParallel, *, now: bool) -> None:
+    """Say whether the next backward pass sums the replicas' gradients over ranks, or leaves them for one that does.
+
+    Like ``DistributedDataParallel.no_sync``. It does not concern data-parallel tables.
+    """
+    sharded._dmp_wrapped_module.require_backward_grad_sync = now
 
 
 def settle_gradient_buckets(sharded: nn.Module) -> None:

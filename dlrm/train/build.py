@@ -100,10 +100,10 @@ def build_job(
         start: what the engine has been trained on before.
         saving: makes the hook that saves, given the figures that go with it.
     """
-    evaluation_batch_size = config.evaluation.global_batch_size or config.train.global_batch_size
+    evaluation_batch_size = config.evaluation.global_batch_size or config.train.micro_batch_size
     evaluator = Evaluator(engine.stepper, engine.average, world, display.say)
     load = partial(build_loader, config.train, world)
-    training = load(dataset.train, schedule.order)
+    training = load(dataset.train, schedule.order, accumulation_steps=config.train.accumulation_steps)
     validation, test = (
         load(split, SampleOrder(split.num_samples, global_batch_size=evaluation_batch_size))
         for split in (dataset.validation, dataset.test)
@@ -146,7 +146,9 @@ def build_loss_and_speed(
     )
 
 
-def build_loader(config: TrainConfig, world: World, source: Source, order: SampleOrder) -> BatchLoader:
+def build_loader(
+    config: TrainConfig, world: World, source: Source, order: SampleOrder, *, accumulation_steps: int = 1
+) -> BatchLoader:
     """The batches of this rank."""
     return BatchLoader(
         source,
@@ -156,4 +158,5 @@ def build_loader(config: TrainConfig, world: World, source: Source, order: Sampl
         pin_memory=world.device.type == "cuda",
         prefetch_batches=config.prefetch_batches,
         read_threads=config.read_threads,
+        accumulation_steps=accumulation_steps,
     )

@@ -116,7 +116,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
         optimizer=of_tables,
         schema=schema,
         world=world,
-        rank_batch_size=config.train.global_batch_size // world.size,
+        rank_batch_size=config.train.micro_batch_size // world.size,
         sharder=sharder,
         reserve=reserve(config, shapes, of_tables, world),
     )
@@ -143,6 +143,7 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
         fill_block=fill_block,
         sharder=planned.sharder,
         all_reduce=DTYPES[config.precision.all_reduce],
+        accumulates=config.train.accumulation_steps > 1,
     )
     train_column_shards(sharded, plan=plan, optimizer=of_tables)
     dense, replicated = split_parameters(sharded, plan)
@@ -153,7 +154,12 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
     if config.train.average_decay > 0:
         average = ExponentialAverage(local_weights(sharded), config.train.average_decay, CachedRows(sharded))
     optimizer = build_optimizer(
-        config.optim, of_tables, fused=sharded.fused_optimizer, groups=groups, data_parallel_tables=replicated
+        config.optim,
+        of_tables,
+        fused=sharded.fused_optimizer,
+        groups=groups,
+        data_parallel_tables=replicated,
+        accumulation_steps=config.train.accumulation_steps,
     )
     check_all_are_trained(optimizer, [*dense_names, *replicated])
     return Engine(

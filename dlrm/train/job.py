@@ -35,7 +35,7 @@ from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.memory import of_most, process_bytes, scored_samples
 from dlrm.train.precision import precision_lines
-from dlrm.train.schedule import Schedule
+from dlrm.train.schedule import Schedule, accumulation_lines
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     )
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
-    for line in (*precision_lines(config, world), *run.lines, *start.lines):
+    for line in (*accumulation_lines(config), *precision_lines(config, world), *run.lines, *start.lines):
         display.say(line)
 
     with checkpointing.watched():

@@ -67,7 +67,7 @@ class Shapes:
         model: its class.
         tables: (rows, columns) of each table; columns: X, of all of them.
         dense_weights: number of weights outside of tables.
-        samples: B, of a rank's part of a training batch; evaluation_samples: of an evaluation batch.
+        samples: B, of a rank's part of a training batch or micro-batch; evaluation_samples: of an evaluation batch.
         footprint: of the dense part in a training step.
         scored: samples that this rank scores in its largest evaluation.
     """
@@ -100,8 +100,8 @@ class Shapes:
         samples, evaluation_samples = (
             -(-size // world.size)
             for size in (
-                config.train.global_batch_size,
-                config.evaluation.global_batch_size or config.train.global_batch_size,
+                config.train.micro_batch_size,
+                config.evaluation.global_batch_size or config.train.micro_batch_size,
             )
         )
         configs = task.model.tables.embedding_bag_configs()
@@ -126,7 +126,7 @@ def account(
     on_cpu = world.device.type == "cpu"
     parts = {
         **_of_tables(pieces, optimizer, on_cpu=on_cpu),
-        **_of_dense_part(config.optim.dense, shapes, on_cpu=on_cpu),
+        **_of_dense_part(config, shapes, on_cpu=on_cpu),
         AVERAGE: _placed(_averages(config, pieces, shapes), on_cpu=on_cpu),
         **_of_step(config, shapes, pieces, world),
         SCORES: _placed(
@@ -181,14 +181,17 @@ def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bo
     }
 
 
-def _of_dense_part(config: DenseOptimizer, shapes: Shapes, *, on_cpu: bool) -> dict[str, Bytes]:
+def _of_dense_part(config: Config, shapes: Shapes, *, on_cpu: bool) -> dict[str, Bytes]:
+    optimizer = config.optim.dense
     size = shapes.dense_weights * _FLOAT
     # torch's optimizers make temporaries of a parameter at a time on CPU, of a group's on CUDA (foreach).
-    temporary = 0 if on_cpu or isinstance(config, Sgd) else size
+    temporary = 0 if on_cpu or isinstance(optimizer, Sgd) else size
+    # The sums of a step's micro-batches are put into DistributedDataParallel's buckets in the last one.
+    gradients = size * (1 + (config.train.accumulation_steps > 1))
     return {
         DENSE: _placed(size, on_cpu=on_cpu),
-        DENSE_GRADIENTS: _placed(size, on_cpu=on_cpu),
-        DENSE_STATE: _placed(size * _state_of_dense(config) + temporary, on_cpu=on_cpu),
+        DENSE_GRADIENTS: _placed(gradients, on_cpu=on_cpu),
+        DENSE_STATE: _placed(size * _state_of_dense(optimizer) + temporary, on_cpu=on_cpu),
     }
 
 
@@ -245,7 +248,7 @@ def process_bytes(config: Config, dataset: Dataset, world: World) -> int:
     told, where it is trained. The batches are training's, of at most 4096 samples a rank, since what they take themselves
     is counted apart; they cost every start the reading of ``train.read_threads`` such batches.
     """
-    size = min(config.train.global_batch_size, _MEASURED_SAMPLES * world.size)
+    size = min(config.train.micro_batch_size, _MEASURED_SAMPLES * world.size)
     order = SampleOrder(dataset.train.num_samples, global_batch_size=size)
     threads = config.train.read_threads
     loader = BatchLoader(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.data.order import SampleOrder
 from dlrm.errors import ConfigError
@@ -105,3 +106,18 @@ class Schedule:
         if self.max_steps is not None and step >= self.max_steps:
             return MAX_STEPS
         return None
+
+
+def accumulation_lines(config: Config) -> list[str]:
+    """What a run with micro-batches trains, in words: tables do not learn as they would from whole batches."""
+    train, kind = config.train, config.optim.sparse.kind
+    if train.accumulation_steps == 1:
+        return []
+    difference = "is another training than"
+    if kind == "sgd":
+        difference = "differs, by rows that occur in several of them, from"
+    return [
+        f"train.accumulation_steps {train.accumulation_steps}: a step has {train.accumulation_steps} micro-batches of "
+        f"{train.micro_batch_size:,} samples. Dense parameters learn from their mean gradient, tables from each in turn, "
+        f"which with {kind} {difference} a step with {train.global_batch_size:,} samples at once"
+    ]

@@ -21,6 +21,7 @@ from dlrm.config.train import Pipeline
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
 from dlrm.sharding.id_exchange import SparseDistPipeline
+from dlrm.sharding.replicas import sum_over_ranks
 
 _NOT_TRACED = (
     "The train pipeline traces a model's forward: what cannot be traced goes into a child (docs/extending.md, A model)."
@@ -65,29 +66,34 @@ class Stepper:
         self._optimizer = optimizer
         kind = SparseDistPipeline if pipeline == "sparse_dist" else TrainPipelineBase
         self._pipeline = kind(model, optimizer, device)
+        model.register_forward_pre_hook(self._begin)
 
     def train(self, batches: Iterator[Batch], first_step: int) -> Iterator[StepOutput]:
-        """Train every batch.
+        """Train every global batch.
 
         Args:
-            batches: the rank's parts of consecutive global batches.
+            batches: the rank's parts of consecutive global batches, each of them whole or in micro-batches.
             first_step: number of the first step, counted from 1 over the whole run; it determines the learning rate.
 
         Yields:
-            The output of each step, as soon as the batch has been trained.
+            The output of each step, as soon as the global batch has been trained.
         """
         self._model.train()
         batches = Awaited(batches)
         step = first_step
+        parts: list[StepOutput] = []
         while True:
-            self._optimizer.set_step(step)
+            if not parts:
+                self._optimizer.set_step(step)
             try:
                 output = self._progress(batches)
             except StopIteration:
                 self._pipeline.reset()  # the base pipeline would take the next iterator for exhausted, too
                 return
-            yield StepOutput(*output)
-            step += 1
+            parts.append(StepOutput(*output))
+            if self._optimizer.ends_step:
+                yield _joined(parts)
+                step, parts = step + 1, []
 
     def predict(self, batches: Iterator[Batch]) -> Iterator[StepOutput]:
         """Run every batch forward only; the model is left in training mode."""
@@ -104,9 +110,27 @@ class Stepper:
         finally:
             self._model.train()
 
+    def _begin(self, _: torch.nn.Module, inputs: tuple[Batch]) -> None:
+        """Forward pre-hook: only here it is known which of the batches that were read ahead is computed now."""
+        self._optimizer.ends_step = inputs[0].ends_step
+        sum_over_ranks(self._model, now=inputs[0].ends_step)
+
     def _progress(self, batches: Iterator[Batch]) -> Any:
         try:
             return self._pipeline.progress(batches)
         except TraceError as error:
             error.add_note(_NOT_TRACED)
             raise
+
+
+def _joined(parts: list[StepOutput]) -> StepOutput:
+    """What a step leaves whose micro-batches left these."""
+    if len(parts) == 1:
+        return parts[0]
+    return StepOutput(
+        loss=torch.stack([part.loss for part in parts]).sum(),
+        losses_T=torch.stack([part.losses_T for part in parts]).sum(0),
+        logits_BT=torch.cat([part.logits_BT for part in parts]),
+        labels_BT=torch.cat([part.labels_BT for part in parts]),
+        weights_BT=torch.cat([part.weights_BT for part in parts]),
+    )

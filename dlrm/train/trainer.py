@@ -85,5 +85,5 @@ class Trainer:
         with closing(batches):  # type: ignore[type-var]  # it is a generator
             for batch in batches:
                 yield batch
-                if self._cut:
+                if self._cut and batch.ends_step:
                     return

@@ -95,6 +95,21 @@ def test_an_epoch_trains_every_sample_exactly_once(world_size, samples, batch, p
         assert rank["throughput_samples"] == samples
 
 
+@pytest.mark.parametrize("pipeline", ["sparse_dist", "base"])
+@pytest.mark.parametrize(("world_size", "samples"), [(1, 37), (2, 33), (3, 3)])
+def test_in_micro_batches_too_and_positions_count_global_batches(world_size, samples, pipeline):
+    options = ["train.global_batch_size=8", "train.accumulation_steps=4", f"train.pipeline={pipeline}"]
+    ranks = run_ranks(fit, world_size, (samples, 5, 0), [*options, "evaluation.every_steps=2"])
+    assert torch.equal(sum(rank["train_reads"] for rank in ranks), torch.ones(samples, dtype=torch.int64))
+    steps = -(-samples // 8)
+    for rank in ranks:
+        assert [position.samples for position in rank["positions"]] == [
+            min(8 * k, samples) for k in range(1, steps + 1)
+        ]
+        assert rank["history"] == ranks[0]["history"]
+        assert {step for step, _ in rank["history"]} == {*range(2, steps, 2), steps}
+
+
 def test_epochs_train_every_sample_as_often_and_positions_count_trained_batches():
     ranks = run_ranks(fit, 2, (21, 5, 0), ["train.global_batch_size=4", "train.epochs=3"])
     assert torch.equal(sum(rank["train_reads"] for rank in ranks), torch.full((21,), 3))

@@ -203,16 +203,18 @@ def train_models(
     for seed in seeds:
         if progress is not None and rank == 0:
             progress.write_text(str(seed))
-        results.append(_train(random_model(seed, whole=whole), rank, world_size))
+        results.append(train_model(rank, world_size, random_model(seed, whole=whole)))
     return results
 
 
-def _train(model: RandomModel, rank: int, world_size: int) -> RankResult:
+def train_model(rank: int, world_size: int, model: RandomModel) -> RankResult:
+    """Train a model, for :func:`tests.support.ranks.run_ranks`."""
     world = this_world()
     engine = build_engine(model.config, model.source.schema, world)
-    loader = BatchLoader(model.source, model.order, rank=rank, world_size=world_size)
+    parts = model.config.train.accumulation_steps
+    loader = BatchLoader(model.source, model.order, rank=rank, world_size=world_size, accumulation_steps=parts)
     losses: list[float] = []
-    batches = (loader.batch(epoch, k) for epoch, k in model.batches)
+    batches = (batch for epoch, k in model.batches for batch in loader.batches(epoch, k, k + 1))
     for output in engine.stepper.train(batches, first_step=1):
         loss = output.loss.double() / world_size
         world.collectives.all_reduce_sum_(loss)

@@ -28,6 +28,7 @@ class _Parameter:
     sums: Array = field(init=False)
 
     def __post_init__(self) -> None:
+        self.gradient = np.zeros_like(self.value)
         row_wise = isinstance(self.optimizer, RowwiseAdagrad)
         self.sums = np.zeros((len(self.value), 1) if row_wise else self.value.shape)
 
@@ -38,6 +39,7 @@ class _Parameter:
             self.sums += square.mean(axis=1, keepdims=True) if isinstance(self.optimizer, RowwiseAdagrad) else square
             step = self.gradient / (np.sqrt(self.sums) + self.optimizer.eps)
         self.value -= self.lr * step
+        self.gradient = np.zeros_like(self.value)
 
 
 class _Mlp:
@@ -62,18 +64,22 @@ class _Mlp:
         return x
 
     def backward(self, gradient: Array) -> Array:
-        """Leave the gradients of the weights, return that of the input."""
+        """Add to the gradients of the weights, return that of the input."""
         for number in reversed(range(len(self._layers))):
             weight, bias = self._layers[number]
             if self._relu_last or number < len(self._layers) - 1:
                 gradient = gradient * (self._outputs[number] > 0)
-            weight.gradient, bias.gradient = gradient.T @ self._inputs[number], gradient.sum(axis=0)
+            weight.gradient += gradient.T @ self._inputs[number]
+            bias.gradient += gradient.sum(axis=0)
             gradient = gradient @ weight.value
         return gradient
 
 
 def train_by_hand(model: RandomModel) -> tuple[list[float], dict[str, Array]]:
-    """The losses of the model's batches, and its tables with their optimizer's state as checkpoints name them."""
+    """The losses of the model's batches, and its tables with their optimizer's state as checkpoints name them.
+
+    Tables are updated after each micro-batch (``train.accumulation_steps``), all else after each batch.
+    """
     config, source = model.config, model.source
     parameters = _parameters(model)
     bottom, top = _Mlp("bottom_mlp", parameters, relu_last=True), _Mlp("top_mlp", parameters, relu_last=False)
@@ -84,21 +90,26 @@ def train_by_hand(model: RandomModel) -> tuple[list[float], dict[str, Array]]:
     ]
     losses = []
     for epoch, batch in model.batches:
-        samples = source.read(model.order.indices(epoch, batch))
-        counts = _counts(model, samples, means)
-        labels = samples.labels_BT[:, 0].numpy().astype(np.float64)
-        pooled = [count_BR @ table.value for count_BR, table in zip(counts, tables, strict=True)]
-        vectors = [bottom.forward(samples.dense_BN.numpy().astype(np.float64)), *pooled]
-        logits = top.forward(np.concatenate(vectors, axis=1))[:, 0]
-        losses.append(float(np.mean(np.logaddexp(0, logits) - labels * logits)))
-        gradient = (1 / (1 + np.exp(-logits)) - labels) / len(labels)
-        widths = np.cumsum([vector.shape[1] for vector in vectors])[:-1]
-        of_bottom, *of_tables = np.split(top.backward(gradient[:, None]), widths, axis=1)
-        bottom.backward(of_bottom)
-        for table, count_BR, of_table in zip(tables, counts, of_tables, strict=True):
-            table.gradient = count_BR.T @ of_table
-        for parameter in parameters.values():
-            parameter.update()
+        of_batch = model.order.indices(epoch, batch)
+        losses.append(0.0)
+        for of_part in of_batch.split(config.train.global_batch_size // config.train.accumulation_steps):
+            samples = source.read(of_part)
+            counts = _counts(model, samples, means)
+            labels = samples.labels_BT[:, 0].numpy().astype(np.float64)
+            pooled = [count_BR @ table.value for count_BR, table in zip(counts, tables, strict=True)]
+            vectors = [bottom.forward(samples.dense_BN.numpy().astype(np.float64)), *pooled]
+            logits = top.forward(np.concatenate(vectors, axis=1))[:, 0]
+            losses[-1] += float(np.sum(np.logaddexp(0, logits) - labels * logits)) / len(of_batch)
+            gradient = (1 / (1 + np.exp(-logits)) - labels) / len(of_batch)
+            widths = np.cumsum([vector.shape[1] for vector in vectors])[:-1]
+            of_bottom, *of_tables = np.split(top.backward(gradient[:, None]), widths, axis=1)
+            bottom.backward(of_bottom)
+            for table, count_BR, of_table in zip(tables, counts, of_tables, strict=True):
+                table.gradient += count_BR.T @ of_table
+                table.update()
+        for name, parameter in parameters.items():
+            if not name.startswith("tables."):
+                parameter.update()
     return losses, dict(_named_state(parameters))
 
 

@@ -53,7 +53,7 @@ def test_no_more_memory_of_the_host_is_one_line_whatever_asked_for_it(take, aske
     assert (verdict.kind, verdict.details, verdict.exit_code) == ("user", "", 2)
     assert verdict.line.startswith("rank 1: out of memory on the host")
     assert asked in verdict.line
-    assert verdict.line.endswith("lower train.global_batch_size or use more ranks")
+    assert verdict.line.endswith("lower train.global_batch_size, raise train.accumulation_steps or use more ranks")
 
 
 CUDA = (
@@ -73,7 +73,7 @@ CUDA = (
 def test_no_more_memory_of_the_gpu_is_a_cause_not_a_lost_rank(error, asked):
     verdict = judge(error, rank=3, world_size=8)
     assert verdict.kind == "user"
-    assert verdict.line == f"rank 3: out of memory on the GPU{asked}; lower train.global_batch_size or use more ranks"
+    assert verdict.line.startswith(f"rank 3: out of memory on the GPU{asked}; lower train.global_batch_size, raise")
 
 
 def test_what_holds_the_memory_is_told_with_what_would_make_the_largest_part_smaller(monkeypatch):
@@ -90,7 +90,7 @@ def test_what_holds_the_memory_is_told_with_what_would_make_the_largest_part_sma
     assert on_gpu.line == (
         "rank 3: out of memory on the GPU (20.00 GiB asked for, 3.31 GiB free); "
         "71.0 GiB expected (tables 41.0 GiB, activations 30.0 GiB, batches in flight 1.0 MiB); "
-        "lower train.global_batch_size or use more ranks; "
+        "lower train.global_batch_size, raise train.accumulation_steps or use more ranks; "
         "for less of the tables: use smaller tables (fewer rows, model.embedding_dim) or more ranks"
     )
     on_host = judge(caught(lambda: torch.empty(PIB, dtype=torch.uint8)), rank=0, world_size=1)
@@ -98,7 +98,7 @@ def test_what_holds_the_memory_is_told_with_what_would_make_the_largest_part_sma
     assert on_host.line == (
         "out of memory on the host (1024.0 TiB asked for); "
         "6.0 GiB expected (process and libraries 3.0 GiB, copies for checkpoints 2.0 GiB, tables 1.0 GiB, "
-        "batches in flight 1.0 MiB); lower train.global_batch_size or use more ranks; "
+        "batches in flight 1.0 MiB); lower train.global_batch_size, raise train.accumulation_steps or use more ranks; "
         "for less of the copies for checkpoints: use more ranks, or checkpoint.enabled: false"
     )
 

@@ -58,6 +58,10 @@ def test_addresses_are_not_taken_for_names_of_files():
 
 
 def test_blocks_to_shuffle_without_a_shuffle_are_a_mistake():
+    with pytest.raises(
+        ValidationError, match=r"global_batch_size is 50, which is no multiple of accumulation_steps \(4\)"
+    ):
+        TrainConfig(global_batch_size=50, accumulation_steps=4)
     with pytest.raises(ValidationError, match="shuffle_block_samples is 4096 although shuffle is false"):
         TrainConfig(shuffle=False, shuffle_block_samples=4096)
     assert TrainConfig(shuffle=False).shuffle_block_samples == 0

@@ -66,6 +66,24 @@ def test_buckets_can_be_laid_out_before_the_first_step_and_are_not_laid_out_agai
     assert not any(rebuilt["settled"])
 
 
+@hook("require_backward_grad_sync", of="torch", used_in="dlrm/sharding/replicas.py", see=DDP)
+def test_ddp_hands_gradients_to_its_reducer_only_in_backward_passes_that_are_to_sum_them(engine: Engine) -> None:
+    module = nn.Linear(2, 1)
+    ddp = DistributedDataParallel(module)
+    summed: list[torch.Tensor] = []
+    ddp.register_comm_hook(None, lambda _, bucket: summed.append(bucket.buffer().clone()) or _done(bucket.buffer()))
+    for now in (False, False, True):
+        ddp.require_backward_grad_sync = now
+        ddp(torch.ones(1, 2)).sum().backward()
+    assert [sum_.tolist() for sum_ in summed] == [[3.0] * 3]  # of three passes, over one rank
+
+
+def _done(value: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(value)
+    return done
+
+
 @hook("_foreach_copy_", "_foreach_lerp_", of="torch", used_in="dlrm/optim/averaging.py", see="torch/optim/swa_utils.py")
 def test_lists_of_tensors_are_copied_and_mixed_in_place() -> None:
     averages, weights = [torch.zeros(2), torch.zeros(1)], [torch.tensor([4.0, 8.0]), torch.tensor([2.0])]

@@ -99,6 +99,33 @@ def test_the_batches_of_all_ranks_hold_the_global_batches_in_order(count, world_
 
 
 @EVERY_KIND
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize(("count", "drop_last"), [(64, False), (103, False), (103, True), (5, False)])
+def test_micro_batches_are_consecutive_parts_of_a_global_batch_over_which_the_loss_is_averaged(
+    count, drop_last, world_size, kind
+):
+    order = SampleOrder(count, global_batch_size=16, seed=1, drop_last=drop_last, **KINDS[kind])
+    ranks = [
+        list(
+            BatchLoader(source_of(count), order, rank=rank, world_size=world_size, accumulation_steps=4).batches(
+                2, 0, order.num_batches
+            )
+        )
+        for rank in range(world_size)
+    ]
+    micro_batches = iter(zip(*ranks, strict=True))
+    for k in range(order.num_batches):
+        samples = order.indices(2, k).split(4)
+        for number, expected in enumerate(samples, start=1):
+            parts = next(micro_batches)
+            assert [row for part in parts for row in rows_of(part)] == expected.tolist()
+            assert {len(part.labels) for part in parts} == {-(-len(expected) // world_size)}
+            assert all(part.ends_step == (number == len(samples)) for part in parts)
+            assert all(part.loss_scale == torch.tensor(world_size / order.samples_in(k)) for part in parts)
+    assert not list(micro_batches)
+
+
+@EVERY_KIND
 def test_a_loader_started_at_any_position_yields_exactly_the_later_batches(kind):
     batches = loader_of(103, 16, kind).order.num_batches
     seen = loader_of(103, 16, kind, rank=1, world_size=2)

@@ -7,7 +7,7 @@ import pytest
 from dlrm.config import load_config
 from dlrm.data.order import SampleOrder
 from dlrm.errors import ConfigError
-from dlrm.train.schedule import ALL_EPOCHS, BEGINNING, MAX_STEPS, Position, Schedule
+from dlrm.train.schedule import ALL_EPOCHS, BEGINNING, MAX_STEPS, Position, Schedule, accumulation_lines
 
 SHAPES = [(40, 8, False), (41, 8, False), (41, 8, True), (7, 8, False), (8, 8, True), (1, 1, False), (23, 5, True)]
 """Samples, global batch size and drop_last."""
@@ -68,6 +68,16 @@ def test_only_what_counting_comes_by_is_a_position_of_a_schedule():
             {"epoch_ended": not position.epoch_ended},
         ]
         assert not any(schedule.has(replace(position, **change)) for change in changes)
+
+
+def test_a_run_says_what_micro_batches_do_to_tables():
+    options = ["train.global_batch_size=4096", "train.accumulation_steps=4"]
+    (said,) = accumulation_lines(load_config(None, options))
+    assert "a step has 4 micro-batches of 1,024 samples" in said
+    assert said.endswith("which with rowwise_adagrad is another training than a step with 4,096 samples at once")
+    sgd = ["optim.sparse.kind=sgd", "optim.sparse.lr=1"]
+    assert "which with sgd differs, by rows that" in accumulation_lines(load_config(None, [*options, *sgd]))[0]
+    assert accumulation_lines(load_config(None, sgd)) == []
 
 
 def test_a_schedule_is_made_of_the_configuration():

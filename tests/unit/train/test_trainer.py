@@ -1,3 +1,4 @@
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +59,33 @@ def test_tables_are_reset_where_training_goes_on_after_an_epoch(position, max_st
     made = trainer(ResetTables(lambda: told.append(made.position.step)), position=position, max_steps=max_steps)
     assert made.fit() == (MAX_STEPS if max_steps else ALL_EPOCHS)
     assert told == resets
+
+
+def test_a_pause_that_comes_between_waits_for_the_micro_batches_that_are_read_ahead():
+    class InHalves:
+        def batches(self, epoch, first, end):
+            for k in range(first, end):
+                yield from (SimpleNamespace(k=k, ends_step=half == 1) for half in range(2))
+
+    class Pausing(Watching):
+        def pauses_now(self, position):
+            return position.step == 1
+
+        def on_pause(self, position):
+            self.told.append("pause")
+
+    def train(batches, first_step):  # reads ahead as a pipeline does
+        ahead = [*itertools.islice(batches, 3)]
+        while ahead:
+            taken.append(ahead.pop(0))
+            ahead += itertools.islice(batches, 1)
+            if taken[-1].ends_step:
+                yield taken[-1]
+
+    told, taken = [], []
+    Trainer(SimpleNamespace(train=train), InHalves(), Schedule(ORDER, 1, None), [Pausing(told)], BEGINNING).fit()
+    assert told == ["start", 1, 2, 3, "pause", 4, "pause", ALL_EPOCHS]
+    assert [batch.k for batch in taken] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_where_a_hook_knows_that_training_has_ended_every_hook_is_started_and_ended_and_no_step_trained():
