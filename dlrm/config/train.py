@@ -46,6 +46,10 @@ class TrainConfig(Section):
     pipeline: Advanced[Pipeline] = "sparse_dist"
     """torchrec train pipeline: sparse_dist starts the exchange of the next batch's ids while this one is trained, base does
     one thing after the other; the training is the same."""
+    all_reduce_bucket_mib: Advanced[PositiveInt | None] = None
+    """Gradients of dense parameters are summed over ranks in buckets of at least so many MiB, each as soon as it is full:
+    large ones are few messages, of small ones the first is early. Left out: as torch has it, one of 1, then 25. From three
+    ranks on another size rounds otherwise."""
     prefetch_batches: Advanced[PositiveInt] = 4
     """Batches that are read ahead of their use."""
     read_threads: Advanced[PositiveInt] = 2

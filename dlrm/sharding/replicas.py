@@ -27,12 +27,16 @@ class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is
     Args:
         all_reduce: in what gradients are summed over ranks; where it is not float32 each rank rounds its own, divided by
             the number of ranks, and the sum is a sum of that type.
+        bucket_mib: of gradients that are summed together; None as torch has it.
         accumulates: whether :func:`sum_over_ranks` is to be used. Then every parameter has to get a gradient in every
             backward pass.
     """
 
-    def __init__(self, all_reduce: torch.dtype = torch.float32, *, accumulates: bool = False) -> None:
+    def __init__(
+        self, all_reduce: torch.dtype = torch.float32, *, bucket_mib: int | None = None, accumulates: bool = False
+    ) -> None:
         super().__init__()
+        self._bucket_mib = bucket_mib
         self._all_reduce = all_reduce
         self._accumulates = accumulates
 
@@ -47,6 +51,7 @@ class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is
                 module.to(device),
                 device_ids=None if device.type == "cpu" else [device],
                 process_group=env.process_group,
+                bucket_cap_mb=self._bucket_mib,
                 gradient_as_bucket_view=True,
                 broadcast_buffers=False,
                 static_graph=not self._accumulates,  # torch fails where the first backward pass of one sums nothing
@@ -82,6 +87,8 @@ def settle_gradient_buckets(sharded: nn.Module) -> None:
     Left alone, it lays them out anew after the first backward pass, in the order in which gradients became ready. The
     order in which an all-reduce adds up the ranks' values of an element depends on where the element lies, so from three
     ranks on the first step of a resumed run would round otherwise than the same step of a run that was never interrupted.
+
+    Data-parallel tables, which torchrec gives a DistributedDataParallel of their own, are one parameter and so one bucket.
     """
     for module in sharded.modules():
         if isinstance(module, DistributedDataParallel):

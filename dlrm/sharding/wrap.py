@@ -29,6 +29,7 @@ def shard_model(
     fill_block: FillBlock,
     sharder: TableSharder | None = None,
     all_reduce: torch.dtype = torch.float32,
+    bucket_mib: int | None = None,
     accumulates: bool = False,
 ) -> DistributedModelParallel:
     """Shard the tables by ``plan``, replicate the rest by DDP, and write the tables' initial weights.
@@ -40,6 +41,7 @@ def shard_model(
         fill_block: writes the initial weights of whatever part of a table this rank holds.
         sharder: says in what tables exchange; float32 if left out.
         all_reduce: in what the gradients of the rest are summed over ranks.
+        bucket_mib: of gradients that are summed together, in MiB; None as torch has it.
         accumulates: whether they are summed once for several backward passes.
     """
     sharded = DistributedModelParallel(
@@ -47,7 +49,7 @@ def shard_model(
         device=world.device,
         plan=plan,
         sharders=[sharder or TableSharder()],
-        data_parallel_wrapper=Replicas(all_reduce, accumulates=accumulates),
+        data_parallel_wrapper=Replicas(all_reduce, bucket_mib=bucket_mib, accumulates=accumulates),
     )
     settle_gradient_buckets(sharded)
     for lookup in fused_lookups(sharded):

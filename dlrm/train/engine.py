@@ -143,6 +143,7 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
         fill_block=fill_block,
         sharder=planned.sharder,
         all_reduce=DTYPES[config.precision.all_reduce],
+        bucket_mib=config.train.all_reduce_bucket_mib,
         accumulates=config.train.accumulation_steps > 1,
     )
     train_column_shards(sharded, plan=plan, optimizer=of_tables)

@@ -57,7 +57,7 @@ def test_addresses_are_not_taken_for_names_of_files():
     assert PackedData(path="https://example.org/~me/packed").path == "https://example.org/~me/packed"
 
 
-def test_blocks_to_shuffle_without_a_shuffle_are_a_mistake():
+def test_blocks_to_shuffle_without_a_shuffle_and_unequal_micro_batches_are_mistakes():
     with pytest.raises(
         ValidationError, match=r"global_batch_size is 50, which is no multiple of accumulation_steps \(4\)"
     ):
