@@ -55,6 +55,11 @@ class Schema:
         """Number of ids a sample holds over all sparse features."""
         return sum(feature.hotness for feature in self.sparse)
 
+    @property
+    def id_bytes(self) -> int:
+        """4 where int32 holds every id, else 8: the width of ids in batches, the same on every rank."""
+        return 4 if all(feature.rows <= 2**31 for feature in self.sparse) else 8
+
     @classmethod
     def numbered(
         cls,

@@ -16,6 +16,8 @@ from dlrm.schema import Schema
 # those that compute (measured on two busy cores: a hundredth of the speed).
 _SERIAL_ELEMENTS = 32_768
 
+_ID_TYPES = {4: torch.int32, 8: torch.int64}
+
 
 @dataclass
 class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
@@ -30,7 +32,8 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
 
     Attributes:
         dense: float32 (B, N).
-        sparse: ids by feature, int64, feature-major, as torchrec wants them; bags of padding are empty.
+        sparse: ids by feature, int32 where that holds those of all tables or else int64, feature-major, as torchrec wants
+            them; bags of padding are empty.
         labels: float32 (B, T), 0 or 1 (0 for padding and where the label of a task is missing).
         weights: float32 (B, T), 1 for a label, 0 for padding and missing labels.
         loss_scale: float32 (), ranks / samples of the global batch: the mean over ranks (which DDP and torchrec's
@@ -121,17 +124,17 @@ def _placed(values_BX: torch.Tensor, size: int, pin_memory: bool) -> torch.Tenso
 def _sparse(samples: Samples, schema: Schema, size: int, pin_memory: bool) -> KeyedJaggedTensor:
     names = [feature.name for feature in schema.sparse]
     hotness_F = tuple(feature.hotness for feature in schema.sparse)
-    count = len(samples)
+    count, dtype = len(samples), _ID_TYPES[schema.id_bytes]
     if samples.lengths_BF is None:
         return KeyedJaggedTensor(
             keys=names,
-            values=_feature_major(samples.ids_BS, hotness_F, pin_memory),
+            values=_feature_major(samples.ids_BS, hotness_F, dtype, pin_memory),
             lengths=_full_lengths(hotness_F, count, size, pin_memory),
             stride=size,
             length_per_key=[hotness * count for hotness in hotness_F],
         )
     lengths_FB = _placed(samples.lengths_BF, size, False).t().contiguous()
-    values = _feature_major_ragged(samples.ids_BS, samples.lengths_BF, hotness_F)
+    values = _feature_major_ragged(samples.ids_BS, samples.lengths_BF, hotness_F).to(dtype)
     return KeyedJaggedTensor(
         keys=names,
         values=_placed(values, len(values), pin_memory),
@@ -149,18 +152,20 @@ def _full_lengths(hotness_F: tuple[int, ...], count: int, size: int, pin_memory:
     return _placed(lengths_FB.view(-1), lengths_FB.numel(), pin_memory)
 
 
-def _feature_major(ids_BS: torch.Tensor, hotness_F: tuple[int, ...], pin_memory: bool) -> torch.Tensor:
-    """All ids of feature 0 over the batch, then all of feature 1, ...; int64 (B * S,)."""
+def _feature_major(
+    ids_BS: torch.Tensor, hotness_F: tuple[int, ...], dtype: torch.dtype, pin_memory: bool
+) -> torch.Tensor:
+    """All ids of feature 0 over the batch, then all of feature 1, ...; (B * S,)."""
     one_hot = max(hotness_F) == 1
-    if one_hot and not pin_memory and ids_BS.dtype == torch.int64 and ids_BS.t().is_contiguous():
+    if one_hot and not pin_memory and ids_BS.dtype == dtype and ids_BS.t().is_contiguous():
         return ids_BS.t().reshape(-1)  # what is generated feature by feature lies so already
-    values = torch.empty(ids_BS.numel(), dtype=torch.int64, pin_memory=pin_memory)
+    values = torch.empty(ids_BS.numel(), dtype=dtype, pin_memory=pin_memory)
     if one_hot:
         values_SB = values.view(ids_BS.shape[::-1])
         step = max(1, _SERIAL_ELEMENTS // len(hotness_F))
         for start in range(0, len(ids_BS), step):
             chunk = slice(start, start + step)
-            values_SB[:, chunk].copy_(ids_BS[chunk].t())  # widens and transposes in one pass
+            values_SB[:, chunk].copy_(ids_BS[chunk].t())  # converts and transposes in one pass
         return values
     places = values.split([hotness * len(ids_BS) for hotness in hotness_F])
     for ids_BL, place in zip(ids_BS.split(hotness_F, dim=1), places, strict=True):
@@ -169,6 +174,6 @@ def _feature_major(ids_BS: torch.Tensor, hotness_F: tuple[int, ...], pin_memory:
 
 
 def _feature_major_ragged(ids_BS: torch.Tensor, lengths_BF: torch.Tensor, hotness_F: tuple[int, ...]) -> torch.Tensor:
-    """The ids within the bags' lengths, in the same order; int64."""
+    """The ids within the bags' lengths, in the same order."""
     bags = zip(ids_BS.split(hotness_F, dim=1), lengths_BF.t(), strict=True)
-    return torch.cat([ids_BL[torch.arange(ids_BL.shape[1]) < length_B[:, None]] for ids_BL, length_B in bags]).long()
+    return torch.cat([ids_BL[torch.arange(ids_BL.shape[1]) < length_B[:, None]] for ids_BL, length_B in bags])

@@ -102,7 +102,7 @@ def _batch(schema: Schema, samples: int, device: torch.device) -> _Batch:
     ids = samples * sum(feature.hotness for feature in schema.sparse)
     sparse = KeyedJaggedTensor(
         keys=names,
-        values=torch.zeros(ids, dtype=torch.int64, device=device),
+        values=torch.zeros(ids, dtype=torch.int32, device=device),
         lengths=torch.zeros(len(names) * samples, dtype=torch.int32, device=device),
         stride=samples,
     )

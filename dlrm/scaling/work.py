@@ -35,7 +35,7 @@ from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.train.precision import lowered
 
-_ID_BYTES, _LENGTH_BYTES = 8, 4  # int64, int32: dlrm.data.batch
+_LENGTH_BYTES = 4  # int32: dlrm.data.batch
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def work_per_sample(
     dense_features: int,
     dense_weights: int,
     dense_state: int,
+    id_bytes: int,
 ) -> Work:
     """The work of a sample.
 
@@ -174,6 +175,7 @@ def work_per_sample(
         dense_features: N of a sample.
         dense_weights: number of weights outside of tables.
         dense_state: numbers that their optimizer keeps for each.
+        id_bytes: of an id in a batch.
     """
     ids = sum(table.ids_per_sample for table in tables)
     pooled = sum(table.dim for table in tables)
@@ -181,12 +183,12 @@ def work_per_sample(
         table.ids_per_sample * (3 * table.dim * BYTES_PER_NUMBER + 2 * _state_bytes(optimizer, table.dim))
         for table in tables
     )
-    batch_bytes = dense_features * BYTES_PER_NUMBER + ids * _ID_BYTES
+    batch_bytes = dense_features * BYTES_PER_NUMBER + ids * id_bytes
     multiplied = sum(product.bytes for product in products)
     # Weight and gradient are read, the weight is written; the state is both.
     updated = dense_weights * (3 + 2 * dense_state) * BYTES_PER_NUMBER
     streamed = (multiplied + updated) / samples + 2 * pooled * BYTES_PER_NUMBER + batch_bytes
-    exchanged = 2 * pooled * BYTES_PER_NUMBER + ids * _ID_BYTES + len(tables) * _LENGTH_BYTES
+    exchanged = 2 * pooled * BYTES_PER_NUMBER + ids * id_bytes + len(tables) * _LENGTH_BYTES
     return Work(
         flops=sum(product.flops for product in products) / samples,
         row_bytes=rows,

@@ -19,7 +19,7 @@ _DATA_PARALLEL: str = ShardingType.DATA_PARALLEL.value
 _CACHING = EmbeddingComputeKernel.FUSED_UVM_CACHING.value
 _CUT_INTO_ROWS = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
 _DEFAULT_CACHE_SHARE = 0.2  # fbgemm's and torchrec's, where the plan names none
-_BYTES_PER_ID = 8
+_BYTES_PER_ID = 8  # as lookups take them; on the way most are half as wide
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,10 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], world: Wor
 def batch_bytes(schema: Schema, samples: int) -> int:
     """Of a batch: dense features, ids, their counts, labels and weights."""
     return samples * (
-        len(schema.dense) * _FLOAT + schema.ids_per_sample * 8 + len(schema.sparse) * 4 + 2 * len(schema.tasks) * _FLOAT
+        len(schema.dense) * _FLOAT
+        + schema.ids_per_sample * schema.id_bytes
+        + len(schema.sparse) * 4
+        + 2 * len(schema.tasks) * _FLOAT
     )
 
 

@@ -40,7 +40,7 @@ def test_each_bag_holds_the_ids_of_its_sample_and_feature_and_padding_is_empty(s
         expected = samples.ids_BS[:, start : start + feature.hotness]
         assert [bag.tolist() for bag in bags] == expected.tolist() + [[]] * (size - count)
         start += feature.hotness
-    assert sparse.values().dtype == torch.int64
+    assert sparse.values().dtype == torch.int32
 
 
 def with_lengths(samples, schema, *, seed=0):
@@ -65,8 +65,24 @@ def test_bags_of_other_lengths_hold_their_ids_and_nothing_of_what_lies_beyond(sc
         kept = zip(ids, samples.lengths_BF[:, i].tolist(), strict=True)
         assert bags == [row[:length] for row, length in kept] + [[]] * (size - count)
         start += feature.hotness
-    assert (sparse.values().dtype, sparse.lengths().dtype) == (torch.int64, torch.int32)
+    assert (sparse.values().dtype, sparse.lengths().dtype) == (torch.int32, torch.int32)
     assert len(sparse.values()) == samples.lengths_BF.sum()
+
+
+@pytest.mark.parametrize("hotness", [[1, 1], [2, 1]])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(("rows", "dtype"), [(2**31, torch.int32), (2**31 + 1, torch.int64)])
+def test_ids_are_as_wide_as_the_largest_table_needs_on_every_rank(rows, dtype, ragged, hotness):
+    schema = Schema.numbered(2, rows=[rows, 3], hotness=hotness)
+    ids_BS = torch.tensor([[rows - 1, 1, 2][: sum(hotness)], [0, 2, 1][: sum(hotness)]])
+    ids_BS[:, -1] %= 3
+    samples = Samples(torch.zeros(2, 2), ids_BS, torch.zeros(2, 1))
+    samples = dataclasses.replace(samples, lengths_BF=torch.tensor([hotness] * 2).int()) if ragged else samples
+    values = make_batch(samples, schema, size=3, global_samples=2, world_size=1).sparse.values()
+    assert values.dtype == dtype
+    assert values.tolist() == [*ids_BS[:, : hotness[0]].flatten().tolist(), *ids_BS[:, -1].tolist()]
+    nothing = Samples(torch.zeros(0, 2), ids_BS[:0], torch.zeros(0, 1))
+    assert make_batch(nothing, schema, size=3, global_samples=2, world_size=1).sparse.values().dtype == dtype
 
 
 @pytest.mark.parametrize("schema", [ONE_HOT, MULTI_HOT], ids=["one-hot", "multi-hot"])

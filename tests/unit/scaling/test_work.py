@@ -50,6 +50,7 @@ def test_the_paper_s_single_device_model():
         dense_features=512,
         dense_weights=weights,
         dense_state=0,
+        id_bytes=8,
     )
     assert work.flops == flops
     assert work.row_bytes == 8 * 3 * 64 * 4  # read, read again and written; SGD keeps nothing
@@ -70,12 +71,13 @@ def test_a_tiny_model_s_bytes():
         dense_features=5,
         dense_weights=18,
         dense_state=1,
+        id_bytes=4,
     )
     assert work.flops == 60
     assert work.row_bytes == 1.5 * (3 * 4 + 2 * 4) * 4  # row read twice and written, its sums read and written
     numbers = (2 * 5 + 5 * 3 + 2 * 3) + (3 * 2 + 2 * 5 + 3 * 5)
     optimizer = 18 * (3 + 2)
-    assert work.streamed_bytes == (numbers + optimizer) * 4 / 2 + 2 * 4 * 4 + (5 * 4 + 1.5 * 8)
+    assert work.streamed_bytes == (numbers + optimizer) * 4 / 2 + 2 * 4 * 4 + (5 * 4 + 1.5 * 4)
     assert work.exchanged_bytes == 0
 
 
