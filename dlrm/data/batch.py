@@ -40,6 +40,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
             gradient division both take) of loss_scale * sum of the rank's losses is the mean loss of the global batch.
             Skipped samples and missing labels are among them, as no rank knows of another's: they count as a loss of 0.
         ends_step: whether it is the last micro-batch of its global batch, or the whole.
+        constant: of "lengths" (of the bags) and "weights" those that other batches share, so that a device keeps them.
     """
 
     dense: torch.Tensor
@@ -48,16 +49,31 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
     weights: torch.Tensor
     loss_scale: torch.Tensor
     ends_step: bool = True
+    constant: frozenset[str] = frozenset()
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device, to which what is constant is copied once, by the stream that copies batches."""
+
+        def there(tensor: torch.Tensor, name: str = "") -> torch.Tensor:
+            if name in self.constant:
+                return _kept_on(device, tensor, non_blocking)
+            return tensor.to(device, non_blocking=non_blocking)
+
         return Batch(
-            dense=self.dense.to(device, non_blocking=non_blocking),
-            sparse=self.sparse.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            weights=self.weights.to(device, non_blocking=non_blocking),
-            loss_scale=self.loss_scale.to(device, non_blocking=non_blocking),
+            dense=there(self.dense),
+            sparse=KeyedJaggedTensor(
+                keys=self.sparse.keys(),
+                values=there(self.sparse.values()),
+                lengths=there(self.sparse.lengths(), "lengths"),
+                stride=self.sparse.stride(),
+                length_per_key=self.sparse.length_per_key(),
+                offset_per_key=self.sparse.offset_per_key(),
+            ),
+            labels=there(self.labels),
+            weights=there(self.weights, "weights"),
+            loss_scale=there(self.loss_scale),
             ends_step=self.ends_step,
+            constant=self.constant,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -89,26 +105,42 @@ def make_batch(
         ends_step: see :class:`Batch`.
     """
     labels_BT, weights_BT = _labels_and_weights(samples)
+    constant = {"lengths"} if samples.lengths_BF is None else set()
+    if weights_BT is None:
+        constant.add("weights")
+        weights_BT = _full_weights(len(samples), size, pin_memory)
+    else:
+        weights_BT = _placed(weights_BT, size, pin_memory)
     return Batch(
         dense=_placed(samples.dense_BN, size, pin_memory),
         sparse=_sparse(samples, schema, size, pin_memory),
         labels=_placed(labels_BT, size, pin_memory),
-        weights=_placed(weights_BT, size, pin_memory),
+        weights=weights_BT,
         loss_scale=torch.tensor(world_size / global_samples, dtype=torch.float32, pin_memory=pin_memory),
         ends_step=ends_step,
+        constant=frozenset(constant),
     )
 
 
-def _labels_and_weights(samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both (B, T); a missing label is 0 with weight 0."""
+@lru_cache(maxsize=32)  # tensors are equal here if they are the same one
+def _kept_on(device: torch.device, tensor: torch.Tensor, non_blocking: bool) -> torch.Tensor:
+    return tensor.to(device, non_blocking=non_blocking)
+
+
+def _labels_and_weights(samples: Samples) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Both (B, T); a missing label is 0 with weight 0. No weights: all are 1."""
     labels_BT = samples.labels_BT
-    tasks = labels_BT.shape[1]
-    if tasks == 1:  # none is missing: such a sample would have nothing to train
-        weights_BT = torch.ones_like(labels_BT)
-    else:
-        missing_BT = labels_BT.isnan()
-        labels_BT, weights_BT = labels_BT.masked_fill(missing_BT, 0), (~missing_BT).to(labels_BT.dtype)
+    if labels_BT.shape[1] == 1:  # none is missing: such a sample would have nothing to train
+        return labels_BT, None if samples.weights_B is None else samples.weights_B[:, None]
+    missing_BT = labels_BT.isnan()
+    labels_BT, weights_BT = labels_BT.masked_fill(missing_BT, 0), (~missing_BT).to(labels_BT.dtype)
     return labels_BT, weights_BT if samples.weights_B is None else weights_BT * samples.weights_B[:, None]
+
+
+@lru_cache(maxsize=16)
+def _full_weights(count: int, size: int, pin_memory: bool) -> torch.Tensor:
+    """float32 (size, 1): 1, and 0 for padding. All batches of an epoch but the last share one."""
+    return _placed(torch.ones(count, 1), size, pin_memory)
 
 
 def _placed(values_BX: torch.Tensor, size: int, pin_memory: bool) -> torch.Tensor:

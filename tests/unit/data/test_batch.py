@@ -189,3 +189,29 @@ def test_pinned_memory_holds_the_same_batch(schema, ragged):
     assert all(tensor.is_pinned() for tensor in (*tensors, pinned.sparse.values(), pinned.sparse.lengths()))
     assert same(pinned, batch)
     assert same(pinned.to(torch.device("cuda"), non_blocking=True).to(torch.device("cpu")), batch)
+
+
+def test_a_device_keeps_the_lengths_and_weights_that_all_full_batches_share():
+    device = torch.device("meta")
+    full, other, last = (batch_of(MULTI_HOT, count, 4) for count in (4, 4, 3))
+    there = [batch.to(device) for batch in (full, other, last)]
+    assert there[0].sparse.lengths() is there[1].sparse.lengths()
+    assert there[0].weights is there[1].weights
+    assert there[0].sparse.values() is not there[1].sparse.values()
+    assert last.to(torch.device("cpu")).weights.tolist() == [[1], [1], [1], [0]]
+    assert there[2].sparse.lengths() is not there[0].sparse.lengths()
+    assert all(tensor.is_meta for batch in there for tensor in (batch.dense, batch.weights, batch.sparse.lengths()))
+
+
+def test_lengths_and_weights_of_a_batch_s_own_are_copied_with_it():
+    samples = with_lengths(some_samples(MULTI_HOT, 4), MULTI_HOT)
+    samples = dataclasses.replace(samples, weights_B=torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    batches = [make_batch(samples, MULTI_HOT, size=4, global_samples=4, world_size=1) for _ in range(2)]
+    here, other = (batch.to(torch.device("cpu")) for batch in batches)
+    assert here.weights is not other.weights
+    assert here.sparse.lengths() is not other.sparse.lengths()
+    assert here.weights.tolist() == [[1], [0], [1], [1]]
+    assert same(here, batches[0])
+    there = [batch.to(torch.device("meta")) for batch in batches[:1] * 2]
+    assert there[0].weights is not there[1].weights
+    assert there[0].sparse.lengths() is not there[1].sparse.lengths()
