@@ -42,6 +42,9 @@ class TrainConfig(Section):
     pipeline: Advanced[Pipeline] = "sparse_dist"
     """torchrec train pipeline: sparse_dist starts the exchange of the next batch's ids while this one is trained, base does
     one thing after the other; the training is the same."""
+    cpu_products: Advanced[Literal["auto", "mkl", "onednn"]] = "auto"
+    """Which library computes the MLPs in float32 on CPU, where they have no dropout: auto takes onednn on AMD processors
+    with AVX-512, whose instructions mkl does not use. The results differ in rounding."""
     prefetch_batches: Advanced[PositiveInt] = 4
     """Batches that are read ahead of their use."""
     read_threads: Advanced[PositiveInt] = 2
