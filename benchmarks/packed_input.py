@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.packed_input [--rounds 3] [--steps 30] [--require-share 0.02] [--save]
 
 The model and its made-up packed files are those of ``benchmarks/against_reference.py``: 26 tables of 100,000 rows x 64,
-one-hot, a batch of 4,096; shuffled sample by sample, as by default; on one rank of two threads and on two of one, in float32
+one-hot, a batch of 4,096; shuffled sample by sample, as by default; on one rank of two threads and on two of one, in fp32
 and in bf16, which leaves the reader less time. Each figure is that of the rank that waits longest.
 """
 
