@@ -13,6 +13,7 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
+from dlrm.heap import keep_freed_memory
 from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
@@ -32,7 +33,7 @@ from dlrm.sharding.sharder import TableSharder, build_sharder
 from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
 from dlrm.table_names import table_name
 from dlrm.train.memory import Shapes, account, reserve
-from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
+from dlrm.train.precision import DTYPES, allow_tf32, lower_dense, use_onednn
 from dlrm.train.stepper import Stepper
 
 
@@ -129,6 +130,8 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
 
     ``process`` is what the process takes without a model, for the account that an error tells of.
     """
+    if world.device.type == "cpu":
+        keep_freed_memory()
     planned = plan_model(config, schema, world, scored=scored)
     expect(planned.memory.with_part(PROCESS, process))  # before there are tables, with which memory runs out most often
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
@@ -136,6 +139,7 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
     dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights
     dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
     fill_block = _block_filler(config, sizes)
+    use_onednn(task, config.train.cpu_products, world.device)
     sharded = shard_model(
         task,
         plan=plan,
