@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from scripts.rehearse_cuda.job import Asked, Device, Outcome, Solo, run
 from scripts.rehearse_cuda.losses import against_cpu
 from scripts.rehearse_cuda.report import Known, counts_line, grouped_violations, read_known, seen
 
-AT_ONCE = 2  # rehearsals beside each other; half of one's time is one process's imports
+AT_ONCE = 2  # half of a case's time is one process's imports
 STEPS = 24
 WARMUP = 12
 
@@ -124,20 +125,25 @@ def _small(name: str, kind: str, optimizer: str, *more: str) -> Case:
     return Case(name, Asked((*_small_words(kind, optimizer), *SELDOM, *more), 2, warmup=WARMUP))
 
 
-def rehearse_matrix(which: str, only: str, json_file: Path | None, *, write: bool = False) -> int:
-    """Rehearse, print a line a case and what is wrong; exit code 1 if anything is. ``write``: the counts, if nothing is."""
+def rehearse_matrix(
+    which: str, only: str, json_file: Path | None, *, write: bool = False, at_once: int = AT_ONCE
+) -> int:
+    """Rehearse, print a line a case and what is wrong; exit code 1 if anything is.
+
+    ``write``: the counts, if nothing is wrong; ``at_once``: cases beside each other.
+    """
     wanted = [
         case for case in cases() if re.search(only, case.name) and (which == "all" or only or case.name in SAMPLE)
     ]
     known, written = read_known(), {"versions": None} if write else read_counts()
     found: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for case, (outcome, wrong) in zip(
-            wanted, pool.map(lambda case: rehearse_case(case, known, written), wanted), strict=True
+    with ThreadPoolExecutor(at_once) as pool:
+        for case, (outcome, wrong, seconds) in zip(
+            wanted, pool.map(lambda case: _timed(case, known, written), wanted), strict=True
         ):
-            entry = {"case": case.name, "asked": asdict(case.asked), "exit_code": outcome.exit_code}
+            entry = {"case": case.name, "asked": asdict(case.asked), "exit_code": outcome.exit_code, "seconds": seconds}
             found.append({**entry, "ranks": outcome.ranks, "violations": wrong})
-            _tell(case, outcome, wrong)
+            _tell(case, outcome, wrong, seconds)
             if json_file is not None:
                 json_file.write_text(json.dumps(found, indent=1) + "\n")
     bad = [entry["case"] for entry in found if entry["exit_code"] or entry["violations"]]
@@ -153,6 +159,11 @@ def rehearse_matrix(which: str, only: str, json_file: Path | None, *, write: boo
 
 def _listed(names: Sequence[str]) -> str:
     return f"; not: {'; '.join(names)}" if names else ""
+
+
+def _timed(case: Case, known: Sequence[Known], written: Mapping[str, Any]) -> tuple[Outcome, list[str], float]:
+    began_s = time.monotonic()
+    return *rehearse_case(case, known, written), time.monotonic() - began_s
 
 
 def rehearse_case(case: Case, known: Sequence[Known], written: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
@@ -172,10 +183,11 @@ def _run_in_turn(case: Case) -> Outcome:
         return run(replace(case.asked, words=(*case.then, *own), warmup=STEPS + WARMUP), quiet=True)
 
 
-def _tell(case: Case, outcome: Outcome, wrong: Sequence[str]) -> None:
+def _tell(case: Case, outcome: Outcome, wrong: Sequence[str], seconds: float) -> None:
     if outcome.exit_code:
-        print(f"{case.name}: FAILED\n{outcome.output[-4000:]}", flush=True)
+        print(f"{case.name}: FAILED after {seconds:.0f} s\n{outcome.output[-4000:]}", flush=True)
         return
-    print(f"{case.name}: {'computed' if case.losses else counts_line(outcome.ranks[0])}", flush=True)
+    said = "computed" if case.losses else counts_line(outcome.ranks[0])
+    print(f"{case.name}: {said} ({seconds:.0f} s)", flush=True)
     for text in wrong:
         print(f"  WRONG {text}", flush=True)
