@@ -70,9 +70,9 @@ BOUNDLESS = Device("rehearsed device of 4 TiB", gib=4096.0)  # a mixture looks a
 LOSSES = "losses: "
 SAMPLE = (
     *("quickstart, 1 rank", "quickstart, 2 ranks", "criteo_kaggle, 1 rank", "mlperf_dlrm_dcnv2, rank 0 of 8"),
-    *("mlperf_dlrm_dot, 2 ranks", "row_wise rowwise_adagrad", "data_parallel sgd", "column_wise rowwise_adagrad"),
-    *("grid_shard adagrad", "table_wise adam fused_uvm_caching", "table_wise sgd fused_uvm"),
-    *(f"{LOSSES}quickstart, 2 rank(s)", f"{LOSSES}data_parallel rowwise_adagrad", "saved and resumed, 2 ranks"),
+    *(f"quickstart, 2 ranks, every kind, {optimizer}" for optimizer in OPTIMIZERS),
+    *("mlperf_dlrm_dot, 2 ranks", "column_wise rowwise_adagrad", "saved and resumed, 2 ranks"),
+    *(f"{LOSSES}quickstart, 2 rank(s)", f"{LOSSES}data_parallel rowwise_adagrad"),
 )
 
 
