@@ -21,19 +21,20 @@ Case = Mapping[str, Any]
 
 
 def tables(cases: Sequence[Case]) -> Iterator[str]:
-    """The lines: the configurations, their mixtures (a row for all table optimizers), small models, and where waits are."""
+    """The lines: configurations, their mixtures (a row for the optimizers that ran), small models, and where waits are."""
     counted = {
         case["case"]: case["ranks"][0] for case in cases if not case["case"].startswith(LOSSES) and case["ranks"]
     }
-    mixtures: dict[str, list[Rank]] = {}
+    mixtures: dict[str, dict[str, Rank]] = {}
     configurations, small = {}, {}
     for name, rank in counted.items():
         of_all, _, optimizer = name.rpartition(", ")
         if optimizer in OPTIMIZERS:
-            mixtures.setdefault(of_all, []).append(rank)
+            mixtures.setdefault(of_all, {})[optimizer] = rank
         else:
             (configurations if name.partition(",")[0] in CONFIGS else small)[name] = [rank]
-    for rows in (configurations, mixtures, small):
+    mixed = {f"{name}: {', '.join(ranks)}": list(ranks.values()) for name, ranks in mixtures.items()}
+    for rows in (configurations, mixed, small):
         yield from ("", _line(_HEADS), _line(["---"] * len(_HEADS)))
         yield from (_line([name, *_cells(ranks)]) for name, ranks in rows.items())
     yield from _places(cases, read_known())
@@ -64,8 +65,12 @@ def _megabytes(ranks: Sequence[Rank], counter: str) -> str:
 
 def _span(values: Iterable[float]) -> str:
     shown = sorted(values)
-    least, most = f"{shown[0]:.3g}", f"{shown[-1]:.3g}"
+    least, most = (_figure(value) for value in (shown[0], shown[-1]))
     return least if least == most else f"{least} to {most}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _places(cases: Sequence[Case], known: Sequence[Known]) -> Iterator[str]:
