@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scripts.rehearse_cuda.build import CannotBuildError
 from scripts.rehearse_cuda.job import Asked, Device, Solo, rehearse
-from scripts.rehearse_cuda.matrix import rehearse_matrix
+from scripts.rehearse_cuda.matrix import AT_ONCE, rehearse_matrix
 from scripts.rehearse_cuda.report import read_known
 
 
@@ -35,12 +35,17 @@ def main() -> int:
     parser.add_argument("--matrix", choices=("sample", "all"), help="rehearse many configurations")
     parser.add_argument("--only", default="", help="of the matrix: regular expression of the names of the cases wanted")
     parser.add_argument("--write-counts", action="store_true", help="of the matrix: write counts.json anew")
+    parser.add_argument(
+        "--at-once", type=int, default=AT_ONCE, help=f"of the matrix: cases at once (default {AT_ONCE})"
+    )
     parser.add_argument("words", nargs=argparse.REMAINDER, help="of dlrm_main.py, after --")
     options = parser.parse_args()
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     try:
         if options.matrix:
-            return rehearse_matrix(options.matrix, options.only, options.json, write=options.write_counts)
+            return rehearse_matrix(
+                options.matrix, options.only, options.json, write=options.write_counts, at_once=options.at_once
+            )
         if not words:
             parser.error("say what to rehearse: -- train --config configs/quickstart.yaml")
         device = Device(options.name, options.gib, options.devices)

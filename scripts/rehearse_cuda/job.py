@@ -20,6 +20,8 @@ from scripts.rehearse_cuda.report import Known, grouped_violations, launch_lines
 ROOT = Path(__file__).resolve().parents[2]
 RANK_PROGRAM = "scripts/rehearse_cuda/rank.py"
 BUILT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dlrm-rehearsal"
+# The only host is not lost if it is stopped for a while, as laptops are.
+LAUNCHER = ("launch/elastic.py", "--standalone", "--local-addr=localhost", "--rdzv-conf=keep_alive_max_attempt=100000")
 ONE_CASE_S = 1800
 TIMED_OUT = 124  # as timeout(1) has it
 
@@ -122,8 +124,7 @@ def run(asked: Asked, *, quiet: bool = False) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         command = [sys.executable, RANK_PROGRAM, *with_defaults(asked.words, folder)]
         if asked.ranks > 1 and asked.solo is None:
-            launcher = ("launch/elastic.py", "--standalone", "--local-addr", "localhost", "--nproc-per-node")
-            command = [sys.executable, *launcher, str(asked.ranks), *command[1:]]
+            command = [sys.executable, *LAUNCHER, "--nproc-per-node", str(asked.ranks), *command[1:]]
         try:
             done = subprocess.run(
                 command,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +19,21 @@ from typing import Any
 from scripts.rehearse_cuda.baseline import grown, read_counts, write_counts
 from scripts.rehearse_cuda.job import Asked, Device, Outcome, Solo, run
 from scripts.rehearse_cuda.losses import against_cpu
+from scripts.rehearse_cuda.mixtures import (
+    KERNELS,
+    OPTIMIZERS,
+    REPLICATED,
+    TYPES,
+    Pair,
+    as_options,
+    cut_tables,
+    everything,
+    offered,
+    whole_tables,
+)
 from scripts.rehearse_cuda.report import Known, counts_line, grouped_violations, read_known, seen
 
-AT_ONCE = 2  # rehearsals beside each other; half of one's time is one process's imports
+AT_ONCE = 2  # half of a case's time is one process's imports
 STEPS = 24
 WARMUP = 12
 
@@ -46,23 +59,20 @@ CONFIGS = {
     "mlperf_dlrm_dot": ("--config", "configs/mlperf_dlrm_dot.yaml"),
     "mlperf_dlrm_dcnv2": ("--config", "configs/mlperf_dlrm_dcnv2.yaml"),
 }
+FEWER_IDS = {"mlperf_dlrm_dcnv2": ("--train.global_batch_size", "8192")}  # in mixtures; calls do not hang on them
 SMALL = (
     *("--data.kind", "random", "--data.train_samples", "100000", "--data.rows", "100,5000,3000,400"),
     *("--data.num_dense", "3", "--model.bottom_mlp", "16,8", "--model.embedding_dim", "8", "--model.top_mlp", "16,1"),
     *("--train.global_batch_size", "512", "--optim.dense.kind", "sgd", "--optim.dense.lr", "0.01"),
 )
-TYPES = (
-    *("table_wise", "row_wise", "column_wise", "data_parallel", "table_row_wise", "table_column_wise", "grid_shard"),
-)
-OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
-KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
 LARGE = Device("rehearsed device of 192 GiB", gib=192.0)  # a whole MLPerf model on one
+BOUNDLESS = Device("rehearsed device of 4 TiB", gib=4096.0)  # a mixture looks at what is called, not at what fits
 LOSSES = "losses: "
 SAMPLE = (
     *("quickstart, 1 rank", "quickstart, 2 ranks", "criteo_kaggle, 1 rank", "mlperf_dlrm_dcnv2, rank 0 of 8"),
-    *("mlperf_dlrm_dot, 2 ranks", "row_wise rowwise_adagrad", "data_parallel sgd", "column_wise rowwise_adagrad"),
-    *("grid_shard adagrad", "table_wise adam fused_uvm_caching", "table_wise sgd fused_uvm"),
-    *(f"{LOSSES}quickstart, 2 rank(s)", f"{LOSSES}data_parallel rowwise_adagrad", "saved and resumed, 2 ranks"),
+    *(f"quickstart, 2 ranks, every kind, {optimizer}" for optimizer in OPTIMIZERS),
+    *("mlperf_dlrm_dot, 2 ranks", "column_wise rowwise_adagrad", "saved and resumed, 2 ranks"),
+    *(f"{LOSSES}quickstart, 2 rank(s)", f"{LOSSES}data_parallel rowwise_adagrad"),
 )
 
 
@@ -73,12 +83,14 @@ class Case:
     Attributes:
         name: unique; asked: what to rehearse; then: what to train in the same folder after it.
         losses: whether it is the losses that are looked at, against those of the CPU.
+        held: pairs of sharding type and kernel that one of its ranks has to hold.
     """
 
     name: str
     asked: Asked
     then: tuple[str, ...] = ()
     losses: bool = False
+    held: frozenset[Pair] = frozenset()
 
 
 def cases() -> Iterator[Case]:
@@ -92,15 +104,34 @@ def cases() -> Iterator[Case]:
         yield Case(f"{name}, rank 9 of 16", Asked(given, solo=Solo(9, 16, 8), warmup=WARMUP))
     for optimizer in OPTIMIZERS:
         for kind in TYPES:
-            if (kind, optimizer) != ("data_parallel", "adam"):  # refused: it would be another algorithm
+            if kind != REPLICATED[0] or offered([REPLICATED], optimizer):
                 yield _small(f"{kind} {optimizer}", kind, optimizer)
         for kernel in KERNELS[1:]:
             yield _small(f"table_wise {optimizer} {kernel}", "table_wise", optimizer, f"--sharding.kernels={kernel}")
+    for name, words in CONFIGS.items():
+        for optimizer in OPTIMIZERS:
+            yield from _mixtures(name, words, optimizer)
     yield from _with_losses()
     for ranks, text in ((1, "1 rank"), (2, "2 ranks")):
         words = ("train", *SMALL, *QUIET, "--checkpoint.every_steps", "12", "--run.name", "saved")
         asked = Asked((*words, *ENOUGH), ranks, warmup=WARMUP)
         yield Case(f"saved and resumed, {text}", asked, (*words, "--train.max_steps", "48", "--resume", "auto"))
+
+
+def _mixtures(config: str, words: tuple[str, ...], optimizer: str) -> Iterator[Case]:
+    """Every sharding type and kernel, on one rank and on two; and on one of eight, which takes two plans."""
+    solo = Solo(2, 8, 8)
+    settings = (
+        ("1 rank, every kind", everything(optimizer), 1, None),
+        ("2 ranks, every kind", everything(optimizer), 2, None),
+        ("rank 2 of 8, whole tables", whole_tables(), 1, solo),
+        ("rank 2 of 8, cut tables", cut_tables(optimizer), 1, solo),
+    )
+    chosen = (f"--optim.sparse={{kind: {optimizer}, lr: 0.05}}", "--sharding.host_memory_gib=4096")
+    given = ("train", *words, *FEWER_IDS.get(config, ()), *QUIET, *UNSAVED, *ENOUGH, *chosen)
+    for text, pairs, ranks, alone in settings:
+        asked = Asked((*given, *as_options(pairs)), ranks, alone, device=BOUNDLESS, warmup=WARMUP)
+        yield Case(f"{config}, {text}, {optimizer}", asked, held=frozenset(pairs))
 
 
 def _with_losses() -> Iterator[Case]:
@@ -124,20 +155,25 @@ def _small(name: str, kind: str, optimizer: str, *more: str) -> Case:
     return Case(name, Asked((*_small_words(kind, optimizer), *SELDOM, *more), 2, warmup=WARMUP))
 
 
-def rehearse_matrix(which: str, only: str, json_file: Path | None, *, write: bool = False) -> int:
-    """Rehearse, print a line a case and what is wrong; exit code 1 if anything is. ``write``: the counts, if nothing is."""
+def rehearse_matrix(
+    which: str, only: str, json_file: Path | None, *, write: bool = False, at_once: int = AT_ONCE
+) -> int:
+    """Rehearse, print a line a case and what is wrong; exit code 1 if anything is.
+
+    ``write``: the counts, if nothing is wrong; ``at_once``: cases beside each other.
+    """
     wanted = [
         case for case in cases() if re.search(only, case.name) and (which == "all" or only or case.name in SAMPLE)
     ]
     known, written = read_known(), {"versions": None} if write else read_counts()
     found: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for case, (outcome, wrong) in zip(
-            wanted, pool.map(lambda case: rehearse_case(case, known, written), wanted), strict=True
+    with ThreadPoolExecutor(at_once) as pool:
+        for case, (outcome, wrong, seconds) in zip(
+            wanted, pool.map(lambda case: _timed(case, known, written), wanted), strict=True
         ):
-            entry = {"case": case.name, "asked": asdict(case.asked), "exit_code": outcome.exit_code}
+            entry = {"case": case.name, "asked": asdict(case.asked), "exit_code": outcome.exit_code, "seconds": seconds}
             found.append({**entry, "ranks": outcome.ranks, "violations": wrong})
-            _tell(case, outcome, wrong)
+            _tell(case, outcome, wrong, seconds)
             if json_file is not None:
                 json_file.write_text(json.dumps(found, indent=1) + "\n")
     bad = [entry["case"] for entry in found if entry["exit_code"] or entry["violations"]]
@@ -155,12 +191,24 @@ def _listed(names: Sequence[str]) -> str:
     return f"; not: {'; '.join(names)}" if names else ""
 
 
+def _timed(case: Case, known: Sequence[Known], written: Mapping[str, Any]) -> tuple[Outcome, list[str], float]:
+    began_s = time.monotonic()
+    return *rehearse_case(case, known, written), time.monotonic() - began_s
+
+
 def rehearse_case(case: Case, known: Sequence[Known], written: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
     """Run it, and what follows it, and say what is wrong."""
     if case.losses:
         return against_cpu(case.asked)
     outcome = _run_in_turn(case) if case.then else run(case.asked, quiet=True)
-    return outcome, [*grouped_violations(outcome.ranks, known), *grown(case.name, outcome.ranks, written)]
+    wrong = [*grouped_violations(outcome.ranks, known), *grown(case.name, outcome.ranks, written)]
+    return outcome, [*wrong, *not_held(case, outcome.ranks)]
+
+
+def not_held(case: Case, ranks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The pairs of sharding type and kernel that the case is to show and that no rank has had."""
+    had = {tuple(pair) for rank in ranks for pair in rank["held"]}
+    return [f"no rank held a table that is {kind} with kernel {kernel}" for kind, kernel in sorted(case.held - had)]
 
 
 def _run_in_turn(case: Case) -> Outcome:
@@ -172,10 +220,11 @@ def _run_in_turn(case: Case) -> Outcome:
         return run(replace(case.asked, words=(*case.then, *own), warmup=STEPS + WARMUP), quiet=True)
 
 
-def _tell(case: Case, outcome: Outcome, wrong: Sequence[str]) -> None:
+def _tell(case: Case, outcome: Outcome, wrong: Sequence[str], seconds: float) -> None:
     if outcome.exit_code:
-        print(f"{case.name}: FAILED\n{outcome.output[-4000:]}", flush=True)
+        print(f"{case.name}: FAILED after {seconds:.0f} s\n{outcome.output[-4000:]}", flush=True)
         return
-    print(f"{case.name}: {'computed' if case.losses else counts_line(outcome.ranks[0])}", flush=True)
+    said = "computed" if case.losses else counts_line(outcome.ranks[0])
+    print(f"{case.name}: {said} ({seconds:.0f} s)", flush=True)
     for text in wrong:
         print(f"  WRONG {text}", flush=True)

@@ -75,6 +75,20 @@ def leave_tables_unwritten() -> None:
     engine.fill_table_block = lambda *args, **kwargs: None  # type: ignore[assignment]
 
 
+def note_held(held: set[tuple[str, str]]) -> None:
+    """Note the sharding type and the kernel of each piece of a table that this rank gets."""
+    from dlrm.train import engine
+
+    pieces_of = engine.pieces_of
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        pieces = pieces_of(*args, **kwargs)
+        held.update((piece.sharding, piece.kernel) for piece in pieces)
+        return pieces
+
+    engine.pieces_of = noted
+
+
 def main(words: list[str]) -> int:
     import dlrm_main
 
@@ -82,6 +96,8 @@ def main(words: list[str]) -> int:
     counter = StepCounter(runtime, edge_steps=EDGE_STEPS)
     floats = os.environ.get("REHEARSAL_ARITHMETIC") == "1"
     count_steps(counter)
+    held: set[tuple[str, str]] = set()
+    note_held(held)
     if not floats:
         leave_tables_unwritten()
     if "REHEARSAL_SOLO" in os.environ:
@@ -93,6 +109,7 @@ def main(words: list[str]) -> int:
         return dlrm_main.main(words)
     finally:
         report = rank_report(counter.steps, int(os.environ["REHEARSAL_WARMUP"]), runtime.memory_mib())
+        report["held"] = sorted(held)
         report["not_computed"] = dict(arithmetic.not_computed)
         report["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "fbgemm-gpu", "torchrec")}
         rank = int(os.environ.get("RANK", "0"))

@@ -96,7 +96,7 @@ def violations(rank: Mapping[str, Any], known: Iterable[Known]) -> list[str]:
     left = [event for event in rank["events"] if event["counter"] in JUDGED]
     found = []
     for entry in known:
-        matching = [event for event in left if _is(event, entry)]
+        matching = [event for event in left if is_of(event, entry)]
         for counter in entry.counters:
             times = sum(event["per_step"] for event in matching if event["counter"] == counter)
             if times > entry.at_most + _ROUNDING:
@@ -106,7 +106,7 @@ def violations(rank: Mapping[str, Any], known: Iterable[Known]) -> list[str]:
     return found + [_told(event) for event in left]
 
 
-def _is(event: Mapping[str, Any], entry: Known) -> bool:
+def is_of(event: Mapping[str, Any], entry: Known) -> bool:
     return event["counter"] in entry.counters and any(function_of(frame) == entry.function for frame in event["stack"])
 
 
@@ -133,7 +133,7 @@ def grouped_violations(ranks: Iterable[Mapping[str, Any]], known: Sequence[Known
 def seen(ranks: Iterable[Mapping[str, Any]], known: Iterable[Known]) -> set[Known]:
     """Those of the known that happen."""
     events = [event for rank in ranks for event in rank["events"]]
-    return {entry for entry in known if any(_is(event, entry) for event in events)}
+    return {entry for entry in known if any(is_of(event, entry) for event in events)}
 
 
 def rank_lines(rank: Mapping[str, Any]) -> list[str]:

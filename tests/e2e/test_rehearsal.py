@@ -54,17 +54,29 @@ def test_nothing_unknown_happens_in_a_step(tmp_path, how):
     assert all(rank["quiet_steps"] > 3 and rank["per_step"]["launches"]["calls"] > 50 for rank in ranks)
 
 
-def test_a_wait_that_is_not_known_fails_it(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(WAITS)
-    command = [sys.executable, "-m", "scripts.rehearse_cuda", "--", *QUICKSTART]
+MATRIX = ("--matrix", "sample", "--only", "^quickstart, 1 rank$")
+
+
+@pytest.mark.parametrize("how", [("--", *QUICKSTART), MATRIX], ids=["job", "matrix"])
+@pytest.mark.parametrize(
+    ("in_the_step", "told"),
+    [
+        ("output.loss.item()", "1.00 waits a step"),
+        ("torch.ones(8).to(output.loss.device, non_blocking=True)", "1.00 h2d_pageable a step"),
+    ],
+)
+def test_what_enters_the_step_fails_it(tmp_path, how, in_the_step, told):
+    (tmp_path / "sitecustomize.py").write_text(ENTERED.replace("IN_THE_STEP", in_the_step))
+    command = [sys.executable, "-m", "scripts.rehearse_cuda", *how]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=HANG_S)
-    assert done.returncode == 1
-    assert "not known (rank 0) 1.00 waits a step" in done.stderr
-    assert "looked_at" in done.stderr
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert f"(rank 0) {told}" in said
+    assert "looked_at" in said
 
 
-WAITS = """
+ENTERED = """
 import sys
 import importlib.abc
 
@@ -74,12 +86,13 @@ class Wrapping(importlib.abc.MetaPathFinder):
         if name != "dlrm.train.build":
             return None
         sys.meta_path.remove(self)
+        import torch
         from dlrm.train.standard_hooks import ShowActivity
 
         before = ShowActivity.on_step
 
         def looked_at(self, position, output):
-            output.loss.item()
+            IN_THE_STEP
             before(self, position, output)
 
         ShowActivity.on_step = looked_at
