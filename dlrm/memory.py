@@ -6,7 +6,7 @@ has run out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ DENSE_GRADIENTS = "their gradients"
 DENSE_STATE = "their optimizer"
 AVERAGE = "averaged weights"
 ACTIVATIONS = "activations"
-EXCHANGE = "pooled embeddings and exchanged ids"
+EXCHANGE = "exchange of ids and embeddings"
 BATCHES = "batches in flight"
 HEAP = "freed memory that the heap keeps"
 SCORES = "scores of an evaluation"
@@ -89,6 +89,10 @@ class MemoryAccount:
     def with_part(self, name: str, size: Bytes) -> MemoryAccount:
         """The same with one part more, before the others."""
         return replace(self, parts={name: size, **self.parts})
+
+    def without(self, names: Collection[str]) -> MemoryAccount:
+        """The same without these parts."""
+        return replace(self, parts={name: part for name, part in self.parts.items() if name not in names})
 
     def largest(self, *, device: bool) -> Iterator[tuple[str, int]]:
         """The parts in one of the memories with their bytes, the largest first; not those that take none there."""

@@ -28,11 +28,11 @@ from dlrm.table_names import table_name
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes of the tensors of a step besides weights, their gradients, the batch and the tables' output.
+    """Bytes of the tensors of a step besides weights, their gradients and the batch; the tables' output is among them.
 
     Attributes:
         saved: at the end of the forward pass, for the backward pass.
-        peak: at most; the gradient of the tables' output is among them.
+        peak: at most.
         evaluated: at most in a forward pass of evaluation.
         unknown: why they were not found, in a line; empty where they were.
     """
@@ -43,7 +43,9 @@ class Activations:
     unknown: str = ""
 
 
-def activations(task: TrainTask, schema: Schema, samples: int, device: torch.device) -> Activations:
+def activations(
+    task: TrainTask, schema: Schema, samples: int, device: torch.device, *, exchanged: bool = False
+) -> Activations:
     """Run a copy of ``task`` without memory; where it does not run so, say why and count nothing.
 
     Args:
@@ -51,10 +53,11 @@ def activations(task: TrainTask, schema: Schema, samples: int, device: torch.dev
         schema: of the data.
         samples: B, of a rank's part of a batch.
         device: of the step, by kind; nothing is put there.
+        exchanged: whether there are other ranks, with which the tables' output and its gradient are exchanged.
     """
     fake = FakeTensors(allow_non_fake_inputs=True)  # tensors that a module holds as plain attributes
     try:
-        twin = _twin(task, fake, samples, device)
+        twin = _twin(task, fake, samples, device, exchanged=exchanged)
         with fake:
             saved, peak = _train(twin.train(), _batch(schema, samples, device), device)
             evaluated = _evaluate(twin.eval(), _batch(schema, samples, device), device)
@@ -65,26 +68,49 @@ def activations(task: TrainTask, schema: Schema, samples: int, device: torch.dev
     return Activations(saved, peak, evaluated)
 
 
-def _twin(task: TrainTask, fake: FakeTensors, samples: int, device: torch.device) -> TrainTask:
+def _twin(task: TrainTask, fake: FakeTensors, samples: int, device: torch.device, *, exchanged: bool) -> TrainTask:
     """The same modules with the same weights, but for the tables; what a forward pass notes down stays in the copy."""
     tables = task.model.tables
     shared = {id(tensor): tensor for tensor in chain(task.parameters(), task.buffers())}
     with fake:
-        stand_in = _PooledEmbeddings(tables.embedding_bag_configs(), samples, device)
+        stand_in = _PooledEmbeddings(tables.embedding_bag_configs(), samples, device, exchanged=exchanged)
     return copy.deepcopy(task, {**shared, id(tables): stand_in})
 
 
 class _PooledEmbeddings(nn.Module):
     """Stands in for the tables: their output, float32 (B, X), in the model's order."""
 
-    def __init__(self, configs: Iterable[Any], samples: int, device: torch.device) -> None:
+    def __init__(self, configs: Iterable[Any], samples: int, device: torch.device, *, exchanged: bool) -> None:
         super().__init__()
         self._dims = {table_name(config.name): config.embedding_dim for config in configs}
-        self.pooled_BX = torch.zeros(samples, sum(self._dims.values()), device=device, requires_grad=True)
+        self._size = (samples, sum(self._dims.values()))
+        self._exchanged = exchanged
+        self._weight = torch.zeros((), device=device, requires_grad=True)
 
     def forward(self, sparse: KeyedJaggedTensor) -> KeyedTensor:
         """Whatever the ids."""
-        return KeyedTensor(keys=list(self._dims), length_per_key=list(self._dims.values()), values=self.pooled_BX)
+        pooled_BX = _Lookup.apply(self._weight, self._size, self._exchanged)
+        return KeyedTensor(keys=list(self._dims), length_per_key=list(self._dims.values()), values=pooled_BX)
+
+
+class _Lookup(torch.autograd.Function):
+    """Takes as much memory as fbgemm's lookup and torchrec's exchange do, forward and backward.
+
+    A rank is taken to look up as much for others as others do for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, size: tuple[int, int], exchanged: bool) -> torch.Tensor:
+        ctx.exchanged = exchanged
+        taken = [weight.new_empty(size) for _ in range(1 + 2 * exchanged)]  # looked up, received, in the model's order
+        return taken[-1]
+
+    @staticmethod
+    def backward(ctx: Any, grad_BX: torch.Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        taken = [grad_BX.contiguous()]
+        for _ in range(2 * ctx.exchanged):  # sent, received
+            taken.append(torch.empty_like(taken[0]))
+        return None, None, None
 
 
 class _Batch(NamedTuple):

@@ -157,21 +157,36 @@ class Hardware:
 
 
 def hardware_of(config: ShardingConfig, world: World) -> Hardware:
-    """What this rank finds on its host, unless options say otherwise."""
-    host_share = _host_memory_bytes() // world.rank_info.local_world_size
+    """What this rank finds on its host, unless options say otherwise; the host of a world that is described has no end.
+
+    Raises:
+        PlanError: the catalogue does not have the device that is described.
+    """
+    host_share = _NO_END if world.described else _host_memory_bytes() // world.rank_info.local_world_size
     asked_device, asked_host = (
         None if gib is None else int(gib * _GIB) for gib in (config.device_memory_gib, config.host_memory_gib)
     )
     if world.device.type == "cpu":  # there the device's memory is the host's
         return Hardware(None, bandwidths(config, None), 0, host_share if asked_device is None else asked_device)
-    name = torch.cuda.get_device_name(world.device)
-    device_bytes = torch.cuda.get_device_properties(world.device).total_memory
+    name, device_bytes = _described(world) if world.described else _found(world.device)
     return Hardware(
         name,
         bandwidths(config, name),
         device_bytes if asked_device is None else asked_device,
         host_share if asked_host is None else asked_host,
     )
+
+
+def _found(device: torch.device) -> tuple[str, int]:
+    return torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+
+
+def _described(world: World) -> tuple[str, int]:
+    known = known_device(world.device_name)
+    if known is None:
+        names = ", ".join(" ".join(device.words) for device in CATALOGUE)
+        raise PlanError(f"nothing is known of the device {world.device_name!r}; known are {names}")
+    return world.device_name, int(known.memory_gb * _GB)
 
 
 def topology(hardware: Hardware, world: World, *, device_bytes: int, host_bytes: int) -> Topology:

@@ -68,7 +68,7 @@ class Shapes:
         tables: (rows, columns) of each table; columns: X, of all of them.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch; evaluation_samples: of an evaluation batch.
-        footprint: of the dense part in a training step.
+        footprint: of activations in a training step.
         scored: samples that this rank scores in its largest evaluation.
     """
 
@@ -114,9 +114,14 @@ class Shapes:
             dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,
-            footprint=activations(task, schema, samples, world.device),
+            footprint=activations(task, schema, samples, _kind_there(world.device), exchanged=world.size > 1),
             scored=-(-scored // world.size),
         )
+
+
+def _kind_there(device: torch.device) -> torch.device:
+    """The device, if this build of torch has its kind; it differentiates on no other, not even without memory."""
+    return device if device.type == "cpu" or torch.backends.cuda.is_built() else torch.device("cpu")
 
 
 def account(
