@@ -1,6 +1,6 @@
 """Peak memory as predicted before the run and as measured, of models and ranks that differ, each in fresh processes.
 
-python -m benchmarks.memory [--only dcn ...] [--times 1] [--out benchmarks/results/memory.json]
+python -m benchmarks.memory [--only CASE ...] [--ranks 1 2] [--out benchmarks/results/memory.json]
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ ACTIVATIONS = "activations"
 EXCHANGE = "exchange of ids and embeddings"
 BATCHES = "batches in flight"
 HEAP = "freed memory that the heap keeps"
+WORKSPACE = "workspace of matrix products"
 SCORES = "scores of an evaluation"
 COPIES = "copies for checkpoints"
 
@@ -45,6 +46,7 @@ WHAT_TO_CHANGE = {
     EXCHANGE: _SMALLER_STEPS,
     BATCHES: "lower train.prefetch_batches or train.global_batch_size",
     HEAP: _SMALLER_STEPS,
+    WORKSPACE: "use a device with more memory",
     SCORES: "score fewer samples",
     COPIES: "use more ranks, or checkpoint.enabled: false",
 }

@@ -104,8 +104,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         folder: for traces, if they are wanted.
     """
     unsaved = config.checkpoint.model_copy(update={"enabled": False})  # needs no room for copies of the state
-    unscored = config.evaluation.model_copy(update={"global_batch_size": None})  # nor for batches of evaluations
-    built = to_be_built(config).model_copy(update={"checkpoint": unsaved, "evaluation": unscored})
+    built = to_be_built(config).model_copy(update={"checkpoint": unsaved})
     engine = build_engine(built, dataset.schema, world, process=Bytes(host=process_bytes(config, dataset, world)))
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.warm_up(config.warmup_steps)

@@ -141,10 +141,11 @@ class Hardware:
     host_bytes: int
 
     def __str__(self) -> str:
+        host = "all" if self.host_bytes == _NO_END else f"{self.host_bytes / _GIB:.3g} GiB"
         if self.name is None:
-            return f"CPU, {self.host_bytes / _GIB:.3g} GiB a rank; {self.bandwidths}"
+            return f"CPU, {host} a rank; {self.bandwidths}"
         known = "" if known_device(self.name) else " (not in the catalogue; torchrec's figures are a V100's)"
-        memory = f"{self.device_bytes / _GIB:.3g} GiB and {self.host_bytes / _GIB:.3g} GiB of the host a rank"
+        memory = f"{self.device_bytes / _GIB:.3g} GiB and {host} of the host a rank"
         return f"{self.name}{known}, {memory}; {self.bandwidths}"
 
     def with_room(self, *, device: bool = False, host: bool = False) -> Hardware:
