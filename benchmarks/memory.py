@@ -1,6 +1,6 @@
 """Peak memory as predicted before the run and as measured, of models and ranks that differ, each in fresh processes.
 
-python -m benchmarks.memory [--only dcn ...] [--times 1] [--out benchmarks/results/memory.json]
+python -m benchmarks.memory [--only CASE ...] [--ranks 1 2] [--out benchmarks/results/memory.json]
 """
 
 from __future__ import annotations
@@ -55,11 +55,17 @@ CASES: dict[str, tuple[str, ...]] = {
     "26 x 100k x 64, averaged weights": _tables(100_000, SGD, "train.average_decay=0.99"),
     "26 x 1k x 64, SGD": _tables(1000, SGD),
     "26 x 1k x 64, data_parallel": _tables(1000, SGD, "sharding.types=data_parallel"),
+    "26 x 1k x 64, batch 1024": _tables(1000, SGD, "train.global_batch_size=1024"),
+    "26 x 1k x 64, batch 16384": _tables(1000, SGD, "train.global_batch_size=16384", "train.max_steps=6"),
     "26 x 1k x 64, batch 32768": _tables(1000, SGD, "train.global_batch_size=32768", "train.max_steps=6"),
     "DCN, 26 x 20k x 64": _tables(20_000, SGD, "model.interaction={kind: dcn, layers: 3, rank: 128}"),
     "DCN, 26 x 1k x 64, batch 8192": _tables(
         1000, SGD, "model.interaction={kind: dcn, layers: 3, rank: 256}", "train.global_batch_size=8192",
         "train.max_steps=8",
+    ),
+    "DCN, 26 x 1k x 64, batch 16384": _tables(
+        1000, SGD, "model.interaction={kind: dcn, layers: 3, rank: 128}", "train.global_batch_size=16384",
+        "train.max_steps=6",
     ),
     "DeepFM, 26 x 20k x 64": (*_tables(20_000, SGD)[:5], "model.kind=deepfm", "model.embedding_dim=64", SGD,
         "train.max_steps=24", "train.global_batch_size=4096"),

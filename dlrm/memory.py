@@ -6,7 +6,7 @@ has run out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +22,10 @@ DENSE_GRADIENTS = "their gradients"
 DENSE_STATE = "their optimizer"
 AVERAGE = "averaged weights"
 ACTIVATIONS = "activations"
-EXCHANGE = "pooled embeddings and exchanged ids"
+EXCHANGE = "exchange of ids and embeddings"
 BATCHES = "batches in flight"
 HEAP = "freed memory that the heap keeps"
+WORKSPACE = "workspace of matrix products"
 SCORES = "scores of an evaluation"
 COPIES = "copies for checkpoints"
 
@@ -45,6 +46,7 @@ WHAT_TO_CHANGE = {
     EXCHANGE: _SMALLER_STEPS,
     BATCHES: "lower train.prefetch_batches or train.global_batch_size",
     HEAP: _SMALLER_STEPS,
+    WORKSPACE: "use a device with more memory",
     SCORES: "score fewer samples",
     COPIES: "use more ranks, or checkpoint.enabled: false",
 }
@@ -89,6 +91,10 @@ class MemoryAccount:
     def with_part(self, name: str, size: Bytes) -> MemoryAccount:
         """The same with one part more, before the others."""
         return replace(self, parts={name: size, **self.parts})
+
+    def without(self, names: Collection[str]) -> MemoryAccount:
+        """The same without these parts."""
+        return replace(self, parts={name: part for name, part in self.parts.items() if name not in names})
 
     def largest(self, *, device: bool) -> Iterator[tuple[str, int]]:
         """The parts in one of the memories with their bytes, the largest first; not those that take none there."""

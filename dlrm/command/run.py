@@ -43,8 +43,9 @@ def run(config: Section) -> None:
             check_versions()
             capture_logs()
             from dlrm.scaling.benchmark import run_benchmark
+            from dlrm.scaling.prediction import run_prediction
 
-            work = partial(run_benchmark, config)
+            work = partial(run_prediction if config.predict else run_benchmark, config)
         case Config():
             from dlrm.distributed.versions import check_versions
             from dlrm.run.log import capture_logs

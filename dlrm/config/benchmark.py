@@ -27,6 +27,15 @@ class BenchmarkConfig(Config):
     again). What is trained then means nothing."""
     profile: bool = False
     """Write a trace of the profiled steps for each rank, for https://ui.perfetto.dev."""
+    predict: bool = False
+    """Say what memory a rank of `train` will take at its peak, part by part, and write prediction.json. Nothing is trained
+    then, and no table is made."""
+    as_ranks: PositiveInt | None = None
+    """With predict: ask for a job of so many ranks, of which none is started, instead of the job that runs this."""
+    as_ranks_per_host: PositiveInt | None = None
+    """Ranks on each host of that job; 8, or as_ranks if that is less, if left out."""
+    as_device: str = ""
+    """What each of them has: the name of a GPU that dlrm/sharding/hardware.py lists (H100); its CPU if left out."""
     output: InputPath = ""
-    """Folder for benchmark.json, breakdown.png and traces; <run.dir>/<run.name>.benchmark if left out. What an earlier
-    benchmark left in it is replaced."""
+    """Folder for benchmark.json, breakdown.png and traces, or for prediction.json; <run.dir>/<run.name>.benchmark if left
+    out. What an earlier benchmark left in it is replaced."""

@@ -64,6 +64,8 @@ class World:
 
     Attributes:
         notice: what may surprise about the device, for the terminal; empty if nothing does.
+        described: whether there are no such ranks, and plans are made for them all the same; device_name: of what they
+            would have, if that is not a CPU.
     """
 
     rank_info: RankInfo
@@ -71,6 +73,8 @@ class World:
     backend: str
     collectives: Collectives
     notice: str = ""
+    described: bool = False
+    device_name: str = ""
 
     @property
     def rank(self) -> int:

@@ -214,6 +214,8 @@ def _where() -> list[str]:
     are left out.
     """
     frames = sys._current_frames()
+    # This function's own frame holds the dict: a cycle, which would keep the activations of a step until it is collected.
+    del frames[threading.get_ident()]
     readers = [thread for thread in threading.enumerate() if thread.name.startswith(activity.READER_THREADS)]
     threads = [*(readers if activity.now.doing == activity.READING else ()), threading.main_thread()]
     return next((place for thread in threads if (place := _place(frames.get(thread.ident or 0)))), [])

@@ -20,6 +20,8 @@ from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.errors import ConfigError
+from dlrm.memory import Bytes, expected
+from dlrm.metrics.memory import peak_memory
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
 from dlrm.run.files import is_run
@@ -30,11 +32,12 @@ from dlrm.scaling.ceilings import Ceilings, measure
 from dlrm.scaling.floors import floors
 from dlrm.scaling.passes import Training
 from dlrm.scaling.picture import draw
-from dlrm.scaling.result import ProfiledRank, Result, breakdown, slowest, step_time
+from dlrm.scaling.result import Memory, ProfiledRank, Result, breakdown, slowest, step_time
 from dlrm.scaling.stages import busy_by_step, by_step, in_order, launched_by_step
 from dlrm.scaling.text import texts
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
 from dlrm.train.engine import Engine, build_engine
+from dlrm.train.memory import process_bytes
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ def run_benchmark(config: BenchmarkConfig) -> Result:
         display: Display = Console(progress=False) if world.is_leader else Silent()
         if world.notice:
             display.say(world.notice)
-        folder = from_rank_0(world.collectives, lambda: _folder(config))
+        folder = from_rank_0(world.collectives, lambda: result_folder(config, "benchmark"))
         open_log(folder, world.rank, display.say)
         dataset = together(world.collectives, lambda: build_dataset(config.data))
         result = measured(config, dataset, world, folder)
@@ -71,8 +74,8 @@ def write_result(result: Result, path: Path) -> None:
     write_json(path, result.to_dict())
 
 
-def _folder(config: BenchmarkConfig) -> Path:
-    """Where results go.
+def result_folder(config: BenchmarkConfig, kind: str) -> Path:
+    """Where results go; what this kind of them, benchmark or prediction, has left there before is removed.
 
     Raises:
         ConfigError: it cannot be written, or is a run's.
@@ -82,9 +85,10 @@ def _folder(config: BenchmarkConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if is_run(folder) and any(folder.iterdir()):
             raise ConfigError.at("output", f"{folder} is the folder of a run: name another")
-        for earlier in (*folder.glob("trace_rank*.json.gz"), folder / "benchmark.json", folder / "breakdown.png"):
+        pictures = (*folder.glob("trace_rank*.json.gz"), folder / "breakdown.png") if kind == "benchmark" else ()
+        for earlier in (folder / f"{kind}.json", *pictures):
             earlier.unlink(missing_ok=True)
-        write_text(folder / "benchmark.yaml", dump_config(config))
+        write_text(folder / f"{kind}.yaml", dump_config(config))
     except OSError as error:
         raise ConfigError.at("output", f"{folder} cannot be written ({error.strerror}): name another folder") from None
     return folder
@@ -101,11 +105,12 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
     """
     unsaved = config.checkpoint.model_copy(update={"enabled": False})  # needs no room for copies of the state
     built = to_be_built(config).model_copy(update={"checkpoint": unsaved})
-    engine = build_engine(built, dataset.schema, world)
+    engine = build_engine(built, dataset.schema, world, process=Bytes(host=process_bytes(config, dataset, world)))
     training = Training(config, dataset.train, engine, world, without=config.without)
     products = training.warm_up(config.warmup_steps)
     plain = training.run(config.steps)
     step_s = slowest(world.collectives.all_gather_object(plain.step_s))
+    memory = None if config.without else _memory(world)  # before the profiler and the ceilings take of it
     trace = folder / f"trace_rank{world.rank}.json.gz" if config.profile else None
     notices: list[str] = []
     profiled, line = training.run_profiled(config.profiled_steps, trace, notices.append)
@@ -133,6 +138,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         steps=len(step_s),
         samples_per_s=plain.samples / sum(step_s),
         step=time,
+        memory=memory,
         breakdown=breakdown(ranks, order, time.median_ms / 1e3),
         work=work,
         ceilings=ceilings,
@@ -140,6 +146,11 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         notices=tuple(itertools.chain(*world.collectives.all_gather_object(notices))),
         environment=environment(world),
     )
+
+
+def _memory(world: World) -> Memory:
+    """Of the rank that takes most; the same on every rank."""
+    return Memory.of(*zip(*world.collectives.all_gather_object((expected(), peak_memory(world.device))), strict=True))
 
 
 def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[Product], world: World) -> Work:

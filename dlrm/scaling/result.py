@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from dlrm.memory import MemoryAccount
+from dlrm.metrics.memory import PeakMemory
 from dlrm.scaling.ceilings import Ceilings
 from dlrm.scaling.floors import Floors
 from dlrm.scaling.work import Work
+from dlrm.train.memory import of_most
 
 FORMAT, VERSION = "dlrm-benchmark", 1
+_GIB = 1 << 30
 _LEFT_OUT = 0.25
 """Share of the profiled steps that do not count at either end, by length: on a busy machine single steps take many times
 as long as the others."""
@@ -63,6 +67,39 @@ class Breakdown:
     overhead: float
     stages: tuple[Stage, ...]
     device_busy_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of the rank that takes most of it, GiB.
+
+    Attributes:
+        host_gib: resident, since the process started; expected_host_gib: predicted before the first step.
+        device_gib: of tensors on the device; reserved_gib: what torch's allocator took for them; None without a device.
+        expected_device_gib: predicted of the tensors.
+        expected_bytes: the prediction part by part, of the rank for which it is highest.
+    """
+
+    host_gib: float
+    expected_host_gib: float
+    device_gib: float | None
+    reserved_gib: float | None
+    expected_device_gib: float | None
+    expected_bytes: dict[str, Any]
+
+    @classmethod
+    def of(cls, expected: Sequence[MemoryAccount], measured: Sequence[PeakMemory]) -> Memory:
+        """Join what ranks have expected and measured."""
+        most = of_most(expected)
+        on_device = measured[0].device_allocated_gib is not None
+        return cls(
+            host_gib=max(peak.resident_gib for peak in measured),
+            expected_host_gib=max(account.total.host for account in expected) / _GIB,
+            device_gib=max(peak.device_allocated_gib or 0.0 for peak in measured) if on_device else None,
+            reserved_gib=max(peak.device_reserved_gib or 0.0 for peak in measured) if on_device else None,
+            expected_device_gib=most.total.device / _GIB if on_device else None,
+            expected_bytes=most.to_dict(),
+        )
 
 
 def step_time(step_s: Sequence[float]) -> StepTime:
@@ -136,6 +173,7 @@ class Result:
         global_batch_size: samples of a step, over all ranks.
         without: what was left out.
         steps: that were timed; samples_per_s: over all ranks; step: their time.
+        memory: at its peak until then; None where something was left out.
         breakdown: where it goes.
         work: of a sample, by formula; ceilings: of each rank; floors: of the step. None where they are not known.
         notices: what could not be measured or written, a line each.
@@ -152,6 +190,7 @@ class Result:
     steps: int
     samples_per_s: float
     step: StepTime
+    memory: Memory | None
     breakdown: Breakdown
     work: Work | None
     ceilings: tuple[Ceilings, ...] | None

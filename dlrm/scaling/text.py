@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dlrm.format import byte_size
 from dlrm.scaling.ceilings import Ceilings
-from dlrm.scaling.result import Breakdown, Result
+from dlrm.scaling.result import Breakdown, Memory, Result
 
 _SHOWN = 5e-4
 """Share of a step from which on a stage is shown."""
@@ -19,6 +19,8 @@ _BAR = 40
 def texts(result: Result) -> Iterator[str | Table]:
     """All there is to show, in lines and tables."""
     yield summary_line(result)
+    if result.memory is not None:
+        yield memory_line(result.memory)
     yield from floor_lines(result)
     yield breakdown_line(result.breakdown)
     yield breakdown_table(result.breakdown, result.ranks)
@@ -56,6 +58,19 @@ def summary_line(result: Result) -> str:
         f"a step of {result.global_batch_size:,} samples takes {step.median_ms:.2f} ms "
         f"(median of {result.steps}; p5 {step.p5_ms:.2f}, p95 {step.p95_ms:.2f})"
     )
+
+
+def memory_line(memory: Memory) -> str:
+    """What a rank took, and how far what was expected is from it."""
+
+    def told(measured: float, expected: float) -> str:
+        return f"{measured:.2f} GiB ({expected:.2f} expected, {expected / measured - 1:+.0%})"
+
+    device = ""
+    if memory.device_gib and memory.expected_device_gib and memory.reserved_gib:
+        tensors = told(memory.device_gib, memory.expected_device_gib)
+        device = f"; device {tensors}, for which {memory.reserved_gib:.2f} GiB are reserved"
+    return f"memory of the rank that takes most: host {told(memory.host_gib, memory.expected_host_gib)}{device}"
 
 
 def breakdown_line(found: Breakdown) -> str:

@@ -141,10 +141,11 @@ class Hardware:
     host_bytes: int
 
     def __str__(self) -> str:
+        host = "all" if self.host_bytes == _NO_END else f"{self.host_bytes / _GIB:.3g} GiB"
         if self.name is None:
-            return f"CPU, {self.host_bytes / _GIB:.3g} GiB a rank; {self.bandwidths}"
+            return f"CPU, {host} a rank; {self.bandwidths}"
         known = "" if known_device(self.name) else " (not in the catalogue; torchrec's figures are a V100's)"
-        memory = f"{self.device_bytes / _GIB:.3g} GiB and {self.host_bytes / _GIB:.3g} GiB of the host a rank"
+        memory = f"{self.device_bytes / _GIB:.3g} GiB and {host} of the host a rank"
         return f"{self.name}{known}, {memory}; {self.bandwidths}"
 
     def with_room(self, *, device: bool = False, host: bool = False) -> Hardware:
@@ -157,21 +158,36 @@ class Hardware:
 
 
 def hardware_of(config: ShardingConfig, world: World) -> Hardware:
-    """What this rank finds on its host, unless options say otherwise."""
-    host_share = _host_memory_bytes() // world.rank_info.local_world_size
+    """What this rank finds on its host, unless options say otherwise; the host of a world that is described has no end.
+
+    Raises:
+        PlanError: the catalogue does not have the device that is described.
+    """
+    host_share = _NO_END if world.described else _host_memory_bytes() // world.rank_info.local_world_size
     asked_device, asked_host = (
         None if gib is None else int(gib * _GIB) for gib in (config.device_memory_gib, config.host_memory_gib)
     )
     if world.device.type == "cpu":  # there the device's memory is the host's
         return Hardware(None, bandwidths(config, None), 0, host_share if asked_device is None else asked_device)
-    name = torch.cuda.get_device_name(world.device)
-    device_bytes = torch.cuda.get_device_properties(world.device).total_memory
+    name, device_bytes = _described(world) if world.described else _found(world.device)
     return Hardware(
         name,
         bandwidths(config, name),
         device_bytes if asked_device is None else asked_device,
         host_share if asked_host is None else asked_host,
     )
+
+
+def _found(device: torch.device) -> tuple[str, int]:
+    return torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+
+
+def _described(world: World) -> tuple[str, int]:
+    known = known_device(world.device_name)
+    if known is None:
+        names = ", ".join(" ".join(device.words) for device in CATALOGUE)
+        raise PlanError(f"nothing is known of the device {world.device_name!r}; known are {names}")
+    return world.device_name, int(known.memory_gb * _GB)
 
 
 def topology(hardware: Hardware, world: World, *, device_bytes: int, host_bytes: int) -> Topology:

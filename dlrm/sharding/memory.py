@@ -118,7 +118,7 @@ def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:
 
 
 def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: int) -> int:
-    """Of pooled embeddings and ids, while a step holds most of them.
+    """Of ids that are exchanged, and of pooled embeddings if this rank looks more of them up than the mean of all.
 
     Args:
         pieces: what the rank holds.
@@ -126,13 +126,13 @@ def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: in
         samples: B, of a rank's part of a batch.
         ranks: of the job.
     """
-    pooled = samples * columns * BYTES_PER_NUMBER  # what the dense part gets
     if ranks == 1:
-        return pooled
+        return 0
+    pooled = samples * columns * BYTES_PER_NUMBER  # what the dense part gets
     sharded = [piece for piece in pieces if not piece.replicated]
     looked_up = ranks * samples * sum(piece.columns for piece in sharded) * BYTES_PER_NUMBER
     ids = sum(_ids(piece, samples=samples, ranks=ranks) for piece in sharded) * _BYTES_PER_ID
-    return pooled + looked_up + 2 * ids  # those of two batches: the pipeline is one ahead
+    return max(0, looked_up - pooled) + 2 * ids  # those of two batches: the pipeline is one ahead
 
 
 def _ids(piece: Piece, *, samples: int, ranks: int) -> int:

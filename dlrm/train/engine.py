@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +74,7 @@ class PlannedModel:
     Attributes:
         task: with the loss; tables: what trains its tables; sizes: (rows, dim) of each table, by name.
         plan: where the tables are to be; sharder: puts them there.
-        memory: what this rank will take, its process aside.
+        memory_of: what a rank will take, its process aside.
     """
 
     task: TrainTask
@@ -82,7 +82,7 @@ class PlannedModel:
     sizes: dict[str, tuple[int, int]]
     plan: ShardingPlan
     sharder: TableSharder
-    memory: MemoryAccount
+    memory_of: Callable[[int], MemoryAccount]
 
 
 def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0) -> PlannedModel:
@@ -121,8 +121,11 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
         sharder=sharder,
         reserve=reserve(config, shapes, of_tables, world),
     )
-    pieces = pieces_of(plan, sizes, schema, world.rank)
-    return PlannedModel(task, of_tables, sizes, plan, sharder, account(config, shapes, pieces, of_tables, world))
+
+    def memory_of(rank: int) -> MemoryAccount:
+        return account(config, shapes, pieces_of(plan, sizes, schema, rank), of_tables, world)
+
+    return PlannedModel(task, of_tables, sizes, plan, sharder, memory_of)
 
 
 def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 0, process: Bytes = NO_BYTES) -> Engine:
@@ -133,7 +136,8 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
     if world.device.type == "cpu":
         keep_freed_memory()
     planned = plan_model(config, schema, world, scored=scored)
-    expect(planned.memory.with_part(PROCESS, process))  # before there are tables, with which memory runs out most often
+    memory = planned.memory_of(world.rank)
+    expect(memory.with_part(PROCESS, process))  # before there are tables, with which memory runs out most often
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
     table_weights = sum(rows * dim for rows, dim in sizes.values())
     dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights
@@ -174,7 +178,7 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
         average=average,
         plan=plan,
         placements=placements(plan, sizes, of_tables, world.size),
-        memory=planned.memory,
+        memory=memory,
         hardware=hardware_of(config.sharding, world),
         dense_weights=dense_weights,
         table_weights=table_weights,

@@ -35,6 +35,7 @@ from dlrm.memory import (
     TABLE_GRADIENTS,
     TABLE_STATE,
     TABLES,
+    WORKSPACE,
     Bytes,
     MemoryAccount,
 )
@@ -50,10 +51,10 @@ from dlrm.sharding.planner import Reserve
 
 _FLOAT = 4
 _BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
-# What the C library's heap keeps between steps of what they have freed, and reference cycles until they are collected, as a
-# share of what a step takes: measured (docs/measurements.md), between 0.2 and 1 where a step takes less than a GiB. Without
-# (MALLOC_MMAP_THRESHOLD_=65536, much slower) the other parts alone are within 2 %.
-_KEPT_BY_HEAP = 0.75
+# How many times what small tensors take at once the C library's heap grows to for them: measured (docs/measurements.md).
+# A tensor that is freed leaves a hole, which a smaller one splits, so that the next as large as the first finds no room.
+_HEAP_FOR_SMALL = 2
+_WORKSPACE = 64 << 20  # torch's for cuBLAS and cuBLASLt on Hopper, 32 MiB each; less on others
 _MEASURED_SAMPLES = 4096  # of a rank, in a batch that is read to see what reading takes besides
 _BYTES_PER_SCORE = 12 + 64  # a buffered logit, label and weight; what counting them takes, see dlrm/metrics
 
@@ -67,8 +68,9 @@ class Shapes:
         model: its class.
         tables: (rows, columns) of each table; columns: X, of all of them.
         dense_weights: number of weights outside of tables.
-        samples: B, of a rank's part of a training batch or micro-batch; evaluation_samples: of an evaluation batch.
-        footprint: of the dense part in a training step.
+        samples: B, of a rank's part of a training batch or micro-batch.
+        evaluation_samples: of an evaluation batch, 0 without one.
+        footprint: of activations in a training step.
         scored: samples that this rank scores in its largest evaluation.
     """
 
@@ -97,13 +99,9 @@ class Shapes:
             world: the ranks.
             scored: samples of the largest split that is evaluated, of all ranks.
         """
-        samples, evaluation_samples = (
-            -(-size // world.size)
-            for size in (
-                config.train.micro_batch_size,
-                config.evaluation.global_batch_size or config.train.micro_batch_size,
-            )
-        )
+        samples = -(-config.train.micro_batch_size // world.size)
+        scored_at_once = config.evaluation.global_batch_size or config.train.micro_batch_size
+        evaluation_samples = -(-scored_at_once // world.size) if scored else 0
         configs = task.model.tables.embedding_bag_configs()
         tables = tuple((table.num_embeddings, table.embedding_dim) for table in configs)
         weights = sum(parameter.numel() for parameter in task.parameters())
@@ -114,9 +112,21 @@ class Shapes:
             dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,
-            footprint=activations(task, schema, samples, world.device),
+            footprint=activations(
+                task,
+                schema,
+                samples,
+                _kind_there(world.device),
+                evaluation_samples=evaluation_samples,
+                exchanged=world.size > 1,
+            ),
             scored=-(-scored // world.size),
         )
+
+
+def _kind_there(device: torch.device) -> torch.device:
+    """The device, if this build of torch has its kind; it differentiates on no other, not even without memory."""
+    return device if device.type == "cpu" or torch.backends.cuda.is_built() else torch.device("cpu")
 
 
 def account(
@@ -212,7 +222,6 @@ def _averages(config: Config, pieces: Sequence[Piece], shapes: Shapes) -> int:
 
 def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], world: World) -> dict[str, Bytes]:
     on_cpu = world.device.type == "cpu"
-    evaluated = shapes.footprint.evaluated * shapes.evaluation_samples // max(1, shapes.samples)
     samples = max(shapes.samples, shapes.evaluation_samples)
     exchanged = of_tables.exchange_bytes(list(pieces), columns=shapes.columns, samples=samples, ranks=world.size)
     batch = batch_bytes(shapes.schema, samples)
@@ -221,11 +230,16 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], world: Wor
     batches = Bytes(host=(ahead + in_pipeline) * batch)
     if not on_cpu:
         batches = Bytes(host=(ahead + 1) * batch, device=in_pipeline * batch)
-    activated = max(shapes.footprint.peak, evaluated)
+    found = shapes.footprint
+    activated = max(found.peak, found.evaluated)
+    in_heap = (
+        found.large + _HEAP_FOR_SMALL * found.small
+    )  # the heap is as large as ever while large tensors are at their peak
     return {
         ACTIVATIONS: _placed(activated, on_cpu=on_cpu),
         EXCHANGE: _placed(exchanged, on_cpu=on_cpu),
-        HEAP: Bytes(host=int((activated + exchanged) * _KEPT_BY_HEAP) if on_cpu else 0),
+        HEAP: Bytes(host=in_heap - activated if on_cpu else 0),
+        WORKSPACE: Bytes(device=0 if on_cpu else _WORKSPACE),
         BATCHES: batches,
     }
 

@@ -1,7 +1,10 @@
 """What the account says of tables, their optimizer, dense parameters and copies is what is really allocated."""
 
+import itertools
+
 import pytest
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from dlrm import memory
 from dlrm.checkpoint.snapshot import chunks_to_write
@@ -67,6 +70,41 @@ def test_each_part_is_what_a_rank_allocates(kind, optimizer):
 def test_nothing_is_copied_where_nothing_is_saved():
     ((expected, _, _),) = run_ranks(allocated, 1, "checkpoint.enabled=false")
     assert expected[memory.COPIES] == 0
+
+
+def held(rank, world_size, *options):
+    """Bytes that torch's allocator holds at most in a step, by the profiler, beyond those of before; and the account's."""
+    config, source = load_config(None, [*options, "checkpoint.enabled=false"]), tiny_source(4096 * 8)
+    world = this_world()
+    engine = build_engine(config, source.schema, world)
+    order = SampleOrder(4096 * 8, global_batch_size=4096)
+    loader = BatchLoader(source, order, rank=rank, world_size=world_size)
+    batches = list(loader.batches(0, 0, 8))  # read by now
+    steps = engine.stepper.train(iter(batches), first_step=1)
+    for _ in range(3):
+        del_me = next(steps)  # noqa: F841
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(3):
+            next(steps)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    parts = engine.memory.parts
+    return max(itertools.accumulate(changes)), parts[memory.ACTIVATIONS].host
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.embedding_dim=64", "model.bottom_mlp=32,64", "model.top_mlp=64,1"],
+        ["model.embedding_dim=16", "model.bottom_mlp=256,16", "model.top_mlp=512,256,1"],
+        ["model.embedding_dim=32", "model.bottom_mlp=64,32", "model.top_mlp=64,1",
+         "model.interaction={kind: dcn, layers: 3, rank: 32}"],
+    ],
+)  # fmt: skip
+def test_activations_are_what_torch_allocates_in_a_step(options, ranks):
+    for found, expected in run_ranks(held, ranks, *options, "train.global_batch_size=4096"):
+        assert expected == pytest.approx(found, rel=0.1)
 
 
 class AsksForValues(nn.Module):

@@ -35,6 +35,8 @@ def test_it_shows_where_the_time_goes_and_leaves_json_a_picture_and_traces(tmp_p
     found = json.loads((folder / "benchmark.json").read_text())
     assert (found["ranks"], found["global_batch_size"], found["steps"], found["without"]) == (world_size, 256, 3, [])
     assert found["samples_per_s"] > 0
+    assert found["memory"]["expected_host_gib"] == pytest.approx(found["memory"]["host_gib"], rel=0.2)
+    assert "memory of the rank that takes most: host " in outcomes[0].stdout
     assert found["work"]["exchanged_bytes"] == pytest.approx(4 * (2 * 8 * 4 + 8 + 4) * (world_size - 1) / world_size)
 
     with gzip.open(folder / "trace_rank0.json.gz", "rt") as file:
@@ -44,6 +46,35 @@ def test_it_shows_where_the_time_goes_and_leaves_json_a_picture_and_traces(tmp_p
     assert any(event.get("args", {}).get("name") == TRACK for event in events)
     stages = {event["name"] for event in events if event.get("cat") == "stage"}
     assert stages >= {"data wait", "lookup", "top_mlp", "top_mlp backward", "table update", "optimizer"}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_memory_is_predicted_without_training_and_an_earlier_benchmark_stays(tmp_path, world_size):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "benchmark.json").write_text("{}")
+    words = ["benchmark", *SMALL, "--output", str(folder), "--predict", "--data.rows", "1000,50,20,300"]
+    outcomes = run_command(words, world_size)
+    assert [outcome.exit_code for outcome in outcomes] == [0] * world_size, outcomes[0].stderr
+    assert all(outcome.stdout == "" for outcome in outcomes[1:])
+    for said in ("Sharding plan", "process and libraries", "takes most", "neither saves nor scores"):
+        assert said in outcomes[0].stdout
+    assert {path.name for path in folder.iterdir()} == {"benchmark.json", "prediction.json", "prediction.yaml", "log"}
+    found = json.loads((folder / "prediction.json").read_text())
+    assert (found["ranks"], found["started"], found["device"], found["missing"]) == (world_size, True, "cpu", "")
+    assert len(found["expected"]) == world_size
+    tables = sum(account["parts"].get("tables", {"host": 0})["host"] for account in found["expected"])
+    assert tables >= 1370 * 8 * 4
+
+
+def test_memory_is_predicted_of_gpus_that_are_not_there_and_tables_larger_than_this_host(tmp_path):
+    words = ["benchmark", *SMALL, "--output", str(tmp_path / "out"), "--predict", "--as_ranks", "16"]
+    words += ["--data.rows", ",".join(["400000000"] * 32), "--sharding.types", "table_wise"]
+    (outcome,) = run_command([*words, "--as_device", "NVIDIA H100 80GB HBM3"])
+    assert outcome.exit_code == 0, outcome.stderr
+    found = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert (found["ranks"], found["ranks_per_host"], found["started"], found["device"]) == (16, 8, False, "cuda")
+    assert [account["parts"]["tables"]["device"] for account in found["expected"]] == [2 * 400_000_000 * 8 * 4] * 16
 
 
 def test_what_is_left_out_is_said_and_an_earlier_result_replaced(tmp_path):
@@ -60,6 +91,9 @@ def test_what_is_left_out_is_said_and_an_earlier_result_replaced(tmp_path):
     [
         (["--without", "lookup"], "without[0]: is 'lookup', must be one of lookups"),
         (["--steps", "0"], "steps: "),
+        (["--predict", "--as_device", "H100"], "as_ranks: is needed with as_ranks_per_host and as_device"),
+        (["--predict", "--as_ranks", "9"], "as_ranks_per_host: 9 ranks do not divide into hosts of 8"),
+        (["--predict", "--as_ranks", "2", "--as_device", "Voodoo"], "nothing is known of the device 'Voodoo'; known"),
         (["--stepps", "4"], "did you mean steps?"),
         (
             ["--model", "{kind: deepfm}", "--without", "interaction"],

@@ -4,7 +4,7 @@ from torch import nn
 
 from dlrm.config import load_config
 from dlrm.layers.interaction import Interaction
-from dlrm.models.activations import activations
+from dlrm.models.activations import LARGE, activations
 from dlrm.models.build import build_model
 from dlrm.models.task import TrainTask
 from dlrm.schema import Schema
@@ -38,8 +38,40 @@ def test_what_is_kept_for_the_backward_pass_is_counted_by_hand():
     assert 2 * wide + narrow <= found.saved <= 2 * wide + 3 * narrow + 64
     # Backward through the last exp and sin: a gradient comes in and one goes out, and cos(x) in between.
     assert found.saved + 2 * wide <= found.peak <= found.saved + 3 * wide + 4 * narrow
-    # Forward without gradients: an operator's input and its result, and what a caller still names.
-    assert 2 * wide <= found.evaluated <= 3 * wide + 4 * narrow
+    # Forward without gradients: an operator's input and its result, what callers still name: x, and the tables' output.
+    assert 3 * wide <= found.evaluated <= 4 * wide + 4 * narrow
+    assert (found.small, found.large) == (max(found.peak, found.evaluated), 0)
+
+
+def test_large_tensors_are_told_from_small_ones_and_batches_of_evaluations_have_their_size():
+    task = task_of("model.bottom_mlp=16,8", "model.top_mlp=16,1")
+    samples = LARGE // (16 * 4)  # the bottom layer's output, and what the tables give, are as large as this
+    small, large, scored = (
+        activations(task, SCHEMA, size, CPU, evaluation_samples=of_evaluation)
+        for size, of_evaluation in ((samples // 4, 0), (samples, 0), (samples // 4, samples))
+    )
+    assert (small.small, small.large, small.evaluated) == (small.peak, 0, 0)
+    assert 3 * LARGE <= large.large < large.peak <= large.small + large.large
+    assert scored.peak == small.peak
+    assert scored.evaluated == pytest.approx(activations(task, SCHEMA, samples, CPU).evaluated)
+    assert scored.large > 0
+
+
+class AsItIs(Interaction):
+    def forward(self, dense_BD, pooled_BX):
+        return pooled_BX
+
+
+def test_what_ranks_exchange_is_held_with_what_the_tables_give():
+    task = with_child(AsItIs(16))
+    alone, among_others = (activations(task, SCHEMA, 1000, CPU, exchanged=others) for others in (False, True))
+    wide, narrow = 1000 * 16 * 4, 1000 * 4
+    # Alone: the output and its gradient at most. Among others: the gradient as it is made, as it is sent, and what comes.
+    assert 2 * wide <= alone.peak <= 2 * wide + 4 * narrow + 64
+    assert 3 * wide <= among_others.peak <= 3 * wide + 4 * narrow + 64
+    # Forward: looked up, received, in the model's order.
+    assert wide <= alone.evaluated <= wide + 5 * narrow
+    assert among_others.evaluated == 3 * wide
 
 
 def test_memory_grows_with_the_batch_and_the_model_is_left_as_it_was():

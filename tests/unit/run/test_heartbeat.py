@@ -1,9 +1,11 @@
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -95,6 +97,25 @@ def test_where_a_rank_is_leaves_the_standard_library_out(begin, tmp_path):
     with suppress(TimeoutError):
         Future().result(timeout=0.5)  # waits in threading
     assert beat_of(tmp_path).where[0].split(":")[0] == "unit/run/test_heartbeat.py"
+
+
+def test_looking_where_a_rank_is_keeps_nothing_of_what_its_functions_hold():
+    class Activations:
+        pass
+
+    def step():
+        held, found = Activations(), []
+        looking = threading.Thread(target=lambda: found.append(heartbeat._where()))
+        looking.start()
+        looking.join()
+        assert any("test_heartbeat.py" in place for place in found[0])
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        assert step()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_rank_that_waits_for_data_says_where_they_are_read(begin, tmp_path):

@@ -12,7 +12,8 @@ class PlannedError(Exception):
 
 
 def test_a_benchmark_saves_nothing_and_keeps_no_room_for_copies(monkeypatch, tmp_path):
-    def stop(config, schema, world):
+    def stop(config, schema, world, process):
+        assert process.host > 0
         raise PlannedError(config)
 
     monkeypatch.setattr(benchmark, "build_engine", stop)

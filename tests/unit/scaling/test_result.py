@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from dlrm.memory import PROCESS, TABLES, Bytes, MemoryAccount
+from dlrm.metrics.memory import PeakMemory
 from dlrm.scaling.ceilings import Ceilings
 from dlrm.scaling.floors import floors
 from dlrm.scaling.picture import draw
-from dlrm.scaling.result import ProfiledRank, Result, breakdown, slowest, step_time
+from dlrm.scaling.result import Memory, ProfiledRank, Result, breakdown, slowest, step_time
 from dlrm.scaling.text import texts
 from dlrm.scaling.work import Work
 
@@ -29,6 +31,7 @@ def a_result(ranks, **changes):
         "global_batch_size": 8, "without": (), "steps": 3, "samples_per_s": 2000.0,
         "step": step_time([0.004, 0.005, 0.003]), "breakdown": found, "work": work, "ceilings": ceilings,
         "floors": floors(work, ceilings, samples=8, step_ms=4.0), "notices": (), "environment": {},
+        "memory": None,
     }  # fmt: skip
     return Result(**{**fields, **changes})
 
@@ -93,6 +96,35 @@ def test_a_person_reads_speed_work_ceilings_floors_and_stages():
     assert "2,000 samples/s on 2 rank(s)" in lines[0]
     assert "median of 3; p5 3.10, p95 4.90" in lines[0]
     assert [line.split(":")[0] for line in lines[1:4]] == ["work of a sample", "ceilings of a rank", "floors of a step"]
+
+
+GIB = 2**30
+
+
+def accounts(*device_gib):
+    return [MemoryAccount({PROCESS: Bytes(host=GIB), TABLES: Bytes(GIB // 4, int(gib * GIB))}) for gib in device_gib]
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        (
+            Memory.of(accounts(0.0, 0.0), [PeakMemory(1.0), PeakMemory(1.2)]),
+            "memory of the rank that takes most: host 1.20 GiB (1.25 expected, +4%)",
+        ),
+        (
+            Memory.of(accounts(3.0, 4.5), [PeakMemory(2.5, 5.0, 6.0), PeakMemory(2.0, 4.0, 7.0)]),
+            "memory of the rank that takes most: host 2.50 GiB (1.25 expected, -50%); "
+            "device 5.00 GiB (4.50 expected, -10%), for which 7.00 GiB are reserved",
+        ),
+    ],
+)
+def test_what_a_rank_took_stands_beside_what_was_expected(memory, said):
+    result = a_result([rank([1000] * 4, [3000] * 4)] * 2, memory=memory)
+    assert list(texts(result))[1] == said
+    written = json.loads(json.dumps(result.to_dict(), allow_nan=False))["memory"]
+    assert written["host_gib"] == memory.host_gib
+    assert written["expected_bytes"]["parts"][PROCESS] == {"host": GIB, "device": 0}
 
 
 @pytest.mark.parametrize(("step_ms", "impossible"), [(5.0, False), (3.0, True)])
