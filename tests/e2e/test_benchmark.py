@@ -69,12 +69,12 @@ def test_memory_is_predicted_without_training_and_an_earlier_benchmark_stays(tmp
 
 def test_memory_is_predicted_of_gpus_that_are_not_there_and_tables_larger_than_this_host(tmp_path):
     words = ["benchmark", *SMALL, "--output", str(tmp_path / "out"), "--predict", "--as_ranks", "16"]
-    words += ["--data.rows", ",".join(["400000000"] * 32), "--sharding.types", "table_wise"]
+    words += ["--data.kind", "random", "--data.rows", ",".join(["800000000"] * 16), "--sharding.types", "table_wise"]
     (outcome,) = run_command([*words, "--as_device", "NVIDIA H100 80GB HBM3"])
     assert outcome.exit_code == 0, outcome.stderr
     found = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert (found["ranks"], found["ranks_per_host"], found["started"], found["device"]) == (16, 8, False, "cuda")
-    assert [account["parts"]["tables"]["device"] for account in found["expected"]] == [2 * 400_000_000 * 8 * 4] * 16
+    assert [account["parts"]["tables"]["device"] for account in found["expected"]] == [800_000_000 * 8 * 4] * 16
 
 
 def test_what_is_left_out_is_said_and_an_earlier_result_replaced(tmp_path):
