@@ -10,6 +10,7 @@ Between steps the ranks wait for each other, for hours if one has more to do: co
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import socket
@@ -31,7 +32,6 @@ from dlrm.data.packed.write import file_record, write_manifest
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.distributed.world import RankInfo, joined_world
 from dlrm.errors import DataError, DlrmError
-from dlrm.heap import keep_freed_memory
 from dlrm.preprocess.encode import Encoder
 from dlrm.preprocess.job_context import JobContext, Source, check_room, disk_errors, extent_of, peak_bytes
 from dlrm.preprocess.job_state import State, begin, finished_output, parameters, source_records
@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 _WEEK_S = 7 * 24 * 3600.0
 _SEEN_WITHIN_S = 10.0  # network file systems show new files to other hosts after a while
+# glibc's M_ARENA_MAX, M_MMAP_THRESHOLD (larger ones it refuses), M_TRIM_THRESHOLD (never)
+_MALLOC_OPTIONS = ((-8, 1), (-3, 32 << 20), (-1, 2**31 - 1))
 
 
 def run_preprocess(config: PreprocessConfig) -> None:
@@ -57,11 +59,22 @@ def run_preprocess(config: PreprocessConfig) -> None:
         ConfigError, DataError, SetupError: what the user can mend; on several ranks the same on each.
     """
     torch.set_num_threads(1)  # of each of the job's own
-    keep_freed_memory()
+    _keep_freed_memory()
     patient = max(config.distributed.timeout_s, _WEEK_S)
     distributed = config.distributed.model_copy(update={"device": "cpu", "timeout_s": patient})
     with joined_world(distributed) as world:
         preprocess(config, world.collectives, chunk_bytes=config.chunk_mib << 20)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed arrays for later ones, in one arena for all threads: a tenth of the processor time.
+
+    Chunks and buckets are arrays of some megabytes that come and go, and pages that come anew are filled with zeros first.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in _MALLOC_OPTIONS:
+            mallopt(option, value)
 
 
 def preprocess(config: PreprocessConfig, collectives: Collectives, *, chunk_bytes: int) -> None:

@@ -13,7 +13,6 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
-from dlrm.heap import keep_freed_memory
 from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
@@ -133,8 +132,6 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
 
     ``process`` is what the process takes without a model, for the account that an error tells of.
     """
-    if world.device.type == "cpu":
-        keep_freed_memory()
     planned = plan_model(config, schema, world, scored=scored)
     memory = planned.memory_of(world.rank)
     expect(memory.with_part(PROCESS, process))  # before there are tables, with which memory runs out most often
