@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each switch of ``precision``, and oneDNN, does to the scores: whole runs, paired by seed with the run in float32.
+"""What each switch of ``precision`` does to the scores: whole runs, paired by seed with the run in float32.
 
     python benchmarks/precision.py --seeds 3                                        both configurations, every switch
     python benchmarks/precision.py --seeds 10 --only "dense bf16" --config configs/quickstart.yaml
@@ -30,14 +30,13 @@ CONFIGS = (ROOT / "configs/quickstart.yaml", ROOT / "configs/criteo_sample.yaml"
 FP32 = "fp32"
 EXCHANGE = ["--precision.exchange.forward", "fp16", "--precision.exchange.backward", "bf16"]
 SWITCHES = {
-    FP32: ["--train.cpu_products", "mkl"],
+    FP32: [],
     "dense bf16": ["--precision.dense", "bf16"],
     "exchange fp16 forward": EXCHANGE[:2],
     "exchange bf16 forward and backward": [*EXCHANGE[:1], "bf16", *EXCHANGE[2:]],
     "exchange fp16 forward, bf16 backward": EXCHANGE,
     "all-reduce bf16": ["--precision.all_reduce", "bf16"],
     "all-reduce fp16": ["--precision.all_reduce", "fp16"],
-    "products by oneDNN": ["--train.cpu_products", "onednn"],
     "all of it": ["--precision.dense", "bf16", *EXCHANGE, "--precision.all_reduce", "bf16"],
 }
 FIGURES = ("auc", "log_loss")
