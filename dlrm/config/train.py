@@ -50,9 +50,6 @@ class TrainConfig(Section):
     """Gradients of dense parameters are summed over ranks in buckets of at least so many MiB, each as soon as it is full:
     large ones are few messages, of small ones the first is early. Left out: as torch has it, one of 1, then 25. From three
     ranks on another size rounds otherwise."""
-    cpu_products: Advanced[Literal["auto", "mkl", "onednn"]] = "auto"
-    """Which library computes the MLPs in float32 on CPU, where they have no dropout: auto takes onednn on AMD processors
-    with AVX-512, whose instructions mkl does not use. The results differ in rounding."""
     prefetch_batches: Advanced[PositiveInt] = 4
     """Batches that are read ahead of their use."""
     read_threads: Advanced[PositiveInt] = 2

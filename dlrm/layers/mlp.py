@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from dlrm.counter_rng import stream_key
-from dlrm.layers import onednn
 from dlrm.layers.dropout import SampleDropout
 
 
@@ -19,8 +18,6 @@ class MLP(nn.Module):
     Attributes:
         linears: the layers; their names, and so their initial weights, do not depend on dropout.
         gives_logits: whether no ReLU follows the last one.
-        by_onednn: whether oneDNN computes products in float32 on CPU (:mod:`dlrm.layers.onednn`), where nothing is
-            dropped out.
         out_features: size of the last one.
     """
 
@@ -53,15 +50,13 @@ class MLP(nn.Module):
             for layer in range(len(sizes) - 1)
         )
         self.gives_logits = not relu_last
-        self.by_onednn = False
         self.last = nn.ReLU() if relu_last else nn.Identity()
         self.out_features = sizes[-1]
 
     def forward(self, x_BN: torch.Tensor) -> torch.Tensor:
         """float32 (B, in_features) -> float32 (B, out_features)."""
         *hidden, last = self.linears
-        x_BH = x_BN.to_mkldnn() if self.by_onednn and onednn.takes(x_BN) else x_BN
+        x_BH = x_BN
         for linear, dropout in zip(hidden, self.dropouts, strict=True):
             x_BH = dropout(torch.relu(linear(x_BH)))
-        y_BN = self.last(last(x_BH))
-        return y_BN.to_dense() if y_BN.is_mkldnn else y_BN  # type: ignore[no-any-return]
+        return self.last(last(x_BH))  # type: ignore[no-any-return]

@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from dlrm.layers import onednn
 from dlrm.scaling.work import Product
 
 _FEWEST_TRIES = 5
@@ -102,11 +100,7 @@ def _product_s(product: Product, device: torch.device) -> float:
     out = torch.empty(product.batch, product.m, product.n, device=device, dtype=product.dtype)
     if product.batch == 1:
         left, right, out = left[0], right[0], out[0]
-    best = best_s(lambda: torch.matmul(left, right, out=out), device)
-    if product.batch == 1 and onednn.takes(left):
-        rows, weight, bias = left.to_mkldnn(), right.T.contiguous(), torch.zeros(product.n)
-        best = min(best, best_s(lambda: nn.functional.linear(rows, weight, bias), device))
-    return best
+    return best_s(lambda: torch.matmul(left, right, out=out), device)
 
 
 def best_s(work: Callable[[], object], device: torch.device) -> float:

@@ -32,7 +32,7 @@ from dlrm.sharding.sharder import TableSharder, build_sharder
 from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
 from dlrm.table_names import table_name
 from dlrm.train.memory import Shapes, account, reserve
-from dlrm.train.precision import DTYPES, allow_tf32, lower_dense, use_onednn
+from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
 from dlrm.train.stepper import Stepper
 
 
@@ -140,7 +140,6 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
     dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights
     dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
     fill_block = _block_filler(config, sizes)
-    use_onednn(task, config.train.cpu_products, world.device)
     sharded = shard_model(
         task,
         plan=plan,

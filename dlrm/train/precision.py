@@ -7,7 +7,6 @@ What ranks send each other is the business of :mod:`dlrm.sharding`: ``sharder.py
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import nn
@@ -17,7 +16,6 @@ from dlrm.config.describe import defaults, flatten, to_plain
 from dlrm.config.precision import PrecisionConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
-from dlrm.layers import onednn
 from dlrm.layers.mlp import MLP
 from dlrm.models.base import Model
 
@@ -72,15 +70,6 @@ def allow_tf32(config: PrecisionConfig, device: torch.device) -> None:
     """Have matrix products on CUDA round their inputs, or not, whatever the environment says."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
-
-
-def use_onednn(model: nn.Module, choice: Literal["auto", "mkl", "onednn"], device: torch.device) -> None:
-    """Have oneDNN compute the MLPs in float32 on CPU, if ``train.cpu_products`` says so."""
-    if device.type != "cpu" or choice == "mkl" or (choice == "auto" and not onednn.is_faster_here()):
-        return
-    for mlp in model.modules():
-        if isinstance(mlp, MLP):
-            mlp.by_onednn = all(isinstance(dropout, nn.Identity) for dropout in mlp.dropouts)
 
 
 def precision_lines(config: Config, world: World) -> list[str]:
