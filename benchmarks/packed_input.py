@@ -68,10 +68,10 @@ def measured(folder: str, ranks: int, threads: int, steps: int, dense: str) -> d
         "precision.dense": dense,
         "distributed.device": "cpu",
     }
-    words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
+    argv = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
     measure = ["--steps", str(steps), "--warmup_steps", str(WARMUP_STEPS), "--output", str(output)]
     launcher = ["launch/elastic.py", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [sys.executable, *launcher, "dlrm_main.py", "benchmark", *words, *measure]
+    command = [sys.executable, *launcher, "dlrm_main.py", "benchmark", *argv, *measure]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -83,7 +83,7 @@ def measured(folder: str, ranks: int, threads: int, steps: int, dense: str) -> d
 def wait_share(result: dict[str, Any]) -> float:
     """Of the step's time, on the rank that waits longest."""
     stages = {stage["stage"]: stage for stage in result["breakdown"]["stages"]}
-    return float(stages["data wait"]["slowest_ms"] / result["breakdown"]["step_ms"]) if "data wait" in stages else 0.0
+    return float(stages["data wait"]["slowest_ms"] / result["breakdown"]["step_ms"])
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ class Schema:
 
     @property
     def id_bytes(self) -> int:
-        """4 where int32 holds every id, else 8: the width of ids in batches, the same on every rank."""
-        return 4 if all(feature.rows <= 2**31 for feature in self.sparse) else 8
+        """4 where int32 holds every id and number of rows, else 8: the width of ids in batches, on every rank."""
+        return 4 if all(feature.rows < 2**31 for feature in self.sparse) else 8
 
     @classmethod
     def numbered(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
 
 from dlrm.config.base import AS_LIST, Advanced, NonNegativeInt, PositiveInt
 from dlrm.config.data.paths import InputPath
@@ -39,3 +41,16 @@ class BenchmarkConfig(Config):
     output: InputPath = ""
     """Folder for benchmark.json, breakdown.png and traces, or for prediction.json; <run.dir>/<run.name>.benchmark if left
     out. What an earlier benchmark left in it is replaced."""
+
+    @model_validator(mode="after")
+    def _options_go_together(self) -> Self:
+        if not self.predict and (self.as_ranks or self.as_ranks_per_host or self.as_device):
+            raise ValueError("as_ranks, as_ranks_per_host and as_device are for a prediction: set predict to true")
+        if self.predict and self.without:
+            raise ValueError("predict is about the whole training: leave without out")
+        if self.train.accumulation_steps > 1 and {"mlps", "interaction"} & set(self.without):
+            raise ValueError(
+                "without mlps or interaction, some weights get no gradient, which train.accumulation_steps does not allow: "
+                "set it to 1"
+            )
+        return self

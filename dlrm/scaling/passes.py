@@ -80,6 +80,7 @@ class Training:
             config.train, world, source, self._order, accumulation_steps=config.train.accumulation_steps
         )
         self._reader = loader
+        self._micro_batches = config.train.accumulation_steps
         self.loader: BatchLoader | RepeatedBatches = RepeatedBatches(loader) if "data" in without else loader
         _, loss_and_speed = build_loss_and_speed(config, loader, world, NoRecorder(), Silent(), total_steps=0)
         self._hooks = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
@@ -87,9 +88,12 @@ class Training:
 
     def warm_up(self, steps: int) -> list[Product]:
         """Train some steps; returns the matrix products of one of them, on this rank."""
+        forwards: list[None] = []  # not as many a step where the last one of an epoch has fewer micro-batches
+        counting = self._engine.model.register_forward_pre_hook(lambda *_: forwards.append(None))
         with products_of(self._engine.model, self._dense) as found:
             self._pass(steps, [*self._hooks])
-        return found[: len(found) // (FILLING + steps + DRAINING)]
+        counting.remove()
+        return found[: len(found) // len(forwards) * self._micro_batches]
 
     def first_batch(self) -> Batch:
         """The first global batch, as far as it is this rank's."""

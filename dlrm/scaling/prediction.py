@@ -79,6 +79,8 @@ def run_prediction(config: BenchmarkConfig) -> Prediction:
         display: Display = Console(progress=False) if world.is_leader else Silent()
         folder = from_rank_0(world.collectives, lambda: result_folder(config, "prediction"))
         open_log(folder, world.rank, display.say)
+        if world.notice:
+            display.say(world.notice)
         found = predict(config, together(world.collectives, lambda: build_dataset(config.data)), world)
         for shown in texts(found):
             display.say(shown) if isinstance(shown, str) else display.show(shown)
@@ -101,8 +103,8 @@ def _world_of(config: BenchmarkConfig) -> AbstractContextManager[World]:
     if config.as_ranks % per_host:
         raise ConfigError.at("as_ranks_per_host", f"{config.as_ranks} ranks do not divide into hosts of {per_host}")
     device = torch.device("cuda", 0) if config.as_device else torch.device("cpu")
-    place = RankInfo(0, config.as_ranks, 0, per_host)
-    return nullcontext(World(place, device, "none", OneProcess(), described=True, device_name=config.as_device))
+    rank_info = RankInfo(0, config.as_ranks, 0, per_host)
+    return nullcontext(World(rank_info, device, "none", OneProcess(), described=True, device_name=config.as_device))
 
 
 def predict(config: BenchmarkConfig, dataset: Dataset, world: World) -> Prediction:

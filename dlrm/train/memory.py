@@ -125,8 +125,8 @@ class Shapes:
 
 
 def _kind_there(device: torch.device) -> torch.device:
-    """The device, if this build of torch has its kind; it differentiates on no other, not even without memory."""
-    return device if device.type == "cpu" or torch.backends.cuda.is_built() else torch.device("cpu")
+    """The device, if there is one of its kind; torch differentiates on no other, not even without memory."""
+    return device if device.type == "cpu" or torch.cuda.is_available() else torch.device("cpu")
 
 
 def account(
@@ -232,9 +232,8 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], world: Wor
         batches = Bytes(host=(ahead + 1) * batch, device=in_pipeline * batch)
     found = shapes.footprint
     activated = max(found.peak, found.evaluated)
-    in_heap = (
-        found.large + _HEAP_FOR_SMALL * found.small
-    )  # the heap is as large as ever while large tensors are at their peak
+    # The heap is as large as ever while large tensors are at their peak.
+    in_heap = found.large + _HEAP_FOR_SMALL * found.small
     return {
         ACTIVATIONS: _placed(activated, on_cpu=on_cpu),
         EXCHANGE: _placed(exchanged, on_cpu=on_cpu),

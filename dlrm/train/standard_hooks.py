@@ -108,10 +108,11 @@ class LossAndSpeed(Hook):
         self._position = position
         self._measured.throughput.count(samples)
         self._measured.unrecorded = True
-        # What is padding, skipped or missing has neither weight nor label.
-        self._measured.loss_sums_2T[0].add_(output.losses_T, alpha=samples / self._world.size)
-        self._measured.loss_sums_2T[1] += output.weights_BT.sum(0)
-        self._positives_1T += output.labels_BT.sum(0)
+        self._measured.loss_sums_2T[0] += output.losses_T.double() * (samples / self._world.size)
+        self._measured.loss_sums_2T[1] += output.weights_BT.sum(
+            0
+        )  # without padding, skipped samples and missing labels
+        self._positives_1T += (output.labels_BT * output.weights_BT).sum(0)
         if position.step % self._every_steps == 0:
             self._record()
 

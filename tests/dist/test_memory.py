@@ -82,7 +82,7 @@ def held(rank, world_size, *options):
     batches = list(loader.batches(0, 0, 8))  # read by now
     steps = engine.stepper.train(iter(batches), first_step=1)
     for _ in range(3):
-        del_me = next(steps)  # noqa: F841
+        next(steps)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(3):
             next(steps)

@@ -37,7 +37,7 @@ def test_it_shows_where_the_time_goes_and_leaves_json_a_picture_and_traces(tmp_p
     assert found["samples_per_s"] > 0
     assert found["memory"]["expected_host_gib"] == pytest.approx(found["memory"]["host_gib"], rel=0.2)
     assert "memory of the rank that takes most: host " in outcomes[0].stdout
-    assert found["work"]["exchanged_bytes"] == pytest.approx(4 * (2 * 8 * 4 + 8 + 4) * (world_size - 1) / world_size)
+    assert found["work"]["exchanged_bytes"] == pytest.approx(4 * (2 * 8 * 4 + 4 + 4) * (world_size - 1) / world_size)
 
     with gzip.open(folder / "trace_rank0.json.gz", "rt") as file:
         events = json.load(file)["traceEvents"]

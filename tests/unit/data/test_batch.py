@@ -71,7 +71,7 @@ def test_bags_of_other_lengths_hold_their_ids_and_nothing_of_what_lies_beyond(sc
 
 @pytest.mark.parametrize("hotness", [[1, 1], [2, 1]])
 @pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize(("rows", "dtype"), [(2**31, torch.int32), (2**31 + 1, torch.int64)])
+@pytest.mark.parametrize(("rows", "dtype"), [(2**31 - 1, torch.int32), (2**31, torch.int64)])
 def test_ids_are_as_wide_as_the_largest_table_needs_on_every_rank(rows, dtype, ragged, hotness):
     schema = Schema.numbered(2, rows=[rows, 3], hotness=hotness)
     ids_BS = torch.tensor([[rows - 1, 1, 2][: sum(hotness)], [0, 2, 1][: sum(hotness)]])
