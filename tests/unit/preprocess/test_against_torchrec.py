@@ -207,9 +207,7 @@ def test_torchrec_s_own_reader_reads_the_packed_files_and_gives_the_batches_that
     mine = list(ours.batches(0, 0, order.num_batches))
     real = [batch.weights[:, 0] > 0 for batch in mine]
     torch.testing.assert_close(torch.cat([b.dense[r] for b, r in zip(mine, real, strict=True)]), torch.cat(dense))
-    torch.testing.assert_close(
-        torch.cat([b.sparse.values().view(26, -1).t() for b in mine]), torch.cat(sparse)
-    )
+    torch.testing.assert_close(torch.cat([b.sparse.values().view(26, -1).t() for b in mine]), torch.cat(sparse))
     torch.testing.assert_close(
         torch.cat([b.labels[r, 0] for b, r in zip(mine, real, strict=True)]), torch.cat(labels).to(torch.float32)
     )
