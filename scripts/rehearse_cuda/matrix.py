@@ -120,12 +120,12 @@ def cases() -> Iterator[Case]:
 
 def _mixtures(config: str, words: tuple[str, ...], optimizer: str) -> Iterator[Case]:
     """Every sharding type and kernel, on one rank and on two; and on one of eight, which takes two plans."""
-    solo = Solo(2, 8, 8)
+    with_whole, with_cut = Solo(4 if config == "mlperf_dlrm_dcnv2" else 2, 8, 8), Solo(2, 8, 8)
     settings = (
         ("1 rank, every kind", everything(optimizer), 1, None),
         ("2 ranks, every kind", everything(optimizer), 2, None),
-        ("rank 2 of 8, whole tables", whole_tables(), 1, solo),
-        ("rank 2 of 8, cut tables", cut_tables(optimizer), 1, solo),
+        (f"rank {with_whole.rank} of 8, whole tables", whole_tables(), 1, with_whole),
+        (f"rank {with_cut.rank} of 8, cut tables", cut_tables(optimizer), 1, with_cut),
     )
     chosen = (f"--optim.sparse={{kind: {optimizer}, lr: 0.05}}", "--sharding.host_memory_gib=4096")
     given = ("train", *words, *FEWER_IDS.get(config, ()), *QUIET, *UNSAVED, *ENOUGH, *chosen)

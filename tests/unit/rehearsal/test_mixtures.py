@@ -77,9 +77,8 @@ def test_a_pair_that_no_rank_had_is_told():
 
 @pytest.mark.parametrize("config", matrix.CONFIGS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("ranks", ["1 rank", "2 ranks", "rank 2 of 8"])
+@pytest.mark.parametrize("ranks", ["1 rank,", "2 ranks,", "of 8,"])
 def test_the_matrix_shows_every_pair_for_each_configuration(config, optimizer, ranks):
-    cases = [
-        c for c in matrix.cases() if c.name.startswith(f"{config}, {ranks}, ") and c.name.endswith(f", {optimizer}")
-    ]
+    of_config = [case for case in matrix.cases() if case.name.startswith(f"{config}, ")]
+    cases = [case for case in of_config if f" {ranks} " in case.name and case.name.endswith(f", {optimizer}")]
     assert frozenset().union(*(case.held for case in cases)) == ON_CUDA - REFUSED.get(optimizer, set())
