@@ -120,7 +120,8 @@ def cases() -> Iterator[Case]:
 
 def _mixtures(config: str, words: tuple[str, ...], optimizer: str) -> Iterator[Case]:
     """Every sharding type and kernel, on one rank and on two; and on one of eight, which takes two plans."""
-    with_whole, with_cut = Solo(4 if config == "mlperf_dlrm_dcnv2" else 2, 8, 8), Solo(2, 8, 8)
+    has_all = 4 if (config, optimizer) == ("mlperf_dlrm_dcnv2", "adagrad") else 2  # of the kernels of whole tables
+    with_whole, with_cut = Solo(has_all, 8, 8), Solo(2, 8, 8)
     settings = (
         ("1 rank, every kind", everything(optimizer), 1, None),
         ("2 ranks, every kind", everything(optimizer), 2, None),

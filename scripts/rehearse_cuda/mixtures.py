@@ -17,7 +17,7 @@ TABLES = 26
 
 Pair = tuple[str, str]
 REPLICATED: Pair = ("data_parallel", "dense")
-# In this order the planner gives one of each to the rank of 8 that the matrix rehearses, whatever the optimizer.
+# In this order the planner gives one of each to rank 2 of 8, in all cases but one (matrix.py).
 WHOLE: tuple[Pair, ...] = (("table_wise", "fused"), ("table_wise", "fused_uvm_caching"), ("table_wise", "fused_uvm"))
 COLUMNS: tuple[Pair, ...] = (
     *(("column_wise", "fused"), ("column_wise", "fused_uvm_caching"), ("table_column_wise", "fused")),
