@@ -15,11 +15,11 @@ _STEP_SHIFT = 40  # room for 2^40 draws a step: a global batch of 2^24 samples i
 class SampleDropout(nn.Module):
     """Drops hidden units in training, decided by (key, step, position of the sample in it, unit).
 
-    A step is here a global batch, or each of its micro-batches. The ranks' parts of it must have the same size and follow each other: sample i of rank r is number
-    r * B + i.
+    A step is here a global batch, or each of its micro-batches. The ranks' parts of it must have the same size and follow
+    each other: sample i of rank r is number r * B + i.
 
     Attributes:
-        steps: int64 (), such steps of training so far; saved with the weights, so that a resumed run draws what it would have.
+        steps: int64 (), such steps so far; saved with the weights, so that a resumed run draws what it would have.
     """
 
     steps: torch.Tensor
