@@ -135,11 +135,9 @@ def write_days(folder: Path, case: Case, steps: int) -> None:
         np.save(folder / f"day_{day}_labels.npy", draw.integers(0, 2, (rows, 1)).astype(np.int32))
 
 
-def here(folder: str, case: Case, ranks: int, threads: int, steps: int, device: str, own: Sequence[str]) -> Speed:
-    """Train in this trainer."""
-    options: dict[str, Any] = {
-        "run.dir": f"{folder}/runs",
-        "run.overwrite": True,
+def options_of(case: Case, folder: str) -> dict[str, Any]:
+    """What this trainer is told of a case, whose packed files are in ``folder``."""
+    return {
         "data": {"kind": "packed", "path": folder, "rows": list(case.rows)},
         "model.embedding_dim": case.dim,
         "model.bottom_mlp": list(case.bottom),
@@ -147,6 +145,15 @@ def here(folder: str, case: Case, ranks: int, threads: int, steps: int, device: 
         "optim.dense": {"kind": "sgd", "lr": 0.01},
         "optim.sparse": {"kind": "sgd", "lr": 0.01},
         "train.global_batch_size": case.global_batch_size,
+    }
+
+
+def here(folder: str, case: Case, ranks: int, threads: int, steps: int, device: str, own: Sequence[str]) -> Speed:
+    """Train in this trainer."""
+    options: dict[str, Any] = {
+        "run.dir": f"{folder}/runs",
+        "run.overwrite": True,
+        **options_of(case, folder),
         "train.max_steps": steps,
         "train.shuffle": False,
         "evaluation.test": False,

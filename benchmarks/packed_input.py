@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.against_reference import CASES, RANKS_AND_THREADS, ROOT, write_days
+from benchmarks.against_reference import CASES, RANKS_AND_THREADS, ROOT, options_of, write_days
 
 RESULTS = ROOT / "benchmarks" / "results" / "packed_input.json"
 CASE = CASES["criteo"]
@@ -57,17 +57,7 @@ def main() -> None:
 def measured(folder: str, ranks: int, threads: int, steps: int, dense: str) -> dict[str, Any]:
     """What ``benchmark.json`` says of one run."""
     output = Path(folder, "out")
-    options: dict[str, Any] = {
-        "data": {"kind": "packed", "path": folder, "rows": list(CASE.rows)},
-        "model.embedding_dim": CASE.dim,
-        "model.bottom_mlp": list(CASE.bottom),
-        "model.top_mlp": list(CASE.top),
-        "optim.dense": {"kind": "sgd", "lr": 0.01},
-        "optim.sparse": {"kind": "sgd", "lr": 0.01},
-        "train.global_batch_size": CASE.global_batch_size,
-        "precision.dense": dense,
-        "distributed.device": "cpu",
-    }
+    options = {**options_of(CASE, folder), "precision.dense": dense, "distributed.device": "cpu"}
     argv = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
     measure = ["--steps", str(steps), "--warmup_steps", str(WARMUP_STEPS), "--output", str(output)]
     launcher = ["launch/elastic.py", "--standalone", "--nproc-per-node", str(ranks)]
