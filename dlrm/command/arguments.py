@@ -22,6 +22,7 @@ from dlrm.config.checkpoint_commands import (
 )
 from dlrm.config.describe import help_text, options
 from dlrm.config.moving import ImportFlagsConfig
+from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.status import StatusConfig
 from dlrm.errors import ConfigError, ConfigProblem
@@ -53,6 +54,9 @@ GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; i
 COMMANDS = {
     "train": Command("train as a YAML file and further options say", Config),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
+    "plan": Command(
+        "plan a configuration for a cluster that need not be there: tables, memory, time, cost", PlanConfig
+    ),
     "status": Command(
         "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
     ),

@@ -10,6 +10,7 @@ from dlrm.config.base import Section
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
 from dlrm.config.moving import ImportFlagsConfig
+from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
@@ -42,10 +43,18 @@ def run(config: Section) -> None:
 
             check_versions()
             capture_logs()
-            from dlrm.scaling.benchmark import run_benchmark
-            from dlrm.scaling.prediction import run_prediction
+            from dlrm.scaling.benchmark.job import run_benchmark
 
-            work = partial(run_prediction if config.predict else run_benchmark, config)
+            work = partial(run_benchmark, config)
+        case PlanConfig():  # and this
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.scaling.plan.job import run_plan
+
+            work = partial(run_plan, config)
         case Config():
             from dlrm.distributed.versions import check_versions
             from dlrm.run.log import capture_logs

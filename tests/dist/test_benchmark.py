@@ -11,10 +11,11 @@ from dlrm.config import load_options
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError
-from dlrm.scaling import ceilings, work
-from dlrm.scaling.ablation import to_be_built
-from dlrm.scaling.benchmark import measured
-from dlrm.scaling.passes import DRAINING, FILLING, Training
+from dlrm.scaling import work
+from dlrm.scaling.benchmark import ceilings
+from dlrm.scaling.benchmark.ablation import to_be_built
+from dlrm.scaling.benchmark.job import measured
+from dlrm.scaling.benchmark.passes import DRAINING, FILLING, Training
 from dlrm.schema import Schema
 from dlrm.train.engine import build_engine
 from tests.support.ranks import run_ranks

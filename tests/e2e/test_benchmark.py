@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dlrm.scaling.trace import TRACK
+from dlrm.scaling.benchmark.trace import TRACK
 from tests.support.command import run_command
 
 SMALL = [
@@ -48,35 +48,6 @@ def test_it_shows_where_the_time_goes_and_leaves_json_a_picture_and_traces(tmp_p
     assert stages >= {"data wait", "lookup", "top_mlp", "top_mlp backward", "table update", "optimizer"}
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_memory_is_predicted_without_training_and_an_earlier_benchmark_stays(tmp_path, world_size):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "benchmark.json").write_text("{}")
-    words = ["benchmark", *SMALL, "--output", str(folder), "--predict", "--data.rows", "1000,50,20,300"]
-    outcomes = run_command(words, world_size)
-    assert [outcome.exit_code for outcome in outcomes] == [0] * world_size, outcomes[0].stderr
-    assert all(outcome.stdout == "" for outcome in outcomes[1:])
-    for said in ("Sharding plan", "process and libraries", "takes most", "neither saves nor scores"):
-        assert said in outcomes[0].stdout
-    assert {path.name for path in folder.iterdir()} == {"benchmark.json", "prediction.json", "prediction.yaml", "log"}
-    found = json.loads((folder / "prediction.json").read_text())
-    assert (found["ranks"], found["started"], found["device"], found["missing"]) == (world_size, True, "cpu", "")
-    assert len(found["expected"]) == world_size
-    tables = sum(account["parts"].get("tables", {"host": 0})["host"] for account in found["expected"])
-    assert tables >= 1370 * 8 * 4
-
-
-def test_memory_is_predicted_of_gpus_that_are_not_there_and_tables_larger_than_this_host(tmp_path):
-    words = ["benchmark", *SMALL, "--output", str(tmp_path / "out"), "--predict", "--as_ranks", "16"]
-    words += ["--data.kind", "random", "--data.rows", ",".join(["800000000"] * 16), "--sharding.types", "table_wise"]
-    (outcome,) = run_command([*words, "--as_device", "NVIDIA H100 80GB HBM3"])
-    assert outcome.exit_code == 0, outcome.stderr
-    found = json.loads((tmp_path / "out" / "prediction.json").read_text())
-    assert (found["ranks"], found["ranks_per_host"], found["started"], found["device"]) == (16, 8, False, "cuda")
-    assert [account["parts"]["tables"]["device"] for account in found["expected"]] == [800_000_000 * 8 * 4] * 16
-
-
 def test_what_is_left_out_is_said_and_an_earlier_result_replaced(tmp_path):
     for parts in (["lookups", "mlps"], ["data"]):
         words = ["benchmark", *SMALL, "--output", str(tmp_path / "out"), "--without", ",".join(parts)]
@@ -91,9 +62,6 @@ def test_what_is_left_out_is_said_and_an_earlier_result_replaced(tmp_path):
     [
         (["--without", "lookup"], "without[0]: is 'lookup', must be one of lookups"),
         (["--steps", "0"], "steps: "),
-        (["--predict", "--as_device", "H100"], "as_ranks: is needed with as_ranks_per_host and as_device"),
-        (["--predict", "--as_ranks", "9"], "as_ranks_per_host: 9 ranks do not divide into hosts of 8"),
-        (["--predict", "--as_ranks", "2", "--as_device", "Voodoo"], "nothing is known of the device 'Voodoo'; known"),
         (["--stepps", "4"], "did you mean steps?"),
         (
             ["--model", "{kind: deepfm}", "--without", "interaction"],

@@ -10,9 +10,6 @@ from dlrm.errors import ConfigError
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["as_ranks=8"], "set predict to true"),
-        (["as_device=H100"], "set predict to true"),
-        (["predict=true", "as_ranks=8", "without=data"], "leave without out"),
         (["without=mlps", "train.accumulation_steps=2"], "set it to 1"),
     ],
 )
@@ -21,8 +18,6 @@ def test_they_are_refused(options, said):
         load_options(BenchmarkConfig, None, options)
 
 
-@pytest.mark.parametrize(
-    "options", [["predict=true", "as_ranks=8", "as_device=H100"], ["without=data", "train.accumulation_steps=2"], []]
-)
+@pytest.mark.parametrize("options", [["without=data", "train.accumulation_steps=2"], []])
 def test_others_are_not(options):
     load_options(BenchmarkConfig, None, options)

@@ -13,7 +13,7 @@ from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.distributed.internals import all_lookups
-from dlrm.scaling.stages import TORCHREC
+from dlrm.scaling.benchmark.stages import TORCHREC
 from dlrm.train.engine import Engine
 from dlrm.train.stepper import Stepper
 from tests.support.training import tiny_dataset
@@ -24,7 +24,12 @@ _ONE_PIPELINE_S = {"sparse_dist": {"## load batch"}, "base": {"## next_batch", "
 
 
 @pytest.mark.parametrize("pipeline", ["base", "sparse_dist"])
-@hook("record_function", of="torchrec", used_in="dlrm/scaling/stages.py", see="record_function in train_pipelines.py")
+@hook(
+    "record_function",
+    of="torchrec",
+    used_in="dlrm/scaling/benchmark/stages.py",
+    see="record_function in train_pipelines.py",
+)
 def test_torchrec_names_the_parts_of_a_step(engine: Engine, pipeline: str) -> None:
     loader = BatchLoader(tiny_dataset(100).train, SampleOrder(100, global_batch_size=10), rank=0, world_size=1)
     stepper = Stepper(engine.model, engine.optimizer, torch.device("cpu"), pipeline)  # type: ignore[arg-type]
@@ -41,6 +46,11 @@ def test_lookups_are_modules_of_a_list_of_which_those_of_data_parallel_tables_ar
     assert sorted(kinds, key=str) == [DistributedDataParallel, GroupedPooledEmbeddingsLookup]
 
 
-@hook("dist", of="torchrec", used_in="dlrm/scaling/ablation.py", see="torchrec/distributed/comm_ops.py, dist_data.py")
+@hook(
+    "dist",
+    of="torchrec",
+    used_in="dlrm/scaling/benchmark/ablation.py",
+    see="torchrec/distributed/comm_ops.py, dist_data.py",
+)
 def test_torchrec_looks_collectives_up_in_torch_distributed_when_it_calls_them() -> None:
     assert comm_ops.dist is dist_data.dist is dist

@@ -7,11 +7,11 @@ import pytest
 
 from dlrm.memory import PROCESS, TABLES, Bytes, MemoryAccount
 from dlrm.metrics.memory import PeakMemory
-from dlrm.scaling.ceilings import Ceilings
-from dlrm.scaling.floors import floors
-from dlrm.scaling.picture import draw
-from dlrm.scaling.result import Memory, ProfiledRank, Result, breakdown, slowest, step_time
-from dlrm.scaling.text import texts
+from dlrm.scaling.benchmark.ceilings import Ceilings
+from dlrm.scaling.benchmark.floors import floors
+from dlrm.scaling.benchmark.picture import draw
+from dlrm.scaling.benchmark.result import Memory, ProfiledRank, Result, breakdown, slowest, step_time
+from dlrm.scaling.benchmark.text import texts
 from dlrm.scaling.work import Work
 
 

@@ -4,9 +4,18 @@ import itertools
 
 import pytest
 
-from dlrm.scaling import stages
-from dlrm.scaling.regions import OWN, STEP
-from dlrm.scaling.stages import Event, Timeline, busy_by_step, by_step, in_order, launched_by_step, merged, timeline
+from dlrm.scaling.benchmark import stages
+from dlrm.scaling.benchmark.regions import OWN, STEP
+from dlrm.scaling.benchmark.stages import (
+    Event,
+    Timeline,
+    busy_by_step,
+    by_step,
+    in_order,
+    launched_by_step,
+    merged,
+    timeline,
+)
 
 NODE = "autograd::engine::evaluate_function: "
 MAIN, READER, GLOO = 1, 2, 3

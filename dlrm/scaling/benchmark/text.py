@@ -8,8 +8,8 @@ from dataclasses import astuple
 from rich.table import Table
 
 from dlrm.format import byte_size
-from dlrm.scaling.ceilings import Ceilings
-from dlrm.scaling.result import Breakdown, Memory, Result
+from dlrm.scaling.benchmark.ceilings import Ceilings
+from dlrm.scaling.benchmark.result import Breakdown, Memory, Result
 
 _SHOWN = 5e-4
 """Share of a step from which on a stage is shown."""

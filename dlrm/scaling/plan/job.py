@@ -1,4 +1,4 @@
-"""``dlrm_main.py benchmark --predict``: what memory a rank of a training run will take, found without taking it."""
+"""``dlrm_main.py plan``: what a training takes on a cluster that need not be there, found without taking it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from dlrm.config.benchmark import BenchmarkConfig
+from dlrm.config.plan import PlanConfig
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import OneProcess, from_rank_0, together
@@ -21,20 +21,19 @@ from dlrm.memory import COPIES, PROCESS, SCORES, Bytes, MemoryAccount
 from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.log import open_log
 from dlrm.run.secondary import secondary, write_json
-from dlrm.scaling.benchmark import result_folder
+from dlrm.scaling.folder import result_folder
 from dlrm.sharding.hardware import hardware_of
 from dlrm.sharding.report import TablePlacement, placements
 from dlrm.train.build import check_options
 from dlrm.train.engine import plan_model
 from dlrm.train.memory import of_most, process_bytes, scored_samples
 
-FORMAT, VERSION = "dlrm-memory-prediction", 1
-_RANKS_PER_HOST = 8
+FORMAT, VERSION = "dlrm-plan", 1
 _NO_BENCHMARK_HAS = (COPIES, SCORES)
 
 
 @dataclass(frozen=True)
-class Prediction:
+class ClusterPlan:
     """What each rank will take at its peak.
 
     Attributes:
@@ -69,7 +68,7 @@ class Prediction:
         }
 
 
-def run_prediction(config: BenchmarkConfig) -> Prediction:
+def run_plan(config: PlanConfig) -> ClusterPlan:
     """Predict, show and write it; the same on every rank.
 
     Raises:
@@ -77,7 +76,7 @@ def run_prediction(config: BenchmarkConfig) -> Prediction:
     """
     with _world_of(config) as world:
         display: Display = Console(progress=False) if world.is_leader else Silent()
-        folder = from_rank_0(world.collectives, lambda: result_folder(config, "prediction"))
+        folder = from_rank_0(world.collectives, lambda: result_folder(config, config.output, "plan"))
         open_log(folder, world.rank, display.say)
         if world.notice:
             display.say(world.notice)
@@ -85,29 +84,25 @@ def run_prediction(config: BenchmarkConfig) -> Prediction:
         for shown in texts(found):
             display.say(shown) if isinstance(shown, str) else display.show(shown)
         if world.is_leader:
-            with secondary(folder / "prediction.json", display.say):
-                write_json(folder / "prediction.json", found.to_dict())
+            with secondary(folder / "plan.json", display.say):
+                write_json(folder / "plan.json", found.to_dict())
             display.say(f"files in {folder}/")
     return found
 
 
-def _world_of(config: BenchmarkConfig) -> AbstractContextManager[World]:
-    """The ranks that run this, or those that are asked for."""
-    if config.as_ranks is None:
-        if config.as_ranks_per_host or config.as_device:
-            raise ConfigError.at("as_ranks", "is needed with as_ranks_per_host and as_device")
+def _world_of(config: PlanConfig) -> AbstractContextManager[World]:
+    """The ranks that run this, or those of the cluster that is asked for."""
+    if config.hosts_and_devices is None:
         return joined_world(config.distributed)
     if RankInfo.from_environment().world_size > 1:
-        raise ConfigError.at("as_ranks", "is for one process, which stands for all ranks; leave the launcher out")
-    per_host = config.as_ranks_per_host or min(config.as_ranks, _RANKS_PER_HOST)
-    if config.as_ranks % per_host:
-        raise ConfigError.at("as_ranks_per_host", f"{config.as_ranks} ranks do not divide into hosts of {per_host}")
-    device = torch.device("cuda", 0) if config.as_device else torch.device("cpu")
-    rank_info = RankInfo(0, config.as_ranks, 0, per_host)
-    return nullcontext(World(rank_info, device, "none", OneProcess(), described=True, device_name=config.as_device))
+        raise ConfigError.at("cluster", "is for one process, which stands for all ranks; leave the launcher out")
+    hosts, devices = config.hosts_and_devices
+    device = torch.device("cuda", 0) if config.device else torch.device("cpu")
+    rank_info = RankInfo(0, hosts * devices, 0, devices)
+    return nullcontext(World(rank_info, device, "none", OneProcess(), described=True, device_name=config.device))
 
 
-def predict(config: BenchmarkConfig, dataset: Dataset, world: World) -> Prediction:
+def predict(config: PlanConfig, dataset: Dataset, world: World) -> ClusterPlan:
     """Plan as training does, and say what each rank will take; the same on every rank.
 
     Raises:
@@ -120,7 +115,7 @@ def predict(config: BenchmarkConfig, dataset: Dataset, world: World) -> Predicti
         accounts = [planned.memory_of(rank).with_part(PROCESS, process) for rank in range(world.size)]
     else:
         accounts = world.collectives.all_gather_object(planned.memory_of(world.rank).with_part(PROCESS, process))
-    return Prediction(
+    return ClusterPlan(
         name=config.run.name,
         world=world,
         hardware=str(hardware_of(config.sharding, world)),
@@ -130,7 +125,7 @@ def predict(config: BenchmarkConfig, dataset: Dataset, world: World) -> Predicti
     )
 
 
-def texts(found: Prediction) -> Iterator[str | Table]:
+def texts(found: ClusterPlan) -> Iterator[str | Table]:
     """All there is to show, in lines and tables."""
     most = of_most(found.accounts)
     yield plan_table(found.plan)

@@ -10,8 +10,8 @@ import numpy as np
 
 from dlrm.memory import MemoryAccount
 from dlrm.metrics.memory import PeakMemory
-from dlrm.scaling.ceilings import Ceilings
-from dlrm.scaling.floors import Floors
+from dlrm.scaling.benchmark.ceilings import Ceilings
+from dlrm.scaling.benchmark.floors import Floors
 from dlrm.scaling.work import Work
 from dlrm.train.memory import of_most
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlrm.scaling.ceilings import Ceilings
+from dlrm.scaling.benchmark.ceilings import Ceilings
 from dlrm.scaling.work import Work
 
 

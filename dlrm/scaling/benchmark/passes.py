@@ -22,10 +22,10 @@ from dlrm.distributed.world import World
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
 from dlrm.run.secondary import Warn, secondary
-from dlrm.scaling.ablation import exchange, leave_out
-from dlrm.scaling.regions import NamedHooks, named_parts
-from dlrm.scaling.stages import Timeline, events_of, timeline
-from dlrm.scaling.trace import write_trace
+from dlrm.scaling.benchmark.ablation import exchange, leave_out
+from dlrm.scaling.benchmark.regions import NamedHooks, named_parts
+from dlrm.scaling.benchmark.stages import Timeline, events_of, timeline
+from dlrm.scaling.benchmark.trace import write_trace
 from dlrm.scaling.work import Product, products_of
 from dlrm.train.build import build_loader, build_loss_and_speed
 from dlrm.train.engine import Engine
@@ -108,7 +108,7 @@ class Training:
 
         Args:
             steps: to time.
-            trace: file for a trace (:mod:`dlrm.scaling.trace`), if one is wanted.
+            trace: file for a trace (:mod:`dlrm.scaling.benchmark.trace`), if one is wanted.
             warn: is told where it cannot be written.
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or else it tells the terminal that it starts and stops

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dlrm.files import written_beside
-from dlrm.scaling.regions import STEP
-from dlrm.scaling.stages import Timeline, merged
+from dlrm.scaling.benchmark.regions import STEP
+from dlrm.scaling.benchmark.stages import Timeline, merged
 
 _PROCESS = 1_000_000_000  # a track apart from those of real processes
 TRACK = "dlrm stages"

@@ -1,7 +1,7 @@
 """``dlrm_main.py benchmark``: how fast a configuration trains on this machine, and where the time of a step goes.
 
 Steps are trained twice: as they are, which gives the step's time and the throughput, and under the profiler, which gives
-the breakdown (:mod:`dlrm.scaling.stages`).
+the breakdown (:mod:`dlrm.scaling.benchmark.stages`).
 """
 
 from __future__ import annotations
@@ -12,35 +12,34 @@ from pathlib import Path
 
 import torch
 
-from dlrm.config import dump_config
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.batch import Batch
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
-from dlrm.errors import ConfigError
 from dlrm.memory import Bytes, expected
 from dlrm.metrics.memory import peak_memory
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
-from dlrm.run.files import is_run
 from dlrm.run.log import open_log
-from dlrm.run.secondary import Warn, reason, secondary, write_json, write_text
-from dlrm.scaling.ablation import to_be_built
-from dlrm.scaling.ceilings import Ceilings, measure
-from dlrm.scaling.floors import floors
-from dlrm.scaling.passes import Training
-from dlrm.scaling.picture import draw
-from dlrm.scaling.result import Memory, ProfiledRank, Result, breakdown, slowest, step_time
-from dlrm.scaling.stages import busy_by_step, by_step, in_order, launched_by_step
-from dlrm.scaling.text import texts
+from dlrm.run.secondary import Warn, reason, secondary, write_json
+from dlrm.scaling.benchmark.ablation import to_be_built
+from dlrm.scaling.benchmark.ceilings import Ceilings, measure
+from dlrm.scaling.benchmark.floors import floors
+from dlrm.scaling.benchmark.passes import Training
+from dlrm.scaling.benchmark.picture import draw
+from dlrm.scaling.benchmark.result import Memory, ProfiledRank, Result, breakdown, slowest, step_time
+from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launched_by_step
+from dlrm.scaling.benchmark.text import texts
+from dlrm.scaling.folder import result_folder
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.memory import process_bytes
 
 _LOG = logging.getLogger(__name__)
 
+_EARLIER = ("trace_rank*.json.gz", "breakdown.png")
 _OF_THE_MODEL = {"lookups", "mlps", "interaction"}
 """Without these the model is another one, and its floors tell nothing."""
 
@@ -55,7 +54,7 @@ def run_benchmark(config: BenchmarkConfig) -> Result:
         display: Display = Console(progress=False) if world.is_leader else Silent()
         if world.notice:
             display.say(world.notice)
-        folder = from_rank_0(world.collectives, lambda: result_folder(config, "benchmark"))
+        folder = from_rank_0(world.collectives, lambda: result_folder(config, config.output, "benchmark", _EARLIER))
         open_log(folder, world.rank, display.say)
         dataset = together(world.collectives, lambda: build_dataset(config.data))
         result = measured(config, dataset, world, folder)
@@ -72,26 +71,6 @@ def run_benchmark(config: BenchmarkConfig) -> Result:
 def write_result(result: Result, path: Path) -> None:
     """Write it as JSON."""
     write_json(path, result.to_dict())
-
-
-def result_folder(config: BenchmarkConfig, kind: str) -> Path:
-    """Where results go; what this kind of them, benchmark or prediction, has left there before is removed.
-
-    Raises:
-        ConfigError: it cannot be written, or is a run's.
-    """
-    folder = Path(config.output or f"{config.run.dir}/{config.run.name}.benchmark")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if is_run(folder) and any(folder.iterdir()):
-            raise ConfigError.at("output", f"{folder} is the folder of a run: name another")
-        pictures = (*folder.glob("trace_rank*.json.gz"), folder / "breakdown.png") if kind == "benchmark" else ()
-        for earlier in (folder / f"{kind}.json", *pictures):
-            earlier.unlink(missing_ok=True)
-        write_text(folder / f"{kind}.yaml", dump_config(config))
-    except OSError as error:
-        raise ConfigError.at("output", f"{folder} cannot be written ({error.strerror}): name another folder") from None
-    return folder
 
 
 def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Path) -> Result:

@@ -7,8 +7,8 @@ begins and ends nowhere for them. It sees CUDA's kernels as well, by the operati
 that people look at, so that figures and picture agree.
 
 Terms: a *stage* is a part of a step that has a name; the forward pass of a module is one, and so is its backward pass. At
-every moment the stage is that of the innermost event that has one: a region of ours (:mod:`dlrm.scaling.regions`), a region
-of torchrec, or a node of autograd. What has none is ``other``: Python between the parts, and waiting that nobody has named.
+every moment the stage is that of the innermost event that has one: a region of ours (:mod:`dlrm.scaling.benchmark.regions`),
+a region of torchrec, or a node of autograd. What has none is ``other``: Python between the parts, and waiting that nobody has named.
 So the stages of a step sum up to the step.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrm.scaling.regions import HOOKS, INPUT_DIST, LOSS, OUTPUT_DIST, OWN, STEP
+from dlrm.scaling.benchmark.regions import HOOKS, INPUT_DIST, LOSS, OUTPUT_DIST, OWN, STEP
 
 DATA, COPY, LOOKUP, UPDATE = "data wait", "copy to the device", "lookup", "table update"
 ALL_REDUCE, OPTIMIZER, OTHER = "all-reduce", "optimizer", "other"

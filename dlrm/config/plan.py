@@ -1,0 +1,40 @@
+"""What the command plan can be told, beside how to train."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, model_validator
+
+from dlrm.config.data.paths import InputPath
+from dlrm.config.root import Config
+
+
+def _is_cluster(value: str) -> str:
+    if value and not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", value):
+        raise ValueError("must be HOSTSxDEVICES, such as 16x8")
+    return value
+
+
+class PlanConfig(Config):
+    """Say what a training takes on a cluster that need not be there. Nothing is trained, and no table is made."""
+
+    cluster: Annotated[str, AfterValidator(_is_cluster)] = ""
+    """Hosts x devices of each, 16x8; the ranks that run this if left out."""
+    device: str = ""
+    """What each rank has: the name of a GPU in the catalogue (H100); a CPU if left out. With cluster only."""
+    output: InputPath = ""
+    """Folder for plan.json; <run.dir>/<run.name>.plan if left out. What an earlier plan left in it is replaced."""
+
+    @property
+    def hosts_and_devices(self) -> tuple[int, int] | None:
+        """Of the cluster; None if there is none."""
+        hosts, _, devices = self.cluster.partition("x")
+        return (int(hosts), int(devices)) if self.cluster else None
+
+    @model_validator(mode="after")
+    def _device_is_of_a_cluster(self) -> Self:
+        if self.device and not self.cluster:
+            raise ValueError("device says what a cluster is made of: set cluster, too (cluster=1x8)")
+        return self

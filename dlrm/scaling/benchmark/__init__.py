@@ -1,0 +1,1 @@
+"""How fast a configuration trains on this machine, and where the time of a step goes."""

@@ -1,0 +1,1 @@
+"""What a step costs on given hardware: work, rates, collectives, and how they overlap."""

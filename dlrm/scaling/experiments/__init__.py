@@ -1,0 +1,1 @@
+"""Experiments: a matrix of configurations, run point by point, as one table."""

@@ -1,0 +1,52 @@
+"""The table of an experiment: one row a figure, so that whoever reads it filters and groups and takes nothing apart.
+
+It is written as Parquet and as CSV (:mod:`dlrm.scaling.experiments`), and read by the report and by the cost model's
+calibration. A point's factors are columns of their own, by their dotted option.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MEASURED, PREDICTED, PUBLISHED = "measured", "predicted", "published"
+DONE, FAILED, MISSING = "done", "failed", "missing"
+
+# What a figure is, with its unit. Stages, collectives and parts of memory stand in ``part``.
+SAMPLES_PER_S = "samples_per_s"  # of all ranks
+STEP = "step_ms"  # median of the steps of a repeat; part: "", "p5", "p95"
+STAGE = "stage_ms"  # part: stage, by the names of dlrm.scaling.benchmark.stages; rank: whose; without: mean of all
+EXCHANGED = "bytes_sent"  # in a step; part: collective (all_to_all, reduce_scatter, all_reduce, ...); without rank: the mean
+MEMORY = "memory_bytes"  # at the peak; part: host, device
+LOAD = "busy_ms"  # of a step, in which the rank works and does not wait for others
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure.
+
+    Attributes:
+        experiment, point: names; repeat: of the point, from 0; None of what is predicted or published.
+        status: of the repeat, done, failed or missing; reason: of a failure, in a line. A repeat that failed has one row,
+            without a quantity.
+        hosts, ranks: of the job; global_batch_size: samples of a step.
+        source: measured, predicted, published.
+        quantity: what it is, with its unit; "" of a failure.
+        part: of it; rank: whose; None: of the job.
+        value: of the figure; low, high: of the band of a prediction.
+    """
+
+    experiment: str
+    point: str
+    repeat: int | None
+    status: str
+    reason: str
+    hosts: int
+    ranks: int
+    global_batch_size: int
+    source: str
+    quantity: str
+    part: str
+    rank: int | None
+    value: float | None
+    low: float | None = None
+    high: float | None = None
