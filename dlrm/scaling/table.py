@@ -15,7 +15,7 @@ DONE, FAILED, MISSING = "done", "failed", "missing"
 SAMPLES_PER_S = "samples_per_s"  # of all ranks
 STEP = "step_ms"  # median of the steps of a repeat; part: "", "p5", "p95"
 STAGE = "stage_ms"  # part: stage, by the names of dlrm.scaling.benchmark.stages; rank: whose; without: mean of all
-EXCHANGED = "bytes_sent"  # in a step; part: collective (all_to_all, reduce_scatter, all_reduce, ...); without rank: the mean
+EXCHANGED = "bytes_sent"  # in a step; part: collective (all_to_all, all_reduce, ...); without rank: mean of all
 MEMORY = "memory_bytes"  # at the peak; part: host, device
 LOAD = "busy_ms"  # of a step, in which the rank works and does not wait for others
 

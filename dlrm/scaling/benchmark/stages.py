@@ -7,9 +7,9 @@ begins and ends nowhere for them. It sees CUDA's kernels as well, by the operati
 that people look at, so that figures and picture agree.
 
 Terms: a *stage* is a part of a step that has a name; the forward pass of a module is one, and so is its backward pass. At
-every moment the stage is that of the innermost event that has one: a region of ours (:mod:`dlrm.scaling.benchmark.regions`),
-a region of torchrec, or a node of autograd. What has none is ``other``: Python between the parts, and waiting that nobody has named.
-So the stages of a step sum up to the step.
+every moment the stage is that of the innermost event that has one: a region of ours (:mod:`.regions`), a region of
+torchrec, or a node of autograd. What has none is ``other``: Python between the parts, and waiting that nobody has named. So
+the stages of a step sum up to the step.
 """
 
 from __future__ import annotations
