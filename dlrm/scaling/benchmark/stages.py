@@ -18,12 +18,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrm.scaling.benchmark.regions import HOOKS, INPUT_DIST, LOSS, OUTPUT_DIST, OWN, STEP
-
-DATA, COPY, LOOKUP, UPDATE = "data wait", "copy to the device", "lookup", "table update"
-ALL_REDUCE, OPTIMIZER, OTHER = "all-reduce", "optimizer", "other"
-BACKWARD = " backward"
-"""With what the name of a backward pass ends."""
+from dlrm.scaling.benchmark.regions import OWN, STEP
+from dlrm.scaling.stage_names import (
+    ALL_REDUCE,
+    BACKWARD,
+    COPY,
+    DATA,
+    HOOKS,
+    INPUT_DIST,
+    LOOKUP,
+    LOSS,
+    OPTIMIZER,
+    OTHER,
+    OUTPUT_DIST,
+    UPDATE,
+    backward_of,
+)
 
 _ENGINE = "autograd::engine::evaluate_function: "
 _GRADIENT_READY = f"{_ENGINE}torch::autograd::AccumulateGrad"  # DDP's hooks, and with them its all-reduce, run in it
@@ -174,7 +184,7 @@ class _Sweep:
             return ALL_REDUCE
         if event.name.startswith(_ENGINE):
             made_in = self._stage_of.get(event.sequence)
-            return around if made_in is None else backward_of(made_in)
+            return around if made_in is None else OTHER if made_in == _IN_BACKWARD else backward_of(made_in)
         return next((stage for start, stage in TORCHREC.items() if event.name.startswith(start)), around)
 
     def _close(self, until_us: float) -> None:
@@ -197,13 +207,6 @@ class _Sweep:
                 self._after_nodes.append(len(self._found.segments))
             self._found.segments.append(Segment(stage, self._now_us, us))
         self._now_us = us if self._now_us is None else max(us, self._now_us)
-
-
-def backward_of(stage: str) -> str:
-    """The stage in which what ``stage`` made has its backward pass."""
-    if stage in (OTHER, _IN_BACKWARD):
-        return OTHER
-    return UPDATE if stage == LOOKUP else f"{stage}{BACKWARD}"
 
 
 def merged(segments: Iterable[Segment]) -> list[Segment]:
