@@ -8,7 +8,7 @@ Suffixes: m, k, n as in the product of an (m, k) and a (k, n) matrix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from dlrm.distributed.internals import DispatchMode, FakeTensors, current_node, 
 from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
 from dlrm.models.twin import fake_batch, fake_state, twin_of
-from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, LOSS, MODEL, OTHER, backward_of, stage_of
+from dlrm.scaling.stage_names import ALL_REDUCE, BACKWARD, INPUT_DIST, LOSS, MODEL, OTHER, backward_of, stage_of
 from dlrm.scaling.work import Product
 from dlrm.schema import Schema
 
@@ -42,6 +42,16 @@ class Operation:
     stage: str
     product: Product | None
     bytes: int
+
+    @property
+    def part(self) -> str:
+        """The model's part whose forward or backward pass it belongs to."""
+        return self.stage.removesuffix(BACKWARD)
+
+    def lowered(self, dtype: torch.dtype) -> Operation:
+        """The same on tensors of ``dtype`` instead of float32."""
+        product = self.product and replace(self.product, dtype=dtype)
+        return replace(self, product=product, bytes=self.bytes * dtype.itemsize // torch.float32.itemsize)
 
 
 def operations(task: TrainTask, schema: Schema, samples: int, device: torch.device) -> list[Operation]:
