@@ -37,7 +37,7 @@ class BenchmarkConfig(Config):
     as_ranks_per_host: PositiveInt | None = None
     """Ranks on each host of that job; 8, or as_ranks if that is less, if left out."""
     as_device: str = ""
-    """What each of them has: the name of a GPU that dlrm/sharding/hardware.py lists (H100); its CPU if left out."""
+    """What each of them has: the name of a GPU that dlrm/hardware/devices.yaml lists (H100); its CPU if left out."""
     output: InputPath = ""
     """Folder for benchmark.json, breakdown.png and traces, or for prediction.json; <run.dir>/<run.name>.benchmark if left
     out. What an earlier benchmark left in it is replaced."""
