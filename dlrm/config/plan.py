@@ -27,11 +27,13 @@ class PlanConfig(Config):
     device: str = ""
     """What each rank has: the name of a GPU in the catalogue (H100); a CPU if left out. With cluster only."""
     network: str = ""
-    """What ties hosts together: an entry of the catalogue (infiniband_ndr); that of the device's usual server if left out."""
+    """What ties hosts together: a network of the catalogue (infiniband_ndr); that of the device's usual server if left
+    out."""
     machine: InputPath = ""
     """Calibration of the machine (what `calibrate` wrote), for times; the catalogue's figures of the device if left out."""
     compare: ShardingKinds | None = None
-    """Sharding types to plan for on their own, too, and compare with the plan; the common ones if left out with a cluster."""
+    """Sharding types to plan for on their own, too, and compare with the plan; with a cluster the common ones if left
+    out."""
     curve: SizesIfAny = ()
     """Numbers of devices to predict for, too, with the same samples of each (8,64,1024)."""
     usd_per_device_hour: PositiveFloat | None = None

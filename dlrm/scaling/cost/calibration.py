@@ -50,7 +50,11 @@ class Calibration:
 
     def with_entry(self, entry: Entry) -> Calibration:
         """The same with another number of ranks, or new figures of one."""
-        others = [known for known in self.entries if (known.ranks, known.ranks_per_host) != (entry.ranks, entry.ranks_per_host)]
+        others = [
+            known
+            for known in self.entries
+            if (known.ranks, known.ranks_per_host) != (entry.ranks, entry.ranks_per_host)
+        ]
         entries = sorted((*others, entry), key=lambda known: (known.ranks, known.ranks_per_host))
         return replace(self, entries=tuple(entries))
 

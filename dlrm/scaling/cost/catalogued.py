@@ -1,8 +1,8 @@
 """Rates and links of devices that are not there, from the catalogues; what no data sheet says is set here, with its reason.
 
 Peak rates are never reached. The shares that are, and what a kernel takes however little it does, are typical of kernels on
-these devices. They are guesses until measured steps correct them (:mod:`dlrm.scaling.cost.fit`), which is why predictions from
-here have a wide band.
+these devices. They are guesses until measured steps correct them (:mod:`dlrm.scaling.cost.fit`), which is why predictions
+from here have a wide band.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _OF_STREAM, _OF_ROWS = 0.85, 0.6  # of the memory's bandwidth: one after the oth
 _CACHE_TIMES = 2.0  # how many times as fast the L2 cache is, and how much of it a step's tensors find free
 _CACHE_SHARE = 0.5
 _KERNEL_S, _LAUNCH_S = 2.5e-6, 5e-6  # the shortest kernel with the gap behind it; PyTorch's host work for one
-_SORTED_BYTES, _PERMUTED_BYTES = 200, 80  # moved for an id: sorting pairs by radix before an update; permuting for the exchange
+_SORTED_BYTES, _PERMUTED_BYTES = (
+    200,
+    80,
+)  # moved for an id: sorting pairs by radix before an update; permuting for the exchange
 _COPY_SHARE = 0.8
 _STEP_S = 1e-4
 _PEER_S = {"nvlink": 2e-7, "infiniband": 1e-6, "ethernet": 1.5e-6, "efa": 2e-6}  # a send and a receive in NCCL's proxy
@@ -70,7 +73,9 @@ def _network(device: Device, asked: str, world: World) -> Network:
     if name is not None:
         return known[name]
     if world.size > world.rank_info.local_world_size:
-        raise ConfigError.at("network", f"is needed: {' '.join(device.words)} comes without one; say one of {', '.join(known)}")
+        raise ConfigError.at(
+            "network", f"is needed: {' '.join(device.words)} comes without one; say one of {', '.join(known)}"
+        )
     return known[device.link]
 
 

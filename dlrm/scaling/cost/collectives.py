@@ -20,7 +20,8 @@ def transfer_s(transfer: Transfer, links: Links, *, ranks: int, ranks_per_host: 
     Args:
         transfer: the collective.
         links: what they go over.
-        ranks: of the job; ranks_per_host: of a host.
+        ranks: of the job.
+        ranks_per_host: of a host, or of whatever reaches each other inside.
     """
     inside, between = links.inside[transfer.collective], links.between[transfer.collective]
     hosts = -(-ranks // ranks_per_host)

@@ -100,7 +100,9 @@ def _rows_s(lookup: Lookup, costs: tuple[float, float, float], rates: Rates, *, 
     working_set = max(1.0, lookup.distinct * row)
     kept = min(1.0, rates.cache_bytes / working_set)
     read = lookup.distinct + (lookup.ids - lookup.distinct) * (1 - kept)
-    seconds = lookup.bags * a_bag + lookup.ids * an_id + (read * (row + lookup.state) + written * lookup.bags * row) * a_byte
+    seconds = (
+        lookup.bags * a_bag + lookup.ids * an_id + (read * (row + lookup.state) + written * lookup.bags * row) * a_byte
+    )
     if rates.host_bytes_per_s and lookup.kernel in (_ON_HOST, _CACHING):
         missed = 1.0 if lookup.kernel == _ON_HOST else 1 - lookup.cache_share
         seconds += lookup.distinct * missed * row / rates.host_bytes_per_s

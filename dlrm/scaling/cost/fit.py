@@ -1,8 +1,8 @@
 """Correcting the model by measured steps: a factor for each of its terms.
 
-The time of a step is a sum of terms (:data:`dlrm.scaling.cost.rates.TERMS`), so the factors that fit measured steps best are a
-linear problem. Each step counts by its relative error, and each factor is drawn towards 1, so that a few steps correct what
-they tell about and leave the rest as the micro-benchmarks have it.
+The time of a step is a sum of terms (:data:`dlrm.scaling.cost.rates.TERMS`), so the factors that fit measured steps best
+are a linear problem. Each step counts by its relative error, and each factor is drawn towards 1, so that a few steps correct
+what they tell about and leave the rest as the micro-benchmarks have it.
 """
 
 from __future__ import annotations

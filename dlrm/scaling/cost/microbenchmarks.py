@@ -53,7 +53,7 @@ def _timed_s(work: Callable[[], object], repeats: int, device: torch.device) -> 
 
 
 def products(device: torch.device, dtype: torch.dtype) -> tuple[float, float, float]:
-    """Peak FLOP/s, the size at which a product has half of it, and the seconds of any product: the best fit in the logarithm."""
+    """Peak FLOP/s, the size at which a product has half of it, seconds of any product: the best fit in the logarithm."""
     shapes = [Product(m, k, n, batch, dtype=dtype) for m, k, n, batch in _PRODUCTS]
     measured_s = np.array([_product_s(shape, device) for shape in shapes])
     fixed_s = _product_s(Product(1, 1, 1, dtype=dtype), device)
@@ -130,7 +130,7 @@ def _fitted(amounts_NK: np.ndarray[Any, Any], seconds: Sequence[float]) -> tuple
     """Non-negative coefficients whose relative errors have the least sum of squares (projected coordinate descent)."""
     seconds_N = np.array(seconds)
     scaled_NK = amounts_NK / seconds_N[:, None]
-    return tuple(non_negative(scaled_NK, np.ones(len(seconds_N))))  # type: ignore[return-value]
+    return tuple(non_negative(scaled_NK, np.ones(len(seconds_N))))
 
 
 def non_negative(a_NK: np.ndarray[Any, Any], b_N: np.ndarray[Any, Any], sweeps: int = 2000) -> np.ndarray[Any, Any]:

@@ -46,7 +46,7 @@ class Rates:
         ids_s: of an id and range of rows or columns that it is sent to, outside of collectives.
         copy_bytes_per_s: from host to device; None where they are one.
         host_bytes_per_s: of rows that a device reads from its host's memory; None where they are one.
-        step_s, table_s: of a step, and more of it for each table, whatever they do; shared_step_s: more where there are others.
+        step_s, table_s: of a step, and more for each table, whatever they do; shared_step_s: more where there are other ranks.
         launch_s: of the host, for each operator that it has the device run; 0 where they are one.
     """
 

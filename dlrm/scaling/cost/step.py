@@ -1,13 +1,14 @@
 """The time of a step: what ranks compute, what they exchange, and how much of it goes on at once.
 
-On *devices of their own* (GPUs) the pipeline of torchrec overlaps as docs/performance.md tells ("The story of a step"): the
-ids of the next batch are exchanged, and copied, behind the training of this one; pooled embeddings come back while the bottom
-MLP computes, and their gradients go while its backward pass does; dense gradients are all-reduced behind what of the backward
-pass is left, and behind the table update. What is not hidden adds up.
+On *devices of their own* (GPUs) the pipeline of torchrec overlaps as docs/performance.md tells ("The story of a step"):
+the ids of the next batch are exchanged, and copied, behind the training of this one; pooled embeddings come back while the
+bottom MLP computes, and their gradients go while its backward pass does; dense gradients are all-reduced behind what of the
+backward pass is left, and behind the table update. What is not hidden adds up. A step takes no less than its host needs to
+launch the kernels.
 
-On *shared cores* (CPU, gloo) nothing is hidden, as what carries data between ranks takes the same cores. The step falls into
-phases between exchanges, in which ranks wait for each other. A phase takes as long as its slowest rank; with more ranks than
-cores, also as long as all ranks' work takes on all cores (work-conserving processor sharing).
+On *shared cores* (CPU, gloo) nothing is hidden, as what carries data between ranks takes the same cores. The step falls
+into phases between exchanges, in which ranks wait for each other. A phase takes as long as its slowest rank; with more
+ranks than cores, also as long as all ranks' work takes on all cores (work-conserving processor sharing).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dlrm.scaling.stage_names import (
 )
 
 _BOTTOM = "bottom_mlp"
+_TABLE_KERNELS = 60  # of lookups, updates, and the order of ids and embeddings, on rehearsed CUDA (docs/rehearsal.md)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class StepCost:
 
     Attributes:
         step_s: of the job.
-        stages_s: what of it is spent in each stage, on the rank that takes longest; what is hidden behind others is not in it.
+        stages_s: what of it is spent in each stage, on the rank that takes longest, and not hidden behind others.
         by_rank_s: what each rank works, without waiting for others.
         terms_s: ``step_s`` by term of the model, before their factors.
         hidden_s: by stage, what goes on behind others.
@@ -173,7 +175,9 @@ def _on_devices(
 
     hide(OUTPUT_DIST, stages.get(_BOTTOM, 0.0), exchange)
     hide(back, stages.get(_BOTTOM + BACKWARD, 0.0), exchange)
-    of_backward = sum(seconds for stage, seconds in stages.items() if stage.endswith(BACKWARD)) + stages.get(UPDATE, 0.0)
+    of_backward = sum(seconds for stage, seconds in stages.items() if stage.endswith(BACKWARD)) + stages.get(
+        UPDATE, 0.0
+    )
     hide(ALL_REDUCE, max(0.0, of_backward - hidden.get(back, 0.0)), exchange)
     if workload.prefetches_ids:
         hide(INPUT_DIST, computed, exchange)
@@ -185,5 +189,6 @@ def _on_devices(
     terms = _by_term([same, slowest])
     for transfer, seconds in transfers:
         terms[_term(transfer)] = terms.get(_term(transfer), 0.0) + seconds
-    whole.setdefault(OTHER, 0.0)
+    launched_s = (len(workload.operations) + _TABLE_KERNELS) * machine.rates.launch_s * machine.factor("operations")
+    whole[OTHER] = whole.get(OTHER, 0.0) + max(0.0, launched_s - sum(whole.values()))
     return StepCost(sum(whole.values()), whole, by_rank, terms, hidden)

@@ -5,8 +5,8 @@ Formulas, with R ranks of which a host has L, B samples of a rank, and for each 
 - *Lookups.* A rank looks up the ids of all R B samples for the shards that it holds, those of its own B for tables that
   every rank has. Of a table that is cut by rows it gets the share of the ids that fall into its range of rows.
 - *Ids.* They go to the ranks that hold the shards, once for each range of columns.
-- *Pooled embeddings.* Whole bags go back by an all-to-all: B D numbers to each other rank. Partial sums of tables that are cut
-  by rows go back by a reduce-scatter; those of tables cut over a host's ranks are summed within the host first, by a
+- *Pooled embeddings.* Whole bags go back by an all-to-all: B D numbers to each other rank. Partial sums of tables that are
+  cut by rows go back by a reduce-scatter; those of tables cut over a host's ranks are summed within the host first, by a
   reduce-scatter, and then go from host to host. Gradients take the same way back (an all-gather undoes a reduce-scatter).
 - *Gradients* of dense parameters and of tables that every rank has are all-reduced.
 
@@ -57,7 +57,7 @@ class Lookup:
     """What a rank looks up, and updates, of a shard in a step.
 
     Attributes:
-        table: its name; sharding: sharding type; kernel: compute kernel; cache_share: of its rows, under a kernel that caches.
+        table: its name; sharding: sharding type; kernel: compute kernel; cache_share: of its rows, where the kernel caches.
         rows, columns: of the shard.
         bags: pooled embeddings, or partial sums of them; ids: in them; distinct: rows that they ask for.
         state: bytes that the optimizer keeps of a row.
@@ -272,7 +272,11 @@ class Tables:
             out, group, others = self._samples * columns * (hosts - 1.0), ACROSS, hosts
         else:
             out, group, others = self._samples * columns * (self._ranks - 1.0), WORLD, self._ranks
-        of_others = self._samples * (columns.sum() - columns) if group == WORLD else np.full(self._ranks, out.sum() / self._ranks)
+        of_others = (
+            self._samples * (columns.sum() - columns)
+            if group == WORLD
+            else np.full(self._ranks, out.sum() / self._ranks)
+        )
         assert others > 1
         yield self._sent(there, ALL_TO_ALL, group, out, of_others, self._formats.forward, sharding)
         yield self._sent(back, ALL_TO_ALL, group, of_others, out, self._formats.backward, sharding)
@@ -309,4 +313,14 @@ def bytes_by_collective(workload: Workload) -> dict[str, float]:
     return found
 
 
-__all__ = ["UPDATE", "Formats", "Ids", "Lookup", "Tables", "Transfer", "Workload", "bytes_by_collective", "dense_transfer"]
+__all__ = [
+    "UPDATE",
+    "Formats",
+    "Ids",
+    "Lookup",
+    "Tables",
+    "Transfer",
+    "Workload",
+    "bytes_by_collective",
+    "dense_transfer",
+]

@@ -28,8 +28,8 @@ def cautions(found: Forecast, hardware: Hardware) -> Iterator[str]:
     mean = sum(memory) / len(memory)
     if max(memory) > _IMBALANCE * mean:
         yield (
-            f"memory is out of balance: rank {memory.index(max(memory))} takes {max(memory) / mean:.2f} times the mean; allow "
-            "more sharding.types (row_wise, table_row_wise, column_wise cut large tables)"
+            f"memory is out of balance: rank {memory.index(max(memory))} takes {max(memory) / mean:.2f} times the mean; "
+            "allow more sharding.types (row_wise, table_row_wise, column_wise cut large tables)"
         )
     if found.cost and found.workload:
         yield from _of_the_step(found)
@@ -44,18 +44,18 @@ def _of_the_step(found: Forecast) -> Iterator[str]:
     if slowest_s > _IMBALANCE * mean_s:
         heaviest = max(found.workload.lookups[cost.limiting_rank], key=lambda lookup: lookup.ids * lookup.columns)
         yield (
-            f"work is out of balance: rank {cost.limiting_rank} works {slowest_s / mean_s:.2f} times as long as the mean; most "
-            f"of what it looks up is {heaviest.table} ({heaviest.sharding}, {heaviest.ids:,.0f} rows a step)"
+            f"work is out of balance: rank {cost.limiting_rank} works {slowest_s / mean_s:.2f} times as long as the mean; "
+            f"most of what it looks up is {heaviest.table} ({heaviest.sharding}, {heaviest.ids:,.0f} rows a step)"
         )
     exchanged_s = sum(cost.stages_s.get(stage, 0.0) for stage in (OUTPUT_DIST, backward_of(OUTPUT_DIST)))
     if exchanged_s > _BOUND * step_s:
         yield (
-            f"the step is bound by the exchange of pooled embeddings: {exchanged_s / step_s:.0%} of it waits for that; try "
-            "precision.exchange, table_row_wise or sharding groups of one host, or larger batches"
+            f"the step is bound by the exchange of pooled embeddings: {exchanged_s / step_s:.0%} of it waits for that; "
+            "try precision.exchange, table_row_wise or sharding groups of one host, or larger batches"
         )
     computed_s = sum(s for stage, s in cost.stages_s.items() if stage.endswith(BACKWARD) or "mlp" in stage)
     if found.world.device.type == "cuda" and computed_s < 0.1 * step_s:
-        yield f"devices compute dense layers in {computed_s / step_s:.0%} of the step: a larger batch costs little more time"
+        yield f"dense layers are {computed_s / step_s:.0%} of the step: a larger batch costs little more time"
     yield from _hot_ranges(found)
 
 

@@ -34,7 +34,7 @@ from dlrm.sharding.hardware import hardware_of
 from dlrm.train.build import check_options
 
 FORMAT, VERSION = "dlrm-plan", 1
-_NO_SPEED = "no times: nothing is known of this machine's speed; `calibrate` measures it, and --machine FILE takes what it found"
+_NO_SPEED = "no times: nothing is known of this machine's speed; `calibrate` measures it (then --machine FILE)"
 
 
 @dataclass(frozen=True)

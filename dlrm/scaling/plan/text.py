@@ -47,7 +47,8 @@ def step_texts(found: Forecast) -> Iterator[str | Table]:
     low, high = (1e3 * bound for bound in found.band(found.step_s))
     yield (
         f"a step of {found.global_batch_size:,} samples takes {1e3 * found.step_s:.2f} ms ({low:.2f} to {high:.2f}): "
-        f"{found.samples_per_s:,.0f} samples/s on {found.world.size} rank(s), {found.samples_per_s / found.world.size:,.0f} on each"
+        f"{found.samples_per_s:,.0f} samples/s on {found.world.size} rank(s), "
+        f"{found.samples_per_s / found.world.size:,.0f} on each"
     )
     yield (
         f"rank {cost.limiting_rank} works longest ({1e3 * cost.by_rank_s[cost.limiting_rank]:.2f} ms of a step, "
