@@ -8,6 +8,7 @@ Suffixes: m, k, n as in the product of an (m, k) and a (k, n) matrix.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,12 +37,14 @@ class Operation:
     Attributes:
         stage: in which it runs, forward or backward.
         product: what it multiplies; None of all others.
-        bytes: of the tensors it reads and writes, each once; those of a product besides its operands count 0.
+        bytes: of the tensors it reads and writes, each once; 0 of a product, which tells of its own.
+        made: of them, those of tensors that it makes.
     """
 
     stage: str
     product: Product | None
     bytes: int
+    made: int = 0
 
     @property
     def part(self) -> str:
@@ -51,7 +54,8 @@ class Operation:
     def lowered(self, dtype: torch.dtype) -> Operation:
         """The same on tensors of ``dtype`` instead of float32."""
         product = self.product and replace(self.product, dtype=dtype)
-        return replace(self, product=product, bytes=self.bytes * dtype.itemsize // torch.float32.itemsize)
+        share = dtype.itemsize / torch.float32.itemsize
+        return replace(self, product=product, bytes=int(self.bytes * share), made=int(self.made * share))
 
 
 def operations(task: TrainTask, schema: Schema, samples: int, device: torch.device) -> list[Operation]:
@@ -70,10 +74,17 @@ def operations(task: TrainTask, schema: Schema, samples: int, device: torch.devi
     twin = twin_of(task, fake, device, exchanged=False).train()
     with fake, _Stages(twin) as stages:
         state, batch = fake_state(twin, device), fake_batch(schema, samples, device)
-        with _Watch(stages) as watch:
+        with _Watch(stages.now) as watch:
             loss, _ = functional_call(twin, state, (batch,))
             stages.forward_is_over()
             loss.backward()
+    return list(watch.found)
+
+
+def operations_of(work: Callable[[], object], stage: str) -> list[Operation]:
+    """Of whatever ``work`` does to fake tensors."""
+    with _Watch(lambda: stage) as watch:
+        work()
     return list(watch.found)
 
 
@@ -136,10 +147,10 @@ class _Stages:
 class _Watch(DispatchMode):
     """Notes the operators that run while it is on."""
 
-    def __init__(self, stages: _Stages) -> None:
+    def __init__(self, stage: Callable[[], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Operation] = []
-        self._stages = stages
+        self._stage = stage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and note it unless it is only another view."""
@@ -147,7 +158,7 @@ class _Watch(DispatchMode):
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         name = func._schema.name.removeprefix("aten::")
-        stage = self._stages.now()
+        stage = self._stage()
         touches = name not in _TOUCH_NOTHING and not _is_view(func, read, written)
         if touches and stage not in _OF_THE_TABLES:
             self.found.append(Operation(stage, *self._work(name, args, read, written)))
@@ -156,15 +167,17 @@ class _Watch(DispatchMode):
     @staticmethod
     def _work(
         name: str, args: Any, read: list[torch.Tensor], written: list[torch.Tensor]
-    ) -> tuple[Product | None, int]:
+    ) -> tuple[Product | None, int, int]:
+        known = {tensor.untyped_storage()._cdata for tensor in read}
+        made = sum(_bytes(tensor) for tensor in written if tensor.untyped_storage()._cdata not in known)
         if name not in _PRODUCTS:
-            return None, sum(_bytes(tensor) for tensor in (*read, *written))
+            return None, sum(_bytes(tensor) for tensor in (*read, *written)), made
         first = _PRODUCTS[name]
         left, right = args[first], args[first + 1]
         m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
         batch = left.shape[0] if left.dim() == 3 else 1
         square = m == n and left.untyped_storage()._cdata == right.untyped_storage()._cdata
-        return Product(m, k, n, batch, square, left.dtype), 0
+        return Product(m, k, n, batch, square, left.dtype), 0, made
 
 
 def _is_view(func: Any, read: list[torch.Tensor], written: list[torch.Tensor]) -> bool:

@@ -23,12 +23,14 @@ class Entry:
         ranks, ranks_per_host: of the job.
         rates: of a rank; None where ranks had to share cores, which says little about any of them.
         links: by collective, between all ranks; empty on one.
+        crowding: how many times as long they took together than their work takes on all cores.
     """
 
     ranks: int
     ranks_per_host: int
     rates: Rates | None
     links: Mapping[str, Link]
+    crowding: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,19 @@ class Calibration:
         assert rates is not None
         if rates.cores is not None and ranks_per_host * rates.threads < rates.cores:
             rates = replace(rates, threads=max(1, int(rates.cores // ranks_per_host)))
+        crowding = self._crowding(ranks_per_host)
         links = self._links(ranks) if ranks > 1 else {}
-        return Machine(rates, Links(links, links), self.factors, self.spread, f"calibrated: {self.name}")
+        return Machine(
+            replace(rates, crowding=crowding),
+            Links(links, links),
+            self.factors,
+            self.spread,
+            f"calibrated: {self.name}",
+        )
+
+    def _crowding(self, ranks_per_host: int) -> float:
+        known = [entry.crowding for entry in self.entries if entry.ranks_per_host <= ranks_per_host]
+        return known[-1] if known else 1.0
 
     def _links(self, ranks: int) -> dict[str, Link]:
         known = [entry for entry in self.entries if entry.links]
@@ -121,6 +134,6 @@ def _between(low: Link, high: Link, share: float) -> Link:
 def _entry(found: dict[str, Any]) -> Entry:
     rates = found["rates"]
     if rates is not None:
-        rates = Rates(**{**rates, "lookup_s": tuple(rates["lookup_s"]), "update_s": tuple(rates["update_s"])})
+        rates = Rates(**{name: tuple(value) if isinstance(value, list) else value for name, value in rates.items()})
     links = {name: Link(**link) for name, link in found["links"].items()}
-    return Entry(found["ranks"], found["ranks_per_host"], rates, links)
+    return Entry(found["ranks"], found["ranks_per_host"], rates, links, found["crowding"])

@@ -95,10 +95,12 @@ def _rates(device: Device, memory: float, *, tf32: bool) -> Rates:
         stream_bytes_per_s=memory * _OF_STREAM,
         cached_bytes_per_s=memory * _CACHE_TIMES,
         cache_bytes=device.l2_mb * 1e6 * _CACHE_SHARE,
+        fresh_bytes_per_s=None,
         operation_s=_KERNEL_S,
-        lookup_s=(0.0, 0.0, a_byte),
-        update_s=(0.0, _SORTED_BYTES / memory, 2 * a_byte),  # rows and their state are read and written
+        lookup_s=(0.0, 0.0, 0.0, a_byte),
+        update_s=(0.0, 0.0, _SORTED_BYTES / memory, 2 * a_byte),  # rows and their state are read and written
         ids_s=_PERMUTED_BYTES / memory,
+        cut_s=(_PERMUTED_BYTES / memory, _PERMUTED_BYTES / memory),
         copy_bytes_per_s=device.host_gb_s * 1e9 * _COPY_SHARE,
         host_bytes_per_s=device.host_gb_s * 1e9 * _OF_ROWS,
         step_s=_STEP_S,

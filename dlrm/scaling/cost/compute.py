@@ -15,6 +15,7 @@ from dlrm.scaling.stage_names import COPY, INPUT_DIST, LOOKUP, OPTIMIZER, OTHER,
 from dlrm.scaling.work import Product
 
 _FLOAT = 4
+_DATA_PARALLEL = "data_parallel"
 _ON_HOST, _CACHING = "fused_uvm", "fused_uvm_caching"
 
 
@@ -84,25 +85,27 @@ def lookups(of_rank: Iterable[Lookup], rates: Rates) -> Seconds:
     """Of a rank's tables, lookup and update."""
     found = Seconds()
     for lookup in of_rank:
-        found.add(LOOKUP, "lookup", _rows_s(lookup, rates.lookup_s, rates, written=1.0))
-        found.add(UPDATE, "update", _rows_s(lookup, rates.update_s, rates, written=1.0))
+        found.add(LOOKUP, "lookup", _rows_s(lookup, rates.lookup_s, rates))
+        if lookup.sharding == _DATA_PARALLEL:  # its gradient is summed up in full
+            found.add(UPDATE, "lookup", lookup.ids * lookup.columns * _FLOAT * rates.lookup_s[-1])
+        else:
+            found.add(UPDATE, "update", _rows_s(lookup, rates.update_s, rates))
     return found
 
 
-def _rows_s(lookup: Lookup, costs: tuple[float, float, float], rates: Rates, *, written: float) -> float:
+def _rows_s(lookup: Lookup, costs: tuple[float, float, float, float], rates: Rates) -> float:
     """Of pooled embeddings, ids, and the bytes of the rows that come from memory and not from a cache.
 
     An id that occurs again in a step finds its row in the cache if all distinct rows of the step fit there, and as often as
     the part of them that fits if they do not.
     """
-    a_bag, an_id, a_byte = costs
+    a_table, a_bag, an_id, a_byte = costs
     row = lookup.columns * _FLOAT
     working_set = max(1.0, lookup.distinct * row)
     kept = min(1.0, rates.cache_bytes / working_set)
     read = lookup.distinct + (lookup.ids - lookup.distinct) * (1 - kept)
-    seconds = (
-        lookup.bags * a_bag + lookup.ids * an_id + (read * (row + lookup.state) + written * lookup.bags * row) * a_byte
-    )
+    moved = read * (row + lookup.state) + lookup.bags * row
+    seconds = a_table + lookup.bags * a_bag + lookup.ids * an_id + moved * a_byte
     if rates.host_bytes_per_s and lookup.kernel in (_ON_HOST, _CACHING):
         missed = 1.0 if lookup.kernel == _ON_HOST else 1 - lookup.cache_share
         seconds += lookup.distinct * missed * row / rates.host_bytes_per_s
@@ -114,12 +117,21 @@ def around(workload: Workload, rates: Rates) -> Seconds:
     found = Seconds()
     if rates.copy_bytes_per_s:
         found.add(COPY, "copy", workload.batch_bytes / rates.copy_bytes_per_s)
-    found.add(INPUT_DIST, "ids", workload.batch_ids * rates.ids_s)
-    updated = workload.dense_weights * (3 + 2 * workload.dense_state) * _FLOAT
-    found.add(OPTIMIZER, "optimizer", updated / rates.stream_bytes_per_s)
-    # The gradient is zeroed and summed, goes through the all-reduce's bucket, and is applied, with its state.
-    replicated = workload.replicated_numbers * _FLOAT * 8
-    found.add(OPTIMIZER, "replicated", replicated / rates.stream_bytes_per_s)
-    shared = rates.shared_step_s if workload.ranks > 1 else 0.0
-    found.add(OTHER, "step", rates.step_s + shared + rates.table_s * workload.tables)
+    found.add(INPUT_DIST, "ids", workload.batch_ids * rates.ids_s * (workload.ranks > 1))
+    found.add(INPUT_DIST, "ids", workload.cut_bags * rates.cut_s[0] + workload.cut_ids * rates.cut_s[1])
+    for operation in workload.updates:
+        found.add(OPTIMIZER, "optimizer", operation.bytes / _stream(operation.bytes, rates))
+    found.add(OPTIMIZER, "replicated", _replicated_s(workload, rates))
+    found.add(OTHER, "step", rates.step_s)
+    found.add(OTHER, "tables", rates.table_s * workload.tables)
+    if workload.ranks > 1:
+        found.add(OTHER, "shared", rates.shared_step_s)
     return found
+
+
+def _replicated_s(workload: Workload, rates: Rates) -> float:
+    """Of tables that every rank has: a gradient of their size is made, summed up, copied to be all-reduced, and applied."""
+    gradient = workload.replicated_numbers * _FLOAT
+    touched = 4 * gradient + sum(operation.bytes for operation in workload.replicated)
+    made = gradient + sum(operation.made for operation in workload.replicated)
+    return touched / rates.stream_bytes_per_s + (made / rates.fresh_bytes_per_s if rates.fresh_bytes_per_s else 0.0)

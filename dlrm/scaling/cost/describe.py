@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,12 +12,12 @@ from dlrm.distributed.world import World
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
 from dlrm.scaling.cost.workload import Formats, Ids, Tables, Workload, dense_transfer
+from dlrm.scaling.cost.updates import dense_update, replicated_update
 from dlrm.scaling.operations import Operation, operations
 from dlrm.schema import Schema
 from dlrm.sharding.wrap import data_parallel_tables
 from dlrm.table_names import module_name
 from dlrm.train.engine import PlannedModel
-from dlrm.train.memory import dense_state
 from dlrm.train.precision import DTYPES
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -28,15 +29,9 @@ def uniform_ids(rows: int, per_sample: float) -> Ids:
     """Ids that are drawn from all rows alike: n (1 - (1 - 1/n)^m) distinct ones among m."""
     return Ids(
         per_sample,
-        lambda lookups: rows * -_expm1(lookups, rows),
+        lambda lookups: rows * -math.expm1(lookups * math.log1p(-1 / rows)) if rows > 1 else min(1.0, lookups),
         lambda ranges: _even_ranges(rows, ranges),
     )
-
-
-def _expm1(lookups: float, rows: int) -> float:
-    from math import expm1, log1p
-
-    return expm1(lookups * log1p(-1 / rows)) if rows > 1 else -float(lookups > 0)
 
 
 def _even_ranges(rows: int, ranges: int) -> list[float]:
@@ -78,9 +73,9 @@ def workload_of(
         ranks_per_host=world.rank_info.local_world_size,
         formats=formats,
     )
-    weights = sum(parameter.numel() for parameter in planned.task.parameters())
-    weights -= sum(rows * columns for rows, columns in planned.sizes.values())
-    replicated = data_parallel_tables(planned.plan)
+    weights = sum(math.prod(shape) for shape in _dense_shapes(planned))
+    names = data_parallel_tables(planned.plan)
+    replicated = [size for table, size in planned.sizes.items() if module_name(table) in names]
     per_sample = sum(of_table.per_sample for of_table in spread.values())
     bucket_bytes = (config.train.all_reduce_bucket_mib or _BUCKET_MIB) * _MIB
     return Workload(
@@ -90,16 +85,22 @@ def workload_of(
         operations=tuple(_operations(config, schema, planned, max(1, round(samples)), world)),
         lookups=tables.lookups(),
         transfers=(*tables.transfers(), *dense_transfer(weights, world.size, formats, bucket_bytes=bucket_bytes)),
-        dense_weights=weights,
-        dense_state=dense_state(config.optim.dense),
+        updates=tuple(dense_update(config.optim.dense, _dense_shapes(planned))),
+        replicated=tuple(replicated_update(planned.tables, replicated)),
+        replicated_numbers=sum(rows * columns for rows, columns in replicated),
         batch_bytes=samples * (4 * (len(schema.dense) + 2) + per_sample * schema.id_bytes),
         batch_ids=samples * per_sample,
+        cut_bags=tables.cut()[0],
+        cut_ids=tables.cut()[1],
         tables=len(planned.sizes),
         prefetches_ids=config.train.pipeline == "sparse_dist",
-        replicated_numbers=sum(
-            rows * columns for table, (rows, columns) in planned.sizes.items() if module_name(table) in replicated
-        ),
     )
+
+
+def _dense_shapes(planned: PlannedModel) -> list[torch.Size]:
+    """Of the parameters outside of tables."""
+    of_tables = {id(parameter) for parameter in planned.task.model.tables.parameters()}
+    return [parameter.shape for parameter in planned.task.parameters() if id(parameter) not in of_tables]
 
 
 def _operations(

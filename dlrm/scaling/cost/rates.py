@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 TERMS = (
     "products", "elementwise", "operations", "lookup", "update", "ids", "exchange", "all_reduce", "optimizer", "replicated",
-    "copy", "step",
+    "copy", "step", "shared", "tables", "crowding",
 )  # fmt: skip
 """What the time of a step is a sum of; a calibration has a factor for each."""
 
@@ -40,13 +40,14 @@ class Rates:
         flops_per_s: by type of the operands, at large shapes; half_size: size of m, k or n at which a product has half of
             that; product_s: of a product, however small.
         stream_bytes_per_s: of large tensors that are read and written; cached_bytes_per_s: of those of less than
-            ``cache_bytes``.
+            ``cache_bytes``; fresh_bytes_per_s: of memory that the system has to find first; None where an allocator has it.
         operation_s: of an operator, however small, with what autograd does about it.
-        lookup_s, update_s: of a pooled embedding, of an id, of a byte of the rows that are asked for.
-        ids_s: of an id and range of rows or columns that it is sent to, outside of collectives.
+        lookup_s, update_s: of a table, of a pooled embedding, of an id, of a byte of the rows that are asked for.
+        ids_s: of an id that is exchanged, outside of collectives; cut_s: of a bag and of an id that are sorted by ranges of rows.
         copy_bytes_per_s: from host to device; None where they are one.
         host_bytes_per_s: of rows that a device reads from its host's memory; None where they are one.
         step_s, table_s: of a step, and more for each table, whatever they do; shared_step_s: more where there are other ranks.
+        crowding: how many times as long ranks take that share cores and wait for each other than their work does on all cores.
         launch_s: of the host, for each operator that it has the device run; 0 where they are one.
     """
 
@@ -59,16 +60,19 @@ class Rates:
     stream_bytes_per_s: float
     cached_bytes_per_s: float
     cache_bytes: float
+    fresh_bytes_per_s: float | None
     operation_s: float
-    lookup_s: tuple[float, float, float]
-    update_s: tuple[float, float, float]
+    lookup_s: tuple[float, float, float, float]
+    update_s: tuple[float, float, float, float]
     ids_s: float
+    cut_s: tuple[float, float]
     copy_bytes_per_s: float | None
     host_bytes_per_s: float | None
     step_s: float
     table_s: float
     shared_step_s: float
     launch_s: float = 0.0
+    crowding: float = 1.0
 
 
 @dataclass(frozen=True)

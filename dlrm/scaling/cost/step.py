@@ -122,6 +122,9 @@ def _on_shared_cores(
     spent = [same.scaled(shared)]
     for phase in (LOOKUP, UPDATE):
         spent.append(_phase([_of_stage(seconds, phase) for seconds in own], machine, shared, workload.ranks_per_host))
+    crowded = Seconds()
+    crowded.add(OTHER, "crowding", (machine.rates.crowding - 1) * sum(part.total for part in spent))
+    spent.append(crowded)
     exchanged = Seconds()
     for transfer, seconds in transfers:
         exchanged.add(transfer.stage, _term(transfer), seconds)

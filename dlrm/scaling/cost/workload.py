@@ -106,11 +106,11 @@ class Workload:
         operations: of the dense part, the same on every rank.
         lookups: by rank.
         transfers: between ranks; empty on one.
-        dense_weights: number of weights outside of tables; dense_state: numbers that their optimizer keeps of each.
-        batch_bytes: of a rank's part of a batch; batch_ids: ids in it.
+        updates: operations of the optimizer of dense parameters; replicated: of that of tables that every rank has, whose
+            weights are ``replicated_numbers`` numbers.
+        batch_bytes: of a rank's part of a batch; batch_ids: ids in it; cut_bags, cut_ids: those of tables cut by rows.
         tables: their number.
         prefetches_ids: whether the ids of a batch are exchanged while the one before is trained.
-        replicated_numbers: of weights of tables that every rank has.
     """
 
     ranks: int
@@ -119,13 +119,15 @@ class Workload:
     operations: tuple[Operation, ...]
     lookups: tuple[tuple[Lookup, ...], ...]
     transfers: tuple[Transfer, ...]
-    dense_weights: int
-    dense_state: float
+    updates: tuple[Operation, ...]
+    replicated: tuple[Operation, ...]
+    replicated_numbers: int
     batch_bytes: float
     batch_ids: float
+    cut_bags: float
+    cut_ids: float
     tables: int
     prefetches_ids: bool
-    replicated_numbers: int
 
     @property
     def hosts(self) -> int:
@@ -224,6 +226,11 @@ class Tables:
         shares = [1.0] if len(firsts) == 1 else self._ids[table].range_shares(len(firsts))
         for shard in shards:
             yield shard, shares[firsts.index(shard.first_row)]
+
+    def cut(self) -> tuple[float, float]:
+        """Bags and ids of a rank's samples whose tables are cut by rows."""
+        names = [table for table, plan in self._plans.items() if plan.sharding_type in (_BY_ROWS, *_ON_A_HOST)]
+        return self._samples * len(names), self._samples * sum(self._ids[table].per_sample for table in names)
 
     def transfers(self) -> Iterator[Transfer]:
         """Of ids, pooled embeddings and their gradients, by sharding type; of gradients of replicated tables."""
