@@ -1,10 +1,11 @@
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
-from dlrm.config.data import PlantedData, RandomData
+from dlrm.config.data import PackedData, PlantedData, RandomData
 from dlrm.config.data.synthetic import ZipfIds
 from dlrm.data.build import build_dataset
 from dlrm.data.id_statistics.base import UniformIds, imbalance
@@ -14,6 +15,7 @@ from dlrm.data.id_statistics.power_law import PowerLawIds
 from dlrm.data.id_statistics.sample import BLOCK, blocks, measure, statistics_of
 from dlrm.errors import DataError
 from dlrm.schema import Schema
+from tests.unit.dataset_tools.inspect.packed_folders import write_manifest, write_part
 
 
 @pytest.mark.parametrize(
@@ -58,9 +60,25 @@ def test_bags_of_random_length_count_with_the_ids_they_have():
 
 def test_planted_data_are_measured_and_the_same_twice():
     config = PlantedData(train_samples=4000, validation_samples=10, test_samples=10, rows=(100, 200))
-    first, again = (measure(build_dataset(config).train, samples=1000) for _ in range(2))
+    train = build_dataset(config).train
+    first, again = (measure(train, samples=1000) for _ in range(2))
     assert first == again
     assert [ids.samples for ids in first] == [1000, 1000]
+
+
+def test_a_packed_data_set_is_measured_as_its_files_are_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    ids_MF = np.stack([rng.integers(0, 50, 4000), rng.zipf(1.5, 4000) % 900], axis=1)
+    for part in range(2):
+        rows = slice(2000 * part, 2000 * (part + 1))
+        write_part(tmp_path, f"day_{part}", np.zeros((2000, 1)), ids_MF[rows], np.zeros(2000))
+    write_manifest(tmp_path, (50, 900))
+    found = measure(build_dataset(PackedData(path=str(tmp_path))).train)
+    for ids, ids_M in zip(found, ids_MF.T, strict=True):
+        counts = np.bincount(ids_M)
+        assert (ids.samples, ids.lookups, ids.seen) == (4000, 4000, (counts > 0).sum())
+        assert (ids.once, ids.hot_counts[0], ids.hot_rows[0]) == ((counts == 1).sum(), counts.max(), counts.argmax())
+        assert sum(ids.hot_counts) + sum(ids.bucket_counts) == 4000
 
 
 def test_a_part_of_the_samples_tells_of_all():
