@@ -121,7 +121,8 @@ def notes(figures: Figures) -> list[str]:
         "of the ids seen. effective: equally frequent ids of the same entropy. Zipf: s in P(rank r) ~ 1/r^s.",
         f"ids: of a sample. {', '.join(map(short, _BATCHES))}: distinct ids in batches of so many samples. "
         f"{', '.join(f'{100 * fraction:g}%' for fraction in _HOT)}: share of the ids that the hottest rows of the table "
-        f"get, as far as these rows tell. {_RANKS} ranks: the largest share of a rank over the mean, under row_wise sharding.",
+        "get, as far as these rows tell. "
+        f"{_RANKS} ranks: the largest share of a rank over the mean, under row_wise sharding.",
     ]
     if any(column.unseen is not None for column in figures.sparse):
         found.append("unseen: share of validation and test rows whose category has no id of its own.")
