@@ -11,8 +11,8 @@ from dlrm.config import Config
 from dlrm.distributed.world import World
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
-from dlrm.scaling.cost.workload import Formats, Ids, Tables, Workload, dense_transfer
 from dlrm.scaling.cost.updates import dense_update, replicated_update
+from dlrm.scaling.cost.workload import Formats, Ids, Tables, Workload, dense_transfer
 from dlrm.scaling.operations import Operation, operations
 from dlrm.schema import Schema
 from dlrm.sharding.wrap import data_parallel_tables
