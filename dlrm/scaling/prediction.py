@@ -23,7 +23,7 @@ from dlrm.run.log import open_log
 from dlrm.run.secondary import secondary, write_json
 from dlrm.scaling.benchmark import result_folder
 from dlrm.sharding.hardware import hardware_of
-from dlrm.sharding.report import TablePlacement, placements
+from dlrm.sharding.report import TablePlacement
 from dlrm.train.build import check_options
 from dlrm.train.engine import plan_model
 from dlrm.train.memory import of_most, process_bytes, scored_samples
@@ -126,7 +126,7 @@ def predict(config: BenchmarkConfig, dataset: Dataset, world: World) -> Predicti
         hardware=str(hardware_of(config.sharding, world)),
         global_batch_size=config.train.global_batch_size,
         accounts=accounts,
-        plan=placements(planned.plan, planned.sizes, planned.tables, world.size),
+        plan=planned.placements,
     )
 
 
