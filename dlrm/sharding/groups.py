@@ -15,7 +15,7 @@ from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, PlanError
 
-DEVICES_WITH_COPIES = ("cuda",)  # torchrec's DMPCollection asserts one of these (or mtia)
+DEVICES_WITH_COPIES: tuple[str, ...] = ("cuda",)  # torchrec's DMPCollection asserts one of these (or mtia)
 
 
 @dataclass(frozen=True)
