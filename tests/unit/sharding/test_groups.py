@@ -9,7 +9,7 @@ from dlrm.config import load_config
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, PlanError
-from dlrm.memory import COPIES, TABLES
+from dlrm.memory import COPIES, SCORES, TABLES
 from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups, copies_lines, groups_of
 from dlrm.train.engine import find_groups, plan_model
@@ -121,7 +121,7 @@ def test_a_rank_takes_as_much_for_tables_as_in_its_group_alone_and_one_group_sav
     alone = planned("train.global_batch_size=800", *options[1:], ranks=8)
     for rank in range(16):
         found, expected = group.memory_of(rank).parts, alone.memory_of(rank // 2).parts
-        for part in expected.keys() - {COPIES}:
+        for part in expected.keys() - {COPIES, SCORES}:  # what is scored is shared out over all ranks
             assert found[part] == expected[part], part
     whole = sum(rows * 16 * 4 for rows in ROWS)
     assert sum(group.memory_of(rank).parts[TABLES].device for rank in range(16)) == 2 * whole
@@ -146,12 +146,12 @@ def test_tables_of_copies_stay_on_devices():
 
 def test_two_copies_need_twice_the_memory_of_one():
     """A rank has 0.1 GiB for tables beside the rest: one copy of 0.95 GiB fits on sixteen, and not on eight."""
-    rows = 2_000_000
+    rows = 8_000_000
     options = ["sharding.device_memory_gib=0.2", "sharding.types=row_wise", "checkpoint.enabled=false"]
     config = load_config(
         None, ["model.embedding_dim=16", "model.bottom_mlp=8,16", "optim.sparse={kind: sgd, lr: 0.1}", *options]
     )
-    schema = Schema.numbered(3, [rows] * 8)
+    schema = Schema.numbered(3, [rows] * 2)
     assert math.isclose(
         sum(p.gib_by_rank[0] for p in plan_model(config, schema, world_of(16)).placements), 0.0596, rel_tol=0.01
     )
