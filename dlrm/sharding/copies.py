@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
@@ -72,6 +73,7 @@ class CopiedTables(DMPCollection):  # type: ignore[misc]  # torchrec is untyped 
         plan: of one group, whose ranks are positions; it is not changed.
         groups: of the ranks.
         ranks_per_host: started on each host.
+        timeout: of what the ranks of a group, or peers, wait for; torch's if left out.
         given: further arguments of DMPCollection.
     """
 
@@ -83,9 +85,10 @@ class CopiedTables(DMPCollection):  # type: ignore[misc]  # torchrec is untyped 
         groups: Groups,
         *,
         ranks_per_host: int,
+        timeout: timedelta | None = None,
         **given: Any,
     ) -> None:
-        self._groups = groups
+        self._groups, self._timeout = groups, timeout
         super().__init__(
             module=module,
             device=device,
@@ -104,8 +107,9 @@ class CopiedTables(DMPCollection):  # type: ignore[misc]  # torchrec is untyped 
         """A mesh of ranks by copy and position, and this rank's group and peers; made in one order on all ranks."""
         rows = [self._groups.ranks_of(copy) for copy in range(self._groups.copies)]
         columns = [self._groups.peers_at(position) for position in range(self._groups.size)]
-        sharding = [dist.new_group(ranks) for ranks in rows][self._groups.copy_of(global_rank)]
-        peers = [dist.new_group(ranks) for ranks in columns][self._groups.position_of(global_rank)]
+        of_rows, of_columns = ([dist.new_group(ranks, self._timeout) for ranks in cut] for cut in (rows, columns))
+        sharding = of_rows[self._groups.copy_of(global_rank)]
+        peers = of_columns[self._groups.position_of(global_rank)]
         mesh = DeviceMesh.from_group(
             [peers, sharding],
             self._device.type,

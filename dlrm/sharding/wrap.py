@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ def shard_model(
     bucket_mib: int | None = None,
     accumulates: bool = False,
     groups: Groups | None = None,
+    timeout: timedelta | None = None,
 ) -> DistributedModelParallel:
     """Shard the tables by ``plan``, replicate the rest by DDP, and write the tables' initial weights.
 
@@ -47,6 +49,7 @@ def shard_model(
         bucket_mib: of gradients that are summed together, in MiB; None as torch has it.
         accumulates: whether they are summed once for several backward passes.
         groups: of ranks that share a copy of the tables; all share one if left out.
+        timeout: of what ranks of a group wait for, where there are several; torch's if left out.
     """
     wrapper = Replicas(all_reduce, bucket_mib=bucket_mib, accumulates=accumulates)
     sharders = [sharder or TableSharder()]
@@ -55,9 +58,15 @@ def shard_model(
             model, device=world.device, plan=plan, sharders=sharders, data_parallel_wrapper=wrapper
         )
     else:
-        per_host = world.rank_info.local_world_size
         sharded = CopiedTables(
-            model, world.device, plan, groups, ranks_per_host=per_host, sharders=sharders, data_parallel_wrapper=wrapper
+            model,
+            world.device,
+            plan,
+            groups,
+            ranks_per_host=world.rank_info.local_world_size,
+            timeout=timeout,
+            sharders=sharders,
+            data_parallel_wrapper=wrapper,
         )
     settle_gradient_buckets(sharded)
     for lookup in fused_lookups(sharded):

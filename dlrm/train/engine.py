@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torchrec.distributed import DistributedModelParallel
@@ -188,6 +189,7 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
         bucket_mib=config.train.all_reduce_bucket_mib,
         accumulates=config.train.accumulation_steps > 1,
         groups=planned.groups,
+        timeout=timedelta(seconds=config.distributed.timeout_s),
     )
     train_column_shards(sharded, plan=plan, optimizer=of_tables, groups=planned.groups)
     dense, replicated = split_parameters(sharded, plan)

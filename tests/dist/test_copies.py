@@ -18,6 +18,8 @@ from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.engine import build_engine
 from dlrm.train.evaluator import Evaluator
 from tests.dist import test_state
+from tests.e2e.test_bad_input import assert_one_line_and_exit_code_2
+from tests.support.command import run_command
 from tests.support.copies_on_gloo import allow_copies_on_gloo
 from tests.support.random_models import BagSource, RandomModel, assembled, train_model
 from tests.support.ranks import run_ranks
@@ -232,3 +234,8 @@ def averaged_while_applied(rank, world_size):
 def test_what_is_evaluated_is_what_would_be_saved():
     for result, again in run_ranks(averaged_while_applied, 4):
         assert result == again
+
+
+def test_on_cpu_a_line_says_that_copies_need_cuda(tmp_path):
+    outcomes = run_command(["train", "data.train_samples=100", "sharding.group_size=1", f"run.dir={tmp_path}"], 2)
+    assert_one_line_and_exit_code_2(outcomes, "sharding.group_size", "CUDA only, and the device is cpu; leave it out")
