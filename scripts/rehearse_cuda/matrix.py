@@ -128,6 +128,8 @@ def _with_copies() -> Iterator[Case]:
         pairs = offered([(kind, kernel) for kind, kernel in _OF_COPIES], optimizer)
         words = (*_small_words("table_wise", optimizer), *as_options(pairs), *SELDOM, *_COPIES)
         yield Case(f"copies, 4 ranks, {optimizer}", Asked(words, 4, warmup=WARMUP), held=frozenset(pairs))
+    words = ("train", *CONFIGS["mlperf_dlrm_dcnv2"], *QUIET, *UNSAVED, *ENOUGH, "--sharding.group_size=8")
+    yield Case("copies, mlperf_dlrm_dcnv2, rank 9 of 16", Asked(words, solo=Solo(9, 16, 8), warmup=WARMUP))
     apart = ("--sharding.sync_steps=5", "--sharding.inter_host_sync=true")
     words = ("train", *SMALL, *QUIET, *_COPIES, *apart, "--checkpoint.every_steps", "12", "--run.name", "saved")
     then = (*words, "--train.max_steps", "48", "--resume", "auto")
