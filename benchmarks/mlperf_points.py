@@ -29,8 +29,9 @@ from dlrm.scaling.cost.describe import workload_of
 from dlrm.scaling.cost.fit import refit
 from dlrm.scaling.cost.rates import Machine
 from dlrm.scaling.cost.step import step_cost
-from dlrm.scaling.cost.workload import Formats, Lookup, Transfer, Workload, dense_transfer
+from dlrm.scaling.cost.workload import Lookup, Transfer, Workload, all_reduced
 from dlrm.scaling.plan.job import described_world
+from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, backward_of
 from dlrm.train.engine import plan_model
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -111,7 +112,6 @@ def workload(point: ReferencePoint) -> tuple[Workload, Machine]:
         for name, parameter in planned.task.named_parameters()
         if ".embedding_bags." not in name
     )
-    formats = Formats(all_reduce=_HALF)
     own = tuple(
         Lookup(f"cat_{i}", "data_parallel", "dense", 0.0, features[i].rows, _DIM, ours.samples,
                ours.samples * features[i].hotness, min(features[i].rows, ours.samples * features[i].hotness), 0.0)
@@ -120,7 +120,7 @@ def workload(point: ReferencePoint) -> tuple[Workload, Machine]:
     whole = replace(
         ours,
         lookups=tuple((*of_rank, *own) for of_rank in lookups),
-        transfers=(*transfers, *dense_transfer(dense + numbers, point.gpus, formats, bucket_bytes=1 << 30)),
+        transfers=(*transfers, *all_reduced(ALL_REDUCE, (dense + numbers) * _HALF, point.gpus, point.gpus_per_host)),
         replicated_numbers=0,
         replicated=(),
         cut_bags=0.0,
@@ -146,29 +146,31 @@ def _of_tables(
         among = per_host if hier else 1
         lookups.append(tuple(_lookup(part, samples, among) for part in mine))
         counts[rank] = sum(min(1.0, part.ids) for part in mine)
+
+    def transfer(
+        stage: str, collective: str, group: str, sent: np.ndarray, taken: np.ndarray, calls: int = 1
+    ) -> Transfer:
+        return Transfer(stage, collective, group, sent, taken, ranks, per_host, calls)
+
     ids = np.array([sum(lookup.ids for lookup in of_rank) for of_rank in lookups]) * 4 * (ranks - 1) / ranks
-    found = [Transfer("input distribution", "all_to_all", "world", ids, ids, 2)]
-    there, back = "output distribution", "output distribution backward"
+    found = [transfer(INPUT_DIST, "all_to_all", "world", ids, ids, 2)]
+    there, back = OUTPUT_DIST, backward_of(OUTPUT_DIST)
     row = _DIM * _HALF
     if not hier:
         sent = counts * samples * row * (ranks - 1) / ranks
         taken = np.full(ranks, counts.sum() * samples / ranks * row * (ranks - 1) / ranks)
         found += [
-            Transfer(there, "all_to_all", "world", sent, taken),
-            Transfer(back, "all_to_all", "world", taken, sent),
+            transfer(there, "all_to_all", "world", sent, taken),
+            transfer(back, "all_to_all", "world", taken, sent),
         ]
         return lookups, found
     inside = counts * samples * row * (per_host - 1) / per_host
     across = counts * samples / per_host * row * (point.hosts - 1) / point.hosts
     mean = np.full(ranks, across.mean())
-    found += [
-        Transfer(there, "reduce_scatter", "host", inside, inside),
-        Transfer(back, "all_gather", "host", inside, inside),
-    ]
-    found += [
-        Transfer(there, "all_to_all", "across", across, mean),
-        Transfer(back, "all_to_all", "across", mean, across),
-    ]
+    found += [transfer(there, "reduce_scatter", "host", inside, inside)]
+    found += [transfer(there, "all_to_all", "across", across, mean)]
+    found += [transfer(back, "all_to_all", "across", mean, across)]
+    found += [transfer(back, "all_gather", "host", inside, inside)]
     return lookups, found
 
 

@@ -54,7 +54,7 @@ def step_cost(workload: Workload, machine: Machine) -> StepCost:
     own = [seconds.times(machine.factor) for seconds in _lookups(workload, machine)]
     exchanged = Seconds()
     for transfer in workload.transfers:
-        exchanged.add(transfer.stage, _term(transfer), _transfer_s(transfer, workload, machine))
+        exchanged.add(transfer.stage, _term(transfer), transfer_s(transfer, machine.links, machine.domain))
     exchanged = exchanged.times(machine.factor)
     if machine.rates.cores is None:
         spent, hidden = on_devices(workload, machine, same, own, exchanged)
@@ -78,11 +78,6 @@ def _lookups(workload: Workload, machine: Machine) -> list[Seconds]:
             known[of_rank] = compute.lookups(of_rank, machine.rates)
         found.append(known[of_rank])
     return found
-
-
-def _transfer_s(transfer: Transfer, workload: Workload, machine: Machine) -> float:
-    inside = max(workload.ranks_per_host, min(machine.domain, workload.ranks))
-    return transfer_s(transfer, machine.links, ranks=workload.ranks, ranks_per_host=inside)
 
 
 def _term(transfer: Transfer) -> str:
