@@ -12,6 +12,9 @@ class CalibrateConfig(Section):
 
     output: InputPath = "calibration.json"
     """File that gets what was found. What other numbers of ranks have found is kept there."""
+    steps: InputPath = ""
+    """Folder with results of benchmarks (of `scale`, say): correct what the file says by their step times, and measure
+    nothing else."""
     rows: PositiveInt = 20_000
     """Rows of the tables that are looked up; as many as tables of the models to predict have, up to millions."""
     bags: PositiveInt = 512

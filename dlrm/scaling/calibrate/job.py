@@ -22,6 +22,7 @@ from dlrm.distributed.world import World, joined_world
 from dlrm.errors import ConfigError
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
+from dlrm.scaling.calibrate.steps import corrected, steps_in, told
 from dlrm.scaling.cost import microbenchmarks
 from dlrm.scaling.cost.calibration import Calibration, Entry
 from dlrm.scaling.cost.rates import Rates
@@ -40,6 +41,8 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
         DlrmError: what the user can mend.
     """
     path = Path(config.output)
+    if config.steps:
+        return _corrected(config, path)
     with joined_world(config.distributed) as world:
         display: Display = Console(progress=False) if world.is_leader else Silent()
         known = from_rank_0(world.collectives, lambda: _known(path, world))
@@ -50,6 +53,18 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
             _write(found, path)
             numbers = ", ".join(str(one.ranks) for one in found.entries)
             display.say(f"{path} has calibrations of {numbers} rank(s); use it as --machine {path}")
+    return found
+
+
+def _corrected(config: CalibrateConfig, path: Path) -> Calibration:
+    """The same file, corrected by measured steps."""
+    steps = steps_in(Path(config.steps))
+    found = corrected(Calibration.read(path), steps)
+    display = Console(progress=False)
+    factors = ", ".join(f"{term} {factor:.2f}" for term, factor in found.factors.items())
+    display.say(f"{path}: {told(found, steps)}")
+    display.say(f"factors: {factors}")
+    _write(found, path)
     return found
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from dlrm.config import Config
+from dlrm.data.id_statistics.base import IdStatistics
+from dlrm.data.id_statistics.sample import statistics_of
 from dlrm.distributed.world import World
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
 from dlrm.scaling.cost.updates import dense_update, replicated_update
-from dlrm.scaling.cost.workload import Formats, Ids, Tables, Transfer, Workload, all_reduced
+from dlrm.scaling.cost.workload import Formats, Tables, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation, operations
 from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING
 from dlrm.schema import Schema
@@ -27,23 +29,8 @@ _FLOAT, _MIB = 4, 1 << 20
 _BUCKET_MIB = 25  # torch.nn.parallel.DistributedDataParallel's bucket_cap_mb
 
 
-def uniform_ids(rows: int, per_sample: float) -> Ids:
-    """Ids that are drawn from all rows alike: n (1 - (1 - 1/n)^m) distinct ones among m."""
-    return Ids(
-        per_sample,
-        lambda lookups: rows * -math.expm1(lookups * math.log1p(-1 / rows)) if rows > 1 else min(1.0, lookups),
-        lambda ranges: _even_ranges(rows, ranges),
-    )
-
-
-def _even_ranges(rows: int, ranges: int) -> list[float]:
-    """The shares of ranges of ceil(rows / ranges) rows."""
-    size = -(-rows // ranges)
-    return [max(0, min(size, rows - size * first)) / rows for first in range(ranges)]
-
-
 def workload_of(
-    config: Config, schema: Schema, planned: PlannedModel, world: World, ids: Mapping[str, Ids] | None = None
+    config: Config, schema: Schema, planned: PlannedModel, world: World, ids: Mapping[str, IdStatistics] | None = None
 ) -> Workload:
     """What the ranks do in a step of training, or of one micro-batch of it.
 
@@ -52,14 +39,11 @@ def workload_of(
         schema: of the data.
         planned: the model with its plan.
         world: the ranks, which need not be there.
-        ids: how ids are spread, by table; uniform over as many as the schema says for those left out.
+        ids: how ids are spread, by table; uniform over as many as the schema says if left out.
     """
     samples = config.train.micro_batch_size / world.size
     groups, per_host = planned.groups, world.rank_info.local_world_size
-    spread = {
-        feature.name: (ids or {}).get(feature.name) or uniform_ids(feature.rows, float(feature.hotness))
-        for feature in schema.sparse
-    }
+    spread = ids or statistics_of(schema)
     formats = Formats(
         ids=schema.id_bytes,
         forward=_BYTES[config.precision.exchange.forward],
@@ -80,7 +64,7 @@ def workload_of(
     weights = sum(math.prod(shape) for shape in _dense_shapes(planned))
     names = data_parallel_tables(planned.plan)
     replicated = [size for table, size in planned.sizes.items() if module_name(table) in names]
-    per_sample = sum(of_table.per_sample for of_table in spread.values())
+    per_sample = sum(of_table.ids_per_sample for of_table in spread.values())
     bucket_bytes = (config.train.all_reduce_bucket_mib or _BUCKET_MIB) * _MIB
     return Workload(
         ranks=world.size,

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
 
+from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.scaling.operations import Operation
 from dlrm.scaling.stage_names import INPUT_DIST, OUTPUT_DIST, backward_of
 from dlrm.table_names import module_name
@@ -35,21 +36,6 @@ _BY_ROWS = ShardingType.ROW_WISE.value
 _ON_A_HOST = (ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
 _FLOAT, _LENGTH = 4, 4
 Bytes = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Ids:
-    """How a table's ids are spread, as far as a step's cost depends on it.
-
-    Attributes:
-        per_sample: ids of a sample in the mean.
-        distinct: number of distinct ones among so many ids.
-        range_shares: of the ids, by range of rows, if the table is cut into so many ranges.
-    """
-
-    per_sample: float
-    distinct: Callable[[float], float]
-    range_shares: Callable[[int], list[float]]
 
 
 @dataclass(frozen=True)
@@ -178,7 +164,7 @@ class Tables:
         self,
         plan: ShardingPlan,
         sizes: Mapping[str, tuple[int, int]],
-        ids: Mapping[str, Ids],
+        ids: Mapping[str, IdStatistics],
         *,
         state_bytes: Callable[[int], float],
         samples: float,
@@ -203,7 +189,7 @@ class Tables:
     def _lookup(self, table: str, parameter: ParameterSharding, shard: _Shard, share: float) -> Lookup:
         everywhere = parameter.sharding_type == _DATA_PARALLEL
         bags = self._samples * (1 if everywhere else self._ranks)
-        asked = bags * self._ids[table].per_sample
+        asked = bags * self._ids[table].ids_per_sample
         return Lookup(
             table=table,
             sharding=parameter.sharding_type,
@@ -226,14 +212,14 @@ class Tables:
             return
         shards = list(_shards(parameter))
         firsts = sorted({shard.first_row for shard in shards})
-        shares = [1.0] if len(firsts) == 1 else self._ids[table].range_shares(len(firsts))
+        shares = [1.0] if len(firsts) == 1 else self._ids[table].row_range_shares(rows, len(firsts))
         for shard in shards:
             yield shard, shares[firsts.index(shard.first_row)]
 
     def cut(self) -> tuple[float, float]:
         """Bags and ids of a rank's samples whose tables are cut by rows."""
         names = [table for table, plan in self._plans.items() if plan.sharding_type in (_BY_ROWS, *_ON_A_HOST)]
-        return self._samples * len(names), self._samples * sum(self._ids[table].per_sample for table in names)
+        return self._samples * len(names), self._samples * sum(self._ids[table].ids_per_sample for table in names)
 
     def transfers(self) -> Iterator[Transfer]:
         """Of ids, pooled embeddings and their gradients, by sharding type; of gradients of replicated tables."""
@@ -254,7 +240,7 @@ class Tables:
         to_rank = np.zeros(self._ranks)  # bytes that a rank is sent by each of the others
         for table, parameter in tables.items():
             for shard, share in self._shards_with_shares(table, parameter):
-                ids = self._samples * self._ids[table].per_sample * share * self._formats.ids
+                ids = self._samples * self._ids[table].ids_per_sample * share * self._formats.ids
                 to_rank[shard.rank] += ids + self._samples * _LENGTH
         sent = to_rank.sum() - to_rank
         return self._transfer(INPUT_DIST, ALL_TO_ALL, WORLD, sent, to_rank * (self._ranks - 1), sharding, calls=2)

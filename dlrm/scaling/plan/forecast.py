@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlrm.config import Config
+from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
 from dlrm.memory import PROCESS, Bytes, MemoryAccount
 from dlrm.scaling.cost.describe import workload_of
 from dlrm.scaling.cost.rates import Machine
 from dlrm.scaling.cost.step import StepCost, step_cost
-from dlrm.scaling.cost.workload import Ids, Workload, bytes_by_collective
+from dlrm.scaling.cost.workload import Workload, bytes_by_collective
 from dlrm.sharding.hardware import hardware_of
 from dlrm.sharding.report import TablePlacement
 from dlrm.train.engine import plan_model
@@ -100,7 +101,11 @@ class Forecast:
 
 
 def forecast(
-    config: Config, dataset: Dataset, world: World, machine: Machine | None, ids: Mapping[str, Ids] | None = None
+    config: Config,
+    dataset: Dataset,
+    world: World,
+    machine: Machine | None,
+    ids: Mapping[str, IdStatistics] | None = None,
 ) -> Forecast:
     """Plan as training does, and say what it takes; the same on every rank.
 

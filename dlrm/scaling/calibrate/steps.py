@@ -1,0 +1,120 @@
+"""Correcting a calibration by steps that benchmarks measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dlrm.config import Config, load_options
+from dlrm.config.benchmark import BenchmarkConfig
+from dlrm.data.build import build_dataset
+from dlrm.data.id_statistics.sample import measure, statistics_of
+from dlrm.data.source import Dataset
+from dlrm.distributed.collectives import OneProcess
+from dlrm.distributed.world import RankInfo, World
+from dlrm.errors import ConfigError
+from dlrm.scaling.benchmark import result
+from dlrm.scaling.cost.calibration import Calibration
+from dlrm.scaling.cost.describe import workload_of
+from dlrm.scaling.cost.fit import median_error, refit, spread_of
+from dlrm.scaling.cost.step import StepCost, step_cost
+from dlrm.scaling.cost.workload import Workload
+from dlrm.train.engine import plan_model
+
+_SAMPLES = 1 << 14
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """A step that was measured.
+
+    Attributes:
+        name: of the measurement; workload: what its ranks did; step_s: how long it took, in the median.
+    """
+
+    name: str
+    workload: Workload
+    step_s: float
+
+
+def described(config: Config, dataset: Dataset, ranks: int, ranks_per_host: int, device_name: str = "") -> Workload:
+    """The work of a training step on so many ranks, none of which is started.
+
+    Args:
+        config: of the training.
+        dataset: its samples, of which some are looked at to see how ids are spread.
+        ranks: of the job.
+        ranks_per_host: of each host.
+        device_name: of the GPU of each; "" for CPUs.
+    """
+    device = torch.device("cuda", 0) if device_name else torch.device("cpu")
+    rank_info = RankInfo(0, ranks, 0, ranks_per_host)
+    world = World(rank_info, device, "none", OneProcess(), described=True, device_name=device_name)
+    ids = statistics_of(dataset.schema, measure(dataset.train, _SAMPLES))
+    return workload_of(config, dataset.schema, plan_model(config, dataset.schema, world), world, ids)
+
+
+def steps_in(folder: Path) -> list[MeasuredStep]:
+    """Of all benchmarks under a folder, that of an experiment, say; of repeats of one the median.
+
+    Raises:
+        ConfigError: there are none, or some cannot be read.
+    """
+    found: dict[str, list[float]] = {}
+    places: dict[str, tuple[BenchmarkConfig, int, int, str]] = {}
+    for path in sorted(folder.rglob("benchmark.json")):
+        try:
+            told = json.loads(path.read_text())
+            if told["format"] != result.FORMAT or told["without"]:
+                continue
+            config = load_options(BenchmarkConfig, str(path.with_name("benchmark.yaml")), [])
+            environment = told["environment"]
+            per_host = int(told.get("ranks_per_host") or told["ranks"])
+            device = str(environment.get("device_name") or "") if told["device"] == "cuda" else ""
+            step_s = told["step"]["median_ms"] / 1e3
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"is no result of a benchmark ({type(error).__name__}: {error})"
+            raise ConfigError.at("steps", message, str(path)) from None
+        same = config.model_copy(update={"output": "", "run": config.run.model_copy(update={"dir": "", "name": ""})})
+        name = f"{told['ranks']} rank(s): {same.model_dump_json()}"
+        found.setdefault(name, []).append(step_s)
+        places[name] = (config, told["ranks"], per_host, device)
+    if not found:
+        raise ConfigError.at("steps", f"{folder} holds no results of benchmarks")
+    return [
+        MeasuredStep(
+            name, described(config, build_dataset(config.data), ranks, per_host, device), float(np.median(times))
+        )
+        for (name, times), (config, ranks, per_host, device) in zip(found.items(), places.values(), strict=True)
+    ]
+
+
+def costs(calibration: Calibration, steps: Sequence[MeasuredStep], factors: Mapping[str, float]) -> list[StepCost]:
+    """What the model says of each step, with these factors."""
+    return [
+        step_cost(
+            step.workload,
+            replace(calibration.machine(step.workload.ranks, step.workload.ranks_per_host), factors=factors),
+        )
+        for step in steps
+    ]
+
+
+def corrected(calibration: Calibration, steps: Sequence[MeasuredStep]) -> Calibration:
+    """The calibration with the factors that fit these steps best, and the spread that they leave."""
+    measured_s = [step.step_s for step in steps]
+    factors = refit(lambda factors: [cost.terms_s for cost in costs(calibration, steps, factors)], measured_s, rounds=5)
+    predicted_s = [cost.step_s for cost in costs(calibration, steps, factors)]
+    return replace(calibration, factors=factors, spread=spread_of(predicted_s, measured_s))
+
+
+def told(calibration: Calibration, steps: Sequence[MeasuredStep]) -> str:
+    """How far the model is off, in a line."""
+    predicted_s = [cost.step_s for cost in costs(calibration, steps, calibration.factors)]
+    error = median_error(predicted_s, [step.step_s for step in steps])
+    return f"corrected by {len(steps)} measured steps, of which it is {error:.1%} off in the median"
