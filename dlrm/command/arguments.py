@@ -24,6 +24,7 @@ from dlrm.config.describe import help_text, options
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.status import StatusConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
@@ -57,6 +58,7 @@ COMMANDS = {
     "plan": Command(
         "plan a configuration for a cluster that need not be there: tables, memory, time, cost", PlanConfig
     ),
+    "report": Command("show an experiment's table as a page", ReportConfig, ("results",), from_file=False),
     "status": Command(
         "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
     ),

@@ -15,6 +15,10 @@ from torch.autograd.profiler import record_function
 from dlrm.layers.pooling import PooledColumns
 from dlrm.models.base import TABLES, Model
 from dlrm.models.task import TrainTask
+from dlrm.scaling.stage_names import HOOKS as HOOKS
+from dlrm.scaling.stage_names import INPUT_DIST as INPUT_DIST
+from dlrm.scaling.stage_names import LOSS as LOSS
+from dlrm.scaling.stage_names import OUTPUT_DIST as OUTPUT_DIST
 from dlrm.train.engine import Engine
 from dlrm.train.hooks import Hook
 from dlrm.train.schedule import Position
@@ -24,10 +28,8 @@ OWN = "dlrm: "
 """With which the names of our regions begin; the rest is the stage."""
 STEP = f"{OWN}step"
 """A region without length at the end of each step."""
-INPUT_DIST, OUTPUT_DIST = "input distribution", "output distribution"
 MODEL = "model"
 """What a model computes outside of its children."""
-LOSS, HOOKS = "loss", "hooks"
 
 
 @contextmanager
