@@ -119,12 +119,8 @@ def _draw(
     rows = sum(max(1, len(of(point))) for point in points)
     legend_rows = -(-len(parts) // (2 if narrow else 4))
     picture, axes = looks.figure(width_in, 0.9 + 0.19 * rows + 0.12 * len(points) + 0.2 * legend_rows)
-    for place, point in enumerate(points):
-        both = len(of(point)) > 1
-        for source, own in of(point).items():
-            height = _BAR if both else 2 * _BAR
-            centre = place + (0 if not both else -_BAR / 2 if source == MEASURED else _BAR / 2)
-            _bar(axes, centre, height, [(style[part], own.get(part, 0.0) / size) for part in parts], source)
+    for source in (MEASURED, PREDICTED):
+        _bars(axes, points, of, [(part, *style[part]) for part in parts], source, size)
     names_axis(axes, [point.name for point in points], narrow=narrow)
     axes.set_xlim(0, most / size * 1.02)
     axes.set_xlabel(f"{unit} of a step" if unit == "ms" else f"{unit} that a rank sends in a step")
@@ -134,14 +130,32 @@ def _draw(
     return picture
 
 
-def _bar(axes: Any, centre: float, height: float, parts: Sequence[tuple[tuple[str, str], float]], source: str) -> None:
-    left = 0.0
-    for (colour, hatch), length in parts:
-        if length > 0:
-            alpha = 1.0 if source == MEASURED else 0.55
-            looks_of = {"color": colour, "alpha": alpha, "hatch": hatch, "edgecolor": looks.PAPER, "linewidth": 0.4}
-            axes.barh(centre, length, height, left, **looks_of)
-            left += length
+def _bars(
+    axes: Any, points: Sequence[Point], of: _Parts, parts: Sequence[tuple[str, str, str]], source: str, size: float
+) -> None:
+    """The bars of a source, a part of all points at a time: beside those of the other source, where there are some."""
+    centres: list[float] = []
+    heights: list[float] = []
+    found: list[Mapping[str, float]] = []
+    for place, point in enumerate(points):
+        if source in of(point):
+            both = len(of(point)) > 1
+            centres.append(place + (0 if not both else -_BAR / 2 if source == MEASURED else _BAR / 2))
+            heights.append(_BAR if both else 2 * _BAR)
+            found.append(of(point)[source])
+    lefts = [0.0] * len(found)
+    for part, colour, hatch in parts:
+        lengths = [own.get(part, 0.0) / size for own in found]
+        there = [number for number, length in enumerate(lengths) if length > 0]
+        axes.barh(
+            *([values[number] for number in there] for values in (centres, lengths, heights, lefts)),
+            color=colour,
+            alpha=1.0 if source == MEASURED else 0.55,
+            hatch=hatch,
+            edgecolor=looks.PAPER,
+            linewidth=0.4,
+        )
+        lefts = [left + max(0.0, length) for left, length in zip(lefts, lengths, strict=True)]
 
 
 def _patch(colour: str, hatch: str, called: str) -> Patch:
