@@ -146,7 +146,7 @@ def _draw_line(axes: Any, line: Line) -> None:
         axes.errorbar(*_sides(measured), yerr=bars, marker=line.marker, capsize=3, **looks_of)
     elif measured:
         axes.plot(*_sides(measured), "-", marker=".", **looks_of)
-    if line.told:
+    if line.told and (measured or predicted):
         marker = line.marker if measured else ""
         axes.plot([], [], "-", marker=marker, color=line.colour, label=looks.label(line.level.name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ _LONGEST = 60
 MOST_LINES = 12
 MOST_POINTS = 40
 _LINEAR_UNTIL, _LINEAR_RANKS_UNTIL = 20.0, 6.0  # where an axis spans more, it is logarithmic
+
+# matplotlib writes places with six decimals of a point, of which nobody sees more than two.
+_COORDINATES = re.compile(r' (?:d|x|y)="[^"]*"')
+_TOO_FINE = re.compile(r"(\.\d\d)\d+")
 
 _LOOKS = {
     "text.parse_math": False,  # a dollar in somebody's name begins no formula
@@ -110,7 +115,7 @@ def _svg(picture: Figure) -> bytes:
     file = io.StringIO()
     picture.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
-    text = text[text.index("<svg") :]
+    text = _COORDINATES.sub(lambda found: _TOO_FINE.sub(r"\1", found[0]), text[text.index("<svg") :])
     for number, colour in enumerate(_DARK):
         text = text.replace(colour, f"var(--c{number})")
     light = "".join(f"--c{number}:{colour};" for number, colour in enumerate(_DARK))

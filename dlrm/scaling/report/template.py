@@ -29,18 +29,19 @@ figure img { display: block; width: 100%; height: auto; }
 .none { background: var(--card); border-left: 3px solid var(--line); padding: .5rem .9rem; color: var(--muted); }
 .scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: .6rem; }
 .scroll table { margin: 0; width: 100%; font-size: .84rem; }
-.scroll th, .scroll td { padding: .38rem .5rem; white-space: nowrap; vertical-align: top; }
+.scroll th, .scroll td { padding: .38rem .55rem; white-space: nowrap; vertical-align: top; }
 .scroll thead th { position: sticky; top: 0; background: var(--card); z-index: 1; vertical-align: bottom;
   box-shadow: inset 0 -1px var(--line); }
 .scroll tbody tr:last-child { border-bottom: 0; }
 .scroll tbody th { font-weight: 600; }
-.scroll .name { white-space: normal; min-width: 7.5rem; overflow-wrap: anywhere; }
-.scroll .why { white-space: normal; min-width: 6.5rem; max-width: 16rem; overflow-wrap: anywhere; }
+.scroll .name { white-space: normal; min-width: 8.6rem; overflow-wrap: anywhere; }
+.scroll .why { white-space: normal; min-width: 5rem; max-width: 16rem; overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .scroll small { color: var(--muted); display: block; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-th button::after { content: " \\2195"; color: var(--muted); font-weight: 400; }
+th button { text-decoration: underline dotted var(--muted); text-underline-offset: .25em; }
+th button:hover { color: var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent); }
 th[aria-sort=descending] button::after { content: " \\2193"; color: var(--accent); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .9rem; margin: .6rem 0; }
