@@ -12,6 +12,7 @@ from typing import Any
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
 from dlrm.config.benchmark import BenchmarkConfig
+from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import (
     DiffConfig,
     ExportConfig,
@@ -57,6 +58,9 @@ COMMANDS = {
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "plan": Command(
         "plan a configuration for a cluster that need not be there: tables, memory, time, cost", PlanConfig
+    ),
+    "calibrate": Command(
+        "measure what this machine can do, for the times that plan says", CalibrateConfig, ("output",)
     ),
     "report": Command("show an experiment's table as a page", ReportConfig, ("results",), from_file=False),
     "status": Command(

@@ -8,6 +8,7 @@ from functools import partial
 from dlrm.config import Config
 from dlrm.config.base import Section
 from dlrm.config.benchmark import BenchmarkConfig
+from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
@@ -47,6 +48,13 @@ def run(config: Section) -> None:
             from dlrm.scaling.benchmark.job import run_benchmark
 
             work = partial(run_benchmark, config)
+        case CalibrateConfig():
+            from dlrm.distributed.versions import check_versions
+
+            check_versions()
+            from dlrm.scaling.calibrate.job import run_calibration
+
+            work = partial(run_calibration, config)
         case PlanConfig():  # and this
             from dlrm.distributed.versions import check_versions
             from dlrm.run.log import capture_logs

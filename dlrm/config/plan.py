@@ -7,8 +7,10 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, model_validator
 
+from dlrm.config.base import PositiveFloat, SizesIfAny
 from dlrm.config.data.paths import InputPath
 from dlrm.config.root import Config
+from dlrm.config.sharding import ShardingKinds
 
 
 def _is_cluster(value: str) -> str:
@@ -24,6 +26,18 @@ class PlanConfig(Config):
     """Hosts x devices of each, 16x8; the ranks that run this if left out."""
     device: str = ""
     """What each rank has: the name of a GPU in the catalogue (H100); a CPU if left out. With cluster only."""
+    network: str = ""
+    """What ties hosts together: a network of the catalogue (infiniband_ndr); that of the device's usual server if left
+    out."""
+    machine: InputPath = ""
+    """Calibration of the machine (what `calibrate` wrote), for times; the catalogue's figures of the device if left out."""
+    compare: ShardingKinds | None = None
+    """Sharding types to plan for on their own, too, and compare with the plan; with a cluster the common ones if left
+    out."""
+    curve: SizesIfAny = ()
+    """Numbers of devices to predict for, too, with the same samples of each (8,64,1024)."""
+    usd_per_device_hour: PositiveFloat | None = None
+    """Price; the catalogue's list price if left out."""
     output: InputPath = ""
     """Folder for plan.json; <run.dir>/<run.name>.plan if left out. What an earlier plan left in it is replaced."""
 

@@ -128,6 +128,8 @@ class InspectConfig(Section):
     """Read everything: check every checksum, every id, every label and dense value."""
     pictures: InputPath = ""
     """Folder for the pictures; <path>/inspect if left out, and none are drawn where that cannot be written."""
+    id_statistics: str = ""
+    """File (JSON) to write how ids are spread over their tables to: distinct ids of batches, hot rows; none if left out."""
     sample_rows: Advanced[PositiveInt] = 1_000_000
     """Rows of each part that figures without a record in dataset.json are taken from, spread evenly."""
 

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
+from torch._C import _current_autograd_node as current_node
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensors
+from torch.autograd import _get_sequence_nr as next_sequence_number  # type: ignore[attr-defined]
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
@@ -34,9 +36,11 @@ __all__ = [
     "all_lookups",
     "apply_optimizer_in_backward",
     "caches_rows",
+    "current_node",  # of autograd, whose backward pass runs
     "fused_lookups",
     "kernels_of",
     "kernels_of_optimizer",
+    "next_sequence_number",  # which the next node of autograd has on this thread
     "replace_lookups",
     "set_trained_steps",
     "tree_leaves",  # the tensors in whatever holds some

@@ -7,23 +7,18 @@ takes, and one that is added later counts as well. What a kernel takes and gives
 
 from __future__ import annotations
 
-import copy
 import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
 from torch.func import functional_call
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from dlrm.distributed.internals import DispatchMode, FakeTensors, tree_leaves
 from dlrm.format import escaped, first_line
 from dlrm.models.task import TrainTask
+from dlrm.models.twin import FakeBatch, fake_batch, fake_state, twin_of
 from dlrm.schema import Schema
-from dlrm.table_names import table_name
 
 LARGE = 32 << 20
 """Bytes from which on glibc maps memory for a tensor alone and gives it back with it; its heap has the smaller ones.
@@ -72,14 +67,14 @@ def activations(
     """
     fake = FakeTensors(allow_non_fake_inputs=True)  # tensors that a module holds as plain attributes
     try:
-        twin = _twin(task, fake, device, exchanged=exchanged)
+        twin = twin_of(task, fake, device, exchanged=exchanged)
         if evaluation_samples is None:
             evaluation_samples = samples
         with fake:
-            saved, trained = _train(twin.train(), _batch(schema, samples, device), device)
+            saved, trained = _train(twin.train(), fake_batch(schema, samples, device), device)
             evaluated = _Watch()
             if evaluation_samples:
-                evaluated = _evaluate(twin.eval(), _batch(schema, evaluation_samples, device), device)
+                evaluated = _evaluate(twin.eval(), fake_batch(schema, evaluation_samples, device), device)
     # A model may ask for a value, choose by a mask, call an operator that tells no shapes, hold what cannot be copied:
     # any error may come of that here, and the model trains all the same.
     except Exception as error:
@@ -88,88 +83,8 @@ def activations(
     return Activations(saved, trained.peak, evaluated.peak, small, large)
 
 
-def _twin(task: TrainTask, fake: FakeTensors, device: torch.device, *, exchanged: bool) -> TrainTask:
-    """The same modules with the same weights, but for the tables; what a forward pass notes down stays in the copy."""
-    tables = task.model.tables
-    shared = {id(tensor): tensor for tensor in chain(task.parameters(), task.buffers())}
-    with fake:
-        stand_in = _PooledEmbeddings(tables.embedding_bag_configs(), device, exchanged=exchanged)
-    return copy.deepcopy(task, {**shared, id(tables): stand_in})
-
-
-class _PooledEmbeddings(nn.Module):
-    """Stands in for the tables: their output, float32 (B, X), in the model's order."""
-
-    def __init__(self, configs: Iterable[Any], device: torch.device, *, exchanged: bool) -> None:
-        super().__init__()
-        self._dims = {table_name(config.name): config.embedding_dim for config in configs}
-        self._exchanged = exchanged
-        self._weight = torch.zeros((), device=device, requires_grad=True)
-
-    def forward(self, sparse: KeyedJaggedTensor) -> KeyedTensor:
-        """Whatever the ids."""
-        size = sparse.stride(), sum(self._dims.values())
-        pooled_BX = _Lookup.apply(self._weight, size, self._exchanged)  # type: ignore[no-untyped-call]
-        return KeyedTensor(keys=list(self._dims), length_per_key=list(self._dims.values()), values=pooled_BX)
-
-
-class _Lookup(torch.autograd.Function):
-    """Takes as much memory as fbgemm's lookup and torchrec's exchange do, forward and backward.
-
-    A rank is taken to look up as much for others as others do for it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, size: tuple[int, int], exchanged: bool) -> torch.Tensor:
-        ctx.exchanged = exchanged
-        taken = [weight.new_empty(size) for _ in range(1 + 2 * exchanged)]  # looked up, received, in the model's order
-        return taken[-1]
-
-    @staticmethod
-    def backward(ctx: Any, grad_BX: torch.Tensor) -> tuple[None, None, None]:
-        taken = [grad_BX.contiguous()]
-        for _ in range(2 * ctx.exchanged):  # sent, received
-            taken.append(torch.empty_like(taken[0]))
-        return None, None, None
-
-
-class _Batch(NamedTuple):
-    """A :class:`~dlrm.models.task.TrainBatch`."""
-
-    dense: torch.Tensor
-    sparse: KeyedJaggedTensor
-    labels: torch.Tensor
-    weights: torch.Tensor
-    loss_scale: torch.Tensor
-
-
-def _batch(schema: Schema, samples: int, device: torch.device) -> _Batch:
-    names = [feature.name for feature in schema.sparse]
-    ids = samples * sum(feature.hotness for feature in schema.sparse)
-    sparse = KeyedJaggedTensor(
-        keys=names,
-        values=torch.zeros(ids, dtype=torch.int32, device=device),
-        lengths=torch.zeros(len(names) * samples, dtype=torch.int32, device=device),
-        stride=samples,
-    )
-    dense_BN = torch.zeros(samples, len(schema.dense), device=device)
-    labels_BT = torch.zeros(samples, len(schema.tasks), device=device)
-    return _Batch(dense_BN, sparse, labels_BT, labels_BT, torch.zeros((), device=device))
-
-
-def _state(task: TrainTask, device: torch.device) -> dict[str, torch.Tensor]:
-    """What stands for weights and buffers; the weights have gradients from the start, as DDP's buckets give them."""
-    state: dict[str, torch.Tensor] = {}
-    for name, weight in task.named_parameters():
-        state[name] = torch.zeros(weight.shape, dtype=weight.dtype, device=device, requires_grad=True)
-        state[name].grad = torch.zeros_like(state[name])
-    for name, buffer in task.named_buffers():
-        state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
-    return state
-
-
-def _train(task: TrainTask, batch: _Batch, device: torch.device) -> tuple[int, _Watch]:
-    state = _state(task, device)
+def _train(task: TrainTask, batch: FakeBatch, device: torch.device) -> tuple[int, _Watch]:
+    state = fake_state(task, device)
     with _Watch() as watch:
         loss, outputs = functional_call(task, state, (batch,))
         saved = watch.live
@@ -178,8 +93,8 @@ def _train(task: TrainTask, batch: _Batch, device: torch.device) -> tuple[int, _
     return saved, watch
 
 
-def _evaluate(task: TrainTask, batch: _Batch, device: torch.device) -> _Watch:
-    state = _state(task, device)
+def _evaluate(task: TrainTask, batch: FakeBatch, device: torch.device) -> _Watch:
+    state = fake_state(task, device)
     watch = _Watch()
     with torch.no_grad(), watch:
         functional_call(task, state, (batch,))

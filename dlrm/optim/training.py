@@ -131,7 +131,7 @@ def build_optimizer(
     dense: list[KeyedOptimizer] = []
     for group, params in groups.items():
         lr = config.dense.lr * config.lr_scale.get(group, 1.0)
-        dense.append(KeyedOptimizerWrapper(dict(params), partial(_dense_optimizer, config.dense, lr=lr)))
+        dense.append(KeyedOptimizerWrapper(dict(params), partial(dense_optimizer, config.dense, lr=lr)))
     return TrainingOptimizer(
         [*of_tables, *dense],
         table_optimizers=of_tables,
@@ -189,7 +189,7 @@ def check_all_are_trained(optimizer: KeyedOptimizer, names: Iterable[str]) -> No
         raise ValueError(f"no optimizer trains {', '.join(forgotten)}")
 
 
-def _dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: float) -> torch.optim.Optimizer:
+def dense_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: float) -> torch.optim.Optimizer:
     """An optimizer with all of its state. Torch would make it at the first step, too late for a checkpoint to be loaded."""
     optimizer = _lazy_optimizer(config, tensors, lr=lr)
     for tensor in tensors:

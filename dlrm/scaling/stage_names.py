@@ -1,15 +1,45 @@
-"""The names of the stages of a step and the order in which a step comes by them, for those who only show them."""
+"""The stages of a step, by the names that the benchmark measures them and the cost model predicts them under.
+
+A model's children are stages of their own names (``bottom_mlp``), which are not here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-DATA, COPY, LOOKUP, UPDATE = "data wait", "copy to the device", "lookup", "table update"
-INPUT_DIST, OUTPUT_DIST = "input distribution", "output distribution"
-LOSS, HOOKS = "loss", "hooks"
-ALL_REDUCE, OPTIMIZER, OTHER = "all-reduce", "optimizer", "other"
+if TYPE_CHECKING:
+    from torch import nn
+
+DATA, COPY = "data wait", "copy to the device"
+INPUT_DIST, LOOKUP, OUTPUT_DIST, UPDATE = "input distribution", "lookup", "output distribution", "table update"
+MODEL = "model"
+"""What a model computes outside of its children."""
+LOSS, ALL_REDUCE, OPTIMIZER, HOOKS, OTHER = "loss", "all-reduce", "optimizer", "hooks", "other"
 BACKWARD = " backward"
 """With what the name of a backward pass ends."""
+
+
+def stage_of(name: str, child: nn.Module) -> str:
+    """Of a child of the model.
+
+    That of the tables has what is left of the input's distribution when torchrec has named the rest. The one that waits for
+    the embeddings and puts them in order counts to the output's.
+    """
+    # Not above: who only shows stages needs no torch.
+    from dlrm.layers.pooling import PooledColumns
+    from dlrm.models.base import TABLES
+
+    if isinstance(child, PooledColumns):
+        return OUTPUT_DIST
+    return INPUT_DIST if name == TABLES else name
+
+
+def backward_of(stage: str) -> str:
+    """The stage in which what ``stage`` made has its backward pass."""
+    if stage == OTHER:
+        return OTHER
+    return UPDATE if stage == LOOKUP else f"{stage}{BACKWARD}"
 
 
 def in_order(stages: Iterable[str]) -> list[str]:

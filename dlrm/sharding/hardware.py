@@ -1,12 +1,11 @@
 """What the planner is told of devices, memory and networks, and from where each figure comes.
 
-torchrec's own figures are a V100's. Here the device's name finds its figures in :data:`CATALOGUE`; an option of
-``sharding`` goes before them, and torchrec's default stands in for what neither says.
+torchrec's own figures are a V100's. Here the device's name finds its figures in the catalogue (:mod:`dlrm.hardware`); an
+option of ``sharding`` goes before them, and torchrec's default stands in for what neither says.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -18,69 +17,13 @@ from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, Top
 from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import World
 from dlrm.errors import PlanError
+from dlrm.hardware.catalogue import devices, known_device
 
 _GIB = 1 << 30
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst
 _GB = 10**9
 _TORCHREC_UNIT = 1000 / _GIB  # bytes a millisecond, as GiB/s
 _NO_END = 1 << 60  # bytes
-
-
-@dataclass(frozen=True)
-class Device:
-    """A kind of GPU, by its maker's data sheet. GB are 10^9 bytes; links count one direction; no sparsity.
-
-    Attributes:
-        words: which the name that CUDA gives it has.
-        memory_gb: its size; memory_gb_s: its bandwidth.
-        fp32_tflops, tf32_tflops, bf16_tflops: peak rates.
-        link_gb_s: to the other devices of its host (NVLink); host_gb_s: to its host's memory.
-        network_gb_s: to other hosts, its share of the adapters of its maker's own server; None: it is in none.
-        source: where the figures are from.
-    """
-
-    words: tuple[str, ...]
-    memory_gb: float
-    memory_gb_s: float
-    fp32_tflops: float
-    tf32_tflops: float
-    bf16_tflops: float
-    link_gb_s: float
-    host_gb_s: float
-    network_gb_s: float | None
-    source: str
-
-
-_A100 = "NVIDIA A100 datasheet (2021-06), DGX A100 datasheet (8 x 200 Gb/s)"
-_H100 = "NVIDIA H100 datasheet (2023), DGX H100 datasheet (8 x 400 Gb/s)"
-_H200 = "NVIDIA H200 datasheet (2024), DGX H200 datasheet (8 x 400 Gb/s)"
-_HGX = "NVIDIA HGX datasheet (2025), an eighth of its 8 devices"
-_NVL72 = "NVIDIA GB200 and GB300 NVL72 datasheets (2025), a 72nd of its 72 devices"
-CATALOGUE = (  # the first whose words are all in the name
-    #               memory GB, GB/s   fp32  tf32   bf16   link host network
-    Device(("GB300",), 279, 8000, 83.0, 1250.0, 2500.0, 900, 450, 100, _NVL72),
-    Device(("GB200",), 186, 8000, 80.0, 1250.0, 2500.0, 900, 450, 50, _NVL72),
-    Device(("B300",), 270, 8000, 75.0, 1125.0, 2250.0, 900, 64, 100, _HGX),
-    Device(("B200",), 180, 8000, 75.0, 1125.0, 2250.0, 900, 64, 50, _HGX),
-    Device(("GH200",), 96, 4000, 67.0, 494.5, 989.5, 450, 450, 50, "NVIDIA GH200 datasheet (2023)"),
-    Device(("H200", "NVL"), 141, 4800, 60.0, 417.5, 835.5, 450, 64, None, _H200),
-    Device(("H200",), 141, 4800, 67.0, 494.5, 989.5, 450, 64, 50, _H200),
-    Device(("H100", "NVL"), 94, 3900, 60.0, 417.5, 835.5, 300, 64, None, _H100),
-    Device(("H100", "PCIE"), 80, 2000, 51.0, 378.0, 756.5, 300, 64, None, _H100),
-    Device(("H100",), 80, 3350, 67.0, 494.5, 989.5, 450, 64, 50, _H100),
-    Device(("A100", "80GB", "PCIE"), 80, 1935, 19.5, 156.0, 312.0, 300, 32, None, _A100),
-    Device(("A100", "80GB"), 80, 2039, 19.5, 156.0, 312.0, 300, 32, 25, _A100),
-    Device(("A100", "40GB", "PCIE"), 40, 1555, 19.5, 156.0, 312.0, 300, 32, None, _A100),
-    Device(("A100", "40GB"), 40, 1555, 19.5, 156.0, 312.0, 300, 32, 25, _A100),
-)
-
-
-def known_device(name: str) -> Device | None:
-    """The entry of the catalogue for what ``torch.cuda.get_device_name`` says; None for others and for parts (MIG)."""
-    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
-    if "MIG" in words:
-        return None
-    return next((device for device in CATALOGUE if words.issuperset(device.words)), None)
 
 
 @dataclass(frozen=True)
@@ -185,7 +128,7 @@ def _found(device: torch.device) -> tuple[str, int]:
 def _described(world: World) -> tuple[str, int]:
     known = known_device(world.device_name)
     if known is None:
-        names = ", ".join(" ".join(device.words) for device in CATALOGUE)
+        names = ", ".join(device.name for device in devices())
         raise PlanError(f"nothing is known of the device {world.device_name!r}; known are {names}")
     return world.device_name, int(known.memory_gb * _GB)
 

@@ -176,7 +176,7 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
     if not config.checkpoint.enabled:
         return 0
     averages = config.train.average_decay > 0
-    dense = shapes.dense_weights * _FLOAT * (1 + _state_of_dense(config.optim.dense) + averages) // ranks
+    dense = shapes.dense_weights * _FLOAT * (1 + dense_state(config.optim.dense) + averages) // ranks
     tables = sum(of_tables.saved_bytes(piece, optimizer, ranks) for piece in pieces)
     weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in pieces)
     return dense + tables + (weights if averages else 0)
@@ -201,12 +201,12 @@ def _of_dense_part(config: Config, shapes: Shapes, *, on_cpu: bool) -> dict[str,
     return {
         DENSE: _placed(size, on_cpu=on_cpu),
         DENSE_GRADIENTS: _placed(gradients, on_cpu=on_cpu),
-        DENSE_STATE: _placed(size * _state_of_dense(optimizer) + temporary, on_cpu=on_cpu),
+        DENSE_STATE: _placed(size * dense_state(optimizer) + temporary, on_cpu=on_cpu),
     }
 
 
-def _state_of_dense(config: DenseOptimizer) -> int:
-    """Numbers a weight."""
+def dense_state(config: DenseOptimizer) -> int:
+    """Numbers that the optimizer of dense parameters keeps of each."""
     if isinstance(config, Adam | AdamW):
         return 2
     return int(isinstance(config, Adagrad) or config.momentum > 0)

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrm.data.id_statistics.measured import MeasuredIds, measure_ids
 from dlrm.data.packed.folder import PackedFolder, PackedPart
 from dlrm.data.packed.manifest import Manifest, PartRecord
 from dlrm.dataset_tools.inspect.sample import SPLITS, UNUSED, Block, Region, RowSample, sampled_columns
 from dlrm.dataset_tools.inspect.skew import Skew, skew_of, value_counts
+from dlrm.schema import SparseFeature
 
 _HISTOGRAM_BINS = 60
+_MOST_SPREAD = 1 << 22  # ids of a column that are sorted for it
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class SparseFigures:
         missing: share of rows whose raw field was empty; unseen: share of validation and test rows whose category has no
             id of its own; None where the data do not tell.
         outside: ids looked at that are outside of the table.
-        skew: of all ids looked at.
+        skew: of all ids looked at; spread: over the table, of as many of them as are sorted quickly.
     """
 
     name: str
@@ -63,6 +66,7 @@ class SparseFigures:
     unseen: Rate | None
     outside: int
     skew: Skew
+    spread: MeasuredIds
 
 
 @dataclass(frozen=True)
@@ -218,8 +222,9 @@ def _sparse(folder: PackedFolder, sample: RowSample) -> list[SparseFigures]:
     found = []
     for i, ids in sampled_columns(folder, sample.blocks, ids_by_column):
         feature = folder.schema.sparse[i]
-        distinct, counts = value_counts(ids)
-        table_rows = feature.rows if folder.manifest is not None else max(int(distinct[-1]) + 1, 1)
+        table_rows = feature.rows if folder.manifest is not None else max(int(ids.max()) + 1, 1)
+        spread = _spread(feature, table_rows, ids)
+        distinct, counts = value_counts(ids)  # sorts
         missing = _missing(folder, feature.name)
         if missing is None and reserved.missing is not None:
             missing = Rate(float(counts[distinct == reserved.missing].sum() / len(ids)), exact=sample.whole)
@@ -232,9 +237,17 @@ def _sparse(folder: PackedFolder, sample: RowSample) -> list[SparseFigures]:
                 unseen=Rate(unseen[i], exact=sample.whole) if unseen else None,
                 outside=int(counts[(distinct < 0) | (distinct >= table_rows)].sum()),
                 skew=skew_of(counts),
+                spread=spread,
             )
         )
     return found
+
+
+def _spread(feature: SparseFeature, table_rows: int, ids: NDArray[Any]) -> MeasuredIds:
+    step = -(-len(ids) // _MOST_SPREAD)
+    ids_ML = ids.reshape(-1, feature.hotness)[::step]
+    samples_M = np.repeat(np.arange(len(ids_ML)), feature.hotness)
+    return measure_ids(feature.name, table_rows, ids_ML.reshape(-1), samples_M)
 
 
 def _shares(folder: PackedFolder, blocks: Sequence[Block], value: int | None) -> list[float]:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from dlrm.config.data.packed import PartSplit
 from dlrm.config.prepare import InspectConfig
+from dlrm.data.id_statistics.file import write_statistics
 from dlrm.data.packed.folder import PackedFolder, open_packed
 from dlrm.data.packed.manifest import Manifest
 from dlrm.data.packed.naming import find_parts, read_manifest
@@ -30,7 +31,8 @@ def run_inspect(config: InspectConfig) -> None:
 
     Raises:
         ConfigError: the path is remote.
-        DataError: the data set cannot be opened; or the first fault of ``verify``, after the others were printed.
+        DataError: the data set cannot be opened, or the statistics of ids not be written; or the first fault of
+            ``verify``, after the others were printed.
         SetupError: the pictures cannot be written into the folder that was named for them.
     """
     console = rich.console.Console(highlight=False)
@@ -71,11 +73,13 @@ def _show(config: InspectConfig, manifest: Manifest | None, console: rich.consol
     console.print(tables.headline(figures), markup=False, soft_wrap=True)
     console.print()
     shown = [tables.splits_table(figures), tables.parts_table(figures), tables.sparse_table(figures.sparse)]
+    if figures.sparse:
+        shown.append(tables.spread_table(figures.sparse))
     if figures.dense:
         shown.append(tables.dense_table(figures.dense))
     for table in shown:
         console.print(table)
-    console.print(tables.bullets([*tables.notes(figures), *_drawn(config, figures)]))
+    console.print(tables.bullets([*tables.notes(figures), *_drawn(config, figures), *_kept(config, figures)]))
 
 
 def _drawn(config: InspectConfig, figures: Figures) -> list[str]:
@@ -88,6 +92,14 @@ def _drawn(config: InspectConfig, figures: Figures) -> list[str]:
         rich.console.Console(stderr=True).print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True)
         return []
     return [f"Pictures in {pictures[0].parent}: {', '.join(picture.name for picture in pictures)}."]
+
+
+def _kept(config: InspectConfig, figures: Figures) -> list[str]:
+    """Write the statistics of ids where that is asked for, and say so."""
+    if not config.id_statistics:
+        return []
+    write_statistics([column.spread for column in figures.sparse], config.id_statistics)
+    return [f"Statistics of ids in {config.id_statistics}."]
 
 
 def _open(path: str, manifest: Manifest | None) -> PackedFolder:

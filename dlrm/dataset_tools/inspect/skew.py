@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_EXACT_TERMS = 1000  # of the generalised harmonic number; the rest is an integral
+from dlrm.data.id_statistics.power_law import partial_sums
+
 _LARGEST_EXPONENT = 20.0
 _CURVE_POINTS = 200
 
@@ -88,14 +89,5 @@ def _zipf_exponent(share_D: NDArray[np.float64]) -> float:
 
 
 def log_harmonic(terms: int, exponent: float) -> float:
-    """The logarithm of the sum of r^-exponent over r = 1 .. terms; its tail by the Euler-Maclaurin formula."""
-    head = np.arange(1, min(terms, _EXACT_TERMS) + 1, dtype=np.float64)
-    total = float((head**-exponent).sum())
-    if terms > _EXACT_TERMS:
-        first, last = float(_EXACT_TERMS), float(terms)
-        if abs(exponent - 1) < 1e-9:
-            integral = math.log(last / first)
-        else:
-            integral = (last ** (1 - exponent) - first ** (1 - exponent)) / (1 - exponent)
-        total += integral + (last**-exponent - first**-exponent) / 2
-    return math.log(total)
+    """The logarithm of the sum of r^-exponent over r = 1 .. terms."""
+    return math.log(float(partial_sums(exponent, terms)))

@@ -8,11 +8,15 @@ import rich.box
 from rich.table import Table
 from rich.text import Text
 
+from dlrm.data.id_statistics.base import imbalance
 from dlrm.dataset_tools.inspect.figures import DenseFigures, Figures, Rate, RowFigures, SparseFigures
 from dlrm.dataset_tools.inspect.sample import UNUSED
 from dlrm.format import byte_size, counted, escaped, printable
 
 _MOST_PARTS = 40
+_BATCHES = (8192, 65536)
+_HOT = (0.0001, 0.001, 0.01, 0.1)
+_RANKS = 8
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -69,6 +73,25 @@ def sparse_table(columns: Sequence[SparseFigures]) -> Table:
     return table
 
 
+def spread_table(columns: Sequence[SparseFigures]) -> Table:
+    """How ids are spread over their tables: what caches and sharding make of them."""
+    hot = tuple(f"{100 * fraction:g}%" for fraction in _HOT)
+    table = _table(
+        "How ids are spread", ("column", "ids", *(short(batch) for batch in _BATCHES), *hot, f"{_RANKS} ranks")
+    )
+    for column in columns:
+        spread = column.spread
+        shares = spread.row_range_shares(spread.rows, _RANKS)
+        table.add_row(
+            Text(escaped(column.name)),
+            f"{spread.ids_per_sample:.3g}",
+            *(short(round(spread.distinct(batch * spread.ids_per_sample))) for batch in _BATCHES),
+            *(percent(spread.hot_share(fraction)) for fraction in _HOT),
+            f"{imbalance(shares):.2f}",
+        )
+    return table
+
+
 def dense_table(columns: Sequence[DenseFigures]) -> Table:
     """Missing rates and distribution of the dense columns."""
     table = _table("Dense columns", ("column", "missing", "min", "mean", "max", "commonest", "its share"))
@@ -96,6 +119,10 @@ def notes(figures: Figures) -> list[str]:
         looked_at,
         "ids seen: distinct ids in these rows. top id, top 1%: share of the most frequent id, and of the most frequent 1% "
         "of the ids seen. effective: equally frequent ids of the same entropy. Zipf: s in P(rank r) ~ 1/r^s.",
+        f"ids: of a sample. {', '.join(map(short, _BATCHES))}: distinct ids in batches of so many samples. "
+        f"{', '.join(f'{100 * fraction:g}%' for fraction in _HOT)}: share of the ids that the hottest rows of the table "
+        "get, as far as these rows tell. "
+        f"{_RANKS} ranks: the largest share of a rank over the mean, under row_wise sharding.",
     ]
     if any(column.unseen is not None for column in figures.sparse):
         found.append("unseen: share of validation and test rows whose category has no id of its own.")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from dlrm.files import written_beside
 from dlrm.format import escaped
 from dlrm.scaling.benchmark.result import Breakdown, Result
-from dlrm.scaling.benchmark.stages import BACKWARD, UPDATE
+from dlrm.scaling.stage_names import BACKWARD, UPDATE
 
 _FORWARD_COLOUR, _BACKWARD_COLOUR, _SLOWEST_COLOUR = "#2f6db0", "#d9772b", "#d0d0d0"
 _DPI = 110

@@ -12,13 +12,9 @@ from typing import Any
 from torch import nn
 from torch.autograd.profiler import record_function
 
-from dlrm.layers.pooling import PooledColumns
-from dlrm.models.base import TABLES, Model
+from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
-from dlrm.scaling.stage_names import HOOKS as HOOKS
-from dlrm.scaling.stage_names import INPUT_DIST as INPUT_DIST
-from dlrm.scaling.stage_names import LOSS as LOSS
-from dlrm.scaling.stage_names import OUTPUT_DIST as OUTPUT_DIST
+from dlrm.scaling.stage_names import HOOKS, LOSS, MODEL, stage_of
 from dlrm.train.engine import Engine
 from dlrm.train.hooks import Hook
 from dlrm.train.schedule import Position
@@ -28,17 +24,13 @@ OWN = "dlrm: "
 """With which the names of our regions begin; the rest is the stage."""
 STEP = f"{OWN}step"
 """A region without length at the end of each step."""
-MODEL = "model"
-"""What a model computes outside of its children."""
 
 
 @contextmanager
 def named_parts(engine: Engine) -> Iterator[None]:
     """Inside of the block the parts of the model's forward pass are regions.
 
-    A child of the model with something to do is a stage of its name. That of the tables has what is left of
-    the input's distribution when torchrec has named the rest. The one that waits for the embeddings and puts them in order
-    counts to the output's.
+    A child of the model with something to do is a stage of its name (:func:`dlrm.scaling.stage_names.stage_of`).
     """
     handles: list[Any] = []
     for module in engine.model.modules():
@@ -48,18 +40,12 @@ def named_parts(engine: Engine) -> Iterator[None]:
             handles += _name(module, MODEL)
             for name, child in module.named_children():
                 if not isinstance(child, nn.Identity):
-                    handles += _name(child, _stage(name, child))
+                    handles += _name(child, stage_of(name, child))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _stage(name: str, child: nn.Module) -> str:
-    if isinstance(child, PooledColumns):
-        return OUTPUT_DIST
-    return INPUT_DIST if name == TABLES else name
 
 
 def _name(module: nn.Module, stage: str) -> list[Any]:

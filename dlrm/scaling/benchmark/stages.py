@@ -18,10 +18,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrm.scaling.benchmark.regions import INPUT_DIST, OUTPUT_DIST, OWN, STEP
-from dlrm.scaling.stage_names import ALL_REDUCE, COPY, DATA, LOOKUP, OPTIMIZER, OTHER
-from dlrm.scaling.stage_names import BACKWARD as BACKWARD
-from dlrm.scaling.stage_names import UPDATE as UPDATE
+from dlrm.scaling.benchmark.regions import OWN, STEP
+from dlrm.scaling.stage_names import (
+    ALL_REDUCE,
+    COPY,
+    DATA,
+    INPUT_DIST,
+    LOOKUP,
+    OPTIMIZER,
+    OTHER,
+    OUTPUT_DIST,
+    backward_of,
+)
 from dlrm.scaling.stage_names import in_order as in_order
 
 _ENGINE = "autograd::engine::evaluate_function: "
@@ -173,7 +181,7 @@ class _Sweep:
             return ALL_REDUCE
         if event.name.startswith(_ENGINE):
             made_in = self._stage_of.get(event.sequence)
-            return around if made_in is None else backward_of(made_in)
+            return around if made_in is None else OTHER if made_in == _IN_BACKWARD else backward_of(made_in)
         return next((stage for start, stage in TORCHREC.items() if event.name.startswith(start)), around)
 
     def _close(self, until_us: float) -> None:
@@ -196,13 +204,6 @@ class _Sweep:
                 self._after_nodes.append(len(self._found.segments))
             self._found.segments.append(Segment(stage, self._now_us, us))
         self._now_us = us if self._now_us is None else max(us, self._now_us)
-
-
-def backward_of(stage: str) -> str:
-    """The stage in which what ``stage`` made has its backward pass."""
-    if stage in (OTHER, _IN_BACKWARD):
-        return OTHER
-    return UPDATE if stage == LOOKUP else f"{stage}{BACKWARD}"
 
 
 def merged(segments: Iterable[Segment]) -> list[Segment]:

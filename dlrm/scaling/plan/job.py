@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,71 +17,77 @@ from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import OneProcess, from_rank_0, together
 from dlrm.distributed.world import RankInfo, World, joined_world
 from dlrm.errors import ConfigError
-from dlrm.format import byte_size
-from dlrm.memory import COPIES, PROCESS, SCORES, Bytes, MemoryAccount
-from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
+from dlrm.hardware.catalogue import known_device
+from dlrm.run.console import Console, Display, Silent
 from dlrm.run.log import open_log
 from dlrm.run.secondary import secondary, write_json
+from dlrm.scaling.cost.calibration import Calibration
+from dlrm.scaling.cost.catalogued import catalogued_machine
+from dlrm.scaling.cost.rates import Machine
 from dlrm.scaling.folder import result_folder
+from dlrm.scaling.plan.cautions import cautions
+from dlrm.scaling.plan.epoch import Epoch, epoch
+from dlrm.scaling.plan.forecast import Forecast, forecast
+from dlrm.scaling.plan.strategies import COMMON, Strategy, compared, on_more_devices
+from dlrm.scaling.plan.text import comparison_table, epoch_text, memory_texts, step_texts
 from dlrm.sharding.hardware import hardware_of
-from dlrm.sharding.report import TablePlacement, placements
 from dlrm.train.build import check_options
-from dlrm.train.engine import plan_model
-from dlrm.train.memory import of_most, process_bytes, scored_samples
 
 FORMAT, VERSION = "dlrm-plan", 1
-_NO_BENCHMARK_HAS = (COPIES, SCORES)
+_NO_SPEED = "no times: nothing is known of this machine's speed; `calibrate` measures it (then --machine FILE)"
 
 
 @dataclass(frozen=True)
 class ClusterPlan:
-    """What each rank will take at its peak.
+    """All that a plan says.
 
     Attributes:
-        name: of the configuration.
-        world: the ranks it is for; hardware: what each has.
-        global_batch_size: samples of a step, over all ranks.
-        accounts: by rank.
-        plan: where the tables would be.
+        own: the plan as configured.
+        strategies: other ways to shard; curve: other numbers of devices.
+        epoch: what one costs; None without times.
+        cautions: what to know, a line each.
     """
 
-    name: str
-    world: World
-    hardware: str
-    global_batch_size: int
-    accounts: list[MemoryAccount]
-    plan: list[TablePlacement]
+    own: Forecast
+    strategies: list[Strategy] = field(default_factory=list)
+    curve: list[Strategy] = field(default_factory=list)
+    epoch: Epoch | None = None
+    cautions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, without the plan; bytes."""
+        """As JSON has it."""
+
+        def told(others: list[Strategy]) -> list[dict[str, Any]]:
+            return [
+                {"strategy": other.name, "reason": other.reason, **(other.found.to_dict() if other.found else {})}
+                for other in others
+            ]
+
         return {
             "format": FORMAT,
             "version": VERSION,
-            "name": self.name,
-            "ranks": self.world.size,
-            "ranks_per_host": self.world.rank_info.local_world_size,
-            "started": not self.world.described,
-            "device": self.world.device.type,
-            "hardware": self.hardware,
-            "global_batch_size": self.global_batch_size,
-            "missing": self.accounts[0].missing,
-            "expected": [account.to_dict() for account in self.accounts],
+            **self.own.to_dict(),
+            "epoch": None if self.epoch is None else vars(self.epoch),
+            "cautions": list(self.cautions),
+            "strategies": told(self.strategies),
+            "curve": told(self.curve),
         }
 
 
 def run_plan(config: PlanConfig) -> ClusterPlan:
-    """Predict, show and write it; the same on every rank.
+    """Plan, show and write it; the same on every rank.
 
     Raises:
         DlrmError: what the user can mend, a model that does not fit among it.
     """
-    with _world_of(config) as world:
+    with world_of(config) as world:
         display: Display = Console(progress=False) if world.is_leader else Silent()
         folder = from_rank_0(world.collectives, lambda: result_folder(config, config.output, "plan"))
         open_log(folder, world.rank, display.say)
         if world.notice:
             display.say(world.notice)
-        found = predict(config, together(world.collectives, lambda: build_dataset(config.data)), world)
+        dataset = together(world.collectives, lambda: build_dataset(config.data))
+        found = plan_cluster(config, dataset, world)
         for shown in texts(found):
             display.say(shown) if isinstance(shown, str) else display.show(shown)
         if world.is_leader:
@@ -90,61 +97,71 @@ def run_plan(config: PlanConfig) -> ClusterPlan:
     return found
 
 
-def _world_of(config: PlanConfig) -> AbstractContextManager[World]:
+def world_of(config: PlanConfig) -> AbstractContextManager[World]:
     """The ranks that run this, or those of the cluster that is asked for."""
     if config.hosts_and_devices is None:
         return joined_world(config.distributed)
     if RankInfo.from_environment().world_size > 1:
         raise ConfigError.at("cluster", "is for one process, which stands for all ranks; leave the launcher out")
+    return nullcontext(described_world(config))
+
+
+def described_world(config: PlanConfig) -> World:
+    """The ranks of the configuration's cluster, none of which is started."""
+    assert config.hosts_and_devices is not None
     hosts, devices = config.hosts_and_devices
     device = torch.device("cuda", 0) if config.device else torch.device("cpu")
     rank_info = RankInfo(0, hosts * devices, 0, devices)
-    return nullcontext(World(rank_info, device, "none", OneProcess(), described=True, device_name=config.device))
+    return World(rank_info, device, "none", OneProcess(), described=True, device_name=config.device)
 
 
-def predict(config: PlanConfig, dataset: Dataset, world: World) -> ClusterPlan:
-    """Plan as training does, and say what each rank will take; the same on every rank.
+def machine_of(config: PlanConfig, world: World) -> Machine | None:
+    """The speed of the ranks' hardware; None where nothing is known of it."""
+    if config.machine:
+        return Calibration.read(Path(config.machine)).machine(world.size, world.rank_info.local_world_size)
+    if world.device.type == "cpu" or known_device(hardware_of(config.sharding, world).name or "") is None:
+        return None
+    return catalogued_machine(config, world, config.network)
+
+
+def plan_cluster(config: PlanConfig, dataset: Dataset, world: World) -> ClusterPlan:
+    """Plan as training does, and compare; the same on every rank.
 
     Raises:
         ConfigError, PlanError: what does not fit the data or the devices.
     """
     check_options(config, dataset)
-    process = Bytes(host=process_bytes(config, dataset, world))
-    planned = plan_model(config, dataset.schema, world, scored=scored_samples(config, dataset))
-    if world.described:
-        accounts = [planned.memory_of(rank).with_part(PROCESS, process) for rank in range(world.size)]
-    else:
-        accounts = world.collectives.all_gather_object(planned.memory_of(world.rank).with_part(PROCESS, process))
-    return ClusterPlan(
-        name=config.run.name,
-        world=world,
-        hardware=str(hardware_of(config.sharding, world)),
-        global_batch_size=config.train.global_batch_size,
-        accounts=accounts,
-        plan=placements(planned.plan, planned.sizes, planned.tables, world.size),
-    )
+    own = forecast(config, dataset, world, machine_of(config, world))
+
+    def elsewhere(other: PlanConfig) -> Forecast:
+        there = described_world(other)
+        return forecast(other, dataset, there, machine_of(other, there))
+
+    strategies: list[Strategy] = []
+    curve: list[Strategy] = []
+    if config.hosts_and_devices is not None:
+        strategies = compared(config, COMMON if config.compare is None else config.compare, elsewhere)
+        curve = on_more_devices(config, config.curve, elsewhere)
+    cost = None
+    if own.cost is not None:
+        device = known_device(config.device) if config.device else None
+        samples = dataset.train.num_samples
+        cost = epoch(samples, own.samples_per_s, world.size, device, config.usd_per_device_hour)
+    found = tuple(cautions(own, hardware_of(config.sharding, world)))
+    return ClusterPlan(own, strategies, curve, cost, found)
 
 
 def texts(found: ClusterPlan) -> Iterator[str | Table]:
     """All there is to show, in lines and tables."""
-    most = of_most(found.accounts)
-    yield plan_table(found.plan)
-    yield memory_table(most)
-    started = "" if not found.world.described else " that is not started"
-    yield (
-        f"{found.name}: rank {found.accounts.index(most)} of {found.world.size}{started}, of steps of "
-        f"{found.global_batch_size:,} samples, takes most: {_sizes(most)}"
-    )
-    if any(part in most.parts for part in _NO_BENCHMARK_HAS):
-        yield f"a benchmark, which neither saves nor scores: {_sizes(most.without(_NO_BENCHMARK_HAS))}"
-    yield f"planned for {found.hardware}"
-    if found.world.described and found.world.device.type == "cuda":
-        yield "of the host's memory, what the CUDA libraries take is not in it: they are not there"
-    if most.missing:
-        yield most.missing
-
-
-def _sizes(account: MemoryAccount) -> str:
-    total = account.total
-    device = f" and {byte_size(total.device)} of its device" if total.device else ""
-    return f"{byte_size(total.host)} of its host{device}"
+    yield from memory_texts(found.own)
+    yield from step_texts(found.own)
+    if found.own.cost is None:
+        yield _NO_SPEED
+    if found.strategies:
+        yield comparison_table("Other sharding types", ("this plan", found.own), found.strategies)
+    if found.curve:
+        yield comparison_table("Other numbers of devices", ("this plan", found.own), found.curve)
+    if found.epoch:
+        yield epoch_text(found.epoch, found.own.world.size)
+    for line in found.cautions:
+        yield f"caution: {line}"

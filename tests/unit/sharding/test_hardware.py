@@ -3,7 +3,8 @@ import logging
 import pytest
 
 from dlrm.config.sharding import ShardingConfig
-from dlrm.sharding.hardware import CATALOGUE, Hardware, bandwidths, hardware_of, known_device, topology
+from dlrm.hardware.catalogue import known_device
+from dlrm.sharding.hardware import Hardware, bandwidths, hardware_of, topology
 from tests.unit.sharding.plans import world_of
 
 GB_S = 10**9 / 1024**3  # GiB/s
@@ -40,11 +41,6 @@ def test_devices_that_are_not_in_the_catalogue_get_torchrec_s_figures(name):
     assert (unknown.device, unknown.host_to_device) == (pytest.approx(897), pytest.approx(32))
     assert unknown == bandwidths(ShardingConfig(), None)
     assert "not in the catalogue" in str(Hardware(name, unknown, 1, 1))
-
-
-def test_no_entry_of_the_catalogue_hides_another():
-    for device in CATALOGUE:
-        assert known_device(" ".join(device.words)) is device
 
 
 def test_options_go_before_the_catalogue():

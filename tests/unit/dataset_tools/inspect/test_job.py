@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dlrm.config.prepare import InspectConfig
+from dlrm.data.id_statistics.file import read_statistics
 from dlrm.dataset_tools.inspect import run_inspect
 from dlrm.dataset_tools.inspect.tables import percent, short
 from dlrm.errors import ConfigError, DataError, SetupError
@@ -120,6 +121,34 @@ def test_a_data_set_with_multi_hot_files_alone_is_shown(tmp_path, capsys):
     text = shown(capsys, tmp_path)
     assert cells(text, "cat_0")[:4] == ["cat_0", "2", "3", "3"]
     assert cells(text, "cat_1")[:4] == ["cat_1", "1", "7", "3"]
+
+
+def test_how_ids_are_spread_is_shown_and_kept_where_that_is_wanted(tmp_path, capsys):
+    ids = np.array([7] * 500 + list(range(500)))
+    np.random.default_rng(0).shuffle(ids)
+    write_part(tmp_path / "data", "day_0", [[1.0]] * 1000, ids[:, None], [0, 1] * 500)
+    write_manifest(tmp_path / "data", (8000,))
+    file = tmp_path / "ids.json"
+    text = shown(capsys, tmp_path / "data", id_statistics=str(file))
+    spread = text[text.index("How ids are spread") :]
+    name, per_sample, first, _, *hot, ranks = cells(spread, "cat_0")
+    assert (name, per_sample) == ("cat_0", "1")
+    assert float(first.replace(",", "")) >= 500  # more lookups than there are
+    assert [float(share.rstrip("%")) for share in hot] == sorted(float(share.rstrip("%")) for share in hot)
+    assert float(ranks) == pytest.approx(8, abs=0.01)  # all ids are of the first rank
+    assert f"Statistics of ids in {file}." in text
+    (kept,) = read_statistics(str(file))
+    assert (kept.name, kept.rows, kept.samples, kept.seen) == ("cat_0", 8000, 1000, 500)
+    assert (kept.hot_rows[0], kept.hot_counts[0]) == (7, 501)
+
+
+def test_statistics_of_ids_are_of_all_ids_of_a_bag(tmp_path, capsys):
+    bags = [np.array([[0, 1], [2, 2], [0, 0]]), np.array([[4], [5], [6]])]
+    write_part(tmp_path, "day_0", [[1.0]] * 3, None, [0, 1, 1], multi_hot=bags)
+    shown(capsys, tmp_path, id_statistics=str(tmp_path / "ids.json"))
+    first, second = read_statistics(str(tmp_path / "ids.json"))
+    assert (first.ids_per_sample, first.lookups, first.hot_rows[0], first.hot_counts[0]) == (2, 6, 0, 3)
+    assert (second.ids_per_sample, second.rows) == (1, 7)
 
 
 def test_the_first_fault_is_the_error_and_the_others_are_printed(tmp_path, capsys):

@@ -1,0 +1,1 @@
+"""The machine, measured for the cost model."""

@@ -1,0 +1,115 @@
+"""From a configuration and its sharding plan to the work of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dlrm.config import Config
+from dlrm.distributed.world import World
+from dlrm.models.base import Model
+from dlrm.optim.tables.base import BYTES_PER_NUMBER
+from dlrm.scaling.cost.workload import Formats, Ids, Tables, Workload, dense_transfer
+from dlrm.scaling.cost.updates import dense_update, replicated_update
+from dlrm.scaling.operations import Operation, operations
+from dlrm.schema import Schema
+from dlrm.sharding.wrap import data_parallel_tables
+from dlrm.table_names import module_name
+from dlrm.train.engine import PlannedModel
+from dlrm.train.precision import DTYPES
+
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_MIB = 1 << 20
+_BUCKET_MIB = 25  # torch.nn.parallel.DistributedDataParallel's bucket_cap_mb
+
+
+def uniform_ids(rows: int, per_sample: float) -> Ids:
+    """Ids that are drawn from all rows alike: n (1 - (1 - 1/n)^m) distinct ones among m."""
+    return Ids(
+        per_sample,
+        lambda lookups: rows * -math.expm1(lookups * math.log1p(-1 / rows)) if rows > 1 else min(1.0, lookups),
+        lambda ranges: _even_ranges(rows, ranges),
+    )
+
+
+def _even_ranges(rows: int, ranges: int) -> list[float]:
+    """The shares of ranges of ceil(rows / ranges) rows."""
+    size = -(-rows // ranges)
+    return [max(0, min(size, rows - size * first)) / rows for first in range(ranges)]
+
+
+def workload_of(
+    config: Config, schema: Schema, planned: PlannedModel, world: World, ids: Mapping[str, Ids] | None = None
+) -> Workload:
+    """What the ranks do in a step of training, or of one micro-batch of it.
+
+    Args:
+        config: of the training.
+        schema: of the data.
+        planned: the model with its plan.
+        world: the ranks, which need not be there.
+        ids: how ids are spread, by table; uniform over as many as the schema says for those left out.
+    """
+    samples = config.train.micro_batch_size / world.size
+    spread = {
+        feature.name: (ids or {}).get(feature.name) or uniform_ids(feature.rows, float(feature.hotness))
+        for feature in schema.sparse
+    }
+    formats = Formats(
+        ids=schema.id_bytes,
+        forward=_BYTES[config.precision.exchange.forward],
+        backward=_BYTES[config.precision.exchange.backward],
+        all_reduce=_BYTES[config.precision.all_reduce],
+    )
+    tables = Tables(
+        planned.plan,
+        planned.sizes,
+        spread,
+        state_bytes=lambda columns: planned.tables.block_bytes(1, columns) - columns * BYTES_PER_NUMBER,
+        samples=samples,
+        ranks=world.size,
+        ranks_per_host=world.rank_info.local_world_size,
+        formats=formats,
+    )
+    weights = sum(math.prod(shape) for shape in _dense_shapes(planned))
+    names = data_parallel_tables(planned.plan)
+    replicated = [size for table, size in planned.sizes.items() if module_name(table) in names]
+    per_sample = sum(of_table.per_sample for of_table in spread.values())
+    bucket_bytes = (config.train.all_reduce_bucket_mib or _BUCKET_MIB) * _MIB
+    return Workload(
+        ranks=world.size,
+        ranks_per_host=world.rank_info.local_world_size,
+        samples=samples,
+        operations=tuple(_operations(config, schema, planned, max(1, round(samples)), world)),
+        lookups=tables.lookups(),
+        transfers=(*tables.transfers(), *dense_transfer(weights, world.size, formats, bucket_bytes=bucket_bytes)),
+        updates=tuple(dense_update(config.optim.dense, _dense_shapes(planned))),
+        replicated=tuple(replicated_update(planned.tables, replicated)),
+        replicated_numbers=sum(rows * columns for rows, columns in replicated),
+        batch_bytes=samples * (4 * (len(schema.dense) + 2) + per_sample * schema.id_bytes),
+        batch_ids=samples * per_sample,
+        cut_bags=tables.cut()[0],
+        cut_ids=tables.cut()[1],
+        tables=len(planned.sizes),
+        prefetches_ids=config.train.pipeline == "sparse_dist",
+    )
+
+
+def _dense_shapes(planned: PlannedModel) -> list[torch.Size]:
+    """Of the parameters outside of tables."""
+    of_tables = {id(parameter) for parameter in planned.task.model.tables.parameters()}
+    return [parameter.shape for parameter in planned.task.parameters() if id(parameter) not in of_tables]
+
+
+def _operations(
+    config: Config, schema: Schema, planned: PlannedModel, samples: int, world: World
+) -> Sequence[Operation]:
+    found = operations(planned.task, schema, samples, torch.device("cpu"))
+    if world.device.type == "cpu":
+        return found
+    # Autocast of a device that is not there changes no types, and TF32 is a way to compute, not a type.
+    low = DTYPES[config.precision.dense]
+    model = next(module for module in planned.task.modules() if isinstance(module, Model))
+    return [operation.lowered(low) if operation.part in model.lower_precision else operation for operation in found]
