@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import yaml
 from dlrm.format import counted, local_time
 
 ENVIRONMENT = "environment.json"
-DESCRIPTIONS = ("scale.yaml", "experiment.yaml", "config.yaml")
-"""Files beside a table that may say what the experiment is for, as ``description``."""
+DESCRIPTION = "experiment.yaml"
+"""File beside a table that may say what the experiment is for, as ``description``."""
+_OF_POINTS = "points/*/*/benchmark.json"  # as scale leaves them beside its table
+_MOST_LOOKED_AT = 20
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,9 @@ def about_now(description: str = "", environment: Mapping[str, Any] | None = Non
 
 def about_file(path: Path) -> About:
     """Of a table, from what lies beside it; what cannot be read or is something else is left out."""
-    environment = _mapping(path.with_name(ENVIRONMENT))
-    described = (_mapping(path.with_name(name)) for name in DESCRIPTIONS)
-    description = next((text for found in described if (text := _description(found))), "")
-    return About(description, environment, local_time(path.stat().st_mtime))
+    environment = _mapping(path.with_name(ENVIRONMENT)) or _of_points(path.parent)
+    description = _mapping(path.with_name(DESCRIPTION)).get("description")
+    return About(description if isinstance(description, str) else "", environment, local_time(path.stat().st_mtime))
 
 
 def hardware(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -78,7 +80,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _description(found: Mapping[str, Any]) -> str:
-    sections = [found, *(value for value in found.values() if isinstance(value, dict))]
-    texts = (section.get("description") for section in sections)
-    return next((text for text in texts if isinstance(text, str) and text), "")
+def _of_points(folder: Path) -> dict[str, Any]:
+    """The environment of the first point that has left one."""
+    found = (_mapping(path).get("environment") for path in islice(folder.glob(_OF_POINTS), _MOST_LOOKED_AT))
+    return next((environment for environment in found if isinstance(environment, dict)), {})

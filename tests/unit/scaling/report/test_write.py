@@ -4,12 +4,14 @@ from html.parser import HTMLParser
 import matplotlib.image
 import pytest
 
+from dlrm.scaling.report import looks, write
 from dlrm.scaling.report.about import About
 from dlrm.scaling.report.write import write_report
 from dlrm.scaling.table import PREDICTED, PUBLISHED
 from tests.support.scaling_tables import Tables, strong
 
 FIGURES = ["throughput", "efficiency", "stages", "exchanged", "memory", "balance", "prediction", "published"]
+SLOW = pytest.mark.slow
 EVIL = '<script>alert("1")</script>'
 
 
@@ -38,12 +40,19 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures take most of the time; this is for tests of what is around them."""
+    one = looks.pictures_of(lambda width_in: looks.figure(width_in, 1.0)[0])
+    monkeypatch.setattr(write, "pictures_of", lambda draw: one)
+
+
 def report(tables, folder, **named):
     return Page(write_report(tables.rows, folder, factors=tables.factors, **named))
 
 
 def test_a_table_with_everything_has_all_figures_on_the_page_and_as_files(tmp_path):
-    page = report(strong(most_ranks=8), tmp_path)
+    page = report(strong(most_ranks=2), tmp_path)
     assert [attributes["id"] for attributes in page.all("section")] == ["points", *FIGURES]
     assert {path.stem for path in tmp_path.glob("*.png")} == set(FIGURES)
     for name in FIGURES:
@@ -62,7 +71,7 @@ def test_a_table_with_everything_has_all_figures_on_the_page_and_as_files(tmp_pa
     assert not re.findall(r"url\(|@import|https?://", page.html)
 
 
-def test_the_table_of_points_says_what_was_found(tmp_path):
+def test_the_table_of_points_says_what_was_found(tmp_path, undrawn):
     tables = Tables(repeats=3, seed=1)
     tables.point("one", 1, 1000, factors={"sharding.kind": "row_wise"})
     tables.point("two", 16, 16000, factors={"sharding.kind": "row_wise"})
@@ -105,7 +114,7 @@ def test_names_and_reasons_are_text_whatever_they_hold(tmp_path):
     assert "\\x1b[31m\\u202e" in page.text
 
 
-def test_what_there_are_no_figures_for_is_left_out_with_the_reason_and_its_old_file_goes(tmp_path):
+def test_what_there_are_no_figures_for_is_left_out_with_the_reason_and_its_old_file_goes(tmp_path, undrawn):
     report(strong(most_ranks=2), tmp_path)
     tables = Tables(repeats=1)
     tables.failed("only", 4, 400, "no reason")
@@ -125,7 +134,15 @@ def test_one_point_is_enough(tmp_path):
     assert "it takes a level that has run on two numbers of ranks or more" in page.text
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan"), -1.0, 1e-300, 1e300])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0.0,
+        float("nan"),
+        pytest.param(-1.0, marks=SLOW),
+        *(pytest.param(value, marks=SLOW) for value in (1e-100, 1e100)),
+    ],
+)
 def test_strange_figures_are_drawn_or_left_out(tmp_path, value):
     tables = Tables(repeats=1)
     tables.point("well", 2, 200)
@@ -137,7 +154,7 @@ def test_strange_figures_are_drawn_or_left_out(tmp_path, value):
     assert len(page.rows) == 3
 
 
-def test_a_thousand_points_fit_on_a_page(tmp_path):
+def a_thousand_points():
     tables = Tables(repeats=2)
     for level in range(100):
         for power in range(10):
@@ -150,9 +167,19 @@ def test_a_thousand_points_fit_on_a_page(tmp_path):
                 slower=1 + level / 50,
                 by_rank=False,
             )
-    page = report(tables, tmp_path)
-    assert len(page.rows) == 1001
+    return tables
+
+
+@SLOW
+def test_a_thousand_points_fit_on_a_page(tmp_path):
+    page = report(a_thousand_points(), tmp_path)
     assert len(page.html) < 5e6
+    assert len(page.all("img")) == 5
+
+
+def test_of_a_thousand_points_all_are_in_the_table_and_some_in_each_picture(tmp_path, undrawn):
+    page = report(a_thousand_points(), tmp_path)
+    assert len(page.rows) == 1001
     assert "Shown are 40 of 1,000 points" in page.text
 
 
@@ -166,7 +193,7 @@ def test_a_thousand_ranks_fit_in_a_picture(tmp_path):
     assert height < width
 
 
-def test_a_table_beside_the_page_is_linked_and_one_elsewhere_travels_in_it(tmp_path):
+def test_a_table_beside_the_page_is_linked_and_one_elsewhere_travels_in_it(tmp_path, undrawn):
     path = strong(most_ranks=2).write(tmp_path / "results.csv")
     beside = Page(write_report(path, tmp_path))
     assert "results.csv" in [attributes["href"] for attributes in beside.all("a")]
@@ -175,19 +202,26 @@ def test_a_table_beside_the_page_is_linked_and_one_elsewhere_travels_in_it(tmp_p
     assert link["href"].startswith("data:text/csv;base64,")
 
 
-def test_what_lies_beside_a_table_tells_of_the_experiment(tmp_path):
+def test_what_lies_beside_a_table_tells_of_the_experiment(tmp_path, undrawn):
     path = strong(most_ranks=2).write(tmp_path / "results.parquet")
     (tmp_path / "environment.json").write_text('{"devices": ["H100", "H100"], "host": "n1", "cpu_cores": 16}')
-    (tmp_path / "experiment.yaml").write_text("experiment:\n  description: Does a batch scale?\n")
+    (tmp_path / "experiment.yaml").write_text("name: x\ndescription: Does a batch scale?\n")
     text = Page(write_report(path, tmp_path)).text
     assert "Does a batch scale?" in text
     assert "2 x H100" in text
     assert "n1, 16 cores" in text
     (tmp_path / "environment.json").write_text("[1")
+    result = tmp_path / "points" / "p" / "repeat_0" / "benchmark.json"
+    result.parent.mkdir(parents=True)
+    result.write_text('{"environment": {"host": "n2"}}')
     (tmp_path / "experiment.yaml").write_text("{: [")
-    assert "Does a batch scale?" not in Page(write_report(path, tmp_path)).text
+    text = Page(write_report(path, tmp_path)).text
+    assert "Does a batch scale?" not in text
+    assert "n2" in text
 
 
 def test_the_same_table_gives_the_same_pictures(tmp_path):
-    first, second = (report(strong(most_ranks=2), tmp_path / name).all("img") for name in "ab")
+    tables = Tables(repeats=1)
+    tables.point("only", 4, 400)
+    first, second = (report(tables, tmp_path / name).all("img") for name in "ab")
     assert first == second
