@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, median
 
+from dlrm.errors import DataError
+from dlrm.format import escaped
 from dlrm.scaling.report.read import Results
 from dlrm.scaling.table import (
     DONE,
@@ -100,16 +103,30 @@ class Point:
 
 
 def points_of(results: Results) -> list[Point]:
-    """The points in the order of the table."""
+    """The points in the order of the table.
+
+    Raises:
+        DataError: no row of a point has numbers of hosts, ranks and samples.
+    """
     rows: dict[tuple[str, str], list[Row]] = {}
     for row in results.rows:
         rows.setdefault((row.experiment, row.point), []).append(row)
-    return [_point(key, found, results.factors.get(key, {})) for key, found in rows.items()]
+    sizes = {key: _size(results.path, key[1], found) for key, found in rows.items()}
+    return [_point(key, sizes[key], found, results.factors.get(key, {})) for key, found in rows.items()]
 
 
-def _point(key: tuple[str, str], rows: list[Row], factors: Mapping[str, str]) -> Point:
-    first = rows[0]
-    point = Point(*key, first.hosts, first.ranks, first.global_batch_size, factors)
+def _size(path: Path | None, point: str, rows: list[Row]) -> tuple[int, int, int]:
+    """Hosts, ranks and samples of a step: as the measured rows have them, if some are."""
+    measured_first = sorted(rows, key=lambda row: row.source != MEASURED)
+    sizes = ((row.hosts, row.ranks, row.global_batch_size) for row in measured_first)
+    if (found := next((size for size in sizes if min(size) > 0), None)) is None:
+        problem = f"no row of point {escaped(point)} has hosts, ranks and global_batch_size of 1 or more"
+        raise DataError(str(path or "rows"), problem)
+    return found
+
+
+def _point(key: tuple[str, str], size: tuple[int, int, int], rows: list[Row], factors: Mapping[str, str]) -> Point:
+    point = Point(*key, *size, factors)
     _count(point, [row for row in rows if row.source == MEASURED])
     figures: dict[str, dict[str, list[Row]]] = {}
     for row in rows:

@@ -23,7 +23,7 @@ _OPTIONAL = ("low", "high")
 _WHOLE = ("repeat", "hosts", "ranks", "global_batch_size", "rank")
 _NUMBERS = ("value", "low", "high")
 _TYPES = {name: pa.int64() for name in _WHOLE} | {name: pa.float64() for name in _NUMBERS}
-_NEEDED = ("hosts", "ranks", "global_batch_size")  # of every row, and positive
+_COUNTS = ("hosts", "ranks", "global_batch_size")
 _SOURCES = (MEASURED, PREDICTED, PUBLISHED)
 
 Factors = Mapping[str, object]
@@ -126,14 +126,12 @@ def _column(path: Path, table: pa.Table, name: str) -> list[Any]:
         values: list[Any] = column.cast(kind).to_pylist()
     except (pa.ArrowException, UnicodeDecodeError):
         raise DataError(str(path), f"holds {column.type}, not {kind}", column=name) from None
+    if name in _COUNTS:
+        return [value or 0 for value in values]
     return values if name in _TYPES else [value or "" for value in values]
 
 
 def _check(path: Path, columns: Mapping[str, list[Any]]) -> None:
-    for name in _NEEDED:
-        for number, value in enumerate(columns[name], start=1):
-            if value is None or value < 1:
-                raise DataError(str(path), f"is {value}, must be 1 or more", row=number, column=name)
     for number, source in enumerate(columns["source"], start=1):
         if source not in _SOURCES:
             problem = f"is {source!r}, must be one of {', '.join(_SOURCES)}"

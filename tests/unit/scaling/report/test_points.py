@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
+from dlrm.errors import DataError
 from dlrm.scaling.report.points import PARTLY, Spread, points_of
 from dlrm.scaling.report.read import of_rows
 from dlrm.scaling.table import (
@@ -82,6 +85,16 @@ def test_a_point_is_what_its_repeats_are():
     assert published.is_published
     assert published.error(PUBLISHED) == pytest.approx(0.2)
     assert published.error() is None
+
+
+def test_what_a_point_is_stands_in_one_row_at_least():
+    measured, predicted = row(SAMPLES_PER_S, 1.0), row(SAMPLES_PER_S, 2.0, source=PREDICTED)
+    sized = {"hosts": 2, "ranks": 16, "global_batch_size": 64}
+    without = replace(predicted, hosts=0, global_batch_size=0)
+    found = point(without, replace(measured, **sized))
+    assert (found.hosts, found.ranks, found.batch) == (2, 16, 64)
+    with pytest.raises(DataError, match="rows: no row of point p has hosts, ranks and global_batch_size of 1 or more"):
+        point(without)
 
 
 def test_figures_that_are_no_numbers_are_left_out():

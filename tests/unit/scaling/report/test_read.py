@@ -72,8 +72,6 @@ def changed(tables, **changes):
         ({"value": None}, "results.csv: lacks the column value; "),
         ({"point": None, "repeat": None}, "results.csv: lacks the columns point, repeat; "),
         ({"value": "fast"}, "results.csv, column value: holds string, not double"),
-        ({"ranks": 0}, "results.csv, row 1, column ranks: is 0, must be 1 or more"),
-        ({"hosts": ""}, "results.csv, row 1, column hosts: is None, must be 1 or more"),
         ({"source": "guessed"}, "results.csv, row 1, column source: is 'guessed', must be one of measured, predicted,"),
     ],
 )
