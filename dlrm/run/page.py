@@ -27,7 +27,10 @@ pre { background: var(--card); padding: 1rem; overflow-x: auto; }
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a jinja2 template; every value is escaped. ``name | printable`` shows what a terminal would obey."""
+    """A page from a jinja2 template, in which every value is escaped but those that it calls ``safe``.
+
+    ``name | printable`` shows what a terminal would obey.
+    """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["printable"] = lambda text: printable(str(text))
     return environment.from_string(template).render(**values)

@@ -12,18 +12,18 @@ from dlrm.run.results import table_rows
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ summary.name }}</title><style>
-{{ style }}img { background: #fff; }
+{{ style | safe }}img { background: #fff; } .wide { overflow-x: auto; }
 </style></head><body>
 <h1>{{ summary.name }}</h1>
 <p>{{ summary.stopped }}: {{ "{:,}".format(summary.steps) }} steps, {{ "{:,}".format(summary.samples) }} samples,
 {{ "%.1f" | format(summary.training_time_s) }} s of training, {{ "{:,.0f}".format(summary.samples_per_s) }} samples/s
 on {{ summary.ranks }} rank(s) ({{ summary.device }}).</p>
 {% if worse %}<p><strong>Warning:</strong> {{ worse }}</p>{% endif %}
-<table><tr><th></th><th>AUC</th><th>log loss</th><th>NE</th><th>calibration</th><th>samples</th></tr>
+<div class="wide"><table><tr><th></th><th>AUC</th><th>log loss</th><th>NE</th><th>calibration</th><th>samples</th></tr>
 {% for title, figures in rows %}<tr><th>{{ title }}</th>
 {% for name in ("auc", "log_loss", "normalised_entropy", "calibration") %}
 <td>{{ "%.5f" | format(figures[name]) if figures.get(name) is not none else "-" }}</td>{% endfor %}
-<td>{{ "{:,}".format(figures.samples) if figures.samples else "" }}</td></tr>{% endfor %}</table>
+<td>{{ "{:,}".format(figures.samples) if figures.samples else "" }}</td></tr>{% endfor %}</table></div>
 {% if curves %}<img alt="log loss, AUC and samples per second over steps" src="{{ curves }}">
 {% endif %}{% for title, text in texts %}<h2>{{ title }}</h2><pre>{{ text }}</pre>{% endfor %}
 </body></html>

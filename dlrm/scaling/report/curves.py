@@ -61,13 +61,14 @@ def others_text(lines: Sequence[Line]) -> str:
 
 def throughput(lines: Sequence[Line], published: Sequence[Line]) -> Drawing:
     """Samples/s against ranks."""
-    drawing = Drawing(
-        "throughput",
-        "Throughput",
+    predicted = any(line.level.line(PREDICTED) for line in (*lines, *published))
+    caption = (
         "Samples that all ranks train in a second: higher is better, and a line along the dotted ideal loses nothing by "
-        "more ranks. Bars are the lowest and highest repeat, dashes the prediction with its band"
-        + (", stars published results." if published else "."),
+        "more ranks. Bars are the lowest and highest repeat"
+        + ", dashes the prediction with its band" * predicted
+        + ", stars published results" * bool(published)
     )
+    drawing = Drawing("throughput", "Throughput", f"{caption}.")
     if not any(line.level.line(source) for line in (*lines, *published) for source in _STYLES):
         return looks.without(drawing, "no point has samples/s")
     return replace(

@@ -92,7 +92,7 @@ PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ head.title | printable }}</title>
-<style>{{ style }}</style>
+<style>{{ style | safe }}</style>
 </head>
 <body>
 <header>
@@ -195,7 +195,7 @@ PAGE = """<!doctype html>
 </section>
 {% endif %}
 </main>
-<script>{{ script }}</script>
+<script>{{ script | safe }}</script>
 </body>
 </html>
 """

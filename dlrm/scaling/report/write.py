@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
-from markupsafe import Markup
-
 from dlrm.files import written_beside
 from dlrm.format import counted
 from dlrm.run.page import STYLE, data_uri, render
@@ -111,8 +109,8 @@ def write_report(
     page = render(
         template.PAGE,
         policy=template.policy(),
-        style=Markup(STYLE + template.STYLE),  # ours, not the user's
-        script=Markup(template.SCRIPT),
+        style=STYLE + template.STYLE,
+        script=template.SCRIPT,
         head=_head(results, points, about, folder),
         columns=columns,
         rows=rows,

@@ -134,6 +134,16 @@ def test_one_point_is_enough(tmp_path):
     assert "it takes a level that has run on two numbers of ranks or more" in page.text
 
 
+def test_what_was_only_predicted_is_drawn_too(tmp_path):
+    tables = Tables(repeats=1)
+    for ranks in (8, 16):
+        tables.point(f"on {ranks}", ranks, 100 * ranks, sources=(PREDICTED,))
+    page = report(tables, tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(FIGURES) - {"prediction", "published"}
+    assert [row[5] for row in page.rows[1:]] == ["predicted ", "predicted "]
+    assert "points only predicted" in page.text
+
+
 @pytest.mark.parametrize(
     "value",
     [
