@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from dlrm.format import escaped
+from dlrm.format import printable
 
 # Okabe and Ito, "Color Universal Design" (2008), without yellow and black, which a white or a dark page would swallow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -27,6 +27,9 @@ _DARK = {INK: "#e5e9f0", MUTED: "#9aa7b8", GRID: "#333c48", PAPER: "#1c222a"}
 WIDE_IN, NARROW_IN = 10.0, 4.7  # at 10 points the text of either is of the page's size
 _DPI = 130
 _LONGEST = 60
+# Of legends: about the width of a letter, that of all else in an entry, and the height of a row.
+_LETTER_IN, _HANDLE_IN, _ROW_IN = 0.075, 0.6, 0.19
+_ONE_COLUMN = 6  # entries; more are given two, where there is width for them
 MOST_LINES = 12
 MOST_POINTS = 40
 _LINEAR_UNTIL, _LINEAR_RANKS_UNTIL = 20.0, 6.0  # where an axis spans more, it is logarithmic
@@ -143,19 +146,25 @@ def is_narrow(width_in: float) -> bool:
 
 
 def label(name: str, longest: int = _LONGEST) -> str:
-    """A name that somebody else chose, of one line and bounded length."""
-    return escaped(name, longest)
+    """A name that somebody else chose, of one line and bounded length: names often differ at their end."""
+    shown = printable(name)
+    tail = longest // 2
+    return shown if len(shown) <= longest else f"{shown[: longest - tail - 1]}…{shown[-tail:]}"
 
 
-def legend(picture: Figure, axes: Any, longest_line: int | None = None) -> None:
+def legend(picture: Figure, axes: Any) -> None:
     """Under the axes, in as many columns as find place."""
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
     width = picture.get_figwidth()
-    longest_line = max(map(len, labels)) if longest_line is None else longest_line
-    columns = max(1, int(width / (0.55 + 0.075 * longest_line)))
-    picture.legend(handles, labels, loc="outside lower left", ncols=min(columns, len(labels), 5), borderaxespad=0.2)
+    place = width / 2 if len(labels) > _ONE_COLUMN and not is_narrow(width) else width
+    labels = [label(text, int((place - _HANDLE_IN) / _LETTER_IN)) for text in labels]
+    columns = int(width / (_HANDLE_IN + _LETTER_IN * max(map(len, labels))))
+    ncols = max(1, min(columns, len(labels), 5))
+    rows = -(-len(labels) // ncols)
+    picture.set_figheight(picture.get_figheight() + (rows - 1) * _ROW_IN)  # the axes keep their height
+    picture.legend(handles, labels, loc="outside lower left", ncols=ncols, borderaxespad=0.2)
 
 
 def compact(value: float, _: object = None, *, digits: int = 3) -> str:

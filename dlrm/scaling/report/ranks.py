@@ -176,7 +176,7 @@ def _ranks(point: Point) -> list[int | None]:
 def _names(points: Sequence[Point], width_in: float) -> list[str]:
     if looks.is_narrow(width_in):
         return [point.name for point in points]
-    return [f"{looks.label(point.name, 32)} · {counted(point.ranks, 'rank')}" for point in points]
+    return [f"{looks.label(point.name, 28)} · {counted(point.ranks, 'rank')}" for point in points]
 
 
 def _memory_text(points: Sequence[Point]) -> str:

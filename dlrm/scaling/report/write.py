@@ -20,7 +20,7 @@ from dlrm.scaling.report.about import About, about_file, about_now, hardware
 from dlrm.scaling.report.accuracy import accuracy_of
 from dlrm.scaling.report.cells import table_of
 from dlrm.scaling.report.levels import fixed_factors, levels_of
-from dlrm.scaling.report.looks import Drawing, Pictures, compact, pictures_of
+from dlrm.scaling.report.looks import Drawing, Pictures, compact, label, pictures_of
 from dlrm.scaling.report.points import PARTLY, Point, points_of
 from dlrm.scaling.report.read import Factors, Results, of_rows, read_results
 from dlrm.scaling.table import DONE, FAILED, MEASURED, MISSING, PREDICTED, PUBLISHED, Row
@@ -196,7 +196,9 @@ def _tiles(points: Sequence[Point], date: str) -> list[Tile]:
     fastest = max((p for p in points if MEASURED in p.throughput), key=_measured, default=None)
     if fastest is not None:
         ranks_text = counted(fastest.ranks, "rank")
-        tiles.append(Tile(compact(_measured(fastest)), f"samples/s at most, on {ranks_text}: {fastest.name}"))
+        tiles.append(
+            Tile(compact(_measured(fastest)), f"samples/s at most, on {ranks_text}: {label(fastest.name, 40)}")
+        )
     if (found := accuracy_of(points)) is not None:
         tiles.append(Tile(f"{found.median_error:.1%}", "median absolute error of predictions"))
     others = {PREDICTED: "points only predicted", PUBLISHED: "published points"}

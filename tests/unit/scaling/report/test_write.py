@@ -140,7 +140,7 @@ def test_what_was_only_predicted_is_drawn_too(tmp_path):
         tables.point(f"on {ranks}", ranks, 100 * ranks, sources=(PREDICTED,))
     page = report(tables, tmp_path)
     assert {path.stem for path in tmp_path.glob("*.png")} == set(FIGURES) - {"prediction", "published"}
-    assert [row[5] for row in page.rows[1:]] == ["predicted ", "predicted "]
+    assert [row[4] for row in page.rows[1:]] == ["predicted ", "predicted "]
     assert "points only predicted" in page.text
 
 
