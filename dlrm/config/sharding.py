@@ -33,8 +33,18 @@ class TableSharding(Section):
 
 
 class ShardingConfig(Section):
-    """Constraints and hardware figures for torchrec's EmbeddingShardingPlanner."""
+    """How many copies of the tables there are; constraints and hardware figures for torchrec's EmbeddingShardingPlanner."""
 
+    group_size: PositiveInt | None = None
+    """Ranks that share a copy of the tables (2D parallelism; torchrec's sharding_group_size). The world size divided by it
+    is the number of copies, each of which learns from its own ranks' samples, and which are averaged every sync_steps
+    steps. All ranks share one copy if left out. Several need CUDA, and are another algorithm (docs/sharding.md)."""
+    sync_steps: PositiveInt = 1
+    """Every how many steps copies average weights and optimizer states; for evaluations and checkpoints they do so, too."""
+    inter_host_sync: bool = False
+    """Let consecutive ranks share a copy, so that ids and embeddings stay on few hosts and copies are averaged between them
+    (torchrec's use_inter_host_allreduce). Otherwise ranks of a host hold the same part of different copies, which are
+    averaged there, and ids and embeddings go between hosts."""
     types: ShardingKinds = ("table_wise", "row_wise", "table_row_wise", "data_parallel")
     """Sharding types the planner may choose from, for every table."""
     kernels: Kernels | None = None

@@ -5,6 +5,7 @@ stands for. Each step of that way is taken here and nowhere else. What is leaned
 
 - ``dlrm/sharding/id_exchange.py``: what torchrec's pipelines put in the place of an exchange of ids;
 - ``dlrm/sharding/replicas.py``: how DistributedModelParallel makes a DistributedDataParallel, and the order of its buckets;
+- ``dlrm/sharding/copies.py``: what torchrec's DMPCollection asks of its own methods, and what it averages;
 - ``dlrm/sharding/empty_shards.py``: how fbgemm's CPU kernels tell their tables apart;
 - ``dlrm/compiled.py``: numba's cache of machine code;
 - ``launch/elastic_agent.py``: torchelastic's agent; ``launch/signed_store.py``: the state of its rendezvous.

@@ -43,13 +43,16 @@ from dlrm.distributed.internals import fused_lookups, kernels_of
 from dlrm.errors import PlanError
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
+from dlrm.sharding.groups import Groups, one_group
 from dlrm.table_names import table_name
 
 _COUNT_ROWS_ON = ("cpu",)  # where the number of touched rows need not be waited for
 _UNCACHED_KERNELS = (EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.FUSED_UVM.value)
 
 
-def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: TableOptimizer) -> None:
+def train_column_shards(
+    sharded: nn.Module, *, plan: ShardingPlan, optimizer: TableOptimizer, groups: Groups | None = None
+) -> None:
     """Take the update of tables that are cut into columns over from the fused kernels, if it is row-wise Adagrad.
 
     Every rank has to call it, once, after the model has been wrapped and before the first step.
@@ -58,6 +61,7 @@ def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: Ta
         sharded: the sharded model.
         plan: by which it was sharded.
         optimizer: of the tables.
+        groups: of ranks that share a copy of the tables, in which the plan's ranks are positions; one if left out.
 
     Raises:
         PlanError: a table is cut into columns and lies behind a cache, where its rows cannot be reached; on every rank.
@@ -66,11 +70,11 @@ def train_column_shards(sharded: nn.Module, *, plan: ShardingPlan, optimizer: Ta
         return
     assert isinstance(optimizer, TableRowwiseAdagrad), f"no update by columns of {optimizer.kind}"
     holders = _holders_of_cut_blocks(plan)
-    groups = _process_groups(holders.values())
+    meeting = _process_groups(holders.values(), groups or one_group(dist.get_world_size()))
     for lookup in fused_lookups(sharded):
         pieces = _pieces_by_block(lookup)
         if any(block in holders for block in pieces):
-            group_of = {block: groups.get(holders.get(block, ())) for block in pieces}
+            group_of = {block: meeting.get(holders.get(block, ())) for block in pieces}
             lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer).watch)
 
 
@@ -211,7 +215,7 @@ def _all_reduce_together(tensors: list[torch.Tensor], group: dist.ProcessGroup) 
 
 
 def _holders_of_cut_blocks(plan: ShardingPlan) -> dict[_Block, tuple[int, ...]]:
-    """The ranks with a piece, ascending, of each block that is cut into columns."""
+    """The positions with a piece, ascending, of each block that is cut into columns."""
     parameters = {table: parameter for of_module in plan.plan.values() for table, parameter in of_module.items()}
     ranks: dict[_Block, list[int]] = {}
     for table, parameter in parameters.items():
@@ -231,9 +235,16 @@ def _holders_of_cut_blocks(plan: ShardingPlan) -> dict[_Block, tuple[int, ...]]:
     return holders
 
 
-def _process_groups(rank_sets: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], dist.ProcessGroup]:
-    """A process group for every set of two or more ranks, made in the same order on all ranks."""
-    return {ranks: dist.new_group(ranks) for ranks in sorted(set(rank_sets)) if len(ranks) > 1}
+def _process_groups(
+    position_sets: Iterable[tuple[int, ...]], groups: Groups
+) -> dict[tuple[int, ...], dist.ProcessGroup]:
+    """For every set of two or more positions the process group in this rank's group; made in one order on all ranks."""
+    mine = groups.copy_of(dist.get_rank())
+    return {
+        positions: [dist.new_group(ranks) for ranks in groups.in_each(positions)][mine]
+        for positions in sorted(set(position_sets))
+        if len(positions) > 1
+    }
 
 
 def _block(table: str, shard: ShardMetadata) -> _Block:

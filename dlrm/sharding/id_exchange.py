@@ -28,6 +28,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 class SparseDistPipeline(TrainPipelineSparseDist):  # type: ignore[misc]  # torchrec is untyped here
     """torchrec's pipeline that starts the exchange of the next batch's ids while this one is trained."""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Of a DMPCollection it would average the copies of tables every so many batches, counted from its own making. Here
+        # that follows from the number of the step (dlrm.sharding.copies).
+        self._dmp_collection_sync_interval_batches = None
+
     def _pipeline_model(self, *arguments: Any, **named: Any) -> None:
         super()._pipeline_model(*arguments, **named)
         if self._device.type == "cuda":  # on the CPU the numbers are where they belong

@@ -12,6 +12,7 @@ from torchrec.distributed.types import ParameterSharding, ShardingPlan, Sharding
 from dlrm.memory import Bytes
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.schema import Schema
+from dlrm.sharding.groups import Groups
 from dlrm.table_names import module_name
 
 _ON_HOST = (EmbeddingComputeKernel.FUSED_UVM.value, EmbeddingComputeKernel.FUSED_UVM_CACHING.value)
@@ -31,6 +32,7 @@ class Piece:
         sharding: sharding type; kernel: compute kernel; cache_share: of its rows, on the device.
         primary: whether it begins at the table's first column (there a checkpoint finds the state of whole rows).
         hotness: most ids of a sample.
+        saved: whether checkpoints hold it: where there are several copies of the tables, those of one.
     """
 
     rows: int
@@ -40,6 +42,7 @@ class Piece:
     cache_share: float
     primary: bool
     hotness: int
+    saved: bool = True
 
     @property
     def replicated(self) -> bool:
@@ -47,34 +50,41 @@ class Piece:
         return self.sharding == _DATA_PARALLEL
 
 
-def pieces_of(plan: ShardingPlan, sizes: Mapping[str, tuple[int, int]], schema: Schema, rank: int) -> list[Piece]:
+def pieces_of(
+    plan: ShardingPlan, sizes: Mapping[str, tuple[int, int]], schema: Schema, rank: int, groups: Groups | None = None
+) -> list[Piece]:
     """What ``rank`` holds under ``plan``.
 
     Args:
-        plan: of all ranks.
+        plan: of a group of ranks, or of all.
         sizes: (rows, columns) of each table, by name.
         schema: the tables' hotness.
         rank: of which rank.
+        groups: of ranks that share a copy of the tables; all share one if left out.
     """
+    position, saved = (rank, True) if groups is None else (groups.position_of(rank), groups.copy_of(rank) == 0)
     by_table = {name: parameter for module_plan in plan.plan.values() for name, parameter in module_plan.items()}
     hotness = {feature.name: feature.hotness for feature in schema.sparse}
     return [
         piece
         for table, (rows, columns) in sizes.items()
-        for piece in _pieces(by_table[module_name(table)], rows, columns, hotness[table], rank)
+        for piece in _pieces(by_table[module_name(table)], rows, columns, hotness[table], position, saved=saved)
     ]
 
 
-def _pieces(parameter: ParameterSharding, rows: int, columns: int, hotness: int, rank: int) -> Iterator[Piece]:
+def _pieces(
+    parameter: ParameterSharding, rows: int, columns: int, hotness: int, position: int, *, saved: bool
+) -> Iterator[Piece]:
     share = parameter.cache_params.load_factor if parameter.cache_params else None
     common = (parameter.sharding_type, parameter.compute_kernel, share or _DEFAULT_CACHE_SHARE)
     if parameter.sharding_type == _DATA_PARALLEL:
         yield Piece(rows, columns, *common, primary=True, hotness=hotness)
         return
     for shard in parameter.sharding_spec.shards:
-        if shard.placement.rank() == rank and shard.shard_sizes[0]:
+        if shard.placement.rank() == position and shard.shard_sizes[0]:
             primary = shard.shard_offsets[1] == 0
-            yield Piece(shard.shard_sizes[0], shard.shard_sizes[1], *common, primary=primary, hotness=hotness)
+            rows, columns = shard.shard_sizes
+            yield Piece(rows, columns, *common, primary=primary, hotness=hotness, saved=saved)
 
 
 def weight_bytes(piece: Piece, *, on_cpu: bool) -> Bytes:
@@ -110,6 +120,8 @@ def gradient_bytes(piece: Piece, optimizer: TableOptimizer) -> int:
 
 def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:
     """What this rank writes of it into a checkpoint; ranks share what all of them have."""
+    if not piece.saved:
+        return 0
     state = optimizer.state_shapes(piece.rows, piece.columns).values()
     numbers = piece.rows * piece.columns
     for shape in state:
@@ -124,7 +136,7 @@ def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: in
         pieces: what the rank holds.
         columns: X, of all tables.
         samples: B, of a rank's part of a batch.
-        ranks: of the job.
+        ranks: that exchange with each other.
     """
     if ranks == 1:
         return 0

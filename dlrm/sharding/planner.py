@@ -20,6 +20,7 @@ from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.format import did_you_mean, first_line
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
+from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
 from dlrm.sharding.sharder import TableSharder
 from dlrm.table_names import module_name, table_name
@@ -27,6 +28,7 @@ from dlrm.table_names import module_name, table_name
 _GIB = 1024**3
 _MOST_ROWS_ON_CPU = 2**31 - 2  # embedding_backward_split_cpu_template.cpp: below 2^31 - 1
 _CACHED: Kernel = "fused_uvm_caching"
+_ON_DEVICES: tuple[Kernel, ...] = ("dense", "fused")
 _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, but not one by one
     PlannerErrorType.INSUFFICIENT_STORAGE,
     PlannerErrorType.PARTITION,
@@ -64,8 +66,11 @@ def make_plan(
     rank_batch_size: int,
     sharder: TableSharder | None = None,
     reserve: Reserve = NOTHING,
+    groups: Groups | None = None,
 ) -> ShardingPlan:
     """Ask torchrec's planner on rank 0 for a plan and give it to every rank.
+
+    Where there are several copies of the tables, it is the plan of each group of ranks that share one.
 
     Args:
         model: the model with its tables (on the meta device).
@@ -76,14 +81,18 @@ def make_plan(
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
         sharder: says in what tables exchange, which weighs too; float32 if left out.
         reserve: memory for all that is no table.
+        groups: of ranks that share a copy of the tables; all share one if left out.
 
     Raises:
         ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
-    constraints = table_constraints(config, optimizer, schema, world.rank_info)
+    group = world if groups is None else groups.seen_from(world)
+    constraints = table_constraints(config, optimizer, schema, group.rank_info)
     check_kernels(config, constraints, world.device.type)
-    if world.device.type == "cuda":
+    if groups is not None and groups.copies > 1:
+        keep_on_devices(config, constraints)
+    elif world.device.type == "cuda":
         add_caches(config, constraints)
     hardware = hardware_of(config, world)
 
@@ -92,7 +101,7 @@ def make_plan(
         planner = EmbeddingShardingPlanner(
             topology=topology(
                 hardware,
-                world,
+                group,
                 device_bytes=max(1, hardware.device_bytes - int(reserve.device / kept)),
                 host_bytes=max(1, int(hardware.host_bytes * kept) - reserve.host),  # torchrec reserves of devices only
             ),
@@ -112,7 +121,7 @@ def make_plan(
                 raise PlanError(f"the planner found no plan: {first_line(error)}") from error
             short = _short_memory(plan_for, hardware)
             raise PlanError(
-                _does_not_fit(model, optimizer, hardware, world, reserve, short=short, samples=rank_batch_size)
+                _does_not_fit(model, optimizer, hardware, group, reserve, short=short, samples=rank_batch_size)
             ) from error
         except _OF_PLANNER as error:
             raise PlanError(f"the planner found no plan: {first_line(error)}") from error
@@ -242,6 +251,28 @@ def check_kernels(config: ShardingConfig, constraints: Mapping[str, ParameterCon
             known = ", ".join(kernel for kernel in offered if kernel in get_args(Kernel))
             given = ", ".join(constraint.compute_kernels)
             raise ConfigError.at(key, f"is {given}, but for {', '.join(types)} on {device_type} there is only {known}")
+
+
+def keep_on_devices(config: ShardingConfig, constraints: Mapping[str, ParameterConstraints]) -> None:
+    """Leave out kernels of tables in host memory: copies of tables are averaged by NCCL, from device to device.
+
+    torchrec averages the table behind a cache, too, and not the rows in it.
+
+    Raises:
+        ConfigError: a table may have no others.
+    """
+    for module, constraint in constraints.items():
+        given = constraint.compute_kernels
+        kept = [kernel for kernel in given or _ON_DEVICES if kernel in _ON_DEVICES]
+        if not kept:
+            own = config.tables.get(table_name(module))
+            key = f"sharding.tables.{table_name(module)}.kernels" if own and own.kernels else "sharding.kernels"
+            message = (
+                f"is {', '.join(given or ())}, and of tables in host memory there can be one copy only "
+                "(sharding.group_size); use fused"
+            )
+            raise ConfigError.at(key, message)
+        constraint.compute_kernels = kept
 
 
 def add_caches(config: ShardingConfig, constraints: Mapping[str, ParameterConstraints]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
 from dlrm.optim.tables.base import TableOptimizer
+from dlrm.sharding.groups import Groups, one_group
 from dlrm.table_names import module_name
 
 _GIB = 1024**3
@@ -19,7 +20,7 @@ class TablePlacement:
     Attributes:
         table, rows, dim: the table.
         sharding: sharding type; kernel: compute kernel.
-        gib_by_rank: weights and optimizer state on each rank, GiB.
+        gib_by_rank: weights and optimizer state on each rank, GiB; of each copy, where there are several.
     """
 
     table: str
@@ -36,16 +37,22 @@ class TablePlacement:
 
 
 def placements(
-    plan: ShardingPlan, sizes: dict[str, tuple[int, int]], optimizer: TableOptimizer, world_size: int
+    plan: ShardingPlan,
+    sizes: dict[str, tuple[int, int]],
+    optimizer: TableOptimizer,
+    world_size: int,
+    groups: Groups | None = None,
 ) -> list[TablePlacement]:
     """One row a table, in the model's order.
 
     Args:
-        plan: the plan.
+        plan: the plan, of a group of ranks or of all.
         sizes: (rows, dim) of each table.
         optimizer: of the tables; its state counts.
         world_size: number of ranks.
+        groups: of ranks that share a copy of the tables; all share one if left out.
     """
+    groups = groups or one_group(world_size)
     by_table = {name: parameter for module_plan in plan.plan.values() for name, parameter in module_plan.items()}
     rows_of_report = []
     for table, (rows, dim) in sizes.items():
@@ -56,7 +63,8 @@ def placements(
         else:
             for shard in parameter.sharding_spec.shards:
                 shard_rows, shard_columns = shard.shard_sizes
-                bytes_by_rank[shard.placement.rank()] += optimizer.block_bytes(shard_rows, shard_columns)
+                for rank in groups.peers_at(shard.placement.rank()):
+                    bytes_by_rank[rank] += optimizer.block_bytes(shard_rows, shard_columns)
         gib = tuple(size / _GIB for size in bytes_by_rank)
         rows_of_report.append(TablePlacement(table, rows, dim, parameter.sharding_type, parameter.compute_kernel, gib))
     return rows_of_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import nn
@@ -12,7 +13,9 @@ from torchrec.distributed.types import ShardingPlan, ShardingType
 
 from dlrm.distributed.internals import ShardedTensor, caches_rows, fused_lookups, kernels_of
 from dlrm.distributed.world import World
+from dlrm.sharding.copies import CopiedTables
 from dlrm.sharding.empty_shards import keep_empty_shards_apart
+from dlrm.sharding.groups import Groups
 from dlrm.sharding.replicas import Replicas, settle_gradient_buckets
 from dlrm.sharding.sharder import TableSharder
 from dlrm.table_names import table_name, table_of_weight
@@ -31,26 +34,40 @@ def shard_model(
     all_reduce: torch.dtype = torch.float32,
     bucket_mib: int | None = None,
     accumulates: bool = False,
+    groups: Groups | None = None,
+    timeout: timedelta | None = None,
 ) -> DistributedModelParallel:
     """Shard the tables by ``plan``, replicate the rest by DDP, and write the tables' initial weights.
 
     Args:
         model: tables on the meta device, everything else initialised on CPU, the same on every rank.
-        plan: where each table goes.
+        plan: where each table goes, in each group of ranks.
         world: ranks and device.
         fill_block: writes the initial weights of whatever part of a table this rank holds.
         sharder: says in what tables exchange; float32 if left out.
         all_reduce: in what the gradients of the rest are summed over ranks.
         bucket_mib: of gradients that are summed together, in MiB; None as torch has it.
         accumulates: whether they are summed once for several backward passes.
+        groups: of ranks that share a copy of the tables; all share one if left out.
+        timeout: of what ranks of a group wait for, where there are several; torch's if left out.
     """
-    sharded = DistributedModelParallel(
-        model,
-        device=world.device,
-        plan=plan,
-        sharders=[sharder or TableSharder()],
-        data_parallel_wrapper=Replicas(all_reduce, bucket_mib=bucket_mib, accumulates=accumulates),
-    )
+    wrapper = Replicas(all_reduce, bucket_mib=bucket_mib, accumulates=accumulates)
+    sharders = [sharder or TableSharder()]
+    if groups is None or groups.copies == 1:
+        sharded = DistributedModelParallel(
+            model, device=world.device, plan=plan, sharders=sharders, data_parallel_wrapper=wrapper
+        )
+    else:
+        sharded = CopiedTables(
+            model,
+            world.device,
+            plan,
+            groups,
+            ranks_per_host=world.rank_info.local_world_size,
+            timeout=timeout,
+            sharders=sharders,
+            data_parallel_wrapper=wrapper,
+        )
     settle_gradient_buckets(sharded)
     for lookup in fused_lookups(sharded):
         for _, kernel in kernels_of(lookup):
@@ -75,6 +92,17 @@ def _fill(table: str, weight: torch.Tensor | ShardedTensor, fill_block: FillBloc
     for shard in weight.local_shards():
         first_row, first_column = shard.metadata.shard_offsets
         fill_block(table, shard.tensor.detach(), first_row, first_column)
+
+
+def local_shards(sharded: DistributedModelParallel) -> list[torch.Tensor]:
+    """The parts of sharded tables that this rank holds, as views that training changes."""
+    return [
+        shard.tensor.detach()
+        for weight in sharded.state_dict().values()
+        if isinstance(weight, ShardedTensor)
+        for shard in weight.local_shards()
+        if shard.tensor.numel()
+    ]
 
 
 def local_weights(sharded: DistributedModelParallel) -> list[torch.Tensor]:

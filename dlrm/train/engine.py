@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torchrec.distributed import DistributedModelParallel
@@ -24,12 +25,22 @@ from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, table
 from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_all_are_trained, check_rate_groups
 from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
+from dlrm.sharding.copies import ONE_COPY, AveragedCopies, CopiedTables, Copies
+from dlrm.sharding.groups import Groups, groups_of
 from dlrm.sharding.hardware import Hardware, hardware_of
 from dlrm.sharding.memory import pieces_of
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
 from dlrm.sharding.sharder import TableSharder, build_sharder
-from dlrm.sharding.wrap import CachedRows, FillBlock, fill_tables, local_weights, shard_model, split_parameters
+from dlrm.sharding.wrap import (
+    CachedRows,
+    FillBlock,
+    fill_tables,
+    local_shards,
+    local_weights,
+    shard_model,
+    split_parameters,
+)
 from dlrm.table_names import table_name
 from dlrm.train.memory import Shapes, account, reserve
 from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
@@ -43,7 +54,8 @@ class Engine:
     Attributes:
         model: tables sharded, MLPs replicated; optimizer: of all of it; stepper: drives both.
         average: of the weights, for evaluation.
-        plan, placements: where the tables are, for torchrec and for people.
+        plan, placements: where the tables are, for torchrec (of each group of ranks that share a copy) and for people.
+        copies: of the tables.
         memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
     """
@@ -54,6 +66,7 @@ class Engine:
     average: Averaging
     plan: ShardingPlan
     placements: list[TablePlacement]
+    copies: Copies
     memory: MemoryAccount
     hardware: Hardware
     dense_weights: int
@@ -72,16 +85,23 @@ class PlannedModel:
 
     Attributes:
         task: with the loss; tables: what trains its tables; sizes: (rows, dim) of each table, by name.
-        plan: where the tables are to be; sharder: puts them there.
+        groups: of ranks that share a copy of the tables.
+        plan: where the tables are to be, in each group; sharder: puts them there.
         memory_of: what a rank will take, its process aside.
     """
 
     task: TrainTask
     tables: TableOptimizer
     sizes: dict[str, tuple[int, int]]
+    groups: Groups
     plan: ShardingPlan
     sharder: TableSharder
     memory_of: Callable[[int], MemoryAccount]
+
+    @property
+    def placements(self) -> list[TablePlacement]:
+        """The plan for people: a row a table, over all ranks."""
+        return placements(self.plan, self.sizes, self.tables, self.groups.world_size, self.groups)
 
 
 def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0) -> PlannedModel:
@@ -96,6 +116,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
     Raises:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
+    groups = find_groups(config, world)
     of_tables = table_optimizer(config.optim.sparse)
     check_table_optimizer(of_tables, world.device)
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
@@ -109,7 +130,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
         for table in model.tables.embedding_bag_configs()
     }
     task = TrainTask(model, task_weights(config.train, schema.tasks))
-    shapes = Shapes.of(task, config, schema, world, scored)
+    shapes = Shapes.of(task, config, schema, world, scored, exchanged=groups.size > 1)
     plan = make_plan(
         task,
         config=config.sharding,
@@ -118,13 +139,31 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
         world=world,
         rank_batch_size=config.train.micro_batch_size // world.size,
         sharder=sharder,
-        reserve=reserve(config, shapes, of_tables, world),
+        reserve=reserve(config, shapes, of_tables, world, groups),
+        groups=groups,
     )
 
     def memory_of(rank: int) -> MemoryAccount:
-        return account(config, shapes, pieces_of(plan, sizes, schema, rank), of_tables, world)
+        return account(config, shapes, pieces_of(plan, sizes, schema, rank, groups), of_tables, world, groups)
 
-    return PlannedModel(task, of_tables, sizes, plan, sharder, memory_of)
+    return PlannedModel(task, of_tables, sizes, groups, plan, sharder, memory_of)
+
+
+def find_groups(config: Config, world: World) -> Groups:
+    """The ranks that share a copy of the tables.
+
+    Raises:
+        ConfigError: there cannot be such groups, or what else is configured allows no second copy.
+        PlanError: hosts with unlike numbers of ranks.
+    """
+    groups = groups_of(config.sharding, world)
+    if groups.copies > 1 and config.checkpoint.enabled and config.checkpoint.full_every > 1:
+        message = (
+            f"is {config.checkpoint.full_every}, and with {groups.copies} copies of the tables (sharding.group_size) every "
+            "row may change when they are averaged, by rounding, so that no delta would hold all changes; use 1"
+        )
+        raise ConfigError.at("checkpoint.full_every", message)
+    return groups
 
 
 def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 0, process: Bytes = NO_BYTES) -> Engine:
@@ -149,8 +188,10 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
         all_reduce=DTYPES[config.precision.all_reduce],
         bucket_mib=config.train.all_reduce_bucket_mib,
         accumulates=config.train.accumulation_steps > 1,
+        groups=planned.groups,
+        timeout=timedelta(seconds=config.distributed.timeout_s),
     )
-    train_column_shards(sharded, plan=plan, optimizer=of_tables)
+    train_column_shards(sharded, plan=plan, optimizer=of_tables, groups=planned.groups)
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in dense.items():
@@ -158,6 +199,7 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:
         average = ExponentialAverage(local_weights(sharded), config.train.average_decay, CachedRows(sharded))
+    copies = _copies(config, sharded, planned.groups, world, average)
     optimizer = build_optimizer(
         config.optim,
         of_tables,
@@ -170,16 +212,28 @@ def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 
     return Engine(
         model=sharded,
         optimizer=optimizer,
-        stepper=Stepper(sharded, optimizer, world.device, config.train.pipeline),
+        stepper=Stepper(sharded, optimizer, world.device, config.train.pipeline, copies),
         average=average,
         plan=plan,
-        placements=placements(plan, sizes, of_tables, world.size),
+        placements=planned.placements,
+        copies=copies,
         memory=memory,
         hardware=hardware_of(config.sharding, world),
         dense_weights=dense_weights,
         table_weights=table_weights,
         fill_block=fill_block,
     )
+
+
+def _copies(
+    config: Config, sharded: DistributedModelParallel, groups: Groups, world: World, average: Averaging
+) -> Copies:
+    if not isinstance(sharded, CopiedTables):
+        return ONE_COPY
+    followers: list[torch.Tensor] = []
+    if isinstance(average, ExponentialAverage):
+        followers = [average.average_of(shard) for shard in local_shards(sharded)]
+    return AveragedCopies(sharded, groups, world.rank, every_steps=config.sharding.sync_steps, followers=followers)
 
 
 def task_weights(config: TrainConfig, tasks: Sequence[str]) -> list[float]:

@@ -37,6 +37,7 @@ class Evaluator:
         """The model's figures over all samples of all ranks; the same on every rank."""
         metrics = TaskMetrics(loader.source.schema.tasks, self._world.device)
         loader.bad_values.clear()
+        self._stepper.agree()  # before weights and averages change places
         with activity.during(activity.EVALUATING), self._average.applied():
             for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
                 metrics.update(output.logits_BT, output.labels_BT, output.weights_BT)

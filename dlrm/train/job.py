@@ -27,6 +27,7 @@ from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
 from dlrm.run.results import record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
 from dlrm.run.summary import leave_behind
+from dlrm.sharding.groups import copies_lines
 from dlrm.signals import tell_before_end
 from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
@@ -90,7 +91,8 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     )
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
-    for line in (*accumulation_lines(config), *precision_lines(config, world), *run.lines, *start.lines):
+    told = (*accumulation_lines(config), *copies_lines(config.sharding, world), *precision_lines(config, world))
+    for line in (*told, *run.lines, *start.lines):
         display.say(line)
 
     with checkpointing.watched():

@@ -46,6 +46,7 @@ from dlrm.models.task import TrainTask
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding import memory as of_tables
+from dlrm.sharding.groups import Groups
 from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
 
@@ -89,7 +90,16 @@ class Shapes:
         return sum(columns for _, columns in self.tables)
 
     @classmethod
-    def of(cls, task: TrainTask, config: Config, schema: Schema, world: World, scored: int) -> Shapes:
+    def of(
+        cls,
+        task: TrainTask,
+        config: Config,
+        schema: Schema,
+        world: World,
+        scored: int,
+        *,
+        exchanged: bool | None = None,
+    ) -> Shapes:
         """Run ``task``, which is not sharded yet, without memory.
 
         Args:
@@ -98,6 +108,7 @@ class Shapes:
             schema: of the data.
             world: the ranks.
             scored: samples of the largest split that is evaluated, of all ranks.
+            exchanged: whether ranks exchange embeddings with others; if left out, where there are others.
         """
         samples = -(-config.train.micro_batch_size // world.size)
         scored_at_once = config.evaluation.global_batch_size or config.train.micro_batch_size
@@ -118,7 +129,7 @@ class Shapes:
                 samples,
                 _kind_there(world.device),
                 evaluation_samples=evaluation_samples,
-                exchanged=world.size > 1,
+                exchanged=world.size > 1 if exchanged is None else exchanged,
             ),
             scored=-(-scored // world.size),
         )
@@ -130,15 +141,24 @@ def _kind_there(device: torch.device) -> torch.device:
 
 
 def account(
-    config: Config, shapes: Shapes, pieces: Sequence[Piece], optimizer: TableOptimizer, world: World
+    config: Config,
+    shapes: Shapes,
+    pieces: Sequence[Piece],
+    optimizer: TableOptimizer,
+    world: World,
+    groups: Groups | None = None,
 ) -> MemoryAccount:
-    """The memory of a rank that holds ``pieces`` of the tables, its process aside."""
+    """The memory of a rank that holds ``pieces`` of the tables, its process aside.
+
+    Copies of tables are averaged where they are (NCCL's coalesced all-reduce needs no buffer of torch's).
+    """
     on_cpu = world.device.type == "cpu"
+    exchanging = groups.size if groups else world.size
     parts = {
         **_of_tables(pieces, optimizer, on_cpu=on_cpu),
         **_of_dense_part(config, shapes, on_cpu=on_cpu),
         AVERAGE: _placed(_averages(config, pieces, shapes), on_cpu=on_cpu),
-        **_of_step(config, shapes, pieces, world),
+        **_of_step(config, shapes, pieces, ranks=exchanging, on_cpu=on_cpu),
         SCORES: _placed(
             min(shapes.scored, BUFFER_SAMPLES) * _BYTES_PER_SCORE * len(shapes.schema.tasks), on_cpu=on_cpu
         ),
@@ -156,15 +176,18 @@ def _missing(shapes: Shapes) -> str:
     )
 
 
-def reserve(config: Config, shapes: Shapes, optimizer: TableOptimizer, world: World) -> Reserve:
+def reserve(
+    config: Config, shapes: Shapes, optimizer: TableOptimizer, world: World, groups: Groups | None = None
+) -> Reserve:
     """What the planner must leave to all that is no table: as if the tables were spread evenly."""
     on_cpu = world.device.type == "cpu"
-    rest = account(config, shapes, (), optimizer, world).total
+    rest = account(config, shapes, (), optimizer, world, groups).total
+    sharing = groups.size if groups else world.size
     averages = copies = 0
     if config.train.average_decay > 0:
-        averages = sum(rows * columns for rows, columns in shapes.tables) * _FLOAT // world.size
+        averages = sum(rows * columns for rows, columns in shapes.tables) * _FLOAT // sharing
     if config.checkpoint.enabled:
-        copies = sum(optimizer.block_bytes(*size) for size in shapes.tables) // world.size + averages
+        copies = sum(optimizer.block_bytes(*size) for size in shapes.tables) // sharing + averages
     # While weights and averages of a table change places there is a third copy, of no more than the rank has of all tables.
     largest = min(averages, max(rows * columns for rows, columns in shapes.tables) * _FLOAT)
     rest += _placed(averages + largest, on_cpu=on_cpu)
@@ -178,7 +201,8 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
     averages = config.train.average_decay > 0
     dense = shapes.dense_weights * _FLOAT * (1 + dense_state(config.optim.dense) + averages) // ranks
     tables = sum(of_tables.saved_bytes(piece, optimizer, ranks) for piece in pieces)
-    weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in pieces)
+    saved = (piece for piece in pieces if piece.saved)
+    weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in saved)
     return dense + tables + (weights if averages else 0)
 
 
@@ -220,10 +244,9 @@ def _averages(config: Config, pieces: Sequence[Piece], shapes: Shapes) -> int:
     return (sum(weights) + max(weights)) * _FLOAT
 
 
-def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], world: World) -> dict[str, Bytes]:
-    on_cpu = world.device.type == "cpu"
+def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], *, ranks: int, on_cpu: bool) -> dict[str, Bytes]:
     samples = max(shapes.samples, shapes.evaluation_samples)
-    exchanged = of_tables.exchange_bytes(list(pieces), columns=shapes.columns, samples=samples, ranks=world.size)
+    exchanged = of_tables.exchange_bytes(list(pieces), columns=shapes.columns, samples=samples, ranks=ranks)
     batch = batch_bytes(shapes.schema, samples)
     ahead = config.train.prefetch_batches + config.train.read_threads
     in_pipeline = _BATCHES_IN_PIPELINE[config.train.pipeline]

@@ -20,6 +20,7 @@ from dlrm.activity import Awaited
 from dlrm.config.train import Pipeline
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
+from dlrm.sharding.copies import ONE_COPY, Copies
 from dlrm.sharding.id_exchange import SparseDistPipeline
 from dlrm.sharding.replicas import sum_over_ranks
 
@@ -53,6 +54,7 @@ class Stepper:
         optimizer: its optimizers.
         device: where it computes.
         pipeline: what runs beside what.
+        copies: of the model's tables.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Stepper:
         optimizer: TrainingOptimizer,
         device: torch.device,
         pipeline: Pipeline,
+        copies: Copies = ONE_COPY,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
+        self._copies = copies
         kind = SparseDistPipeline if pipeline == "sparse_dist" else TrainPipelineBase
         self._pipeline = kind(model, optimizer, device)
         model.register_forward_pre_hook(self._begin)
@@ -92,11 +96,13 @@ class Stepper:
                 return
             parts.append(StepOutput(*output))
             if self._optimizer.ends_step:
+                self._copies.after_step(step)
                 yield _joined(parts)
                 step, parts = step + 1, []
 
     def predict(self, batches: Iterator[Batch]) -> Iterator[StepOutput]:
         """Run every batch forward only; the model is left in training mode."""
+        self.agree()
         self._model.eval()
         batches = Awaited(batches)
         try:
@@ -109,6 +115,10 @@ class Stepper:
             return
         finally:
             self._model.train()
+
+    def agree(self) -> None:
+        """Have all copies of the tables hold the same; between steps."""
+        self._copies.agree()
 
     def _begin(self, _: torch.nn.Module, inputs: tuple[Batch]) -> None:
         """Forward pre-hook: only here it is known which of the batches that were read ahead is computed now."""

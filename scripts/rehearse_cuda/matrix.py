@@ -67,12 +67,15 @@ SMALL = (
 )
 LARGE = Device("rehearsed device of 192 GiB", gib=192.0)  # a whole MLPerf model on one
 BOUNDLESS = Device("rehearsed device of 4 TiB", gib=4096.0)  # a mixture looks at what is called, not at what fits
+_COPIES = ("--sharding.group_size=2",)
+_OF_COPIES = (("table_wise", "fused"), ("row_wise", "fused"), ("column_wise", "fused"), REPLICATED)
 LOSSES = "losses: "
 SAMPLE = (
     *("quickstart, 1 rank", "quickstart, 2 ranks", "criteo_kaggle, 1 rank", "mlperf_dlrm_dcnv2, rank 0 of 8"),
     *(f"quickstart, 2 ranks, every kind, {optimizer}" for optimizer in OPTIMIZERS),
     *("mlperf_dlrm_dot, 2 ranks", "column_wise rowwise_adagrad", "saved and resumed, 2 ranks"),
     *(f"{LOSSES}quickstart, 2 rank(s)", f"{LOSSES}data_parallel rowwise_adagrad"),
+    *("copies, 4 ranks, rowwise_adagrad", "copies, 4 ranks, saved and resumed", f"{LOSSES}copies, row_wise"),
 )
 
 
@@ -116,6 +119,23 @@ def cases() -> Iterator[Case]:
         words = ("train", *SMALL, *QUIET, "--checkpoint.every_steps", "12", "--run.name", "saved")
         asked = Asked((*words, *ENOUGH), ranks, warmup=WARMUP)
         yield Case(f"saved and resumed, {text}", asked, (*words, "--train.max_steps", "48", "--resume", "auto"))
+    yield from _with_copies()
+
+
+def _with_copies() -> Iterator[Case]:
+    """Two copies of the tables on two ranks each, and on eight of sixteen."""
+    for optimizer in OPTIMIZERS:
+        pairs = offered([(kind, kernel) for kind, kernel in _OF_COPIES], optimizer)
+        words = (*_small_words("table_wise", optimizer), *as_options(pairs), *SELDOM, *_COPIES)
+        yield Case(f"copies, 4 ranks, {optimizer}", Asked(words, 4, warmup=WARMUP), held=frozenset(pairs))
+    words = ("train", *CONFIGS["mlperf_dlrm_dcnv2"], *QUIET, *UNSAVED, *ENOUGH, "--sharding.group_size=8")
+    yield Case("copies, mlperf_dlrm_dcnv2, rank 9 of 16", Asked(words, solo=Solo(9, 16, 8), warmup=WARMUP))
+    apart = ("--sharding.sync_steps=5", "--sharding.inter_host_sync=true")
+    words = ("train", *SMALL, *QUIET, *_COPIES, *apart, "--checkpoint.every_steps", "12", "--run.name", "saved")
+    then = (*words, "--train.max_steps", "48", "--resume", "auto")
+    yield Case("copies, 4 ranks, saved and resumed", Asked((*words, *ENOUGH), 4, warmup=WARMUP), then)
+    for kind in TYPES:  # under SGD they train as one copy does
+        yield Case(f"{LOSSES}copies, {kind}", Asked((*_small_words(kind, "sgd"), *_COPIES), 4), losses=True)
 
 
 def _mixtures(config: str, words: tuple[str, ...], optimizer: str) -> Iterator[Case]:

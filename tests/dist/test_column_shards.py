@@ -49,10 +49,10 @@ def losses_and_cuts(rank, world_size, ranks_per_host, correct, config):
     os.environ.update(LOCAL_WORLD_SIZE=str(ranks_per_host), LOCAL_RANK=str(rank % ranks_per_host))
     plans = []
 
-    def install(sharded, *, plan, optimizer):
+    def install(sharded, *, plan, optimizer, groups):
         plans.append(plan)
         if correct:
-            train_column_shards(sharded, plan=plan, optimizer=optimizer)
+            train_column_shards(sharded, plan=plan, optimizer=optimizer, groups=groups)
 
     dlrm.train.engine.train_column_shards = install  # in a process that ends with this function
     losses = training_losses(rank, world_size, config, SAMPLES, 50)

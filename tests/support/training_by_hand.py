@@ -1,14 +1,17 @@
-"""What training a random model gives, computed in float64 with NumPy alone: no torch, no torchrec, no fbgemm, no ranks.
+"""What training a random model gives, computed in float64 with NumPy alone: no torchrec, no fbgemm, no ranks.
 
 Only the initial weights and the order of the samples come from the package.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from dlrm.config.optim import Adagrad, DenseOptimizer, RowwiseAdagrad, SparseAdagrad, SparseOptimizer
 from dlrm.models.build import build_model
@@ -75,7 +78,51 @@ class _Mlp:
         return gradient
 
 
-def train_by_hand(model: RandomModel) -> tuple[list[float], dict[str, Array]]:
+@dataclass(frozen=True)
+class CopiesByHand:
+    """Several copies of the tables.
+
+    Attributes:
+        ranks_by_copy: whose samples each learns from.
+        sync_steps: after how many steps they are averaged; they are at the end, too.
+        replicated: tables of which there is one for all.
+    """
+
+    ranks_by_copy: Sequence[Sequence[int]] = ((0,),)
+    sync_steps: int = 1
+    replicated: Collection[str] = ()
+
+    @property
+    def ranks(self) -> int:
+        """Of all copies."""
+        return sum(map(len, self.ranks_by_copy))
+
+    def samples(self, of_batch: torch.Tensor) -> list[torch.Tensor]:
+        """What of a batch, which ranks share out in turn, each copy learns from."""
+        share = -(-len(of_batch) // self.ranks)
+        return [
+            torch.cat([of_batch[rank * share : (rank + 1) * share] for rank in ranks]) for ranks in self.ranks_by_copy
+        ]
+
+    def tables(self, model: RandomModel, parameters: dict[str, _Parameter]) -> list[list[_Parameter]]:
+        """The tables of each copy."""
+        names = [feature.name for feature in model.source.schema.sparse]
+        first = [parameters[f"tables.{name}"] for name in names]
+        others = [
+            [table if name in self.replicated else deepcopy(table) for name, table in zip(names, first, strict=True)]
+            for _ in self.ranks_by_copy[1:]
+        ]
+        return [first, *others]
+
+
+def _average(tables_by_copy: list[list[_Parameter]]) -> None:
+    for copies in zip(*tables_by_copy, strict=True):
+        value, sums = (np.mean([getattr(table, what) for table in copies], axis=0) for what in ("value", "sums"))
+        for table in copies:
+            table.value, table.sums = value.copy(), sums.copy()
+
+
+def train_by_hand(model: RandomModel, copies: CopiesByHand = CopiesByHand()) -> tuple[list[float], dict[str, Array]]:
     """The losses of the model's batches, and its tables with their optimizer's state as checkpoints name them.
 
     Tables are updated after each micro-batch (``train.accumulation_steps``), all else after each batch.
@@ -83,33 +130,41 @@ def train_by_hand(model: RandomModel) -> tuple[list[float], dict[str, Array]]:
     config, source = model.config, model.source
     parameters = _parameters(model)
     bottom, top = _Mlp("bottom_mlp", parameters, relu_last=True), _Mlp("top_mlp", parameters, relu_last=False)
-    tables = [parameters[f"tables.{feature.name}"] for feature in source.schema.sparse]
+    tables_by_copy = copies.tables(model, parameters)
+    names = [feature.name for feature in source.schema.sparse]
     means = [
         (config.model.tables[feature.name].pooling if feature.name in config.model.tables else None) == "mean"
         for feature in source.schema.sparse
     ]
     losses = []
-    for epoch, batch in model.batches:
+    for step, (epoch, batch) in enumerate(model.batches, start=1):
         of_batch = model.order.indices(epoch, batch)
         losses.append(0.0)
         for of_part in of_batch.split(config.train.global_batch_size // config.train.accumulation_steps):
-            samples = source.read(of_part)
-            counts = _counts(model, samples, means)
-            labels = samples.labels_BT[:, 0].numpy().astype(np.float64)
-            pooled = [count_BR @ table.value for count_BR, table in zip(counts, tables, strict=True)]
-            vectors = [bottom.forward(samples.dense_BN.numpy().astype(np.float64)), *pooled]
-            logits = top.forward(np.concatenate(vectors, axis=1))[:, 0]
-            losses[-1] += float(np.sum(np.logaddexp(0, logits) - labels * logits)) / len(of_batch)
-            gradient = (1 / (1 + np.exp(-logits)) - labels) / len(of_batch)
-            widths = np.cumsum([vector.shape[1] for vector in vectors])[:-1]
-            of_bottom, *of_tables = np.split(top.backward(gradient[:, None]), widths, axis=1)
-            bottom.backward(of_bottom)
-            for table, count_BR, of_table in zip(tables, counts, of_tables, strict=True):
-                table.gradient += count_BR.T @ of_table
-                table.update()
+            for tables, of_copy in zip(tables_by_copy, copies.samples(of_part), strict=True):
+                samples = source.read(of_copy)
+                counts = _counts(model, samples, means)
+                labels = samples.labels_BT[:, 0].numpy().astype(np.float64)
+                pooled = [count_BR @ table.value for count_BR, table in zip(counts, tables, strict=True)]
+                vectors = [bottom.forward(samples.dense_BN.numpy().astype(np.float64)), *pooled]
+                logits = top.forward(np.concatenate(vectors, axis=1))[:, 0]
+                losses[-1] += float(np.sum(np.logaddexp(0, logits) - labels * logits)) / len(of_batch)
+                gradient = (1 / (1 + np.exp(-logits)) - labels) / len(of_batch)
+                widths = np.cumsum([vector.shape[1] for vector in vectors])[:-1]
+                of_bottom, *of_tables = np.split(top.backward(gradient[:, None]), widths, axis=1)
+                bottom.backward(of_bottom)
+                for table, count_BR, of_table in zip(tables, counts, of_tables, strict=True):
+                    table.gradient += count_BR.T @ of_table
+            for name, of_copies in zip(names, zip(*tables_by_copy, strict=True), strict=True):
+                for table in {id(table): table for table in of_copies}.values():
+                    table.gradient *= 1 if name in copies.replicated else len(of_copies)
+                    table.update()
         for name, parameter in parameters.items():
             if not name.startswith("tables."):
                 parameter.update()
+        if step % copies.sync_steps == 0:
+            _average(tables_by_copy)
+    _average(tables_by_copy)
     return losses, dict(_named_state(parameters))
 
 

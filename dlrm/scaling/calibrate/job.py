@@ -1,7 +1,8 @@
 """``dlrm_main.py calibrate``: what the ranks that run it can do, all at once, as the cost model needs it.
 
-Start it on every number of ranks of a host that matters, with the launcher and threads of a training: each adds what it found
-to the file. Numbers of ranks between those are interpolated. Rates are measured where ranks have cores for themselves.
+Start it on every number of ranks of a host that matters, with the launcher and threads of a training: each adds what it
+found to the file. Numbers of ranks between those are interpolated. Rates are measured where ranks have cores for
+themselves.
 """
 
 from __future__ import annotations

@@ -134,6 +134,9 @@ def _between(low: Link, high: Link, share: float) -> Link:
 def _entry(found: dict[str, Any]) -> Entry:
     rates = found["rates"]
     if rates is not None:
-        rates = Rates(**{name: tuple(value) if isinstance(value, list) else value for name, value in rates.items()})
+        told: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in rates.items()
+        }
+        rates = Rates(**told)
     links = {name: Link(**link) for name, link in found["links"].items()}
     return Entry(found["ranks"], found["ranks_per_host"], rates, links, found["crowding"])

@@ -14,20 +14,21 @@ from dlrm.scaling.cost.rates import Link, Links
 from dlrm.scaling.cost.workload import ACROSS, ALL_REDUCE_OP, ALL_TO_ALL, HOST, Transfer
 
 
-def transfer_s(transfer: Transfer, links: Links, *, ranks: int, ranks_per_host: int) -> float:
+def transfer_s(transfer: Transfer, links: Links, domain: int = 1) -> float:
     """Seconds until the last rank is done.
 
     Args:
         transfer: the collective.
         links: what they go over.
-        ranks: of the job.
-        ranks_per_host: of a host, or of whatever reaches each other inside.
+        domain: ranks that reach each other as those of a host do, if these are more.
     """
+    ranks = transfer.ranks
+    ranks_per_host = min(ranks, max(transfer.ranks_per_host, domain))
     inside, between = links.inside[transfer.collective], links.between[transfer.collective]
     hosts = -(-ranks // ranks_per_host)
     busiest = float(max(transfer.sent.max(), transfer.received.max()))
     if transfer.group == HOST or hosts == 1:
-        return _flat_s(transfer, busiest, inside, ranks_per_host)
+        return _flat_s(transfer, busiest, inside, transfer.ranks_per_host if transfer.group == HOST else ranks)
     if transfer.group == ACROSS:
         return _flat_s(transfer, busiest, between, hosts)
     if transfer.collective == ALL_TO_ALL:

@@ -5,7 +5,7 @@ Every function returns seconds of one rank that has its cores for itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dlrm.scaling.cost.rates import Rates
@@ -39,6 +39,25 @@ class Seconds:
         """All of it."""
         return sum(self.by.values())
 
+    def terms(self) -> dict[str, float]:
+        """By term."""
+        found: dict[str, float] = {}
+        for (_, term), seconds in self.by.items():
+            found[term] = found.get(term, 0.0) + seconds
+        return found
+
+    def stage(self, stage: str) -> float:
+        """Of one stage."""
+        return self.of_stage(stage).total
+
+    def of_stage(self, stage: str) -> Seconds:
+        """That of one stage only."""
+        return Seconds({key: seconds for key, seconds in self.by.items() if key[0] == stage})
+
+    def without_stage(self, *stages: str) -> Seconds:
+        """That of all others."""
+        return Seconds({key: seconds for key, seconds in self.by.items() if key[0] not in stages})
+
     def stages(self) -> dict[str, float]:
         """By stage."""
         found: dict[str, float] = {}
@@ -49,6 +68,10 @@ class Seconds:
     def scaled(self, factor: float) -> Seconds:
         """The same, so many times as long."""
         return Seconds({key: seconds * factor for key, seconds in self.by.items()})
+
+    def times(self, factor: Callable[[str], float]) -> Seconds:
+        """The same with each term as many times as long as ``factor`` says."""
+        return Seconds({(stage, term): seconds * factor(term) for (stage, term), seconds in self.by.items()})
 
 
 def product_s(product: Product, rates: Rates) -> float:

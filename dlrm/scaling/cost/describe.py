@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -11,9 +12,10 @@ from dlrm.config import Config
 from dlrm.distributed.world import World
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
-from dlrm.scaling.cost.workload import Formats, Ids, Tables, Workload, dense_transfer
 from dlrm.scaling.cost.updates import dense_update, replicated_update
+from dlrm.scaling.cost.workload import Formats, Ids, Tables, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation, operations
+from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING
 from dlrm.schema import Schema
 from dlrm.sharding.wrap import data_parallel_tables
 from dlrm.table_names import module_name
@@ -21,7 +23,7 @@ from dlrm.train.engine import PlannedModel
 from dlrm.train.precision import DTYPES
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-_MIB = 1 << 20
+_FLOAT, _MIB = 4, 1 << 20
 _BUCKET_MIB = 25  # torch.nn.parallel.DistributedDataParallel's bucket_cap_mb
 
 
@@ -53,6 +55,7 @@ def workload_of(
         ids: how ids are spread, by table; uniform over as many as the schema says for those left out.
     """
     samples = config.train.micro_batch_size / world.size
+    groups, per_host = planned.groups, world.rank_info.local_world_size
     spread = {
         feature.name: (ids or {}).get(feature.name) or uniform_ids(feature.rows, float(feature.hotness))
         for feature in schema.sparse
@@ -69,10 +72,11 @@ def workload_of(
         spread,
         state_bytes=lambda columns: planned.tables.block_bytes(1, columns) - columns * BYTES_PER_NUMBER,
         samples=samples,
-        ranks=world.size,
-        ranks_per_host=world.rank_info.local_world_size,
+        ranks=groups.size,
+        ranks_per_host=groups.per_host(per_host),
         formats=formats,
     )
+    of_group = tables.lookups()
     weights = sum(math.prod(shape) for shape in _dense_shapes(planned))
     names = data_parallel_tables(planned.plan)
     replicated = [size for table, size in planned.sizes.items() if module_name(table) in names]
@@ -80,11 +84,17 @@ def workload_of(
     bucket_bytes = (config.train.all_reduce_bucket_mib or _BUCKET_MIB) * _MIB
     return Workload(
         ranks=world.size,
-        ranks_per_host=world.rank_info.local_world_size,
+        ranks_per_host=per_host,
         samples=samples,
         operations=tuple(_operations(config, schema, planned, max(1, round(samples)), world)),
-        lookups=tables.lookups(),
-        transfers=(*tables.transfers(), *dense_transfer(weights, world.size, formats, bucket_bytes=bucket_bytes)),
+        lookups=tuple(of_group[groups.position_of(rank)] for rank in range(world.size)),
+        transfers=(
+            *tables.transfers(),
+            *all_reduced(
+                ALL_REDUCE, weights * formats.all_reduce, world.size, per_host, -(-weights * _FLOAT // bucket_bytes)
+            ),
+            *_averaging(config, planned, per_host),
+        ),
         updates=tuple(dense_update(config.optim.dense, _dense_shapes(planned))),
         replicated=tuple(replicated_update(planned.tables, replicated)),
         replicated_numbers=sum(rows * columns for rows, columns in replicated),
@@ -95,6 +105,28 @@ def workload_of(
         tables=len(planned.sizes),
         prefetches_ids=config.train.pipeline == "sparse_dist",
     )
+
+
+def _averaging(config: Config, planned: PlannedModel, per_host: int) -> Iterator[Transfer]:
+    """Of copies of the tables, weights and optimizer state, a step's share of it."""
+    groups = planned.groups
+    if groups.copies > 1:
+        parts = pieces_by_rank(planned)
+        size = max(
+            sum(planned.tables.block_bytes(*part) for part in parts[position]) for position in range(groups.size)
+        )
+        peers = Counter(rank // per_host for rank in groups.peers_at(0)).most_common(1)[0][1]
+        yield from all_reduced(AVERAGING, size / config.sharding.sync_steps, groups.copies, peers)
+
+
+def pieces_by_rank(planned: PlannedModel) -> list[list[tuple[int, int]]]:
+    """(rows, columns) of the parts of sharded tables that each rank of a group holds."""
+    found: list[list[tuple[int, int]]] = [[] for _ in range(planned.groups.size)]
+    for module_plan in planned.plan.plan.values():
+        for parameter in module_plan.values():
+            for shard in parameter.sharding_spec.shards if parameter.sharding_spec else ():
+                found[shard.placement.rank()].append(tuple(shard.shard_sizes))
+    return found
 
 
 def _dense_shapes(planned: PlannedModel) -> list[torch.Size]:

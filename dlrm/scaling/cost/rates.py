@@ -43,11 +43,14 @@ class Rates:
             ``cache_bytes``; fresh_bytes_per_s: of memory that the system has to find first; None where an allocator has it.
         operation_s: of an operator, however small, with what autograd does about it.
         lookup_s, update_s: of a table, of a pooled embedding, of an id, of a byte of the rows that are asked for.
-        ids_s: of an id that is exchanged, outside of collectives; cut_s: of a bag and of an id that are sorted by ranges of rows.
+        ids_s: of an id that is exchanged, outside of collectives; cut_s: of a bag and of an id that are sorted by
+            ranges of rows.
         copy_bytes_per_s: from host to device; None where they are one.
         host_bytes_per_s: of rows that a device reads from its host's memory; None where they are one.
-        step_s, table_s: of a step, and more for each table, whatever they do; shared_step_s: more where there are other ranks.
-        crowding: how many times as long ranks take that share cores and wait for each other than their work does on all cores.
+        step_s, table_s: of a step, and more for each table, whatever they do; shared_step_s: more where there are other
+            ranks.
+        crowding: how many times as long ranks take that share cores and wait for each other than their work does on all
+            cores.
         launch_s: of the host, for each operator that it has the device run; 0 where they are one.
     """
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
 
 from dlrm.scaling.operations import Operation
-from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, UPDATE, backward_of
+from dlrm.scaling.stage_names import INPUT_DIST, OUTPUT_DIST, backward_of
 from dlrm.table_names import module_name
 
 ALL_TO_ALL, REDUCE_SCATTER, ALL_GATHER, ALL_REDUCE_OP = "all_to_all", "reduce_scatter", "all_gather", "all_reduce"
@@ -84,8 +84,9 @@ class Transfer:
         collective: all_to_all, reduce_scatter, all_gather, all_reduce.
         group: whom it joins, world, host, across.
         sent, received: bytes, by rank, to and from the others of the group; of an all-reduce the bytes that are reduced.
+        ranks: that the world of it has, all ranks or those that share a copy of the tables; ranks_per_host: of these.
         calls: how many of them a step has.
-        sharding: sharding type that it is for; "" of dense parameters.
+        sharding: sharding type that it is for; "" of what is no table.
     """
 
     stage: str
@@ -93,6 +94,8 @@ class Transfer:
     group: str
     sent: Bytes
     received: Bytes
+    ranks: int
+    ranks_per_host: int
     calls: int = 1
     sharding: str = ""
 
@@ -241,7 +244,7 @@ class Tables:
             if sharding == _DATA_PARALLEL:
                 numbers = sum(self._sizes[table][0] * self._sizes[table][1] for table in tables)
                 reduced = np.full(self._ranks, float(numbers * _FLOAT))
-                yield Transfer(backward_of(OUTPUT_DIST), ALL_REDUCE_OP, WORLD, reduced, reduced, sharding=sharding)
+                yield self._transfer(backward_of(OUTPUT_DIST), ALL_REDUCE_OP, WORLD, reduced, reduced, sharding)
                 continue
             yield self._ids_sent(sharding, tables)
             yield from self._pooled(sharding, tables)
@@ -254,7 +257,7 @@ class Tables:
                 ids = self._samples * self._ids[table].per_sample * share * self._formats.ids
                 to_rank[shard.rank] += ids + self._samples * _LENGTH
         sent = to_rank.sum() - to_rank
-        return Transfer(INPUT_DIST, ALL_TO_ALL, WORLD, sent, to_rank * (self._ranks - 1), 2, sharding)
+        return self._transfer(INPUT_DIST, ALL_TO_ALL, WORLD, sent, to_rank * (self._ranks - 1), sharding, calls=2)
 
     def _pooled(self, sharding: str, tables: Mapping[str, ParameterSharding]) -> Iterator[Transfer]:
         columns = np.zeros(self._ranks)  # that a rank has of pooled embeddings or partial sums
@@ -288,11 +291,15 @@ class Tables:
         yield self._sent(there, ALL_TO_ALL, group, out, of_others, self._formats.forward, sharding)
         yield self._sent(back, ALL_TO_ALL, group, of_others, out, self._formats.backward, sharding)
 
-    @staticmethod
     def _sent(
-        stage: str, collective: str, group: str, sent: Bytes, received: Bytes, number_bytes: int, sharding: str
+        self, stage: str, collective: str, group: str, sent: Bytes, received: Bytes, number_bytes: int, sharding: str
     ) -> Transfer:
-        return Transfer(stage, collective, group, sent * number_bytes, received * number_bytes, 1, sharding)
+        return self._transfer(stage, collective, group, sent * number_bytes, received * number_bytes, sharding)
+
+    def _transfer(
+        self, stage: str, collective: str, group: str, sent: Bytes, received: Bytes, sharding: str, *, calls: int = 1
+    ) -> Transfer:
+        return Transfer(stage, collective, group, sent, received, self._ranks, self._per_host, calls, sharding)
 
 
 def _shards(parameter: ParameterSharding) -> Iterator[_Shard]:
@@ -301,12 +308,19 @@ def _shards(parameter: ParameterSharding) -> Iterator[_Shard]:
         yield _Shard(shard.placement.rank(), rows, columns, first_row, first_column)
 
 
-def dense_transfer(weights: int, ranks: int, formats: Formats, *, bucket_bytes: int) -> Iterator[Transfer]:
-    """The all-reduce of dense gradients, in buckets."""
-    if ranks > 1 and weights:
-        reduced = np.full(ranks, float(weights * formats.all_reduce))
-        calls = -(-weights * _FLOAT // bucket_bytes)
-        yield Transfer(ALL_REDUCE, ALL_REDUCE_OP, WORLD, reduced, reduced, calls)
+def all_reduced(stage: str, size: float, ranks: int, ranks_per_host: int, calls: int = 1) -> Iterator[Transfer]:
+    """An all-reduce of ``size`` bytes, if there is somebody to do it with.
+
+    Args:
+        stage: it belongs to.
+        size: bytes of each rank.
+        ranks: that join it.
+        ranks_per_host: of these.
+        calls: collectives that it is cut into.
+    """
+    if ranks > 1 and size:
+        reduced = np.full(ranks, float(size))
+        yield Transfer(stage, ALL_REDUCE_OP, WORLD, reduced, reduced, ranks, ranks_per_host, calls)
 
 
 def bytes_by_collective(workload: Workload) -> dict[str, float]:
@@ -315,19 +329,6 @@ def bytes_by_collective(workload: Workload) -> dict[str, float]:
     for transfer in workload.transfers:
         sent = float(transfer.sent.mean())
         if transfer.collective == ALL_REDUCE_OP:
-            sent *= 2 * (workload.ranks - 1) / workload.ranks
+            sent *= 2 * (transfer.ranks - 1) / transfer.ranks
         found[transfer.collective] = found.get(transfer.collective, 0.0) + sent
     return found
-
-
-__all__ = [
-    "UPDATE",
-    "Formats",
-    "Ids",
-    "Lookup",
-    "Tables",
-    "Transfer",
-    "Workload",
-    "bytes_by_collective",
-    "dense_transfer",
-]

@@ -16,7 +16,7 @@ from dlrm.scaling.cost.rates import Machine
 from dlrm.scaling.cost.step import StepCost, step_cost
 from dlrm.scaling.cost.workload import Ids, Workload, bytes_by_collective
 from dlrm.sharding.hardware import hardware_of
-from dlrm.sharding.report import TablePlacement, placements
+from dlrm.sharding.report import TablePlacement
 from dlrm.train.engine import plan_model
 from dlrm.train.memory import of_most, process_bytes, scored_samples
 
@@ -127,7 +127,7 @@ def forecast(
         hardware=str(hardware_of(config.sharding, world)),
         global_batch_size=config.train.global_batch_size,
         accounts=accounts,
-        plan=placements(planned.plan, planned.sizes, planned.tables, world.size),
+        plan=planned.placements,
         workload=workload,
         cost=step_cost(workload, machine) if workload and machine else None,
         machine=machine,

@@ -23,6 +23,8 @@ What else a step depends on follows from its number: learning rates, the step th
 
 A table that is cut into columns has a copy of row-wise Adagrad's vector in each column shard, equal to the bit
 (:mod:`dlrm.sharding.column_shards`). The shards that begin at column 0 save it; all of them load it.
+Where there are several copies of the tables (:mod:`dlrm.sharding.copies`) the first one saves, once they agree, and all
+load.
 """
 
 from __future__ import annotations
@@ -44,9 +46,11 @@ def engine_tensors(engine: Engine) -> tuple[GlobalTensor, ...]:
     """Every tensor of the training state, in the same order on every rank.
 
     The shards are views of the memory that training uses. Call it anew for each save, between steps: it brings rows home
-    that a kernel has changed in a cache. After loading call :func:`after_load`.
+    that a kernel has changed in a cache, and has copies of the tables agree. After loading call :func:`after_load`.
     """
-    weights = {name: _global_weight(name, weight) for name, weight in _named_weights(engine)}
+    engine.copies.agree()
+    saved = engine.copies.is_saved
+    weights = {name: _global_weight(name, weight, primary=saved) for name, weight in _named_weights(engine)}
     return (
         *weights.values(),
         *_table_state(engine, weights),
@@ -77,11 +81,11 @@ def _name_in_state(full_name: str) -> str:
     return full_name.removeprefix(MODEL_PREFIX)
 
 
-def _global_weight(name: str, weight: torch.Tensor | ShardedTensor) -> GlobalTensor:
+def _global_weight(name: str, weight: torch.Tensor | ShardedTensor, *, primary: bool) -> GlobalTensor:
     if not isinstance(weight, ShardedTensor):
         return GlobalTensor.of(name, weight, replicated=True)
     whole, local = weight.metadata(), weight.local_shards()
-    shards = tuple(Shard(tuple(shard.metadata.shard_offsets), shard.tensor.detach()) for shard in local)
+    shards = tuple(Shard(tuple(shard.metadata.shard_offsets), shard.tensor.detach(), primary) for shard in local)
     return GlobalTensor(name, tuple(whole.size), whole.tensor_properties.dtype, _not_empty(shards))
 
 
@@ -96,7 +100,7 @@ def _table_state(engine: Engine, weights: dict[str, GlobalTensor]) -> Iterator[G
     for shard in fused_shards(engine.model):
         for state, tensor in shard.states.items():
             offsets = (shard.first_row, shard.first_column)[: tensor.dim()]
-            primary = tensor.dim() == 2 or shard.first_column == 0
+            primary = engine.copies.is_saved and (tensor.dim() == 2 or shard.first_column == 0)
             name = f"tables.{state_name(shard.table)}.optimizer.{state}"
             shards.setdefault(name, []).append(Shard(offsets, tensor, primary))
     unfused = {_name_in_state(name): state for name, state in engine.optimizer.unfused_state().items()}
@@ -127,5 +131,7 @@ def _average(engine: Engine, weights: Iterable[GlobalTensor]) -> Iterator[Global
     yield GlobalTensor.of("average.steps", average.steps, replicated=True)
     for weight in weights:
         if weight.dtype.is_floating_point:  # dropout's step counter is no weight
-            shards = tuple(Shard(shard.offsets, average.average_of(shard.tensor)) for shard in weight.shards)
+            shards = tuple(
+                Shard(shard.offsets, average.average_of(shard.tensor), shard.primary) for shard in weight.shards
+            )
             yield GlobalTensor(f"average.{weight.name}", weight.shape, weight.dtype, shards, weight.replicated)

@@ -25,6 +25,10 @@ from dlrm.train.standard_hooks import Measured
 
 # Sections and options that say where and how to run, not what is trained.
 _NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")
+_TRAINING_ALL_THE_SAME = (
+    "sharding.group_size",
+    "sharding.sync_steps",
+)  # how many copies of tables learn, and how long apart
 _HINT = "use another checkpoint, or --resume.strict false for its weights alone"
 _LONGEST = 60  # of a name or a value in a line
 
@@ -226,8 +230,12 @@ def config_changes(saved: TrainState, config: Config) -> list[str]:
     return [
         f"{escaped(name, _LONGEST)} {_shown(before.get(name))} -> {_shown(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
-        if name.partition(".")[0] not in _NOT_TRAINING and before.get(name) != now.get(name)
+        if _is_of_training(name) and before.get(name) != now.get(name)
     ]
+
+
+def _is_of_training(name: str) -> bool:
+    return name.partition(".")[0] not in _NOT_TRAINING or name in _TRAINING_ALL_THE_SAME
 
 
 def _shown(value: Any) -> str:

@@ -117,6 +117,18 @@ def test_an_option_that_is_younger_than_the_checkpoint_had_its_default():
     assert "model.kind 'dlrm' -> 'deepfm'" in config_changes(saved(metadata), other)
 
 
+def test_how_many_copies_of_tables_learn_is_told_and_where_tables_are_is_not():
+    found = saved(json.loads(json.dumps(metadata_of(Measured(ThroughputMeter())))))
+    options = [
+        "sharding.group_size=8",
+        "sharding.sync_steps=4",
+        "sharding.types=row_wise",
+        "sharding.inter_host_sync=true",
+    ]
+    now = load_config(None, ["train.global_batch_size=100", "data.train_samples=1000", *options])
+    assert config_changes(found, now) == ["sharding.group_size None -> 8", "sharding.sync_steps 1 -> 4"]
+
+
 FILES = (FileFingerprint("day_0", 100, "aa"), FileFingerprint("day_1", 50, "bb", rows="0 .. 9"))
 
 

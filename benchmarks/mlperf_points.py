@@ -1,0 +1,232 @@
+"""The cost model against MLPerf Training's published DLRM-DCNv2 results: two points correct it, the others are predicted.
+
+python -m benchmarks.mlperf_points [--out benchmarks/results/mlperf_points.json]
+
+The submissions train with HugeCTR, whose plans torchrec cannot make: tables are cut by rows over some devices, or over the
+hosts, whose devices share each part. So the work of a step is described here from their plan; the dense part is this
+project's own. What HugeCTR computes otherwise (fused kernels, CUDA graphs) is what the two points correct.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dlrm.config import load_options
+from dlrm.config.plan import PlanConfig
+from dlrm.data.build import build_dataset
+from dlrm.hardware.catalogue import known_device, reference_points
+from dlrm.hardware.entries import ReferencePoint
+from dlrm.scaling.cost.catalogued import catalogued_machine
+from dlrm.scaling.cost.describe import workload_of
+from dlrm.scaling.cost.fit import refit
+from dlrm.scaling.cost.rates import Machine
+from dlrm.scaling.cost.step import step_cost
+from dlrm.scaling.cost.workload import Lookup, Transfer, Workload, all_reduced
+from dlrm.scaling.plan.job import described_world
+from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, backward_of
+from dlrm.train.engine import plan_model
+
+PROJECT = Path(__file__).resolve().parents[1]
+RESULTS = PROJECT / "benchmarks" / "results" / "mlperf_points.json"
+CORRECTED_BY = ("v4.1_nvidia_8xh100", "v3.0_dell_8xa100_80gb")
+PREDICTED = (
+    "v4.1_nvidia_64xh100", "v4.1_nvidia_128xh100", "v5.0_hpe_8xh200", "v5.0_hpe_16xh200", "v5.0_hpe_32xh200",
+    "v5.0_nvidia_8xb200", "v4.0_junipernetworks_64xa100_80gb", "v5.0_nvidia_8xgb200", "v5.0_nvidia_64xgb200",
+    "v6.0_nvidia_8xgb300", "v6.0_nvidia_64xgb300",
+)  # fmt: skip
+MOST_OFF = 0.2
+_DIM, _ROUNDS = 128, 20
+_DRAWN = 0.05  # two points and as many factors as terms: drawn to 1 only as far as the points leave open
+_HALF = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of a table's rows: the ids of a sample that fall into it, and its rows."""
+
+    table: int
+    ids: float
+    rows: float
+
+
+def shared_out(parts: list[Part], buckets: int, a_table: float) -> list[list[Part]]:
+    """Parts of tables over devices or hosts, the costliest first, each to the bucket with the least so far.
+
+    Of the plans with more and more cuts, each of the hottest part in two, the one whose fullest bucket has the least.
+
+    Args:
+        parts: whole tables.
+        buckets: devices or hosts.
+        a_table: what a part costs beside its ids, in ids.
+    """
+    best: tuple[float, list[list[Part]]] = (math.inf, [])
+    for _ in range(_ROUNDS):
+        plan: list[list[Part]] = [[] for _ in range(buckets)]
+        heap = [(0.0, bucket) for bucket in range(buckets)]
+        for part in sorted(parts, key=lambda part: -part.ids):
+            cost, bucket = heapq.heappop(heap)
+            plan[bucket].append(part)
+            heapq.heappush(heap, (cost + part.ids + a_table, bucket))
+        most = max(cost for cost, _ in heap)
+        if most < best[0]:
+            best = most, plan
+        hottest = max(parts, key=lambda part: part.ids)
+        parts = [part for part in parts if part is not hottest]
+        parts += [Part(hottest.table, hottest.ids / 2, hottest.rows / 2)] * 2
+    return best[1]
+
+
+def workload(point: ReferencePoint) -> tuple[Workload, Machine]:
+    """What the submission's ranks do in a step, and the devices they do it on."""
+    assert point.global_batch_size is not None
+    config = load_options(
+        PlanConfig,
+        str(PROJECT / "configs" / "mlperf_dlrm_dcnv2.yaml"),
+        [
+            "precision.dense=bf16",
+            f"train.global_batch_size={point.global_batch_size}",
+            f"cluster={point.hosts}x{point.gpus_per_host}",
+            f"device={point.device}",
+            "sharding.types=row_wise",
+        ],
+    )
+    dataset, world = build_dataset(config.data), described_world(config)
+    planned = plan_model(config, dataset.schema, world)
+    ours = workload_of(config, dataset.schema, planned, world)
+    features = dataset.schema.sparse
+    replicated = [i for i, feature in enumerate(features) if feature.rows <= point.replicated_rows]
+    parts = [Part(i, feature.hotness, feature.rows) for i, feature in enumerate(features) if i not in replicated]
+    numbers = sum(features[i].rows for i in replicated) * _DIM
+    machine = catalogued_machine(config, world, point.network or "")
+    lookups, transfers = _of_tables(point, parts, known_device(point.device).memory_gb_s)  # type: ignore[union-attr]
+    dense = sum(
+        math.prod(parameter.shape)
+        for name, parameter in planned.task.named_parameters()
+        if ".embedding_bags." not in name
+    )
+    own = tuple(
+        Lookup(f"cat_{i}", "data_parallel", "dense", 0.0, features[i].rows, _DIM, ours.samples,
+               ours.samples * features[i].hotness, min(features[i].rows, ours.samples * features[i].hotness), 0.0)
+        for i in replicated
+    )  # fmt: skip
+    whole = replace(
+        ours,
+        lookups=tuple((*of_rank, *own) for of_rank in lookups),
+        transfers=(*transfers, *all_reduced(ALL_REDUCE, (dense + numbers) * _HALF, point.gpus, point.gpus_per_host)),
+        replicated_numbers=0,
+        replicated=(),
+        cut_bags=0.0,
+        cut_ids=0.0,
+    )
+    return whole, replace(machine, rates=replace(machine.rates, launch_s=0.0))  # CUDA graphs
+
+
+def _of_tables(
+    point: ReferencePoint, parts: list[Part], memory_gb_s: float
+) -> tuple[list[tuple[Lookup, ...]], list[Transfer]]:
+    samples, ranks = point.global_batch_size or 0, point.gpus
+    per_host = point.gpus_per_host
+    hier = point.sharding == "hier_auto"
+    device = known_device(point.device)
+    assert device is not None
+    link = device.network_gb_s if hier else device.link_gb_s
+    assert link is not None
+    buckets = shared_out(parts, point.hosts if hier else ranks, memory_gb_s / link / 4)
+    lookups, counts = [], np.zeros(ranks)
+    for rank in range(ranks):
+        mine = buckets[rank // per_host] if hier else buckets[rank]
+        among = per_host if hier else 1
+        lookups.append(tuple(_lookup(part, samples, among) for part in mine))
+        counts[rank] = sum(min(1.0, part.ids) for part in mine)
+
+    def transfer(
+        stage: str, collective: str, group: str, sent: np.ndarray, taken: np.ndarray, calls: int = 1
+    ) -> Transfer:
+        return Transfer(stage, collective, group, sent, taken, ranks, per_host, calls)
+
+    ids = np.array([sum(lookup.ids for lookup in of_rank) for of_rank in lookups]) * 4 * (ranks - 1) / ranks
+    found = [transfer(INPUT_DIST, "all_to_all", "world", ids, ids, 2)]
+    there, back = OUTPUT_DIST, backward_of(OUTPUT_DIST)
+    row = _DIM * _HALF
+    if not hier:
+        sent = counts * samples * row * (ranks - 1) / ranks
+        taken = np.full(ranks, counts.sum() * samples / ranks * row * (ranks - 1) / ranks)
+        found += [
+            transfer(there, "all_to_all", "world", sent, taken),
+            transfer(back, "all_to_all", "world", taken, sent),
+        ]
+        return lookups, found
+    inside = counts * samples * row * (per_host - 1) / per_host
+    across = counts * samples / per_host * row * (point.hosts - 1) / point.hosts
+    mean = np.full(ranks, across.mean())
+    found += [transfer(there, "reduce_scatter", "host", inside, inside)]
+    found += [transfer(there, "all_to_all", "across", across, mean)]
+    found += [transfer(back, "all_to_all", "across", mean, across)]
+    found += [transfer(back, "all_gather", "host", inside, inside)]
+    return lookups, found
+
+
+def _lookup(part: Part, samples: int, among: int) -> Lookup:
+    """Of a device, which has the part to itself or shares it with the others of its host."""
+    ids = samples * part.ids / among
+    rows = part.rows / among
+    distinct = -rows * math.expm1(ids * math.log1p(-1 / max(rows, 2.0)))
+    bags = samples * min(1.0, part.ids)
+    return Lookup(f"cat_{part.table}", "row_wise", "fused", 0.0, int(rows), _DIM, bags, ids, distinct, 4.0 * _DIM)
+
+
+def corrected(described: dict[str, tuple[Workload, Machine]]) -> dict[str, float]:
+    """The factors with which the model gives the two points' steps."""
+    known = {point.name: point for point in reference_points()}
+
+    def terms(factors: Mapping[str, float]) -> list[Mapping[str, float]]:
+        found = (described[name] for name in CORRECTED_BY)
+        return [step_cost(work, replace(machine, factors=factors)).terms_s for work, machine in found]
+
+    measured_s = [(known[name].step_ms or 0.0) / 1e3 for name in CORRECTED_BY]
+    return refit(terms, measured_s, rounds=10, drawn=_DRAWN)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    known = {point.name: point for point in reference_points()}
+    described = {name: workload(known[name]) for name in (*CORRECTED_BY, *PREDICTED)}
+    factors = corrected(described)
+    print("factors:", ", ".join(f"{term} {factor:.2f}" for term, factor in factors.items() if abs(factor - 1) > 0.02))
+    print(f"{'':36} {'M samples/s a GPU':>18} {'predicted':>10} {'off':>6} {'uncorrected':>12}")
+    found = []
+    for name, (work, machine) in described.items():
+        point = known[name]
+        samples = (point.global_batch_size or 0) / point.gpus / 1e6
+        cost, raw = (step_cost(work, replace(machine, factors=these)) for these in (factors, {}))
+        speed, off = samples / cost.step_s, samples / cost.step_s / (point.samples_s_per_gpu / 1e6) - 1
+        found.append(
+            {
+                "point": name,
+                "corrects": name in CORRECTED_BY,
+                "gpus": point.gpus,
+                "samples_s_per_gpu": point.samples_s_per_gpu,
+                "predicted": speed * 1e6,
+                "uncorrected": samples / raw.step_s * 1e6,
+                "off": off,
+                "stages_ms": {stage: seconds * 1e3 for stage, seconds in cost.stages_s.items()},
+            }
+        )
+        verdict = "corrects" if name in CORRECTED_BY else "" if abs(off) <= MOST_OFF else "MISS"
+        published, before = point.samples_s_per_gpu / 1e6, samples / raw.step_s
+        print(f"{name:36} {published:18.2f} {speed:10.2f} {off:+6.0%} {before:12.2f} {verdict}")
+    asked.out.write_text(json.dumps({"factors": factors, "points": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
