@@ -47,7 +47,7 @@ def backward_of(stage: str) -> str:
 def in_order(stages: Iterable[str]) -> list[str]:
     """Stages in the order in which a step comes by them."""
     first = [DATA, COPY, INPUT_DIST, LOOKUP, OUTPUT_DIST]
-    last = [f"{OUTPUT_DIST}{BACKWARD}", UPDATE, ALL_REDUCE, OPTIMIZER, HOOKS, OTHER]
+    last = [f"{OUTPUT_DIST}{BACKWARD}", UPDATE, ALL_REDUCE, OPTIMIZER, AVERAGING, HOOKS, OTHER]
     found = list(dict.fromkeys(stages))
     between = [stage for stage in found if stage not in (*first, *last)]
     forward = [stage for stage in between if not stage.endswith(BACKWARD)]

@@ -29,6 +29,7 @@ _STAGES = {
     stage_names.LOSS: "#f5c869",
     stage_names.ALL_REDUCE: "#004d7a",
     stage_names.OPTIMIZER: "#cc79a7",
+    stage_names.AVERAGING: "#8fb8d8",
     stage_names.HOOKS: "#8a4a70",
     stage_names.OTHER: "#d5d9de",
 }
