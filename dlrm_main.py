@@ -5,7 +5,7 @@
     dlrm_main.py benchmark --config configs/quickstart.yaml         how fast a configuration trains, and where the time goes
     dlrm_main.py preprocess --input 'raw/day_*' --output packed     raw Criteo files to a packed data set
     dlrm_main.py checkpoint list | show | verify | diff | export | import     what was saved, and what to do with it
-    dlrm_main.py status | inspect | materialize | synthesize | doctor | import-flags      --help says what each does
+    dlrm_main.py report | status | inspect | materialize | synthesize | doctor | import-flags   --help says what each does
     dlrm_main.py train --help                                       every option with type, default and meaning
 
 Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 143 stopped

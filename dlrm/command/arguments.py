@@ -25,6 +25,7 @@ from dlrm.config.describe import help_text, options
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.status import StatusConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
@@ -61,6 +62,7 @@ COMMANDS = {
     "calibrate": Command(
         "measure what this machine can do, for the times that plan says", CalibrateConfig, ("output",)
     ),
+    "report": Command("show an experiment's table as a page", ReportConfig, ("results",), from_file=False),
     "status": Command(
         "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
     ),

@@ -13,6 +13,7 @@ from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, Impor
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
@@ -72,6 +73,10 @@ def run(config: Section) -> None:
             from dlrm.train.job import run_training
 
             work = partial(run_training, config)
+        case ReportConfig():
+            from dlrm.scaling.report.job import run_report
+
+            work = partial(run_report, config)
         case StatusConfig():
             from dlrm.run.status.job import run_status
 

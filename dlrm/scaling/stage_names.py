@@ -5,10 +5,11 @@ A model's children are stages of their own names (``bottom_mlp``), which are not
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from dlrm.layers.pooling import PooledColumns
-from dlrm.models.base import TABLES
+if TYPE_CHECKING:
+    from torch import nn
 
 DATA, COPY = "data wait", "copy to the device"
 INPUT_DIST, LOOKUP, OUTPUT_DIST, UPDATE = "input distribution", "lookup", "output distribution", "table update"
@@ -27,6 +28,10 @@ def stage_of(name: str, child: nn.Module) -> str:
     That of the tables has what is left of the input's distribution when torchrec has named the rest. The one that waits for
     the embeddings and puts them in order counts to the output's.
     """
+    # Not above: who only shows stages needs no torch.
+    from dlrm.layers.pooling import PooledColumns
+    from dlrm.models.base import TABLES
+
     if isinstance(child, PooledColumns):
         return OUTPUT_DIST
     return INPUT_DIST if name == TABLES else name
@@ -37,3 +42,17 @@ def backward_of(stage: str) -> str:
     if stage == OTHER:
         return OTHER
     return UPDATE if stage == LOOKUP else f"{stage}{BACKWARD}"
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    """Stages in the order in which a step comes by them."""
+    first = [DATA, COPY, INPUT_DIST, LOOKUP, OUTPUT_DIST]
+    last = [f"{OUTPUT_DIST}{BACKWARD}", UPDATE, ALL_REDUCE, OPTIMIZER, AVERAGING, HOOKS, OTHER]
+    found = list(dict.fromkeys(stages))
+    between = [stage for stage in found if stage not in (*first, *last)]
+    forward = [stage for stage in between if not stage.endswith(BACKWARD)]
+    forward.sort(key=lambda stage: stage == LOSS)
+    backward = [f"{stage}{BACKWARD}" for stage in reversed(forward)]
+    backward += [stage for stage in between if stage.endswith(BACKWARD) and stage not in backward]
+    order = [*first, *forward, *backward, *last]
+    return [stage for stage in order if stage in found]

@@ -21,19 +21,16 @@ from typing import Any
 from dlrm.scaling.benchmark.regions import OWN, STEP
 from dlrm.scaling.stage_names import (
     ALL_REDUCE,
-    BACKWARD,
     COPY,
     DATA,
-    HOOKS,
     INPUT_DIST,
     LOOKUP,
-    LOSS,
     OPTIMIZER,
     OTHER,
     OUTPUT_DIST,
-    UPDATE,
     backward_of,
 )
+from dlrm.scaling.stage_names import in_order as in_order
 
 _ENGINE = "autograd::engine::evaluate_function: "
 _GRADIENT_READY = f"{_ENGINE}torch::autograd::AccumulateGrad"  # DDP's hooks, and with them its all-reduce, run in it
@@ -250,17 +247,3 @@ def busy_by_step(found: Timeline) -> list[float]:
             stretches.append([start_us, end_us])
     steps = zip(found.ends_us, found.ends_us[1:], strict=False)
     return [sum(max(0.0, min(end, b) - max(start, a)) for a, b in stretches) for start, end in steps]
-
-
-def in_order(stages: Iterable[str]) -> list[str]:
-    """Stages in the order in which a step comes by them."""
-    first = [DATA, COPY, INPUT_DIST, LOOKUP, OUTPUT_DIST]
-    last = [f"{OUTPUT_DIST}{BACKWARD}", UPDATE, ALL_REDUCE, OPTIMIZER, HOOKS, OTHER]
-    found = list(dict.fromkeys(stages))
-    between = [stage for stage in found if stage not in (*first, *last)]
-    forward = [stage for stage in between if not stage.endswith(BACKWARD)]
-    forward.sort(key=lambda stage: stage == LOSS)
-    backward = [f"{stage}{BACKWARD}" for stage in reversed(forward)]
-    backward += [stage for stage in between if stage.endswith(BACKWARD) and stage not in backward]
-    order = [*first, *forward, *backward, *last]
-    return [stage for stage in order if stage in found]
