@@ -30,7 +30,8 @@ class ScaleConfig(Section):
     scheduler_args: str = ""
     """Settings of the scheduler, as of torchx run -cfg: partition=main,time=60."""
     component_args: str = ""
-    """Further arguments of the component components/dlrm.py:benchmark, as one text: '--cpu 8 --gpu 0 --image IMAGE'."""
+    """Further arguments of the component components/dlrm.py:benchmark, as one text behind an equals sign:
+    --component_args='--cpu 8 --gpu 0 --image IMAGE'."""
     at_once: PositiveInt = 1
     """Jobs that a scheduler has at one time. Jobs that share hosts or a network disturb each other."""
     only: NamesIfAny = ()

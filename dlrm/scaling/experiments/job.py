@@ -68,7 +68,7 @@ def _run(
     look.look([repeat for repeat in repeats if repeat.point not in chosen])
     left = look.look(wanted, say=display)
     write_text(folder / RESOLVED, dump_config(experiment))
-    there = f"; {counted(len(wanted) - len(left), 'job')} of them are there" if len(left) < len(wanted) else ""
+    there = f", {len(wanted) - len(left):,} of them done or failed before" if len(left) < len(wanted) else ""
     jobs = f"{counted(len(chosen), 'point')} x {counted(experiment.repeats, 'repeat')}: {counted(len(wanted), 'job')}"
     display.say(f"{experiment.name}: {jobs}{there}; everything goes to {folder}/")
     try:
