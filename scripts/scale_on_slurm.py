@@ -239,7 +239,10 @@ def main() -> int:
     if why := missing():
         print(why)
         return 2
-    with tempfile.TemporaryDirectory(prefix="scale_on_slurm_") as folder, SlurmCluster(Path(folder) / "slurm") as cluster:
+    with (
+        tempfile.TemporaryDirectory(prefix="scale_on_slurm_") as folder,
+        SlurmCluster(Path(folder) / "slurm") as cluster,
+    ):
         case = OnSlurm(cluster, Path(folder))
         try:
             for part in CASES:

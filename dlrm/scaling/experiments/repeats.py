@@ -94,8 +94,9 @@ class Repeat:
             OSError: it cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.folder / NAME, self.folder / _RECORD, self.handle, *self._errors()):
-            path.unlink(missing_ok=True)
+        for pattern in (NAME, _RECORD, _HANDLE, _OUTPUT, f"{_ERROR}*", "log/rank*.log", "slurm-*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         write_text(self.config, dump_config(self.point.config))
 
     def forget(self) -> None:

@@ -118,7 +118,10 @@ def test_values_too_long_for_a_name_are_numbered(tmp_path):
         ("ranks_per_hosts: 2", "ranks_per_hosts: unknown option; did you mean ranks_per_host?"),
         ("options: {train.global_batch: 2}", "point 1x1: train.global_batch: unknown option; did you mean train.glob"),
         ("vary: {sharding.typs: [row_wise, table_wise]}", "did you mean sharding.types?"),
-        ("vary: {train.accumulation_steps: [1, 3]}", "point 1x1.accumulation_steps-3: train: global_batch_size is 2048"),
+        (
+            "vary: {train.accumulation_steps: [1, 3]}",
+            "point 1x1.accumulation_steps-3: train: global_batch_size is 2048",
+        ),
         ("vary: {model.embedding_dim: 16}", "vary.model.embedding_dim: must be a list of its levels"),
         ("vary: {model.embedding_dim: [16, 16]}", "has the level embedding_dim-16 twice"),
         ("vary: {a: [{label: x, options: {steps: 2}}], steps: [3]}", "vary.steps: sets steps, which a sets, too"),

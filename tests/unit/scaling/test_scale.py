@@ -180,7 +180,10 @@ def test_what_would_fail_in_every_repeat_is_tried_once(scale, table):
         scale(cluster)
     assert cluster.started == [name for name in ALL if name != ALL[4]]
     status, reason = statuses(table())["1x1.rows", 1]
-    assert (status, reason) == ("missing", "not run: another repeat has failed for good: /nowhere: there is no such folder")
+    assert (status, reason) == (
+        "missing",
+        "not run: another repeat has failed for good: /nowhere: there is no such folder",
+    )
 
 
 def test_a_result_of_another_configuration_is_run_again_and_that_is_said(scale, capsys):
