@@ -330,10 +330,10 @@ def _job(
     launcher = ["launch/elastic.py", "--nproc-per-node", str(hosts.ranks), *options]
     # Not into the role's environment, which torchx has Slurm cut at commas; for Slurm see _environment.
     settings = [] if _scheduler() == "slurm" else [f"{name}={_literal(value)}" for name, value in host.env.items()]
-    words = shlex.join(settings)
+    words = [shlex.quote(setting) for setting in settings]
     if host.error_file:  # of each host its own; the launcher leaves there what torchx's local schedulers would read
-        words += f" TORCHELASTIC_ERROR_FILE={shlex.quote(_literal(host.error_file))}.$$HOSTNAME"
-    command = f"exec env {words} " if words else "exec "
+        words.append(f"TORCHELASTIC_ERROR_FILE={shlex.quote(_literal(host.error_file))}.$$HOSTNAME")
+    command = " ".join(["exec", *(["env", *words] if words else []), ""])
     command += f"{_interpreter(host)} {shlex.join(launcher)} {_meeting(hosts, rdzv_port)} "
     return specs.AppDef(
         name=name,

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -94,12 +94,8 @@ class Scale:
         return self.output / "points" / point / "repeat_0/benchmark.json"
 
 
-@contextmanager
 def _if_there():
-    try:
-        yield
-    except (ProcessLookupError, psutil.Error):
-        pass
+    return suppress(ProcessLookupError, psutil.Error)
 
 
 def _words(pid):

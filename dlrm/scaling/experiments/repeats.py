@@ -166,10 +166,12 @@ class Repeat:
         return None
 
     def last_printed(self) -> str:
-        """The last line that its job has printed; empty if it has printed none."""
-        with suppress(OSError):
-            lines = [line for line in self.output.read_text(errors="replace").splitlines() if line.strip()]
-            return one_line(lines[-1]) if lines else ""
+        """The last line that its job has printed: on standard error of a host in Slurm, or here; empty if there is none."""
+        for path in (*sorted(self.folder.glob("slurm-*.err")), self.output):
+            with suppress(OSError):
+                lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+                if lines:
+                    return one_line(lines[-1])
         return ""
 
     def _errors(self) -> Iterator[Path]:

@@ -166,7 +166,7 @@ def test_points_are_chosen_by_their_names(tmp_path):
     chosen = selected(found, ("1x2*", "*.steps-10"))
     assert [point.name for point in chosen] == ["1x1.steps-10", "1x2.steps-5", "1x2.steps-10", "1x4.steps-10"]
     assert selected(found, ()) == found
-    with pytest.raises(ConfigError, match="only: 1x2.step-5 is the name of no point; did you mean 1x2.steps-5"):
+    with pytest.raises(ConfigError, match=r"only: 1x2\.step-5 is the name of no point; did you mean 1x2\.steps-5"):
         selected(found, ("1x2.step-5",))
 
 

@@ -149,7 +149,8 @@ def test_repeats_alternate_over_the_points_and_the_table_has_a_row_a_figure(scal
         ("samples_per_s", "", "", 300.0), ("step_ms", "", "", 5.0), ("step_ms", "p5", "", 4.0), ("step_ms", "p95", "", 6.0),
         ("stage_ms", "lookup", "", 2.0), ("stage_ms", "lookup", "0", 1.0), ("stage_ms", "lookup", "1", 2.0),
         ("busy_ms", "", "0", 1.0), ("busy_ms", "", "1", 2.0),
-        ("bytes_sent", "all_to_all", "", 15.0), ("bytes_sent", "all_to_all", "0", 10.0), ("bytes_sent", "all_to_all", "1", 20.0),
+        ("bytes_sent", "all_to_all", "", 15.0), ("bytes_sent", "all_to_all", "0", 10.0),
+        ("bytes_sent", "all_to_all", "1", 20.0),
         ("memory_bytes", "host", "0", 7.0), ("memory_bytes", "host", "1", 7.0),
     ]  # fmt: skip
     assert {(row["hosts"], row["ranks"], row["global_batch_size"], row["sharding"]) for row in mine} == {
@@ -273,7 +274,7 @@ def test_a_dry_run_shows_the_points_and_makes_nothing(scale, capsys, tmp_path):
 
 def test_where_it_cannot_run_it_says_so_before_the_first_job(scale, tmp_path, monkeypatch):
     cluster = Cluster()
-    with pytest.raises(ConfigError, match="scheduler: local is one host, and 2x1.rows needs several"):
+    with pytest.raises(ConfigError, match=r"scheduler: local is one host, and 2x1\.rows needs several"):
         scale(cluster, TEXT.replace("ranks: [1, 2]", "hosts: [1, 2]"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("")
