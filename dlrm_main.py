@@ -3,6 +3,7 @@
 
     dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]
     dlrm_main.py benchmark --config configs/quickstart.yaml         how fast a configuration trains, and where the time goes
+    dlrm_main.py scale configs/experiments/weak_cpu.yaml            an experiment: a matrix of configurations as one table
     dlrm_main.py preprocess --input 'raw/day_*' --output packed     raw Criteo files to a packed data set
     dlrm_main.py checkpoint list | show | verify | diff | export | import     what was saved, and what to do with it
     dlrm_main.py report | status | inspect | materialize | synthesize | doctor | import-flags   --help says what each does

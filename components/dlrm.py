@@ -3,6 +3,7 @@
     torchx run -s local_cwd components/dlrm.py:train -j 2 --config configs/quickstart.yaml -- --train.epochs 2
     torchx run -s slurm components/dlrm.py:train -j 2x8 --config configs/criteo_terabyte_dcnv2.yaml
     torchx run -s slurm components/dlrm.py:preprocess -j 4x1 -- --input='raw/day_*' --output=packed
+    torchx run -s slurm components/dlrm.py:benchmark -j 2x8 --config configs/mlperf_dlrm_dcnv2.yaml -- --output=/shared/out
     torchx run -s slurm components/dlrm.py:command -- materialize packed
 
 This file imports torchx and the standard library only, because the machine that launches a job need not be able to run
@@ -83,11 +84,8 @@ def train(
     if run_dir:
         script_args = (f"--run.dir={run_dir}", *script_args)
     argv = [script, "train", "--config", config, "--resume", "job", *script_args]
-    if numa not in ("", *NUMA_BINDINGS):
-        raise _refused(f"--numa {numa}: choose one of {', '.join(NUMA_BINDINGS)}")
     restarts = max_restarts if max_restarts >= 0 else RESTARTS_OVER_HOSTS * (hosts.most > 1)
-    options = ["--max-restarts", str(restarts)]
-    options += ["--numa-binding", numa] if numa else []
+    options = ["--max-restarts", str(restarts), *_numa_binding(numa)]
     options += ["--log-dir", log_dir, "--tee", "3"] if log_dir else []
     host = _Host(
         resource=_resource(h, cpu, gpu if gpu >= 0 else hosts.ranks, memMB, ranks=hosts.ranks),
@@ -150,6 +148,63 @@ def preprocess(
     return _job(name, "preprocess", argv, hosts, host, restarts, rdzv_port=rdzv_port, max_retries=max_retries)
 
 
+def benchmark(
+    *script_args: str,
+    config: str,
+    j: str = "1",
+    h: str = "",
+    cpu: int = -1,
+    gpu: int = -1,
+    memMB: int = -1,
+    image: str = "",
+    mounts: Optional[List[str]] = None,
+    env: Optional[Dict[str, str]] = None,
+    error_file: str = "",
+    max_retries: int = 0,
+    numa: str = "",
+    rdzv_port: int = 0,
+    python: str = "",
+    name: str = "dlrm-benchmark",
+    script: str = "dlrm_main.py",
+) -> specs.AppDef:
+    """Measure how fast a configuration trains on so many hosts: a point of dlrm_main.py scale is such a job.
+
+    Args:
+        script_args: options of benchmark, after --, e.g. -- --output=/shared/out --steps 100
+        config: YAML file of a training, with further options of benchmark
+        j: hosts x ranks on each, e.g. 2x8; or ranks on one host, e.g. 8
+        h: named resource of torchx for each host, instead of cpu, gpu and memMB
+        cpu: cores of each host; 4 a rank if left out
+        gpu: GPUs of each host; one a rank if left out, 0 to train on CPU
+        memMB: memory of each host in MB; 4096 a core if left out
+        image: container image, for schedulers that use one
+        mounts: of containers, e.g. type=volume,src=claim,dst=/data or type=bind,src=/shared,dst=/shared
+        env: environment variables, e.g. NCCL_DEBUG=INFO,NCCL_IB_HCA=mlx5_0
+        error_file: each host leaves there why the job failed, in a file of this name with a dot and the host's
+        max_retries: how often the scheduler starts the job again after it failed
+        numa: binds ranks to cores near their GPU: node, socket, exclusive or core-complex
+        rdzv_port: port on the first host where the hosts meet; made from the job's id if left out
+        python: interpreter on the hosts; the image's, .venv/bin/python or python3 if left out
+        name: name of the job
+        script: what each rank runs
+    """
+    hosts = _Hosts.parse(j)
+    argv = [script, "benchmark", "--config", config, *script_args]
+    host = _Host(
+        resource=_resource(h, cpu, gpu if gpu >= 0 else hosts.ranks, memMB, ranks=hosts.ranks),
+        python=python,
+        image=image,
+        mounts=mounts or [],
+        env=env or {},
+        error_file=error_file,
+    )
+    _check("benchmark", hosts, host, config, script_args)
+    options = ["--max-restarts", "0", *_numa_binding(numa)]
+    return _job(
+        name, "benchmark", argv, hosts, host, options, rdzv_port=rdzv_port, max_retries=max_retries, goes_on=False
+    )
+
+
 def command(
     *script_args: str,
     h: str = "",
@@ -190,6 +245,13 @@ def command(
     return _job(name, "command", argv, hosts, host, restarts, rdzv_port=0, max_retries=max_retries, goes_on=False)
 
 
+def _numa_binding(numa: str) -> List[str]:
+    """Arguments of the launcher."""
+    if numa not in ("", *NUMA_BINDINGS):
+        raise _refused(f"--numa {numa}: choose one of {', '.join(NUMA_BINDINGS)}")
+    return ["--numa-binding", numa] if numa else []
+
+
 @dataclass(frozen=True)
 class _Hosts:
     """How many hosts at least and at most, and how many ranks on each."""
@@ -221,6 +283,7 @@ class _Host:
     image: str = ""
     mounts: List[str] = field(default_factory=list)
     env: Dict[str, str] = field(default_factory=dict)
+    error_file: str = ""
 
 
 def _check(
@@ -267,7 +330,10 @@ def _job(
     launcher = ["launch/elastic.py", "--nproc-per-node", str(hosts.ranks), *options]
     # Not into the role's environment, which torchx has Slurm cut at commas; for Slurm see _environment.
     settings = [] if _scheduler() == "slurm" else [f"{name}={_literal(value)}" for name, value in host.env.items()]
-    command = f"exec {shlex.join(['env', *settings])} " if settings else "exec "
+    words = [shlex.quote(setting) for setting in settings]
+    if host.error_file:  # of each host its own; the launcher leaves there what torchx's local schedulers would read
+        words.append(f"TORCHELASTIC_ERROR_FILE={shlex.quote(_literal(host.error_file))}.$$HOSTNAME")
+    command = " ".join(["exec", *(["env", *words] if words else []), ""])
     command += f"{_interpreter(host)} {shlex.join(launcher)} {_meeting(hosts, rdzv_port)} "
     return specs.AppDef(
         name=name,

@@ -23,6 +23,7 @@ from torchx_cli import Submission, submission
 from trainer_options import read_options
 
 USER_ERROR_EXIT_CODE = 2  # as in launch/elastic.py
+TRAINING = ("train", "benchmark")  # components whose ranks need a GPU each
 ALL_OR_NOTHING = ("slurm", "aws_batch")
 
 
@@ -137,7 +138,7 @@ def warnings(request: Request) -> list[str]:
 
 def _resource_faults(request: Request) -> Iterator[str]:
     ranks, resource = request.ranks_per_host, request.resource
-    needs_gpus = request.component == "train" and request.options.get("distributed.device") != "cpu"
+    needs_gpus = request.component in TRAINING and request.options.get("distributed.device") != "cpu"
     if needs_gpus and 0 < resource.gpu < ranks:
         yield f"{ranks} ranks on a host of {resource.gpu} GPUs: each needs one; ask for {ranks} (--gpu) or fewer ranks (-j)"
     if resource.gpu == 0 and request.options.get("distributed.device") == "cuda":
@@ -157,7 +158,7 @@ def _host_faults(request: Request) -> Iterator[str]:
 
 def _waste(request: Request) -> Iterator[str]:
     ranks, gpus = request.ranks_per_host, request.resource.gpu
-    if gpus > ranks and request.component == "train":
+    if gpus > ranks and request.component in TRAINING:
         yield f"{gpus} GPUs on a host of {ranks} ranks: {gpus - ranks} would do nothing (-j)"
     batch, world = request.options.get("train.global_batch_size"), request.hosts[1] * ranks
     if isinstance(batch, int) and batch < world:

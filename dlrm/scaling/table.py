@@ -6,7 +6,9 @@ calibration. A point's factors are columns of their own, by their dotted option.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 MEASURED, PREDICTED, PUBLISHED = "measured", "predicted", "published"
 DONE, FAILED, MISSING = "done", "failed", "missing"
@@ -50,3 +52,38 @@ class Row:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the repeats of a point, or a prediction with its band.
+
+    Attributes:
+        median, low, high: of the repeats: their median, least and greatest; predicted: the value and its band.
+        count: repeats that it is of.
+    """
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+Figure = tuple[str, str, str, str, int | None]
+"""point, source, quantity, part, rank."""
+
+
+def spreads(rows: Iterable[Row]) -> dict[Figure, Spread]:
+    """Median and spread of every figure over the repeats that have one, in the order in which they come."""
+    found: dict[Figure, list[Row]] = {}
+    for row in rows:
+        if row.value is not None:
+            found.setdefault((row.point, row.source, row.quantity, row.part, row.rank), []).append(row)
+    return {figure: _spread(of_figure) for figure, of_figure in found.items()}
+
+
+def _spread(rows: list[Row]) -> Spread:
+    values = [row.value for row in rows if row.value is not None]
+    low = min(value if row.low is None else row.low for row, value in zip(rows, values, strict=True))
+    high = max(value if row.high is None else row.high for row, value in zip(rows, values, strict=True))
+    return Spread(median(values), low, high, len(values))

@@ -14,7 +14,7 @@ from torchx.specs.finder import get_component
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = str(ROOT / "components" / "dlrm.py")
-COMPONENTS = ["train", "preprocess"]
+COMPONENTS = ["train", "preprocess", "benchmark"]
 ON_HOST = '"$(command -v .venv/bin/python || command -v python3)"'
 
 
@@ -183,6 +183,17 @@ def test_preprocessing_on_several_hosts_is_one_process_a_host():
         "dlrm_main.py preprocess --config a.yaml '--input=raw/day_*' --output=packed"
     )
     assert " --nproc-per-node 1 --max-restarts 0 --nnodes 4 " in command(*arguments, component="preprocess")
+
+
+def test_a_benchmark_is_tried_once_and_each_host_leaves_why_it_failed():
+    arguments = ("-j", "2x8", "--error_file", "/shared/a b/error.json", "--numa", "node", "--", "--output=/shared/out")
+    assert command(*arguments, component="benchmark") == (
+        f"exec env TORCHELASTIC_ERROR_FILE='/shared/a b/error.json'.$HOSTNAME {ON_HOST} launch/elastic.py "
+        "--nproc-per-node 8 --max-restarts 0 --numa-binding node --nnodes 2 --rdzv-backend c10d --rdzv-id dlrm-1 "
+        "--rdzv-endpoint ${TORCHX_RANK0_HOST:-localhost} dlrm_main.py benchmark --config a.yaml --output=/shared/out"
+    )
+    role = role_of("-j", "2x8", component="benchmark")
+    assert (role.num_replicas, role.max_retries, role.resource.gpu) == (2, 0, 8)
 
 
 def test_any_other_command_runs_on_one_host():

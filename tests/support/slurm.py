@@ -80,6 +80,18 @@ class SlurmCluster:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout + ("" if check else done.stderr)
 
+    def start(self, *command: str, output: Path, host: str = LOGIN) -> subprocess.Popen[bytes]:
+        """Start a command on a host in a session of its own; what it prints is added to a file."""
+        with output.open("ab") as file:
+            return subprocess.Popen(
+                self._inside(host, command),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self._environment({}),
+                start_new_session=True,
+            )
+
     def down(self, host: str) -> None:
         """The host dies with everything on it, without a word."""
         for pid in self.pids(host):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import socket
 from pathlib import Path
 
 import torch
@@ -29,8 +30,8 @@ from dlrm.scaling.benchmark.ceilings import Ceilings, measure
 from dlrm.scaling.benchmark.floors import floors
 from dlrm.scaling.benchmark.passes import Training
 from dlrm.scaling.benchmark.picture import draw
-from dlrm.scaling.benchmark.result import Memory, ProfiledRank, Result, breakdown, slowest, step_time
-from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launched_by_step
+from dlrm.scaling.benchmark.result import Memory, ProfiledRank, Result, breakdown, sent_by_rank, slowest, step_time
+from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launched_by_step, working_by_step
 from dlrm.scaling.benchmark.text import texts
 from dlrm.scaling.folder import result_folder
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
@@ -86,14 +87,16 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
     built = to_be_built(config).model_copy(update={"checkpoint": unsaved})
     engine = build_engine(built, dataset.schema, world, process=Bytes(host=process_bytes(config, dataset, world)))
     training = Training(config, dataset.train, engine, world, without=config.without)
-    products = training.warm_up(config.warmup_steps)
+    products, sent = training.warm_up(config.warmup_steps)
     plain = training.run(config.steps)
     step_s = slowest(world.collectives.all_gather_object(plain.step_s))
     memory = None if config.without else _memory(world)  # before the profiler and the ceilings take of it
     trace = folder / f"trace_rank{world.rank}.json.gz" if config.profile else None
     notices: list[str] = []
     profiled, line = training.run_profiled(config.profiled_steps, trace, notices.append)
-    mine = ProfiledRank(profiled.step_s, by_step(line), launched_by_step(line), busy_by_step(line))
+    mine = ProfiledRank(
+        profiled.step_s, by_step(line), launched_by_step(line), busy_by_step(line), working_by_step(line)
+    )
     ranks = world.collectives.all_gather_object(mine)
     order = in_order(stage for rank in ranks for step in rank.stages_us for stage in step)
     time = step_time(step_s)
@@ -108,6 +111,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         reached = floors(work, ceilings, samples=config.train.global_batch_size, step_ms=time.median_ms)
     return Result(
         name=config.run.name,
+        hosts=len(set(world.collectives.all_gather_object(socket.gethostname()))),
         ranks=world.size,
         device=world.device.type,
         backend=world.backend,
@@ -118,6 +122,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         samples_per_s=plain.samples / sum(step_s),
         step=time,
         memory=memory,
+        bytes_sent=sent_by_rank(world.collectives.all_gather_object(sent)),
         breakdown=breakdown(ranks, order, time.median_ms / 1e3),
         work=work,
         ceilings=ceilings,

@@ -23,6 +23,7 @@ from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
 from dlrm.run.secondary import Warn, secondary
 from dlrm.scaling.benchmark.ablation import exchange, leave_out
+from dlrm.scaling.benchmark.collectives import counted, named_waits
 from dlrm.scaling.benchmark.regions import NamedHooks, named_parts
 from dlrm.scaling.benchmark.stages import Timeline, events_of, timeline
 from dlrm.scaling.benchmark.trace import write_trace
@@ -86,14 +87,20 @@ class Training:
         self._hooks = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
         self._position = BEGINNING
 
-    def warm_up(self, steps: int) -> list[Product]:
-        """Train some steps; returns the matrix products of one of them, on this rank."""
+    def warm_up(self, steps: int) -> tuple[list[Product], dict[str, float]]:
+        """Train some steps.
+
+        Returns:
+            The matrix products of one of them, on this rank, and the bytes that it sends to others in one, by collective.
+        """
         forwards: list[None] = []  # not as many a step where the last one of an epoch has fewer micro-batches
         counting = self._engine.model.register_forward_pre_hook(lambda *_: forwards.append(None))
-        with products_of(self._engine.model, self._dense) as found:
+        before = self._position.step
+        with products_of(self._engine.model, self._dense) as found, counted(self._engine.model) as sent:
             self._pass(steps, [*self._hooks])
         counting.remove()
-        return found[: len(found) // len(forwards) * self._micro_batches]
+        products = found[: len(found) // len(forwards) * self._micro_batches]
+        return products, sent.a_step(self._position.step - before)
 
     def first_batch(self) -> Batch:
         """The first global batch, as far as it is this rank's."""
@@ -113,7 +120,7 @@ class Training:
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or else it tells the terminal that it starts and stops
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self._device.type == "cuda")
-        with named_parts(self._engine), profile(activities=kinds) as profiler:
+        with named_parts(self._engine), named_waits(), profile(activities=kinds) as profiler:
             found = self._pass(steps, [NamedHooks(self._hooks)])
         line = timeline(*events_of(profiler))
         if trace is not None:

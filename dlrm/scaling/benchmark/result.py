@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from dlrm.memory import MemoryAccount
 from dlrm.metrics.memory import PeakMemory
 from dlrm.scaling.benchmark.ceilings import Ceilings
+from dlrm.scaling.benchmark.file_format import FORMAT, VERSION
 from dlrm.scaling.benchmark.floors import Floors
 from dlrm.scaling.work import Work
 from dlrm.train.memory import of_most
 
-FORMAT, VERSION = "dlrm-benchmark", 1
 _GIB = 1 << 30
 _LEFT_OUT = 0.25
 """Share of the profiled steps that do not count at either end, by length: on a busy machine single steps take many times
@@ -40,6 +40,7 @@ class Stage:
         stage: its name.
         mean_ms: of the host's time, over the ranks.
         slowest_ms: of the rank that takes longest for it; slowest_rank: which.
+        by_rank_ms: of each rank.
         device_ms: of the kernels that it launched, of the rank with most of them; None without a CUDA device.
     """
 
@@ -47,6 +48,7 @@ class Stage:
     mean_ms: float
     slowest_ms: float
     slowest_rank: int
+    by_rank_ms: tuple[float, ...]
     device_ms: float | None = None
 
 
@@ -59,6 +61,7 @@ class Breakdown:
         steps: how many count.
         overhead: by how much the profiler makes the median step longer, as a share of it.
         stages: in the order of a step.
+        busy_ms: of each rank, in which it works and does not wait for others: the host, or a device if there is one.
         device_busy_ms: in which at least one kernel runs, of the rank with the least; None without a CUDA device.
     """
 
@@ -66,6 +69,7 @@ class Breakdown:
     steps: int
     overhead: float
     stages: tuple[Stage, ...]
+    busy_ms: tuple[float, ...]
     device_busy_ms: float | None = None
 
 
@@ -78,6 +82,7 @@ class Memory:
         device_gib: of tensors on the device; reserved_gib: what torch's allocator took for them; None without a device.
         expected_device_gib: predicted of the tensors.
         expected_bytes: the prediction part by part, of the rank for which it is highest.
+        host_bytes_by_rank, device_bytes_by_rank: what is measured, of each; the latter None without a device.
     """
 
     host_gib: float
@@ -86,6 +91,8 @@ class Memory:
     reserved_gib: float | None
     expected_device_gib: float | None
     expected_bytes: dict[str, Any]
+    host_bytes_by_rank: tuple[int, ...]
+    device_bytes_by_rank: tuple[int, ...] | None
 
     @classmethod
     def of(cls, expected: Sequence[MemoryAccount], measured: Sequence[PeakMemory]) -> Memory:
@@ -99,6 +106,10 @@ class Memory:
             reserved_gib=max(peak.device_reserved_gib or 0.0 for peak in measured) if on_device else None,
             expected_device_gib=most.total.device / _GIB if on_device else None,
             expected_bytes=most.to_dict(),
+            host_bytes_by_rank=tuple(round(peak.resident_gib * _GIB) for peak in measured),
+            device_bytes_by_rank=tuple(round((peak.device_allocated_gib or 0.0) * _GIB) for peak in measured)
+            if on_device
+            else None,
         )
 
 
@@ -121,12 +132,20 @@ class ProfiledRank:
         step_s: seconds of each step.
         stages_us: of each step, by stage; they sum up to the step.
         device_us: kernels of each step, by the stage that launched them; busy_us: in which one ran. Empty without a device.
+        working_us: of each step, in which the rank did not wait for others.
     """
 
     step_s: list[float]
     stages_us: list[dict[str, float]]
     device_us: list[dict[str, float]]
     busy_us: list[float]
+    working_us: list[float]
+
+
+def sent_by_rank(ranks: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    """What each rank has sent, by collective; those by which none has sent anything are left out."""
+    found = {collective: tuple(sent[collective] for sent in ranks) for collective in ranks[0]}
+    return {collective: sent for collective, sent in found.items() if any(sent)}
 
 
 def breakdown(ranks: Sequence[ProfiledRank], order: Sequence[str], plain_median_s: float) -> Breakdown:
@@ -148,7 +167,7 @@ def breakdown(ranks: Sequence[ProfiledRank], order: Sequence[str], plain_median_
         by_rank = [_mean_ms(rank.stages_us, name, counted) for rank in ranks]
         device = max(_mean_ms(rank.device_us, name, counted) for rank in ranks) if on_device else None
         longest = int(np.argmax(by_rank))
-        stages.append(Stage(name, float(np.mean(by_rank)), by_rank[longest], longest, device))
+        stages.append(Stage(name, float(np.mean(by_rank)), by_rank[longest], longest, tuple(by_rank), device))
     busy = min(float(np.mean([rank.busy_us[i] for i in counted])) / 1e3 for rank in ranks) if on_device else None
     median_s = float(np.median(slowest([rank.step_s for rank in ranks])))
     return Breakdown(
@@ -156,6 +175,7 @@ def breakdown(ranks: Sequence[ProfiledRank], order: Sequence[str], plain_median_
         steps=len(counted),
         overhead=median_s / plain_median_s - 1,
         stages=tuple(stages),
+        busy_ms=tuple(float(np.mean([rank.working_us[i] for i in counted])) / 1e3 for rank in ranks),
         device_busy_ms=busy,
     )
 
@@ -169,11 +189,12 @@ class Result:
     """What a benchmark found.
 
     Attributes:
-        name: of the configuration; ranks, device, backend, threads_per_rank: where it ran.
+        name: of the configuration; hosts, ranks, device, backend, threads_per_rank: where it ran.
         global_batch_size: samples of a step, over all ranks.
         without: what was left out.
         steps: that were timed; samples_per_s: over all ranks; step: their time.
         memory: at its peak until then; None where something was left out.
+        bytes_sent: to other ranks in a step, by collective: of each rank (:mod:`dlrm.scaling.benchmark.collectives`).
         breakdown: where it goes.
         work: of a sample, by formula; ceilings: of each rank; floors: of the step. None where they are not known.
         notices: what could not be measured or written, a line each.
@@ -181,6 +202,7 @@ class Result:
     """
 
     name: str
+    hosts: int
     ranks: int
     device: str
     backend: str
@@ -191,6 +213,7 @@ class Result:
     samples_per_s: float
     step: StepTime
     memory: Memory | None
+    bytes_sent: dict[str, tuple[float, ...]]
     breakdown: Breakdown
     work: Work | None
     ceilings: tuple[Ceilings, ...] | None

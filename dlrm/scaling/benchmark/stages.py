@@ -14,10 +14,12 @@ the stages of a step sum up to the step.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dlrm.scaling.benchmark.collectives import WAIT
 from dlrm.scaling.benchmark.regions import OWN, STEP
 from dlrm.scaling.stage_names import (
     ALL_REDUCE,
@@ -35,6 +37,7 @@ from dlrm.scaling.stage_names import in_order as in_order
 _ENGINE = "autograd::engine::evaluate_function: "
 _GRADIENT_READY = f"{_ENGINE}torch::autograd::AccumulateGrad"  # DDP's hooks, and with them its all-reduce, run in it
 _IN_BACKWARD = "## backward"
+_EXCHANGING = "nccl"  # with what the names of kernels begin that do nothing but exchange, and wait for it
 # What torchrec calls its regions; tests/unit/contracts/test_regions.py holds it to that.
 TORCHREC = {
     "## next_batch": DATA,
@@ -52,6 +55,10 @@ TORCHREC = {
     "## zero_grad": OPTIMIZER,
     "## optimizer": OPTIMIZER,
 }
+
+
+Stretch = tuple[float, float]
+"""Start and end, microseconds on the profiler's clock."""
 
 
 @dataclass(frozen=True)
@@ -92,38 +99,55 @@ class Timeline:
         ends_us: of the steps; step i lasts from ``ends_us[i]`` to ``ends_us[i + 1]``.
         launched: (moment, stage, microseconds of kernels) of each event that launched some.
         busy: (start, end) of each kernel, microseconds; empty without a CUDA device.
+        working: of those that exchange nothing.
+        waits: (start, end) of each stretch in which the host waits for other ranks.
     """
 
     segments: list[Segment] = field(default_factory=list)
     ends_us: list[float] = field(default_factory=list)
     launched: list[tuple[float, str, float]] = field(default_factory=list)
-    busy: list[tuple[float, float]] = field(default_factory=list)
+    busy: list[Stretch] = field(default_factory=list)
+    working: list[Stretch] = field(default_factory=list)
+    waits: list[Stretch] = field(default_factory=list)
 
 
-def events_of(profile: Any) -> tuple[list[Event], list[tuple[float, float]]]:
-    """The host's events of a :class:`torch.profiler.profile`, and when its kernels ran."""
+@dataclass(frozen=True)
+class Kernel:
+    """Work of the device."""
+
+    name: str
+    start_us: float
+    end_us: float
+
+
+def events_of(profile: Any) -> tuple[list[Event], list[Kernel]]:
+    """The host's events of a :class:`torch.profiler.profile`, and its kernels."""
     host: list[Event] = []
-    kernels: list[tuple[float, float]] = []
+    kernels: list[Kernel] = []
     for found in profile.events():
         start_us, end_us = found.time_range.start, found.time_range.end
         if str(found.device_type).endswith(".CPU"):
             device_us = float(sum(kernel.duration for kernel in found.kernels))
             host.append(Event(found.name, start_us, end_us, found.thread, found.sequence_nr, device_us))
         elif not found.is_user_annotation:
-            kernels.append((start_us, end_us))
+            kernels.append(Kernel(found.name, start_us, end_us))
     return host, kernels
 
 
-def timeline(events: Iterable[Event], kernels: Sequence[tuple[float, float]] = ()) -> Timeline:
+def timeline(events: Iterable[Event], kernels: Sequence[Kernel] = ()) -> Timeline:
     """Which stage each moment belongs to.
 
     Args:
         events: of all threads. Those that count are the one that steps and those that run autograd, while it waits.
-        kernels: (start, end) of each on the device.
+        kernels: of the device.
     """
     events = list(events)
     threads = {event.thread for event in events if event.name == STEP or event.name.startswith(_ENGINE)}
-    found = Timeline(busy=sorted(kernels))
+    found = Timeline(
+        busy=sorted((kernel.start_us, kernel.end_us) for kernel in kernels),
+        working=sorted((k.start_us, k.end_us) for k in kernels if not k.name.startswith(_EXCHANGING)),
+        waits=[(event.start_us, event.end_us) for event in events if event.name == WAIT and event.thread in threads],
+    )
     sweep = _Sweep(found)
     for event in sorted((e for e in events if e.thread in threads), key=lambda e: (e.start_us, -e.end_us)):
         sweep.take(event)
@@ -193,6 +217,7 @@ class _Sweep:
                 for i in self._after_nodes:
                     segment = self._found.segments[i]
                     self._found.segments[i] = Segment(ALL_REDUCE, segment.start_us, segment.end_us)
+                    self._found.waits.append((segment.start_us, segment.end_us))
                 self._after_nodes.clear()
 
     def _until(self, us: float) -> None:
@@ -239,11 +264,27 @@ def launched_by_step(found: Timeline) -> list[dict[str, float]]:
 
 def busy_by_step(found: Timeline) -> list[float]:
     """Of each profiled step the microseconds in which at least one kernel ran on the device."""
+    return _covered_by_step(found.busy, found.ends_us)
+
+
+def working_by_step(found: Timeline) -> list[float]:
+    """Of each profiled step the microseconds in which this rank worked and did not wait for others.
+
+    On a device: in which a kernel ran that exchanges nothing. On CPU: in which the host did not wait.
+    """
+    if found.busy:
+        return _covered_by_step(found.working, found.ends_us)
+    waited_us = _covered_by_step(sorted(found.waits), found.ends_us)
+    lengths_us = (end - start for start, end in itertools.pairwise(found.ends_us))
+    return [length - waited for length, waited in zip(lengths_us, waited_us, strict=True)]
+
+
+def _covered_by_step(sorted_stretches: Iterable[Stretch], ends_us: Sequence[float]) -> list[float]:
     stretches: list[list[float]] = []
-    for start_us, end_us in found.busy:
+    for start_us, end_us in sorted_stretches:
         if stretches and start_us <= stretches[-1][1]:
             stretches[-1][1] = max(stretches[-1][1], end_us)
         else:
             stretches.append([start_us, end_us])
-    steps = zip(found.ends_us, found.ends_us[1:], strict=False)
+    steps = itertools.pairwise(ends_us)
     return [sum(max(0.0, min(end, b) - max(start, a)) for a, b in stretches) for start, end in steps]

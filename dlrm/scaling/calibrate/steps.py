@@ -18,7 +18,7 @@ from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError
-from dlrm.scaling.benchmark import result
+from dlrm.scaling.benchmark.result import FORMAT
 from dlrm.scaling.cost.calibration import Calibration
 from dlrm.scaling.cost.describe import workload_of
 from dlrm.scaling.cost.fit import median_error, refit, spread_of
@@ -70,7 +70,7 @@ def steps_in(folder: Path) -> list[MeasuredStep]:
     for path in sorted(folder.rglob("benchmark.json")):
         try:
             told = json.loads(path.read_text())
-            if told["format"] != result.FORMAT or told["without"]:
+            if told["format"] != FORMAT or told["without"]:
                 continue
             config = load_options(BenchmarkConfig, str(path.with_name("benchmark.yaml")), [])
             environment = told["environment"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 from torchrec.distributed import comm_ops, dist_data
@@ -13,6 +15,7 @@ from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.distributed.internals import all_lookups
+from dlrm.scaling.benchmark.collectives import WAIT, named_waits
 from dlrm.scaling.benchmark.stages import TORCHREC
 from dlrm.train.engine import Engine
 from dlrm.train.stepper import Stepper
@@ -49,8 +52,34 @@ def test_lookups_are_modules_of_a_list_of_which_those_of_data_parallel_tables_ar
 @hook(
     "dist",
     of="torchrec",
-    used_in="dlrm/scaling/benchmark/ablation.py",
+    used_in="dlrm/scaling/benchmark/ablation.py and collectives.py",
     see="torchrec/distributed/comm_ops.py, dist_data.py",
 )
 def test_torchrec_looks_collectives_up_in_torch_distributed_when_it_calls_them() -> None:
     assert comm_ops.dist is dist_data.dist is dist
+
+
+@hook(
+    "_comm_hooks",
+    of="torch",
+    used_in="dlrm/scaling/benchmark/collectives.py",
+    see="DistributedDataParallel.register_comm_hook",
+)
+def test_a_replica_knows_whether_a_hook_sums_its_gradients(engine: Engine) -> None:
+    replica = DistributedDataParallel(nn.Linear(2, 3))
+    assert replica._comm_hooks == []
+    replica.register_comm_hook(None, default_hooks.allreduce_hook)
+    assert len(replica._comm_hooks) == 1
+    assert replica.require_backward_grad_sync
+    assert replica.parameters_to_ignore == set()
+
+
+@pytest.mark.parametrize("async_op", [False, True])
+@hook("wait", of="torch", used_in="dlrm/scaling/benchmark/collectives.py", see="distributed_c10d.py, class Work")
+def test_whoever_waits_for_a_collective_calls_the_wait_of_its_class(engine: Engine, async_op: bool) -> None:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler, named_waits():
+        work = dist.all_to_all_single(torch.empty(3), torch.ones(3), async_op=async_op)
+        if work is not None:
+            assert isinstance(work, dist.Work)  # else torchrec would not wait for it
+            work.wait()
+    assert [event.name for event in profiler.events()].count(WAIT) == 1

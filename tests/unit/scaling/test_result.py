@@ -19,7 +19,7 @@ def rank(data_us, work_us, device_us=None):
     stages = [{"data wait": data, "top_mlp": work} for data, work in zip(data_us, work_us, strict=True)]
     device = [{"top_mlp": device_us}] * len(stages) if device_us else [{}] * len(stages)
     lengths = [sum(step.values()) / 1e6 for step in stages]
-    return ProfiledRank(lengths, stages, device, [device_us or 0.0] * len(stages))
+    return ProfiledRank(lengths, stages, device, [device_us or 0.0] * len(stages), work_us)
 
 
 def a_result(ranks, **changes):
@@ -27,11 +27,11 @@ def a_result(ranks, **changes):
     work = Work(flops=2e6, row_bytes=3000.0, streamed_bytes=1000.0, exchanged_bytes=512.0)
     ceilings = tuple(Ceilings(1e9, 2e9, 4e9) for _ in ranks)
     fields = {
-        "name": "small", "ranks": len(ranks), "device": "cpu", "backend": "gloo", "threads_per_rank": 1,
+        "name": "small", "hosts": 1, "ranks": len(ranks), "device": "cpu", "backend": "gloo", "threads_per_rank": 1,
         "global_batch_size": 8, "without": (), "steps": 3, "samples_per_s": 2000.0,
         "step": step_time([0.004, 0.005, 0.003]), "breakdown": found, "work": work, "ceilings": ceilings,
         "floors": floors(work, ceilings, samples=8, step_ms=4.0), "notices": (), "environment": {},
-        "memory": None,
+        "memory": None, "bytes_sent": {"all_to_all": (10.0,) * len(ranks)},
     }  # fmt: skip
     return Result(**{**fields, **changes})
 
@@ -55,6 +55,8 @@ def test_stages_are_means_over_the_middle_half_of_the_steps_of_all_ranks():
     shown = [(stage.stage, stage.mean_ms, stage.slowest_ms, stage.slowest_rank) for stage in found.stages]
     assert shown == [("data wait", 1.5, 2.0, 1), ("top_mlp", 4.25, 5.5, 1), ("other", 0.0, 0.0, 0)]
     assert found.step_ms == pytest.approx(sum(stage.mean_ms for stage in found.stages)) == 5.75
+    assert [stage.by_rank_ms for stage in found.stages] == [(1.0, 2.0), (3.0, 5.5), (0.0, 0.0)]
+    assert found.busy_ms == (3.0, 5.5)
     assert found.steps == 2
     assert found.overhead == pytest.approx(0.0075 / 0.008 - 1)  # 7, 4, 8 and 14 ms on the slower rank
     assert (found.device_busy_ms, found.stages[0].device_ms) == (None, None)
@@ -81,11 +83,11 @@ def test_the_higher_floor_binds():
 
 def test_the_json_holds_everything():
     written = json.loads(json.dumps(a_result([rank([1000] * 4, [3000] * 4)]).to_dict(), allow_nan=False))
-    assert (written["format"], written["version"]) == ("dlrm-benchmark", 1)
+    assert (written["format"], written["version"]) == ("dlrm-benchmark", 2)
     assert written["step"].keys() == {"median_ms", "p5_ms", "p95_ms", "mean_ms"}
-    assert written["breakdown"].keys() == {"step_ms", "steps", "overhead", "stages", "device_busy_ms"}
+    assert written["breakdown"].keys() == {"step_ms", "steps", "overhead", "stages", "busy_ms", "device_busy_ms"}
     assert written["breakdown"]["stages"][1] == {
-        "stage": "top_mlp", "mean_ms": 3.0, "slowest_ms": 3.0, "slowest_rank": 0, "device_ms": None,
+        "stage": "top_mlp", "mean_ms": 3.0, "slowest_ms": 3.0, "slowest_rank": 0, "by_rank_ms": [3.0], "device_ms": None,
     }  # fmt: skip
     assert written["work"].keys() == {"flops", "row_bytes", "streamed_bytes", "exchanged_bytes"}
     assert written["floors"].keys() == {"memory_ms", "arithmetic_ms", "higher", "share"}
@@ -125,6 +127,10 @@ def test_what_a_rank_took_stands_beside_what_was_expected(memory, said):
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))["memory"]
     assert written["host_gib"] == memory.host_gib
     assert written["expected_bytes"]["parts"][PROCESS] == {"host": GIB, "device": 0}
+    host, device = written["host_bytes_by_rank"], written["device_bytes_by_rank"]
+    assert max(host) == round(memory.host_gib * GIB)
+    assert (device is None) == (memory.device_gib is None)
+    assert device is None or max(device) == round(memory.device_gib * GIB)
 
 
 @pytest.mark.parametrize(("step_ms", "impossible"), [(5.0, False), (3.0, True)])

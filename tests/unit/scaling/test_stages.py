@@ -5,9 +5,11 @@ import itertools
 import pytest
 
 from dlrm.scaling.benchmark import stages
+from dlrm.scaling.benchmark.collectives import WAIT
 from dlrm.scaling.benchmark.regions import OWN, STEP
 from dlrm.scaling.benchmark.stages import (
     Event,
+    Kernel,
     Timeline,
     busy_by_step,
     by_step,
@@ -15,6 +17,7 @@ from dlrm.scaling.benchmark.stages import (
     launched_by_step,
     merged,
     timeline,
+    working_by_step,
 )
 
 NODE = "autograd::engine::evaluate_function: "
@@ -85,10 +88,26 @@ def test_on_a_device_autograd_s_own_thread_fills_the_time_in_which_the_other_wai
 
 
 def test_kernels_count_where_they_were_launched_and_the_device_is_busy_where_any_runs():
-    kernels = [(45.0, 60.0), (50.0, 70.0), (95.0, 110.0)]
+    kernels = [Kernel("gemm", 45.0, 60.0), Kernel("ncclDevKernel_AllReduce", 50.0, 70.0), Kernel("add", 95.0, 110.0)]
     line = timeline([*step(0.0), *step(100.0), Event(STEP, 200.0, 200.0, MAIN)], kernels)
     assert launched_by_step(line) == [{"top_mlp backward": 1.0}, {"top_mlp backward": 1.0}]
     assert busy_by_step(line) == [25.0 + 5.0, 10.0]
+    assert working_by_step(line) == [15.0 + 5.0, 10.0]
+
+
+def test_a_rank_works_where_it_waits_for_no_other():
+    waits = [Event(WAIT, 20.0, 26.0, MAIN), Event(WAIT, 24.0, 30.0, MAIN), Event(WAIT, 0.0, 100.0, READER)]
+    plain = timeline([*step(0.0), Event(STEP, 100.0, 100.0, MAIN)])
+    line = timeline([*step(0.0), *waits, Event(STEP, 100.0, 100.0, MAIN)])
+    (alone,), (beside) = working_by_step(plain), working_by_step(line)
+    assert beside == [alone - 10.0]
+    assert by_step(line) == by_step(plain)
+    # Behind the last node of a backward pass it waits for the all-reduce.
+    events = [
+        Event(STEP, 0, 0, MAIN), Event(f"{OWN}loss", 0, 10, MAIN), Event("aten::mul", 1, 9, MAIN, 5),
+        Event("## backward ##", 10, 40, MAIN), Event(f"{NODE}MulBackward0", 12, 35, MAIN, 5), Event(STEP, 40, 40, MAIN),
+    ]  # fmt: skip
+    assert working_by_step(timeline(events)) == [35.0]
 
 
 def test_neighbours_of_one_stage_become_one():

@@ -1,0 +1,120 @@
+"""``dlrm_main.py scale``: an experiment from its file to its table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlrm.config import dump_config
+from dlrm.config.describe import to_plain
+from dlrm.config.experiment import LOCAL, Experiment, ScaleConfig
+from dlrm.config.layers import file_layer
+from dlrm.errors import ConfigError, SetupError
+from dlrm.files import alone
+from dlrm.format import counted
+from dlrm.run.console import Console, Display
+from dlrm.run.files import is_run
+from dlrm.run.secondary import write_text
+from dlrm.scaling.experiments.jobs import Starter
+from dlrm.scaling.experiments.matrix import Point, points_of, read_experiment, selected
+from dlrm.scaling.experiments.repeats import repeats_of
+from dlrm.scaling.experiments.runner import Runner, Table, see_that_all_are_done
+from dlrm.scaling.experiments.text import Progress, failure_lines, points_table, summary_table
+
+RESOLVED, _LOCK = "experiment.yaml", ".lock"
+
+
+def run_scale(config: ScaleConfig) -> None:
+    """Run what is not done yet, show and write what was found.
+
+    Raises:
+        ConfigError, SetupError: what is found before the first job.
+        RepeatsFailed: some repeats failed; the others are done.
+        KeyboardInterrupt: after Ctrl-C; no job is left, and the table holds what there is.
+    """
+    experiment = _with_changes(read_experiment(config.experiment), config)
+    points = points_of(experiment, config.experiment)
+    chosen = selected(points, config.only)
+    display = Console(progress=False)
+    if config.dry_run:
+        display.show(points_table(experiment, chosen))
+        return
+    _refuse(config, chosen)
+    starter = Starter(config, experiment.timeout_s)
+    folder = _folder(config, experiment)
+    try:
+        with alone(folder / _LOCK, patience_s=0.0):
+            _run(config, experiment, points, chosen, folder, starter, display)
+    except BlockingIOError:
+        raise ConfigError.at(
+            "output", f"another scale works in {folder}: wait for it, or name another folder"
+        ) from None
+
+
+def _run(
+    config: ScaleConfig,
+    experiment: Experiment,
+    points: list[Point],
+    chosen: Sequence[Point],
+    folder: Path,
+    starter: Starter,
+    display: Display,
+) -> None:
+    repeats = repeats_of(points, experiment.repeats, folder)
+    wanted = [repeat for repeat in repeats if repeat.point in chosen]
+    table = Table(experiment.name, points, repeats, folder)
+    look = Runner(config, table, starter, Progress(display, 0, config.at_once))
+    look.look([repeat for repeat in repeats if repeat.point not in chosen])
+    left = look.look(wanted, say=display)
+    write_text(folder / RESOLVED, dump_config(experiment))
+    there = f", {len(wanted) - len(left):,} of them done or failed before" if len(left) < len(wanted) else ""
+    jobs = f"{counted(len(chosen), 'point')} x {counted(experiment.repeats, 'repeat')}: {counted(len(wanted), 'job')}"
+    display.say(f"{experiment.name}: {jobs}{there}; everything goes to {folder}/")
+    try:
+        Runner(config, table, starter, Progress(display, len(left), config.at_once)).run(left)
+    finally:
+        table.write()
+        display.show(summary_table(table.rows, chosen, experiment.repeats))
+        for line in failure_lines(table.rows):
+            display.say(f"failed: {line}")
+        display.say(f"table in {folder}/results.csv and results.parquet")
+    see_that_all_are_done(table, wanted)
+
+
+def _with_changes(experiment: Experiment, config: ScaleConfig) -> Experiment:
+    changes = {"repeats": config.repeats, "timeout_s": config.timeout_s}
+    return experiment.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def _refuse(config: ScaleConfig, points: Sequence[Point]) -> None:
+    """What cannot be started.
+
+    Raises:
+        ConfigError, SetupError: what and why.
+    """
+    if "RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        raise SetupError("scale starts the ranks of its jobs itself: run it as a plain command, not under a launcher")
+    if config.scheduler == LOCAL and (over := [point.name for point in points if point.hosts > 1]):
+        message = f"local is one host, and {over[0]} needs several: name a scheduler (slurm), or others by only=1x*"
+        raise ConfigError.at("scheduler", message)
+
+
+def _folder(config: ScaleConfig, experiment: Experiment) -> Path:
+    """The folder of the results, made where it is not there.
+
+    Raises:
+        ConfigError: it cannot be written, or is another's.
+    """
+    folder = Path(config.output or f"runs/{experiment.name}.scale").absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = [path.name for path in folder.iterdir() if path.name != _LOCK]
+    except OSError as error:
+        raise ConfigError.at("output", f"{folder} cannot be written ({error.strerror}): name another folder") from None
+    if entries and RESOLVED not in entries:
+        what = "is the folder of a run" if is_run(folder) else "holds other things"
+        raise ConfigError.at("output", f"{folder} {what}: name another folder")
+    if entries and (name := file_layer(folder / RESOLVED).values.get("name")) != to_plain(experiment)["name"]:
+        raise ConfigError.at("output", f"{folder} holds the experiment {name}: name another folder")
+    return folder
