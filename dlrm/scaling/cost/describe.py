@@ -17,7 +17,7 @@ from dlrm.optim.tables.base import BYTES_PER_NUMBER
 from dlrm.scaling.cost.updates import dense_update, replicated_update
 from dlrm.scaling.cost.workload import Formats, Tables, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation, operations
-from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING
+from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING, OUTPUT_DIST, backward_of
 from dlrm.schema import Schema
 from dlrm.sharding.wrap import data_parallel_tables
 from dlrm.table_names import module_name
@@ -64,6 +64,7 @@ def workload_of(
     weights = sum(math.prod(shape) for shape in _dense_shapes(planned))
     names = data_parallel_tables(planned.plan)
     replicated = [size for table, size in planned.sizes.items() if module_name(table) in names]
+    replicated_numbers = sum(rows * columns for rows, columns in replicated)
     per_sample = sum(of_table.ids_per_sample for of_table in spread.values())
     bucket_bytes = (config.train.all_reduce_bucket_mib or _BUCKET_MIB) * _MIB
     return Workload(
@@ -74,6 +75,7 @@ def workload_of(
         lookups=tuple(of_group[groups.position_of(rank)] for rank in range(world.size)),
         transfers=(
             *tables.transfers(),
+            *all_reduced(backward_of(OUTPUT_DIST), replicated_numbers * _FLOAT, world.size, per_host),
             *all_reduced(
                 ALL_REDUCE, weights * formats.all_reduce, world.size, per_host, -(-weights * _FLOAT // bucket_bytes)
             ),
@@ -81,7 +83,7 @@ def workload_of(
         ),
         updates=tuple(dense_update(config.optim.dense, _dense_shapes(planned))),
         replicated=tuple(replicated_update(planned.tables, replicated)),
-        replicated_numbers=sum(rows * columns for rows, columns in replicated),
+        replicated_numbers=replicated_numbers,
         batch_bytes=samples * (4 * (len(schema.dense) + 2) + per_sample * schema.id_bytes),
         batch_ids=samples * per_sample,
         cut_bags=tables.cut()[0],
