@@ -18,7 +18,7 @@ from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError
-from dlrm.scaling.benchmark.result import FORMAT
+from dlrm.scaling.benchmark.file_format import FORMAT
 from dlrm.scaling.cost.calibration import Calibration
 from dlrm.scaling.cost.describe import workload_of
 from dlrm.scaling.cost.fit import median_error, refit, spread_of

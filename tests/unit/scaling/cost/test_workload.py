@@ -1,7 +1,7 @@
 """What ranks look up and send each other, against loops over samples, ids and shards."""
 
 from collections import Counter
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ class Counted:
 
     def row_range_shares(self, rows, ranks):
         edges = row_ranges(rows, ranks)
-        return [sum(a <= i < b for i in self.ids) / len(self.ids) for a, b in zip(edges, edges[1:], strict=False)]
+        return [sum(a <= i < b for i in self.ids) / len(self.ids) for a, b in pairwise(edges)]
 
 
 def bags_of():
