@@ -17,6 +17,8 @@ from dlrm.scaling.work import Product
 _FLOAT = 4
 _DATA_PARALLEL = "data_parallel"
 _ON_HOST, _CACHING = "fused_uvm", "fused_uvm_caching"
+TABLE_KERNELS = 60
+"""Of lookups, updates, and the order of ids and embeddings, on rehearsed CUDA (docs/rehearsal.md)."""
 
 
 @dataclass
@@ -145,6 +147,8 @@ def around(workload: Workload, rates: Rates) -> Seconds:
     for operation in workload.updates:
         found.add(OPTIMIZER, "optimizer", operation.bytes / _stream(operation.bytes, rates))
     found.add(OPTIMIZER, "replicated", _replicated_s(workload, rates))
+    if rates.cores is None:  # however little each of them does
+        found.add(OTHER, "operations", TABLE_KERNELS * rates.operation_s)
     found.add(OTHER, "step", rates.step_s)
     found.add(OTHER, "tables", rates.table_s * workload.tables)
     if workload.ranks > 1:
