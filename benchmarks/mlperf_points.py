@@ -38,7 +38,6 @@ from dlrm.scaling.cost.workload import Lookup, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation
 from dlrm.scaling.plan.job import described_world
 from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, backward_of
-from dlrm.train.precision import lower_dense
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results" / "mlperf_points.json"
@@ -86,7 +85,7 @@ def shared_out(parts: list[Part], buckets: int, a_table: float) -> list[list[Par
             best = most, plan
         hottest = max(parts, key=lambda part: part.ids)
         parts = [part for part in parts if part is not hottest]
-        parts += [Part(hottest.table, hottest.ids / 2, hottest.rows / 2)] * 2
+        parts += [Part(hottest.table, hottest.ids / 2, hottest.rows / 2) for _ in range(2)]
     return best[1]
 
 
@@ -95,7 +94,6 @@ def model_of() -> TrainTask:
     """DLRM-DCNv2 with its loss, whose tables take no memory."""
     config = configured()
     model = build_model(config.model, build_dataset(config.data).schema, seed=0)
-    lower_dense(model, config.precision, torch.device("cuda"))
     return TrainTask(model)
 
 

@@ -6,7 +6,7 @@ Every function returns seconds of one rank that has its cores for itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dlrm.scaling.cost.rates import Rates
 from dlrm.scaling.cost.workload import Lookup, Workload
@@ -110,7 +110,9 @@ def lookups(of_rank: Iterable[Lookup], rates: Rates) -> Seconds:
     """Of a rank's tables, lookup and update."""
     found = Seconds()
     for lookup in of_rank:
-        found.add(LOOKUP, "lookup", _rows_s(lookup, rates.lookup_s, rates))
+        found.add(
+            LOOKUP, "lookup", _rows_s(replace(lookup, state=0.0), rates.lookup_s, rates)
+        )  # which asks for no state
         if lookup.sharding == _DATA_PARALLEL:  # its gradient is summed up in full
             found.add(UPDATE, "lookup", lookup.ids * lookup.columns * _FLOAT * rates.lookup_s[-1])
         else:
