@@ -8,16 +8,17 @@ from dlrm.scaling.cost.workload import Lookup, Transfer, Workload
 COLLECTIVES = ("all_to_all", "reduce_scatter", "all_gather", "all_reduce")
 US, MB, GB = 1e-6, 1e6, 1e9
 INSIDE, BETWEEN = Link(2 * US, 100 * GB, 0.5 * US), Link(10 * US, 10 * GB, 1 * US)
-LINKS = Links({name: INSIDE for name in COLLECTIVES}, {name: BETWEEN for name in COLLECTIVES})
+LINKS = Links(dict.fromkeys(COLLECTIVES, INSIDE), dict.fromkeys(COLLECTIVES, BETWEEN))
 
 
 def rates(**changed):
     """Of a device; nothing takes any time but what is said."""
     idle = {
-        "name": "made up", "cores": None, "threads": 1, "flops_per_s": {"float32": 1e30}, "half_size": 0.0, "product_s": 0.0,
-        "stream_bytes_per_s": 1e30, "cached_bytes_per_s": 1e30, "cache_bytes": 0.0, "fresh_bytes_per_s": None,
-        "operation_s": 0.0, "lookup_s": (0.0,) * 4, "update_s": (0.0,) * 4, "ids_s": 0.0, "cut_s": (0.0, 0.0),
-        "copy_bytes_per_s": None, "host_bytes_per_s": None, "step_s": 0.0, "table_s": 0.0, "shared_step_s": 0.0,
+        "name": "made up", "cores": None, "threads": 1, "flops_per_s": {"float32": 1e30}, "half_size": 0.0,
+        "product_s": 0.0, "stream_bytes_per_s": 1e30, "cached_bytes_per_s": 1e30, "cache_bytes": 0.0,
+        "fresh_bytes_per_s": None, "operation_s": 0.0, "lookup_s": (0.0,) * 4, "update_s": (0.0,) * 4, "ids_s": 0.0,
+        "cut_s": (0.0, 0.0), "copy_bytes_per_s": None, "host_bytes_per_s": None, "step_s": 0.0, "table_s": 0.0,
+        "shared_step_s": 0.0,
     }  # fmt: skip
     return Rates(**{**idle, **changed})
 
