@@ -70,7 +70,16 @@ def test_a_cluster_of_the_catalogue_with_comparisons_a_curve_and_what_an_epoch_c
 def test_a_way_to_shard_that_does_not_fit_has_its_reason(tmp_path):
     words = ["--cluster", "2x8", "--device", H100, "--data.kind", "random", "--data.rows", "1000000000,100"]
     words += ["--model.embedding_dim", "64", "--model.bottom_mlp", "16,64"]
-    _, found = plan(tmp_path, *words, "--sharding.types", "row_wise", "--compare", "table_wise,row_wise")
+    _, found = plan(
+        tmp_path,
+        *words,
+        "--sharding.kernels",
+        "fused",
+        "--sharding.types",
+        "row_wise",
+        "--compare",
+        "table_wise,row_wise",
+    )
     table_wise, row_wise = found["strategies"]
     assert table_wise["reason"]
     assert "\n" not in table_wise["reason"]
