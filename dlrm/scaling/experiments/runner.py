@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +16,6 @@ from dlrm.format import counted
 from dlrm.run.console import Display
 from dlrm.scaling.experiments.jobs import Ended, Job, Starter, await_gone
 from dlrm.scaling.experiments.matrix import Point
-from dlrm.scaling.experiments.predicted import predicted_rows
 from dlrm.scaling.experiments.repeats import Record, Repeat
 from dlrm.scaling.experiments.results import write_results
 from dlrm.scaling.experiments.rows import Rows
@@ -42,26 +40,31 @@ class Table:
         points: all of them, also those that are not to be run now.
         repeats: of each.
         folder: for the files.
+        others: rows that no repeat has left: what is predicted, what was published.
     """
 
-    def __init__(self, experiment: str, points: Sequence[Point], repeats: Sequence[Repeat], folder: Path) -> None:
+    def __init__(
+        self,
+        experiment: str,
+        points: Sequence[Point],
+        repeats: Sequence[Repeat],
+        folder: Path,
+        others: Sequence[Row] = (),
+    ) -> None:
         self._folder = folder
         self._factors = {point.name: point.factors for point in points}
         self._of = {point.name: Rows(experiment, point) for point in points}
         self._rows: dict[_Key, list[Row]] = {}
         for repeat in repeats:
             self.missing(repeat)
-        self._predicted: list[Row] = []
-        for point in points:
-            told = predicted_rows(point.config, point.hosts, point.ranks)
-            self._predicted += [replace(row, experiment=experiment, point=point.name) for row in told]
+        self._others = others
 
     @property
     def rows(self) -> list[Row]:
         """All, by point."""
         measured = [row for rows in self._rows.values() for row in rows]
         order = {name: number for number, name in enumerate(self._of)}
-        return sorted([*measured, *self._predicted], key=lambda row: order[row.point])
+        return sorted([*measured, *self._others], key=lambda row: order.get(row.point, len(order)))
 
     def done(self, repeat: Repeat) -> None:
         """It has a result, which is there to be read."""
