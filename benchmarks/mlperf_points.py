@@ -247,6 +247,7 @@ def _rows(point: ReferencePoint, found: dict[str, Any]) -> Iterator[table.Row]:
 
     yield row(table.PUBLISHED, table.SAMPLES_PER_S, "", point.samples_s)
     yield row(table.PREDICTED, table.SAMPLES_PER_S, "", found["predicted"] * point.gpus)
+    yield row(table.PREDICTED, table.STEP, "", sum(found["stages_ms"].values()))
     for stage, value in found["stages_ms"].items():
         yield row(table.PREDICTED, table.STAGE, stage, value)
 

@@ -42,8 +42,8 @@ def compared(
     others: list[tuple[str, dict[str, object]]] = [(kind, {"types": (kind,)}) for kind in kinds]
     hosts, per_host = config.hosts_and_devices or (1, 1)
     if hosts > 1 and config.device and config.sharding.group_size is None:
-        changes = {"group_size": per_host, "inter_host_sync": True, "sync_steps": _SYNC_STEPS}
-        others.append((f"a copy on each host, averaged every {_SYNC_STEPS} steps", {**changes}))
+        copies: dict[str, object] = {"group_size": per_host, "inter_host_sync": True, "sync_steps": _SYNC_STEPS}
+        others.append((f"a copy on each host, averaged every {_SYNC_STEPS} steps", copies))
     found = []
     for name, changes in others:
         sharding = config.sharding.model_copy(update=changes)
