@@ -197,8 +197,11 @@ class Runner:
     def _stop(self) -> None:
         """End what runs, which is neither done nor failed then."""
         for job in self._jobs:
-            job.stop()
+            job.ask_to_stop()
         for job in self._jobs:
+            if not job.stop():
+                self._progress.not_stopped(job.repeat)
+                continue
             with suppress(OSError):
                 job.repeat.forget()
         if self._jobs:

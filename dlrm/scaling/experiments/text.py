@@ -100,6 +100,10 @@ class Progress:
         self._failed += 1
         self._display.say(f"{repeat.name}: failed: {reason}")
 
+    def not_stopped(self, repeat: Repeat) -> None:
+        """It may still run."""
+        self._display.say(f"{repeat.name}: could not be cancelled; cancel it by hand, or the next start waits for it")
+
     def skipped(self) -> None:
         """It is not run."""
         self._left -= 1

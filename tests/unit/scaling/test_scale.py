@@ -59,6 +59,7 @@ class Cluster:
     under_way: set = field(default_factory=set)
     left: dict = field(default_factory=dict)
     speeds: dict = field(default_factory=dict)
+    answers: bool = True
 
     def __call__(self, config, timeout_s):
         return self
@@ -102,8 +103,12 @@ class Job:
             (folder / "benchmark.json").write_text(json.dumps(result(self.repeat, speed)))
         return ended
 
+    def ask_to_stop(self):
+        """As a scheduler is asked."""
+
     def stop(self):
         self.cluster.under_way.discard(self.repeat.name)
+        return self.cluster.answers
 
 
 @pytest.fixture
@@ -227,6 +232,13 @@ def test_ctrl_c_stops_the_job_and_leaves_the_table_of_what_is_there(scale, table
     assert [status for status, _ in statuses(table()).values()].count("missing") == 7
     assert statuses(table())["1x1.rows", 0] == ("done", "")
     assert scale(Cluster()) == ALL[1:]
+
+
+def test_a_job_that_cannot_be_cancelled_is_not_forgotten(scale, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        scale(Cluster(signals_at={ALL[0]: signal.SIGINT}, answers=False), scheduler="slurm")
+    assert f"{ALL[0]}: could not be cancelled" in capsys.readouterr().out
+    assert scale(Cluster(left={ALL[0]: True}), scheduler="slurm") == ALL[1:]
 
 
 def test_a_job_that_an_earlier_start_has_left_to_a_scheduler_is_waited_for(scale, monkeypatch):
