@@ -57,13 +57,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--timeout-s", type=float, required=True)
     parser.add_argument("--attach", action="store_true")
     given = parser.parse_args(words[:cut])
+    parent = os.getppid()
     logging.disable(logging.CRITICAL)  # torchx tells of each question that it asks the scheduler
     try:
         signal.signal(signal.SIGTERM, _stop)
         code = 0 if given.attach else _submit(words[cut + 1 :], given.handle)
         if code:
             return code
-        code = _Watch(_read(given.handle), given.timeout_s).follow()
+        code = _Watch(_read(given.handle), given.timeout_s).follow(parent)
     except Stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if not given.handle.exists():
@@ -117,13 +118,13 @@ class _Watch:
     def __init__(self, handle: str, timeout_s: float) -> None:
         from torchx.runner import get_runner  # takes a second
 
-        self._handle, self._timeout_s, self._parent = handle, timeout_s, os.getppid()
+        self._handle, self._timeout_s = handle, timeout_s
         torchx_gaps.fill(handle.partition("://")[0])
         self._runner = get_runner()
         self._state: Any = None
 
-    def follow(self) -> int:
-        """Until it has ended; the exit code."""
+    def follow(self, parent: int) -> int:
+        """Until it has ended, or the process that has started this one; the exit code."""
         from torchx.specs.api import AppState, is_terminal
 
         began_s, heard_s = None, time.monotonic()
@@ -141,7 +142,7 @@ class _Watch:
                 began_s = now_s if began_s is None else began_s
                 if now_s - began_s > self._timeout_s:
                     return self.cancel(TIMED_OUT)
-            if os.getppid() != self._parent:
+            if os.getppid() != parent:
                 return UNREACHABLE
             time.sleep(POLL_S)
 

@@ -11,7 +11,7 @@ import pytest
 
 from dlrm.config import dump_config
 from dlrm.config.experiment import ScaleConfig
-from dlrm.errors import ConfigError, SetupError
+from dlrm.errors import ConfigError, SetupError, StoppedBySignal
 from dlrm.files import alone
 from dlrm.scaling.benchmark.file_format import FORMAT, VERSION
 from dlrm.scaling.experiments import job, runner
@@ -224,9 +224,16 @@ def test_a_scheduler_has_as_many_jobs_at_once_as_it_is_told(scale, at_once):
     assert sorted(cluster.started) == sorted(ALL)
 
 
-def test_ctrl_c_stops_the_job_and_leaves_the_table_of_what_is_there(scale, table):
-    cluster = Cluster(signals_at={ALL[1]: signal.SIGINT})
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize(
+    ("number", "error", "said"),
+    [
+        (signal.SIGINT, KeyboardInterrupt, None),
+        (signal.SIGTERM, StoppedBySignal, "stopped by SIGTERM; started again, scale"),
+    ],
+)
+def test_a_signal_stops_the_job_and_leaves_the_table_of_what_is_there(scale, table, number, error, said):
+    cluster = Cluster(signals_at={ALL[1]: number})
+    with pytest.raises(error, match=said):
         scale(cluster)
     assert cluster.under_way == set()
     assert [status for status, _ in statuses(table()).values()].count("missing") == 7
