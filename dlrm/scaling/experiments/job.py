@@ -32,7 +32,7 @@ def run_scale(config: ScaleConfig) -> None:
     Raises:
         ConfigError, SetupError: what is found before the first job.
         RepeatsFailed: some repeats failed; the others are done.
-        KeyboardInterrupt: after Ctrl-C; no job is left, and the table holds what there is.
+        KeyboardInterrupt, Stopped: after Ctrl-C or another signal; no job is left, and the table holds what there is.
     """
     experiment = _with_changes(read_experiment(config.experiment), config)
     points = points_of(experiment, config.experiment)
@@ -66,9 +66,9 @@ def _run(
     wanted = [repeat for repeat in repeats if repeat.point in chosen]
     others = _others(config, experiment, chosen, display)
     table = Table(experiment.name, points, repeats, folder, others)
-    look = Runner(config, table, starter, Progress(display, 0, config.at_once))
-    look.look([repeat for repeat in repeats if repeat.point not in chosen])
-    left = [] if config.predict_only else look.look(wanted, say=display)
+    runner = Runner(config, table, starter, Progress(display, config.at_once))
+    runner.look([repeat for repeat in repeats if repeat.point not in chosen])
+    left = [] if config.predict_only else runner.look(wanted, say=display)
     write_text(folder / RESOLVED, dump_config(experiment))
     there = f", {len(wanted) - len(left):,} of them done or failed before" if len(left) < len(wanted) else ""
     jobs = f"{counted(len(chosen), 'point')} x {counted(experiment.repeats, 'repeat')}: {counted(len(wanted), 'job')}"
@@ -76,7 +76,7 @@ def _run(
         jobs, there = f"{counted(len(chosen), 'point')} predicted, none is run", ""
     display.say(f"{experiment.name}: {jobs}{there}; everything goes to {folder}/")
     try:
-        Runner(config, table, starter, Progress(display, len(left), config.at_once)).run(left)
+        runner.run(left)
     finally:
         table.write()
         display.show(summary_table(table.rows, chosen, experiment.repeats))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from dlrm.config.experiment import ScaleConfig
-from dlrm.errors import DlrmError
+from dlrm.errors import DlrmError, StoppedBySignal
 from dlrm.format import counted
 from dlrm.run.console import Display
 from dlrm.scaling.experiments.jobs import Ended, Job, Starter, await_gone
@@ -30,6 +28,13 @@ class RepeatsFailed(DlrmError):  # noqa: N818  # what it says is what it is
     """Some repeats have failed; all others are done."""
 
     may_pass = True  # exit code 1: they may succeed when scale is started again
+
+
+class Stopped(StoppedBySignal):
+    """A signal has ended an experiment; its jobs are stopped, and its table is written."""
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}; started again, scale goes on"
 
 
 class Table:
@@ -137,8 +142,10 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when the jobs are stopped and the table is written.
+            Stopped: the same after another signal.
         """
         waiting = list(left)
+        self._progress.begin(len(waiting))
         with SignalWatch(announce=False) as watch:
             try:
                 while (waiting or self._jobs) and not watch.stop:
@@ -149,8 +156,10 @@ class Runner:
                         time.sleep(self._config.poll_s)
             finally:
                 self._stop()
+        if watch.stop == signal.SIGINT:
+            raise KeyboardInterrupt
         if watch.stop:
-            _end(watch.stop)
+            raise Stopped(watch.stop, 0)
 
     def _start(self, repeat: Repeat) -> None:
         if why := self._given_up.get(repeat.point.name):
@@ -160,6 +169,7 @@ class Runner:
         found = self._left_by_others(repeat)
         if found is None:
             repeat.prepare()
+            repeat.write(Record("running", self._config.scheduler))  # from here on something may run
         job = found or self._starter.start(repeat)
         repeat.write(Record("running", self._config.scheduler, process=job.process))
         self._jobs.append(job)
@@ -168,7 +178,7 @@ class Runner:
     def _left_by_others(self, repeat: Repeat) -> Job | None:
         """A job that still runs, of a start that was killed; one of this host is ended, a scheduler's is waited for."""
         record = repeat.record()
-        if record is None or record.state != "running":
+        if record is None or record.state != "running":  # its end was seen
             return None
         await_gone(record.process, repeat.folder)
         found = self._starter.find(repeat) if record.scheduler == self._config.scheduler else None
@@ -200,21 +210,16 @@ class Runner:
     def _stop(self) -> None:
         """End what runs, which is neither done nor failed then."""
         for job in self._jobs:
-            job.stop()
+            job.ask_to_stop()
         for job in self._jobs:
+            if not job.stop():
+                self._progress.not_stopped(job.repeat)
+                continue
             with suppress(OSError):
                 job.repeat.forget()
         if self._jobs:
             self._table.write()
         self._jobs.clear()
-
-
-def _end(number: int) -> NoReturn:
-    """As the signal ends a process that has nothing to save any more."""
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    os.kill(os.getpid(), number)
-    raise KeyboardInterrupt  # where somebody ignores it
 
 
 def see_that_all_are_done(table: Table, repeats: Sequence[Repeat]) -> None:
