@@ -1,14 +1,16 @@
 """A calibration with round figures, for tests of what is predicted by one."""
 
+from typing import Any
+
 from dlrm.scaling.cost.calibration import Calibration, Entry
 from dlrm.scaling.cost.rates import Link, Rates
 
 LINKS = {name: Link(1e-4, 1e9) for name in ("all_to_all", "reduce_scatter", "all_gather", "all_reduce")}
 
 
-def rates(**changes):
+def rates(**changes: Any) -> Rates:
     """Of a rank with one thread on a host with two cores; a multiply-add takes a nanosecond, whatever its shape."""
-    told = {
+    told: dict[str, Any] = {
         "name": "CPU",
         "cores": 2.0,
         "threads": 1,
@@ -33,6 +35,6 @@ def rates(**changes):
     return Rates(**{**told, **changes})
 
 
-def calibration(**changes):
+def calibration(**changes: Any) -> Calibration:
     """Of one and two ranks."""
     return Calibration("CPU", (Entry(1, 1, rates(**changes), {}), Entry(2, 2, rates(**changes), LINKS)))

@@ -270,11 +270,14 @@ def test_a_job_that_was_killed_in_the_middle_is_run_again(scale, monkeypatch):
 
 
 def test_predictions_stand_beside_what_is_measured(scale, table, monkeypatch):
-    def predicted(config, hosts, ranks):
-        speed = 1000.0 * config.train.global_batch_size * hosts * ranks
-        return [Row("", "", None, "done", "", hosts, ranks, 0, "predicted", "samples_per_s", "", None, speed, 1.0, 2.0)]
+    def predicted(config, experiment, points, display):
+        return [
+            Row(experiment.name, point.name, None, "done", "", point.hosts, point.ranks, point.global_batch_size,
+                "predicted", "samples_per_s", "", None, 1000.0 * point.global_batch_size * point.ranks, 1.0, 2.0)
+            for point in points
+        ]  # fmt: skip
 
-    monkeypatch.setattr(runner, "predicted_rows", predicted)
+    monkeypatch.setattr(job, "_others", predicted)
     scale(Cluster())
     found = [row for row in table() if row["source"] == "predicted"]
     assert [(row["experiment"], row["point"], float(row["value"]), row["sharding"]) for row in found] == [
