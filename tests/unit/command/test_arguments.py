@@ -35,7 +35,10 @@ def test_a_request_becomes_a_configuration(tmp_path):
     ("words", "said"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["trian"], "invalid choice: 'trian' (choose from 'train', 'benchmark', 'scale', 'plan', 'status', 'preprocess'"),
+        (
+            ["trian"],
+            "invalid choice: 'trian' (choose from 'train', 'benchmark', 'scale', 'plan', 'status', 'preprocess'",
+        ),
         (["train", "--config"], "argument --config: expected one argument"),
         (["doctor", "--verbose"], "doctor takes no options, got --verbose"),
     ],
