@@ -10,6 +10,7 @@ project's own. What HugeCTR computes otherwise (fused kernels, CUDA graphs) is w
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
 import json
 import math
@@ -19,24 +20,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dlrm.config import load_options
 from dlrm.config.plan import PlanConfig
 from dlrm.data.build import build_dataset
 from dlrm.hardware.catalogue import known_device, reference_points
 from dlrm.hardware.entries import ReferencePoint
+from dlrm.models.build import build_model
+from dlrm.models.task import TrainTask
 from dlrm.scaling import table
 from dlrm.scaling.cost.catalogued import catalogued_machine
-from dlrm.scaling.cost.describe import workload_of
+from dlrm.scaling.cost.describe import batch_bytes, dense_operations, dense_shapes
 from dlrm.scaling.cost.fit import refit
 from dlrm.scaling.cost.rates import Machine
-from dlrm.scaling.cost.step import step_cost
+from dlrm.scaling.cost.step import StepCost, step_cost
+from dlrm.scaling.cost.updates import dense_update
 from dlrm.scaling.cost.workload import Lookup, Transfer, Workload, all_reduced
+from dlrm.scaling.operations import Operation
 from dlrm.scaling.plan.job import described_world
 from dlrm.scaling.report.about import about_now
 from dlrm.scaling.report.write import write_report
 from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, backward_of
-from dlrm.train.engine import plan_model
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results" / "mlperf_points.json"
@@ -84,53 +89,71 @@ def shared_out(parts: list[Part], buckets: int, a_table: float) -> list[list[Par
             best = most, plan
         hottest = max(parts, key=lambda part: part.ids)
         parts = [part for part in parts if part is not hottest]
-        parts += [Part(hottest.table, hottest.ids / 2, hottest.rows / 2)] * 2
+        parts += [Part(hottest.table, hottest.ids / 2, hottest.rows / 2) for _ in range(2)]
     return best[1]
+
+
+@functools.cache
+def model_of() -> TrainTask:
+    """DLRM-DCNv2 with its loss, whose tables take no memory."""
+    config = configured()
+    model = build_model(config.model, build_dataset(config.data).schema, seed=0)
+    return TrainTask(model)
+
+
+@functools.cache
+def operators_of(samples: int) -> tuple[Operation, ...]:
+    """Of the dense part, for so many samples of a device."""
+    config = configured()
+    return tuple(dense_operations(config, build_dataset(config.data).schema, model_of(), samples, torch.device("cuda")))
+
+
+def configured(*options: str) -> PlanConfig:
+    """This project's configuration of the benchmark, as the submissions train it."""
+    path = str(PROJECT / "configs" / "mlperf_dlrm_dcnv2.yaml")
+    return load_options(PlanConfig, path, ["precision.dense=bf16", *options])
 
 
 def workload(point: ReferencePoint) -> tuple[Workload, Machine]:
     """What the submission's ranks do in a step, and the devices they do it on."""
     assert point.global_batch_size is not None
-    config = load_options(
-        PlanConfig,
-        str(PROJECT / "configs" / "mlperf_dlrm_dcnv2.yaml"),
-        [
-            "precision.dense=bf16",
-            f"train.global_batch_size={point.global_batch_size}",
-            f"cluster={point.hosts}x{point.gpus_per_host}",
-            f"device={point.device}",
-            "sharding.types=row_wise",
-        ],
+    config = configured(
+        f"train.global_batch_size={point.global_batch_size}",
+        f"cluster={point.hosts}x{point.gpus_per_host}",
+        f"device={point.device}",
     )
-    dataset, world = build_dataset(config.data), described_world(config)
-    planned = plan_model(config, dataset.schema, world)
-    ours = workload_of(config, dataset.schema, planned, world)
-    features = dataset.schema.sparse
+    machine = catalogued_machine(config, described_world(config), point.network or "")
+    schema = build_dataset(config.data).schema
+    features, samples = schema.sparse, point.global_batch_size / point.gpus
+    ids = sum(feature.hotness for feature in features)
     replicated = [i for i, feature in enumerate(features) if feature.rows <= point.replicated_rows]
     parts = [Part(i, feature.hotness, feature.rows) for i, feature in enumerate(features) if i not in replicated]
-    numbers = sum(features[i].rows for i in replicated) * _DIM
-    machine = catalogued_machine(config, world, point.network or "")
     lookups, transfers = _of_tables(point, parts, known_device(point.device).memory_gb_s)  # type: ignore[union-attr]
-    dense = sum(
-        math.prod(parameter.shape)
-        for name, parameter in planned.task.named_parameters()
-        if ".embedding_bags." not in name
-    )
+    shapes = dense_shapes(model_of())
+    summed = sum(map(math.prod, shapes)) + sum(features[i].rows for i in replicated) * _DIM
     own = tuple(
-        Lookup(f"cat_{i}", "data_parallel", "dense", 0.0, features[i].rows, _DIM, ours.samples,
-               ours.samples * features[i].hotness, min(features[i].rows, ours.samples * features[i].hotness), 0.0)
+        Lookup(f"cat_{i}", "data_parallel", "dense", 0.0, features[i].rows, _DIM, samples, samples * features[i].hotness,
+               min(features[i].rows, samples * features[i].hotness), 0.0)
         for i in replicated
     )  # fmt: skip
-    whole = replace(
-        ours,
+    work = Workload(
+        ranks=point.gpus,
+        ranks_per_host=point.gpus_per_host,
+        samples=samples,
+        operations=operators_of(round(samples)),
         lookups=tuple((*of_rank, *own) for of_rank in lookups),
-        transfers=(*transfers, *all_reduced(ALL_REDUCE, (dense + numbers) * _HALF, point.gpus, point.gpus_per_host)),
-        replicated_numbers=0,
+        transfers=(*transfers, *all_reduced(ALL_REDUCE, summed * _HALF, point.gpus, point.gpus_per_host)),
+        updates=tuple(dense_update(config.optim.dense, shapes)),
         replicated=(),
+        replicated_numbers=0,
+        batch_bytes=samples * batch_bytes(schema, ids),
+        batch_ids=samples * ids,
         cut_bags=0.0,
         cut_ids=0.0,
+        tables=len(features),
+        prefetches_ids=True,
     )
-    return whole, replace(machine, rates=replace(machine.rates, launch_s=0.0))  # CUDA graphs
+    return work, replace(machine, rates=replace(machine.rates, launch_s=0.0))  # CUDA graphs
 
 
 def _of_tables(
@@ -199,37 +222,48 @@ def corrected(described: dict[str, tuple[Workload, Machine]]) -> dict[str, float
     return refit(terms, measured_s, rounds=10, drawn=_DRAWN)
 
 
+def predicted() -> tuple[dict[str, tuple[Workload, Machine]], dict[str, float]]:
+    """All points, and the factors that the two give."""
+    known = {point.name: point for point in reference_points()}
+    described = {name: workload(known[name]) for name in (*CORRECTED_BY, *PREDICTED)}
+    return described, corrected(described)
+
+
+def speed_of(point: ReferencePoint, cost: StepCost) -> float:
+    """Samples a second of a GPU."""
+    return (point.global_batch_size or 0) / point.gpus / cost.step_s
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", type=Path, help="folder for a page of it")
     asked = parser.parse_args()
     known = {point.name: point for point in reference_points()}
-    described = {name: workload(known[name]) for name in (*CORRECTED_BY, *PREDICTED)}
-    factors = corrected(described)
+    described, factors = predicted()
     print("factors:", ", ".join(f"{term} {factor:.2f}" for term, factor in factors.items() if abs(factor - 1) > 0.02))
     print(f"{'':36} {'M samples/s a GPU':>18} {'predicted':>10} {'off':>6} {'uncorrected':>12}")
     found = []
     for name, (work, machine) in described.items():
         point = known[name]
-        samples = (point.global_batch_size or 0) / point.gpus / 1e6
-        cost, raw = (step_cost(work, replace(machine, factors=these)) for these in (factors, {}))
-        speed, off = samples / cost.step_s, samples / cost.step_s / (point.samples_s_per_gpu / 1e6) - 1
+        cost = step_cost(work, replace(machine, factors=factors))
+        speed, before = speed_of(point, cost), speed_of(point, step_cost(work, replace(machine, factors={})))
+        off = speed / point.samples_s_per_gpu - 1
         found.append(
             {
                 "point": name,
                 "corrects": name in CORRECTED_BY,
                 "gpus": point.gpus,
                 "samples_s_per_gpu": point.samples_s_per_gpu,
-                "predicted": speed * 1e6,
-                "uncorrected": samples / raw.step_s * 1e6,
+                "predicted": speed,
+                "uncorrected": before,
                 "off": off,
                 "stages_ms": {stage: seconds * 1e3 for stage, seconds in cost.stages_s.items()},
             }
         )
         verdict = "corrects" if name in CORRECTED_BY else "" if abs(off) <= MOST_OFF else "MISS"
-        published, before = point.samples_s_per_gpu / 1e6, samples / raw.step_s
-        print(f"{name:36} {published:18.2f} {speed:10.2f} {off:+6.0%} {before:12.2f} {verdict}")
+        published, these, those = (value / 1e6 for value in (point.samples_s_per_gpu, speed, before))
+        print(f"{name:36} {published:18.2f} {these:10.2f} {off:+6.0%} {those:12.2f} {verdict}")
     asked.out.write_text(json.dumps({"factors": factors, "points": found}, indent=1) + "\n")
     if asked.report:
         rows = [row for entry in found for row in _rows(known[entry["point"]], entry)]

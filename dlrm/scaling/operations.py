@@ -153,13 +153,13 @@ class _Watch(DispatchMode):
         self._stage = stage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator, and note it unless it is only another view."""
+        """Run an operator, and note it unless it only looks at tensors in another way, or asks where they are."""
         result = func(*args, **(kwargs or {}))
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         name = func._schema.name.removeprefix("aten::")
         stage = self._stage()
-        touches = name not in _TOUCH_NOTHING and not _is_view(func, read, written)
+        touches = name not in _TOUCH_NOTHING and not _only_looks(func, read, written)
         if touches and stage not in _OF_THE_TABLES:
             self.found.append(Operation(stage, *self._work(name, args, read, written)))
         return result
@@ -180,8 +180,9 @@ class _Watch(DispatchMode):
         return Product(m, k, n, batch, square, left.dtype), 0, made
 
 
-def _is_view(func: Any, read: list[torch.Tensor], written: list[torch.Tensor]) -> bool:
-    if func._schema.is_mutable or not written:
+def _only_looks(func: Any, read: list[torch.Tensor], written: list[torch.Tensor]) -> bool:
+    """Whether it makes and changes nothing: views, and ``prim::device``, which fake tensors call for themselves."""
+    if func._schema.is_mutable:
         return False
     known = {tensor.untyped_storage()._cdata for tensor in read}
     return all(tensor.untyped_storage()._cdata in known for tensor in written)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.distributed.collectives import from_rank_0
-from dlrm.distributed.world import World, joined_world
+from dlrm.distributed.world import RankInfo, World, joined_world
 from dlrm.errors import ConfigError
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
@@ -42,6 +42,8 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
     """
     path = Path(config.output)
     if config.steps:
+        if RankInfo.from_environment().world_size > 1:
+            raise ConfigError.at("steps", "are looked at by one process; leave the launcher out")
         return _corrected(config, path)
     with joined_world(config.distributed) as world:
         display: Display = Console(progress=False) if world.is_leader else Silent()
@@ -59,7 +61,7 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
 def _corrected(config: CalibrateConfig, path: Path) -> Calibration:
     """The same file, corrected by measured steps."""
     steps = steps_in(Path(config.steps))
-    found = corrected(Calibration.read(path), steps)
+    found = corrected(Calibration.read(path, "output"), steps)
     display = Console(progress=False)
     factors = ", ".join(f"{term} {factor:.2f}" for term, factor in found.factors.items())
     display.say(f"{path}: {told(found, steps)}")
@@ -70,12 +72,10 @@ def _corrected(config: CalibrateConfig, path: Path) -> Calibration:
 
 def _known(path: Path, world: World) -> Calibration:
     name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
-    if not path.exists():
-        _write(Calibration(name, ()), path)  # what cannot be written is known before anything is measured
-        return Calibration(name, ())
-    known = Calibration.read(path)
+    known = Calibration.read(path, "output") if os.path.lexists(path) else Calibration(name, ())
     if known.name != name:
         raise ConfigError.at("output", f"{path} is of {known.name}, this is {name}: name another file")
+    _write(known, path)  # what cannot be written is known before anything is measured
     return known
 
 
@@ -89,13 +89,26 @@ def _write(found: Calibration, path: Path) -> None:
 def measured(config: CalibrateConfig, world: World) -> Entry:
     """What the ranks of this job can do; the same on every rank."""
     per_host = world.rank_info.local_world_size
-    cores = float(len(os.sched_getaffinity(0))) if world.device.type == "cpu" else None
+    cores, threads = _cores_and_threads(world)
     rates = None
-    if cores is None or per_host * torch.get_num_threads() <= cores:
+    if cores is None or per_host * threads <= cores:
         rates = _slowest(world.collectives.all_gather_object(_rates(config, world, cores)))
     links = microbenchmarks.collectives(world.device) if world.size > 1 else {}
-    crowding = microbenchmarks.crowding(cores) if cores is not None and world.size > 1 else 1.0
+    crowding = microbenchmarks.crowding(per_host * threads / cores) if cores is not None and world.size > 1 else 1.0
     return Entry(world.size, per_host, rates, links, max(world.collectives.all_gather_object(crowding)))
+
+
+def _cores_and_threads(world: World) -> tuple[float | None, int]:
+    """Cores of the host with the fewest, those of all its ranks together, and threads of the rank with the most.
+
+    The same on every rank, since what is measured hangs on them, and the ranks measure together. None cores where each has
+    a device of its own.
+    """
+    found = world.collectives.all_gather_object((os.sched_getaffinity(0), torch.get_num_threads()))
+    per_host = world.rank_info.local_world_size
+    hosts = [found[first : first + per_host] for first in range(0, len(found), per_host)]
+    cores = min(len(set().union(*(own for own, _ in host))) for host in hosts)
+    return float(cores) if world.device.type == "cpu" else None, max(threads for _, threads in found)
 
 
 def _rates(config: CalibrateConfig, world: World, cores: float | None) -> Rates:

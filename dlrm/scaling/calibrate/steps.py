@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,8 @@ class MeasuredStep:
     """A step that was measured.
 
     Attributes:
-        name: of the measurement; workload: what its ranks did; step_s: how long it took, in the median.
+        name: of the measurement; workload: what its ranks did; step_s: how long it took, in the median;
+            of a micro-batch where a step has several.
     """
 
     name: str
@@ -70,16 +72,19 @@ def steps_in(folder: Path) -> list[MeasuredStep]:
                 continue
             config = load_options(BenchmarkConfig, str(path.with_name("benchmark.yaml")), [])
             environment = told["environment"]
-            per_host = int(told.get("ranks_per_host") or told["ranks"])
+            ranks = int(told["ranks"])
+            per_host = int(told.get("ranks_per_host") or ranks)
             device = str(environment.get("device_name") or "") if told["device"] == "cuda" else ""
-            step_s = told["step"]["median_ms"] / 1e3
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            step_s = told["step"]["median_ms"] / 1e3 / config.train.accumulation_steps
+            if not (math.isfinite(step_s) and step_s > 0 and ranks > 0 and ranks % per_host == 0):
+                raise ValueError(f"{told['step']['median_ms']} ms a step of {ranks} ranks, {per_host} on a host")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             message = f"is no result of a benchmark ({type(error).__name__}: {error})"
             raise ConfigError.at("steps", message, str(path)) from None
         same = config.model_copy(update={"output": "", "run": config.run.model_copy(update={"dir": "", "name": ""})})
-        name = f"{told['ranks']} rank(s): {same.model_dump_json()}"
+        name = f"{ranks} rank(s): {same.model_dump_json()}"
         found.setdefault(name, []).append(step_s)
-        places[name] = (config, told["ranks"], per_host, device)
+        places[name] = (config, ranks, per_host, device)
     if not found:
         raise ConfigError.at("steps", f"{folder} holds no results of benchmarks")
     return [

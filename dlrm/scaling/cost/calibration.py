@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from dlrm.errors import ConfigError
+from dlrm.files import written_beside
 from dlrm.scaling.cost.rates import Link, Links, Machine, Rates
+from dlrm.scaling.cost.workload import ALL_GATHER, ALL_REDUCE_OP, ALL_TO_ALL, REDUCE_SCATTER
 
 FORMAT, VERSION = "dlrm-calibration", 1
+_POSITIVE = ("ranks", "ranks_per_host", "cores", "threads", "crowding")
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,9 @@ class Calibration:
         measured = [entry for entry in self.entries if entry.rates is not None]
         if not measured:
             raise ConfigError.at("machine", "has no rates: run calibrate on no more ranks than the host has cores")
-        fitting = [entry for entry in measured if entry.ranks_per_host <= ranks_per_host] or measured[:1]
-        rates = fitting[-1].rates
+        rates = _of_most(measured, ranks_per_host).rates
         assert rates is not None
-        if rates.cores is not None and ranks_per_host * rates.threads < rates.cores:
-            rates = replace(rates, threads=max(1, int(rates.cores // ranks_per_host)))
-        crowding = self._crowding(ranks_per_host)
+        crowding = _of_most(self.entries, ranks_per_host).crowding
         links = self._links(ranks) if ranks > 1 else {}
         return Machine(
             replace(rates, crowding=crowding),
@@ -84,12 +86,8 @@ class Calibration:
             f"calibrated: {self.name}",
         )
 
-    def _crowding(self, ranks_per_host: int) -> float:
-        known = [entry.crowding for entry in self.entries if entry.ranks_per_host <= ranks_per_host]
-        return known[-1] if known else 1.0
-
     def _links(self, ranks: int) -> dict[str, Link]:
-        known = [entry for entry in self.entries if entry.links]
+        known = sorted((entry for entry in self.entries if entry.links), key=lambda entry: entry.ranks)
         if not known:
             raise ConfigError.at("machine", "has no collectives: run calibrate on two ranks, too")
         below = [entry for entry in known if entry.ranks <= ranks] or known[:1]
@@ -100,26 +98,77 @@ class Calibration:
         return {name: _between(link, high.links[name], share) for name, link in low.links.items()}
 
     def write(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Calibration:
-        """From such a file.
+        """As JSON, in the place of what was there.
 
         Raises:
-            ConfigError: it cannot be read, or is another kind of file.
+            OSError: it cannot be written; what was there stays.
+        """
+        text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
+        with written_beside(path, durable=False) as file:
+            file.write(f"{text}\n".encode())
+
+    @classmethod
+    def read(cls, path: Path, option: str = "machine") -> Calibration:
+        """From such a file.
+
+        Args:
+            path: of the file.
+            option: that names it.
+
+        Raises:
+            ConfigError: it cannot be read, is another kind of file, or has figures that cannot be.
         """
         try:
-            found = json.loads(path.read_text())
-            if found["format"] != FORMAT or found["version"] != VERSION:
-                raise ConfigError.at("machine", f"is no calibration of version {VERSION}", str(path))
-            entries = tuple(_entry(entry) for entry in found["entries"])
-            return cls(found["name"], entries, found["factors"], found["spread"], found["environment"])
+            text = path.read_text()
+            found = json.loads(text)
+            if not isinstance(found, dict) or (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+                raise ConfigError.at(option, f"is no calibration of version {VERSION}", str(path))
+            calibration = TypeAdapter(cls).validate_json(text, strict=True)
         except OSError as error:
-            raise ConfigError.at("machine", f"cannot be read ({error.strerror})", str(path)) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError.at("machine", f"is no calibration ({type(error).__name__}: {error})", str(path)) from None
+            raise ConfigError.at(option, f"cannot be read ({error.strerror})", str(path)) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError.at(option, f"is no calibration ({where}: {first['msg']})", str(path)) from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError.at(option, f"is no calibration ({type(error).__name__}: {error})", str(path)) from None
+        for fault in _faults(calibration):
+            raise ConfigError.at(option, f"is no calibration ({fault})", str(path))
+        return calibration
+
+
+def _of_most(entries: Sequence[Entry], ranks_per_host: int) -> Entry:
+    """The entry of the most ranks of a host up to so many; of the fewest if all have more."""
+    fitting = [entry for entry in entries if entry.ranks_per_host <= ranks_per_host]
+    if fitting:
+        return max(fitting, key=lambda entry: entry.ranks_per_host)
+    return min(entries, key=lambda entry: entry.ranks_per_host)
+
+
+def _faults(found: Calibration) -> Iterator[str]:
+    """Figures that cannot be, and those that are missing."""
+    told = asdict(found)
+    yield from _bad_numbers({name: told[name] for name in ("entries", "factors", "spread")}, "")
+    for i, entry in enumerate(found.entries):
+        if entry.rates is not None and "float32" not in entry.rates.flops_per_s:
+            yield f"entries.{i}.rates.flops_per_s has no float32"
+        missing = {ALL_TO_ALL, REDUCE_SCATTER, ALL_GATHER, ALL_REDUCE_OP} - entry.links.keys()
+        if entry.links and missing:
+            yield f"entries.{i}.links has no {min(missing)}"
+
+
+def _bad_numbers(found: Any, where: str) -> Iterator[str]:
+    if isinstance(found, Mapping):
+        for name, value in found.items():
+            yield from _bad_numbers(value, f"{where}.{name}".strip("."))
+    elif isinstance(found, list | tuple):
+        for i, value in enumerate(found):
+            yield from _bad_numbers(value, f"{where}.{i}")
+    elif isinstance(found, int | float):
+        name = where.rpartition(".")[2]
+        positive = name in _POSITIVE or name.endswith("bytes_per_s") or ".flops_per_s." in where
+        if not math.isfinite(found) or found < 0 or (positive and found == 0):
+            yield f"{where} is {found}"
 
 
 def _between(low: Link, high: Link, share: float) -> Link:
@@ -128,15 +177,5 @@ def _between(low: Link, high: Link, share: float) -> Link:
     def mean(a: float, b: float) -> float:
         return math.exp((1 - share) * math.log(max(a, 1e-9)) + share * math.log(max(b, 1e-9)))
 
-    return Link(mean(low.latency_s, high.latency_s), mean(low.bytes_per_s, high.bytes_per_s))
-
-
-def _entry(found: dict[str, Any]) -> Entry:
-    rates = found["rates"]
-    if rates is not None:
-        told: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in rates.items()
-        }
-        rates = Rates(**told)
-    links = {name: Link(**link) for name, link in found["links"].items()}
-    return Entry(found["ranks"], found["ranks_per_host"], rates, links, found["crowding"])
+    peer_s = (1 - share) * low.peer_s + share * high.peer_s
+    return Link(mean(low.latency_s, high.latency_s), mean(low.bytes_per_s, high.bytes_per_s), peer_s)

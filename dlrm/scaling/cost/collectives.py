@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from dlrm.scaling.cost.rates import Link, Links
-from dlrm.scaling.cost.workload import ACROSS, ALL_REDUCE_OP, ALL_TO_ALL, HOST, Transfer
+from dlrm.scaling.cost.workload import ACROSS, ALL_REDUCE_OP, ALL_TO_ALL, HOST, WORLD, Transfer
 
 
 def transfer_s(transfer: Transfer, links: Links, domain: int = 1) -> float:
@@ -22,35 +22,33 @@ def transfer_s(transfer: Transfer, links: Links, domain: int = 1) -> float:
         links: what they go over.
         domain: ranks that reach each other as those of a host do, if these are more.
     """
-    ranks = transfer.ranks
-    ranks_per_host = min(ranks, max(transfer.ranks_per_host, domain))
+    per_host, near = transfer.ranks_per_host, max(transfer.ranks_per_host, domain)
+    members, together = {
+        WORLD: (transfer.ranks, near),
+        HOST: (per_host, per_host),
+        ACROSS: (transfer.ranks // per_host, near // per_host),
+    }[transfer.group]
+    together = min(members, together)  # of the members, those that reach each other as those of a host do
+    places = -(-members // together)
     inside, between = links.inside[transfer.collective], links.between[transfer.collective]
-    hosts = -(-ranks // ranks_per_host)
-    busiest = float(max(transfer.sent.max(), transfer.received.max()))
-    if transfer.group == HOST or hosts == 1:
-        return _flat_s(transfer, busiest, inside, transfer.ranks_per_host if transfer.group == HOST else ranks)
-    if transfer.group == ACROSS:
-        return _flat_s(transfer, busiest, between, hosts)
+    bytes_sent = float(max(transfer.sent.max(), transfer.received.max())) * _times(transfer, members)
+    if places == 1:
+        return transfer.calls * _call_s(inside, members - 1) + bytes_sent / inside.bytes_per_s
     if transfer.collective == ALL_TO_ALL:
-        local = (ranks_per_host - 1) / (ranks - 1)
-        call = between.latency_s + inside.peer_s * (ranks_per_host - 1) + between.peer_s * (ranks - ranks_per_host)
-        moved = max(busiest * local / inside.bytes_per_s, busiest * (1 - local) / between.bytes_per_s)
+        local = (together - 1) / (members - 1)
+        call = between.latency_s + inside.peer_s * (together - 1) + between.peer_s * (members - together)
+        moved = max(bytes_sent * local / inside.bytes_per_s, bytes_sent * (1 - local) / between.bytes_per_s)
         return transfer.calls * call + moved
     # All ranks of a host use its adapters for one and the same sum.
-    call = _call_s(inside, ranks_per_host - 1) + between.latency_s * math.log2(hosts) + between.peer_s * (hosts - 1)
-    times = _times(transfer, ranks)
-    moved = max(busiest * times / inside.bytes_per_s, busiest * times / ranks_per_host / between.bytes_per_s)
+    call = _call_s(inside, together - 1) + between.latency_s * math.log2(places) + between.peer_s * (places - 1)
+    moved = max(bytes_sent / inside.bytes_per_s, bytes_sent / together / between.bytes_per_s)
     return transfer.calls * call + moved
-
-
-def _flat_s(transfer: Transfer, busiest: float, link: Link, ranks: int) -> float:
-    return transfer.calls * _call_s(link, ranks - 1) + busiest * _times(transfer, ranks) / link.bytes_per_s
 
 
 def _call_s(link: Link, others: int) -> float:
     return link.latency_s + link.peer_s * others
 
 
-def _times(transfer: Transfer, ranks: int) -> float:
+def _times(transfer: Transfer, members: int) -> float:
     """How often a rank sends what is reduced; an all-reduce sends all of it twice, but for its own part."""
-    return 2 * (ranks - 1) / ranks if transfer.collective == ALL_REDUCE_OP else 1.0
+    return 2 * (members - 1) / members if transfer.collective == ALL_REDUCE_OP else 1.0

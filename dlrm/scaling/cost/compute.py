@@ -6,7 +6,7 @@ Every function returns seconds of one rank that has its cores for itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dlrm.scaling.cost.rates import Rates
 from dlrm.scaling.cost.workload import Lookup, Workload
@@ -17,6 +17,8 @@ from dlrm.scaling.work import Product
 _FLOAT = 4
 _DATA_PARALLEL = "data_parallel"
 _ON_HOST, _CACHING = "fused_uvm", "fused_uvm_caching"
+TABLE_KERNELS = 60
+"""Of lookups, updates, and the order of ids and embeddings, on rehearsed CUDA (docs/rehearsal.md)."""
 
 
 @dataclass
@@ -108,7 +110,9 @@ def lookups(of_rank: Iterable[Lookup], rates: Rates) -> Seconds:
     """Of a rank's tables, lookup and update."""
     found = Seconds()
     for lookup in of_rank:
-        found.add(LOOKUP, "lookup", _rows_s(lookup, rates.lookup_s, rates))
+        found.add(
+            LOOKUP, "lookup", _rows_s(replace(lookup, state=0.0), rates.lookup_s, rates)
+        )  # which asks for no state
         if lookup.sharding == _DATA_PARALLEL:  # its gradient is summed up in full
             found.add(UPDATE, "lookup", lookup.ids * lookup.columns * _FLOAT * rates.lookup_s[-1])
         else:
@@ -145,6 +149,8 @@ def around(workload: Workload, rates: Rates) -> Seconds:
     for operation in workload.updates:
         found.add(OPTIMIZER, "optimizer", operation.bytes / _stream(operation.bytes, rates))
     found.add(OPTIMIZER, "replicated", _replicated_s(workload, rates))
+    if rates.cores is None:  # however little each of them does
+        found.add(OTHER, "operations", TABLE_KERNELS * rates.operation_s)
     found.add(OTHER, "step", rates.step_s)
     found.add(OTHER, "tables", rates.table_s * workload.tables)
     if workload.ranks > 1:

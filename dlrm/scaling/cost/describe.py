@@ -14,11 +14,12 @@ from dlrm.data.id_statistics.sample import measure, statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
 from dlrm.models.base import Model
+from dlrm.models.task import TrainTask
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
 from dlrm.scaling.cost.updates import dense_update, replicated_update
 from dlrm.scaling.cost.workload import Formats, Tables, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation, operations
-from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING
+from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING, OUTPUT_DIST, backward_of
 from dlrm.schema import Schema
 from dlrm.sharding.wrap import data_parallel_tables
 from dlrm.table_names import module_name
@@ -68,28 +69,31 @@ def workload_of(
         formats=formats,
     )
     of_group = tables.lookups()
-    weights = sum(math.prod(shape) for shape in _dense_shapes(planned))
+    shapes = dense_shapes(planned.task)
+    weights = sum(math.prod(shape) for shape in shapes)
     names = data_parallel_tables(planned.plan)
     replicated = [size for table, size in planned.sizes.items() if module_name(table) in names]
+    replicated_numbers = sum(rows * columns for rows, columns in replicated)
     per_sample = sum(of_table.ids_per_sample for of_table in spread.values())
     bucket_bytes = (config.train.all_reduce_bucket_mib or _BUCKET_MIB) * _MIB
     return Workload(
         ranks=world.size,
         ranks_per_host=per_host,
         samples=samples,
-        operations=tuple(_operations(config, schema, planned, max(1, round(samples)), world)),
+        operations=tuple(dense_operations(config, schema, planned.task, max(1, round(samples)), world.device)),
         lookups=tuple(of_group[groups.position_of(rank)] for rank in range(world.size)),
         transfers=(
             *tables.transfers(),
+            *all_reduced(backward_of(OUTPUT_DIST), replicated_numbers * _FLOAT, world.size, per_host),
             *all_reduced(
                 ALL_REDUCE, weights * formats.all_reduce, world.size, per_host, -(-weights * _FLOAT // bucket_bytes)
             ),
             *_averaging(config, planned, per_host),
         ),
-        updates=tuple(dense_update(config.optim.dense, _dense_shapes(planned))),
+        updates=tuple(dense_update(config.optim.dense, shapes)),
         replicated=tuple(replicated_update(planned.tables, replicated)),
-        replicated_numbers=sum(rows * columns for rows, columns in replicated),
-        batch_bytes=samples * (4 * (len(schema.dense) + 2) + per_sample * schema.id_bytes),
+        replicated_numbers=replicated_numbers,
+        batch_bytes=samples * batch_bytes(schema, per_sample),
         batch_ids=samples * per_sample,
         cut_bags=tables.cut()[0],
         cut_ids=tables.cut()[1],
@@ -120,19 +124,25 @@ def pieces_by_rank(planned: PlannedModel) -> list[list[tuple[int, int]]]:
     return found
 
 
-def _dense_shapes(planned: PlannedModel) -> list[torch.Size]:
+def dense_shapes(task: TrainTask) -> list[torch.Size]:
     """Of the parameters outside of tables."""
-    of_tables = {id(parameter) for parameter in planned.task.model.tables.parameters()}
-    return [parameter.shape for parameter in planned.task.parameters() if id(parameter) not in of_tables]
+    of_tables = {id(parameter) for parameter in task.model.tables.parameters()}
+    return [parameter.shape for parameter in task.parameters() if id(parameter) not in of_tables]
 
 
-def _operations(
-    config: Config, schema: Schema, planned: PlannedModel, samples: int, world: World
+def batch_bytes(schema: Schema, ids: float) -> float:
+    """Of a sample with so many ids: its features, labels and their weights."""
+    return _FLOAT * (len(schema.dense) + 2 * len(schema.tasks)) + ids * schema.id_bytes
+
+
+def dense_operations(
+    config: Config, schema: Schema, task: TrainTask, samples: int, device: torch.device
 ) -> Sequence[Operation]:
-    found = operations(planned.task, schema, samples, torch.device("cpu"))
-    if world.device.type == "cpu":
+    """Of the dense part of a rank with so many samples, in the types that the device computes in; it need not be there."""
+    found = operations(task, schema, samples, torch.device("cpu"))
+    if device.type == "cpu":
         return found
     # Autocast of a device that is not there changes no types, and TF32 is a way to compute, not a type.
     low = DTYPES[config.precision.dense]
-    model = next(module for module in planned.task.modules() if isinstance(module, Model))
+    model = next(module for module in task.modules() if isinstance(module, Model))
     return [operation.lowered(low) if operation.part in model.lower_precision else operation for operation in found]

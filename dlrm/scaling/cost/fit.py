@@ -16,6 +16,8 @@ from dlrm.scaling.cost.rates import TERMS
 
 _DRAWN = 0.2
 """How much a factor of 2 counts, in relative errors of a step."""
+_LEAST = 1e-3
+"""A factor of 0 would hide its term from the next round."""
 
 
 def fitted_factors(
@@ -33,7 +35,7 @@ def fitted_factors(
     drawn_KK = drawn * np.eye(len(TERMS))
     a_NK = np.concatenate([scaled_NK, drawn_KK])
     b_N = np.concatenate([np.ones(len(measured_s)), np.full(len(TERMS), drawn)])
-    return dict(zip(TERMS, map(float, non_negative(a_NK, b_N)), strict=True))
+    return {term: max(_LEAST, float(factor)) for term, factor in zip(TERMS, non_negative(a_NK, b_N), strict=True)}
 
 
 def spread_of(predicted_s: Sequence[float], measured_s: Sequence[float]) -> float:

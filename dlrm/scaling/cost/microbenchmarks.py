@@ -222,14 +222,16 @@ def non_negative(a_NK: np.ndarray[Any, Any], b_N: np.ndarray[Any, Any], sweeps: 
     return x_K
 
 
-def crowding(cores: float, group: Any = None) -> float:
+def crowding(ideal: float, group: Any = None) -> float:
     """How many times as long ranks take to compute between collectives, all at once, than their work takes on all cores.
 
     It is 1 where each has cores for itself. Where they share cores, a rank that is late holds up the others while a core is
     idle, and caches and the scheduler cost besides.
+
+    Args:
+        ideal: threads of a host's ranks over its cores; the same on every rank.
+        group: of ranks, all of which call this.
     """
-    ranks = dist.get_world_size(group)
-    ideal = ranks * torch.get_num_threads() / cores
     if ideal <= 1:
         return 1.0
     left, right = _operands(Product(256, 256, 256), torch.device("cpu"))

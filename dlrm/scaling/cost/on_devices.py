@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlrm.scaling.cost.compute import Seconds
+from dlrm.scaling.cost.compute import TABLE_KERNELS, Seconds
 from dlrm.scaling.cost.rates import Machine
 from dlrm.scaling.cost.workload import Workload
 from dlrm.scaling.stage_names import (
@@ -25,7 +25,6 @@ from dlrm.scaling.stage_names import (
 )
 
 _BOTTOM = "bottom_mlp"
-_TABLE_KERNELS = 60  # of lookups, updates, and the order of ids and embeddings, on rehearsed CUDA (docs/rehearsal.md)
 
 
 def on_devices(
@@ -55,7 +54,7 @@ def on_devices(
     for stage, seconds in hidden.items():
         work += exchanged.of_stage(stage).scaled(1 - seconds / (exchanged.stage(stage) or 1.0))
     work += exchanged.without_stage(*hidden)
-    kernels = len(workload.operations) + len(workload.updates) + _TABLE_KERNELS
+    kernels = len(workload.operations) + len(workload.updates) + TABLE_KERNELS
     launched_s = kernels * machine.rates.launch_s * machine.factor("operations")
     work.add(OTHER, "operations", max(0.0, launched_s - work.total))
     return work, hidden

@@ -34,7 +34,7 @@ WORLD, HOST, ACROSS = "world", "host", "across"
 _DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
 _BY_ROWS = ShardingType.ROW_WISE.value
 _ON_A_HOST = (ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
-_FLOAT, _LENGTH = 4, 4
+_LENGTH = 4
 Bytes = NDArray[np.float64]
 
 
@@ -224,16 +224,12 @@ class Tables:
         return self._samples * len(names), self._samples * sum(self._ids[table].ids_per_sample for table in names)
 
     def transfers(self) -> Iterator[Transfer]:
-        """Of ids, pooled embeddings and their gradients, by sharding type; of gradients of replicated tables."""
+        """Of ids, pooled embeddings and their gradients, by sharding type; not of tables that every rank has."""
         if self._ranks == 1:
             return
-        for sharding in dict.fromkeys(parameter.sharding_type for parameter in self._plans.values()):
+        kinds = dict.fromkeys(parameter.sharding_type for parameter in self._plans.values())
+        for sharding in (kind for kind in kinds if kind != _DATA_PARALLEL):
             tables = {table: plan for table, plan in self._plans.items() if plan.sharding_type == sharding}
-            if sharding == _DATA_PARALLEL:
-                numbers = sum(self._sizes[table][0] * self._sizes[table][1] for table in tables)
-                reduced = np.full(self._ranks, float(numbers * _FLOAT))
-                yield self._transfer(backward_of(OUTPUT_DIST), ALL_REDUCE_OP, WORLD, reduced, reduced, sharding)
-                continue
             yield self._ids_sent(sharding, tables)
             yield from self._pooled(sharding, tables)
 
@@ -267,15 +263,12 @@ class Tables:
             yield self._sent(back, ALL_GATHER, HOST, inside, inside, self._formats.backward, sharding)
             if hosts == 1:
                 return
-            out, group, others = self._samples * columns * (hosts - 1.0), ACROSS, hosts
+            group, others = ACROSS, hosts - 1.0
+            everywhere = np.tile(columns.reshape(hosts, per_host).sum(axis=0), hosts)  # on ranks with the same number
         else:
-            out, group, others = self._samples * columns * (self._ranks - 1.0), WORLD, self._ranks
-        of_others = (
-            self._samples * (columns.sum() - columns)
-            if group == WORLD
-            else np.full(self._ranks, out.sum() / self._ranks)
-        )
-        assert others > 1
+            group, others = WORLD, self._ranks - 1.0
+            everywhere = np.full(self._ranks, columns.sum())
+        out, of_others = self._samples * columns * others, self._samples * (everywhere - columns)
         yield self._sent(there, ALL_TO_ALL, group, out, of_others, self._formats.forward, sharding)
         yield self._sent(back, ALL_TO_ALL, group, of_others, out, self._formats.backward, sharding)
 
