@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """The command: parse, run, turn errors into one line and an exit code.
 
-    dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]
-    dlrm_main.py benchmark --config configs/quickstart.yaml         how fast a configuration trains, and where the time goes
-    dlrm_main.py scale configs/experiments/weak_cpu.yaml            an experiment: a matrix of configurations as one table
+    dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]   --help: all options
+    dlrm_main.py benchmark --config FILE | scale FILE | report FOLDER     how fast a configuration trains, and how it scales
+    dlrm_main.py plan --config FILE --cluster 16x8 --device H100 | calibrate FILE     what a training takes elsewhere
     dlrm_main.py preprocess --input 'raw/day_*' --output packed     raw Criteo files to a packed data set
     dlrm_main.py checkpoint list | show | verify | diff | export | import     what was saved, and what to do with it
-    dlrm_main.py report | status | inspect | materialize | synthesize | doctor | import-flags   --help says what each does
-    dlrm_main.py train --help                                       every option with type, default and meaning
+    dlrm_main.py status | inspect | materialize | synthesize | doctor | import-flags     --help says what each does
 
 Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 143 stopped
 by SIGTERM (129: by SIGHUP), 1 anything else.

@@ -81,7 +81,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     ),
 }
 SHARDINGS = ("table_wise", "row_wise", "data_parallel")
-STEPS, PROFILED = 15, 6
+STEPS = 15
 
 
 def options(shape: str, sharding: str) -> list[str]:
@@ -96,14 +96,13 @@ def worker(out: Path, rounds: int) -> None:
     from dlrm.data.build import build_dataset
     from dlrm.distributed.world import joined_world
     from dlrm.scaling.benchmark.passes import Training
-    from dlrm.scaling.benchmark.result import ProfiledRank, breakdown, slowest
-    from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launched_by_step
+    from dlrm.scaling.benchmark.result import slowest
     from dlrm.train.engine import build_engine
 
     found: dict[str, dict[str, Any]] = {}
     first = load_options(BenchmarkConfig, None, list(COMMON))
     with joined_world(first.distributed) as world:
-        for turn in range(rounds):
+        for _ in range(rounds):
             for shape in SHAPES:
                 for sharding in SHARDINGS:
                     config = load_options(BenchmarkConfig, None, options(shape, sharding))
@@ -113,14 +112,7 @@ def worker(out: Path, rounds: int) -> None:
                     training.warm_up(3)
                     step_s = slowest(world.collectives.all_gather_object(training.run(STEPS).step_s))
                     point = found.setdefault(f"{shape} / {sharding}", {"rounds_ms": []})
-                    point["rounds_ms"].append([1e3 * s for s in step_s])
-                    if turn == 0:
-                        profiled, line = training.run_profiled(PROFILED, None, print)
-                        mine = ProfiledRank(profiled.step_s, by_step(line), launched_by_step(line), busy_by_step(line))
-                        ranks = world.collectives.all_gather_object(mine)
-                        order = in_order(stage for rank in ranks for step in rank.stages_us for stage in step)
-                        stages = breakdown(ranks, order, float(np.median(step_s))).stages
-                        point["stages_ms"] = {stage.stage: stage.mean_ms for stage in stages}
+                    point["rounds_ms"].append(1e3 * float(np.median(step_s)))
                     if world.is_leader:
                         print(world.size, shape, sharding, f"{np.median(step_s) * 1e3:.1f} ms", flush=True)
                     del training, engine
@@ -210,7 +202,7 @@ def _steps(points: dict[str, Any]) -> list[MeasuredStep]:
         ranks, shape, sharding = name.split(" / ")
         config = load_options(BenchmarkConfig, None, options(shape, sharding))
         workload = described(config, build_dataset(config.data), int(ranks), int(ranks))
-        found.append(MeasuredStep(name, workload, float(np.median(np.concatenate(point["rounds_ms"]))) / 1e3))
+        found.append(MeasuredStep(name, workload, float(np.median(point["rounds_ms"])) / 1e3))
     return found
 
 

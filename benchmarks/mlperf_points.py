@@ -1,6 +1,6 @@
 """The cost model against MLPerf Training's published DLRM-DCNv2 results: two points correct it, the others are predicted.
 
-python -m benchmarks.mlperf_points [--out benchmarks/results/mlperf_points.json]
+python -m benchmarks.mlperf_points [--out benchmarks/results/mlperf_points.json] [--report FOLDER]
 
 The submissions train with HugeCTR, whose plans torchrec cannot make: tables are cut by rows over some devices, or over the
 hosts, whose devices share each part. So the work of a step is described here from their plan; the dense part is this
@@ -14,9 +14,10 @@ import functools
 import heapq
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from dlrm.hardware.catalogue import known_device, reference_points
 from dlrm.hardware.entries import ReferencePoint
 from dlrm.models.build import build_model
 from dlrm.models.task import TrainTask
+from dlrm.scaling import table
 from dlrm.scaling.cost.catalogued import catalogued_machine
 from dlrm.scaling.cost.describe import batch_bytes, dense_operations, dense_shapes
 from dlrm.scaling.cost.fit import refit
@@ -37,6 +39,8 @@ from dlrm.scaling.cost.updates import dense_update
 from dlrm.scaling.cost.workload import Lookup, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation
 from dlrm.scaling.plan.job import described_world
+from dlrm.scaling.report.about import about_now
+from dlrm.scaling.report.write import write_report
 from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, backward_of
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -233,6 +237,7 @@ def speed_of(point: ReferencePoint, cost: StepCost) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--report", type=Path, help="folder for a page of it")
     asked = parser.parse_args()
     known = {point.name: point for point in reference_points()}
     described, factors = predicted()
@@ -260,6 +265,25 @@ def main() -> None:
         published, these, those = (value / 1e6 for value in (point.samples_s_per_gpu, speed, before))
         print(f"{name:36} {published:18.2f} {these:10.2f} {off:+6.0%} {those:12.2f} {verdict}")
     asked.out.write_text(json.dumps({"factors": factors, "points": found}, indent=1) + "\n")
+    if asked.report:
+        rows = [row for entry in found for row in _rows(known[entry["point"]], entry)]
+        about = about_now("MLPerf Training's published DLRM-DCNv2 results, and what the cost model says of them")
+        print(write_report(rows, asked.report, about=about))
+
+
+def _rows(point: ReferencePoint, found: dict[str, Any]) -> Iterator[table.Row]:
+    """What was published and what is predicted of a point."""
+
+    def row(source: str, quantity: str, part: str, value: float) -> table.Row:
+        name = f"{point.gpus} x {point.device}{' (corrects)' if found['corrects'] else ''}"
+        size = point.hosts, point.gpus, point.global_batch_size or 0
+        return table.Row("MLPerf DLRM-DCNv2", name, None, table.DONE, "", *size, source, quantity, part, None, value)
+
+    yield row(table.PUBLISHED, table.SAMPLES_PER_S, "", point.samples_s)
+    yield row(table.PREDICTED, table.SAMPLES_PER_S, "", found["predicted"] * point.gpus)
+    yield row(table.PREDICTED, table.STEP, "", sum(found["stages_ms"].values()))
+    for stage, value in found["stages_ms"].items():
+        yield row(table.PREDICTED, table.STAGE, stage, value)
 
 
 if __name__ == "__main__":

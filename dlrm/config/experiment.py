@@ -32,6 +32,14 @@ class ScaleConfig(Section):
     component_args: str = ""
     """Further arguments of the component components/dlrm.py:benchmark, as one text behind an equals sign:
     --component_args='--cpu 8 --gpu 0 --image IMAGE'."""
+    machine: InputPath = ""
+    """Calibration of the hosts (what `calibrate` wrote): every point is predicted beside what is measured."""
+    device: str = ""
+    """Name of a GPU of the catalogue (H100) that the ranks have, to predict for without a calibration."""
+    network: str = ""
+    """With device: what ties hosts together, a network of the catalogue; that of the device's usual server if left out."""
+    predict_only: bool = False
+    """Predict every point, write table and report, and run none."""
     at_once: PositiveInt = 1
     """Jobs that a scheduler has at one time. Jobs that share hosts or a network disturb each other."""
     only: NamesIfAny = ()
@@ -46,6 +54,16 @@ class ScaleConfig(Section):
     """Check the experiment, show its points, and run none."""
     poll_s: Advanced[PositiveFloat] = 0.2
     """Seconds between two looks at the jobs."""
+
+    @model_validator(mode="after")
+    def _predictions_have_a_machine(self) -> Self:
+        if self.machine and self.device:
+            raise ValueError("machine and device both say what to predict for: give one of them")
+        if self.network and not self.device:
+            raise ValueError("network is between hosts of a device: set device, too")
+        if self.predict_only and not (self.machine or self.device):
+            raise ValueError("predict_only needs to know what for: set machine or device")
+        return self
 
     @model_validator(mode="after")
     def _local_runs_one_job(self) -> Self:
@@ -120,6 +138,8 @@ class Experiment(Section):
     """Points beside those of the matrix; a factor that is left out is left to the base."""
     repeats: PositiveInt = 3
     """How often each point is run."""
+    published: bool = False
+    """Show MLPerf's published DLRM-DCNv2 results beside the points in the report."""
     timeout_s: PositiveFloat = 1800.0
     """Seconds after which a job is ended; with a scheduler, from when it runs."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, model_validator
 
-from dlrm.config.base import PositiveFloat, SizesIfAny
+from dlrm.config.base import NonNegativeFloat, PositiveFloat, SizesIfAny
 from dlrm.config.data.paths import InputPath
 from dlrm.config.root import Config
 from dlrm.config.sharding import ShardingKinds
@@ -31,6 +31,9 @@ class PlanConfig(Config):
     out."""
     machine: InputPath = ""
     """Calibration of the machine (what `calibrate` wrote), for times; the catalogue's figures of the device if left out."""
+    id_exponent: NonNegativeFloat | None = None
+    """Take the ids of every table to follow a power law with this exponent (0: uniform; clicks: about 1), in the place
+    of how they are spread in the data."""
     compare: ShardingKinds | None = None
     """Sharding types to plan for on their own, too, and compare with the plan; with a cluster the common ones if left
     out."""

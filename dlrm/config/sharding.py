@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dlrm.config.base import AS_LIST, Advanced, Fraction, Number, PositiveFloat, PositiveInt, Section, Share
+from dlrm.config.data.paths import InputPath
 
 ShardingKind = Literal[
     "data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise", "table_column_wise", "grid_shard"
@@ -56,6 +57,9 @@ class ShardingConfig(Section):
     """Narrowest column shard (a multiple of 4 for fbgemm's kernels)."""
     tables: dict[str, TableSharding] = Field(default_factory=dict)
     """Constraints for single tables, by name."""
+    id_statistics: InputPath = ""
+    """How ids are spread (what `inspect --id_statistics FILE` wrote): the planner weighs tables by the ids that samples
+    have in the mean, and caches by what they hold of the lookups. Hotness and uniform ids if left out."""
     device_memory_gib: Gib | None = None
     """Memory a rank may use for tables and activations; the device's (on CPU: its share of the host's) if left out."""
     host_memory_gib: Gib | None = None

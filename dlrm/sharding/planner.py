@@ -14,6 +14,8 @@ from torchrec.distributed.types import CacheParams, ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
+from dlrm.data.id_statistics.file import read_statistics
+from dlrm.data.id_statistics.sample import statistics_of
 from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
@@ -23,6 +25,7 @@ from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
 from dlrm.sharding.sharder import TableSharder
+from dlrm.sharding.spread_ids import add_statistics
 from dlrm.table_names import module_name, table_name
 
 _GIB = 1024**3
@@ -113,6 +116,9 @@ def make_plan(
         return planner.plan(model, [sharder or TableSharder()])
 
     def plan() -> ShardingPlan:
+        if config.id_statistics:
+            known = statistics_of(schema, read_statistics(config.id_statistics))
+            add_statistics(constraints, known, samples=rank_batch_size * group.size)
         _check_room_on_host(hardware, config, reserve)
         try:
             return plan_for(hardware)

@@ -1,6 +1,6 @@
 """An experiment in a real Slurm of two hosts, which this file starts: points fail, and scale itself is killed.
 
-Skipped, saying so, where Slurm's packages are not installed.
+A sample of what `python -m scripts.scale_on_slurm` does. Skipped, saying so, where Slurm's packages are not installed.
 """
 
 import pytest
@@ -16,7 +16,7 @@ def test_an_experiment_over_two_hosts_survives_what_is_done_to_it(tmp_path):
     with SlurmCluster(tmp_path / "slurm") as cluster:
         experiment = OnSlurm(cluster, tmp_path)
         try:
-            for case in CASES:
+            for case in CASES[:2]:
                 case(experiment)
         finally:
             experiment.end()

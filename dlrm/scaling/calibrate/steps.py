@@ -14,20 +14,17 @@ import torch
 from dlrm.config import Config, load_options
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.build import build_dataset
-from dlrm.data.id_statistics.sample import measure, statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError
 from dlrm.scaling.benchmark.file_format import FORMAT
 from dlrm.scaling.cost.calibration import Calibration
-from dlrm.scaling.cost.describe import workload_of
+from dlrm.scaling.cost.describe import measured_ids, workload_of
 from dlrm.scaling.cost.fit import median_error, refit, spread_of
 from dlrm.scaling.cost.step import StepCost, step_cost
 from dlrm.scaling.cost.workload import Workload
 from dlrm.train.engine import plan_model
-
-_SAMPLES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,7 @@ def described(config: Config, dataset: Dataset, ranks: int, ranks_per_host: int,
     device = torch.device("cuda", 0) if device_name else torch.device("cpu")
     rank_info = RankInfo(0, ranks, 0, ranks_per_host)
     world = World(rank_info, device, "none", OneProcess(), described=True, device_name=device_name)
-    ids = statistics_of(dataset.schema, measure(dataset.train, _SAMPLES))
-    return workload_of(config, dataset.schema, plan_model(config, dataset.schema, world), world, ids)
+    return workload_of(config, dataset.schema, plan_model(config, dataset.schema, world), world, measured_ids(dataset))
 
 
 def steps_in(folder: Path) -> list[MeasuredStep]:

@@ -134,7 +134,7 @@ def _rows_s(lookup: Lookup, costs: tuple[float, float, float, float], rates: Rat
     moved = read * (row + lookup.state) + lookup.bags * row
     seconds = a_table + lookup.bags * a_bag + lookup.ids * an_id + moved * a_byte
     if rates.host_bytes_per_s and lookup.kernel in (_ON_HOST, _CACHING):
-        missed = 1.0 if lookup.kernel == _ON_HOST else 1 - lookup.cache_share
+        missed = 1.0 if lookup.kernel == _ON_HOST else 1 - lookup.cached
         seconds += lookup.distinct * missed * row / rates.host_bytes_per_s
     return seconds
 

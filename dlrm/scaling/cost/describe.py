@@ -10,7 +10,8 @@ import torch
 
 from dlrm.config import Config
 from dlrm.data.id_statistics.base import IdStatistics
-from dlrm.data.id_statistics.sample import statistics_of
+from dlrm.data.id_statistics.sample import measure, statistics_of
+from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
 from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
@@ -27,7 +28,13 @@ from dlrm.train.precision import DTYPES
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _FLOAT, _MIB = 4, 1 << 20
+_SAMPLES = 1 << 14  # looked at to see how ids are spread
 _BUCKET_MIB = 25  # torch.nn.parallel.DistributedDataParallel's bucket_cap_mb
+
+
+def measured_ids(dataset: Dataset) -> dict[str, IdStatistics]:
+    """How ids are spread, of the first split, by table; found by a look at some of its samples."""
+    return statistics_of(dataset.schema, measure(dataset.train, _SAMPLES))
 
 
 def workload_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -268,7 +269,9 @@ def _alone_s(work: Callable[[], object], group: Any) -> float:
 def collectives(device: torch.device, group: Any = None) -> dict[str, Link]:
     """What each collective takes on the ranks of a group, all of which call this."""
     ranks = dist.get_world_size(group)
-    return {name: _link(name, ranks, device, group) for name in _CALLS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames two of them, torchrec and older ones do not
+        return {name: _link(name, ranks, device, group) for name in _CALLS}
 
 
 def _link(name: str, ranks: int, device: torch.device, group: Any) -> Link:

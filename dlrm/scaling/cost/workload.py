@@ -43,7 +43,8 @@ class Lookup:
     """What a rank looks up, and updates, of a shard in a step.
 
     Attributes:
-        table: its name; sharding: sharding type; kernel: compute kernel; cache_share: of its rows, where the kernel caches.
+        table: its name; sharding: sharding type; kernel: compute kernel; cached: share of the lookups that find their
+            row on the device, where the kernel caches.
         rows, columns: of the shard.
         bags: pooled embeddings, or partial sums of them; ids: in them; distinct: rows that they ask for.
         state: bytes that the optimizer keeps of a row.
@@ -52,7 +53,7 @@ class Lookup:
     table: str
     sharding: str
     kernel: str
-    cache_share: float
+    cached: float
     rows: int
     columns: int
     bags: float
@@ -189,12 +190,13 @@ class Tables:
     def _lookup(self, table: str, parameter: ParameterSharding, shard: _Shard, share: float) -> Lookup:
         everywhere = parameter.sharding_type == _DATA_PARALLEL
         bags = self._samples * (1 if everywhere else self._ranks)
+        share_of_rows = (parameter.cache_params.load_factor or 0.0) if parameter.cache_params else 0.0
         asked = bags * self._ids[table].ids_per_sample
         return Lookup(
             table=table,
             sharding=parameter.sharding_type,
             kernel=parameter.compute_kernel,
-            cache_share=(parameter.cache_params.load_factor or 0.0) if parameter.cache_params else 0.0,
+            cached=self._ids[table].hot_share(min(1.0, share_of_rows)) if parameter.cache_params else 0.0,
             rows=shard.rows,
             columns=shard.columns,
             bags=bags,

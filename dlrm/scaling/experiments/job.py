@@ -15,12 +15,13 @@ from dlrm.files import alone
 from dlrm.format import counted
 from dlrm.run.console import Console, Display
 from dlrm.run.files import is_run
-from dlrm.run.secondary import write_text
+from dlrm.run.secondary import secondary, write_text
 from dlrm.scaling.experiments.jobs import Starter
 from dlrm.scaling.experiments.matrix import Point, points_of, read_experiment, selected
 from dlrm.scaling.experiments.repeats import repeats_of
 from dlrm.scaling.experiments.runner import Runner, Table, see_that_all_are_done
 from dlrm.scaling.experiments.text import Progress, failure_lines, points_table, summary_table
+from dlrm.scaling.table import Row
 
 RESOLVED, _LOCK = "experiment.yaml", ".lock"
 
@@ -31,7 +32,7 @@ def run_scale(config: ScaleConfig) -> None:
     Raises:
         ConfigError, SetupError: what is found before the first job.
         RepeatsFailed: some repeats failed; the others are done.
-        KeyboardInterrupt: after Ctrl-C; no job is left, and the table holds what there is.
+        KeyboardInterrupt, Stopped: after Ctrl-C or another signal; no job is left, and the table holds what there is.
     """
     experiment = _with_changes(read_experiment(config.experiment), config)
     points = points_of(experiment, config.experiment)
@@ -63,23 +64,58 @@ def _run(
 ) -> None:
     repeats = repeats_of(points, experiment.repeats, folder)
     wanted = [repeat for repeat in repeats if repeat.point in chosen]
-    table = Table(experiment.name, points, repeats, folder)
-    look = Runner(config, table, starter, Progress(display, 0, config.at_once))
-    look.look([repeat for repeat in repeats if repeat.point not in chosen])
-    left = look.look(wanted, say=display)
+    others = _others(config, experiment, chosen, display)
+    table = Table(experiment.name, points, repeats, folder, others)
+    runner = Runner(config, table, starter, Progress(display, config.at_once))
+    runner.look([repeat for repeat in repeats if repeat.point not in chosen])
+    left = [] if config.predict_only else runner.look(wanted, say=display)
     write_text(folder / RESOLVED, dump_config(experiment))
     there = f", {len(wanted) - len(left):,} of them done or failed before" if len(left) < len(wanted) else ""
     jobs = f"{counted(len(chosen), 'point')} x {counted(experiment.repeats, 'repeat')}: {counted(len(wanted), 'job')}"
+    if config.predict_only:
+        jobs, there = f"{counted(len(chosen), 'point')} predicted, none is run", ""
     display.say(f"{experiment.name}: {jobs}{there}; everything goes to {folder}/")
     try:
-        Runner(config, table, starter, Progress(display, len(left), config.at_once)).run(left)
+        runner.run(left)
     finally:
         table.write()
         display.show(summary_table(table.rows, chosen, experiment.repeats))
         for line in failure_lines(table.rows):
             display.say(f"failed: {line}")
         display.say(f"table in {folder}/results.csv and results.parquet")
-    see_that_all_are_done(table, wanted)
+        _report(table, folder, display)
+    if not config.predict_only:
+        see_that_all_are_done(table, wanted)
+
+
+def _others(config: ScaleConfig, experiment: Experiment, points: Sequence[Point], display: Display) -> list[Row]:
+    """What is predicted of the points, before any of them runs, and what was published."""
+    rows: list[Row] = []
+    if config.machine or config.device:
+        # Imports are here because torchrec takes seconds, and an experiment without predictions does without.
+        from dlrm.run.log import capture_logs
+        from dlrm.scaling.experiments.predicted import Predictor
+
+        capture_logs()
+        display.say(f"{experiment.name}: predicting {counted(len(points), 'point')}")
+        predictor = Predictor(config)
+        for point in points:
+            rows += predictor.rows(experiment.name, point, display.say)
+    if experiment.published:
+        from dlrm.scaling.experiments.published import published_rows
+
+        rows += published_rows()
+    return rows
+
+
+def _report(table: Table, folder: Path, display: Display) -> None:
+    """Write the page; a table whose page cannot be drawn is still there."""
+    from dlrm.scaling.report.write import write_report
+
+    if any(row.value is not None for row in table.rows):
+        with secondary(folder / "report.html", display.say):
+            write_report(folder / "results.parquet", folder)
+            display.say(f"report in {folder}/report.html")
 
 
 def _with_changes(experiment: Experiment, config: ScaleConfig) -> Experiment:
@@ -95,6 +131,8 @@ def _refuse(config: ScaleConfig, points: Sequence[Point]) -> None:
     """
     if "RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         raise SetupError("scale starts the ranks of its jobs itself: run it as a plain command, not under a launcher")
+    if config.predict_only:
+        return
     if config.scheduler == LOCAL and (over := [point.name for point in points if point.hosts > 1]):
         message = f"local is one host, and {over[0]} needs several: name a scheduler (slurm), or others by only=1x*"
         raise ConfigError.at("scheduler", message)

@@ -30,6 +30,7 @@ TIMED_OUT, UNREACHABLE = 124, 69  # exit codes of launch/submit.py
 _OF_LAUNCHERS = ("TORCHELASTIC_", "PET_", "DLRM_LAUNCHER", "DLRM_MAKE", "DLRM_RESTART_CAUSE", "GROUP_", "ROLE_")
 _OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOGLEVEL")
 _PATIENCE_S = 20.0  # of a launcher, after it was told to stop; its ranks get 8 s of it
+_CANCEL_S = 120.0  # of a scheduler's client; it submits to the end first, and tries to cancel for a minute
 _SHARED_FILE_S = 10.0  # until what another host has written is seen here
 
 
@@ -86,15 +87,20 @@ class Job:
         code = self._process.poll()
         return None if code is None else self._ended(code)
 
-    def stop(self) -> None:
-        """End it, and wait until it is gone."""
+    def ask_to_stop(self) -> None:
+        """Tell it to end."""
         with suppress(ProcessLookupError):
             self._process.terminate()
+
+    def stop(self) -> bool:
+        """End it, and wait until it is gone; whether it is: a scheduler may not answer."""
+        self.ask_to_stop()
         try:
-            self._process.wait(_PATIENCE_S)
+            code = self._process.wait(_PATIENCE_S if self._timeout_s is not None else _CANCEL_S)
         except subprocess.TimeoutExpired:
             self._process.kill()  # its ranks are killed by the kernel
-            self._process.wait()
+            code = self._process.wait()
+        return self._timeout_s is not None or code not in (UNREACHABLE, -signal.SIGKILL)
 
     def _ended(self, code: int) -> Ended:
         if self._timed_out or code == TIMED_OUT:

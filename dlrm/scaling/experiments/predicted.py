@@ -2,16 +2,122 @@
 
 from __future__ import annotations
 
-from dlrm.config.benchmark import BenchmarkConfig
-from dlrm.scaling.table import Row
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from dlrm.config.experiment import ScaleConfig
+from dlrm.data.build import build_dataset
+from dlrm.data.id_statistics.base import IdStatistics
+from dlrm.data.source import Dataset
+from dlrm.distributed.collectives import OneProcess
+from dlrm.distributed.world import RankInfo, World
+from dlrm.errors import DlrmError
+from dlrm.scaling.cost.calibration import Calibration
+from dlrm.scaling.cost.catalogued import catalogued_machine
+from dlrm.scaling.cost.describe import measured_ids
+from dlrm.scaling.cost.workload import bytes_by_collective
+from dlrm.scaling.experiments.matrix import Point
+from dlrm.scaling.plan.forecast import Forecast, forecast
+from dlrm.scaling.table import (
+    DONE,
+    EXCHANGED,
+    LOAD,
+    MEMORY,
+    PREDICTED,
+    SAMPLES_PER_S,
+    STAGE,
+    STEP,
+    Row,
+)
+
+_Figure = tuple[str, str, int | None, float, bool]
 
 
-def predicted_rows(point_config: BenchmarkConfig, hosts: int, ranks: int) -> list[Row]:
-    """Rows with source ``predicted``; none where nothing can be said. The caller fills in experiment and point.
+class Predictor:
+    """Predicts points on the hardware that the command names.
 
     Args:
-        point_config: of the point's benchmark.
-        hosts: of its job.
-        ranks: of all of them.
+        config: of the command.
+
+    Raises:
+        ConfigError: its calibration cannot be read.
     """
-    return []
+
+    def __init__(self, config: ScaleConfig) -> None:
+        self._calibration = Calibration.read(Path(config.machine)) if config.machine else None
+        self._device, self._network = config.device, config.network
+        self._data: dict[str, tuple[Dataset, dict[str, IdStatistics]]] = {}
+
+    def rows(self, experiment: str, point: Point, say: Callable[[str], None]) -> list[Row]:
+        """Of a point; none where it cannot be.
+
+        Args:
+            experiment: its name.
+            point: of it.
+            say: is told why it cannot be.
+        """
+        try:
+            found = self._forecast(point)
+        except DlrmError as error:
+            say(f"{point.name} is not predicted: {str(error).splitlines()[0]}")
+            return []
+        rows = []
+        for quantity, part, rank, value, bounded in _figures(found):
+            low, high = found.band(value) if bounded else (None, None)
+            rows.append(
+                Row(
+                    experiment=experiment,
+                    point=point.name,
+                    repeat=None,
+                    status=DONE,
+                    reason="",
+                    hosts=point.hosts,
+                    ranks=point.ranks,
+                    global_batch_size=point.global_batch_size,
+                    source=PREDICTED,
+                    quantity=quantity,
+                    part=part,
+                    rank=rank,
+                    value=value,
+                    low=low,
+                    high=high,
+                )
+            )
+        return rows
+
+    def _forecast(self, point: Point) -> Forecast:
+        config = point.config
+        key = config.data.model_dump_json()
+        if key not in self._data:
+            dataset = build_dataset(config.data)
+            self._data[key] = dataset, measured_ids(dataset)
+        dataset, ids = self._data[key]
+        device = torch.device("cuda", 0) if self._device else torch.device("cpu")
+        rank_info = RankInfo(0, point.ranks, 0, point.ranks_per_host)
+        world = World(rank_info, device, "none", OneProcess(), described=True, device_name=self._device)
+        if self._calibration is not None:
+            machine = self._calibration.machine(point.ranks, point.ranks_per_host)
+        else:
+            machine = catalogued_machine(config, world, self._network)
+        return forecast(config, dataset, world, machine, ids)
+
+
+def _figures(found: Forecast) -> Iterator[_Figure]:
+    """(quantity, part, rank, value, whether it has a band) of all that is predicted."""
+    assert found.cost is not None
+    assert found.workload is not None
+    times = found.micro_batches
+    yield SAMPLES_PER_S, "", None, found.samples_per_s, True
+    yield STEP, "", None, 1e3 * found.step_s, True
+    for stage, seconds in found.cost.stages_s.items():
+        yield STAGE, stage, None, 1e3 * times * seconds, False
+    for rank, seconds in enumerate(found.cost.by_rank_s):
+        yield LOAD, "", rank, 1e3 * times * seconds, False
+    for collective, size in bytes_by_collective(found.workload).items():
+        yield EXCHANGED, collective, None, times * size, False
+    for rank, account in enumerate(found.accounts):
+        yield MEMORY, "host", rank, float(account.total.host), False
+        if account.total.device:
+            yield MEMORY, "device", rank, float(account.total.device), False

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from dlrm.config.experiment import ScaleConfig
-from dlrm.errors import DlrmError
+from dlrm.errors import DlrmError, StoppedBySignal
 from dlrm.format import counted
 from dlrm.run.console import Display
 from dlrm.scaling.experiments.jobs import Ended, Job, Starter, await_gone
 from dlrm.scaling.experiments.matrix import Point
-from dlrm.scaling.experiments.predicted import predicted_rows
 from dlrm.scaling.experiments.repeats import Record, Repeat
 from dlrm.scaling.experiments.results import write_results
 from dlrm.scaling.experiments.rows import Rows
@@ -34,6 +30,13 @@ class RepeatsFailed(DlrmError):  # noqa: N818  # what it says is what it is
     may_pass = True  # exit code 1: they may succeed when scale is started again
 
 
+class Stopped(StoppedBySignal):
+    """A signal has ended an experiment; its jobs are stopped, and its table is written."""
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}; started again, scale goes on"
+
+
 class Table:
     """The rows of an experiment as its jobs end, and their files.
 
@@ -42,26 +45,31 @@ class Table:
         points: all of them, also those that are not to be run now.
         repeats: of each.
         folder: for the files.
+        others: rows that no repeat has left: what is predicted, what was published.
     """
 
-    def __init__(self, experiment: str, points: Sequence[Point], repeats: Sequence[Repeat], folder: Path) -> None:
+    def __init__(
+        self,
+        experiment: str,
+        points: Sequence[Point],
+        repeats: Sequence[Repeat],
+        folder: Path,
+        others: Sequence[Row] = (),
+    ) -> None:
         self._folder = folder
         self._factors = {point.name: point.factors for point in points}
         self._of = {point.name: Rows(experiment, point) for point in points}
         self._rows: dict[_Key, list[Row]] = {}
         for repeat in repeats:
             self.missing(repeat)
-        self._predicted: list[Row] = []
-        for point in points:
-            told = predicted_rows(point.config, point.hosts, point.ranks)
-            self._predicted += [replace(row, experiment=experiment, point=point.name) for row in told]
+        self._others = others
 
     @property
     def rows(self) -> list[Row]:
         """All, by point."""
         measured = [row for rows in self._rows.values() for row in rows]
         order = {name: number for number, name in enumerate(self._of)}
-        return sorted([*measured, *self._predicted], key=lambda row: order[row.point])
+        return sorted([*measured, *self._others], key=lambda row: order.get(row.point, len(order)))
 
     def done(self, repeat: Repeat) -> None:
         """It has a result, which is there to be read."""
@@ -134,8 +142,10 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when the jobs are stopped and the table is written.
+            Stopped: the same after another signal.
         """
         waiting = list(left)
+        self._progress.begin(len(waiting))
         with SignalWatch(announce=False) as watch:
             try:
                 while (waiting or self._jobs) and not watch.stop:
@@ -146,8 +156,10 @@ class Runner:
                         time.sleep(self._config.poll_s)
             finally:
                 self._stop()
+        if watch.stop == signal.SIGINT:
+            raise KeyboardInterrupt
         if watch.stop:
-            _end(watch.stop)
+            raise Stopped(watch.stop, 0)
 
     def _start(self, repeat: Repeat) -> None:
         if why := self._given_up.get(repeat.point.name):
@@ -157,6 +169,7 @@ class Runner:
         found = self._left_by_others(repeat)
         if found is None:
             repeat.prepare()
+            repeat.write(Record("running", self._config.scheduler))  # from here on something may run
         job = found or self._starter.start(repeat)
         repeat.write(Record("running", self._config.scheduler, process=job.process))
         self._jobs.append(job)
@@ -165,7 +178,7 @@ class Runner:
     def _left_by_others(self, repeat: Repeat) -> Job | None:
         """A job that still runs, of a start that was killed; one of this host is ended, a scheduler's is waited for."""
         record = repeat.record()
-        if record is None or record.state != "running":
+        if record is None or record.state != "running":  # its end was seen
             return None
         await_gone(record.process, repeat.folder)
         found = self._starter.find(repeat) if record.scheduler == self._config.scheduler else None
@@ -197,21 +210,16 @@ class Runner:
     def _stop(self) -> None:
         """End what runs, which is neither done nor failed then."""
         for job in self._jobs:
-            job.stop()
+            job.ask_to_stop()
         for job in self._jobs:
+            if not job.stop():
+                self._progress.not_stopped(job.repeat)
+                continue
             with suppress(OSError):
                 job.repeat.forget()
         if self._jobs:
             self._table.write()
         self._jobs.clear()
-
-
-def _end(number: int) -> NoReturn:
-    """As the signal ends a process that has nothing to save any more."""
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    os.kill(os.getpid(), number)
-    raise KeyboardInterrupt  # where somebody ignores it
 
 
 def see_that_all_are_done(table: Table, repeats: Sequence[Repeat]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import mean
 
@@ -72,14 +71,17 @@ class Progress:
 
     Args:
         display: is told.
-        left: jobs to run; at_once: so many at a time.
+        at_once: so many run at a time.
     """
 
-    def __init__(self, display: Display, left: int, at_once: int) -> None:
-        self._display, self._left, self._all, self._at_once = display, left, left, at_once
-        self._failed = 0
-        self._began_s = time.monotonic()
+    def __init__(self, display: Display, at_once: int) -> None:
+        self._display, self._at_once = display, at_once
+        self._left = self._all = self._failed = 0
         self._durations_s: list[float] = []
+
+    def begin(self, jobs: int) -> None:
+        """So many are to be run."""
+        self._left = self._all = jobs
 
     def started(self, repeat: Repeat, *, found_again: bool) -> None:
         """A job was started, or one of an earlier start is waited for."""
@@ -99,6 +101,10 @@ class Progress:
         self._left -= 1
         self._failed += 1
         self._display.say(f"{repeat.name}: failed: {reason}")
+
+    def not_stopped(self, repeat: Repeat) -> None:
+        """It may still run."""
+        self._display.say(f"{repeat.name}: could not be cancelled; cancel it by hand, or the next start waits for it")
 
     def skipped(self) -> None:
         """It is not run."""

@@ -33,7 +33,7 @@ class Forecast:
         world: the ranks; hardware: what each has.
         global_batch_size: samples of a step, over all ranks.
         accounts: of memory, by rank.
-        plan: where the tables are.
+        plan: where the tables are; reserved: share of the memory that the planner leaves free besides.
         workload: of a step, or of a micro-batch of it; None without a cost.
         cost: of that; machine: on which. None where nothing is known of the hardware's speed.
         micro_batches: of a step.
@@ -45,6 +45,7 @@ class Forecast:
     global_batch_size: int
     accounts: list[MemoryAccount]
     plan: list[TablePlacement]
+    reserved: float
     workload: Workload | None = None
     cost: StepCost | None = None
     machine: Machine | None = None
@@ -81,6 +82,7 @@ class Forecast:
             "device": self.world.device.type,
             "hardware": self.hardware,
             "global_batch_size": self.global_batch_size,
+            "reserved": self.reserved,
             "missing": self.accounts[0].missing,
             "expected": [account.to_dict() for account in self.accounts],
         }
@@ -133,6 +135,7 @@ def forecast(
         global_batch_size=config.train.global_batch_size,
         accounts=accounts,
         plan=planned.placements,
+        reserved=config.sharding.reserve_fraction,
         workload=workload,
         cost=step_cost(workload, machine) if workload and machine else None,
         machine=machine,

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from dlrm.config.plan import PlanConfig
 from dlrm.data.build import build_dataset
+from dlrm.data.id_statistics.base import IdStatistics
+from dlrm.data.id_statistics.sample import statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import OneProcess, from_rank_0, together
 from dlrm.distributed.world import RankInfo, World, joined_world
@@ -23,6 +25,7 @@ from dlrm.run.log import open_log
 from dlrm.run.secondary import secondary, write_json
 from dlrm.scaling.cost.calibration import Calibration
 from dlrm.scaling.cost.catalogued import catalogued_machine
+from dlrm.scaling.cost.describe import measured_ids
 from dlrm.scaling.cost.rates import Machine
 from dlrm.scaling.folder import result_folder
 from dlrm.scaling.plan.cautions import cautions
@@ -131,11 +134,13 @@ def plan_cluster(config: PlanConfig, dataset: Dataset, world: World) -> ClusterP
         ConfigError, PlanError: what does not fit the data or the devices.
     """
     check_options(config, dataset)
-    own = forecast(config, dataset, world, machine_of(config, world))
+    machine = machine_of(config, world)
+    ids = _ids(config, dataset) if machine else None
+    own = forecast(config, dataset, world, machine, ids)
 
     def elsewhere(other: PlanConfig) -> Forecast:
         there = described_world(other)
-        return forecast(other, dataset, there, machine_of(other, there))
+        return forecast(other, dataset, there, machine_of(other, there), ids)
 
     strategies: list[Strategy] = []
     curve: list[Strategy] = []
@@ -149,6 +154,13 @@ def plan_cluster(config: PlanConfig, dataset: Dataset, world: World) -> ClusterP
         cost = epoch(samples, own.samples_per_s, world.size, device, config.usd_per_device_hour)
     found = tuple(cautions(own, hardware_of(config.sharding, world)))
     return ClusterPlan(own, strategies, curve, cost, found)
+
+
+def _ids(config: PlanConfig, dataset: Dataset) -> dict[str, IdStatistics]:
+    """How ids are spread, by table: as in the data, or as the command says."""
+    if config.id_exponent is None:
+        return measured_ids(dataset)
+    return statistics_of(dataset.schema, exponent=config.id_exponent)
 
 
 def texts(found: ClusterPlan) -> Iterator[str | Table]:

@@ -10,6 +10,7 @@ from dlrm.config.sharding import ShardingKind
 from dlrm.errors import DlrmError
 from dlrm.scaling.plan.forecast import Forecast
 
+_SYNC_STEPS = 100
 COMMON: tuple[ShardingKind, ...] = ("table_wise", "row_wise", "table_row_wise", "column_wise")
 
 
@@ -31,21 +32,30 @@ class Strategy:
 def compared(
     config: PlanConfig, kinds: Sequence[ShardingKind], predict: Callable[[PlanConfig], Forecast]
 ) -> list[Strategy]:
-    """Each kind on its own, for every table that has no constraints of its own.
+    """Each kind on its own, for every table that has no constraints of its own; and a copy of the tables on each host.
 
     Args:
         config: of the plan.
         kinds: sharding types.
         predict: of a configuration.
     """
+    others: list[tuple[str, dict[str, object]]] = [(kind, {"types": (kind,)}) for kind in kinds]
+    hosts, per_host = config.hosts_and_devices or (1, 1)
+    if hosts > 1 and config.device and config.sharding.group_size is None:
+        copies: dict[str, object] = {"group_size": per_host, "inter_host_sync": True, "sync_steps": _SYNC_STEPS}
+        others.append((f"a copy on each host, averaged every {_SYNC_STEPS} steps", copies))
     found = []
-    for kind in kinds:
-        sharding = config.sharding.model_copy(update={"types": (kind,)})
-        try:
-            found.append(Strategy(kind, predict(config.model_copy(update={"sharding": sharding}))))
-        except DlrmError as error:
-            found.append(Strategy(kind, None, str(error).splitlines()[0]))
+    for name, changes in others:
+        sharding = config.sharding.model_copy(update=changes)
+        found.append(_predicted(name, config.model_copy(update={"sharding": sharding}), predict))
     return found
+
+
+def _predicted(name: str, config: PlanConfig, predict: Callable[[PlanConfig], Forecast]) -> Strategy:
+    try:
+        return Strategy(name, predict(config))
+    except DlrmError as error:
+        return Strategy(name, None, str(error).splitlines()[0])
 
 
 def on_more_devices(
@@ -70,8 +80,5 @@ def on_more_devices(
         batch = max(count, round(of_each * count / config.train.accumulation_steps) * config.train.accumulation_steps)
         train = config.train.model_copy(update={"global_batch_size": batch})
         resized = config.model_copy(update={"train": train, "cluster": f"{count // on_host}x{on_host}"})
-        try:
-            found.append(Strategy(str(count), predict(resized)))
-        except DlrmError as error:
-            found.append(Strategy(str(count), None, str(error).splitlines()[0]))
+        found.append(_predicted(str(count), resized, predict))
     return found

@@ -1,5 +1,6 @@
 """From the file of an experiment to its points, and every mistake before the first of them runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,15 @@ def test_points_are_chosen_by_their_names(tmp_path):
     assert selected(found, ()) == found
     with pytest.raises(ConfigError, match=r"only: 1x2\.step-5 is the name of no point; did you mean 1x2\.steps-5"):
         selected(found, ("1x2.step-5",))
+
+
+def test_the_file_in_the_documentation_is_one(tmp_path):
+    page = (FILES[0].parents[2] / "docs/scaling.md").read_text()
+    text = re.search(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[1]
+    (tmp_path / "shown.yaml").write_text(text.replace("base: ..", f"base: {FILES[0].parents[1]}"))
+    found = points_of(read_experiment(str(tmp_path / "shown.yaml")), "shown.yaml")
+    assert "2x8.pipeline-sparse_dist.row-wise" in [point.name for point in found]
+    assert [point.name for point in found if point.ranks == 32] == ["4x8.row-wise"]
 
 
 def test_a_point_is_the_configuration_that_the_command_benchmark_would_read(tmp_path):

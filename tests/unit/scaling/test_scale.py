@@ -11,7 +11,7 @@ import pytest
 
 from dlrm.config import dump_config
 from dlrm.config.experiment import ScaleConfig
-from dlrm.errors import ConfigError, SetupError
+from dlrm.errors import ConfigError, SetupError, StoppedBySignal
 from dlrm.files import alone
 from dlrm.scaling.benchmark.file_format import FORMAT, VERSION
 from dlrm.scaling.experiments import job, runner
@@ -59,6 +59,7 @@ class Cluster:
     under_way: set = field(default_factory=set)
     left: dict = field(default_factory=dict)
     speeds: dict = field(default_factory=dict)
+    answers: bool = True
 
     def __call__(self, config, timeout_s):
         return self
@@ -102,8 +103,12 @@ class Job:
             (folder / "benchmark.json").write_text(json.dumps(result(self.repeat, speed)))
         return ended
 
+    def ask_to_stop(self):
+        """As a scheduler is asked."""
+
     def stop(self):
         self.cluster.under_way.discard(self.repeat.name)
+        return self.cluster.answers
 
 
 @pytest.fixture
@@ -219,14 +224,28 @@ def test_a_scheduler_has_as_many_jobs_at_once_as_it_is_told(scale, at_once):
     assert sorted(cluster.started) == sorted(ALL)
 
 
-def test_ctrl_c_stops_the_job_and_leaves_the_table_of_what_is_there(scale, table):
-    cluster = Cluster(signals_at={ALL[1]: signal.SIGINT})
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize(
+    ("number", "error", "said"),
+    [
+        (signal.SIGINT, KeyboardInterrupt, None),
+        (signal.SIGTERM, StoppedBySignal, "stopped by SIGTERM; started again, scale"),
+    ],
+)
+def test_a_signal_stops_the_job_and_leaves_the_table_of_what_is_there(scale, table, number, error, said):
+    cluster = Cluster(signals_at={ALL[1]: number})
+    with pytest.raises(error, match=said):
         scale(cluster)
     assert cluster.under_way == set()
     assert [status for status, _ in statuses(table()).values()].count("missing") == 7
     assert statuses(table())["1x1.rows", 0] == ("done", "")
     assert scale(Cluster()) == ALL[1:]
+
+
+def test_a_job_that_cannot_be_cancelled_is_not_forgotten(scale, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        scale(Cluster(signals_at={ALL[0]: signal.SIGINT}, answers=False), scheduler="slurm")
+    assert f"{ALL[0]}: could not be cancelled" in capsys.readouterr().out
+    assert scale(Cluster(left={ALL[0]: True}), scheduler="slurm") == ALL[1:]
 
 
 def test_a_job_that_an_earlier_start_has_left_to_a_scheduler_is_waited_for(scale, monkeypatch):
@@ -251,11 +270,14 @@ def test_a_job_that_was_killed_in_the_middle_is_run_again(scale, monkeypatch):
 
 
 def test_predictions_stand_beside_what_is_measured(scale, table, monkeypatch):
-    def predicted(config, hosts, ranks):
-        speed = 1000.0 * config.train.global_batch_size * hosts * ranks
-        return [Row("", "", None, "done", "", hosts, ranks, 0, "predicted", "samples_per_s", "", None, speed, 1.0, 2.0)]
+    def predicted(config, experiment, points, display):
+        return [
+            Row(experiment.name, point.name, None, "done", "", point.hosts, point.ranks, point.global_batch_size,
+                "predicted", "samples_per_s", "", None, 1000.0 * point.global_batch_size * point.ranks, 1.0, 2.0)
+            for point in points
+        ]  # fmt: skip
 
-    monkeypatch.setattr(runner, "predicted_rows", predicted)
+    monkeypatch.setattr(job, "_others", predicted)
     scale(Cluster())
     found = [row for row in table() if row["source"] == "predicted"]
     assert [(row["experiment"], row["point"], float(row["value"]), row["sharding"]) for row in found] == [

@@ -1,0 +1,59 @@
+"""How ids are spread, as torchrec's planner is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torchrec.distributed.planner import ParameterConstraints
+from torchrec.distributed.types import CacheStatistics
+
+from dlrm.data.id_statistics.base import IdStatistics
+from dlrm.table_names import table_name
+
+_PARTS = 20
+_FEWEST_IDS = 1e-3  # of a sample; a table that is never asked is weighed as one that seldom is
+
+
+@dataclass(frozen=True)
+class CachedIds(CacheStatistics):  # type: ignore[misc]  # torchrec is untyped here
+    """Of a table behind a cache.
+
+    Attributes:
+        ids: how they are spread; lookups: distinct ones of a global batch.
+    """
+
+    ids: IdStatistics
+    lookups: float
+
+    @property
+    def expected_lookups(self) -> float:
+        """Distinct ids of a global batch."""
+        return self.lookups
+
+    def expected_miss_rate(self, clf: float) -> float:
+        """Share of the lookups that a cache of so large a share of the rows does not hold, if it holds the hottest."""
+        return 1.0 if clf <= 0 else max(0.0, 1.0 - self.ids.hot_share(min(1.0, clf)))
+
+    @property
+    def cacheability(self) -> float:
+        """The mean of the miss rate over all sizes of a cache: 0 if a small one has all, 1/2 of uniform ids."""
+        return sum(self.expected_miss_rate((part + 0.5) / _PARTS) for part in range(_PARTS)) / _PARTS
+
+
+def add_statistics(
+    constraints: Mapping[str, ParameterConstraints], known: Mapping[str, IdStatistics], *, samples: int
+) -> None:
+    """Weigh tables by how their ids are spread.
+
+    Args:
+        constraints: by module name; tables that are cached get what caches hold.
+        known: statistics, by table.
+        samples: whose ids are looked up at once, of all ranks that share the tables.
+    """
+    for module, constraint in constraints.items():
+        statistics = known[table_name(module)]
+        constraint.pooling_factors = [max(statistics.ids_per_sample, _FEWEST_IDS)]
+        if constraint.cache_params is not None:
+            lookups = statistics.distinct(samples * statistics.ids_per_sample)
+            constraint.cache_params.stats = CachedIds(statistics, lookups)
