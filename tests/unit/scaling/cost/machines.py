@@ -29,7 +29,7 @@ def machine(*, links=LINKS, factors=None, **changed):
 
 def lookup(**changed):
     plain = {
-        "table": "cat_0", "sharding": "table_wise", "kernel": "fused", "cache_share": 0.0, "rows": 1000, "columns": 8,
+        "table": "cat_0", "sharding": "table_wise", "kernel": "fused", "cached": 0.0, "rows": 1000, "columns": 8,
         "bags": 10.0, "ids": 30.0, "distinct": 20.0, "state": 4.0,
     }  # fmt: skip
     return Lookup(**{**plain, **changed})

@@ -79,11 +79,11 @@ def test_an_id_that_comes_again_is_in_the_cache_as_far_as_its_rows_fit(distinct,
 
 
 @pytest.mark.parametrize(
-    ("kernel", "cache_share", "missed"),
+    ("kernel", "cached", "missed"),
     [("fused", 0.0, 0.0), ("fused_uvm", 0.0, 1.0), ("fused_uvm_caching", 0.25, 0.75), ("fused_uvm_caching", 1.0, 0.0)],
 )
-def test_rows_in_the_host_s_memory_cross_over(kernel, cache_share, missed):
-    one = lookup(kernel=kernel, cache_share=cache_share, distinct=20.0, columns=8)
+def test_rows_in_the_host_s_memory_cross_over(kernel, cached, missed):
+    one = lookup(kernel=kernel, cached=cached, distinct=20.0, columns=8)
     seconds = of(one, host_bytes_per_s=100.0)
     assert seconds.stage(LOOKUP) == pytest.approx(20 * missed * 32 / 100)
     assert seconds.stage(UPDATE) == pytest.approx(20 * missed * 32 / 100)
