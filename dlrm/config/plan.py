@@ -13,6 +13,9 @@ from dlrm.config.root import Config
 from dlrm.config.sharding import ShardingKinds
 
 
+_MOST_RANKS = 16_384  # torchrec's planner takes minutes for so many
+
+
 def _is_cluster(value: str) -> str:
     if value and not re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,4}", value):
         raise ValueError("must be HOSTSxDEVICES, such as 16x8")
@@ -54,4 +57,12 @@ class PlanConfig(Config):
     def _device_is_of_a_cluster(self) -> Self:
         if self.device and not self.cluster:
             raise ValueError("device says what a cluster is made of: set cluster, too (cluster=1x8)")
+        if (self.compare or self.curve) and not self.cluster:
+            raise ValueError("compare and curve are about a cluster: set it, too (cluster=1x8)")
+        if self.network and self.machine:
+            raise ValueError("machine has its own network: leave network out")
+        if self.hosts_and_devices and self.hosts_and_devices[0] * self.hosts_and_devices[1] > _MOST_RANKS:
+            raise ValueError(f"cluster has more than {_MOST_RANKS:,} devices")
+        if any(count > _MOST_RANKS for count in self.curve):
+            raise ValueError(f"curve goes to {_MOST_RANKS:,} devices at most")
         return self

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlrm.format import byte_size
+from dlrm.scaling.cost.workload import CUT_BY_ROWS, DATA_PARALLEL, ON_HOST
 from dlrm.scaling.plan.forecast import Forecast
-from dlrm.scaling.stage_names import BACKWARD, OUTPUT_DIST, backward_of
+from dlrm.scaling.stage_names import BACKWARD, LAUNCHES, OUTPUT_DIST, backward_of
 from dlrm.sharding.hardware import Hardware
 
 _IMBALANCE = 1.10
 _BOUND = 0.30
 _HOT = 1.5
+_NAMED = 3
 
 
 def cautions(found: Forecast, hardware: Hardware) -> Iterator[str]:
     """A line each: tables larger than a device, ranks out of balance, steps that wait for exchanges, hot ranges of rows."""
     room = hardware.device_bytes or hardware.host_bytes
     for table in found.plan:
-        size = sum(table.gib_by_rank) * 2**30 / (found.world.size if table.sharding == "data_parallel" else 1)
-        if size > room:
+        copies = sum(gib > 0 for gib in table.gib_by_rank) if table.sharding == DATA_PARALLEL else 1
+        size = sum(table.gib_by_rank) * 2**30 / copies
+        if size > room and len(table.ranks) > 1 and table.kernel not in ON_HOST:
             yield (
                 f"table {table.table} takes {byte_size(size)} with its optimizer's state, more than a device has "
-                f"({byte_size(room)}): it has to be cut, as {table.sharding} does"
+                f"({byte_size(room)}): it fits only because {table.sharding} cuts it"
             )
     memory = [account.total.device or account.total.host for account in found.accounts]
     mean = sum(memory) / len(memory)
@@ -56,22 +59,35 @@ def _of_the_step(found: Forecast) -> Iterator[str]:
     computed_s = sum(s for stage, s in cost.stages_s.items() if stage.endswith(BACKWARD) or "mlp" in stage)
     if found.world.device.type == "cuda" and computed_s < 0.1 * step_s:
         yield f"dense layers are {computed_s / step_s:.0%} of the step: a larger batch costs little more time"
+    launched_s = cost.stages_s.get(LAUNCHES, 0.0)
+    if launched_s > _BOUND * step_s:
+        yield (
+            f"{launched_s / step_s:.0%} of the step its host launches kernels and the device waits: larger batches or fewer, "
+            "larger layers and tables cost little more time"
+        )
     yield from _hot_ranges(found)
 
 
 def _hot_ranges(found: Forecast) -> Iterator[str]:
-    """Tables of which one range of rows is asked for much more than the mean."""
+    """Tables of which one range of rows is asked for more than its number of rows explains."""
     assert found.workload is not None
-    by_table: dict[str, list[float]] = {}
+    by_table: dict[str, list[tuple[float, int]]] = {}
     for of_rank in found.workload.lookups:
         for lookup in of_rank:
-            if lookup.sharding in ("row_wise", "table_row_wise", "grid_shard"):
-                by_table.setdefault(lookup.table, []).append(lookup.ids)
-    for table, ids in by_table.items():
-        mean = sum(ids) / len(ids)
-        if len(ids) > 1 and max(ids) > _HOT * mean:
-            yield (
-                f"table {table} has hot ids: one range of its rows gets {max(ids) / mean:.1f} times the mean of lookups; "
-                f"column_wise spreads them evenly, data_parallel does if it is small "
-                f"(sharding.tables.{table}.types)"
-            )
+            if lookup.sharding in CUT_BY_ROWS and lookup.rows:
+                by_table.setdefault(lookup.table, []).append((lookup.ids, lookup.rows))
+    hot = {table: heat for table, ranges in by_table.items() if (heat := _heat(ranges)) > _HOT}
+    if hot:
+        hottest = sorted(hot, key=lambda table: -hot[table])
+        names = ", ".join(f"{table} ({hot[table]:.1f} times)" for table in hottest[:_NAMED])
+        more = f" and {len(hot) - _NAMED} more" if len(hot) > _NAMED else ""
+        yield (
+            f"hot ids: one range of rows gets more than {_HOT:g} times its share of lookups in {names}{more}; column_wise "
+            f"spreads them, data_parallel does if a table is small (sharding.tables.{hottest[0]}.types)"
+        )
+
+
+def _heat(ranges: list[tuple[float, int]]) -> float:
+    """How many times its share by rows the most asked-for range gets."""
+    ids, rows = (sum(values) for values in zip(*ranges, strict=True))
+    return max(asked * rows / (size * ids) for asked, size in ranges) if ids else 0.0

@@ -121,7 +121,10 @@ def described_world(config: PlanConfig) -> World:
 def machine_of(config: PlanConfig, world: World) -> Machine | None:
     """The speed of the ranks' hardware; None where nothing is known of it."""
     if config.machine:
-        return Calibration.read(Path(config.machine)).machine(world.size, world.rank_info.local_world_size)
+        known = Calibration.read(Path(config.machine))
+        if (known.name == "CPU") != (world.device.type == "cpu"):
+            raise ConfigError.at("machine", f"{config.machine} is of {known.name}; the ranks have {config.device or 'CPUs'}")
+        return known.machine(world.size, world.rank_info.local_world_size)
     if world.device.type == "cpu" or known_device(hardware_of(config.sharding, world).name or "") is None:
         return None
     return catalogued_machine(config, world, config.network)
