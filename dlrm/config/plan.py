@@ -12,7 +12,6 @@ from dlrm.config.data.paths import InputPath
 from dlrm.config.root import Config
 from dlrm.config.sharding import ShardingKinds
 
-
 _MOST_RANKS = 16_384  # torchrec's planner takes minutes for so many
 
 

@@ -26,6 +26,8 @@ from dlrm.scaling.cost.step import StepCost, step_cost
 from dlrm.scaling.cost.workload import Workload
 from dlrm.train.engine import plan_model
 
+_SPREAD = 0.25
+
 
 @dataclass(frozen=True)
 class MeasuredStep:
@@ -73,16 +75,16 @@ def steps_in(folder: Path) -> list[MeasuredStep]:
             config = load_options(BenchmarkConfig, str(path.with_name("benchmark.yaml")), [])
             environment = told["environment"]
             ranks = int(told["ranks"])
-            per_host = int(told.get("ranks_per_host") or ranks)
+            per_host = ranks // int(told["hosts"])
             device = str(environment.get("device_name") or "") if told["device"] == "cuda" else ""
-            step_s = told["step"]["median_ms"] / 1e3 / config.train.accumulation_steps
+            step_s = told["step"]["median_ms"] / 1e3
             if not (math.isfinite(step_s) and step_s > 0 and ranks > 0 and ranks % per_host == 0):
                 raise ValueError(f"{told['step']['median_ms']} ms a step of {ranks} ranks, {per_host} on a host")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             message = f"is no result of a benchmark ({type(error).__name__}: {error})"
             raise ConfigError.at("steps", message, str(path)) from None
         same = config.model_copy(update={"output": "", "run": config.run.model_copy(update={"dir": "", "name": ""})})
-        name = f"{ranks} rank(s): {same.model_dump_json()}"
+        name = f"{ranks} rank(s), {per_host} on a host, {device or 'CPU'}: {same.model_dump_json()}"
         found.setdefault(name, []).append(step_s)
         places[name] = (config, ranks, per_host, device)
     if not found:
@@ -107,11 +109,21 @@ def costs(calibration: Calibration, steps: Sequence[MeasuredStep], factors: Mapp
 
 
 def corrected(calibration: Calibration, steps: Sequence[MeasuredStep]) -> Calibration:
-    """The calibration with the factors that fit these steps best, and the spread that they leave."""
+    """The calibration with the factors that fit these steps best, and the spread of each when it is left out of the fit."""
+    held_out_s = [
+        costs(calibration, [step], _fitted(calibration, [*steps[:index], *steps[index + 1 :]]))[0].step_s
+        for index, step in enumerate(steps)
+    ]
+    least = _SPREAD / math.sqrt(1 + len(steps))  # a few steps that agree do not make all others certain
+    spread = max(least, spread_of(held_out_s, [step.step_s for step in steps]))
+    return replace(calibration, factors=_fitted(calibration, steps), spread=spread)
+
+
+def _fitted(calibration: Calibration, steps: Sequence[MeasuredStep]) -> dict[str, float]:
+    if not steps:
+        return {}
     measured_s = [step.step_s for step in steps]
-    factors = refit(lambda factors: [cost.terms_s for cost in costs(calibration, steps, factors)], measured_s, rounds=5)
-    predicted_s = [cost.step_s for cost in costs(calibration, steps, factors)]
-    return replace(calibration, factors=factors, spread=spread_of(predicted_s, measured_s))
+    return refit(lambda factors: [cost.terms_s for cost in costs(calibration, steps, factors)], measured_s, rounds=5)
 
 
 def told(calibration: Calibration, steps: Sequence[MeasuredStep]) -> str:

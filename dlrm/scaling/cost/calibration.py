@@ -82,9 +82,14 @@ class Calibration:
             replace(rates, crowding=crowding),
             Links(links, links),
             self.factors,
-            self.spread,
+            self.spread * self._beyond(ranks),
             f"calibrated: {self.name}",
         )
+
+    def _beyond(self, ranks: int) -> float:
+        """How many times as uncertain a job is that has more ranks than were measured: half as much more a doubling."""
+        most = max(entry.ranks for entry in self.entries)
+        return 1 + max(0.0, math.log2(ranks / most)) / 2
 
     def _links(self, ranks: int) -> dict[str, Link]:
         known = sorted((entry for entry in self.entries if entry.links), key=lambda entry: entry.ranks)

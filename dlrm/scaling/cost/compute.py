@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from dlrm.scaling.cost.rates import Rates
-from dlrm.scaling.cost.workload import Lookup, Workload
+from dlrm.scaling.cost.workload import CACHING, DATA_PARALLEL, ON_HOST, Lookup, Workload
 from dlrm.scaling.operations import Operation
 from dlrm.scaling.stage_names import COPY, INPUT_DIST, LOOKUP, OPTIMIZER, OTHER, UPDATE
 from dlrm.scaling.work import Product
 
 _FLOAT = 4
-_DATA_PARALLEL = "data_parallel"
-_ON_HOST, _CACHING = "fused_uvm", "fused_uvm_caching"
 TABLE_KERNELS = 60
 """Of lookups, updates, and the order of ids and embeddings, on rehearsed CUDA (docs/rehearsal.md)."""
 
@@ -113,7 +111,7 @@ def lookups(of_rank: Iterable[Lookup], rates: Rates) -> Seconds:
         found.add(
             LOOKUP, "lookup", _rows_s(replace(lookup, state=0.0), rates.lookup_s, rates)
         )  # which asks for no state
-        if lookup.sharding == _DATA_PARALLEL:  # its gradient is summed up in full
+        if lookup.sharding == DATA_PARALLEL:  # its gradient is summed up in full
             found.add(UPDATE, "lookup", lookup.ids * lookup.columns * _FLOAT * rates.lookup_s[-1])
         else:
             found.add(UPDATE, "update", _rows_s(lookup, rates.update_s, rates))
@@ -133,8 +131,8 @@ def _rows_s(lookup: Lookup, costs: tuple[float, float, float, float], rates: Rat
     read = lookup.distinct + (lookup.ids - lookup.distinct) * (1 - kept)
     moved = read * (row + lookup.state) + lookup.bags * row
     seconds = a_table + lookup.bags * a_bag + lookup.ids * an_id + moved * a_byte
-    if rates.host_bytes_per_s and lookup.kernel in (_ON_HOST, _CACHING):
-        missed = 1.0 if lookup.kernel == _ON_HOST else 1 - lookup.cached
+    if rates.host_bytes_per_s and lookup.kernel in ON_HOST:
+        missed = 1 - lookup.cached if lookup.kernel == CACHING else 1.0
         seconds += lookup.distinct * missed * row / rates.host_bytes_per_s
     return seconds
 

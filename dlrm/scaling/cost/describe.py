@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -99,6 +100,7 @@ def workload_of(
         cut_ids=tables.cut()[1],
         tables=len(planned.sizes),
         prefetches_ids=config.train.pipeline == "sparse_dist",
+        micro_batches=config.train.accumulation_steps,
     )
 
 
@@ -111,7 +113,9 @@ def _averaging(config: Config, planned: PlannedModel, per_host: int) -> Iterator
             sum(planned.tables.block_bytes(*part) for part in parts[position]) for position in range(groups.size)
         )
         peers = Counter(rank // per_host for rank in groups.peers_at(0)).most_common(1)[0][1]
-        yield from all_reduced(AVERAGING, size / config.sharding.sync_steps, groups.copies, peers)
+        every = config.sharding.sync_steps
+        for transfer in all_reduced(AVERAGING, size / every, groups.copies, peers):
+            yield replace(transfer, calls=1 / every)
 
 
 def pieces_by_rank(planned: PlannedModel) -> list[list[tuple[int, int]]]:

@@ -14,9 +14,9 @@ import numpy as np
 from dlrm.scaling.cost.microbenchmarks import non_negative
 from dlrm.scaling.cost.rates import TERMS
 
-_DRAWN = 0.2
+_DRAWN = 0.1
 """How much a factor of 2 counts, in relative errors of a step."""
-_LEAST = 1e-3
+_LEAST = 0.05
 """A factor of 0 would hide its term from the next round."""
 
 

@@ -18,7 +18,7 @@ from dlrm.scaling.stage_names import (
     BACKWARD,
     COPY,
     INPUT_DIST,
-    OTHER,
+    LAUNCHES,
     OUTPUT_DIST,
     UPDATE,
     backward_of,
@@ -56,5 +56,5 @@ def on_devices(
     work += exchanged.without_stage(*hidden)
     kernels = len(workload.operations) + len(workload.updates) + TABLE_KERNELS
     launched_s = kernels * machine.rates.launch_s * machine.factor("operations")
-    work.add(OTHER, "operations", max(0.0, launched_s - work.total))
+    work.add(LAUNCHES, "operations", max(0.0, launched_s - work.total))
     return work, hidden

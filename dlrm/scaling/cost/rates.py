@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 TERMS = (
     "products", "elementwise", "operations", "lookup", "update", "ids", "exchange", "all_reduce", "optimizer", "replicated",
@@ -112,7 +112,3 @@ class Machine:
     def factor(self, term: str) -> float:
         """1 unless something else is known."""
         return self.factors.get(term, 1.0)
-
-    def with_factors(self, factors: Mapping[str, float], spread: float) -> Machine:
-        """The same, corrected."""
-        return replace(self, factors=dict(factors), spread=spread)

@@ -14,7 +14,7 @@ from dlrm.scaling.cost.on_cores import on_cores
 from dlrm.scaling.cost.on_devices import on_devices
 from dlrm.scaling.cost.rates import Machine
 from dlrm.scaling.cost.workload import Transfer, Workload
-from dlrm.scaling.stage_names import ALL_REDUCE
+from dlrm.scaling.stage_names import ALL_REDUCE, COPY
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,20 @@ class StepCost:
     terms_s: dict[str, float]
     hidden_s: dict[str, float]
 
+    def plus(self, other: StepCost, times: int) -> StepCost:
+        """With so many times another one after it."""
+
+        def added(mine: dict[str, float], more: dict[str, float]) -> dict[str, float]:
+            return {key: mine.get(key, 0.0) + times * more.get(key, 0.0) for key in (*mine, *more)}
+
+        return StepCost(
+            step_s=self.step_s + times * other.step_s,
+            stages_s=added(self.stages_s, other.stages_s),
+            by_rank_s=tuple(a + times * b for a, b in zip(self.by_rank_s, other.by_rank_s, strict=True)),
+            terms_s=added(self.terms_s, other.terms_s),
+            hidden_s=added(self.hidden_s, other.hidden_s),
+        )
+
     @property
     def limiting_rank(self) -> int:
         """The one that works longest."""
@@ -47,7 +61,14 @@ class StepCost:
 
 
 def step_cost(workload: Workload, machine: Machine) -> StepCost:
-    """Of a step of the workload on the machine."""
+    """Of a step of the workload on the machine, all its micro-batches."""
+    last = _batch_cost(workload, machine)
+    others = workload.micro_batches - 1
+    return last.plus(_batch_cost(workload.without_once_a_step(), machine), others) if others else last
+
+
+def _batch_cost(workload: Workload, machine: Machine) -> StepCost:
+    """Of a single micro-batch."""
     same = compute.dense(workload.operations, machine.rates)
     same += compute.around(workload, machine.rates)
     same = same.times(machine.factor)
@@ -63,7 +84,7 @@ def step_cost(workload: Workload, machine: Machine) -> StepCost:
     return StepCost(
         step_s=spent.total,
         stages_s=spent.stages(),
-        by_rank_s=tuple(same.total + seconds.total for seconds in own),
+        by_rank_s=tuple(same.without_stage(COPY).total + seconds.total for seconds in own),
         terms_s={term: seconds / (machine.factor(term) or 1.0) for term, seconds in spent.terms().items()},
         hidden_s=hidden,
     )

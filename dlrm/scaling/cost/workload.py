@@ -16,25 +16,32 @@ Sources: torchrec's sharding modules (torchrec/distributed/sharding/{tw,rw,cw,tw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
 
 from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.scaling.operations import Operation
-from dlrm.scaling.stage_names import INPUT_DIST, OUTPUT_DIST, backward_of
+from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING, INPUT_DIST, OUTPUT_DIST, backward_of
 from dlrm.table_names import module_name
 
 ALL_TO_ALL, REDUCE_SCATTER, ALL_GATHER, ALL_REDUCE_OP = "all_to_all", "reduce_scatter", "all_gather", "all_reduce"
 WORLD, HOST, ACROSS = "world", "host", "across"
 """Whom a collective joins: all ranks, those of a host, those with the same number on their hosts."""
 
-_DATA_PARALLEL = ShardingType.DATA_PARALLEL.value
-_BY_ROWS = ShardingType.ROW_WISE.value
-_ON_A_HOST = (ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
+DATA_PARALLEL: str = ShardingType.DATA_PARALLEL.value
+_BY_ROWS: str = ShardingType.ROW_WISE.value
+_ON_A_HOST: tuple[str, ...] = (ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
+CUT_BY_ROWS = (_BY_ROWS, *_ON_A_HOST)
+CACHING = EmbeddingComputeKernel.FUSED_UVM_CACHING.value
+ON_HOST = (EmbeddingComputeKernel.FUSED_UVM.value, CACHING)
+"""Kernels of tables in host memory; the first reads all rows from there."""
 _LENGTH = 4
+ONCE_A_STEP = (ALL_REDUCE, AVERAGING)
+"""Stages whose exchanges a step has once, however many micro-batches it has."""
 Bytes = NDArray[np.float64]
 
 
@@ -72,7 +79,7 @@ class Transfer:
         group: whom it joins, world, host, across.
         sent, received: bytes, by rank, to and from the others of the group; of an all-reduce the bytes that are reduced.
         ranks: that the world of it has, all ranks or those that share a copy of the tables; ranks_per_host: of these.
-        calls: how many of them a step has.
+        calls: how many of them a step has, or a part of one that comes every few steps.
         sharding: sharding type that it is for; "" of what is no table.
     """
 
@@ -83,7 +90,7 @@ class Transfer:
     received: Bytes
     ranks: int
     ranks_per_host: int
-    calls: int = 1
+    calls: float = 1
     sharding: str = ""
 
 
@@ -100,6 +107,7 @@ class Workload:
             weights are ``replicated_numbers`` numbers.
         batch_bytes: of a rank's part of a batch; batch_ids: ids in it; cut_bags, cut_ids: those of tables cut by rows.
         tables: their number.
+        micro_batches: of a step, each of which does all this but for what is summed and applied once (``once_a_step``).
         prefetches_ids: whether the ids of a batch are exchanged while the one before is trained.
     """
 
@@ -118,11 +126,12 @@ class Workload:
     cut_ids: float
     tables: int
     prefetches_ids: bool
+    micro_batches: int = 1
 
-    @property
-    def hosts(self) -> int:
-        """Of the job."""
-        return self.ranks // self.ranks_per_host
+    def without_once_a_step(self) -> Workload:
+        """What a micro-batch does that is not the last of its step."""
+        kept = tuple(transfer for transfer in self.transfers if transfer.stage not in ONCE_A_STEP)
+        return replace(self, transfers=kept, updates=(), micro_batches=1)
 
 
 @dataclass(frozen=True)
@@ -188,7 +197,7 @@ class Tables:
         return tuple(map(tuple, found))
 
     def _lookup(self, table: str, parameter: ParameterSharding, shard: _Shard, share: float) -> Lookup:
-        everywhere = parameter.sharding_type == _DATA_PARALLEL
+        everywhere = parameter.sharding_type == DATA_PARALLEL
         bags = self._samples * (1 if everywhere else self._ranks)
         share_of_rows = (parameter.cache_params.load_factor or 0.0) if parameter.cache_params else 0.0
         asked = bags * self._ids[table].ids_per_sample
@@ -208,7 +217,7 @@ class Tables:
     def _shards_with_shares(self, table: str, parameter: ParameterSharding) -> Iterator[tuple[_Shard, float]]:
         """The shards, each with the share of the ids that fall into its rows."""
         rows, columns = self._sizes[table]
-        if parameter.sharding_type == _DATA_PARALLEL:
+        if parameter.sharding_type == DATA_PARALLEL:
             for rank in range(self._ranks):
                 yield _Shard(rank, rows, columns, 0, 0), 1.0
             return
@@ -220,7 +229,7 @@ class Tables:
 
     def cut(self) -> tuple[float, float]:
         """Bags and ids of a rank's samples whose tables are cut by rows."""
-        names = [table for table, plan in self._plans.items() if plan.sharding_type in (_BY_ROWS, *_ON_A_HOST)]
+        names = [table for table, plan in self._plans.items() if plan.sharding_type in CUT_BY_ROWS]
         return self._samples * len(names), self._samples * sum(self._ids[table].ids_per_sample for table in names)
 
     def transfers(self) -> Iterator[Transfer]:
@@ -228,7 +237,7 @@ class Tables:
         if self._ranks == 1:
             return
         kinds = dict.fromkeys(parameter.sharding_type for parameter in self._plans.values())
-        for sharding in (kind for kind in kinds if kind != _DATA_PARALLEL):
+        for sharding in (kind for kind in kinds if kind != DATA_PARALLEL):
             tables = {table: plan for table, plan in self._plans.items() if plan.sharding_type == sharding}
             yield self._ids_sent(sharding, tables)
             yield from self._pooled(sharding, tables)
@@ -311,5 +320,6 @@ def bytes_by_collective(workload: Workload) -> dict[str, float]:
         sent = float(transfer.sent.mean())
         if transfer.collective == ALL_REDUCE_OP:
             sent *= 2 * (transfer.ranks - 1) / transfer.ranks
-        found[transfer.collective] = found.get(transfer.collective, 0.0) + sent
+        times = 1 if transfer.stage in ONCE_A_STEP else workload.micro_batches
+        found[transfer.collective] = found.get(transfer.collective, 0.0) + times * sent
     return found

@@ -180,7 +180,7 @@ def _mistakes(experiment: Experiment, origin: str) -> Iterator[ConfigProblem]:
 
 
 def _levels(name: str, values: Sequence[Any]) -> Iterator[_Level]:
-    key = name.rpartition(".")[2]
+    key = _word(name.rpartition(".")[2]) or "level"
     for number, value in enumerate(values, start=1):
         if isinstance(value, dict) and "label" in value and value.keys() <= {"label", "options"}:
             label, options = str(value["label"]), value.get("options") or {}

@@ -108,15 +108,14 @@ def _figures(found: Forecast) -> Iterator[_Figure]:
     """(quantity, part, rank, value, whether it has a band) of all that is predicted."""
     assert found.cost is not None
     assert found.workload is not None
-    times = found.micro_batches
     yield SAMPLES_PER_S, "", None, found.samples_per_s, True
     yield STEP, "", None, 1e3 * found.step_s, True
     for stage, seconds in found.cost.stages_s.items():
-        yield STAGE, stage, None, 1e3 * times * seconds, False
+        yield STAGE, stage, None, 1e3 * seconds, False
     for rank, seconds in enumerate(found.cost.by_rank_s):
-        yield LOAD, "", rank, 1e3 * times * seconds, False
+        yield LOAD, "", rank, 1e3 * seconds, False
     for collective, size in bytes_by_collective(found.workload).items():
-        yield EXCHANGED, collective, None, times * size, False
+        yield EXCHANGED, collective, None, size, False
     for rank, account in enumerate(found.accounts):
         yield MEMORY, "host", rank, float(account.total.host), False
         if account.total.device:

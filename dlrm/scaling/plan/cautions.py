@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dlrm.format import byte_size
 from dlrm.scaling.cost.workload import CUT_BY_ROWS, DATA_PARALLEL, ON_HOST
 from dlrm.scaling.plan.forecast import Forecast
-from dlrm.scaling.stage_names import BACKWARD, LAUNCHES, OUTPUT_DIST, backward_of
+from dlrm.scaling.stage_names import LAUNCHES, OUTPUT_DIST, backward_of
 from dlrm.sharding.hardware import Hardware
 
 _IMBALANCE = 1.10
@@ -56,14 +56,11 @@ def _of_the_step(found: Forecast) -> Iterator[str]:
             f"the step is bound by the exchange of pooled embeddings: {exchanged_s / step_s:.0%} of it waits for that; "
             "try precision.exchange, table_row_wise or sharding groups of one host, or larger batches"
         )
-    computed_s = sum(s for stage, s in cost.stages_s.items() if stage.endswith(BACKWARD) or "mlp" in stage)
-    if found.world.device.type == "cuda" and computed_s < 0.1 * step_s:
-        yield f"dense layers are {computed_s / step_s:.0%} of the step: a larger batch costs little more time"
     launched_s = cost.stages_s.get(LAUNCHES, 0.0)
     if launched_s > _BOUND * step_s:
         yield (
-            f"{launched_s / step_s:.0%} of the step its host launches kernels and the device waits: larger batches or fewer, "
-            "larger layers and tables cost little more time"
+            f"for {launched_s / step_s:.0%} of the step the device waits for its host to launch kernels: larger batches "
+            "cost little more time"
         )
     yield from _hot_ranges(found)
 

@@ -34,9 +34,8 @@ class Forecast:
         global_batch_size: samples of a step, over all ranks.
         accounts: of memory, by rank.
         plan: where the tables are; reserved: share of the memory that the planner leaves free besides.
-        workload: of a step, or of a micro-batch of it; None without a cost.
+        workload: of a step; None without a cost.
         cost: of that; machine: on which. None where nothing is known of the hardware's speed.
-        micro_batches: of a step.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Forecast:
     workload: Workload | None = None
     cost: StepCost | None = None
     machine: Machine | None = None
-    micro_batches: int = 1
 
     @property
     def most(self) -> MemoryAccount:
@@ -60,7 +58,7 @@ class Forecast:
     def step_s(self) -> float:
         """Of a whole step."""
         assert self.cost is not None
-        return self.cost.step_s * self.micro_batches
+        return self.cost.step_s
 
     @property
     def samples_per_s(self) -> float:
@@ -139,5 +137,4 @@ def forecast(
         workload=workload,
         cost=step_cost(workload, machine) if workload and machine else None,
         machine=machine,
-        micro_batches=config.train.accumulation_steps,
     )

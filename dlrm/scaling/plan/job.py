@@ -123,7 +123,9 @@ def machine_of(config: PlanConfig, world: World) -> Machine | None:
     if config.machine:
         known = Calibration.read(Path(config.machine))
         if (known.name == "CPU") != (world.device.type == "cpu"):
-            raise ConfigError.at("machine", f"{config.machine} is of {known.name}; the ranks have {config.device or 'CPUs'}")
+            raise ConfigError.at(
+                "machine", f"{config.machine} is of {known.name}; the ranks have {config.device or 'CPUs'}"
+            )
         return known.machine(world.size, world.rank_info.local_world_size)
     if world.device.type == "cpu" or known_device(hardware_of(config.sharding, world).name or "") is None:
         return None
