@@ -31,8 +31,7 @@ def memory_texts(found: Forecast) -> Iterator[str | Table]:
     )
     if any(part in most.parts for part in _NO_BENCHMARK_HAS):
         yield f"a benchmark, which neither saves nor scores: {_sizes(most.without(_NO_BENCHMARK_HAS))}"
-    reserved = f"{found.reserved:.0%} of the memory is left free besides (sharding.reserve_fraction)"
-    yield f"planned for {found.hardware}; {reserved}"
+    yield f"planned for {found.hardware}; {found.reserved:.0%} of the memory is left free besides (sharding.reserve_fraction)"
     if found.world.described and found.world.device.type == "cuda":
         yield "of the host's memory, what the CUDA libraries take is not in it: they are not there"
     if most.missing:
