@@ -40,7 +40,9 @@ def test_a_cluster_of_the_catalogue_with_comparisons_a_curve_and_what_an_epoch_c
     shown, found = plan(tmp_path, *words, "--usd_per_device_hour", "2.5")
     assert (found["format"], found["version"]) == ("dlrm-plan", 1)
     check(found)
-    assert [one["strategy"] for one in found["strategies"]] == ["row_wise", "table_wise"]
+    row_wise, table_wise, copies = found["strategies"]
+    assert [row_wise["strategy"], table_wise["strategy"]] == ["row_wise", "table_wise"]
+    assert copies["strategy"].startswith("a copy on each host")
     for one in found["strategies"]:
         assert one["reason"] == ""
         check(one)
@@ -80,7 +82,7 @@ def test_a_way_to_shard_that_does_not_fit_has_its_reason(tmp_path):
         "--compare",
         "table_wise,row_wise",
     )
-    table_wise, row_wise = found["strategies"]
+    table_wise, row_wise, *_ = found["strategies"]
     assert table_wise["reason"]
     assert "\n" not in table_wise["reason"]
     assert "step_s" not in table_wise
