@@ -171,7 +171,7 @@ def compare(measured: Path, machine: Path) -> None:
         print(
             f"  {step.name:48} {1e3 * step.step_s:8.1f} ms, predicted {1e3 * predicted_s[index]:8.1f} {off:+6.1%} {note}"
         )
-    right, wrong, ties = _order(list(points), [step.step_s for step in steps], predicted_s)
+    right, wrong, ties = _order(list(points), [step.step_s for step in steps], predicted_s, half)
     print(
         f"order of two shardings: right in {right} of {right + wrong} ({right / (right + wrong):.0%}); "
         f"{ties} ties within {TIE:.0%}"
@@ -195,8 +195,10 @@ def _steps(points: dict[str, Any]) -> list[MeasuredStep]:
     from dlrm.config import load_options
     from dlrm.config.benchmark import BenchmarkConfig
     from dlrm.data.build import build_dataset
+    from dlrm.run.log import capture_logs
     from dlrm.scaling.calibrate.steps import MeasuredStep, described
 
+    capture_logs()
     found = []
     for name, point in points.items():
         ranks, shape, sharding = name.split(" / ")
@@ -216,9 +218,9 @@ def _fold(
     known: Calibration, steps: list[MeasuredStep], fold: list[bool]
 ) -> tuple[list[float], list[float], list[float]]:
     """Errors of the points that correct the model, of the others, and what is predicted of all."""
-    from dlrm.scaling.calibrate.steps import corrected
+    from dlrm.scaling.calibrate.steps import fitted_factors
 
-    factors = dict(corrected(known, [step for step, used in zip(steps, fold, strict=True) if used]).factors)
+    factors = fitted_factors(known, [step for step, used in zip(steps, fold, strict=True) if used])
     errors = _errors(known, steps, factors)
     predicted_s = [(1 + error) * step.step_s for error, step in zip(errors, steps, strict=True)]
     used = [error for error, inside in zip(errors, fold, strict=True) if inside]
@@ -231,11 +233,16 @@ def _told(errors: list[float]) -> str:
     return f"off by {np.median(sizes):.1%} in the median, {most}"
 
 
-def _order(names: list[str], measured_s: list[float], predicted_s: list[float]) -> tuple[int, int, int]:
-    """Pairs of shardings of one shape on as many ranks that are predicted in the measured order, and not; ties."""
+def _order(
+    names: list[str], measured_s: list[float], predicted_s: list[float], fitted: list[bool]
+) -> tuple[int, int, int]:
+    """Pairs of shardings of one shape on as many ranks that are predicted in the measured order, and not; ties.
+
+    Pairs of which both points have corrected the model do not count.
+    """
     right = wrong = ties = 0
     for first, second in itertools.combinations(range(len(names)), 2):
-        if names[first].rsplit(" / ", 1)[0] != names[second].rsplit(" / ", 1)[0]:
+        if names[first].rsplit(" / ", 1)[0] != names[second].rsplit(" / ", 1)[0] or (fitted[first] and fitted[second]):
             continue
         if abs(measured_s[first] / measured_s[second] - 1) < TIE:
             ties += 1

@@ -46,7 +46,7 @@ from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, backwa
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results" / "mlperf_points.json"
 CORRECTED_BY = ("v4.1_nvidia_8xh100", "v3.0_dell_8xa100_80gb")
-PREDICTED = (
+FIRST = (  # NVIDIA's results of each kind of device and size, and who else is the only one to have some
     "v4.1_nvidia_64xh100", "v4.1_nvidia_128xh100", "v5.0_hpe_8xh200", "v5.0_hpe_16xh200", "v5.0_hpe_32xh200",
     "v5.0_nvidia_8xb200", "v4.0_junipernetworks_64xa100_80gb", "v5.0_nvidia_8xgb200", "v5.0_nvidia_64xgb200",
     "v6.0_nvidia_8xgb300", "v6.0_nvidia_64xgb300",
@@ -225,7 +225,8 @@ def corrected(described: dict[str, tuple[Workload, Machine]]) -> dict[str, float
 def predicted() -> tuple[dict[str, tuple[Workload, Machine]], dict[str, float]]:
     """All points, and the factors that the two give."""
     known = {point.name: point for point in reference_points()}
-    described = {name: workload(known[name]) for name in (*CORRECTED_BY, *PREDICTED)}
+    named = (*CORRECTED_BY, *FIRST)
+    described = {name: workload(known[name]) for name in (*named, *(name for name in known if name not in named))}
     return described, corrected(described)
 
 

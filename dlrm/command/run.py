@@ -51,8 +51,10 @@ def run(config: Section) -> None:
             work = partial(run_benchmark, config)
         case CalibrateConfig():
             from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
 
             check_versions()
+            capture_logs()
             from dlrm.scaling.calibrate.job import run_calibration
 
             work = partial(run_calibration, config)

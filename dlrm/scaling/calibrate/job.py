@@ -60,8 +60,9 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
 
 def _corrected(config: CalibrateConfig, path: Path) -> Calibration:
     """The same file, corrected by measured steps."""
-    steps = steps_in(Path(config.steps))
-    found = corrected(Calibration.read(path, "output"), steps)
+    known = Calibration.read(path, "output")
+    steps = steps_in(Path(config.steps), on_cpu=known.name == "CPU")
+    found = corrected(known, steps)
     display = Console(progress=False)
     factors = ", ".join(f"{term} {factor:.2f}" for term, factor in found.factors.items())
     display.say(f"{path}: {told(found, steps)}")

@@ -59,8 +59,12 @@ def described(config: Config, dataset: Dataset, ranks: int, ranks_per_host: int,
     return workload_of(config, dataset.schema, plan_model(config, dataset.schema, world), world, measured_ids(dataset))
 
 
-def steps_in(folder: Path) -> list[MeasuredStep]:
+def steps_in(folder: Path, *, on_cpu: bool) -> list[MeasuredStep]:
     """Of all benchmarks under a folder, that of an experiment, say; of repeats of one the median.
+
+    Args:
+        folder: to look through.
+        on_cpu: whether they ran on CPUs; others are left out.
 
     Raises:
         ConfigError: there are none, or some cannot be read.
@@ -70,7 +74,7 @@ def steps_in(folder: Path) -> list[MeasuredStep]:
     for path in sorted(folder.rglob("benchmark.json")):
         try:
             told = json.loads(path.read_text())
-            if told["format"] != FORMAT or told["without"]:
+            if told["format"] != FORMAT or told["without"] or (told["device"] == "cpu") != on_cpu:
                 continue
             config = load_options(BenchmarkConfig, str(path.with_name("benchmark.yaml")), [])
             environment = told["environment"]
@@ -111,15 +115,16 @@ def costs(calibration: Calibration, steps: Sequence[MeasuredStep], factors: Mapp
 def corrected(calibration: Calibration, steps: Sequence[MeasuredStep]) -> Calibration:
     """The calibration with the factors that fit these steps best, and the spread of each when it is left out of the fit."""
     held_out_s = [
-        costs(calibration, [step], _fitted(calibration, [*steps[:index], *steps[index + 1 :]]))[0].step_s
+        costs(calibration, [step], fitted_factors(calibration, [*steps[:index], *steps[index + 1 :]]))[0].step_s
         for index, step in enumerate(steps)
     ]
     least = _SPREAD / math.sqrt(1 + len(steps))  # a few steps that agree do not make all others certain
     spread = max(least, spread_of(held_out_s, [step.step_s for step in steps]))
-    return replace(calibration, factors=_fitted(calibration, steps), spread=spread)
+    return replace(calibration, factors=fitted_factors(calibration, steps), spread=spread)
 
 
-def _fitted(calibration: Calibration, steps: Sequence[MeasuredStep]) -> dict[str, float]:
+def fitted_factors(calibration: Calibration, steps: Sequence[MeasuredStep]) -> dict[str, float]:
+    """The factors that fit these steps best; none without steps."""
     if not steps:
         return {}
     measured_s = [step.step_s for step in steps]
