@@ -71,7 +71,7 @@ def test_a_job_that_takes_too_long_is_ended(repeat):
 
 
 def test_a_job_is_stopped_even_if_it_does_not_listen(repeat, monkeypatch):
-    monkeypatch.setattr("dlrm.scaling.experiments.jobs._PATIENCE_S", 0.2)
+    monkeypatch.setattr("dlrm.scaling.experiments.jobs._CANCEL_S", 0.2)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )

@@ -42,7 +42,7 @@ def of_stage(found, stage):
 def test_the_whole_world_by_hand():
     found = described("sharding.types=table_wise")
     work = found.work
-    assert (work.ranks, work.ranks_per_host, work.hosts, work.samples, work.tables) == (16, 8, 2, 8.0, 4)
+    assert (work.ranks, work.ranks_per_host, work.samples, work.tables) == (16, 8, 8.0, 4)
     assert (work.cut_bags, work.cut_ids, work.replicated, work.replicated_numbers) == (0, 0, (), 0)
     assert work.batch_ids == 8 * 7
     assert work.batch_bytes == 8 * (4 * (3 + 2) + 4 * 7)

@@ -71,11 +71,11 @@ def test_terms_that_no_step_has_stay_as_they_are():
 def test_one_step_moves_what_it_is_made_of_and_the_model_where_it_agrees():
     terms = {"products": 0.9, "lookup": 0.1}
     assert fitted_factors([terms], [1.0]) == pytest.approx(dict.fromkeys(TERMS, 1.0))
-    found = fitted_factors([terms], [2.0])
+    found = fitted_factors([terms], [2.0], drawn=0.2)
     assert 2.0 > found["products"] > found["lookup"] > 1.0
     assert found["copy"] == 1.0
     # Long steps count as short ones do: by their relative errors.
-    scaled = fitted_factors([{term: 1e3 * value for term, value in terms.items()}], [2e3])
+    scaled = fitted_factors([{term: 1e3 * value for term, value in terms.items()}], [2e3], drawn=0.2)
     assert scaled == pytest.approx(found)
 
 

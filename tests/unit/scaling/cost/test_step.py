@@ -11,11 +11,13 @@ from dlrm.scaling.cost.on_cores import on_cores
 from dlrm.scaling.cost.on_devices import on_devices
 from dlrm.scaling.cost.rates import TERMS
 from dlrm.scaling.cost.step import step_cost
+from dlrm.scaling.cost.workload import bytes_by_collective
 from dlrm.scaling.operations import Operation
 from dlrm.scaling.stage_names import (
     ALL_REDUCE,
     COPY,
     INPUT_DIST,
+    LAUNCHES,
     LOOKUP,
     OPTIMIZER,
     OTHER,
@@ -157,7 +159,7 @@ def test_a_step_takes_no_less_than_the_launch_of_its_kernels():
     launched = (TABLE_KERNELS + 40) * 1e-3
     bound, _ = devices(seconds(top=0.02), operators=40, launch_s=1e-3)
     assert bound.total == pytest.approx(launched)
-    assert bound.by[OTHER, "operations"] == pytest.approx(launched - 0.02)
+    assert bound.by[LAUNCHES, "operations"] == pytest.approx(launched - 0.02)
     busy, _ = devices(seconds(top=5), operators=40, launch_s=1e-3)
     assert busy.total == pytest.approx(5)
     corrected, _ = devices(seconds(top=0.02), operators=40, launch_s=1e-3, factors={"operations": 2.0})
@@ -245,3 +247,19 @@ def test_exchanges_are_one_term_and_sums_of_dense_gradients_another():
     assert np.isclose(found.stages_s[ALL_REDUCE], found.terms_s["all_reduce"])
     moved = 2 * 3 / 4 * MB / (100 * GB)
     assert found.terms_s["all_reduce"] == pytest.approx(2e-6 + 3 * 0.5e-6 + moved)
+
+
+@pytest.mark.parametrize("kind", ["cores", "devices"])
+def test_micro_batches_exchange_and_apply_dense_gradients_once(kind):
+    reduced = transfer("all_reduce", 4 * MB, 2, 2, stage=ALL_REDUCE)
+    pooled = transfer("all_to_all", 2 * MB, 2, 2, stage=OUTPUT_DIST)
+    work = workload(operations=OPERATIONS, updates=OPERATIONS, transfers=(pooled, reduced))
+    on = machine(**RATES | KINDS[kind])
+    one, four = (step_cost(replace(work, micro_batches=count), on) for count in (1, 4))
+    between = step_cost(work.without_once_a_step(), on)
+    assert four.step_s == pytest.approx(one.step_s + 3 * between.step_s)
+    assert sum(four.stages_s.values()) == pytest.approx(four.step_s)
+    assert between.step_s < one.step_s
+    assert between.stages_s[OPTIMIZER] == 0
+    sent = bytes_by_collective(replace(work, micro_batches=4))
+    assert sent == pytest.approx({"all_to_all": 8 * MB, "all_reduce": 4 * MB})
