@@ -38,7 +38,7 @@ from dlrm.scaling.cost.step import StepCost, step_cost
 from dlrm.scaling.cost.updates import dense_update
 from dlrm.scaling.cost.workload import Lookup, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation
-from dlrm.scaling.plan.job import described_world
+from dlrm.scaling.plan.job import cluster_of
 from dlrm.scaling.report.about import about_now
 from dlrm.scaling.report.write import write_report
 from dlrm.scaling.stage_names import ALL_REDUCE, INPUT_DIST, OUTPUT_DIST, backward_of
@@ -122,7 +122,7 @@ def workload(point: ReferencePoint) -> tuple[Workload, Machine]:
         f"cluster={point.hosts}x{point.gpus_per_host}",
         f"device={point.device}",
     )
-    machine = catalogued_machine(config, described_world(config), point.network or "")
+    machine = catalogued_machine(config, cluster_of(config), point.network or "")
     schema = build_dataset(config.data).schema
     features, samples = schema.sparse, point.global_batch_size / point.gpus
     ids = sum(feature.hotness for feature in features)

@@ -14,7 +14,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from dlrm.config.run import DistributedConfig
 from dlrm.distributed import devices, faults
-from dlrm.distributed.collectives import Collectives, ProcessGroup
+from dlrm.distributed.collectives import Collectives, OneProcess, ProcessGroup
 from dlrm.errors import SetupError
 
 
@@ -90,6 +90,19 @@ class World:
     def is_leader(self) -> bool:
         """Whether this is global rank 0, the only one that speaks to the terminal and writes the run's files."""
         return self.rank_info.rank == 0
+
+
+def described_world(ranks: int, ranks_per_host: int, device_name: str = "") -> World:
+    """Rank 0 of a job that is not started.
+
+    Args:
+        ranks: of the job.
+        ranks_per_host: of each host.
+        device_name: of the GPU of each; "" for CPUs.
+    """
+    device = torch.device("cuda", 0) if device_name else torch.device("cpu")
+    rank_info = RankInfo(0, ranks, 0, ranks_per_host)
+    return World(rank_info, device, "none", OneProcess(), described=True, device_name=device_name)
 
 
 @contextmanager

@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dlrm.config import Config, load_options
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset
-from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import RankInfo, World
+from dlrm.distributed.world import described_world
 from dlrm.errors import ConfigError
 from dlrm.scaling.benchmark.file_format import FORMAT
 from dlrm.scaling.cost.calibration import Calibration
@@ -53,9 +51,7 @@ def described(config: Config, dataset: Dataset, ranks: int, ranks_per_host: int,
         ranks_per_host: of each host.
         device_name: of the GPU of each; "" for CPUs.
     """
-    device = torch.device("cuda", 0) if device_name else torch.device("cpu")
-    rank_info = RankInfo(0, ranks, 0, ranks_per_host)
-    world = World(rank_info, device, "none", OneProcess(), described=True, device_name=device_name)
+    world = described_world(ranks, ranks_per_host, device_name)
     return workload_of(config, dataset.schema, plan_model(config, dataset.schema, world), world, measured_ids(dataset))
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from dlrm.config.experiment import ScaleConfig
 from dlrm.data.build import build_dataset
 from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.data.source import Dataset
-from dlrm.distributed.collectives import OneProcess
-from dlrm.distributed.world import RankInfo, World
+from dlrm.distributed.world import described_world
 from dlrm.errors import DlrmError
 from dlrm.scaling.cost.calibration import Calibration
 from dlrm.scaling.cost.catalogued import catalogued_machine
@@ -94,9 +91,7 @@ class Predictor:
             dataset = build_dataset(config.data)
             self._data[key] = dataset, measured_ids(dataset)
         dataset, ids = self._data[key]
-        device = torch.device("cuda", 0) if self._device else torch.device("cpu")
-        rank_info = RankInfo(0, point.ranks, 0, point.ranks_per_host)
-        world = World(rank_info, device, "none", OneProcess(), described=True, device_name=self._device)
+        world = described_world(point.ranks, point.ranks_per_host, self._device)
         if self._calibration is not None:
             machine = self._calibration.machine(point.ranks, point.ranks_per_host)
         else:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from dlrm.config.plan import PlanConfig
@@ -16,8 +15,8 @@ from dlrm.data.build import build_dataset
 from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.data.id_statistics.sample import statistics_of
 from dlrm.data.source import Dataset
-from dlrm.distributed.collectives import OneProcess, from_rank_0, together
-from dlrm.distributed.world import RankInfo, World, joined_world
+from dlrm.distributed.collectives import from_rank_0, together
+from dlrm.distributed.world import RankInfo, World, described_world, joined_world
 from dlrm.errors import ConfigError
 from dlrm.hardware.catalogue import known_device
 from dlrm.run.console import Console, Display, Silent
@@ -106,16 +105,14 @@ def world_of(config: PlanConfig) -> AbstractContextManager[World]:
         return joined_world(config.distributed)
     if RankInfo.from_environment().world_size > 1:
         raise ConfigError.at("cluster", "is for one process, which stands for all ranks; leave the launcher out")
-    return nullcontext(described_world(config))
+    return nullcontext(cluster_of(config))
 
 
-def described_world(config: PlanConfig) -> World:
+def cluster_of(config: PlanConfig) -> World:
     """The ranks of the configuration's cluster, none of which is started."""
     assert config.hosts_and_devices is not None
     hosts, devices = config.hosts_and_devices
-    device = torch.device("cuda", 0) if config.device else torch.device("cpu")
-    rank_info = RankInfo(0, hosts * devices, 0, devices)
-    return World(rank_info, device, "none", OneProcess(), described=True, device_name=config.device)
+    return described_world(hosts * devices, devices, config.device)
 
 
 def machine_of(config: PlanConfig, world: World) -> Machine | None:
@@ -144,7 +141,7 @@ def plan_cluster(config: PlanConfig, dataset: Dataset, world: World) -> ClusterP
     own = forecast(config, dataset, world, machine, ids)
 
     def elsewhere(other: PlanConfig) -> Forecast:
-        there = described_world(other)
+        there = cluster_of(other)
         return forecast(other, dataset, there, machine_of(other, there), ids)
 
     strategies: list[Strategy] = []
