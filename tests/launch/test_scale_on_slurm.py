@@ -16,7 +16,7 @@ def test_an_experiment_over_two_hosts_survives_what_is_done_to_it(tmp_path):
     with SlurmCluster(tmp_path / "slurm") as cluster:
         experiment = OnSlurm(cluster, tmp_path)
         try:
-            for case in CASES[:2]:
+            for case in CASES[:1]:
                 case(experiment)
         finally:
             experiment.end()
