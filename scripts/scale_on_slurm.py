@@ -4,8 +4,7 @@
 
 What is done: a rank of a running point is killed; one point cannot work at all; `scale` itself is killed and started again
 while its job goes on in Slurm; the point that could not work is mended; Ctrl-C. It needs root and Debian's packages of
-Slurm (tests/support/slurm.py). tests/launch/test_scale_on_slurm.py does the first
-part of it.
+Slurm (tests/support/slurm.py). tests/launch/test_scale_on_slurm.py does the first part of it.
 """
 
 from __future__ import annotations
