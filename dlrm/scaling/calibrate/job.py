@@ -22,6 +22,7 @@ from dlrm.distributed.world import RankInfo, World, joined_world
 from dlrm.errors import ConfigError
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
+from dlrm.run.log import leave_terminal
 from dlrm.scaling.calibrate.steps import corrected, steps_in, told
 from dlrm.scaling.cost import microbenchmarks
 from dlrm.scaling.cost.calibration import Calibration, Entry
@@ -40,6 +41,7 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
     Raises:
         DlrmError: what the user can mend.
     """
+    leave_terminal()  # the libraries, which are imported by now
     path = Path(config.output)
     if config.steps:
         if RankInfo.from_environment().world_size > 1:

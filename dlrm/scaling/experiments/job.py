@@ -93,10 +93,12 @@ def _others(config: ScaleConfig, experiment: Experiment, points: Sequence[Point]
     rows: list[Row] = []
     if config.machine or config.device:
         # Imports are here because torchrec takes seconds, and an experiment without predictions does without.
-        from dlrm.run.log import capture_logs
-        from dlrm.scaling.experiments.predicted import Predictor
+        from dlrm.run.log import capture_logs, leave_terminal
 
         capture_logs()
+        from dlrm.scaling.experiments.predicted import Predictor
+
+        leave_terminal()
         display.say(f"{experiment.name}: predicting {counted(len(points), 'point')}")
         predictor = Predictor(config)
         for point in points:
