@@ -143,7 +143,9 @@ def test_from_one_command_to_a_table_whatever_is_killed_meanwhile(tmp_path):
     assert set(scale.outcomes().values()) == {("done", "")}
     assert scale.result("1x1.generated").stat().st_mtime_ns == kept
     assert json.loads(scale.result("1x2.generated").read_text())["ranks"] == 2
-    assert scale.printed.read_text().splitlines()[-1].startswith("table in ")
+    *_, told, report = scale.printed.read_text().splitlines()
+    assert told.startswith("table in ")
+    assert report.startswith("report in ")
 
 
 def test_mistakes_and_the_points_are_told_without_a_job(tmp_path, monkeypatch):

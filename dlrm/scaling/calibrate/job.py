@@ -54,6 +54,10 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
         found = replace(known.with_entry(entry), environment=environment(world))
         if world.is_leader:
             display.show(table(entry))
+            if entry.rates is not None and entry.rates.cached_bytes_per_s < entry.rates.stream_bytes_per_s:
+                display.say(
+                    "caution: a cache came out slower than memory: something else ran meanwhile, so run it again"
+                )
             _write(found, path)
             numbers = ", ".join(str(one.ranks) for one in found.entries)
             display.say(f"{path} has calibrations of {numbers} rank(s); use it as --machine {path}")
@@ -179,7 +183,8 @@ def table(entry: Entry) -> Table:
         shown.add_row("tensors beyond", f"{rates.stream_bytes_per_s / 1e9:,.1f} GB/s")
         shown.add_row("an operator at least", f"{1e6 * rates.operation_s:,.2f} us")
         for name, (_, a_bag, an_id, a_byte) in (("lookup", rates.lookup_s), ("update", rates.update_s)):
-            told = f"{1e9 * a_bag:,.1f} ns a bag, {1e9 * an_id:,.1f} ns an id, {1e-9 / max(a_byte, 1e-18):,.1f} GB/s"
+            rows = f", {1e-9 / a_byte:,.1f} GB/s" if a_byte else ""
+            told = f"{1e9 * a_bag:,.1f} ns a bag, {1e9 * an_id:,.1f} ns an id{rows}"
             shown.add_row(name, told)
     else:
         shown.add_row("rates", "not measured: the ranks share cores")

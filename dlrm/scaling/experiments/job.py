@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dlrm.config import dump_config
@@ -19,9 +20,10 @@ from dlrm.run.secondary import secondary, write_text
 from dlrm.scaling.experiments.jobs import Starter
 from dlrm.scaling.experiments.matrix import Point, points_of, read_experiment, selected
 from dlrm.scaling.experiments.repeats import repeats_of
+from dlrm.scaling.experiments.results import CSV
 from dlrm.scaling.experiments.runner import Runner, Table, see_that_all_are_done
 from dlrm.scaling.experiments.text import Progress, failure_lines, points_table, summary_table
-from dlrm.scaling.table import Row
+from dlrm.scaling.table import PREDICTED, Row
 
 RESOLVED, _LOCK = "experiment.yaml", ".lock"
 
@@ -65,6 +67,8 @@ def _run(
     repeats = repeats_of(points, experiment.repeats, folder)
     wanted = [repeat for repeat in repeats if repeat.point in chosen]
     others = _others(config, experiment, chosen, display)
+    if not (config.machine or config.device) and _has_predictions(folder):
+        display.say("what an earlier start predicted is left out of the table: give --machine or --device again")
     table = Table(experiment.name, points, repeats, folder, others)
     runner = Runner(config, table, starter, Progress(display, config.at_once))
     runner.look([repeat for repeat in repeats if repeat.point not in chosen])
@@ -80,7 +84,7 @@ def _run(
     finally:
         table.write()
         display.show(summary_table(table.rows, chosen, experiment.repeats))
-        for line in failure_lines(table.rows):
+        for line in failure_lines([row for row in table.rows if row.point in {point.name for point in chosen}]):
             display.say(f"failed: {line}")
         display.say(f"table in {folder}/results.csv and results.parquet")
         _report(table, folder, display)
@@ -108,6 +112,13 @@ def _others(config: ScaleConfig, experiment: Experiment, points: Sequence[Point]
 
         rows += published_rows()
     return rows
+
+
+def _has_predictions(folder: Path) -> bool:
+    """Whether the table that is there has rows of that kind."""
+    with suppress(FileNotFoundError), (folder / CSV).open(encoding="utf-8") as file:
+        return any(f'"{PREDICTED}"' in line for line in file)
+    return False
 
 
 def _report(table: Table, folder: Path, display: Display) -> None:
