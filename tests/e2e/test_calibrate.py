@@ -131,7 +131,10 @@ def test_steps_of_which_there_are_none_or_that_cannot_be_read_are_told_in_a_line
         ("{", "is no result of a benchmark (JSONDecodeError"),
         ("[]", "is no result of a benchmark (TypeError"),
         ('{"format": "dlrm-benchmark"}', "is no result of a benchmark (KeyError"),
-        ('{"format": "dlrm-benchmark", "without": [], "device": "cuda"}', "holds no results of benchmarks"),
+        (
+            '{"format": "dlrm-benchmark", "without": [], "device": "cuda", "environment": {"devices": ["H100"]}}',
+            "on CPU",
+        ),
         ('{"format": "dlrm-benchmark", "without": [], "device": "cpu"}', "benchmark.yaml"),
     ):
         if text is not None:

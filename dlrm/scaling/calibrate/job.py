@@ -25,7 +25,7 @@ from dlrm.run.environment import environment
 from dlrm.run.log import leave_terminal
 from dlrm.scaling.calibrate.steps import corrected, steps_in, told
 from dlrm.scaling.cost import microbenchmarks
-from dlrm.scaling.cost.calibration import Calibration, Entry
+from dlrm.scaling.cost.calibration import CPU, Calibration, Entry
 from dlrm.scaling.cost.rates import Rates
 
 _CACHED, _STREAMED, _FRESH = 1 << 20, 1 << 24, 1 << 26  # bytes of a tensor: in a cache, beyond it, and newly mapped
@@ -67,7 +67,7 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
 def _corrected(config: CalibrateConfig, path: Path) -> Calibration:
     """The same file, corrected by measured steps."""
     known = Calibration.read(path, "output")
-    steps = steps_in(Path(config.steps), on_cpu=known.name == "CPU")
+    steps = steps_in(Path(config.steps), known.name)
     found = corrected(known, steps)
     display = Console(progress=False)
     factors = ", ".join(f"{term} {factor:.2f}" for term, factor in found.factors.items())
@@ -78,7 +78,7 @@ def _corrected(config: CalibrateConfig, path: Path) -> Calibration:
 
 
 def _known(path: Path, world: World) -> Calibration:
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else CPU
     known = Calibration.read(path, "output") if os.path.lexists(path) else Calibration(name, ())
     if known.name != name:
         raise ConfigError.at("output", f"{path} is of {known.name}, this is {name}: name another file")
@@ -135,7 +135,7 @@ def _rates(config: CalibrateConfig, world: World, cores: float | None) -> Rates:
     lookup_s, update_s = together(lambda: microbenchmarks.tables(device, config.rows, config.bags))
     on_cpu = device.type == "cpu"
     return Rates(
-        name="CPU" if on_cpu else torch.cuda.get_device_name(device),
+        name=CPU if on_cpu else torch.cuda.get_device_name(device),
         cores=cores,
         threads=torch.get_num_threads(),
         flops_per_s={"float32": flops, "bfloat16": low_flops},

@@ -17,7 +17,7 @@ from dlrm.data.source import Dataset
 from dlrm.distributed.world import described_world
 from dlrm.errors import ConfigError
 from dlrm.scaling.benchmark.file_format import FORMAT
-from dlrm.scaling.cost.calibration import Calibration
+from dlrm.scaling.cost.calibration import CPU, Calibration
 from dlrm.scaling.cost.describe import measured_ids, workload_of
 from dlrm.scaling.cost.fit import median_error, refit, spread_of
 from dlrm.scaling.cost.step import StepCost, step_cost
@@ -32,8 +32,7 @@ class MeasuredStep:
     """A step that was measured.
 
     Attributes:
-        name: of the measurement; workload: what its ranks did; step_s: how long it took, in the median;
-            of a micro-batch where a step has several.
+        name: of the measurement; workload: what its ranks did; step_s: how long it took, in the median.
     """
 
     name: str
@@ -55,12 +54,12 @@ def described(config: Config, dataset: Dataset, ranks: int, ranks_per_host: int,
     return workload_of(config, dataset.schema, plan_model(config, dataset.schema, world), world, measured_ids(dataset))
 
 
-def steps_in(folder: Path, *, on_cpu: bool) -> list[MeasuredStep]:
+def steps_in(folder: Path, hardware: str) -> list[MeasuredStep]:
     """Of all benchmarks under a folder, that of an experiment, say; of repeats of one the median.
 
     Args:
         folder: to look through.
-        on_cpu: whether they ran on CPUs; others are left out.
+        hardware: of each rank, as a calibration names it; what ran on another is left out.
 
     Raises:
         ConfigError: there are none, or some cannot be read.
@@ -70,25 +69,26 @@ def steps_in(folder: Path, *, on_cpu: bool) -> list[MeasuredStep]:
     for path in sorted(folder.rglob("benchmark.json")):
         try:
             told = json.loads(path.read_text())
-            if told["format"] != FORMAT or told["without"] or (told["device"] == "cpu") != on_cpu:
+            if told["format"] != FORMAT or told["without"]:
+                continue
+            device = str(told["environment"]["devices"][0]) if told["device"] == "cuda" else ""
+            if (device or CPU) != hardware:
                 continue
             config = load_options(BenchmarkConfig, str(path.with_name("benchmark.yaml")), [])
-            environment = told["environment"]
             ranks = int(told["ranks"])
             per_host = ranks // int(told["hosts"])
-            device = str(environment.get("device_name") or "") if told["device"] == "cuda" else ""
             step_s = told["step"]["median_ms"] / 1e3
             if not (math.isfinite(step_s) and step_s > 0 and ranks > 0 and ranks % per_host == 0):
                 raise ValueError(f"{told['step']['median_ms']} ms a step of {ranks} ranks, {per_host} on a host")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
             message = f"is no result of a benchmark ({type(error).__name__}: {error})"
             raise ConfigError.at("steps", message, str(path)) from None
         same = config.model_copy(update={"output": "", "run": config.run.model_copy(update={"dir": "", "name": ""})})
-        name = f"{ranks} rank(s), {per_host} on a host, {device or 'CPU'}: {same.model_dump_json()}"
+        name = f"{ranks} rank(s), {per_host} on a host, {hardware}: {same.model_dump_json()}"
         found.setdefault(name, []).append(step_s)
         places[name] = (config, ranks, per_host, device)
     if not found:
-        raise ConfigError.at("steps", f"{folder} holds no results of benchmarks")
+        raise ConfigError.at("steps", f"{folder} holds no results of benchmarks on {hardware}")
     return [
         MeasuredStep(
             name, described(config, build_dataset(config.data), ranks, per_host, device), float(np.median(times))

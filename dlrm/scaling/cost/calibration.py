@@ -17,6 +17,8 @@ from dlrm.scaling.cost.rates import Link, Links, Machine, Rates
 from dlrm.scaling.cost.workload import ALL_GATHER, ALL_REDUCE_OP, ALL_TO_ALL, REDUCE_SCATTER
 
 FORMAT, VERSION = "dlrm-calibration", 1
+CPU = "CPU"
+"""Name of the hardware of ranks without a device of their own; others have that of the device."""
 _POSITIVE = ("ranks", "ranks_per_host", "cores", "threads", "crowding")
 
 

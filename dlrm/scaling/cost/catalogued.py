@@ -25,10 +25,8 @@ _OF_STREAM, _OF_ROWS = 0.85, 0.6  # of the memory's bandwidth: one after the oth
 _CACHE_TIMES = 2.0  # how many times as fast the L2 cache is, and how much of it a step's tensors find free
 _CACHE_SHARE = 0.5
 _KERNEL_S, _LAUNCH_S = 2.5e-6, 5e-6  # the shortest kernel with the gap behind it; PyTorch's host work for one
-_SORTED_BYTES, _PERMUTED_BYTES = (
-    200,
-    80,
-)  # moved for an id: sorting pairs by radix before an update; permuting for the exchange
+_SORTED_BYTES = 200  # moved for an id: sorting pairs by radix before an update
+_PERMUTED_BYTES = 80  # and permuting for the exchange
 _COPY_SHARE = 0.8
 _STEP_S = 1e-4
 _PEER_S = {"nvlink": 2e-7, "infiniband": 1e-6, "ethernet": 1.5e-6, "efa": 2e-6}  # a send and a receive in NCCL's proxy

@@ -16,6 +16,7 @@ from dlrm.scaling.cost.catalogued import catalogued_machine
 from dlrm.scaling.cost.describe import measured_ids
 from dlrm.scaling.cost.workload import bytes_by_collective
 from dlrm.scaling.experiments.matrix import Point
+from dlrm.scaling.experiments.rows import Rows
 from dlrm.scaling.plan.forecast import Forecast, forecast
 from dlrm.scaling.table import (
     DONE,
@@ -60,19 +61,14 @@ class Predictor:
         except DlrmError as error:
             say(f"{point.name} is not predicted: {str(error).splitlines()[0]}")
             return []
-        rows = []
+        rows = Rows(experiment, point)
+        told = []
         for quantity, part, rank, value, bounded in _figures(found):
             low, high = found.band(value) if bounded else (None, None)
-            rows.append(
-                Row(
-                    experiment=experiment,
-                    point=point.name,
-                    repeat=None,
-                    status=DONE,
-                    reason="",
-                    hosts=point.hosts,
-                    ranks=point.ranks,
-                    global_batch_size=point.global_batch_size,
+            told.append(
+                rows.row(
+                    None,
+                    DONE,
                     source=PREDICTED,
                     quantity=quantity,
                     part=part,
@@ -82,7 +78,7 @@ class Predictor:
                     high=high,
                 )
             )
-        return rows
+        return told
 
     def _forecast(self, point: Point) -> Forecast:
         config = point.config

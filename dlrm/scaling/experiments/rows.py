@@ -33,25 +33,29 @@ class Rows:
     def of_result(self, repeat: int, found: Mapping[str, Any]) -> list[Row]:
         """All figures of a benchmark.json."""
         return [
-            self._row(repeat, DONE, quantity=quantity, part=part, rank=rank, value=float(value))
+            self.row(repeat, DONE, quantity=quantity, part=part, rank=rank, value=float(value))
             for quantity, part, rank, value in _figures(found)
         ]
 
     def without_figures(self, repeat: int, status: str, reason: str = "") -> Row:
         """A repeat that failed, or was not run."""
-        return self._row(repeat, status, reason=reason)
+        return self.row(repeat, status, reason=reason)
 
-    def _row(
+    def row(
         self,
-        repeat: int,
+        repeat: int | None,
         status: str,
         *,
         reason: str = "",
+        source: str = MEASURED,
         quantity: str = "",
         part: str = "",
         rank: int | None = None,
         value: float | None = None,
+        low: float | None = None,
+        high: float | None = None,
     ) -> Row:
+        """One row of the point; see :class:`~dlrm.scaling.table.Row`."""
         point = self._point
         return Row(
             experiment=self._experiment,
@@ -62,11 +66,13 @@ class Rows:
             hosts=point.hosts,
             ranks=point.ranks,
             global_batch_size=point.global_batch_size,
-            source=MEASURED,
+            source=source,
             quantity=quantity,
             part=part,
             rank=rank,
             value=value,
+            low=low,
+            high=high,
         )
 
 

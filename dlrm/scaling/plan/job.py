@@ -22,7 +22,7 @@ from dlrm.hardware.catalogue import known_device
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.log import open_log
 from dlrm.run.secondary import secondary, write_json
-from dlrm.scaling.cost.calibration import Calibration
+from dlrm.scaling.cost.calibration import CPU, Calibration
 from dlrm.scaling.cost.catalogued import catalogued_machine
 from dlrm.scaling.cost.describe import measured_ids
 from dlrm.scaling.cost.rates import Machine
@@ -119,7 +119,7 @@ def machine_of(config: PlanConfig, world: World) -> Machine | None:
     """The speed of the ranks' hardware; None where nothing is known of it."""
     if config.machine:
         known = Calibration.read(Path(config.machine))
-        if (known.name == "CPU") != (world.device.type == "cpu"):
+        if (known.name == CPU) != (world.device.type == "cpu"):
             raise ConfigError.at(
                 "machine", f"{config.machine} is of {known.name}; the ranks have {config.device or 'CPUs'}"
             )
