@@ -169,6 +169,10 @@ def _rebuild_checkpoint_error(kind: type[CheckpointError], path: str, problem: s
     return kind(path, problem, hint=hint)
 
 
+class ExportError(CheckpointError):
+    """An export that cannot be written, is not whole or is not to be trusted."""
+
+
 class HalfLoadedError(CheckpointError):
     """Storage failed while a checkpoint that had been found whole was loaded: the state is part old, part new."""
 

@@ -1,0 +1,1 @@
+"""Reads exports; knows neither torchrec nor training."""

@@ -1,0 +1,1 @@
+"""Raw rows into features."""
