@@ -253,8 +253,26 @@ def parse_manifest(text: bytes | bytearray, path: str) -> Manifest:
 R = TypeVar("R", bound=Record)
 
 
-def parse_record(kind: type[R], text: bytes | bytearray, path: str, *, format_name: str) -> R:
+def parse_record(
+    kind: type[R],
+    text: bytes | bytearray,
+    path: str,
+    *,
+    format_name: str,
+    what: str = "nothing of a checkpoint",
+    error: type[CheckpointError] = CheckpointError,
+    restore: str = RESTORE,
+) -> R:
     """Read a record strictly: JSON without repeated keys, NaN or infinity, and nothing in it but what belongs there.
+
+    Args:
+        kind: of the record.
+        text: its JSON.
+        path: how errors call it.
+        format_name: what its ``format`` must be.
+        what: how a person is told that it is something else.
+        error: what is raised.
+        restore: the advice where it was changed.
 
     Raises:
         CheckpointError: it is not that.
@@ -264,18 +282,18 @@ def parse_record(kind: type[R], text: bytes | bytearray, path: str, *, format_na
             text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_float=_finite
         )
     except RecursionError:
-        raise CheckpointError(path, "is not valid JSON here (too deeply nested)", hint=RESTORE) from None
-    except ValueError as error:
-        raise CheckpointError(path, f"is not valid JSON ({ascii(str(error))[1:-1]})", hint=RESTORE) from None
+        raise error(path, "is not valid JSON here (too deeply nested)", hint=restore) from None
+    except ValueError as invalid:
+        raise error(path, f"is not valid JSON ({ascii(str(invalid))[1:-1]})", hint=restore) from None
     if not isinstance(found, dict) or found.get("format") != format_name:
-        raise CheckpointError(path, f"is nothing of a checkpoint (no format: {format_name})", hint="check the path")
+        raise error(path, f"is {what} (no format: {format_name})", hint="check the path")
     if type(found.get("version")) is not int or found["version"] != VERSION:
         problem = f"has format version {ascii(found.get('version'))[:40]}, this program reads {VERSION}"
-        raise CheckpointError(path, problem, hint="use the program that wrote it")
+        raise error(path, problem, hint="use the program that wrote it")
     try:
         return kind.model_validate_json(bytes(text))
-    except ValidationError as error:
-        raise CheckpointError(path, first_fault(error), hint=RESTORE) from None
+    except ValidationError as invalid:
+        raise error(path, first_fault(invalid), hint=restore) from None
 
 
 def first_fault(error: ValidationError, within: str = "") -> str:

@@ -23,6 +23,7 @@ from dlrm.config.checkpoint_commands import (
 )
 from dlrm.config.describe import help_text, options
 from dlrm.config.experiment import ScaleConfig
+from dlrm.config.export import ExportModelConfig
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
@@ -56,6 +57,12 @@ GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; i
 
 COMMANDS = {
     "train": Command("train as a YAML file and further options say", Config),
+    "export": Command(
+        "make a folder of a checkpoint that answers without the trainer",
+        ExportModelConfig,
+        ("checkpoint", "output"),
+        False,
+    ),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(
         "run an experiment: each point of a matrix of configurations, so many times, as one table",

@@ -11,6 +11,7 @@ from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
 from dlrm.config.experiment import ScaleConfig
+from dlrm.config.export import ExportModelConfig
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
@@ -80,6 +81,15 @@ def run(config: Section) -> None:
             from dlrm.train.job import run_training
 
             work = partial(run_training, config)
+        case ExportModelConfig():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.inference.export.job import run_export
+
+            work = partial(run_export, config)
         case ReportConfig():
             from dlrm.scaling.report.job import run_report
 

@@ -13,6 +13,8 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from dlrm.layers.pooling import PooledColumns
+
 TABLES = "tables"
 
 
@@ -21,9 +23,12 @@ class Model(nn.Module):
 
     Attributes:
         tables: all embedding tables. Sharding puts a sharded collection in its place.
+        pooling: makes of what they return what the rest of the model, its *dense part*, takes: ``pooling(tables(sparse),
+            sparse)``. An export begins here.
     """
 
     tables: EmbeddingBagCollection
+    pooling: PooledColumns
 
     lower_precision: Collection[str] = ()
     """Names of the child modules that ``precision.dense`` may have compute in lower precision; the trainer keeps the last

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrm.checkpoint.tools.safetensors_format import Entry, header_length, parse
+from dlrm.checkpoint.safetensors_format import Entry, header_length, parse
 from dlrm.errors import CheckpointError
 from dlrm.format import escaped
 

@@ -1,0 +1,236 @@
+"""``manifest.json`` of an export: what the folder consists of, so that every byte of it can be checked before it is used.
+
+An export is a folder with
+
+- ``dense.pt2``: the dense part of the model as a ``torch.export`` program, (dense_BN, pooled_BX) -> logits_BT;
+- ``tables_0000.safetensors`` ..: the tables, a large one in several pieces of consecutive rows. The header of such a file
+  follows from the manifest to the byte: nothing is ever parsed from the file itself;
+- ``vocabularies.safetensors``, where raw rows need them;
+- where they were asked for, ``dense_compiled.pt2`` (AOTInductor, machine code) and ``dense.onnx``;
+- ``manifest.json``; and ``COMMITTED``, written last: the checksum of the manifest.
+
+Rows of a table are stored as fbgemm's inference kernel reads them: ``fp32`` and ``fp16`` as numbers, ``int8`` and ``int4``
+as bytes: float16 scale, float16 bias, and then the row's integers q, two in a byte of ``int4``, the first in the lower
+half; a weight is scale * q + bias.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from dlrm.checkpoint.manifest import Checksum, Count, Record, parse_record
+from dlrm.checkpoint.safetensors_format import Entry, layout
+from dlrm.errors import ExportError
+from dlrm.schema import Schema, SparseFeature
+from dlrm.table_names import state_name
+
+FORMAT: Literal["dlrm-export"] = "dlrm-export"
+VERSION: Literal[1] = 1
+RESTORE = "restore it or export again"
+
+PROGRAM_NAME = "dense.pt2"
+COMPILED_NAME = "dense_compiled.pt2"
+ONNX_NAME = "dense.onnx"
+VOCABULARIES_NAME = "vocabularies.safetensors"
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+DensePrecision = Literal["fp32", "bf16", "int8"]
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,60}\.(pt2|onnx|safetensors)$")]
+Positive = Annotated[int, Field(gt=0, lt=2**48)]
+
+_SCALE_AND_BIAS_BYTES = 4
+_STORED = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8, "int4": torch.uint8}
+
+
+class SparseRecord(Record):
+    """A sparse feature; see :class:`dlrm.schema.SparseFeature`."""
+
+    name: str
+    rows: Positive
+    hotness: Positive = 1
+
+
+class TableRecord(Record):
+    """The table of a sparse feature.
+
+    Attributes:
+        dim: D; pooling: what becomes of the embeddings of a bag; precision: of its rows.
+    """
+
+    dim: Positive
+    pooling: Literal["sum", "mean"] = "sum"
+    precision: Precision = "fp32"
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The type of what is stored of a row."""
+        return _STORED[self.precision]
+
+    @property
+    def stored_columns(self) -> int:
+        """Numbers of that type that a row has."""
+        if self.precision in ("fp32", "fp16"):
+            return self.dim
+        return _SCALE_AND_BIAS_BYTES + (self.dim if self.precision == "int8" else self.dim // 2)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.stored_columns * self.stored_dtype.itemsize
+
+
+class PieceRecord(Record):
+    """Consecutive rows of a table.
+
+    Attributes:
+        table: which, counted from 0 in the order of the sparse features; first_row, rows: which of its rows.
+    """
+
+    table: Count
+    first_row: Count
+    rows: Positive
+
+
+class FileRecord(Record):
+    """A file: name, size, checksum of its bytes (BLAKE2b with 256 bits); of a file with tables, its pieces in order."""
+
+    name: FileName
+    bytes: Count
+    checksum: Checksum
+    pieces: tuple[PieceRecord, ...] | None = None
+
+
+class SourceRecord(Record):
+    """What an export was made of.
+
+    Attributes:
+        run: name of the run; step, samples: that were trained; checkpoint: checksum of the checkpoint's manifest.
+        averaged: whether the weights are the run's averages; model: the configuration's section.
+        versions: of the packages that made it.
+    """
+
+    run: str
+    step: Count
+    samples: Count
+    checkpoint: Checksum
+    averaged: bool
+    model: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Manifest(Record):
+    """Everything that is known of an export.
+
+    Attributes:
+        dense, sparse, tasks: the columns of the features and what is predicted (:class:`dlrm.schema.Schema`).
+        tables: one for each sparse feature, in order; dense_precision: what the weights of the dense part are.
+        preprocessing: how raw rows become features (:mod:`dlrm.inference.raw`).
+    """
+
+    format: Literal["dlrm-export"] = FORMAT
+    version: Literal[1] = VERSION
+    dense: tuple[str, ...]
+    sparse: Annotated[tuple[SparseRecord, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    tables: tuple[TableRecord, ...]
+    dense_precision: DensePrecision = "fp32"
+    preprocessing: dict[str, Any]
+    files: tuple[FileRecord, ...]
+    source: SourceRecord
+
+    @property
+    def columns(self) -> Schema:
+        """The columns of the features."""
+        sparse = tuple(SparseFeature(feature.name, feature.rows, feature.hotness) for feature in self.sparse)
+        return Schema(self.dense, sparse, self.tasks)
+
+    @property
+    def table_bytes(self) -> int:
+        """Of all tables."""
+        return sum(table.row_bytes * feature.rows for table, feature in zip(self.tables, self.sparse, strict=True))
+
+    @property
+    def pooled_columns(self) -> int:
+        """X, columns of the pooled embeddings of all tables."""
+        return sum(table.dim for table in self.tables)
+
+    def file(self, name: str) -> FileRecord | None:
+        """A file's record; None if there is no such file."""
+        return next((file for file in self.files if file.name == name), None)
+
+    def table_layout(self, pieces: tuple[PieceRecord, ...]) -> tuple[bytes, list[Entry]]:
+        """The header of a file with these pieces, and where each lies in it."""
+        tensors = {}
+        for piece in pieces:
+            table = self.tables[piece.table]
+            tensors[self.piece_name(piece)] = (table.stored_dtype, (piece.rows, table.stored_columns))
+        header, entries = layout(tensors, {"format": "pt"})
+        return header, [entries[self.piece_name(piece)] for piece in pieces]
+
+    def piece_name(self, piece: PieceRecord) -> str:
+        """How its tensor is called: ``cat_0``, or ``cat_0@1000000`` where it begins with a later row."""
+        name = state_name(self.sparse[piece.table].name)
+        return f"{name}@{piece.first_row}" if piece.first_row else name
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The text of manifest.json; the same manifest gives the same bytes."""
+    content = manifest.model_dump(exclude_none=True)
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """Read manifest.json.
+
+    Raises:
+        ExportError: not JSON, another format or version, a value of the wrong type, records that contradict each other.
+    """
+    found = parse_record(
+        Manifest,
+        text,
+        path,
+        format_name=FORMAT,
+        what="not the manifest of an export",
+        error=ExportError,
+        restore=RESTORE,
+    )
+    if problem := _contradiction(found):
+        raise ExportError(path, problem, hint=RESTORE)
+    return found
+
+
+def _contradiction(manifest: Manifest) -> str:
+    """The first thing in a manifest that contradicts another, in words; empty if nothing does."""
+    names = [*manifest.dense, *(feature.name for feature in manifest.sparse)]
+    for kind, found in (("column", names), ("file", [file.name for file in manifest.files])):
+        twice = [name for name, count in Counter(found).items() if count > 1]
+        if twice:
+            return f"{kind} {twice[0]!a} is listed twice"
+    if len(manifest.tables) != len(manifest.sparse):
+        return f"there are {len(manifest.sparse)} sparse features and {len(manifest.tables)} tables"
+    if manifest.file(PROGRAM_NAME) is None:
+        return f"{PROGRAM_NAME} is not listed"
+    if odd := next((table for table in manifest.tables if table.precision == "int4" and table.dim % 2), None):
+        return f"a table of {odd.dim} columns cannot be int4"
+    covered = [0] * len(manifest.tables)
+    for file in manifest.files:
+        for piece in file.pieces or ():
+            if piece.table >= len(covered) or piece.first_row != covered[piece.table]:
+                return f"{file.name}: a piece of table {piece.table} begins with row {piece.first_row}"
+            covered[piece.table] += piece.rows
+        if file.pieces is not None and file.bytes != _bytes(manifest, file.pieces):
+            return f"{file.name} has {file.bytes} bytes, its tables {_bytes(manifest, file.pieces)}"
+    for feature, rows in zip(manifest.sparse, covered, strict=True):
+        if rows != feature.rows:
+            return f"of the table of {feature.name!a} {rows} rows are listed, not {feature.rows}"
+    return ""
+
+
+def _bytes(manifest: Manifest, pieces: tuple[PieceRecord, ...]) -> int:
+    header, entries = manifest.table_layout(pieces)
+    return max((entry.stop for entry in entries), default=len(header))

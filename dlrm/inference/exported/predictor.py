@@ -1,0 +1,101 @@
+"""From features to logits and probabilities: an export in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from dlrm.errors import ExportError
+from dlrm.inference.exported.folder import ExportFolder, open_export
+from dlrm.inference.exported.manifest import COMPILED_NAME, PROGRAM_NAME, Manifest
+from dlrm.inference.exported.program import Dense, as_function, load_compiled, load_program
+from dlrm.inference.exported.tables import Lookup, read_tables
+from dlrm.inference.features import Features
+
+TILE_ROWS = 32
+"""Rows are computed in multiples of so many, the last ones padded.
+
+Libraries choose the order of a matrix product's additions by its number of rows, so that a row's logit depends on how many
+others it is asked with (in the last bits). With multiples of 32 it does not, with the kernels that were looked at:
+tests/unit/inference/test_predictor.py. So a row gets the same probability alone, in a batch of a server, and from a file.
+"""
+MOST_ROWS = 1024
+"""Computed at once; further rows follow. Larger pieces are no faster a row, and leave the processor's cache."""
+
+
+class Predictor:
+    """An export that answers; threads may share one, and each call computes with torch's threads of the calling thread.
+
+    Args:
+        folder: the export.
+        lookup: its tables; dense: what follows them.
+
+    Attributes:
+        manifest, schema: what it takes and predicts.
+    """
+
+    def __init__(self, folder: ExportFolder, lookup: Lookup, dense: Dense) -> None:
+        self.folder = folder
+        self.manifest: Manifest = folder.manifest
+        self.schema = folder.manifest.columns
+        self._lookup = lookup
+        self._dense = dense
+
+    def logits(self, features: Features) -> torch.Tensor:
+        """The logits of rows, float32 (B, T).
+
+        Args:
+            features: as the schema says, ids within their tables (:func:`dlrm.inference.features.check_features`); any
+                number of rows.
+        """
+        return self._in_pieces(features, self._padded_logits)
+
+    def probabilities(self, features: Features) -> torch.Tensor:
+        """The probabilities of rows, float32 (B, T)."""
+        # With the padding: the last elements of a tensor take another path through a vectorised function.
+        return self._in_pieces(features, lambda piece: self._padded_logits(piece).sigmoid_())
+
+    @torch.no_grad()
+    def _in_pieces(self, features: Features, of_piece: Callable[[Features], torch.Tensor]) -> torch.Tensor:
+        pieces = [features[start : start + MOST_ROWS] for start in range(0, len(features), MOST_ROWS)]
+        found = [of_piece(piece)[: len(piece)] for piece in pieces]
+        if len(found) == 1:
+            return found[0]
+        return torch.cat(found) if found else torch.empty(0, len(self.schema.tasks))
+
+    def _padded_logits(self, features: Features) -> torch.Tensor:
+        rows = len(features)
+        size = -(-rows // TILE_ROWS) * TILE_ROWS
+        dense_BN = features.dense_BN
+        if rows < size:
+            dense_BN = torch.nn.functional.pad(dense_BN, (0, 0, 0, size - rows))
+        return self._dense(dense_BN, self._lookup(features, size))
+
+
+def open_predictor(path: str | os.PathLike[str], *, compiled: bool = False) -> Predictor:
+    """Read an export into memory; every byte of it is verified.
+
+    Args:
+        path: its folder.
+        compiled: run AOTInductor's machine code instead of the program. It is code: only of exports that you trust.
+
+    Raises:
+        ExportError: it is none, not whole, of another version, or cannot be used here.
+    """
+    return load_predictor(open_export(path), compiled=compiled)
+
+
+def load_predictor(folder: ExportFolder, *, compiled: bool = False) -> Predictor:
+    """See :func:`open_predictor`."""
+    if compiled:
+        if folder.manifest.file(COMPILED_NAME) is None:
+            hint = "export it with --compile true, or do without compiled code"
+            raise ExportError(str(folder.path), "holds no compiled code", hint=hint)
+        folder.read(COMPILED_NAME)  # verifies it
+        dense = load_compiled(str(folder.path / COMPILED_NAME))
+    else:
+        path = str(folder.path / PROGRAM_NAME)
+        dense = as_function(load_program(folder.read(PROGRAM_NAME), path))
+    return Predictor(folder, Lookup(folder.manifest, read_tables(folder)), dense)
