@@ -31,6 +31,9 @@ class RawRows:
     def __len__(self) -> int:
         return len(self.labels_M)
 
+    def __getitem__(self, rows: slice) -> RawRows:
+        return RawRows(self.labels_M[rows], self.integers_NM[:, rows], self.categories_FM[:, rows])
+
     @classmethod
     def concatenated(cls, blocks: list[RawRows]) -> RawRows:
         """The rows of all blocks (at least one), in order."""
