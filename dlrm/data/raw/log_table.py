@@ -33,6 +33,19 @@ class LogTable(NamedTuple):
     shift: float
     missing: np.float32
 
+    @classmethod
+    def of(cls, minimum: float, shift: float, missing: np.float32) -> LogTable:
+        """The transform of these parameters.
+
+        Args:
+            minimum: smaller integers are clamped to it.
+            shift: added before the logarithm.
+            missing: what a missing integer becomes.
+        """
+        integers = np.arange(_FIRST, _LAST, dtype=np.float64)
+        table = np.log(np.maximum(integers, minimum) + shift).astype(np.float32)
+        return cls(table, float(minimum), float(shift), missing)
+
 
 @lru_cache(maxsize=4)
 def log_table(minimum: float, shift: float, missing: float) -> LogTable:
@@ -43,10 +56,7 @@ def log_table(minimum: float, shift: float, missing: float) -> LogTable:
         shift: added before the logarithm.
         missing: stands for a missing integer, before the transform.
     """
-    integers = np.arange(_FIRST, _LAST, dtype=np.float64)
-    table = np.log(np.maximum(integers, minimum) + shift).astype(np.float32)
-    at_missing = np.float32(math.log(max(missing, minimum) + shift))
-    return LogTable(table, float(minimum), float(shift), at_missing)
+    return LogTable.of(minimum, shift, np.float32(math.log(max(missing, minimum) + shift)))
 
 
 @inlined
