@@ -11,6 +11,7 @@ from typing import Any
 
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
+from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import (
@@ -62,6 +63,11 @@ COMMANDS = {
         ExportModelConfig,
         ("checkpoint", "output"),
         False,
+    ),
+    "bench-inference": Command(
+        "measure how many requests exports answer on this machine within a bound of their latency",
+        BenchInferenceConfig,
+        ("output", "exports"),
     ),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(

@@ -7,6 +7,7 @@ from functools import partial
 
 from dlrm.config import Config
 from dlrm.config.base import Section
+from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
@@ -90,6 +91,15 @@ def run(config: Section) -> None:
             from dlrm.inference.export.job import run_export
 
             work = partial(run_export, config)
+        case BenchInferenceConfig():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.inference.benchmark.job import run_bench_inference
+
+            work = partial(run_bench_inference, config)
         case ReportConfig():
             from dlrm.scaling.report.job import run_report
 
