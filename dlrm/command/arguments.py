@@ -67,7 +67,7 @@ COMMANDS = {
     "bench-inference": Command(
         "measure how many requests exports answer on this machine within a bound of their latency",
         BenchInferenceConfig,
-        ("output", "exports"),
+        ("exports",),
     ),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(

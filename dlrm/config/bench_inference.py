@@ -23,8 +23,9 @@ class BenchInferenceConfig(Section):
 
     exports: InputPaths
     """Folders of exports. With several, each is measured alone, and they are the models that share the machine."""
-    output: InputPath
-    """Folder for results.json, points.csv, points.parquet and picture.png; what an earlier benchmark left is replaced."""
+    output: InputPath = ""
+    """Folder for results.json, points.csv, points.parquet and picture.png; <first export>.benchmark if left out. What an
+    earlier benchmark left in it is replaced."""
     bound_ms: PositiveFloat = 25.0
     """What 99 % of the requests must be answered within, counted from when each was due, in milliseconds."""
     batch_rows: Counts = (1, 32, 256)

@@ -19,7 +19,7 @@ class Shared:
         models: how many; rate_per_model: bounded rate of each, requests/s; relative: to that of one alone.
         total: bounded rate of all, relative to one alone's.
         closed_relative: of each model, what clients got of it, relative to when it was alone.
-        added: by how much one more model has changed the rate of each of those before, as a share; None for the first.
+        added: by how much the models since the number before have changed the rate of each, as a share; None for the first.
     """
 
     point: Point
@@ -59,10 +59,10 @@ def shared(found: Sequence[Measured]) -> list[Shared]:
                 relative=rate / base,
                 total=one.bounded_rate / base,
                 closed_relative=_closed_relative(one, present),
-                added=None if earlier is None else rate / earlier - 1,
+                added=None if earlier is None else rate / base / earlier - 1,
             )
         )
-        before[group] = rate
+        before[group] = rate / base
     return result
 
 

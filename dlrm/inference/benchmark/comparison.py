@@ -20,7 +20,7 @@ from dlrm.inference.benchmark.serving import Serving
 
 _WARM_UP_REQUESTS = 30
 _TIMED_REQUESTS = 100
-_FIRST_SHARE = 0.7
+_FIRST_SHARE, _MOST_SHARE = 0.7, 2.0
 
 
 @dataclass
@@ -66,6 +66,7 @@ def compare(
     config: BenchInferenceConfig,
     *,
     first: float,
+    highest: float,
     threads: int,
     rng: np.random.Generator,
     found: Callable[[Comparison], None],
@@ -78,6 +79,7 @@ def compare(
         serving: makes the batcher, which is closed while the plain way is measured.
         config: of the benchmark.
         first: the rate at which the search for the batcher's begins; each round after the first begins with the one before.
+        highest: rate of the batcher that is tried.
         threads: of torch, for the plain way.
         rng: what arrivals are drawn with.
         found: told after each round.
@@ -90,7 +92,7 @@ def compare(
         alone_s = _alone_s(plain, config)
         start = rates["plain"] or _FIRST_SHARE / alone_s
         run = Arrivals(plain, 1, config.bound_ms / 1e3, rng).run
-        one = bounded_rate(run, config, first=start, fastest_s=alone_s).confirmed
+        one = bounded_rate(run, config, first=start, highest=_MOST_SHARE / alone_s, fastest_s=alone_s).confirmed
         rates["plain"] = one.rate_per_s if one else 0.0
         seen.plain.append(one)
 
@@ -98,7 +100,7 @@ def compare(
         with serving() as server:
             server.closed(2, 0.2 * config.seconds, bound_s=1.0)
             run = Arrivals(server, 1, config.bound_ms / 1e3, rng).run
-            one = bounded_rate(run, config, first=rates["batched"], fastest_s=0.0).confirmed
+            one = bounded_rate(run, config, first=rates["batched"], highest=highest, fastest_s=0.0).confirmed
         rates["batched"] = one.rate_per_s if one else rates["batched"]
         seen.batched.append(one)
 

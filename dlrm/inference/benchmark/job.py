@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dlrm.checkpoint.manifest import MANIFEST_NAME
 from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.errors import ConfigError, ExportError
 from dlrm.format import counted
@@ -40,11 +41,12 @@ def run_bench_inference(config: BenchInferenceConfig) -> Result:
     """
     console = Console(progress=False)
     planned = plan(config)
-    folder = _folder(config.output)
-    result = Result(config, notices=list(planned.notices))
+    result = Result(config, notices=[*planned.notices, *_notices(config)])
+    bench = Bench(config, planned, result, console)
+    folder = _folder(config)
     try:
         with on_cpus(planned.cpu_sets["all"]):
-            Bench(config, planned, result, console, folder).run()
+            bench.run()
         result.complete = True
     except KeyboardInterrupt:
         result.notices.append("interrupted: this is what was measured so far")
@@ -68,14 +70,14 @@ class Bench:
         planned: what is measured.
         result: where it is written to, as it is found.
         console: for progress.
-        folder: for results, so far.
+
+    Raises:
+        ExportError: one of them is none, or cannot be used.
+        ConfigError: the rows to ask with are none.
     """
 
-    def __init__(
-        self, config: BenchInferenceConfig, planned: Plan, result: Result, console: Console, folder: Path
-    ) -> None:
+    def __init__(self, config: BenchInferenceConfig, planned: Plan, result: Result, console: Console) -> None:
         self._config, self._planned, self._result, self._console = config, planned, result, console
-        self._folder = folder
         most = max(len(config.exports), *config.models)
         self._predictors = [
             open_predictor(config.exports[number % len(config.exports)], compiled=config.compiled)
@@ -124,6 +126,7 @@ class Bench:
                 lambda: self._serving(point),
                 self._config,
                 first=best.bounded_rate,
+                highest=2 * best.closed.requests_per_s,
                 threads=min(torch.get_num_threads(), cpus),
                 rng=self._rng,
                 found=keep,
@@ -149,6 +152,15 @@ class Bench:
         return self._requests[key]
 
 
+def _notices(config: BenchInferenceConfig) -> list[str]:
+    if config.seconds * config.tolerance * 1e3 >= config.bound_ms:
+        return []
+    return [
+        f"runs of {config.seconds:g} s are short for a bound of {config.bound_ms:g} ms: what is too much by less than "
+        f"{config.bound_ms / config.seconds / 10:.0f} % may pass for a rate within it"
+    ]
+
+
 def _tell_if_behind(found: Measured, notices: list[str]) -> None:
     if any(run.behind for run in (*found.curve, found.bounded) if run):
         notices.append(
@@ -160,9 +172,12 @@ def _tell_if_behind(found: Measured, notices: list[str]) -> None:
         notices.append(f"{found.point.title}: {counted(shed, 'request')} shed or expired at rates within the bound")
 
 
-def _folder(output: str) -> Path:
-    folder = Path(output)
+def _folder(config: BenchInferenceConfig) -> Path:
+    """The folder for results, without those of an earlier benchmark."""
+    folder = Path(config.output or f"{config.exports[0].rstrip('/')}.benchmark")
     try:
+        if (folder / MANIFEST_NAME).exists():
+            raise ConfigError.at("output", f"{folder} is the folder of an export: name another")
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             with suppress(FileNotFoundError):

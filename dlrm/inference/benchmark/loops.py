@@ -16,6 +16,8 @@ class Server(Protocol):
 
     rows: int
     """Of a request."""
+    waits: bool
+    """Whether :meth:`ask` returns with the answer. Requests that are due meanwhile wait before it, as in a queue."""
 
     def ask(self, number: int, log: Log) -> None:
         """Have a request answered; the log is told once what became of it, now or later and by any thread."""
@@ -53,7 +55,7 @@ def open_loop(
             now_s = clock()
         if log.hopeless:
             break
-        handed(now_s)
+        handed(due_s if server.waits else now_s)
         server.ask(number, log)
     while log.told < len(log.handed_s) and not log.hopeless:
         sleep(_POLL_S)

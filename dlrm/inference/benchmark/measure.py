@@ -20,7 +20,8 @@ from dlrm.inference.benchmark.serving import Serving
 _SHARES_OF_HIGHEST = (0.25, 0.5, 0.75, 0.9)
 _WARM_UP = 0.3
 _ALONE = 0.3
-_FIRST_SHARE = 0.7
+_FIRST_SHARE, _MOST_SHARE = 0.7, 2.0
+"""Of what the machine can do by a closed run: where the search for a rate begins, and what it does not try."""
 _LEAST_REQUESTS = 200
 """Of a run, however low the rate: 99 % of fewer is not known."""
 _MOST_REQUESTS = 2_000_000
@@ -90,7 +91,12 @@ class Bounded:
 
 
 def bounded_rate(
-    run: Callable[[float, float], Observed], config: BenchInferenceConfig, *, first: float, fastest_s: float
+    run: Callable[[float, float], Observed],
+    config: BenchInferenceConfig,
+    *,
+    first: float,
+    highest: float,
+    fastest_s: float,
 ) -> Bounded:
     """Search the highest rate that keeps the bound.
 
@@ -98,6 +104,7 @@ def bounded_rate(
         run: rate and seconds -> what was seen.
         config: bound, lengths of runs, tolerance.
         first: where to begin.
+        highest: that is tried. A run that is short for its bound would be over before one saw that a rate is too much.
         fastest_s: what one request alone takes; if that is over the bound already, nothing is searched.
     """
     if fastest_s * 1e3 > config.bound_ms:
@@ -115,7 +122,7 @@ def bounded_rate(
 
     # One request in ten seconds is as good as none, and would take as long to see.
     lowest = min(first, max(0.05 * first, 1.0))
-    if not highest_rate(holds, first=first, lowest=lowest, tolerance=config.tolerance):
+    if not highest_rate(holds, first=first, lowest=lowest, highest=highest, tolerance=config.tolerance):
         found.confirmed = None
     return found
 
@@ -135,8 +142,14 @@ def measure(point: Point, serving: Serving, config: BenchInferenceConfig, rng: n
     alone = serving.closed(1, _ALONE * config.seconds, bound_s=bound_s)
     found = Measured(point, alone, serving.closed(clients, config.seconds, bound_s=bound_s))
     arrivals = Arrivals(serving, point.models, bound_s, rng)
-    first = _FIRST_SHARE * found.closed.requests_per_s
-    bounded = bounded_rate(arrivals.run, config, first=first, fastest_s=alone.latency.p50_ms / 1e3)
+    most = found.closed.requests_per_s
+    bounded = bounded_rate(
+        arrivals.run,
+        config,
+        first=_FIRST_SHARE * most,
+        highest=_MOST_SHARE * most,
+        fastest_s=alone.latency.p50_ms / 1e3,
+    )
     found.bounded, found.searched = bounded.confirmed, bounded.searched
     if found.bounded:
         shares = [share * found.bounded_rate for share in _SHARES_OF_HIGHEST]

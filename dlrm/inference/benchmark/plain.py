@@ -35,6 +35,8 @@ class Plain:
         given: whether a request is features, or raw rows that features are made of first.
     """
 
+    waits = True
+
     def __init__(self, model: Model, schema: Schema, requests: Requests, *, given: Given) -> None:
         self.rows = len(requests.features[0])
         self._model, self._requests, self._given = model, requests, given
@@ -106,7 +108,7 @@ def numbers_of(stored_RC: torch.Tensor, precision: Precision) -> torch.Tensor:
     """
     if precision in ("fp32", "fp16"):
         return stored_RC.float()
-    scale_bias_R2 = stored_RC[:, :4].contiguous().view(torch.float16).float()
+    scale_bias_R2 = stored_RC[:, :4].reshape(-1).view(torch.float16).view(-1, 2).float()
     integers_RC = stored_RC[:, 4:]
     if precision == "int4":
         halves_RC2 = torch.stack([integers_RC & _INT4_LOW, integers_RC >> 4], dim=2)

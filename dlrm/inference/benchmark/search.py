@@ -11,16 +11,17 @@ _STEP = 1.6
 _MOST_CONFIRMATIONS = 8
 
 
-def highest_rate(holds: Holds, *, first: float, lowest: float, tolerance: float) -> float:
+def highest_rate(holds: Holds, *, first: float, lowest: float, highest: float, tolerance: float) -> float:
     """The highest rate that short runs find by bisection and a long run confirms; 0 where none does.
 
     Args:
         holds: makes a run.
         first: where to begin.
         lowest: below this it is not looked for.
+        highest: nor above this.
         tolerance: at the end, the lowest rate that failed is within 1 + this of the one that did not.
     """
-    low, high = _bracket(holds, first, lowest)
+    low, high = _bracket(holds, first, lowest, highest)
     while low and high / low > 1 + tolerance:
         middle = (low * high) ** 0.5
         if holds(middle, False):
@@ -36,13 +37,15 @@ def highest_rate(holds: Holds, *, first: float, lowest: float, tolerance: float)
     return 0.0
 
 
-def _bracket(holds: Holds, first: float, lowest: float) -> tuple[float, float]:
-    """A rate that holds and one that does not; (0, ..) where none holds."""
+def _bracket(holds: Holds, first: float, lowest: float, highest: float) -> tuple[float, float]:
+    """A rate that holds and one that does not, or is the highest; (0, ..) where none holds."""
     rate = max(first, lowest)
     if holds(rate, False):
-        while holds(rate * _STEP, False):
-            rate *= _STEP
-        return rate, rate * _STEP
+        while rate < highest:
+            low, rate = rate, min(rate * _STEP, highest)
+            if not holds(rate, False):
+                return low, rate
+        return rate, rate
     while rate > lowest:
         high, rate = rate, max(rate / _STEP, lowest)
         if holds(rate, False):

@@ -10,7 +10,7 @@ from dlrm.inference.benchmark.observed import Log, Observed
 from dlrm.inference.benchmark.requests import Given, Requests
 from dlrm.inference.features import Features
 from dlrm.inference.serve.batcher import Batcher, Model, Workers
-from dlrm.inference.serve.waiting import ExpiredError, Limits, QueueFullError, Request
+from dlrm.inference.serve.waiting import ClosedError, ExpiredError, Limits, QueueFullError, Request
 
 _POLL_S = 5e-4
 
@@ -39,6 +39,8 @@ class Serving:
         threads: that compute.
         timeout_s: how long a request may wait.
     """
+
+    waits = False
 
     def __init__(
         self,
@@ -72,6 +74,8 @@ class Serving:
             self._batchers[model].put(request)
         except QueueFullError:
             log.shed.append(number)
+        except ClosedError as error:  # the benchmark was interrupted
+            log.errors.append(error)
 
     def abandon(self, log: Log) -> None:
         """See :class:`~dlrm.inference.benchmark.loops.Server`."""

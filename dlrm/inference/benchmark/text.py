@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from dlrm.format import counted
 from dlrm.inference.benchmark.colocation import Shared
 from dlrm.inference.benchmark.comparison import Comparison
 from dlrm.inference.benchmark.measure import Measured
+from dlrm.inference.benchmark.points import Point
 from dlrm.inference.benchmark.result import Result
 
 
@@ -31,18 +33,8 @@ def texts(result: Result) -> Iterator[str | Table]:
 
 def points_table(measured: list[Measured]) -> Table:
     """A row a point."""
-    table = Table()
-    factors: dict[str, list[str]] = {
-        "CPUs": [str(one.point.cpu_set) for one in measured],
-        "given": [str(one.point.given) for one in measured],
-        "rows": [f"{one.point.request_rows}" for one in measured],
-        "threads": [f"{one.point.threads}" for one in measured],
-        "models": [_models(one) for one in measured],
-        "batch": [f"{one.point.batch_rows}" for one in measured],
-    }
-    shown = {name: values for name, values in factors.items() if len(set(values)) > 1 or name in ("batch", "threads")}
-    for name in (*shown, "alone ms", "closed/s", "within/s", "p50", "p95", "p99", "max", "CPU"):
-        table.add_column(name, justify="right", no_wrap=True)
+    shown = _factors([one.point for one in measured])
+    table = _table(*shown, "alone ms", "closed/s", "within/s", "p50", "p95", "p99", "max", "CPU")
     for number, one in enumerate(measured):
         cells = [values[number] for values in shown.values()]
         cells += [f"{one.alone.latency.p50_ms:.2f}", f"{one.closed.requests_per_s:,.0f}"]
@@ -56,27 +48,44 @@ def points_table(measured: list[Measured]) -> Table:
     return table
 
 
-def _models(one: Measured) -> str:
-    return f"{one.point.models}" if one.point.models > 1 else f"1 (export {one.point.members[0] + 1})"
-
-
 def shared_table(found: list[Shared]) -> Table:
     """A row a number of models."""
-    table = Table()
-    names = ("threads", "batch", "models", "each/s", "of alone", "all, of alone", "one more costs")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in sorted(found, key=lambda found: (found.point.threads, found.point.batch_rows, found.models)):
-        added = "" if one.added is None else f"{one.added:+.0%}"
+    ordered = sorted(found, key=lambda one: (replace(one.point, members=(0,)).title, one.models))
+    shown = _factors([one.point for one in ordered])
+    table = _table(*shown, "each/s", "of alone", "all, of alone", "more cost")
+    for number, one in enumerate(ordered):
         table.add_row(
-            f"{one.point.threads}",
-            f"{one.point.batch_rows}",
-            f"{one.models}",
+            *(values[number] for values in shown.values()),
             f"{one.rate_per_model:,.0f}",
             f"{one.relative:.2f}",
             f"{one.total:.2f}",
-            added,
+            "" if one.added is None else f"{one.added:+.0%}",
         )
+    return table
+
+
+def _factors(points: list[Point]) -> dict[str, list[str]]:
+    """Of each factor that is shown, its level at each point; what is the same at all is left out."""
+    factors = {
+        "CPUs": [str(point.cpu_set) for point in points],
+        "given": [str(point.given) for point in points],
+        "rows": [f"{point.request_rows}" for point in points],
+        "threads": [f"{point.threads}" for point in points],
+        "batch": [f"{point.batch_rows}" for point in points],
+        "models": [_models(point) for point in points],
+    }
+    always = ("threads", "batch")
+    return {name: levels for name, levels in factors.items() if len(set(levels)) > 1 or name in always}
+
+
+def _models(point: Point) -> str:
+    return f"1 (no. {point.members[0] + 1})" if point.models == 1 and point.members != (0,) else f"{point.models}"
+
+
+def _table(*names: str) -> Table:
+    table = Table()
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
