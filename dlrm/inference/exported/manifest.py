@@ -207,7 +207,8 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _contradiction(manifest: Manifest) -> str:
     """The first thing in a manifest that contradicts another, in words; empty if nothing does."""
     names = [*manifest.dense, *(feature.name for feature in manifest.sparse)]
-    for kind, found in (("column", names), ("file", [file.name for file in manifest.files])):
+    files = [file.name for file in manifest.files]
+    for kind, found in (("column", names), ("task", list(manifest.tasks)), ("file", files)):
         twice = [name for name, count in Counter(found).items() if count > 1]
         if twice:
             return f"{kind} {twice[0]!a} is listed twice"

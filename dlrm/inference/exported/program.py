@@ -7,19 +7,26 @@ from collections.abc import Callable
 
 import torch
 
-from dlrm.errors import ExportError
-from dlrm.inference.exported.manifest import RESTORE
-from dlrm.inference.exported.program_archive import fault_in_archive, plain_archive
+from dlrm.errors import ConfigError, ExportError
+from dlrm.inference.exported.manifest import RESTORE, Manifest
+from dlrm.inference.exported.program_archive import UnfitProgramError, checked_archive, plain_archive
 
 Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """dense_BN and pooled_BX, float32 -> logits_BT, float32."""
 
 
 def dump_program(program: torch.export.ExportedProgram) -> bytes:
-    """A program as bytes, the same for the same program; see :mod:`dlrm.inference.exported.program_archive`."""
+    """A program as bytes, the same for the same program; see :mod:`dlrm.inference.exported.program_archive`.
+
+    Raises:
+        ConfigError: it has parts that are not read back.
+    """
     written = io.BytesIO()
     torch.export.save(program, written)
-    return plain_archive(written.getvalue())
+    try:
+        return plain_archive(written.getvalue())
+    except UnfitProgramError as unfit:
+        raise ConfigError.at("model.kind", f"cannot be exported: its program {unfit}") from None
 
 
 def load_program(data: bytes, path: str) -> torch.export.ExportedProgram:
@@ -32,10 +39,12 @@ def load_program(data: bytes, path: str) -> torch.export.ExportedProgram:
     Raises:
         ExportError: it is something else.
     """
-    if problem := fault_in_archive(data):
-        raise ExportError(path, problem, hint=RESTORE)
     try:
-        return torch.export.load(io.BytesIO(data))
+        archive = checked_archive(data)
+    except UnfitProgramError as unfit:
+        raise ExportError(path, str(unfit), hint=RESTORE) from None
+    try:
+        return torch.export.load(io.BytesIO(archive))
     except Exception as error:
         problem = f"torch {torch.__version__} cannot read this program ({_first_line(error)})"
         raise ExportError(path, problem, hint="export again with this version of torch") from error
@@ -45,6 +54,28 @@ def as_function(program: torch.export.ExportedProgram) -> Dense:
     """The program as something to call. Shapes are not checked: those of all calls follow from the manifest."""
     module: Dense = program.module(check_guards=False)
     return module
+
+
+def require_answer(dense: Dense, manifest: Manifest, path: str) -> None:
+    """Ask once with zeros, and see that the answer is such as the manifest says.
+
+    Args:
+        dense: a program.
+        manifest: of its export.
+        path: how errors call the program's file.
+
+    Raises:
+        ExportError: it is not.
+    """
+    rows = 32
+    expected = (rows, len(manifest.tasks))
+    try:
+        with torch.no_grad():
+            found = dense(torch.zeros(rows, len(manifest.dense)), torch.zeros(rows, manifest.pooled_columns))
+    except Exception as error:
+        raise ExportError(path, f"does not run ({_first_line(error)})", hint=RESTORE) from error
+    if not isinstance(found, torch.Tensor) or found.shape != expected or found.dtype != torch.float32:
+        raise ExportError(path, f"does not give logits of shape {list(expected)}", hint=RESTORE)
 
 
 def load_compiled(path: str) -> Dense:
