@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import rich.console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from dlrm.checkpoint.paths import is_removed, open_one
 from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.stored import Checkpoint, find_damage
 from dlrm.checkpoint.tools.comparing import Comparison, compare, config_differences, state_bytes
 from dlrm.checkpoint.tools.exporting import export, tensors_to_export
 from dlrm.checkpoint.tools.format import count, delta_of, metadata_of, moment, text
 from dlrm.checkpoint.tools.listing import entries
-from dlrm.checkpoint.tools.paths import is_removed, open_one
 from dlrm.checkpoint.tools.showing import config_text, metadata_table, others_table, tables_table
 from dlrm.checkpoint.tools.tables import add, list_table, plain_table, show, terminal
 from dlrm.checkpoint.tools.verifying import committed, restoring_damage, with_dependencies

@@ -14,10 +14,10 @@ import torch
 
 from dlrm.checkpoint.fill import Progress, ignore
 from dlrm.checkpoint.manifest import COMMITTED_NAME
+from dlrm.checkpoint.paths import local_file
 from dlrm.checkpoint.reader import Reader
 from dlrm.checkpoint.storage import storage_errors
 from dlrm.checkpoint.tensors import GlobalTensor
-from dlrm.checkpoint.tools.paths import local_file
 from dlrm.checkpoint.tools.safetensors_format import Entry, layout
 from dlrm.checkpoint.tools.showing import is_weight
 from dlrm.errors import CheckpointError

@@ -11,10 +11,10 @@ import torch
 
 from dlrm.checkpoint.manifest import Manifest
 from dlrm.checkpoint.names import checkpoint_name
+from dlrm.checkpoint.paths import local_file, storage_of
 from dlrm.checkpoint.save import Destination, abandon, commit, prepare, write_rank
 from dlrm.checkpoint.snapshot import view
 from dlrm.checkpoint.tensors import GlobalTensor
-from dlrm.checkpoint.tools.paths import local_file, storage_of
 from dlrm.checkpoint.tools.showing import is_table
 from dlrm.checkpoint.tools.state_dict import read_state_dict
 from dlrm.checkpoint.tools.tables import terminal

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.names import is_discarded, is_working, step_of
+from dlrm.checkpoint.paths import Location, find_location, is_removed
 from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.storage import Storage, UnreachableError, reading
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.checkpoint.tools.format import delta_of
-from dlrm.checkpoint.tools.paths import Location, find_location, is_removed
 from dlrm.errors import CheckpointError
 from dlrm.format import escaped
 

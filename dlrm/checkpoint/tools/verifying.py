@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextlib import suppress
 
 from dlrm.checkpoint.folder import checkpoint_paths
+from dlrm.checkpoint.paths import find_location, is_removed, is_uncommitted
 from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.storage import Storage, storage_errors
 from dlrm.checkpoint.stored import Checkpoint, open_checkpoint
-from dlrm.checkpoint.tools.paths import find_location, is_removed, is_uncommitted
 from dlrm.errors import CheckpointError
 
 
