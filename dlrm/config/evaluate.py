@@ -20,7 +20,7 @@ SplitName = Literal["test", "validation", "train"]
 
 _REFUSED = {
     "model": "is the checkpoint's, with which its weights go: leave it out",
-    "optim": "trains, and nothing is trained here: leave it out",
+    "optim": "is for training: leave it out",
     "checkpoint": "is about saving, and nothing is saved here: leave it out (the checkpoint to score is PATH)",
     "resume": "is about going on with training: leave it out (the checkpoint to score is PATH)",
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -99,7 +100,7 @@ class ByBucket:
         edges = [f"{edge:.4g}" for edge in self.edges_E.tolist()]
         if not edges:
             return ("all",)
-        between = [f"({low}, {high}]" for low, high in zip(edges, edges[1:], strict=False)]
+        between = [f"({low}, {high}]" for low, high in pairwise(edges)]
         return (f"<= {edges[0]}", *between, f"> {edges[-1]}")
 
     def slice_of(self, batch: Batch) -> torch.Tensor:
