@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from dlrm.checkpoint.paths import open_one
 from dlrm.checkpoint.tensors import GlobalTensor, weight_name
 from dlrm.config.evaluate import EvaluateRequest
 from dlrm.data.build import build_dataset
+from dlrm.errors import DataError
 from dlrm.inference.evaluate.found import find_together
 from dlrm.inference.evaluate.job import evaluate
+from dlrm.inference.evaluate.model import require_fit
 from dlrm.memory import AVERAGE, COPIES, DENSE_STATE, TABLE_STATE, expected
 from dlrm.models.build import build_model
 from dlrm.run.console import Silent
+from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import table_of_weight
 from dlrm.train.checkpointing.load import saved_config
 from tests.support.command import run_command
@@ -100,6 +104,40 @@ def test_on_the_same_ranks_and_plan_figures_are_those_of_training_to_the_bit(run
 def test_nothing_is_kept_for_training(as_trained):
     _, parts = as_trained["test"]
     assert parts.keys().isdisjoint({TABLE_STATE, DENSE_STATE, AVERAGE, COPIES})
+
+
+A, B, C, D = (SparseFeature(f"cat_{i}", rows) for i, rows in enumerate((40, 50, 8, 300)))
+NUMBERS, TASKS = ("int_0", "int_1", "int_2"), ("click", "like")
+UNFIT = {
+    "rows": (
+        Schema(NUMBERS, (A, B, C, replace(D, rows=301)), TASKS),
+        "table cat_3 has 300 rows in the checkpoint, 301 by",
+    ),
+    "one more": (
+        Schema(NUMBERS, (A, B, C, D, SparseFeature("e", 5)), TASKS),
+        "the data have column e, the checkpoint",
+    ),
+    "one less": (Schema(NUMBERS, (A, B, C), TASKS), "the checkpoint has table cat_3, the data have no such column"),
+    "order": (Schema(NUMBERS, (A, C, B, D), TASKS), "table 1 was cat_1 in training, cat_2 in the data; table 2 was"),
+    "numbers": (
+        Schema(NUMBERS[1:], (A, B, C, D), TASKS),
+        "bottom_mlp.linears.0.weight is 16 x 3 in the",
+    ),
+    "tasks": (
+        Schema(NUMBERS, (A, B, C, D), ("click",)),
+        "top_mlp.linears.1.weight is 2 x 16 in the checkpoint, 1 x 16",
+    ),
+}
+
+
+@pytest.mark.parametrize(("schema", "message"), UNFIT.values(), ids=UNFIT)
+def test_data_with_other_columns_are_refused_with_what_differs(run, schema, message):
+    checkpoint, _ = open_one(str(run))
+    config = saved_config(checkpoint)
+    require_fit(checkpoint, config, Schema(("other", "names", "x"), (A, B, C, D), TASKS), data="these")
+    with pytest.raises(DataError, match=r"^these: does not fit") as error:
+        require_fit(checkpoint, config, schema, data="these")
+    assert message in str(error.value)
 
 
 def plain_logits(path, split, *, averaged):
