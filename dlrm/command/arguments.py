@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.config.describe import help_text, options
+from dlrm.config.evaluate import EvaluateConfig, EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportModelConfig
 from dlrm.config.moving import ImportFlagsConfig
@@ -43,6 +44,7 @@ class Command:
             takes all that are left.
         from_file: whether options may be in a YAML file, ``--config FILE``.
         foreign: the option that holds all words after ``--``, which are another program's.
+        later: makes of the words what stands for a configuration that is known only when a file of theirs has been read.
     """
 
     purpose: str
@@ -50,6 +52,7 @@ class Command:
     positional: tuple[str, ...] = ()
     from_file: bool = True
     foreign: str = ""
+    later: Callable[[tuple[str, ...]], Section] | None = None
 
 
 GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; import weights"}
@@ -62,6 +65,13 @@ COMMANDS = {
         ExportModelConfig,
         ("checkpoint", "output"),
         False,
+    ),
+    "evaluate": Command(
+        "score a checkpoint on a data set: AUC and other figures, of all samples and of slices of them",
+        EvaluateConfig,
+        ("path",),
+        from_file=False,
+        later=EvaluateRequest.of,
     ),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(
@@ -126,7 +136,8 @@ class Request:
         """
         command = COMMANDS[self.command]
         assert command.options is not None, f"{self.command} has no configuration"
-        return load_options(command.options, self.config_path, self._named(command))
+        words = self._named(command)
+        return command.later(words) if command.later else load_options(command.options, self.config_path, words)
 
     def _named(self, command: Command) -> tuple[str, ...]:
         """The words with the names of the options that words on their own are the values of."""
