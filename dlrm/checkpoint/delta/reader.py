@@ -89,6 +89,19 @@ class _Quantised(Target):
         return restored(self.checkpoint, self.stored, data)
 
 
+def deltas_since(reader: object, manifest_checksum: str) -> tuple[Delta, ...] | None:
+    """The deltas of a chain after the checkpoint with this checksum, the oldest first; None where it is none of the chain.
+
+    Args:
+        reader: of a checkpoint, a full one or a delta.
+        manifest_checksum: of another one.
+    """
+    if not isinstance(reader, DeltaReader):
+        return None
+    checksums = [member.manifest_checksum for member in reader.members]
+    return reader.chain.deltas[checksums.index(manifest_checksum) :] if manifest_checksum in checksums else None
+
+
 def open_delta(
     checkpoint: Checkpoint, *, damaged: Collection[str], opened: dict[str, Checkpoint]
 ) -> DeltaReader | None:
