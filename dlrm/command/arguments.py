@@ -24,7 +24,7 @@ from dlrm.config.checkpoint_commands import (
 from dlrm.config.describe import help_text, options
 from dlrm.config.evaluate import EvaluateConfig, EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
-from dlrm.config.export import ExportModelConfig
+from dlrm.config.export import ExportModelConfig, ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
@@ -64,7 +64,8 @@ COMMANDS = {
         "make a folder of a checkpoint that answers without the trainer",
         ExportModelConfig,
         ("checkpoint", "output"),
-        False,
+        from_file=False,
+        later=ExportRequest.of,
     ),
     "evaluate": Command(
         "score a checkpoint on a data set: AUC and other figures, of all samples and of slices of them",

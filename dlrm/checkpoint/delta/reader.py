@@ -9,6 +9,7 @@ import torch
 
 from dlrm.checkpoint.delta.chain import Chain, open_chain
 from dlrm.checkpoint.delta.dirty_rows import fill_dirty_rows, find_row_damage, verify_dirty_rows
+from dlrm.checkpoint.delta.format import Delta
 from dlrm.checkpoint.delta.quantise import QUANTISED_PREFIX, restored, restored_slice
 from dlrm.checkpoint.fill import Filling, Progress, Target, ignore
 from dlrm.checkpoint.manifest import TensorRecord
@@ -90,7 +91,7 @@ class _Quantised(Target):
 
 
 def deltas_since(reader: object, manifest_checksum: str) -> tuple[Delta, ...] | None:
-    """The deltas of a chain after the checkpoint with this checksum, the oldest first; None where it is none of the chain.
+    """The deltas of a chain after the checkpoint with this checksum, the oldest first; None if that is not of the chain.
 
     Args:
         reader: of a checkpoint, a full one or a delta.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from dlrm.checkpoint.delta.dirty_rows import read_rows, row_values
 from dlrm.checkpoint.delta.format import Delta, DirtyShard
-from dlrm.checkpoint.delta.reader import read_rows, row_values
 from dlrm.checkpoint.fill import Progress
 from dlrm.checkpoint.stored import StoredChunk
 from dlrm.checkpoint.tensors import weight_name
@@ -36,7 +36,8 @@ def changed_rows(delta: Delta, table: str, dim: int, progress: Progress) -> Iter
 
     Args:
         delta: an open one.
-        table: as the checkpoint calls it; dim: D.
+        table: as the checkpoint calls it.
+        dim: D.
         progress: is told the bytes that were read.
 
     Raises:

@@ -41,8 +41,8 @@ class Update:
         """See that deltas lead from one to the other.
 
         Raises:
-            ExportError: the checkpoint does not depend on what the export was made of; the export holds averages, or a dense
-                part in fewer bits.
+            ExportError: the checkpoint does not depend on what the export was made of; the export holds averages, or a
+                dense part in fewer bits.
         """
         manifest, path = previous.manifest, str(previous.path)
         checkpoint = reader.checkpoint
@@ -79,10 +79,11 @@ class Update:
 
 @dataclass(frozen=True)
 class Changes:
-    """How much an update has changed: rows of tables, of so many."""
+    """How much an update has changed: rows of tables, of so many, and the bytes of deltas that were read for them."""
 
     changed: int
     rows: int
+    bytes_read: int
 
 
 def update_tables(update: Update, manifest: Manifest, writer: FolderWriter, progress: Progress) -> Changes:
@@ -92,7 +93,7 @@ def update_tables(update: Update, manifest: Manifest, writer: FolderWriter, prog
         update: what to do.
         manifest: of the new export, without files.
         writer: of its folder.
-        progress: is told the bytes that were copied, and those that were read of checkpoints.
+        progress: is told the bytes that were copied.
 
     Raises:
         ExportError: the export is damaged, or has other columns; a weight cannot be stored.
@@ -108,10 +109,12 @@ def update_tables(update: Update, manifest: Manifest, writer: FolderWriter, prog
         for piece, tensor in zip(pieces, copied_pieces(writer.path / file.name, update.previous, file), strict=True):
             by_table[piece.table].append((piece, tensor))
         progress(file.bytes)
-    changed = sum(_update_table(update, number, by_table[number], progress) for number in range(len(before.tables)))
+    sizes: list[int] = []
+    tables = range(len(before.tables))
+    changed = sum(_update_table(update, number, by_table[number], sizes.append) for number in tables)
     for file in files:
         writer.finish(file.name, file.pieces)
-    return Changes(changed, sum(feature.rows for feature in manifest.sparse))
+    return Changes(changed, sum(feature.rows for feature in manifest.sparse), sum(sizes))
 
 
 def _update_table(update: Update, number: int, pieces: Pieces, progress: Progress) -> int:

@@ -185,7 +185,7 @@ def mapped_pieces(path: Path, manifest: Manifest, pieces: Sequence[PieceRecord])
 
 
 def copied_pieces(path: Path, source: ExportFolder, record: FileRecord) -> list[torch.Tensor]:
-    """A copy of an export's file with tables; the memory of the tensors, as :func:`mapped_pieces` returns them, is the copy's.
+    """A copy of an export's file with tables, as tensors like those of :func:`mapped_pieces`.
 
     Raises:
         ExportError: the file is not as it was written.

@@ -107,6 +107,17 @@ class FileRecord(Record):
     pieces: tuple[PieceRecord, ...] | None = None
 
 
+class CompiledRecord(Record):
+    """What a machine must be for the compiled dense part: its instructions are of that kind.
+
+    Attributes:
+        machine: e.g. x86_64; capability: e.g. AVX512, as ``torch.backends.cpu.get_cpu_capability`` calls it.
+    """
+
+    machine: str
+    capability: str
+
+
 class SourceRecord(Record):
     """What an export was made of.
 
@@ -144,6 +155,7 @@ class Manifest(Record):
     preprocessing: PreprocessingRecord
     files: tuple[FileRecord, ...]
     source: SourceRecord
+    compiled: CompiledRecord | None = None
 
     @property
     def columns(self) -> Schema:

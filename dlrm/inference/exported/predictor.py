@@ -95,11 +95,12 @@ def load_predictor(folder: ExportFolder, *, compiled: bool = False) -> Predictor
     """See :func:`open_predictor`."""
     path = str(folder.path / (COMPILED_NAME if compiled else PROGRAM_NAME))
     if compiled:
-        if folder.manifest.file(COMPILED_NAME) is None:
+        record = folder.manifest.compiled
+        if folder.manifest.file(COMPILED_NAME) is None or record is None:
             hint = "export it with --compile true, or do without compiled code"
             raise ExportError(str(folder.path), "holds no compiled code", hint=hint)
         folder.read(COMPILED_NAME)  # verifies it
-        dense = load_compiled(path)
+        dense = load_compiled(path, record)
     else:
         dense = as_function(load_program(folder.read(PROGRAM_NAME), path))
     require_answer(dense, folder.manifest, path)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import platform
 from collections.abc import Callable
 
 import torch
 
 from dlrm.errors import ConfigError, ExportError
-from dlrm.inference.exported.manifest import RESTORE, Manifest
+from dlrm.inference.exported.manifest import RESTORE, CompiledRecord, Manifest
 from dlrm.inference.exported.program_archive import UnfitProgramError, checked_archive, plain_archive
 
 Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """dense_BN and pooled_BX, float32 -> logits_BT, float32."""
+
+
+_X86 = ("DEFAULT", "AVX2", "AVX512")
+"""Capabilities, each of which has those before it."""
 
 
 def dump_program(program: torch.export.ExportedProgram) -> bytes:
@@ -78,18 +83,32 @@ def require_answer(dense: Dense, manifest: Manifest, path: str) -> None:
         raise ExportError(path, f"does not give logits of shape {list(expected)}", hint=RESTORE)
 
 
-def load_compiled(path: str) -> Dense:
+def load_compiled(path: str, record: CompiledRecord) -> Dense:
     """A package of AOTInductor. It is machine code: to load it is to run it.
 
+    Args:
+        path: the file.
+        record: the machines that can run it.
+
     Raises:
-        ExportError: torch cannot load it.
+        ExportError: this machine is none of them, or torch cannot load it.
     """
+    hint = "export again on this kind of machine, or do without compiled code"
+    here = CompiledRecord(machine=platform.machine(), capability=torch.backends.cpu.get_cpu_capability())
+    if not _can_run(here, record):
+        problem = f"is compiled for {record.machine} with {record.capability}, this machine is {here.machine} with"
+        raise ExportError(path, f"{problem} {here.capability}", hint=hint)
     try:
         loaded: Dense = torch._inductor.aoti_load_package(path)
     except Exception as error:
-        hint = "export again on this kind of machine, or do without compiled code"
         raise ExportError(path, f"cannot be loaded ({_first_line(error)})", hint=hint) from error
     return loaded
+
+
+def _can_run(here: CompiledRecord, record: CompiledRecord) -> bool:
+    if here.machine == record.machine == "x86_64" and {here.capability, record.capability} <= set(_X86):
+        return _X86.index(here.capability) >= _X86.index(record.capability)
+    return here == record
 
 
 def _first_line(error: Exception) -> str:

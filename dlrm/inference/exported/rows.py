@@ -1,7 +1,7 @@
-"""Rows of tables in fewer bits, as fbgemm's inference kernel reads them; :mod:`dlrm.inference.exported.manifest` says how.
+"""Rows of tables in fewer bits, as fbgemm's inference kernel reads them (:mod:`dlrm.inference.exported.manifest`).
 
-Row-wise: each row has a scale and a bias of its own, so that a row of small numbers loses nothing beside one of large ones. Of
-R rows of D columns, ``int8`` takes R * (D + 4) bytes and ``int4`` R * (D / 2 + 4), where ``fp32`` takes R * 4 D.
+Row-wise: each row has a scale and a bias of its own, so that a row of small numbers loses nothing beside one of large
+ones. Of R rows of D columns, ``int8`` takes R * (D + 4) bytes and ``int4`` R * (D / 2 + 4), where ``fp32`` takes R * 4 D.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def stored_rows(
     Args:
         weights_RD: float32 (R, D); D is even for ``int4``.
         precision: of the result.
-        path, table, first_row: where they are from, for errors: an export, a table, the id of the first of them.
+        path: where they are from, for errors.
+        table: likewise.
+        first_row: the id of the first of them, likewise.
         rows_R: the ids of all, where they do not follow each other.
 
     Returns:
