@@ -112,10 +112,12 @@ class CompiledRecord(Record):
 
     Attributes:
         machine: e.g. x86_64; capability: e.g. AVX512, as ``torch.backends.cpu.get_cpu_capability`` calls it.
+        instructions: of an x86 processor the flags that it must have, as Linux calls them.
     """
 
     machine: str
     capability: str
+    instructions: tuple[str, ...] = ()
 
 
 class SourceRecord(Record):
@@ -187,9 +189,12 @@ class Manifest(Record):
         return header, [entries[self.piece_name(piece)] for piece in pieces]
 
     def piece_name(self, piece: PieceRecord) -> str:
-        """How its tensor is called: ``cat_0``, or ``cat_0@1000000`` where it begins with a later row."""
+        """How its tensor is called: ``cat_0``, or ``cat_0@1000000`` where it begins with a later row.
+
+        Where the name has an @ of its own the row always follows, so that no two pieces are called the same.
+        """
         name = state_name(self.sparse[piece.table].name)
-        return f"{name}@{piece.first_row}" if piece.first_row else name
+        return f"{name}@{piece.first_row}" if piece.first_row or "@" in name else name
 
 
 def dump_manifest(manifest: Manifest) -> bytes:

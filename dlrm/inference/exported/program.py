@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -14,10 +15,6 @@ from dlrm.inference.exported.program_archive import UnfitProgramError, checked_a
 
 Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """dense_BN and pooled_BX, float32 -> logits_BT, float32."""
-
-
-_X86 = ("DEFAULT", "AVX2", "AVX512")
-"""Capabilities, each of which has those before it."""
 
 
 def dump_program(program: torch.export.ExportedProgram) -> bytes:
@@ -94,10 +91,8 @@ def load_compiled(path: str, record: CompiledRecord) -> Dense:
         ExportError: this machine is none of them, or torch cannot load it.
     """
     hint = "export again on this kind of machine, or do without compiled code"
-    here = CompiledRecord(machine=platform.machine(), capability=torch.backends.cpu.get_cpu_capability())
-    if not _can_run(here, record):
-        problem = f"is compiled for {record.machine} with {record.capability}, this machine is {here.machine} with"
-        raise ExportError(path, f"{problem} {here.capability}", hint=hint)
+    if lacking := _lacking(record):
+        raise ExportError(path, f"is compiled for {lacking}", hint=hint)
     try:
         loaded: Dense = torch._inductor.aoti_load_package(path)
     except Exception as error:
@@ -105,10 +100,25 @@ def load_compiled(path: str, record: CompiledRecord) -> Dense:
     return loaded
 
 
-def _can_run(here: CompiledRecord, record: CompiledRecord) -> bool:
-    if here.machine == record.machine == "x86_64" and {here.capability, record.capability} <= set(_X86):
-        return _X86.index(here.capability) >= _X86.index(record.capability)
-    return here == record
+def _lacking(record: CompiledRecord) -> str:
+    """What this machine lacks to run machine code, in words; empty: nothing."""
+    machine, capability = platform.machine(), torch.backends.cpu.get_cpu_capability()
+    if machine != record.machine:
+        return f"{record.machine}, and this machine is {machine}"
+    if machine == "x86_64":
+        missing = sorted(set(record.instructions) - _processor_flags())
+        return f"processors with {', '.join(missing)}, which this one lacks" if missing else ""
+    same = capability == record.capability
+    return "" if same else f"processors with {record.capability}, and this one has {capability}"
+
+
+def _processor_flags() -> set[str]:
+    """What an x86 processor can do, as Linux calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def _first_line(error: Exception) -> str:
