@@ -3,8 +3,8 @@
 python scripts/read_export.py EXPORT FEATURES.npz PROBABILITIES.npy
 
 FEATURES.npz holds ``dense`` float32 (rows, N), and ``ids`` (rows, S): the ids of the first table, then those of the second
-and so on, -1 where a bag is not full. docs/inference.md describes the files. Of exports that you trust: torch runs code that
-a program may hold, which dlrm's own reader refuses.
+and so on, -1 where a bag is not full. docs/inference.md describes the files. For exports that you trust: torch runs code
+that a program may hold, which dlrm's own reader refuses.
 """
 
 import json
