@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -51,7 +54,14 @@ class SavedModel:
         return logits_BT
 
 
-def save_model(folder: Path, *options: str, schema: Schema | None = None, step: int = 1, seed: int = 1) -> SavedModel:
+def save_model(
+    folder: Path,
+    *options: str,
+    schema: Schema | None = None,
+    step: int = 1,
+    seed: int = 1,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+) -> SavedModel:
     """Save a model as one rank would.
 
     Args:
@@ -59,6 +69,7 @@ def save_model(folder: Path, *options: str, schema: Schema | None = None, step: 
         options: of training; those of the model replace :data:`TINY`'s.
         schema: of other data than those of the configuration.
         step, seed: of the checkpoint, and of its weights.
+        metadata: of the checkpoint, besides its configuration.
     """
     config = load_config(None, [*TINY, *options])
     schema = schema or build_dataset(config.data).schema
@@ -69,7 +80,7 @@ def save_model(folder: Path, *options: str, schema: Schema | None = None, step: 
     }
     state = {names.get(name, name): tensor.detach() for name, tensor in model.state_dict().items()}
     tensors = [GlobalTensor.of(name, tensor) for name, tensor in state.items()]
-    path = save_ranks(folder, step, [tensors], {"config": to_plain(config)})
+    path = save_ranks(folder, step, [tensors], {"config": to_plain(config), **metadata})
     return SavedModel(path, config, schema, model, state)
 
 

@@ -41,7 +41,16 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+QUICK = {"cat, tables of several dims", "deepfm, towers", "without dense features"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, marks=[] if name in QUICK else pytest.mark.slow, id=name)
+        for name, options in MODELS.items()
+    ],
+)
 def test_an_export_answers_as_the_trainers_model(options, tmp_path):
     saved = save_model(tmp_path, *options)
     with new_export(str(tmp_path / "e"), overwrite=False) as writer:

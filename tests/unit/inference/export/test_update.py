@@ -12,6 +12,8 @@ from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.config.describe import to_plain
 from dlrm.config.export import ExportRequest
 from dlrm.errors import ExportError
+from dlrm.inference.export import job
+from dlrm.inference.export.dense_program import export_dense
 from dlrm.inference.export.job import run_export, write_export
 from dlrm.inference.export.update import Update
 from dlrm.inference.export.write import new_export
@@ -29,6 +31,22 @@ SHARDS = {
     "cat_3": ((0, 0, 20, 8),),
 }
 """cat_4 is trained by the dense optimizer: every checkpoint has all of it."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_the_same_weights_are_made_once():
+    """torch.export takes seconds; the last test of the file, which has its own, shows that it gives the same again."""
+    made: dict[bytes, torch.export.ExportedProgram] = {}
+
+    def export_once(part, **sizes):
+        weights = b"".join(tensor.detach().numpy().tobytes() for tensor in part.state_dict().values())
+        if weights not in made:
+            made[weights] = export_dense(part, **sizes)
+        return made[weights]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "export_dense", export_once)
+        yield
 
 
 def changed(state: State, rows: dict[str, list[int]], seed: int) -> State:
@@ -161,8 +179,9 @@ def test_a_damaged_table_is_not_copied(chain, tmp_path):
     assert not (tmp_path / "u").exists()
 
 
-def test_the_command_says_how_many_rows_have_changed(chain, tmp_path, capsys):
+def test_the_command_says_how_many_rows_have_changed(chain, tmp_path, capsys, monkeypatch):
     paths, exports = chain
+    monkeypatch.setattr(job, "export_dense", export_dense)
     words = (f"--checkpoint={paths[2]}", f"--output={tmp_path / 'u'}", f"--update={exports[1]}")
     run_export(ExportRequest.of(words))
     said = capsys.readouterr().out

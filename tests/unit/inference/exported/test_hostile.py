@@ -234,7 +234,7 @@ def with_tree(text):
 
 def renamed(graph, code):
     """A name of an input is written into the code that torch makes of a program."""
-    text = json.dumps(graph).replace("dense_bn", f"dense_bn=({code})".replace('"', "'"))
+    text = json.dumps(graph).replace("pooled_bx", f"pooled_bx=({code})".replace('"', "'"))
     graph.clear()
     graph.update(json.loads(text))
 
@@ -272,7 +272,8 @@ def enormous_tensor(found, canary):
     found[f"model/data/weights/{entry['path_name']}"] = b""
 
 
-ENUM = '{"__enum__": true, "fqn": "antigravity:x", "name": "y"}'
+ENUM = json.dumps({"__enum__": True, "fqn": "antigravity:x", "name": "y"})
+TREE = json.dumps([1, {"type": "builtins.tuple", "context": ENUM, "children_spec": []}])
 PROGRAMS = {
     "sample inputs": pickled(SAMPLES),
     "weights of old": pickled("model/data/weights/model.pt"),
@@ -314,7 +315,7 @@ PROGRAMS = {
     "a lambda": with_expression("(lambda: 1)()"),
     "an attribute": with_expression("s0.__class__"),
     "another symbol": with_expression("Symbol('__import__')"),
-    "a module in a tree": with_tree(f'[1, {{"type": "builtins.tuple", "context": "{ENUM}", "children_spec": []}}]'),
+    "a module in a tree": with_tree(TREE),
     "a default dict": with_tree('[1, {"type": "collections.defaultdict", "context": "{}", "children_spec": []}]'),
     "many symbols": with_graph(
         lambda graph, code: graph["range_constraints"].update(u999999999999={"min_val": 1, "max_val": 2})
