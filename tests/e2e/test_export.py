@@ -7,7 +7,7 @@ import pytest
 from dlrm.inference.exported.predictor import open_predictor
 from tests.e2e.test_bad_input import assert_one_line_and_exit_code_2
 from tests.support.command import run_command
-from tests.support.saved_models import save_model
+from tests.unit.inference.saved_models import save_model
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from dlrm.inference.exported import program as program_module
 from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import CompiledRecord
 from dlrm.inference.exported.predictor import open_predictor
-from tests.support.saved_models import random_features, save_model
 from tests.unit.data.parquet.parquet_files import columns, write
+from tests.unit.inference.saved_models import random_features, save_model
 
 PARQUET = [
     "--data={kind: parquet, path: PATH, dense: [x], sparse: [small, large], rows: [100, 200]}",

@@ -16,7 +16,7 @@ from dlrm.inference.export.write import FolderWriter, new_export
 from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.features import Features
 from dlrm.schema import Schema, SparseFeature
-from tests.support.saved_models import random_features, save_model
+from tests.unit.inference.saved_models import random_features, save_model
 
 DEEPFM = ["--model={kind: deepfm, embedding_dim: 8, deep_mlp: [16, 8]}"]
 NO_DENSE = ["--data.num_dense=0", "--model={kind: dlrm, embedding_dim: 8, top_mlp: [16, 1]}"]

@@ -18,10 +18,10 @@ from dlrm.inference.export.job import run_export, write_export
 from dlrm.inference.export.update import Update
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported.folder import open_export
-from tests.support.saved_models import save_model
 from tests.unit.checkpoint.delta.deltas import alone, dirty_tensors, link
 from tests.unit.checkpoint.states import State, save_ranks
 from tests.unit.inference.export.lowered import lowered
+from tests.unit.inference.saved_models import save_model
 
 ROWS = {"cat_0": 40, "cat_1": 7, "cat_2": 300, "cat_3": 20}
 SHARDS = {

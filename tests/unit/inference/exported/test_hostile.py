@@ -23,7 +23,7 @@ from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import dump_manifest
 from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.exported.program import load_program
-from tests.support.saved_models import save_model
+from tests.unit.inference.saved_models import save_model
 
 GRAPH = "model/models/model.json"
 WEIGHTS = "model/data/weights/model_weights_config.json"

@@ -12,8 +12,8 @@ from dlrm.checkpoint.reader import open_reader
 from dlrm.inference.export.job import write_export
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported.predictor import open_predictor
-from tests.support.saved_models import random_features, save_model
 from tests.unit.inference.export.lowered import lowered
+from tests.unit.inference.saved_models import random_features, save_model
 
 SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "read_export.py"
 WITHOUT_DLRM = f"""
