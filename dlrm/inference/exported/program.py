@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import platform
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def load_program(data: bytes, path: str) -> torch.export.ExportedProgram:
     except UnfitProgramError as unfit:
         raise ExportError(path, str(unfit), hint=RESTORE) from None
     try:
-        return torch.export.load(io.BytesIO(archive))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.12 warns of the way in which it reads tensors itself
+            return torch.export.load(io.BytesIO(archive))
     except Exception as error:
         problem = f"torch {torch.__version__} cannot read this program ({_first_line(error)})"
         raise ExportError(path, problem, hint="export again with this version of torch") from error

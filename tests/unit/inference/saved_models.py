@@ -71,7 +71,9 @@ def save_model(
         step, seed: of the checkpoint, and of its weights.
         metadata: of the checkpoint, besides its configuration.
     """
-    config = load_config(None, [*TINY, *options])
+    other_data = any(option.startswith("--data=") for option in options)
+    tiny = [option for option in TINY if not (other_data and option.startswith("--data."))]
+    config = load_config(None, [*tiny, *options])
     schema = schema or build_dataset(config.data).schema
     model = build_model(config.model, schema, seed=seed, tables_device="cpu")
     names = {

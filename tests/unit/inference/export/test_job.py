@@ -145,6 +145,7 @@ def anonymous_bytes() -> int:
     return int(status.partition("RssAnon:")[2].split()[0]) << 10
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_tables(tmp_path):
     """A table of 256 MB in files of 40 MB; what is told meanwhile are all its bytes."""
     rows, dim = 1_000_000, 64

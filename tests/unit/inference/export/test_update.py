@@ -18,6 +18,7 @@ from dlrm.inference.export.job import run_export, write_export
 from dlrm.inference.export.update import Update
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported.folder import open_export
+from dlrm.inference.exported.tables import read_tables, starts_of_tables
 from tests.unit.checkpoint.delta.deltas import alone, dirty_tensors, link
 from tests.unit.checkpoint.states import State, save_ranks
 from tests.unit.inference.export.lowered import lowered
@@ -31,6 +32,9 @@ SHARDS = {
     "cat_3": ((0, 0, 20, 8),),
 }
 """cat_4 is trained by the dense optimizer: every checkpoint has all of it."""
+FIRST = {"cat_0": [0, 14, 15, 39], "cat_2": [7, 100, 299]}
+SECOND = {"cat_0": [1, 15], "cat_1": list(range(7)), "cat_2": [100, 101]}
+"""Rows that the two deltas have."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -86,13 +90,11 @@ def chain(request, tmp_path_factory):
     """A full checkpoint and two deltas; and exports of all three."""
     folder = tmp_path_factory.mktemp("chain")
     saved = save_model(folder / "c", step=10)
-    first = {"cat_0": [0, 14, 15, 39], "cat_2": [7, 100, 299]}
-    second = {"cat_0": [1, 15], "cat_1": list(range(7)), "cat_2": [100, 101]}
-    one = changed(State(saved.state), first, 1)
-    two = changed(one, second, 2)
+    one = changed(State(saved.state), FIRST, 1)
+    two = changed(one, SECOND, 2)
     options = {"base": saved.path, "config": saved.config, "bits": request.param}
-    paths = [saved.path, save_delta(folder / "c", 20, one, first, parent=saved.path, **options)]
-    paths.append(save_delta(folder / "c", 30, two, second, parent=paths[1], **options))
+    paths = [saved.path, save_delta(folder / "c", 20, one, FIRST, parent=saved.path, **options)]
+    paths.append(save_delta(folder / "c", 30, two, SECOND, parent=paths[1], **options))
     exports = [whole(path, folder / f"e{number}") for number, path in enumerate(paths)]
     return paths, exports
 
@@ -122,6 +124,20 @@ def test_every_file_is_that_of_a_whole_export(chain, before, after, tmp_path):
     assert found == expected
     assert len([name for name in expected if name.startswith("tables_")]) > 3
     assert before == after or expected != contents(exports[before])
+
+
+def test_rows_are_those_of_the_state_that_the_deltas_were_made_of(chain, tmp_path):
+    paths, exports = chain
+    saved = save_model(tmp_path / "c", step=10)
+    two = changed(changed(State(saved.state), FIRST, 1), SECOND, 2)
+    folder = open_export(updated(exports[0], paths[2], tmp_path / "u"))
+    memory, (starts, _) = read_tables(folder), starts_of_tables(folder.manifest)
+    for start, feature in zip(starts, folder.manifest.sparse, strict=True):
+        expected_RD = two.values[f"tables.{feature.name}.weight"]
+        found_RD = memory[start : start + expected_RD.numel() * 4].view(torch.float32).view(expected_RD.shape)
+        torch.testing.assert_close(found_RD, expected_RD, rtol=0, atol=0.02)  # of 8 bits half a step
+        unchanged = feature.name == "cat_3"
+        assert not unchanged or torch.equal(found_RD, saved.state[f"tables.{feature.name}.weight"])
 
 
 def test_of_the_checkpoints_before_only_manifests_are_read(chain, tmp_path, monkeypatch):
