@@ -22,7 +22,7 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.config.describe import help_text, options
-from dlrm.config.evaluate import EvaluateConfig, EvaluateRequest
+from dlrm.config.evaluate import REFUSED, EvaluateConfig, EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
@@ -43,6 +43,7 @@ class Command:
             takes all that are left.
         from_file: whether options may be in a YAML file, ``--config FILE``.
         foreign: the option that holds all words after ``--``, which are another program's.
+        hidden: sections that cannot be given.
         later: makes of the words what stands for a configuration that is known only when a file of theirs has been read.
     """
 
@@ -51,6 +52,7 @@ class Command:
     positional: tuple[str, ...] = ()
     from_file: bool = True
     foreign: str = ""
+    hidden: tuple[str, ...] = ()
     later: Callable[[tuple[str, ...]], Section] | None = None
 
 
@@ -64,6 +66,7 @@ COMMANDS = {
         EvaluateConfig,
         ("path",),
         from_file=False,
+        hidden=tuple(REFUSED),
         later=EvaluateRequest.of,
     ),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
@@ -174,13 +177,13 @@ class _Parser(argparse.ArgumentParser):
 class _HelpAll(argparse.Action):
     """``--help`` with every option of a configuration, ``root``."""
 
-    def __init__(self, *, root: type[Section], **argparse_s: Any) -> None:
+    def __init__(self, *, root: type[Section], without: tuple[str, ...] = (), **argparse_s: Any) -> None:
         super().__init__(nargs=0, **argparse_s)
-        self._root = root
+        self._root, self._without = root, without
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print and exit."""
-        parser.epilog = _OPTIONS + help_text(self._root, everything=True)
+        parser.epilog = _OPTIONS + help_text(self._root, everything=True, without=self._without)
         parser.print_help()
         parser.exit()
 
@@ -248,11 +251,17 @@ def _add_command(commands: Any, name: str, last_word: str, command: Command) -> 
         description=_sentence(command.purpose),
         usage=f"dlrm_main.py {name}{positional}{file} [--section.key value | section.key=value ...]"
         + " -- COMMAND LINE" * bool(command.foreign),
-        epilog=_OPTIONS + help_text(command.options),
+        epilog=_OPTIONS + help_text(command.options, without=command.hidden),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    described.add_argument("--help-all", action=_HelpAll, root=command.options, help="show the options few need, too")
+    described.add_argument(
+        "--help-all",
+        action=_HelpAll,
+        root=command.options,
+        without=command.hidden,
+        help="show the options few need, too",
+    )
     if command.from_file:
         described.add_argument("--config", metavar="FILE", help="YAML file with options; those given here replace them")
         described.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
