@@ -142,7 +142,7 @@ def _build(
 def _introduce(config: EvaluateConfig, source: Source, engine: Engine, world: World, display: Display) -> None:
     memory = of_most(world.collectives.all_gather_object(expected()))
     display.say(
-        f"{counted(source.num_samples, 'sample')} of {escaped(source.name, 500)} ({config.split}); "
+        f"{counted(source.num_samples, 'sample')} of {escaped(source.name, 500)}; "
         f"{world.size} rank(s) on {world.device.type}, {world.backend}; {engine.table_weights:,} weights in tables, "
         f"{engine.dense_weights:,} others; {byte_size(memory.total.host)} of the host expected"
         + (f", {byte_size(memory.total.device)} of the device" if memory.total.device else "")
