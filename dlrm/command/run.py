@@ -10,6 +10,7 @@ from dlrm.config.base import Section
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
+from dlrm.config.evaluate import EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportModelConfig
 from dlrm.config.moving import ImportFlagsConfig
@@ -68,6 +69,15 @@ def run(config: Section) -> None:
             from dlrm.scaling.plan.job import run_plan
 
             work = partial(run_plan, config)
+        case EvaluateRequest():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.inference.evaluate.job import run_evaluation
+
+            work = partial(run_evaluation, config)
         case ScaleConfig():
             from dlrm.scaling.experiments.job import run_scale
 
