@@ -18,7 +18,7 @@ from dlrm.compiled import compiled
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY
-from dlrm.data.raw.vocabulary import MISSING_ID, UNSEEN_ID, hashed_ids
+from dlrm.data.raw.vocabulary import MISSING_ID, NO_ID, UNSEEN_ID, hashed_ids
 from dlrm.errors import ConfigError
 from dlrm.preprocess.records import Bools, Int64s, UInt32s
 
@@ -28,7 +28,6 @@ _INT32_ROWS = 2**31  # tables with more rows need int64 ids
 _MAX_LOG2_BUCKETS = 18  # 2 MiB of starts a vocabulary; of 40 million values a bucket has 150
 _LOG2_SEEN = 13
 _MULTIPLIER = 2_654_435_761  # spreads values over the places of what was seen
-_NO_ID = -1
 
 
 class Encoder:
@@ -88,6 +87,19 @@ class Reserved(NamedTuple):
     first: int
 
 
+def reserved_ids(values_K: UInt32s, reserved: Literal["separate", "mlperf"]) -> Reserved:
+    """The ids that are set apart with a vocabulary, :data:`NO_ID` where there is none.
+
+    Args:
+        values_K: uint32 (K,), ascending.
+        reserved: as configured.
+    """
+    if reserved == "separate":
+        return Reserved(MISSING_ID, UNSEEN_ID, UNSEEN_ID + 1)
+    has_0 = len(values_K) > 0 and values_K[0] == 0  # what a missing category is then
+    return Reserved(0 if has_0 else NO_ID, NO_ID, 0)
+
+
 class _Column(Protocol):
     rows: int
 
@@ -115,15 +127,12 @@ class _VocabularyColumn:
 
     def __init__(self, name: str, values_K: UInt32s, reserved: Literal["separate", "mlperf"]) -> None:
         self._name, self._values = name, SortedValues(values_K)
-        has_0 = len(values_K) > 0 and values_K[0] == 0
-        self._reserved = Reserved(MISSING_ID, UNSEEN_ID, UNSEEN_ID + 1)
-        if reserved == "mlperf":
-            self._reserved = Reserved(0 if has_0 else _NO_ID, _NO_ID, 0)
+        self._reserved = reserved_ids(values_K, reserved)
         self.rows = self._reserved.first + len(values_K)
 
     def encode(self, categories_M: UInt32s, missing_M: Bools, ids_M: Ids) -> None:
         self._values.ids(categories_M, missing_M, self._reserved, ids_M)
-        if (ids_M == _NO_ID).any():
+        if (ids_M == NO_ID).any():
             raise ValueError(f"{self._name} has a category that its vocabulary of all rows lacks")
 
 

@@ -11,18 +11,16 @@ nothing else, and :func:`dlrm.data.raw.tsv_parse.parse_lines` says what is wrong
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dlrm.compiled import compiled
-from dlrm.config.prepare import FixedDense, PreprocessConfig
+from dlrm.config.prepare import PreprocessConfig
 from dlrm.data.raw.layout import Layout
+from dlrm.data.raw.log_table import Float32s, LogTable, log_table, looked_up
 from dlrm.data.raw.malformed import MAX_DECIMAL_DIGITS, MAX_HEX_DIGITS
 from dlrm.data.raw.tsv_parse import parse_lines
 from dlrm.errors import DataError
@@ -30,10 +28,8 @@ from dlrm.preprocess.records import Int64s, Records, UInt32s, record_type
 from dlrm.preprocess.work_folder import ChunkCounts
 
 Bytes = npt.NDArray[np.uint8]
-Float32s = npt.NDArray[np.float32]
 
 _TAB, _NEWLINE, _RETURN, _MINUS, _POINT, _ZERO, _ONE, _NINE = b"\t\n\r-.019"
-_TABLE_FIRST, _TABLE_LAST = -1024, 65_536  # integers whose transform is looked up: most of what occurs
 _NO_DIGIT = 16
 _COUNTED_BYTES = 1 << 16  # at a time, so that no large array is made for it
 _MALFORMED = -1
@@ -85,7 +81,7 @@ def parse_chunk(
     malformed_S = np.empty(num_lines, np.int64)
     rows, malformed = _parse(
         np.frombuffer(lines, np.uint8),
-        _transform(config.dense),
+        log_table(config.dense.minimum, config.dense.shift, config.dense.missing),
         (records_M["flags"], records_M["dense"], records_M["categories"]),
         missing_C,
         malformed_S,
@@ -135,27 +131,10 @@ def _malformed(line: bytes, config: PreprocessConfig, path: str, row: int) -> Da
     return None
 
 
-class _Transform(NamedTuple):
-    """x -> log(max(x, minimum) + shift) of integers, in float64 and rounded to float32; a table of the most frequent."""
-
-    table: Float32s
-    minimum: float
-    shift: float
-    missing: np.float32
-
-
-@lru_cache(maxsize=4)
-def _transform(config: FixedDense) -> _Transform:
-    integers = np.arange(_TABLE_FIRST, _TABLE_LAST, dtype=np.float64)
-    table = np.log(np.maximum(integers, config.minimum) + config.shift).astype(np.float32)
-    missing = np.float32(math.log(max(config.missing, config.minimum) + config.shift))
-    return _Transform(table, float(config.minimum), float(config.shift), missing)
-
-
 @compiled
 def _parse(
     text: Bytes,
-    transform: _Transform,
+    transform: LogTable,
     fields: tuple[UInt32s, Float32s, UInt32s],
     missing_C: Int64s,
     malformed_S: Int64s,
@@ -197,7 +176,7 @@ def _parse(
 def _parse_row(
     text: Bytes,
     at: int,
-    transform: _Transform,
+    transform: LogTable,
     flags_K: UInt32s,
     dense_N: Float32s,
     categories_F: UInt32s,
@@ -230,10 +209,7 @@ def _parse_row(
         if text[at] != _TAB:
             return _MALFORMED
         value = -value if is_negative else value
-        if _TABLE_FIRST <= value < _TABLE_LAST:
-            dense_N[n] = transform.table[value - _TABLE_FIRST]
-        else:
-            dense_N[n] = math.log(max(float(value), transform.minimum) + transform.shift)
+        dense_N[n] = looked_up(value, transform)
     for f in range(len(categories_F)):
         if text[at] != _TAB:
             return _MALFORMED

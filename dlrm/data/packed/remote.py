@@ -39,13 +39,14 @@ def is_remote(path: str) -> bool:
     return scheme_of(path) is not None
 
 
-def fetch_folder(url: str, cache_dir: str, kinds: Sequence[FileKind]) -> str:
+def fetch_folder(url: str, cache_dir: str, kinds: Sequence[FileKind], *, vocabularies: bool = False) -> str:
     """Bring the files of a remote data set that are not there yet into the cache.
 
     Args:
         url: of the folder that holds dataset.json.
         cache_dir: where this host keeps remote data sets; ``~`` is the home directory.
         kinds: the files of each part that are needed.
+        vocabularies: whether those are.
 
     Returns:
         The cached folder.
@@ -60,6 +61,7 @@ def fetch_folder(url: str, cache_dir: str, kinds: Sequence[FileKind]) -> str:
     manifest = parse_manifest(text, f"{url}/{MANIFEST_NAME}")
     folder = os.path.join(os.path.expanduser(cache_dir), f"{_key(url.encode())}-{_key(text)}")
     records = [file for part in manifest.parts for kind, file in part.files.items() if kind in kinds]
+    records += manifest.vocabularies.values() if vocabularies else ()
     files = [_File(f"{url}/{record.name}", folder, record) for record in records]
     try:
         os.makedirs(os.path.join(folder, _UNFINISHED), exist_ok=True)

@@ -95,36 +95,36 @@ def mapping_problems(columns: ColumnMap, found: pa.Schema, path: str) -> list[Co
         found: the file's columns.
         path: how messages call the file.
     """
-    return [ConfigProblem(key, "", f"{path}: {message}") for key, message in _mistakes(columns, found)]
+    return [ConfigProblem(key, "", f"{path}: {message}") for key, message in mistakes(columns, found)]
 
 
-def _mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
-    """Dotted option and message of each mistake."""
+def mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
+    """Dotted option and message of each mistake in what is wanted of a file with these columns."""
     tasks = columns.schema.tasks
     key = "data.label" if len(tasks) == 1 else "data.tasks"
     for label in tasks:
-        kind, missing = _kind(found, label)
+        kind, missing = kind_of(found, label)
         if missing:
             yield key, missing
         elif kind is not None and pa.types.is_null(kind) and columns.bad_rows != "skip" and len(tasks) == 1:
             yield key, f"column {label} holds nothing but nulls, and a label is 0 or 1: leave the file out"
-        elif kind is not None and not _is_number(kind):
+        elif kind is not None and not is_number(kind):
             yield key, f"column {label} is {_named(kind)}, not numbers: a label is 0 or 1"
     for name in columns.schema.dense:
-        kind, missing = _kind(found, name)
+        kind, missing = kind_of(found, name)
         if missing:
             yield "data.dense", missing
-        elif kind is not None and not _is_number(kind):
+        elif kind is not None and not is_number(kind):
             yield "data.dense", f"column {name} is {_named(kind)}, not numbers: convert it or leave it out"
     for feature in columns.schema.sparse:
-        kind, missing = _kind(found, feature.name)
+        kind, missing = kind_of(found, feature.name)
         if missing:
             yield "data.sparse", missing
         elif kind is not None:
             yield from _sparse_mistakes(feature, kind)
 
 
-def _kind(found: pa.Schema, name: str) -> tuple[pa.DataType | None, str]:
+def kind_of(found: pa.Schema, name: str) -> tuple[pa.DataType | None, str]:
     """The type of a column, a dictionary's being that of its values; or why there is none."""
     places = found.get_all_field_indices(name)
     if not places:
@@ -140,7 +140,7 @@ def _values_kind(kind: pa.DataType) -> pa.DataType:
 
 def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType) -> Iterator[tuple[str, str]]:
     ids = _values_kind(kind.value_type) if is_list(kind) else kind
-    if not _is_number(ids):
+    if not is_number(ids):
         held = f"lists of {_named(ids)}" if is_list(kind) else _named(ids)
         yield "data.sparse", f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
     elif feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
@@ -148,7 +148,7 @@ def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType) -> Iterator[tupl
         yield "data.hotness", message
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
     """Whether the values of this type are numbers or nulls; which of them are ids, is seen when they are read."""
     types = pa.types
     return bool(

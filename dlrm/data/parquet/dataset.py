@@ -57,7 +57,7 @@ class ParquetSource(Source):
         self, name: str, folder: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache
     ) -> None:
         self._folder, self._parts = folder, tuple(parts)
-        self._columns = columns
+        self.columns = columns
         self._cache = cache
         self._groups = tuple(group for part in parts for group in _groups(part))
         *starts, num_samples = accumulate((group.rows for group in self._groups), initial=0)
@@ -111,8 +111,8 @@ class ParquetSource(Source):
         return int(np.searchsorted(self._start_G, index, side="right")) - 1
 
     def _decoded(self, group: _Group) -> DecodedGroup:
-        decode: Callable[[], DecodedGroup] = partial(decode_group, group.part, group.number, self._columns)
-        return self._cache.get((group.part.path, group.number), self._columns.decoded_bytes(group.rows), decode)
+        decode: Callable[[], DecodedGroup] = partial(decode_group, group.part, group.number, self.columns)
+        return self._cache.get((group.part.path, group.number), self.columns.decoded_bytes(group.rows), decode)
 
 
 def parquet_dataset(config: ParquetData) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -86,13 +87,29 @@ def decode_group(part: ParquetPart, group: int, columns: ColumnMap) -> DecodedGr
     _raise_if_changed(part)
     reader = _GroupReader(part, group)
     schema = columns.schema
-    dense_MN = _numbers(reader, schema.dense)
+    dense_MN = read_numbers(reader, schema.dense)
     dense_MN[np.isnan(dense_MN)] = columns.dense_missing
-    ids_MS, lengths_MF = _sparse(reader, columns)
-    labels_MT = _numbers(reader, schema.tasks)
+    ids_MS, lengths_MF = read_ids(reader, columns)
+    labels_MT = read_numbers(reader, schema.tasks)
     reader.close()
     _raise_if_changed(part)
     return DecodedGroup(dense_MN, ids_MS, labels_MT, lengths_MF)
+
+
+class ColumnReader(Protocol):
+    """Columns of some rows.
+
+    Attributes:
+        rows: how many.
+    """
+
+    rows: int
+
+    def column(self, name: str) -> pa.Array:
+        """The values of a column, those of a dictionary looked up."""
+
+    def error(self, at: int, column: str, problem: str, hint: str) -> DataError:
+        """The error of what is in a column of row ``at``, counted from 0."""
 
 
 class _GroupReader:
@@ -115,7 +132,7 @@ class _GroupReader:
         if len(values) != self.rows:
             problem = f"row group {self._group} holds {len(values)} rows, the footer says {self.rows}"
             raise DataError(self.path, problem, row=self.first_row, column=name, hint="write or fetch the file again")
-        return _looked_up(values)
+        return looked_up(values)
 
     def error(self, at: int, column: str, problem: str, hint: str) -> DataError:
         return DataError(self.path, problem, row=self.first_row + at, column=column, hint=hint)
@@ -129,11 +146,12 @@ def _raise_if_changed(part: ParquetPart) -> None:
         raise DataError(part.path, "was changed while in use", hint="start again, and leave data alone that is read")
 
 
-def _looked_up(values: pa.Array) -> pa.Array:
+def looked_up(values: pa.Array) -> pa.Array:
+    """The values of a dictionary's codes; any others as they are."""
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
-def _numbers(reader: _GroupReader, names: Sequence[str]) -> NDArray[np.float32]:
+def read_numbers(reader: ColumnReader, names: Sequence[str]) -> NDArray[np.float32]:
     """The values of these columns side by side, float32 (M, columns); NaN where null."""
     found_MX = np.empty((reader.rows, len(names)), np.float32)
     for i, name in enumerate(names):
@@ -144,8 +162,8 @@ def _numbers(reader: _GroupReader, names: Sequence[str]) -> NDArray[np.float32]:
     return found_MX
 
 
-def _sparse(
-    reader: _GroupReader, columns: ColumnMap
+def read_ids(
+    reader: ColumnReader, columns: ColumnMap
 ) -> tuple[NDArray[np.int32] | NDArray[np.int64], NDArray[np.int32] | None]:
     """``ids_MS`` and ``lengths_MF`` of :class:`DecodedGroup`."""
     features = columns.schema.sparse
@@ -174,7 +192,7 @@ def _needs_int64(ids: NDArray[np.int64]) -> bool:
 
 
 def _ids(
-    reader: _GroupReader,
+    reader: ColumnReader,
     values: pa.Array,
     feature: SparseFeature,
     bad_rows: BadRows,
@@ -193,11 +211,11 @@ def _ids(
     def refuse(at: int, problem: str, hint: str) -> DataError:
         return reader.error(at if row_of is None else int(row_of[at]), feature.name, problem, hint)
 
-    return as_ids(_looked_up(values), rows=feature.rows, bad_rows=bad_rows, refuse=refuse)
+    return as_ids(looked_up(values), rows=feature.rows, bad_rows=bad_rows, refuse=refuse)
 
 
 def _bags(
-    reader: _GroupReader, values: pa.Array, feature: SparseFeature, bad_rows: BadRows
+    reader: ColumnReader, values: pa.Array, feature: SparseFeature, bad_rows: BadRows
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag.
 
@@ -210,7 +228,9 @@ def _bags(
     if long_M.any() and bad_rows != "skip":
         at = int(long_M.argmax())
         problem = f"has {lengths_M[at]} ids, more than hotness {feature.hotness}"
-        raise reader.error(at, feature.name, problem, "raise the column's data.hotness or shorten the list")
+        raise reader.error(
+            at, feature.name, problem, "shorten the list, or train with a larger data.hotness of the column"
+        )
     row_of = np.repeat(np.arange(reader.rows), lengths_M)
     ids = _ids(reader, values.flatten(), feature, bad_rows, row_of)
     if long_M.any():

@@ -5,21 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-import numpy as np
 import torch
 
-from dlrm.config.data import CriteoTsvData, DenseTransform, HashedCategories, IdCategories, Split
+from dlrm.config.data import CriteoTsvData, IdCategories, Split
 from dlrm.data.in_memory import InMemorySource
-from dlrm.data.raw.dense_transform import bucket_of, dense_values
+from dlrm.data.raw.encoding import RawEncoding, table_rows
 from dlrm.data.raw.layout import Layout
-from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER, Int64s, RawRows
 from dlrm.data.raw.tsv_parse import read_tsv
-from dlrm.data.raw.vocabulary import Vocabulary, hashed_ids
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError
-from dlrm.schema import Schema, SparseFeature
-
-_INT32_IDS = 2**31  # tables with more rows need int64
 
 
 @dataclass(frozen=True)
@@ -31,10 +25,14 @@ class SplitRows:
     test: int
 
 
-@dataclass(frozen=True)
-class _SparseColumn:
-    feature: SparseFeature
-    ids_M: Int64s
+class CriteoTsvSource(InMemorySource):
+    """A split of raw files.
+
+    Attributes:
+        encoding: what the training rows showed, by which the samples of every split were encoded.
+    """
+
+    encoding: RawEncoding
 
 
 def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
@@ -49,27 +47,22 @@ def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
     layout = Layout(
         num_dense=config.num_dense,
         num_sparse=config.num_sparse,
-        id_rows=_table_rows(config.categories, config.num_sparse)
+        id_rows=table_rows(config.categories, config.num_sparse)
         if isinstance(config.categories, IdCategories)
         else None,
     )
     rows = read_tsv(config.paths, layout)
     split = split_rows(config.split, len(rows))
-    sparse = [_category_column(config, rows, split.train, i) for i in range(config.num_sparse)]
-    if config.dense.buckets:
-        sparse += [
-            _bucket_column(name, raw_M, split.train, config.dense.bucket_min_count)
-            for name, raw_M in zip(layout.dense_names, rows.integers_NM, strict=True)
-        ]
-    schema = Schema(dense=layout.dense_names, sparse=tuple(column.feature for column in sparse))
-    dense_MN = _dense_matrix(rows, config.dense, split.train)
-    ids_MS = _id_matrix(sparse)
+    encoding = RawEncoding.fit(rows[: split.train], config)
+    dense_MN, ids_MS = map(torch.from_numpy, encoding.encode(rows.integers_NM, rows.categories_FM))
     labels_MT = torch.from_numpy(rows.labels_M)[:, None]
 
-    def part(name: str, first: int, count: int) -> InMemorySource:
+    def part(name: str, first: int, count: int) -> CriteoTsvSource:
         span = slice(first, first + count)
         called = f"{config.paths[0]} ({name})"
-        return InMemorySource(called, schema, dense_MN[span], ids_MS[span], labels_MT[span], config.paths)
+        source = CriteoTsvSource(called, encoding.schema, dense_MN[span], ids_MS[span], labels_MT[span], config.paths)
+        source.encoding = encoding
+        return source
 
     return Dataset(
         train=part("training rows", 0, split.train),
@@ -97,41 +90,3 @@ def _part_rows(part: float, rows: int) -> int:
     """A fraction of the rows, rounded down, or a number of rows."""
     # In decimals, as the user wrote it: 0.29 * 100 is 28.999999999999996 in binary.
     return int(Decimal(repr(part)) * rows) if part < 1 else int(part)
-
-
-def _table_rows(categories: HashedCategories | IdCategories, num_sparse: int) -> tuple[int, ...]:
-    return categories.rows * num_sparse if len(categories.rows) == 1 else categories.rows
-
-
-def _category_column(config: CriteoTsvData, rows: RawRows, train_rows: int, i: int) -> _SparseColumn:
-    name, raw_M, categories = f"cat_{i}", rows.categories_FM[i], config.categories
-    if isinstance(categories, IdCategories):
-        return _SparseColumn(SparseFeature(name, _table_rows(categories, config.num_sparse)[i]), raw_M)
-    if isinstance(categories, HashedCategories):
-        table_rows = _table_rows(categories, config.num_sparse)[i]
-        return _SparseColumn(SparseFeature(name, table_rows), hashed_ids(raw_M, column=name, rows=table_rows))
-    vocabulary = Vocabulary.of(raw_M[:train_rows], min_count=categories.min_count)
-    return _SparseColumn(SparseFeature(name, vocabulary.rows), vocabulary.encode(raw_M))
-
-
-def _bucket_column(name: str, raw_M: Int64s, train_rows: int, min_count: int) -> _SparseColumn:
-    buckets_M = np.where(raw_M == MISSING_INTEGER, MISSING_CATEGORY, bucket_of(raw_M))
-    vocabulary = Vocabulary.of(buckets_M[:train_rows], min_count=min_count)
-    return _SparseColumn(SparseFeature(f"{name}_bucket", vocabulary.rows), vocabulary.encode(buckets_M))
-
-
-def _dense_matrix(rows: RawRows, transform: DenseTransform, train_rows: int) -> torch.Tensor:
-    """float32 (M, N)."""
-    dense_MN = np.empty(rows.integers_NM.shape[::-1], np.float32)
-    for i, raw_M in enumerate(rows.integers_NM):
-        dense_MN[:, i] = dense_values(raw_M, transform, train_rows=train_rows)
-    return torch.from_numpy(dense_MN)
-
-
-def _id_matrix(columns: list[_SparseColumn]) -> torch.Tensor:
-    """int32 (M, S), or int64 where a table has too many rows."""
-    wide = any(column.feature.rows > _INT32_IDS for column in columns)
-    ids_MS = np.empty((len(columns[0].ids_M), len(columns)), np.int64 if wide else np.int32)
-    for i, column in enumerate(columns):
-        ids_MS[:, i] = column.ids_M
-    return torch.from_numpy(ids_MS)

@@ -27,9 +27,10 @@ def malformed_row(line: bytes, width: int, layout: Layout, *, path: str, row: in
     columns = layout.columns
     if not line.strip():
         return DataError(path, "the row is blank", row=row, hint="delete it: a row needs at least its tabs")
+    expected = ", ".join([*columns[: layout.first_integer], _span(layout.dense_names), _span(layout.sparse_names)])
     problem = (
-        f"row has {width} column{'' if width == 1 else 's'}, expected {len(columns)} ({columns[0]}, {columns[1]} .. "
-        f"{columns[layout.num_dense]}, {columns[layout.num_dense + 1]} .. {columns[-1]}); it starts with {_shown(line)}"
+        f"row has {width} column{'' if width == 1 else 's'}, expected {len(columns)} ({expected}); "
+        f"it starts with {_shown(line)}"
     )
     hint = _another_kind_of_file(line, layout, row) or _columns_missing(line, layout, row)
     if not hint:
@@ -39,13 +40,15 @@ def malformed_row(line: bytes, width: int, layout: Layout, *, path: str, row: in
 
 def malformed_field(value: bytes, line: bytes, layout: Layout, column: int, *, path: str, row: int) -> DataError:
     """What is wrong with a field that did not parse, in a row with as many columns as the layout."""
-    if column == 0:
+    if layout.columns[column] == "label":
         problem, hint = "must be 0 or 1", _another_kind_of_file(line, layout, row) or "mend or remove the row"
-    elif column <= layout.num_dense:
+    elif column < layout.first_integer + layout.num_dense:
         problem, hint = _integer_problem(value), "give a whole number, or leave the field empty where it is missing"
     elif layout.id_rows is not None:
-        rows = layout.id_rows[column - 1 - layout.num_dense]
-        problem, hint = _id_problem(value, rows), "mend the id or raise data.categories.rows"
+        rows = layout.id_rows[column - layout.first_integer - layout.num_dense]
+        problem, hint = _id_problem(value, rows), "mend the id"
+        if layout.options is not None:
+            hint = "mend the id or raise data.categories.rows"
     else:
         problem, hint = _hex_problem(value), "give hexadecimal digits, or leave the field empty where it is missing"
         if layout.options == "data.":  # preprocessing does not read ids
@@ -53,7 +56,13 @@ def malformed_field(value: bytes, line: bytes, layout: Layout, column: int, *, p
     return DataError(path, f"is {_shown(value)}, {problem}", row=row, column=layout.columns[column], hint=hint)
 
 
+def _span(names: tuple[str, ...]) -> str:
+    return f"{names[0]} .. {names[-1]}"
+
+
 def _options(layout: Layout) -> str:
+    if layout.options is None:
+        return "the columns of the model"
     return f"{layout.options}num_dense and {layout.options}num_sparse"
 
 
@@ -114,8 +123,10 @@ def _is_header(line: bytes) -> bool:
 def _columns_missing(line: bytes, layout: Layout, row: int) -> str:
     """The hint where columns seem to be missing at the end of a row, or the label in all of them; otherwise nothing."""
     fields = line.removesuffix(b"\r").split(b"\t")
+    if not layout.labelled:
+        return _label_too_many(fields, layout)
     missing = len(layout.columns) - len(fields)
-    no_label = "Rows without labels (Kaggle's test.txt) can be neither trained on nor scored"
+    no_label = "Rows without labels (Kaggle's test.txt) can be neither trained on nor evaluated"
     is_labelled = missing > 0 and len(fields) > 1 and _reads_as(fields, (_LABEL, *_numbers(layout)))
     is_unlabelled = row == 1 and missing == 1 and _reads_as(fields, _numbers(layout))
     if is_labelled:
@@ -125,6 +136,15 @@ def _columns_missing(line: bytes, layout: Layout, row: int) -> str:
             f"column too; {_options(layout)} say how many columns there are{or_label}"
         )
     return f"is the label missing? {no_label}" if is_unlabelled else ""
+
+
+def _label_too_many(fields: list[bytes], layout: Layout) -> str:
+    """The hint where a row that is to have no label seems to begin with one, or to be cut; otherwise nothing."""
+    if len(fields) == len(layout.columns) + 1 and _reads_as(fields, (_LABEL, *_numbers(layout))):
+        return "does it begin with a label? The rows are read as rows without labels"
+    if 1 < len(fields) < len(layout.columns) and _reads_as(fields, _numbers(layout)):
+        return f"was its end cut off, as by a program that strips tabs? Give all {len(layout.columns) - 1} tabs"
+    return ""
 
 
 def _numbers(layout: Layout) -> tuple[re.Pattern[bytes], ...]:

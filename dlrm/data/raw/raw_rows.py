@@ -19,7 +19,7 @@ class RawRows:
     """M rows, column by column (every row of an array is a column of the file).
 
     Attributes:
-        labels_M: uint8 (M,), 0 or 1.
+        labels_M: uint8 (M,), 0 or 1; 0 where the rows have no labels.
         integers_NM: int64 (N, M), :data:`MISSING_INTEGER` where the field is empty.
         categories_FM: int64 (F, M), 0 .. 2^32 - 1 (or the decimal id); :data:`MISSING_CATEGORY` where it is empty.
     """
@@ -30,6 +30,9 @@ class RawRows:
 
     def __len__(self) -> int:
         return len(self.labels_M)
+
+    def __getitem__(self, rows: slice) -> RawRows:
+        return RawRows(self.labels_M[rows], self.integers_NM[:, rows], self.categories_FM[:, rows])
 
     @classmethod
     def concatenated(cls, blocks: list[RawRows]) -> RawRows:

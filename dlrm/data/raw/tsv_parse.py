@@ -1,4 +1,4 @@
-"""Raw Criteo rows as arrays: a label, integers and categories, tab separated, without header or quotes.
+"""Raw Criteo rows as arrays: a label (or none), integers and categories, tab separated, without header or quotes.
 
 The parser knows only separators and digits: it finds every tab and newline of a block, so that each field is a (start,
 length), and reads all fields of a kind one digit position at a time. Whatever is not an allowed digit is malformed, be
@@ -131,13 +131,14 @@ class _Parsed:
 
 def _parse_fields(fields: _Fields, layout: Layout) -> _Parsed:
     count, width = fields.starts_BC.shape
-    first_category = 1 + layout.num_dense
-    labels_B, label_valid_B = _labels(fields)
-    integers, integer_valid = _integers(fields.buffer, *fields.columns(1, first_category))
+    first_category = layout.first_integer + layout.num_dense
+    labels_B, label_valid_B = np.zeros(count, np.uint8), np.empty(0, np.bool_)
+    if layout.labelled:
+        labels_B, label_valid_B = _labels(fields)
+    integers, integer_valid = _integers(fields.buffer, *fields.columns(layout.first_integer, first_category))
     starts, lengths = fields.columns(first_category, width)
     if layout.id_rows is None:
-        categories, category_valid = _digits(fields.buffer, starts, lengths, base=16, most=MAX_HEX_DIGITS)
-        categories[lengths == 0] = MISSING_CATEGORY
+        categories, category_valid = hexadecimals(fields.buffer, starts, lengths)
     else:
         categories, category_valid = _decimals(fields.buffer, starts, lengths, most=MAX_DECIMAL_DIGITS)
         category_valid &= (lengths > 0) & (categories < np.repeat(layout.id_rows, count))
@@ -188,6 +189,19 @@ def _before_point(buffer: Bytes, starts: Int64s, lengths: Int64s) -> Int64s:
         ends -= (ends > 0) & (buffer[starts + ends - 1] == _ZERO)
     is_point = (ends > 0) & (ends < lengths) & (buffer[starts + ends - 1] == _POINT)
     return np.where(is_point, ends - 1, lengths)
+
+
+def hexadecimals(buffer: Bytes, starts: Int64s, lengths: Int64s) -> tuple[Int64s, Bools]:
+    """Categories (:data:`MISSING_CATEGORY` where empty) and which of them are well formed.
+
+    Args:
+        buffer: the text.
+        starts: int64, where each field begins in it.
+        lengths: int64, of each field; in bytes.
+    """
+    values, valid = _digits(buffer, starts, lengths, base=16, most=MAX_HEX_DIGITS)
+    values[lengths == 0] = MISSING_CATEGORY
+    return values, valid
 
 
 def _digits(buffer: Bytes, starts: Int64s, lengths: Int64s, *, base: int, most: int) -> tuple[Int64s, Bools]:

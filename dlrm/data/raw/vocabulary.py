@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dlrm.counter_rng import integers, stream_key
@@ -12,6 +13,8 @@ from dlrm.data.raw.raw_rows import MISSING_CATEGORY, Int64s
 
 MISSING_ID = 0
 UNSEEN_ID = 1
+NO_ID = -1
+"""Where there is no id for a missing category, or for one that is not in the vocabulary."""
 _FIRST_KEPT_ID = 2
 
 
@@ -19,15 +22,21 @@ _FIRST_KEPT_ID = 2
 class Vocabulary:
     """The ids of one column's categories.
 
-    Id 0 is missing, id 1 every category that was not kept (unseen or too rare), ids 2 .. the kept ones.
+    Unless said otherwise, id 0 is missing, id 1 every category that was not kept (unseen or too rare), ids 2 .. the kept
+    ones.
 
     Attributes:
-        values_K: int64 (K,), the kept categories, ascending.
-        ids_K: int64 (K,), the id of each.
+        values_K: the kept categories, ascending, int64 or uint32 (K,); may be a memory map.
+        ids_K: int64 (K,), the id of each; None: they ascend with the values, from ``first`` on.
+        missing, unseen: the ids with a meaning of their own; :data:`NO_ID` where there is none.
+        first: the lowest id of a kept category.
     """
 
-    values_K: Int64s
-    ids_K: Int64s
+    values_K: Int64s | npt.NDArray[np.uint32]
+    ids_K: Int64s | None
+    missing: int = MISSING_ID
+    unseen: int = UNSEEN_ID
+    first: int = _FIRST_KEPT_ID
 
     @classmethod
     def of(cls, train_B: Int64s, *, min_count: int) -> Vocabulary:
@@ -47,17 +56,36 @@ class Vocabulary:
     @property
     def rows(self) -> int:
         """Rows of the column's embedding table."""
-        return _FIRST_KEPT_ID + len(self.values_K)
+        return self.first + len(self.values_K)
 
-    def encode(self, categories_B: Int64s) -> Int64s:
-        """The ids int64 (B,) of categories int64 (B,), -1 where missing."""
-        ids_B = np.full(categories_B.shape, UNSEEN_ID, np.int64)
-        if len(self.values_K):
-            nearest_B = np.searchsorted(self.values_K, categories_B).clip(max=len(self.values_K) - 1)
-            kept_B = self.values_K[nearest_B] == categories_B
-            ids_B[kept_B] = self.ids_K[nearest_B[kept_B]]
-        ids_B[categories_B == MISSING_CATEGORY] = MISSING_ID
-        return ids_B
+    @property
+    def is_complete(self) -> bool:
+        """Whether every category, a missing one too, has an id."""
+        return NO_ID not in (self.missing, self.unseen)
+
+
+@dataclass(frozen=True)
+class HashedIds:
+    """Categories hashed over a table as :func:`hashed_ids` says; the column's name is part of the hash."""
+
+    column: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class DecimalIds:
+    """Categories that are ids of their table already; whoever reads them sees to it."""
+
+    rows: int
+
+
+Categories = Vocabulary | HashedIds | DecimalIds
+"""How the categories of a column become ids."""
+
+
+def hash_key(column: str) -> int:
+    """The key of a column's hash."""
+    return stream_key(0, "category", column)
 
 
 def hashed_ids(categories_B: Int64s, *, column: str, rows: int) -> Int64s:
@@ -68,5 +96,5 @@ def hashed_ids(categories_B: Int64s, *, column: str, rows: int) -> Int64s:
         column: name of the column; categories that collide in one column need not do so in another.
         rows: rows of the table, at least 2.
     """
-    hash_B = integers(stream_key(0, "category", column), torch.from_numpy(categories_B), rows - 1).numpy()
+    hash_B = integers(hash_key(column), torch.from_numpy(categories_B), rows - 1).numpy()
     return np.where(categories_B == MISSING_CATEGORY, MISSING_ID, 1 + hash_B)

@@ -1,0 +1,174 @@
+"""What an export's manifest says of how raw rows become features; vocabularies are arrays beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from dlrm.checkpoint.manifest import Record
+from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
+from dlrm.schema import SparseFeature, fault_in_name
+
+
+def _column(name: str) -> str:
+    if fault := fault_in_name(name):
+        raise ValueError(f"column {name[:40]!a} {fault}")
+    return name
+
+
+ColumnName = Annotated[str, AfterValidator(_column)]
+Rows = Annotated[int, Field(gt=0, le=2**40)]
+Hotness = Annotated[int, Field(gt=0, lt=2**31)]
+Beyond = Literal["error", "hash", "clamp"]
+"""What becomes of an id outside of its table: as in training, where ``skip`` is an error here."""
+
+
+class BagsRecord(Record):
+    """Bags that are made of one-hot ids, as in training (:mod:`dlrm.data.multi_hot`).
+
+    Attributes:
+        kind: hashed, or MLPerf's recipe; hotness: of each feature, or one for all; distribution, seed: of the further ids.
+    """
+
+    kind: Literal["hashed", "mlperf"]
+    hotness: Annotated[tuple[Hotness, ...], Field(min_length=1)]
+    distribution: Literal["uniform", "pareto"]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+    def options(self, cache_dir: str) -> HashedMultiHot | MlperfMultiHot:
+        """The options that make these bags; lookup tables of the recipe are kept in ``cache_dir``."""
+        if self.kind == "hashed":
+            return HashedMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed)
+        return MlperfMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed, cache_dir=cache_dir)
+
+
+class _Rows(Record):
+    """What both kinds of raw rows have.
+
+    Attributes:
+        tasks: what is predicted, by the names of the labels.
+        beyond: what becomes of an id outside of its table.
+        bags: what makes several ids of one; None where nothing does.
+    """
+
+    tasks: Annotated[tuple[ColumnName, ...], Field(min_length=1)]
+    beyond: Beyond = "error"
+    bags: BagsRecord | None = None
+
+
+class IdColumnRecord(Record):
+    """A column of ids, or of lists of at most ``hotness`` ids, of a table with so many rows."""
+
+    name: ColumnName
+    rows: Rows
+    hotness: Hotness = 1
+    lists: bool = False
+
+    @property
+    def feature(self) -> SparseFeature:
+        """Of the model."""
+        return SparseFeature(self.name, self.rows, self.hotness)
+
+
+class EncodedRecord(_Rows):
+    """Raw rows that are numbers and ids already.
+
+    Attributes:
+        dense: names of the numbers; dense_missing: what stands for one that is missing, None where none may be.
+        sparse: the ids; null_ids: whether an id may be missing, which is then id -1 (for ``beyond`` to deal with).
+    """
+
+    kind: Literal["encoded"] = "encoded"
+    dense: tuple[ColumnName, ...]
+    dense_missing: float | None = None
+    sparse: Annotated[tuple[IdColumnRecord, ...], Field(min_length=1)]
+    null_ids: bool = False
+
+
+class DenseColumnRecord(Record):
+    """An integer column: log(max(x, minimum) + shift), less ``mean``, divided by ``deviation``.
+
+    Attributes:
+        missing: what stands for a missing integer after the logarithm.
+    """
+
+    name: ColumnName
+    missing: float
+    mean: float = 0.0
+    deviation: Annotated[float, Field(gt=0)] = 1.0
+
+
+class DenseRecord(Record):
+    """The integer columns.
+
+    Attributes:
+        logarithm: by whom it is taken: numpy, as where raw files are read, or preprocess, which looks small integers up.
+            They agree but for the last bit of few values.
+    """
+
+    logarithm: Literal["numpy", "preprocess"]
+    minimum: float
+    shift: Annotated[float, Field(gt=0)]
+    columns: Annotated[tuple[DenseColumnRecord, ...], Field(min_length=1)]
+
+
+Id = Annotated[int, Field(ge=0, le=2**40)]
+
+
+class VocabularyRecord(Record):
+    """Categories with ids of their own: the array ``<name>.values``, ascending.
+
+    Attributes:
+        rows: ids in all; missing, unseen: the ids of a missing category, and of one that is not in the vocabulary; None
+            where there is none.
+        first: the lowest id of a value; ascending: whether ids ascend with the values. Otherwise they are the array
+            ``<name>.ids``.
+    """
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    name: ColumnName
+    rows: Rows
+    missing: Id | None
+    unseen: Id | None
+    first: Id
+    ascending: bool
+
+
+class HashedRecord(Record):
+    """Categories hashed over a table by the column's name: 0 missing, else 1 .. rows - 1."""
+
+    kind: Literal["hashing"] = "hashing"
+    name: ColumnName
+    rows: Annotated[int, Field(gt=1, le=2**40)]
+
+
+class DecimalRecord(Record):
+    """Decimal ids of a table; none may be missing."""
+
+    kind: Literal["ids"] = "ids"
+    name: ColumnName
+    rows: Rows
+
+
+CategoryRecord = Annotated[VocabularyRecord | HashedRecord | DecimalRecord, Field(discriminator="kind")]
+
+
+class CriteoRecord(_Rows):
+    """Raw rows of Criteo's format: integers and categories.
+
+    Attributes:
+        dense: the integers; categories: the categories.
+        buckets: the vocabularies of the integers' buckets, where these are further sparse features.
+        rows: table sizes where they are others than the ids need; None where not.
+    """
+
+    kind: Literal["criteo"] = "criteo"
+    dense: DenseRecord
+    categories: Annotated[tuple[CategoryRecord, ...], Field(min_length=1)]
+    buckets: tuple[VocabularyRecord, ...] = ()
+    rows: tuple[Rows, ...] | None = None
+
+
+PreprocessingRecord = Annotated[EncodedRecord | CriteoRecord, Field(discriminator="kind")]
+"""Part of an export's manifest."""

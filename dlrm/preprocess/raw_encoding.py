@@ -1,0 +1,103 @@
+"""The encoding of a data set that ``preprocess`` has written, for raw rows that are not in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import ConfigDict, Field, ValidationError
+
+from dlrm.config.base import PositiveInt, Section
+from dlrm.config.data.raw import HashedCategories
+from dlrm.config.prepare import ContiguousVocabulary, FixedDense
+from dlrm.data.packed.manifest import MANIFEST_NAME, RESTORE, Manifest
+from dlrm.data.packed.write import sha256_of
+from dlrm.data.raw.encoding import RawEncoding, TableDense, table_rows
+from dlrm.data.raw.log_table import log_table
+from dlrm.data.raw.vocabulary import Categories, HashedIds, Vocabulary
+from dlrm.errors import DataError
+from dlrm.preprocess.encode import reserved_ids
+from dlrm.preprocess.records import UInt32s
+
+
+class _Parameters(Section):
+    """Those of the recorded parameters that a row's values depend on."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    num_dense: PositiveInt
+    num_sparse: PositiveInt
+    categories: Annotated[ContiguousVocabulary | HashedCategories, Field(discriminator="kind")]
+    dense: FixedDense
+
+
+def recorded_encoding(manifest: Manifest, folder: str) -> RawEncoding | None:
+    """What dataset.json and the vocabularies say of how raw rows became values and ids.
+
+    Args:
+        manifest: of the data set.
+        folder: where its vocabularies are.
+
+    Returns:
+        The encoding, by which ids and dense values are those of the data set, bit for bit; None where ``preprocess`` has
+        not written it.
+
+    Raises:
+        DataError: the recorded parameters are none, or contradict the columns; a vocabulary is missing or damaged.
+    """
+    path = str(Path(folder, MANIFEST_NAME))
+    recorded = manifest.preprocessing
+    if "command" in recorded or "parameters" not in recorded:
+        return None
+    try:
+        parameters = _Parameters.model_validate(recorded["parameters"])
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ("preprocessing.parameters", *detail["loc"])))
+        raise DataError(path, f"{where}: {detail['msg']}", hint=RESTORE) from None
+    dense_names = tuple(f"int_{n}" for n in range(parameters.num_dense))
+    categories = _categories(parameters, manifest, Path(folder))
+    dense = parameters.dense
+    encoding = RawEncoding(dense_names, TableDense(log_table(dense.minimum, dense.shift, dense.missing)), categories)
+    sizes = [(record.name, record.rows) for record in manifest.sparse]
+    if manifest.dense != dense_names or sizes != [(feature.name, feature.rows) for feature in encoding.sparse]:
+        raise DataError(path, "its columns are not those of preprocessing.parameters", hint=RESTORE)
+    return encoding
+
+
+def _categories(parameters: _Parameters, manifest: Manifest, folder: Path) -> dict[str, Categories]:
+    names = [f"cat_{f}" for f in range(parameters.num_sparse)]
+    chosen = parameters.categories
+    if isinstance(chosen, HashedCategories):
+        rows = table_rows(chosen, len(names))
+        if len(rows) != len(names):
+            path = str(folder / MANIFEST_NAME)
+            raise DataError(path, f"categories.rows has {len(rows)} entries for {len(names)} columns", hint=RESTORE)
+        return {name: HashedIds(name, size) for name, size in zip(names, rows, strict=True)}
+    found: dict[str, Categories] = {}
+    for name in names:
+        values_K = _values(manifest, folder, name)
+        reserved = reserved_ids(values_K, chosen.reserved)
+        found[name] = Vocabulary(values_K, None, reserved.missing, reserved.absent, reserved.first)
+    return found
+
+
+def _values(manifest: Manifest, folder: Path, name: str) -> UInt32s:
+    """A vocabulary: uint32 (K,), ascending."""
+    record = manifest.vocabularies.get(name)
+    if record is None:
+        raise DataError(str(folder / MANIFEST_NAME), f"lists no vocabulary of {name}", hint=RESTORE)
+    path = folder / record.name
+    try:
+        if path.stat().st_size != record.bytes or sha256_of(path) != record.sha256:
+            raise DataError(str(path), "is not the vocabulary that dataset.json lists (checksum)", hint=RESTORE)
+        values_K: UInt32s = np.load(path, allow_pickle=False)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise DataError(str(path), problem, hint="an export needs the data set's vocabularies: restore it") from None
+    except ValueError:
+        raise DataError(str(path), "is no vocabulary", hint=RESTORE) from None
+    if values_K.dtype != np.uint32 or values_K.ndim != 1 or (values_K[1:] <= values_K[:-1]).any():
+        raise DataError(str(path), "is no vocabulary: not ascending 32-bit values", hint=RESTORE)
+    return values_K
