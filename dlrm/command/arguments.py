@@ -26,6 +26,7 @@ from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportModelConfig
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
+from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.status import StatusConfig
@@ -62,6 +63,11 @@ COMMANDS = {
         ExportModelConfig,
         ("checkpoint", "output"),
         False,
+    ),
+    "predict": Command(
+        "write the probabilities of all rows of files, in order; started again, it goes on",
+        PredictConfig,
+        ("export", "input"),
     ),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(
