@@ -18,6 +18,7 @@ def _column(name: str) -> str:
 
 
 ColumnName = Annotated[str, AfterValidator(_column)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rows = Annotated[int, Field(gt=0, le=2**40)]
 Hotness = Annotated[int, Field(gt=0, lt=2**31)]
 Beyond = Literal["error", "hash", "clamp"]
@@ -81,7 +82,7 @@ class EncodedRecord(_Rows):
 
     kind: Literal["encoded"] = "encoded"
     dense: tuple[ColumnName, ...]
-    dense_missing: float | None = None
+    dense_missing: Finite | None = None
     sparse: Annotated[tuple[IdColumnRecord, ...], Field(min_length=1)]
     null_ids: bool = False
 
@@ -94,9 +95,9 @@ class DenseColumnRecord(Record):
     """
 
     name: ColumnName
-    missing: float
-    mean: float = 0.0
-    deviation: Annotated[float, Field(gt=0)] = 1.0
+    missing: Finite
+    mean: Finite = 0.0
+    deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 class DenseRecord(Record):
@@ -108,8 +109,8 @@ class DenseRecord(Record):
     """
 
     logarithm: Literal["numpy", "preprocess"]
-    minimum: float
-    shift: Annotated[float, Field(gt=0)]
+    minimum: Finite
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     columns: Annotated[tuple[DenseColumnRecord, ...], Field(min_length=1)]
 
 
