@@ -13,7 +13,7 @@ import torch
 from dlrm.config.predict import PredictConfig
 from dlrm.errors import DataError, DivergedError
 from dlrm.files import written_beside
-from dlrm.inference.exported.predictor import TILE_ROWS
+from dlrm.inference.exported.predictor import MOST_ROWS, TILE_ROWS
 from dlrm.inference.predict.inputs import Input
 from dlrm.inference.predict.outputs import open_writer
 from dlrm.inference.predict.score import CARRIED, LABEL, LOGIT
@@ -139,11 +139,12 @@ def _count(metrics: TaskMetrics, part: pa.Table, logits_MT: torch.Tensor) -> Non
 def probabilities_of(logits_MT: torch.Tensor) -> torch.Tensor:
     """The probabilities that :meth:`~dlrm.inference.exported.predictor.Predictor.probabilities` gives, to the bit.
 
-    With rows added as there: the last elements of a tensor take another path through a vectorised function.
+    In the same pieces, with rows added to the last one: where a tensor ends, and where threads divide it, elements take
+    another path through a vectorised function.
     """
     rows = len(logits_MT)
     padded = torch.nn.functional.pad(logits_MT, (0, 0, 0, -rows % TILE_ROWS))
-    return padded.sigmoid_()[:rows]
+    return torch.cat([piece.sigmoid() for piece in padded.split(MOST_ROWS)])[:rows]
 
 
 def _output(config: PredictConfig, part: pa.Table, logits_MT: torch.Tensor, schema: pa.Schema) -> pa.Table:

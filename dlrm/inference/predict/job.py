@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import torch
 
 from dlrm.config.predict import PredictConfig
 from dlrm.config.run import DistributedConfig
@@ -49,9 +48,8 @@ def run_predict(config: PredictConfig) -> None:
     Raises:
         ConfigError, DataError, ExportError, SetupError: what the user can mend; on several ranks the same on each.
     """
-    torch.set_num_threads(1)  # of each of the job's own
-    # Ranks wait for the one that has most to do, and for the assembly.
-    with joined_world(DistributedConfig(device="cpu", timeout_s=_WEEK_S)) as world:
+    # Ranks wait for the one that has most to do, and for the assembly; each thread of the job's own computes with one.
+    with joined_world(DistributedConfig(device="cpu", timeout_s=_WEEK_S, threads_per_rank=1)) as world:
         predict(config, world.collectives)
 
 

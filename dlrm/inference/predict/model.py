@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic import TypeAdapter
 from safetensors.torch import load
 
@@ -25,6 +27,6 @@ def preprocessing_of_export(folder: ExportFolder) -> Preprocessing:
             for one in schema.sparse
         )
         return Preprocessing.load(EncodedRecord(tasks=schema.tasks, dense=schema.dense, sparse=sparse), {})
-    record = TypeAdapter(PreprocessingRecord).validate_python(manifest.preprocessing)
+    record = TypeAdapter(PreprocessingRecord).validate_json(json.dumps(manifest.preprocessing))
     listed = manifest.file(VOCABULARIES_NAME) is not None
     return Preprocessing.load(record, load(folder.read(VOCABULARIES_NAME)) if listed else {})
