@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Forms:
 
     def of(self, form: str) -> str:
         """The folder of a form."""
-        return os.fspath(getattr(self, form))
+        return str(getattr(self, form))
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +51,9 @@ def make_forms(folder: Path) -> Forms:
 
     from tests.support.command import run_command
     from tests.support.exports import TINY, export
-    from tests.unit.preprocess.tiny_criteo import make, make_rows, write_raw
 
-    raw = write_raw(folder / "raw", rows=ROWS)
+    tiny_criteo: Any = import_module("tests.unit.preprocess.tiny_criteo")  # has no annotations
+    raw = tiny_criteo.write_raw(folder / "raw", rows=ROWS)
     gz, parquet = folder / "gz", folder / "parquet"
     gz.mkdir()
     parquet.mkdir()
@@ -61,10 +61,10 @@ def make_forms(folder: Path) -> Forms:
     for day, rows in enumerate(ROWS):
         text = (raw / f"day_{day}").read_bytes()
         (gz / f"day_{day}.gz").write_bytes(gzip.compress(text))
-        table = pa.table(columns(make_rows(rows, seed=day), first=len(lines)))
+        table = pa.table(columns(tiny_criteo.make_rows(rows, seed=day), first=len(lines)))
         pq.write_table(table, parquet / f"day_{day}.parquet", row_group_size=70)
         lines += text.splitlines()
-    packed = make(raw, folder / "packed", chunk_bytes=4096, split={"train": ["day_0"], "test": ["day_1"]})
+    packed = tiny_criteo.make(raw, folder / "packed", chunk_bytes=4096, split={"train": ["day_0"], "test": ["day_1"]})
     model = [option for option in TINY if not option.startswith("--data.")]
     data = ["--data.kind=packed", f"--data.path={packed}", "--train.global_batch_size=64", "--optim.sparse.lr=0.3"]
     (outcome,) = run_command(["train", f"--run.dir={folder / 'runs'}", *model, *data])
@@ -100,9 +100,7 @@ def carry_preprocessing(run: Path, exported: Path) -> None:
     (exported / VOCABULARIES_NAME).write_bytes(data)
     record = FileRecord(name=VOCABULARIES_NAME, bytes=len(data), checksum=checksum(data))
     described = preprocessing.record.model_dump(mode="json")
-    text = dump_manifest(
-        manifest.model_copy(update={"preprocessing": described, "files": (*manifest.files, record)})
-    )
+    text = dump_manifest(manifest.model_copy(update={"preprocessing": described, "files": (*manifest.files, record)}))
     (exported / MANIFEST_NAME).write_bytes(text)
     (exported / COMMITTED_NAME).write_bytes(committed_text(text))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,7 @@ def assemble(
     schema: pa.Schema,
     tasks: Sequence[str],
     progress: Progress,
+    before_name: Callable[[BinaryIO, Outcome], None],
 ) -> Outcome:
     """Write the output; it has its name when it is whole.
 
@@ -56,6 +58,7 @@ def assemble(
         schema: of the output.
         tasks: of the model.
         progress: is told of rows.
+        before_name: is called with the whole file before it gets its name.
 
     Raises:
         DataError: a part is missing or damaged.
@@ -63,27 +66,52 @@ def assemble(
     """
     parts = list(_parts(work, inputs))
     rows = sum(_rows(work, part) for part in parts)
-    metrics = TaskMetrics(tasks, torch.device("cpu"))
-    skipped, labelled = 0, False
     progress.step("assemble", rows)
     with written_beside(work.output) as file:
-        writer = open_writer(config.ending, file, rows, schema)
+        writer, figures = open_writer(config.ending, file, rows, schema), _Figures(tasks)
         for path in parts:
             part = _read(work, path)
             logits_MT = _matrix(part, LOGIT, len(tasks))
-            skipped += part.column(f"{LOGIT}0").null_count
-            if f"{LABEL}0" in part.column_names:
-                labelled = labelled or part.num_rows > 0
-                _count(metrics, part, logits_MT)
+            figures.count(part, logits_MT)
             writer.write(_output(config, part, logits_MT, schema))
             progress.advance(part.num_rows)
         writer.close()
-    if not labelled:
-        return Outcome(rows, skipped, None)
-    try:
-        return Outcome(rows, skipped, metrics.compute())
-    except DivergedError as error:
-        return Outcome(rows, skipped, None, error.found)
+        outcome = figures.outcome(rows)
+        before_name(file, outcome)
+    return outcome
+
+
+class _Figures:
+    """Counts rows and labels.
+
+    Args:
+        tasks: of the model.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._metrics = TaskMetrics(tasks, torch.device("cpu"))
+        self._tasks = len(tasks)
+        self._skipped, self._labelled = 0, False
+
+    def count(self, part: pa.Table, logits_MT: torch.Tensor) -> None:
+        """Count the rows of a part, and labels that are there of rows that were not skipped."""
+        self._skipped += part.column(f"{LOGIT}0").null_count
+        if f"{LABEL}0" not in part.column_names or not part.num_rows:
+            return
+        self._labelled = True
+        labels_MT = _matrix(part, LABEL, self._tasks)
+        scored_M = torch.from_numpy(part.column(f"{LOGIT}0").is_valid().to_numpy())
+        counted_MT = ~labels_MT.isnan() & scored_M[:, None]
+        self._metrics.update(logits_MT, labels_MT, counted_MT.to(torch.float32))
+
+    def outcome(self, rows: int) -> Outcome:
+        """What so many rows came to."""
+        if not self._labelled:
+            return Outcome(rows, self._skipped, None)
+        try:
+            return Outcome(rows, self._skipped, self._metrics.compute())
+        except DivergedError as error:
+            return Outcome(rows, self._skipped, None, error.found)
 
 
 def _parts(work: WorkFolder, inputs: Sequence[Input]) -> Iterator[Path]:
@@ -126,14 +154,6 @@ def _matrix(part: pa.Table, name: str, tasks: int) -> torch.Tensor:
     """Columns side by side, float32 (M, T); NaN where null."""
     columns = [part.column(f"{name}{t}").to_numpy().astype(np.float32, copy=False) for t in range(tasks)]
     return torch.from_numpy(np.stack(columns, axis=1))
-
-
-def _count(metrics: TaskMetrics, part: pa.Table, logits_MT: torch.Tensor) -> None:
-    """Count labels that are there, of rows that were not skipped."""
-    labels_MT = _matrix(part, LABEL, logits_MT.shape[1])
-    scored_M = torch.from_numpy(part.column(f"{LOGIT}0").is_valid().to_numpy())
-    counted_MT = ~labels_MT.isnan() & scored_M[:, None]
-    metrics.update(logits_MT, labels_MT, counted_MT.to(torch.float32))
 
 
 def probabilities_of(logits_MT: torch.Tensor) -> torch.Tensor:

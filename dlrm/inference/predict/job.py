@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 
@@ -31,9 +31,9 @@ from dlrm.inference.predict.inputs import Input
 from dlrm.inference.predict.model import preprocessing_of_export
 from dlrm.inference.predict.outputs import output_schema
 from dlrm.inference.predict.score import Share, score
-from dlrm.inference.predict.state import begin, earlier_rows_per_block, state_of
+from dlrm.inference.predict.state import begin, earlier_rows_per_block, note_whole, state_of
 from dlrm.inference.predict.told import metrics_path, summary, write_metrics
-from dlrm.inference.predict.work import WorkFolder, identity, locked, write_json
+from dlrm.inference.predict.work import WorkFolder, locked
 from dlrm.preprocess.job_context import disk_errors
 from dlrm.progress import Progress, shown_progress
 
@@ -85,7 +85,7 @@ def predict(config: PredictConfig, collectives: Collectives) -> None:
         if begun.is_whole:
             progress.say(f"{config.output} is complete already")
             return
-        work = WorkFolder(work.output, begun.token)
+        work = WorkFolder(work.output, begun.token, collectives.rank)
         opened = together(collectives, partial(_with_disk_errors, work.output, partial(_open, config, work, begun)))
         scoring = partial(_score, config, work, opened, begun.chunk_rows, collectives=collectives, progress=progress)
         rows = together(collectives, partial(_with_disk_errors, work.output, scoring))
@@ -107,14 +107,13 @@ def _begin(config: PredictConfig, work: WorkFolder, lock: ExitStack) -> _Begun:
     for item in opened.inputs:
         if os.path.exists(item.path) and work.output.exists() and os.path.samefile(item.path, work.output):
             raise DataError(item.path, "is input and output", hint="choose another output")
-    there = work.path.exists()
     lock.enter_context(locked(work))
     chunk_rows = earlier_rows_per_block(work) or config.chunk_rows
     state = state_of(config, folder.checksum, opened.inputs)
     try:
         is_whole = begin(work, state, chunk_rows, overwrite=config.overwrite)
     except DlrmError:
-        if not there:
+        if not work.state.exists():  # nothing of a job is there
             work.remove()
         raise
     token = secrets.token_hex(8)
@@ -162,11 +161,19 @@ def _score(
 
 def _finish(config: PredictConfig, work: WorkFolder, opened: _Opened, progress: Progress) -> Outcome:
     """Put the output together and remove the parts."""
-    tasks: Sequence[str] = opened.folder.manifest.tasks
-    outcome = assemble(config, work, opened.inputs, schema=opened.schema, tasks=tasks, progress=progress)
-    write_metrics(metrics_path(work.output), outcome)
-    write_json(work.finished, identity(work.output))
-    work.remove()
+
+    def before_name(file: BinaryIO, outcome: Outcome) -> None:
+        write_metrics(metrics_path(work.output), outcome)
+        note_whole(work, file, state_of(config, opened.folder.checksum, opened.inputs))
+
+    tasks = opened.folder.manifest.tasks
+    outcome = assemble(
+        config, work, opened.inputs, schema=opened.schema, tasks=tasks, progress=progress, before_name=before_name
+    )
+    try:
+        work.remove()
+    except OSError as error:  # the output is there all the same
+        progress.say(f"{work.path} cannot be removed ({error.strerror}): remove it")
     return outcome
 
 

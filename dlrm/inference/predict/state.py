@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dlrm.config.predict import PredictConfig
 from dlrm.errors import DataError
@@ -54,14 +55,14 @@ def begin(work: WorkFolder, state: Mapping[str, Any], chunk_rows: int, *, overwr
         DataError: something else was begun; the output is there.
     """
     text = json.loads(json.dumps(state))
+    if _is_whole(work, text):
+        return True
     earlier = read_json(work.state)
     if isinstance(earlier, dict):
-        recorded = {key: value for key, value in earlier.items() if key != "chunk_rows"}
+        recorded = _without_bad_rows({key: value for key, value in earlier.items() if key != "chunk_rows"}, text)
         if recorded == text:
-            if read_json(work.finished) == identity(work.output) is not None:
-                return True
             _check_absent(work.output, overwrite=overwrite)
-            work.finished.unlink(missing_ok=True)
+            write_json(work.state, {**text, "chunk_rows": chunk_rows})
             return False
         if not overwrite:
             hint = f"remove {work.path} or set overwrite to true to start over, or choose another output"
@@ -70,6 +71,28 @@ def begin(work: WorkFolder, state: Mapping[str, Any], chunk_rows: int, *, overwr
     work.clear()
     write_json(work.state, {**text, "chunk_rows": chunk_rows})
     return False
+
+
+def note_whole(work: WorkFolder, file: BinaryIO, state: Mapping[str, Any]) -> None:
+    """Note by what an output is known that is whole and has only to get its name."""
+    file.flush()
+    os.fsync(file.fileno())
+    write_json(work.finished, {"file": identity(file.fileno()), "state": state})
+
+
+def _is_whole(work: WorkFolder, state: Mapping[str, Any]) -> bool:
+    noted = read_json(work.finished)
+    if not isinstance(noted, dict) or noted.get("state") != state:
+        return False
+    return work.output.exists() and noted.get("file") == identity(work.output)
+
+
+def _without_bad_rows(recorded: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Skipping bad rows after all changes nothing of what is done: that had none, or the job had ended there."""
+    options = recorded.get("options")
+    if now["options"]["bad_rows"] == "skip" and isinstance(options, dict):
+        return {**recorded, "options": {**options, "bad_rows": "skip"}}
+    return recorded
 
 
 def _check_absent(output: Path, *, overwrite: bool) -> None:
@@ -86,7 +109,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return "another export"
     if before.get("options") != now["options"]:
         options = before.get("options", {})
-        differing = [key for key, value in now["options"].items() if options.get(key) != value]
+        differing = [key for key, value in sorted(now["options"].items()) if options.get(key) != value]
         shown = [f"{key}: {json.dumps(options.get(key))} -> {json.dumps(now['options'][key])}" for key in differing]
         return f"other options ({', '.join(shown)})"
     old, new = before.get("inputs", []), now["inputs"]

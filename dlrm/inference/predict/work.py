@@ -8,7 +8,7 @@ All of it is below ``<output>.parts``, which the same command finds again after 
     stop                    a rank has failed: the others end, too; holds the token of their start
     <input>.blocks          how many blocks an input has, where that is known at its end only
     <input>-<block>.arrow   a part: logits, labels and carried columns of a block
-    finished.json           of an output that is whole: parts may be gone
+    finished.json           by what an output is known that is whole; there before the output has its name
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dlrm.errors import DataError
 from dlrm.files import UNFINISHED, alone, unfinished, written_beside
 
 _SEEN_WITHIN_S = 10.0  # network file systems show new files to other hosts after a while
-_WRITTEN = re.compile(r"[0-9]+(\.blocks|-[0-9]+\.arrow)(\.[0-9a-f]+" + re.escape(UNFINISHED) + ")?")
+_WRITTEN = re.compile(r"[0-9]+(\.blocks|-[0-9]+\.arrow)(\.[0-9a-f]+\.[0-9]+" + re.escape(UNFINISHED) + ")?")
 PART = ".arrow"
 
 
@@ -37,11 +37,13 @@ class WorkFolder:
     """Where what is done of an output is.
 
     Attributes:
-        output: the file that is being made; token: of this start, in the names of files that are not finished.
+        output: the file that is being made.
+        token: of this start, and rank: of this process; in the names of files that are not finished.
     """
 
     output: Path
     token: str = ""
+    rank: int = 0
 
     @property
     def path(self) -> Path:
@@ -78,7 +80,7 @@ class WorkFolder:
     @contextmanager
     def writing(self, path: Path) -> Iterator[Any]:
         """A file of the folder that is there when it is whole; a rank that outlived its job does not write to the same."""
-        with written_beside(path, beside=path.with_name(f"{path.name}.{self.token}{UNFINISHED}")) as file:
+        with written_beside(path, beside=path.with_name(f"{path.name}.{self.token}.{self.rank}{UNFINISHED}")) as file:
             yield file
 
     def write_count(self, number: int, blocks: int) -> None:
@@ -111,7 +113,7 @@ class WorkFolder:
             raise DataError(str(self.output), problem, hint="choose an output that all hosts share")
 
     def clear(self) -> None:
-        """Remove what a job has left, the state last but for the mark of a whole output; what is not ours stays."""
+        """Remove what a job has left, the mark of a whole output last; what is not ours stays."""
         for path in sorted(self.path.iterdir()):
             if _WRITTEN.fullmatch(path.name):
                 path.unlink()
@@ -171,10 +173,7 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def identity(path: Path) -> list[int] | None:
-    """By which a file that was written is known again; None if it is not there."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
+def identity(file: Path | int) -> list[int]:
+    """By which a file, or what is open, is known again; another name changes nothing."""
+    found = os.stat(file)
     return [found.st_ino, found.st_size, found.st_mtime_ns]
