@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dlrm.checkpoint.manifest import Record
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
@@ -66,6 +66,12 @@ class IdColumnRecord(Record):
     hotness: Hotness = 1
     lists: bool = False
 
+    @model_validator(mode="after")
+    def _several_ids_are_a_list(self) -> Self:
+        if self.hotness > 1 and not self.lists:
+            raise ValueError(f"has one id a row and hotness {self.hotness}")
+        return self
+
     @property
     def feature(self) -> SparseFeature:
         """Of the model."""
@@ -85,6 +91,15 @@ class EncodedRecord(_Rows):
     dense_missing: Finite | None = None
     sparse: Annotated[tuple[IdColumnRecord, ...], Field(min_length=1)]
     null_ids: bool = False
+
+    @model_validator(mode="after")
+    def _columns_differ_and_bags_are_made_of_single_ids(self) -> Self:
+        names = [*self.dense, *(column.name for column in self.sparse)]
+        if len(set(names)) != len(names):
+            raise ValueError("lists a column twice")
+        if self.bags is not None and any(column.lists for column in self.sparse):
+            raise ValueError("has bags to be made of lists")
+        return self
 
 
 class DenseColumnRecord(Record):

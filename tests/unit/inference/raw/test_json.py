@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -177,6 +179,21 @@ def test_columns_say_what_their_values_may_be(criteo, encoded):
         "a whole number; may be missing",
         "1 to 8 hexadecimal digits, as text; may be missing",
     ]
+
+
+def test_the_examples_of_the_documentation_are_one_and_the_same_row():
+    categories = tuple(HashedRecord(name=f"cat_{i}", rows=1000) for i in range(2))
+    preprocessing = Preprocessing.load(CriteoRecord(tasks=("label",), dense=dense_record(3), categories=categories), {})
+    page = (Path(__file__).parents[4] / "docs" / "inference.md").read_text()
+    row, columns, numbers = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    line = re.search(r"```text\n(.*?\n)```", page, re.DOTALL)[1].encode()
+    expected, _ = preprocessing.from_tsv(line, labelled=False)
+    for features in (preprocessing.from_json([row]), preprocessing.from_columns(columns)[:1]):
+        assert features.dense_BN.tolist() == expected.dense_BN.tolist()
+        assert features.ids_BS.tolist() == expected.ids_BS.tolist()
+    sparse = IdColumnRecord(name="ad", rows=10_000), IdColumnRecord(name="seen", rows=20, hotness=5, lists=True)
+    lists = Preprocessing.load(EncodedRecord(tasks=("label",), dense=("age",), sparse=sparse), {})
+    assert lists.from_json([numbers]).ids_BS.tolist() == [[1207, 3, 17, 17, 0, 0]]
 
 
 def refusal(read, given) -> DataError | None:

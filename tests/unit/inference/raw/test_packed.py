@@ -1,6 +1,9 @@
 """Raw rows of packed data: what ``preprocess`` made of the same rows, or the numbers and ids of data from elsewhere."""
 
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -152,6 +155,25 @@ def test_a_damaged_or_lost_vocabulary_is_an_error(mlperf):
             preprocessing_of(config, dataset)
     finally:
         path.write_bytes(good)
+
+
+def test_vocabularies_of_remote_data_are_fetched(mlperf, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(mlperf))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            _, preprocessing = opened(f"http://127.0.0.1:{server.server_port}", cache_dir=str(tmp_path))
+        finally:
+            server.shutdown()
+            thread.join()
+    _, local = opened(mlperf)
+    assert preprocessing.record == local.record
+    assert {name: array.tolist() for name, array in preprocessing.arrays.items()} == {
+        name: array.tolist() for name, array in local.arrays.items()
+    }
 
 
 @pytest.mark.parametrize(

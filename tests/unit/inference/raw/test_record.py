@@ -29,6 +29,8 @@ VOCABULARY = {
 CRITEO = {"kind": "criteo", "tasks": ["label"], "dense": DENSE, "categories": [VOCABULARY]}
 ENCODED = {"kind": "encoded", "tasks": ["label"], "dense": ["x"], "sparse": [{"name": "ad", "rows": 5}]}
 
+BAGS = {"kind": "hashed", "hotness": [2], "distribution": "uniform", "seed": 0}
+
 
 def load(document, arrays=None):
     import json
@@ -60,6 +62,9 @@ def test_a_record_and_its_arrays_are_a_preprocessing():
         ({**CRITEO, "dense": {**DENSE, "shift": 0.0}}, "criteo.dense.shift"),
         ({**CRITEO, "dense": {**DENSE, "columns": []}}, "criteo.dense.columns"),
         ({**ENCODED, "sparse": [{"name": "ad", "rows": 0}]}, "encoded.sparse.0.rows"),
+        ({**ENCODED, "sparse": [{"name": "ad", "rows": 5, "hotness": 2}]}, "encoded.sparse.0"),
+        ({**ENCODED, "dense": ["ad"]}, "encoded"),
+        ({**ENCODED, "sparse": [{"name": "ad", "rows": 5, "lists": True}], "bags": BAGS}, "encoded"),
         ({**ENCODED, "dense_missing": float("nan")}, "encoded.dense_missing"),
     ],
 )
