@@ -71,7 +71,6 @@ def make_forms(folder: Path) -> Forms:
     assert outcome.exit_code == 0, outcome.stderr
     run, exported = folder / "runs" / "tiny", folder / "export"
     export(run, exported)
-    carry_preprocessing(run, exported)
     return Forms(run, exported, raw, gz, packed, parquet, tuple(lines))
 
 
@@ -82,27 +81,6 @@ def columns(rows: list[list[str]], first: int) -> dict[str, list[Any]]:
     for name, fields in zip(names, zip(*rows, strict=True), strict=True):
         found[name] = [field or None if name.startswith("cat") else int(field) if field else None for field in fields]
     return found
-
-
-def carry_preprocessing(run: Path, exported: Path) -> None:
-    """Have an export say how raw rows become features."""
-    from safetensors.torch import save
-
-    from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME, checksum, committed_text
-    from dlrm.inference.exported.folder import open_export
-    from dlrm.inference.exported.manifest import VOCABULARIES_NAME, FileRecord, dump_manifest
-    from dlrm.inference.raw import preprocessing_of
-    from tests.support.exports import dataset_of, saved_configuration
-
-    manifest = open_export(exported).manifest
-    preprocessing = preprocessing_of(saved_configuration(run).data, dataset_of(run))
-    data = save(preprocessing.arrays)
-    (exported / VOCABULARIES_NAME).write_bytes(data)
-    record = FileRecord(name=VOCABULARIES_NAME, bytes=len(data), checksum=checksum(data))
-    described = preprocessing.record.model_dump(mode="json")
-    text = dump_manifest(manifest.model_copy(update={"preprocessing": described, "files": (*manifest.files, record)}))
-    (exported / MANIFEST_NAME).write_bytes(text)
-    (exported / COMMITTED_NAME).write_bytes(committed_text(text))
 
 
 def options(forms: Forms, output: Path, form: str = "raw", **changes: Any) -> Any:

@@ -24,11 +24,10 @@ from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.distributed.world import RankInfo, joined_world
 from dlrm.errors import DataError, DlrmError, ExportError
 from dlrm.inference.exported.folder import ExportFolder, open_export
-from dlrm.inference.exported.predictor import load_predictor
+from dlrm.inference.exported.predictor import load_predictor, load_preprocessing
 from dlrm.inference.predict.assemble import Outcome, assemble
 from dlrm.inference.predict.find import carried_schema, open_inputs
 from dlrm.inference.predict.inputs import Input
-from dlrm.inference.predict.model import preprocessing_of_export
 from dlrm.inference.predict.outputs import output_schema
 from dlrm.inference.predict.score import Share, score
 from dlrm.inference.predict.state import begin, earlier_rows_per_block, note_whole, state_of
@@ -134,7 +133,7 @@ def _open(config: PredictConfig, work: WorkFolder, begun: _Begun) -> _Opened:
 
 
 def _inputs(config: PredictConfig, folder: ExportFolder, rows_per_block: int) -> _Opened:
-    inputs = open_inputs(config, preprocessing_of_export(folder), rows_per_block)
+    inputs = open_inputs(config, load_preprocessing(folder), rows_per_block)
     tasks = folder.manifest.tasks
     schema = output_schema(config.ending, carried_schema(inputs), tasks, logits=config.logits)
     return _Opened(folder, inputs, schema)

@@ -84,10 +84,8 @@ def test_what_has_changed_is_said_and_nothing_is_mixed(forms, tmp_path, scored, 
         os.utime(raw / "day_1")
     if changes.get("export"):
         from tests.support.exports import export
-        from tests.support.predicting import carry_preprocessing
 
         export(forms.run, tmp_path / "other", average=False, max_file_bytes=1000)
-        carry_preprocessing(forms.run, tmp_path / "other")
         changes["export"] = str(tmp_path / "other")
     given = {"input": [str(raw)], **changes}
     given["input"] = [name.replace("INPUT", str(raw)) for name in given["input"]]
