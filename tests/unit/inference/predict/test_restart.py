@@ -105,7 +105,7 @@ def test_rows_may_be_skipped_after_one_has_stopped_the_job(forms, tmp_path, scor
         predict_alone(forms, tmp_path / "b.npy", **given)
     before = len(scored[0])
     predict_alone(forms, tmp_path / "b.npy", **given, bad_rows="skip")
-    assert 0 < len(scored[0]) - before < before
+    assert 0 not in [index for index, _ in scored[0][before:]]
     whole = predict_alone(forms, tmp_path / "c.npy", **given, bad_rows="skip")
     assert whole.read_bytes() == (tmp_path / "b.npy").read_bytes()
 
