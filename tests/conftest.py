@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.gpus"]
+pytest_plugins = ["tests.gpus", "tests.support.predicting"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell without job control
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup

@@ -27,6 +27,7 @@ from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportModelConfig, ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
+from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.status import StatusConfig
@@ -76,6 +77,11 @@ COMMANDS = {
         ("checkpoint", "output"),
         from_file=False,
         later=ExportRequest.of,
+    ),
+    "predict": Command(
+        "write the probabilities of all rows of files, in order; started again, it goes on",
+        PredictConfig,
+        ("export", "input"),
     ),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(

@@ -16,6 +16,7 @@ from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
+from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.status import StatusConfig
@@ -104,6 +105,15 @@ def run(config: Section) -> None:
             from dlrm.inference.export.job import run_export
 
             work = partial(run_export, config)
+        case PredictConfig():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.inference.predict.job import run_predict
+
+            work = partial(run_predict, config)
         case ReportConfig():
             from dlrm.scaling.report.job import run_report
 

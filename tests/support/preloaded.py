@@ -11,6 +11,7 @@ import torch.utils.tensorboard
 
 import dlrm.checkpoint.tools.commands
 import dlrm.command.run
+import dlrm.inference.predict.job
 import dlrm.preprocess.job
 import dlrm.train.job  # noqa: F401
 from dlrm.data.permutation import permuted
