@@ -18,12 +18,13 @@ from dlrm.errors import ConfigError, ConfigProblem
 
 SplitName = Literal["test", "validation", "train"]
 
-_REFUSED = {
+REFUSED = {
     "model": "is the checkpoint's, with which its weights go: leave it out",
     "optim": "is for training: leave it out",
     "checkpoint": "is about saving, and nothing is saved here: leave it out (the checkpoint to score is PATH)",
     "resume": "is about going on with training: leave it out (the checkpoint to score is PATH)",
 }
+"""Sections of a run's configuration that cannot be given, and why."""
 _NOT_TAKEN_OVER = ("checkpoint", "resume")
 
 
@@ -77,7 +78,7 @@ class EvaluateRequest(Section):
             message = "is required and was not given: name a checkpoint or the folder of a run"
             problems.append(ConfigProblem("path", "", message))
         for key, origin in flags.origins.items():
-            if why := _REFUSED.get(key.partition(".")[0]):
+            if why := REFUSED.get(key.partition(".")[0]):
                 problems.append(ConfigProblem(key, origin, why))
         if problems:
             raise ConfigError(problems)

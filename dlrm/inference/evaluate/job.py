@@ -17,13 +17,13 @@ from dlrm.format import byte_size, counted, escaped
 from dlrm.inference.evaluate.columns import Column, find_columns
 from dlrm.inference.evaluate.evaluation import Evaluation
 from dlrm.inference.evaluate.found import Found, find, find_together
-from dlrm.inference.evaluate.model import require_fit, untrained
+from dlrm.inference.evaluate.model import require_fit, untrained, with_possible_copies
 from dlrm.inference.evaluate.progress import Progress, Watchers
-from dlrm.inference.evaluate.sliced import SliceScores
+from dlrm.inference.evaluate.sliced import SliceScores, slice_bytes
 from dlrm.inference.evaluate.slicing import Slicing, find_slicings
 from dlrm.inference.evaluate.text import texts
 from dlrm.inference.evaluate.written import require_writable, write
-from dlrm.memory import Bytes, expected
+from dlrm.memory import SLICES, Bytes, expect, expected
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.log import leave_terminal
 from dlrm.train.build import build_loader
@@ -64,12 +64,16 @@ def evaluate(found: Found, world: World, display: Display) -> Evaluation:
     config, checkpoint = found.config, found.checkpoint
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     source = split_of(dataset, config)
-    require_fit(checkpoint, config, source.schema, data=source.name)
     columns = find_columns(config.slices, source.schema)
+
+    def see_whether_it_fits() -> bool:
+        require_fit(checkpoint, config, source.schema, data=source.name)
+        return config.average and has_average(checkpoint)
+
+    averaged = together(world.collectives, see_whether_it_fits)
     from_rank_0(world.collectives, lambda: require_writable(config.output))
 
-    engine = _build(config, dataset, source, world)
-    averaged = config.average and has_average(checkpoint)
+    engine = _build(config, dataset, source, columns, world, display)
     weights = "averaged weights" if averaged else "weights"
     display.say(f"{weights} of {escaped(checkpoint.path, 500)} (step {checkpoint.step:,})")
     _introduce(config, source, engine, world, display)
@@ -116,17 +120,29 @@ def split_of(dataset: Dataset, config: EvaluateConfig) -> Source:
     return source
 
 
-def _build(config: EvaluateConfig, dataset: Dataset, source: Source, world: World) -> Engine:
+def _build(
+    config: EvaluateConfig,
+    dataset: Dataset,
+    source: Source,
+    columns: list[Column],
+    world: World,
+    display: Display,
+) -> Engine:
+    asked, line = with_possible_copies(untrained(config), world)
+    if line:
+        display.say(line)
     process = Bytes(host=process_bytes(config, replace(dataset, train=source), world))
-    return build_engine(
-        untrained(config), source.schema, world, scored=source.num_samples, process=process, trains=False
-    )
+    engine = build_engine(asked, source.schema, world, scored=source.num_samples, process=process, trains=False)
+    tasks = len(source.schema.tasks)
+    sliced = slice_bytes(columns, tasks, values=config.slice_values, buckets=config.slice_buckets)
+    expect(expected().with_part(SLICES, Bytes(host=sliced)))
+    return engine
 
 
 def _introduce(config: EvaluateConfig, source: Source, engine: Engine, world: World, display: Display) -> None:
     memory = of_most(world.collectives.all_gather_object(expected()))
     display.say(
-        f"{counted(source.num_samples, 'sample')} of {escaped(source.name, 500)} ({config.split}); "
+        f"{counted(source.num_samples, 'sample')} of {escaped(source.name, 500)}; "
         f"{world.size} rank(s) on {world.device.type}, {world.backend}; {engine.table_weights:,} weights in tables, "
         f"{engine.dense_weights:,} others; {byte_size(memory.total.host)} of the host expected"
         + (f", {byte_size(memory.total.device)} of the device" if memory.total.device else "")

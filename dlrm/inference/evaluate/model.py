@@ -8,6 +8,7 @@ from dlrm.checkpoint.tensors import weight_name
 from dlrm.config import Config
 from dlrm.config.optim import OptimConfig, Sgd, SparseSgd
 from dlrm.config.sharding import ShardingConfig
+from dlrm.distributed.world import World
 from dlrm.errors import DataError
 from dlrm.format import escaped
 from dlrm.models.build import build_model
@@ -40,6 +41,20 @@ def _planned_alike(config: Config) -> ShardingConfig:
     if table_optimizer(config.optim.sparse).data_parallel or not types:
         return config.sharding
     return config.sharding.model_copy(update={"types": types})
+
+
+def with_possible_copies(config: Config, world: World) -> tuple[Config, str]:
+    """The configuration with as many copies of the tables as these ranks can hold, and a line if that is another number.
+
+    Several copies are equal while nothing is trained, so one gives the same figures.
+    """
+    size = config.sharding.group_size
+    if size is None or (world.size % size == 0 and (world.device.type == "cuda" or size == world.size)):
+        return config, ""
+    one = config.sharding.model_copy(update={"group_size": None})
+    ranks = f"{world.size} rank(s) on {world.device.type}"
+    line = f"sharding.group_size is {size}, which {ranks} cannot have: they share one copy of the tables"
+    return config.model_copy(update={"sharding": one}), line
 
 
 def require_fit(checkpoint: Checkpoint, config: Config, schema: Schema, *, data: str) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from dlrm.data.batch import Batch
 from dlrm.distributed.collectives import Collectives
+from dlrm.inference.evaluate.columns import Column, Dense
 from dlrm.inference.evaluate.slicing import Slicing
 from dlrm.metrics.binary import BinaryMetrics, BinaryResult
 from dlrm.train.evaluator import Watcher
@@ -19,6 +20,7 @@ from dlrm.train.stepper import StepOutput
 CELLS = 1 << 16
 """Of a slice's histogram, 1 MiB: its AUC is exact up to half as many distinct scores, and has an error bound beyond."""
 _BUFFER_SAMPLES = 1 << 13
+_BYTES = CELLS * 16 + _BUFFER_SAMPLES * 12
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class SliceResult:
         """As JSON has it."""
         which = {"column": self.column, "slice": self.slice, "task": self.task}
         return {**which, "share": self.share, **self.result.to_dict()}
+
+
+def slice_bytes(columns: Sequence[Column], tasks: int, *, values: int, buckets: int) -> int:
+    """What slices by these columns take at most, and counting their values before that."""
+    slices = sum(buckets if isinstance(column, Dense) else min(values, column.size) + 1 for column in columns)
+    counts = sum(0 if isinstance(column, Dense) else (column.size + 1) * 8 for column in columns)
+    return max(slices * tasks * _BYTES, counts)
 
 
 class SliceScores(Watcher):

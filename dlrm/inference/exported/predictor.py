@@ -104,10 +104,15 @@ def load_predictor(folder: ExportFolder, *, compiled: bool = False) -> Predictor
     else:
         dense = as_function(load_program(folder.read(PROGRAM_NAME), path))
     require_answer(dense, folder.manifest, path)
-    return Predictor(folder, _preprocessing(folder), Lookup(folder.manifest, read_tables(folder)), dense)
+    return Predictor(folder, load_preprocessing(folder), Lookup(folder.manifest, read_tables(folder)), dense)
 
 
-def _preprocessing(folder: ExportFolder) -> Preprocessing:
+def load_preprocessing(folder: ExportFolder) -> Preprocessing:
+    """What makes features of raw rows, without the rest of the export.
+
+    Raises:
+        ExportError: it is not what was written.
+    """
     arrays: dict[str, torch.Tensor] = {}
     if folder.manifest.file(VOCABULARIES_NAME) is not None:
         data, path = folder.read(VOCABULARIES_NAME), str(folder.path / VOCABULARIES_NAME)

@@ -77,3 +77,13 @@ def test_the_path_may_stand_anywhere_among_the_options():
     assert request(*words).path == "/some/run"
     assert isinstance(request(*words), EvaluateRequest)
     assert request(*words).completed(SAVED, "saved").average is False
+
+
+def test_help_leaves_out_what_is_refused(capsys):
+    for word in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            parse(["evaluate", word])
+        shown = capsys.readouterr().out
+        assert "--slices TEXT,..." in shown
+        assert "--data.kind" in shown
+        assert all(f"--{section}." not in shown for section in ("model", "optim", "checkpoint", "resume"))
