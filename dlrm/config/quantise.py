@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dlrm.config.base import AS_LIST, Advanced, NonNegativeFloat, PositiveInt, Section
 from dlrm.config.data import DataConfig, PlantedData
@@ -34,8 +34,8 @@ class QuantiseConfig(Section):
     export: InputPath
     """The export, in float32."""
     output: InputPath = ""
-    """Folder to write; may be left out with compare."""
-    tables: Annotated[dict[str, TablePrecision], BeforeValidator(_mapping)] = {}
+    """Folder to write; may be left out with compare or budget."""
+    tables: Annotated[dict[str, TablePrecision], BeforeValidator(_mapping)] = Field(default_factory=dict)
     """What rows of tables are stored as, by name: {cat_3: int4}; '*' stands for those that are not named, which else stay
     fp32. A single word is meant for all. int8 where this is left out and budget, too."""
     dense: DensePrecision = "fp32"
@@ -54,9 +54,9 @@ class QuantiseConfig(Section):
     data_from: InputPath = ""
     """A configuration of a training, as config.yaml of a run, whose section data is scored; in the place of data."""
     data: DataConfig = PlantedData()
-    max_rows: PositiveInt = 1_000_000
+    max_rows: PositiveInt = 200_000
     """Samples of a split that are scored at most, the first ones."""
-    timed_rows: Advanced[PositiveInt] = 16_384
+    timed_rows: Advanced[PositiveInt] = 8192
     """Samples of a measurement of speed."""
     timed_runs: Advanced[PositiveInt] = 7
     """Measurements of each, in turn with as many of the export as it is."""
@@ -65,8 +65,8 @@ class QuantiseConfig(Section):
 
     @model_validator(mode="after")
     def _says_what_to_do(self) -> Self:
-        if not self.output and not self.compare:
-            raise ValueError("output is left out and so is compare: name a folder to write, or compare")
+        if not self.output and not self.compare and self.budget is None:
+            raise ValueError("output is left out: name a folder to write, or what to find out (compare, budget)")
         if self.tables and self.budget is not None:
             raise ValueError("tables and budget both say what tables are stored as: give one of them")
         if self.results and not self.compare and self.budget is None:

@@ -44,20 +44,21 @@ class Row:
         return asdict(self)
 
 
-Mixes = Sequence[tuple[str, tuple[Precision, ...], DensePrecision]]
+NamedMix = tuple[str, tuple[Precision, ...], DensePrecision]
 """Name, precision of each table, and of the dense part."""
 
 
-def uniform_mixes(
-    dims: Sequence[int], tables: Sequence[Precision], dense: Sequence[DensePrecision]
-) -> list[tuple[str, tuple[Precision, ...], DensePrecision]]:
-    """All tables in one precision, with each precision of the dense part."""
-    return [(table, tuple(possible(table, dim) for dim in dims), part) for part in dense for table in tables]
+def uniform_mixes(dims: Sequence[int], tables: Sequence[Precision], dense: Sequence[DensePrecision]) -> list[NamedMix]:
+    """float32; and all tables in one precision, with each precision of the dense part."""
+    found: list[NamedMix] = [("fp32", ("fp32",) * len(dims), "fp32")]
+    for part in dense:
+        found += [(table, tuple(possible(table, dim) for dim in dims), part) for table in tables]
+    return list(dict.fromkeys(found))
 
 
 def compare(
     variants: Variants,
-    mixes: Mixes,
+    mixes: Sequence[NamedMix],
     scored: Scored,
     *,
     timed_rows: int,
@@ -67,9 +68,11 @@ def compare(
     """Score and measure each mix.
 
     Args:
-        variants: of the export; mixes: what to look at.
+        variants: of the export.
+        mixes: what to look at.
         scored: the samples.
-        timed_rows: samples of a run of a measurement of speed; timed_runs: how many.
+        timed_rows: samples of a run of a measurement of speed.
+        timed_runs: how many of those.
         tell: is told, in a word, what is looked at.
     """
     base = variants.base

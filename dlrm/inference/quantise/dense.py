@@ -8,7 +8,9 @@ The layers are those that the model names for lower precision (``lower_precision
   row, found as they come; their products are added up exactly, in int32. All else is float32, interactions' products too.
 
 Integers of weights go to 63, not 127: where a CPU has no VNNI instructions (AVX2, first AVX-512), oneDNN adds up pairs of
-products in 16 bits, and larger ones would be cut off without a word. With 63 every CPU gives the same sums.
+products in 16 bits, and larger ones would be cut off without a word. With 63 every CPU gives the same sums. A few of an
+output's weights are rounded the other way, so that their errors add up to nothing (as in SQuant, arXiv:2202.07471): inputs
+after a ReLU have the same sign, and errors of one direction would shift all logits.
 """
 
 from __future__ import annotations
@@ -150,9 +152,7 @@ class _Lowering:
 
     def _cast_inputs(self, node: torch.fx.Node, dtype: torch.dtype) -> None:
         with self._graph.inserting_before(node):
-            node.args = torch.fx.map_arg(
-                node.args, lambda arg: self._graph.call_function(_ATEN.to.dtype, (arg, dtype))
-            )
+            node.args = torch.fx.map_arg(node.args, lambda arg: self._graph.call_function(_ATEN.to.dtype, (arg, dtype)))
 
 
 class Bf16Linear(nn.Module):
@@ -161,6 +161,9 @@ class Bf16Linear(nn.Module):
     Args:
         weight_OI: float32 (outputs, inputs); bias_O: float32.
     """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor) -> None:
         super().__init__()
@@ -185,19 +188,34 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor) -> None:
         super().__init__()
-        integers_OI, scale_O1 = _as_integers(weight_OI, _LARGEST_WEIGHT)
-        self.register_buffer("weight", integers_OI)
+        scale_O1 = _scale(weight_OI, _LARGEST_WEIGHT)
+        self.register_buffer("weight", rounded_in_sum(weight_OI / scale_O1).to(torch.int8))
         self.register_buffer("scale", scale_O1.flatten())
         self.register_buffer("bias", bias_O.clone())
 
     def forward(self, x_BI: torch.Tensor) -> torch.Tensor:
         """float32 (B, inputs) -> float32 (B, outputs)."""
-        integers_BI, scale_B1 = _as_integers(x_BI, _LARGEST_INPUT)
+        scale_B1 = _scale(x_BI, _LARGEST_INPUT)
+        integers_BI = (x_BI / scale_B1).round().to(torch.int8)
         sums_BO = torch._int_mm(integers_BI, self.weight.t())
         return torch.addcmul(self.bias, sums_BO.float() * scale_B1, self.scale)
 
 
-def _as_integers(x_RC: torch.Tensor, largest: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 (R, C) from -largest to largest, and what a unit of each row is, float32 (R, 1)."""
-    scale_R1 = x_RC.abs().amax(1, keepdim=True).clamp(min=_TINY) / largest
-    return (x_RC / scale_R1).round().to(torch.int8), scale_R1
+def _scale(x_RC: torch.Tensor, largest: int) -> torch.Tensor:
+    """What a unit of each row is, float32 (R, 1), if its largest number is to be so many."""
+    return x_RC.abs().amax(1, keepdim=True).clamp(min=_TINY) / largest
+
+
+def rounded_in_sum(x_RC: torch.Tensor) -> torch.Tensor:
+    """Numbers as integers beside them, so chosen that those of a row add up to its sum within one half.
+
+    Of all numbers that are rounded up too many of (or down), those nearest to the middle go the other way.
+
+    Args:
+        x_RC: float (R, C).
+    """
+    rounded_RC = x_RC.round()
+    errors_RC = rounded_RC - x_RC
+    excess_R1 = errors_RC.sum(1, keepdim=True).round()
+    place_RC = (errors_RC * excess_R1.sign()).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rounded_RC - excess_R1.sign() * (place_RC < excess_R1.abs())

@@ -1,7 +1,7 @@
 """Rows of tables in fewer bits, as fbgemm's inference kernel reads them; :mod:`dlrm.inference.exported.manifest` says how.
 
-Row-wise: each row has a scale and a bias of its own, so that a row of small numbers loses nothing beside one of large ones. Of
-R rows of D columns, ``int8`` takes R * (D + 4) bytes and ``int4`` R * (D / 2 + 4), where ``fp32`` takes R * 4 D.
+Row-wise: each row has a scale and a bias of its own, so that a row of small numbers loses nothing beside one of large ones.
+Of R rows of D columns, ``int8`` takes R * (D + 4) bytes and ``int4`` R * (D / 2 + 4), where ``fp32`` takes R * 4 D.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def stored_rows(
     Args:
         weights_RD: float32 (R, D); D is even for ``int4``.
         precision: of the result.
-        path, table, first_row: where they are from, for errors: an export, a table, the id of the first of them.
+        path: of the export that they are from, for errors.
+        table: of which they are.
+        first_row: the id of the first of them.
 
     Returns:
         float32 or float16 (R, D), or uint8 (R, 4 + D) or (R, 4 + D / 2).

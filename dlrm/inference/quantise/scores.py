@@ -44,8 +44,10 @@ def read_scored(source: Source, schema: Schema, *, max_rows: int, split: str) ->
     """The first samples of a split.
 
     Args:
-        source: of the split; schema: what the export takes.
-        max_rows: that are read at most; split: name of the option that says how many there are, for errors.
+        source: of the split.
+        schema: what the export takes.
+        max_rows: that are read at most.
+        split: how errors call it.
 
     Raises:
         ConfigError: the split is empty, or its columns are not the export's.
@@ -129,7 +131,8 @@ def compare_speed(base: Predictor, other: Predictor, features: Features, *, runs
     """Measure two predictors in turn, so that what else a machine does meets both.
 
     Args:
-        base, other: what to measure.
+        base: what the other is compared with.
+        other: the other.
         features: rows of a run.
         runs: of each.
     """
@@ -151,7 +154,7 @@ def _speed(rows_per_s: list[float], ratio: float) -> Speed:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch computes in the calling thread only."""
+    """No other thread than the caller's computes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

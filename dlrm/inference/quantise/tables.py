@@ -95,7 +95,8 @@ def tables_in_memory(source: Manifest, weights: torch.Tensor, target: Manifest, 
     """The same within memory.
 
     Args:
-        source, weights: tables in float32, as :func:`dlrm.inference.exported.tables.read_tables` returns them.
+        source: says that its tables are float32.
+        weights: of its tables, as :func:`dlrm.inference.exported.tables.read_tables` returns them.
         target: says what they are to be.
         path: of the export, for errors.
 
