@@ -50,7 +50,7 @@ NamedMix = tuple[str, tuple[Precision, ...], DensePrecision]
 
 def uniform_mixes(dims: Sequence[int], tables: Sequence[Precision], dense: Sequence[DensePrecision]) -> list[NamedMix]:
     """float32; and all tables in one precision, with each precision of the dense part."""
-    found: list[NamedMix] = [("fp32", ("fp32",) * len(dims), "fp32")]
+    found: list[NamedMix] = [("fp32", tuple(possible("fp32", dim) for dim in dims), "fp32")]
     for part in dense:
         found += [(table, tuple(possible(table, dim) for dim in dims), part) for table in tables]
     return list(dict.fromkeys(found))

@@ -125,8 +125,9 @@ class _Job:
         dims = [table.dim for table in manifest.tables]
         tables, dense = (config.compare_tables, config.compare_dense) if config.compare else ((), ())
         mixes = uniform_mixes(dims, tables, dense)
-        if (mix, config.dense) not in [(other, part) for _, other, part in mixes]:
-            mixes.append(("mixed", mix, config.dense))
+        asked_for = found is not None or config.tables or config.output
+        if asked_for and (mix, config.dense) not in [(other, part) for _, other, part in mixes]:
+            mixes.append((mix[0] if len(set(mix)) == 1 else "mixed", mix, config.dense))
         with self._console.status("reading test samples") as status:
             scored = self._read("test")
             rows = compare(

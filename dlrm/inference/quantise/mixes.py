@@ -20,7 +20,6 @@ from dlrm.inference.quantise.variants import Variants
 Mix = tuple[Precision, ...]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4")
 """From the largest to the smallest."""
-_FP32: Precision = "fp32"
 
 
 def choices(manifest: Manifest) -> list[tuple[Precision, ...]]:
@@ -76,7 +75,7 @@ class MixScorer:
         }
         self._table_of_X = torch.arange(count).repeat_interleave(torch.tensor([t.dim for t in manifest.tables]))
         self._reference_T = log_losses(variants.base.logits(scored.features), scored)
-        self.plain = tuple(_FP32 for _ in range(count))
+        self.plain = tuple(possible("fp32", table.dim) for table in manifest.tables)
         (self._before_RT,) = self._logits([self.plain])
         self._known: dict[Mix, Cost] = {}
 
