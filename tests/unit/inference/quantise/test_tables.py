@@ -37,6 +37,17 @@ def test_a_written_export_answers_as_its_tables_in_memory_do(tiny_variants, tiny
     assert sum(file.bytes for file in found.manifest.files) == tiny_variants.file_bytes(MIX, "fp32")
 
 
+@pytest.mark.parametrize("dense", ["bf16", "int8"])
+def test_a_rows_probability_does_not_depend_on_the_rows_it_is_asked_with(tiny_variants, tiny_validation, dense):
+    predictor = tiny_variants.predictor(MIX, dense)
+    features = tiny_validation.features
+    together = predictor.probabilities(features)
+    for size in (1, 7, 33, 100):
+        parts = [predictor.probabilities(features[i : i + size]) for i in range(0, min(512, 40 * size), size)]
+        apart = torch.cat(parts)
+        assert torch.equal(apart, together[: len(apart)])
+
+
 def test_tables_in_many_files_are_read_some_rows_at_a_time(tiny_run, tmp_path, monkeypatch):
     export(tiny_run, tmp_path / "cut", max_file_bytes=1000)
     folder = open_export(tmp_path / "cut")
