@@ -68,7 +68,8 @@ def lowered_manifest(manifest: Manifest, precisions: Sequence[Precision], dense:
         table.model_copy(update={"precision": precision})
         for table, precision in zip(manifest.tables, precisions, strict=True)
     )
-    return manifest.model_copy(update={"tables": tables, "dense_precision": dense, "files": ()})
+    compiled = manifest.compiled if dense == "fp32" else None
+    return manifest.model_copy(update={"tables": tables, "dense_precision": dense, "compiled": compiled, "files": ()})
 
 
 def require_something_to_do(precisions: Sequence[Precision], dense: DensePrecision) -> None:

@@ -12,8 +12,8 @@ from dlrm.errors import ExportError
 from dlrm.inference.export.write import FolderWriter, mapped_pieces
 from dlrm.inference.exported.folder import ExportFolder, reading
 from dlrm.inference.exported.manifest import RESTORE, FileRecord, Manifest
+from dlrm.inference.exported.rows import stored_rows
 from dlrm.inference.exported.tables import starts_of_tables
-from dlrm.inference.quantise.rows import stored_rows
 
 _BYTES_AT_ONCE = 8 << 20
 

@@ -16,7 +16,7 @@ from dlrm.inference.exported.manifest import (
     Manifest,
     Precision,
 )
-from dlrm.inference.exported.predictor import Predictor
+from dlrm.inference.exported.predictor import Predictor, load_preprocessing
 from dlrm.inference.exported.program import Dense, as_function, load_program
 from dlrm.inference.exported.tables import Lookup, read_tables
 from dlrm.inference.quantise.choice import lowered_manifest
@@ -37,13 +37,15 @@ class Variants:
     def __init__(self, folder: ExportFolder) -> None:
         self.folder = folder
         self._weights = read_tables(folder)
+        self._preprocessing = load_preprocessing(folder)
         self._programs: dict[DensePrecision, bytes] = {}
         self._functions: dict[DensePrecision, Dense] = {}
 
     @cached_property
     def base(self) -> Predictor:
         """The export as it is."""
-        return Predictor(self.folder, Lookup(self.folder.manifest, self._weights), self.dense("fp32"))
+        lookup = Lookup(self.folder.manifest, self._weights)
+        return Predictor(self.folder, self._preprocessing, lookup, self.dense("fp32"))
 
     def program(self, precision: DensePrecision) -> bytes:
         """The dense part as a file."""
@@ -71,7 +73,8 @@ class Variants:
     def predictor(self, precisions: Sequence[Precision], dense: DensePrecision) -> Predictor:
         """The whole export in these precisions."""
         target = lowered_manifest(self.folder.manifest, precisions, dense)
-        return Predictor(replace(self.folder, manifest=target), self.lookup(precisions), self.dense(dense))
+        folder = replace(self.folder, manifest=target)
+        return Predictor(folder, self._preprocessing, self.lookup(precisions), self.dense(dense))
 
     def file_bytes(self, precisions: Sequence[Precision], dense: DensePrecision) -> int:
         """Bytes of the files that its manifest would list."""

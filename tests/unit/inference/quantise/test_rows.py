@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlrm.errors import ExportError
-from dlrm.inference.quantise.rows import stored_rows
+from dlrm.inference.exported.rows import stored_rows
 
 BITS = {"int8": 8, "int4": 4}
 
