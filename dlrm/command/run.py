@@ -19,6 +19,7 @@ from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
@@ -124,6 +125,15 @@ def run(config: Section) -> None:
             from dlrm.inference.predict.job import run_predict
 
             work = partial(run_predict, config)
+        case QuantiseConfig():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.inference.quantise.job import run_quantise
+
+            work = partial(run_quantise, config)
         case ReportConfig():
             from dlrm.scaling.report.job import run_report
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import suppress
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,8 @@ from dlrm.inference.serve.waiting import Limits
 from dlrm.run.console import Console
 from dlrm.run.secondary import secondary
 
-_LOG = logging.getLogger(__name__)
+_SWITCH_S = 0.0005
+"""Python's switch interval, as ``serve`` has it."""
 
 
 def run_bench_inference(config: BenchInferenceConfig) -> Result:
@@ -45,13 +48,14 @@ def run_bench_inference(config: BenchInferenceConfig) -> Result:
     bench = Bench(config, planned, result, console)
     folder = _folder(config)
     try:
-        with on_cpus(planned.cpu_sets["all"]):
+        with on_cpus(planned.cpu_sets["all"]), _as_served():
             bench.run()
         result.complete = True
     except KeyboardInterrupt:
         result.notices.append("interrupted: this is what was measured so far")
         raise
     finally:
+        result.notices += _disturbances(result.measured)
         if result.measured:
             for shown in texts(result):
                 console.say(shown) if isinstance(shown, str) else console.show(shown)
@@ -99,7 +103,6 @@ class Bench:
             self._result.measured.append(found)
             rate = f"{found.bounded_rate:,.0f} requests/s" if found.bounded else "no rate"
             self._console.say(f"{number}/{len(points)} {point.title}: {rate} within {self._config.bound_ms:g} ms")
-            _tell_if_behind(found, self._result.notices)
         best = self._result.best_alone
         if best is not None and self._config.rounds:
             self._compare(best)
@@ -161,15 +164,34 @@ def _notices(config: BenchInferenceConfig) -> list[str]:
     ]
 
 
-def _tell_if_behind(found: Measured, notices: list[str]) -> None:
-    if any(run.behind for run in (*found.curve, found.bounded) if run):
-        notices.append(
-            f"{found.point.title}: the generator could not keep up (marked *): more than half of the requests were handed "
-            "over more than 1 ms after they were due, which their latencies contain"
+def _disturbances(measured: Sequence[Measured]) -> list[str]:
+    """What makes bounded rates doubtful, in lines."""
+    lines = []
+    behind = [one for one in measured if one.bounded and one.bounded.behind]
+    if behind:
+        lines.append(
+            f"{counted(len(behind), 'point')} marked *: the generator could not keep up (more than half of the requests were "
+            "handed over more than 1 ms after they were due, which their latencies contain); something else runs, or the "
+            "threads leave it no CPU"
         )
-    shed = sum(run.shed + run.expired for run in (*found.curve, found.bounded) if run)
-    if shed:
-        notices.append(f"{found.point.title}: {counted(shed, 'request')} shed or expired at rates within the bound")
+    for one in measured:
+        if one.bounded and (lost := one.bounded.shed + one.bounded.expired):
+            lines.append(f"{one.point.title}: {counted(lost, 'request')} shed or expired")
+    return lines
+
+
+@contextmanager
+def _as_served() -> Iterator[None]:
+    """Python as the server sets it: a short switch interval, and no collection of what stays."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(before)
 
 
 def _folder(config: BenchInferenceConfig) -> Path:

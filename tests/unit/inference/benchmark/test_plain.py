@@ -11,6 +11,7 @@ from dlrm.inference.benchmark.observed import Log
 from dlrm.inference.benchmark.plain import Plain, numbers_of, trainers_model
 from dlrm.inference.benchmark.requests import make_requests
 from dlrm.inference.benchmark.rows import made_up_rows
+from dlrm.inference.exported.rows import stored_rows
 from dlrm.inference.features import Features
 
 
@@ -60,6 +61,14 @@ def test_rows_in_fewer_bits_are_the_numbers_that_they_stand_for():
     ]
     packed = torch.tensor([[0x1F, 0xA0]], dtype=torch.uint8)  # the first number in the lower half
     assert numbers_of(torch.cat([head, packed], 1), "int4").tolist() == [[5.5, -1.5, -2.0, 3.0]]
+
+
+@pytest.mark.parametrize(("precision", "levels"), [("int8", 255), ("int4", 15)])
+def test_what_fbgemm_has_rounded_is_a_step_away_at_most(precision, levels):
+    weights_RD = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
+    found = numbers_of(stored_rows(weights_RD, precision, path="", table=""), precision)
+    step_R1 = (weights_RD.amax(1) - weights_RD.amin(1))[:, None] / levels
+    assert ((found - weights_RD).abs() <= 0.51 * step_R1 + 2e-3).all()
 
 
 def test_a_reduced_dense_part_has_no_trainers_model(tiny_predictor):
