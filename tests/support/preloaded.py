@@ -5,11 +5,15 @@ Importing this module starts no thread of Python's: a process that forks must ha
 """
 
 import torch
+import torch.utils.tensorboard
 
 import dlrm.checkpoint.tools.commands
 import dlrm.command.run
 import dlrm.preprocess.job
+import dlrm.run.curves
 import dlrm.train.job  # noqa: F401
 from dlrm.data.permutation import permuted
+from dlrm.hardware.catalogue import devices
 
+devices()
 permuted(torch.arange(2), 2, 0)  # the first compiled loop makes numba import the half of scipy and numpy
