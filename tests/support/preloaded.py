@@ -4,6 +4,7 @@ Such a process lives for a second or two; importing all this and getting numba r
 Importing this module starts no thread of Python's: a process that forks must have none.
 """
 
+import gc
 import io
 
 import torch
@@ -20,3 +21,4 @@ from dlrm.run.curves import draw_curves
 devices()
 draw_curves([]).savefig(io.BytesIO())  # the first picture makes matplotlib look for fonts and import the most of itself
 permuted(torch.arange(2), 2, 0)  # the first compiled loop makes numba import the half of scipy and numpy
+gc.freeze()  # nor do the processes look for garbage in what they have from here
