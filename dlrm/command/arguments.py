@@ -24,7 +24,7 @@ from dlrm.config.checkpoint_commands import (
 from dlrm.config.describe import help_text, options
 from dlrm.config.evaluate import REFUSED, EvaluateConfig, EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
-from dlrm.config.export import ExportModelConfig
+from dlrm.config.export import ExportModelConfig, ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
@@ -75,7 +75,8 @@ COMMANDS = {
         "make a folder of a checkpoint that answers without the trainer",
         ExportModelConfig,
         ("checkpoint", "output"),
-        False,
+        from_file=False,
+        later=ExportRequest.of,
     ),
     "predict": Command(
         "write the probabilities of all rows of files, in order; started again, it goes on",

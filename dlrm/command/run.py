@@ -13,7 +13,7 @@ from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
 from dlrm.config.evaluate import EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
-from dlrm.config.export import ExportModelConfig
+from dlrm.config.export import ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
@@ -96,7 +96,7 @@ def run(config: Section) -> None:
             from dlrm.train.job import run_training
 
             work = partial(run_training, config)
-        case ExportModelConfig():
+        case ExportRequest():
             from dlrm.distributed.versions import check_versions
             from dlrm.run.log import capture_logs
 
