@@ -28,6 +28,7 @@ from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.scaling_report import ReportConfig
+from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
@@ -63,6 +64,7 @@ COMMANDS = {
         ("checkpoint", "output"),
         False,
     ),
+    "serve": Command("answer over HTTP what exports predict", ServeConfig, ("models",)),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(
         "run an experiment: each point of a matrix of configurations, so many times, as one table",

@@ -16,6 +16,7 @@ from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.scaling_report import ReportConfig
+from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
@@ -90,6 +91,13 @@ def run(config: Section) -> None:
             from dlrm.inference.export.job import run_export
 
             work = partial(run_export, config)
+        case ServeConfig():
+            from dlrm.distributed.versions import check_versions
+
+            check_versions()
+            from dlrm.inference.serve.job import run_serve
+
+            work = partial(run_serve, config)
         case ReportConfig():
             from dlrm.scaling.report.job import run_report
 
