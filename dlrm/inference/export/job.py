@@ -28,6 +28,7 @@ from dlrm.inference.export.write import (
 )
 from dlrm.inference.exported.manifest import (
     PROGRAM_NAME,
+    VOCABULARIES_NAME,
     Manifest,
     PieceRecord,
     SourceRecord,
@@ -35,6 +36,7 @@ from dlrm.inference.exported.manifest import (
     TableRecord,
 )
 from dlrm.inference.exported.program import dump_program
+from dlrm.inference.raw import preprocessing_of
 from dlrm.models.base import Model
 from dlrm.models.build import build_model
 from dlrm.run.environment import package_versions
@@ -94,6 +96,9 @@ def write_export(
         DensePart(model), dense_features=len(dataset.schema.dense), pooled_columns=sum(table.dim for table in tables)
     )
     writer.add(PROGRAM_NAME, dump_program(program))
+    preprocessing = preprocessing_of(trained.data, dataset)
+    if preprocessing.arrays:
+        writer.add_tensors(VOCABULARIES_NAME, preprocessing.arrays)
     described = Manifest(
         dense=dataset.schema.dense,
         sparse=tuple(
@@ -102,7 +107,7 @@ def write_export(
         ),
         tasks=dataset.schema.tasks,
         tables=tables,
-        preprocessing={},
+        preprocessing=preprocessing.record,
         files=(),
         source=_source(trained, reader, weights),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,8 +19,15 @@ from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME, committed_te
 from dlrm.checkpoint.safetensors_format import layout
 from dlrm.errors import ExportError
 from dlrm.files import sync_folder
-from dlrm.inference.exported.folder import open_export
-from dlrm.inference.exported.manifest import FileRecord, Manifest, PieceRecord, TableRecord, dump_manifest
+from dlrm.inference.exported.manifest import (
+    FILE_NAME,
+    FORMAT,
+    FileRecord,
+    Manifest,
+    PieceRecord,
+    TableRecord,
+    dump_manifest,
+)
 
 MAX_FILE_BYTES = 4 << 30
 """Of tables in a file."""
@@ -120,11 +129,21 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ExportError(str(path), "is there already", hint="name another folder, or replace it with --overwrite")
+    if not is_own(path):
+        problem = "holds something else than an export, which is not replaced"
+        raise ExportError(str(path), problem, hint="name another folder, or remove it")
+
+
+def is_own(path: Path) -> bool:
+    """Whether a folder holds an export, of whatever state and version, and nothing beside it."""
     try:
-        open_export(path)
-    except ExportError as error:
-        problem = f"is no export that could be replaced ({error.problem})"
-        raise ExportError(str(path), problem, hint="name another folder, or remove it") from None
+        found = json.loads((path / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    names = {entry.name for entry in path.iterdir() if entry.is_file() and not entry.is_symlink()}
+    ours = {name for name in names if name in (MANIFEST_NAME, COMMITTED_NAME) or re.fullmatch(FILE_NAME, name)}
+    is_export = isinstance(found, dict) and found.get("format") == FORMAT
+    return is_export and len(ours) == len(list(path.iterdir()))
 
 
 def divide(tables: Sequence[TableRecord], rows: Sequence[int], max_bytes: int) -> list[list[PieceRecord]]:

@@ -26,6 +26,7 @@ from pydantic import Field
 from dlrm.checkpoint.manifest import Checksum, Count, Record, parse_record
 from dlrm.checkpoint.safetensors_format import Entry, layout
 from dlrm.errors import ExportError
+from dlrm.inference.raw.record import PreprocessingRecord
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import state_name
 
@@ -40,7 +41,8 @@ VOCABULARIES_NAME = "vocabularies.safetensors"
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 DensePrecision = Literal["fp32", "bf16", "int8"]
-FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,60}\.(pt2|onnx|safetensors)$")]
+FILE_NAME = r"^[a-z0-9][a-z0-9_]{0,60}\.(pt2|onnx|safetensors)$"
+FileName = Annotated[str, Field(pattern=FILE_NAME)]
 Positive = Annotated[int, Field(gt=0, lt=2**48)]
 
 _SCALE_AND_BIAS_BYTES = 4
@@ -139,7 +141,7 @@ class Manifest(Record):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     tables: tuple[TableRecord, ...]
     dense_precision: DensePrecision = "fp32"
-    preprocessing: dict[str, Any]
+    preprocessing: PreprocessingRecord
     files: tuple[FileRecord, ...]
     source: SourceRecord
 

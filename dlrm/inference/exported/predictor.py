@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 import torch
 
+from dlrm.checkpoint.manifest import MANIFEST_NAME
+from dlrm.checkpoint.safetensors_format import parse
 from dlrm.errors import ExportError
 from dlrm.inference.exported.folder import ExportFolder, open_export
-from dlrm.inference.exported.manifest import COMPILED_NAME, PROGRAM_NAME, Manifest
+from dlrm.inference.exported.manifest import COMPILED_NAME, PROGRAM_NAME, RESTORE, VOCABULARIES_NAME, Manifest
 from dlrm.inference.exported.program import Dense, as_function, load_compiled, load_program
 from dlrm.inference.exported.tables import Lookup, read_tables
 from dlrm.inference.features import Features
+from dlrm.inference.raw import Preprocessing
 
 TILE_ROWS = 32
 """Rows are computed in multiples of so many, the last ones padded.
@@ -30,14 +33,15 @@ class Predictor:
 
     Args:
         folder: the export.
-        lookup: its tables; dense: what follows them.
+        preprocessing: what comes before its tables; lookup: the tables; dense: what follows them.
 
     Attributes:
-        manifest, schema: what it takes and predicts.
+        manifest, schema: what it takes and predicts; preprocessing: makes features of raw rows.
     """
 
-    def __init__(self, folder: ExportFolder, lookup: Lookup, dense: Dense) -> None:
+    def __init__(self, folder: ExportFolder, preprocessing: Preprocessing, lookup: Lookup, dense: Dense) -> None:
         self.folder = folder
+        self.preprocessing = preprocessing
         self.manifest: Manifest = folder.manifest
         self.schema = folder.manifest.columns
         self._lookup = lookup
@@ -98,4 +102,25 @@ def load_predictor(folder: ExportFolder, *, compiled: bool = False) -> Predictor
     else:
         path = str(folder.path / PROGRAM_NAME)
         dense = as_function(load_program(folder.read(PROGRAM_NAME), path))
-    return Predictor(folder, Lookup(folder.manifest, read_tables(folder)), dense)
+    return Predictor(folder, _preprocessing(folder), Lookup(folder.manifest, read_tables(folder)), dense)
+
+
+def _preprocessing(folder: ExportFolder) -> Preprocessing:
+    arrays: dict[str, torch.Tensor] = {}
+    if folder.manifest.file(VOCABULARIES_NAME) is not None:
+        data, path = folder.read(VOCABULARIES_NAME), str(folder.path / VOCABULARIES_NAME)
+        try:
+            entries = parse(data, len(data))
+        except ValueError as error:
+            raise ExportError(path, str(error), hint=RESTORE) from None
+        arrays = {
+            name: torch.frombuffer(bytearray(data[entry.start : entry.stop]), dtype=entry.dtype).view(entry.shape)
+            if entry.start < entry.stop
+            else torch.empty(entry.shape, dtype=entry.dtype)
+            for name, entry in entries.items()
+        }
+    preprocessing = Preprocessing.load(folder.manifest.preprocessing, arrays)
+    if preprocessing.schema != folder.manifest.columns:
+        problem = "its raw rows become other columns than its tables and its program take"
+        raise ExportError(str(folder.path / MANIFEST_NAME), problem, hint=RESTORE)
+    return preprocessing

@@ -12,6 +12,7 @@ from dlrm.inference.exported.manifest import Manifest, PieceRecord, SourceRecord
 from dlrm.inference.exported.predictor import MOST_ROWS, TILE_ROWS, Predictor, open_predictor
 from dlrm.inference.exported.tables import Lookup, starts_of_tables
 from dlrm.inference.features import Features
+from dlrm.inference.raw.record import EncodedRecord, IdColumnRecord
 from tests.support.exports import TrainersModel, export
 
 
@@ -104,9 +105,16 @@ def test_pooled_embeddings_are_those_by_hand(ragged, wide):
         TableRecord(dim=dim, pooling=kind) for (_, dim, _), kind in zip(sizes, ["mean", "sum", "mean"], strict=True)
     )
     sparse = tuple(SparseRecord(name=f"cat_{i}", rows=n, hotness=hot) for i, (n, _, hot) in enumerate(sizes))
+    columns = tuple(IdColumnRecord(name=f"cat_{i}", rows=n, hotness=hot) for i, (n, _, hot) in enumerate(sizes))
     source = SourceRecord(run="", step=0, samples=0, checkpoint="0" * 64, averaged=False, model={}, versions={})
     manifest = Manifest(
-        dense=(), sparse=sparse, tasks=("label",), tables=tables, preprocessing={}, files=(), source=source
+        dense=(),
+        sparse=sparse,
+        tasks=("label",),
+        tables=tables,
+        preprocessing=EncodedRecord(dense=(), sparse=columns, tasks=("label",)),
+        files=(),
+        source=source,
     )
     weights = [torch.randn(rows, dim, generator=generator) for rows, dim, _ in sizes]
     starts, total = starts_of_tables(manifest)
