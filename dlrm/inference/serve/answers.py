@@ -39,10 +39,10 @@ def json_answer(version: Version, name: str, found_BT: Probabilities) -> bytes:
     Raises:
         Refusal: one is no number.
     """
+    if not np.isfinite(found_BT).all():
+        raise _no_number(found_BT)
     tasks = zip(version.predictor.schema.tasks, found_BT.T, strict=True)
     numbers = ",".join(f"{json.dumps(task)}:[{','.join(map(str, found_B))}]" for task, found_B in tasks)
-    if "nan" in numbers and not np.isfinite(found_BT).all():
-        raise _no_number(found_BT)
     head = f'{{"model":"{name}","export":"{version.checksum}","step":{version.step},"probabilities":{{'
     return f"{head}{numbers}}}}}\n".encode()
 

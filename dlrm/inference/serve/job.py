@@ -8,6 +8,8 @@ import ipaddress
 import resource
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import uvloop
@@ -49,14 +51,27 @@ def run_serve(config: ServeConfig) -> None:
         for name, model in models.items():
             say(f"{name}: {model.version}")
         listen(listening)
-        server = uvloop.run(_serve(config, models, listening))
+        server = uvloop.run(serve_models(config, models, listening, begun=partial(_say_where, listening)))
     if server.cut_short:
         assert server.stopped_by is not None
         raise SystemExit(128 + server.stopped_by)
     say("ended: every request was answered")
 
 
-async def _serve(config: ServeConfig, models: Models, listening: socket.socket) -> Server:
+async def serve_models(
+    config: ServeConfig, models: Models, listening: socket.socket, *, begun: Callable[[Server], None]
+) -> Server:
+    """Serve until the server is ended.
+
+    Args:
+        config: how.
+        models: that are there already.
+        listening: socket.
+        begun: told of the server before it takes the first request.
+
+    Returns:
+        The server that was.
+    """
     loop = asyncio.get_running_loop()
     metrics, readiness = Metrics(models), Readiness()
     workers = Workers(
@@ -86,12 +101,16 @@ async def _serve(config: ServeConfig, models: Models, listening: socket.socket) 
     metrics.gauge("dlrm_held_bytes", "Bytes of bodies that are here.", lambda: predict.held_bytes)
     metrics.gauge("dlrm_connections", "Connections.", lambda: len(server.server_state.connections))
     metrics.gauge("dlrm_ready", "Whether requests are wanted.", lambda: not readiness.problem)
-    host, port = listening.getsockname()[:2]
-    say(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} with {workers.threads} threads (Ctrl-C ends)")
+    begun(server)
     await server.serve(sockets=[listening])
     reloading.close()
     workers.close(drain=False, timeout_s=0)
     return server
+
+
+def _say_where(listening: socket.socket, server: Server) -> None:
+    host, port = listening.getsockname()[:2]
+    say(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends)")
 
 
 def _allow_files(connections: int) -> None:

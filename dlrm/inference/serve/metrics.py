@@ -34,7 +34,7 @@ class Metrics:
     """
 
     def __init__(self, models: Models) -> None:
-        disable_created_metrics()  # a second series for each counter, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._models = models

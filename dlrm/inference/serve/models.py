@@ -62,22 +62,9 @@ def load_version(folder: ExportFolder, name: str, *, compiled: bool) -> Version:
         ExportError: it is damaged, or does not answer.
     """
     predictor = load_predictor(folder, compiled=compiled)
-    preprocessing = preprocessing_of(predictor)
+    preprocessing = predictor.preprocessing
     _warm_up(predictor, preprocessing)
     return Version(predictor, preprocessing, Queue(predictor, name), time.time())
-
-
-def preprocessing_of(predictor: Predictor) -> Preprocessing:
-    """What turns raw rows into the features of a model."""
-    from dlrm.inference.raw.encoded import EncodedPreprocessing
-    from dlrm.inference.raw.record import EncodedRecord, IdColumnRecord
-
-    schema = predictor.schema
-    sparse = tuple(
-        IdColumnRecord(name=one.name, rows=one.rows, hotness=one.hotness, lists=one.hotness > 1)
-        for one in schema.sparse
-    )
-    return EncodedPreprocessing(EncodedRecord(tasks=schema.tasks, dense=schema.dense, sparse=sparse))
 
 
 def _warm_up(predictor: Predictor, preprocessing: Preprocessing) -> None:

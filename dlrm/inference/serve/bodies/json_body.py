@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
 
@@ -56,6 +57,7 @@ def _decoded(body: bytes) -> Any:
         raise Refusal(400, "bad_request", problem, hint="send JSON as UTF-8") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
+        where += " (there is a byte order mark)" if body.startswith(codecs.BOM_UTF8) else ""
         raise Refusal(400, "bad_request", f"the body is not JSON: {error.msg} at {where}", hint=_SHAPE) from None
     except RecursionError:
         raise Refusal(400, "bad_request", "the body is nested too deeply", hint=_SHAPE) from None
