@@ -55,7 +55,11 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
-        await self._answer(scope, receive, send)
+        try:
+            await self._answer(scope, receive, send)
+        except RuntimeError as error:
+            if "closed" not in str(error):  # uvloop's word for a client that has left while it was answered
+                raise
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -95,6 +99,7 @@ def make_routes(models: Models, metrics: Metrics, readiness: Readiness) -> FastA
         description="Probabilities for raw rows, by exports of trained models.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     api.add_exception_handler(HTTPException, _refuse)
     api.add_exception_handler(404, _refuse)

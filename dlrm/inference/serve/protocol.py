@@ -36,7 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """A connection. :func:`protocol_of` makes a subclass with limits."""
 
     limits: ConnectionLimits
-    _receiving = _headers_done = _answered = False
+    _receiving = _headers_done = _answered = _ended = False
     _since_s = 0.0  # when what is waited for now began
     _unread_since_s: float | None = None
     _header_bytes = 0
@@ -61,6 +61,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._header_bytes > self.limits.max_header_bytes:
             problem = f"the headers have more than {self.limits.max_header_bytes} bytes"
             self._end(Refusal(431, "too_large", problem, hint="send fewer"))
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's never keeps the connection
+        """The client sends no more; what it has asked for is answered all the same."""
+        self._ended = True
+        return self._is_answering
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request has come as a whole whose answer has not left as a whole."""
+        return self.cycle is not None and not self.cycle.response_complete and not self._receiving
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be parsed as HTTP."""
@@ -87,6 +97,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._receiving:
             self._since_s = time.monotonic()
         super().on_response_complete()
+        if self._ended and not self._is_answering:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read what is sent."""

@@ -36,6 +36,7 @@ def arrow_features(body: bytes, preprocessing: Preprocessing, most_rows: int) ->
                 check_rows(rows or 1, most_rows)
                 batches.append(batch)
             table = pa.Table.from_batches(batches, reader.schema)
+            _ = table.column_names  # which may be no UTF-8
     except (pa.ArrowException, OSError, struct.error, ValueError, TypeError, KeyError, EOFError) as error:
         text = str(error).partition("\n")[0][:100]
         problem = f"the body is no whole Arrow stream ({type(error).__name__}: {text})"
