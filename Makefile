@@ -18,7 +18,7 @@ TORCH ?=
 ACCELERATOR ?=
 BIN := .venv/bin
 # A file's tests stay in one process; files are given out in their order, the longest first.
-WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+WORKERS := --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := PYTHON="$(PYTHON)" scripts/install.sh --torch "$(TORCH)" --accelerator "$(ACCELERATOR)"
 
 # The CUDA wheels of the rehearsal stay out of the environment that everything else uses.
@@ -42,10 +42,11 @@ doctor: install
 	@$(BIN)/python dlrm_main.py doctor
 
 test: install-dev
-	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto $(WORKERS) -m "not slow" $(ARGS)
 
+# One process more than cores: many of these wait for a scheduler, or for a host that has fallen silent.
 test-slow: install-dev
-	@$(BIN)/python -m pytest $(WORKERS) -m slow $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $$(($$(nproc) + 1)) $(WORKERS) -m slow $(ARGS)
 
 rehearse-install:
 	@DLRM_VENV=$(REHEARSE_VENV) PYTHON="$(PYTHON)" scripts/install.sh --torch "$(TORCH)" --accelerator cuda

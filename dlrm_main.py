@@ -2,6 +2,7 @@
 """The command: parse, run, turn errors into one line and an exit code.
 
     dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]   --help: all options
+    dlrm_main.py evaluate runs/quickstart     a checkpoint's figures on any data, of all samples and of slices
     dlrm_main.py benchmark --config FILE | scale FILE | report FOLDER     how fast a configuration trains, and how it scales
     dlrm_main.py plan --config FILE --cluster 16x8 --device H100 | calibrate FILE     what a training takes elsewhere
     dlrm_main.py preprocess --input 'raw/day_*' --output packed     raw Criteo files to a packed data set

@@ -28,6 +28,7 @@ HEAP = "freed memory that the heap keeps"
 WORKSPACE = "workspace of matrix products"
 SCORES = "scores of an evaluation"
 COPIES = "copies for checkpoints"
+SLICES = "figures of slices"
 
 _SMALLER_STEPS = "lower train.global_batch_size, raise train.accumulation_steps or use more ranks"
 _SMALLER_TABLES = "use smaller tables (fewer rows, model.embedding_dim) or more ranks"
@@ -49,6 +50,7 @@ WHAT_TO_CHANGE = {
     WORKSPACE: "use a device with more memory",
     SCORES: "score fewer samples",
     COPIES: "use more ranks, or checkpoint.enabled: false",
+    SLICES: "name fewer columns in slices, or lower slice_values and slice_buckets",
 }
 """By part, what makes it smaller."""
 

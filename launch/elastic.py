@@ -22,6 +22,7 @@ launchers tell each other the cause (launch/causes.py): all of them print it and
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     if "LOGLEVEL" not in os.environ:
         logging.disable(logging.CRITICAL)
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a stack of C++ frames for each closed connection
+    gc.disable()  # until all is imported: it makes no garbage, and looking for some takes a sixth of the time
     from torch.distributed.elastic.multiprocessing import SignalException  # takes seconds
 
     try:
@@ -130,6 +132,8 @@ def run(arguments: Sequence[str], watch: _Watch, stops: StopRequests) -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    gc.freeze()
+    gc.enable()
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
     options.signals_to_handle = stops.left_to_torchelastic(options.signals_to_handle)
     elastic_agent.watch(watch, shutdown_s=LOST_HOST_SHUTDOWN_S)

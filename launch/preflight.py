@@ -23,7 +23,7 @@ from torchx_cli import Submission, submission
 from trainer_options import read_options
 
 USER_ERROR_EXIT_CODE = 2  # as in launch/elastic.py
-TRAINING = ("train", "benchmark")  # components whose ranks need a GPU each
+TRAINING = ("train", "benchmark", "evaluate")  # components whose ranks need a GPU each
 ALL_OR_NOTHING = ("slurm", "aws_batch")
 
 

@@ -22,7 +22,8 @@ _DEFAULT_RUN_DIR = "runs"
 _CHECKPOINTS = "checkpoint.dir"
 _RESUME = "resume.checkpoint"
 _NO_PATHS = ("none", "auto", "job")  # words of resume.checkpoint
-_OTHERS = ("data.path", "data.paths", "input", "output")
+_MODELS = "models"
+_OTHERS = ("data.path", "data.paths", "input", "output", "export", "path", _MODELS)
 _MOUNTS_OF = {"kubernetes": "type=volume,src=CLAIM", "aws_batch": "type=volume,src=EFS-ID"}
 _OF_ONE_HOST = ("tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "f2fs")
 
@@ -47,7 +48,7 @@ def faults(request: Request) -> list[str]:
     if request.component == "train":
         found += _run_dir_faults(request, place, options)
     for name in (*_OTHERS, *[_CHECKPOINTS] * (not place.is_container)):
-        for path in _paths(options.get(name)):
+        for path in _paths(_exports(options.get(name)) if name == _MODELS else options.get(name)):
             if place.name and not os.path.isabs(path):
                 found.append(_relative(request, name, path, place))
     if request.component != "train" and place.is_container:
@@ -58,13 +59,15 @@ def faults(request: Request) -> list[str]:
 
 def warnings(request: Request) -> list[str]:
     """Folders that look as if this host alone had them."""
-    folder = request.run_dir or request.options.get(RUN_DIR, _DEFAULT_RUN_DIR)
-    if request.scheduler not in ("slurm", "ray") or request.hosts[1] < 2:
+    name, folder = RUN_DIR, request.run_dir or request.options.get(RUN_DIR, _DEFAULT_RUN_DIR)
+    if request.component == "predict":
+        name, folder = "output", request.options.get("output")
+    if request.scheduler not in ("slurm", "ray") or request.hosts[1] < 2 or not folder:
         return []
     kind = file_system(Path(os.path.abspath(str(folder))))  # Slurm starts jobs where they were submitted
     if kind not in _OF_ONE_HOST:
         return []
-    return [f"{RUN_DIR} {folder} is on a disk of this host ({kind}); all hosts of the job must see the same folder"]
+    return [f"{name} {folder} is on a disk of this host ({kind}); all hosts of the job must see the same folder"]
 
 
 def _place(request: Request) -> _Place:
@@ -125,6 +128,13 @@ def _on_no_mount(request: Request, name: str, path: str, flag: str = "") -> Iter
         f"{request.scheduler}: {name} {path} lies on no mount ({where}) and would be gone with the container: give "
         f"--mounts {kind},dst=/shared and a path in it ({flag or '--' + name} /shared/...)"
     )
+
+
+def _exports(models: Any) -> Any:
+    """The paths in ``name=path,name=path``."""
+    if not isinstance(models, str) or "=" not in models:
+        return models
+    return [part.partition("=")[2] for part in models.split(",")]
 
 
 def _paths(value: Any) -> list[str]:

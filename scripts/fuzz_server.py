@@ -34,7 +34,12 @@ import psutil
 import pyarrow as pa
 
 PROGRAM = Path(__file__).resolve().parents[1] / "dlrm_main.py"
-KINDS_OF_BODY = ("application/json", "application/vnd.apache.arrow.stream", "application/x-npy", "text/tab-separated-values")
+KINDS_OF_BODY = (
+    "application/json",
+    "application/vnd.apache.arrow.stream",
+    "application/x-npy",
+    "text/tab-separated-values",
+)
 _PATIENCE_S = 60.0
 CLOSED = 0
 """The status of a connection that was closed without an answer."""
@@ -67,7 +72,7 @@ class Maker:
         self._choose = random.Random(seed)
         self._example: dict[str, Any] = model["example"]
         self._path = f"/v1/models/{model['name']}/predict"
-        self._bodies = {kind: body for kind, body in self._good_bodies()}
+        self._bodies = dict(self._good_bodies())
         self._makers: list[Callable[[], Case]] = [
             self._bad_value,
             self._bad_column,
@@ -115,7 +120,13 @@ class Maker:
         return _saved(array)
 
     def _request(
-        self, body: bytes, kind: str = "application/json", *, path: str | None = None, method: str = "POST", more: str = ""
+        self,
+        body: bytes,
+        kind: str = "application/json",
+        *,
+        path: str | None = None,
+        method: str = "POST",
+        more: str = "",
     ) -> bytes:
         head = f"{method} {path or self._path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n{more}"
         return head.encode("latin-1") + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
@@ -146,7 +157,7 @@ class Maker:
             [], {}, 1, None, "rows", {"rows": one}, {"rows": [[one]]}, {"rows": [1]}, {"rows": [None]}, {"rows": {}}, {"row": one},
             {"rows": [one], "x": 1}, {"columns": []}, {"columns": {}}, {"columns": {"int_0": 1}}, {"columns": [one]},
             {"columns": {name: [value] * (at + 1) for at, (name, value) in enumerate(one.items())}},
-            {"columns": dict.fromkeys(one)}, {"columns": dict.fromkeys(one, [])}, {"columns": dict.fromkeys(one, "abc")},
+            {"columns": dict.fromkeys(one)}, {"columns": {name: [] for name in one}}, {"columns": dict.fromkeys(one, "abc")},
         )  # fmt: skip
         return Case("shape", (self._request(json.dumps(self._choose.choice(contents)).encode()),))
 
@@ -163,7 +174,9 @@ class Maker:
         kind = self._choose.choice(KINDS_OF_BODY)
         body = bytearray(self._bodies[kind])
         for _ in range(self._choose.choice((1, 1, 2, 5, 50))):
-            body[self._choose.randrange(len(body))] = self._choose.choice((0, 1, 0x7F, 0x80, 0xFF, self._choose.randrange(256)))
+            body[self._choose.randrange(len(body))] = self._choose.choice(
+                (0, 1, 0x7F, 0x80, 0xFF, self._choose.randrange(256))
+            )
         return Case(f"changed bytes, {_short(kind)}", (self._request(bytes(body), kind),))
 
     def _cut_body(self) -> Case:
@@ -174,7 +187,10 @@ class Maker:
         return Case(f"cut, {_short(kind)}", (self._request(cut, kind),))
 
     def _other_type(self) -> Case:
-        sent, said = self._choose.choice(KINDS_OF_BODY), self._choose.choice((*KINDS_OF_BODY, "", "text/html", "a/b;c=d", "\xff", ";"))
+        sent, said = (
+            self._choose.choice(KINDS_OF_BODY),
+            self._choose.choice((*KINDS_OF_BODY, "", "text/html", "a/b;c=d", "\xff", ";")),
+        )
         return Case("another type", (self._request(self._bodies[sent], said),))
 
     def _strange_headers(self) -> Case:
@@ -199,11 +215,31 @@ class Maker:
         return Case("address", (self._request(b"{}", path=path, method=method),))
 
     def _strange_query(self) -> Case:
-        queries = ("?x", "?labelled=true", "?timeout_ms=-1", "?timeout_ms=1e9", "?timeout_ms=%ff", "?" + "&" * 5000, "?a=b" * 500, "?%", "?=", "??")
-        return Case("query", (self._request(self._bodies["application/json"], path=self._path + self._choose.choice(queries)),))
+        queries = (
+            "?x",
+            "?labelled=true",
+            "?timeout_ms=-1",
+            "?timeout_ms=1e9",
+            "?timeout_ms=%ff",
+            "?" + "&" * 5000,
+            "?a=b" * 500,
+            "?%",
+            "?=",
+            "??",
+        )
+        return Case(
+            "query", (self._request(self._bodies["application/json"], path=self._path + self._choose.choice(queries)),)
+        )
 
     def _garbage(self) -> Case:
-        lines = (b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"")
+        lines = (
+            b"\r\n\r\n",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01",
+            b"",
+        )
         start = self._choose.choice((*lines, b"POST " + self._path.encode()))
         return Case("no HTTP", (start + self._choose.randbytes(self._choose.randrange(1, 3000)),), may_close=True)
 
@@ -224,9 +260,22 @@ class Maker:
 
     def _strange_arrow(self) -> Case:
         table, column = self._table(2), self._column()
-        kinds = (pa.null(), pa.string(), pa.binary(), pa.float16(), pa.bool_(), pa.date32(), pa.decimal128(9, 2), pa.list_(pa.int64()))
+        kinds = (
+            pa.null(),
+            pa.string(),
+            pa.binary(),
+            pa.float16(),
+            pa.bool_(),
+            pa.date32(),
+            pa.decimal128(9, 2),
+            pa.list_(pa.int64()),
+        )
         arrays = [pa.nulls(2, kind) for kind in kinds]
-        arrays += [pa.array([float("nan"), float("inf")]), pa.array([2**63, 0], pa.uint64()), pa.array(["a", "\x00"]).dictionary_encode()]
+        arrays += [
+            pa.array([float("nan"), float("inf")]),
+            pa.array([2**63, 0], pa.uint64()),
+            pa.array(["a", "\x00"]).dictionary_encode(),
+        ]
         place = table.column_names.index(column)
         choices = (
             lambda: table.set_column(place, column, self._choose.choice(arrays)),
@@ -236,7 +285,9 @@ class Maker:
             lambda: table.slice(0, 0),
         )
         options = pa.ipc.IpcWriteOptions(compression=self._choose.choice((None, None, "zstd", "lz4")))
-        return Case("strange Arrow", (self._request(_arrow(self._choose.choice(choices)(), options), KINDS_OF_BODY[1]),))
+        return Case(
+            "strange Arrow", (self._request(_arrow(self._choose.choice(choices)(), options), KINDS_OF_BODY[1]),)
+        )
 
     def _strange_npy(self) -> Case:
         column = self._column()
@@ -245,12 +296,15 @@ class Maker:
             np.zeros(2, [(column, [("a", "f4")])]), np.zeros(2, [(column, "f4", (2, 2))]), np.zeros(2, [(column, ">f8")]), np.zeros(0, [("a", "f4")]),
         )  # fmt: skip
         headers = (
-            "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (%d,)}" % 2 ** self._choose.randrange(64), "{", "(" * 200,
+            "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (SIZE,)}".replace("SIZE", str(2 ** self._choose.randrange(64))), "{", "(" * 200,
             "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", "{'descr': [('a', 'V0')], 'fortran_order': False, 'shape': (1,)}",
         )  # fmt: skip
         text = self._choose.choice(headers).encode()
         made = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
-        return Case("strange npy", (self._request(self._choose.choice((made, _saved(self._choose.choice(arrays)))), KINDS_OF_BODY[2]),))
+        return Case(
+            "strange npy",
+            (self._request(self._choose.choice((made, _saved(self._choose.choice(arrays)))), KINDS_OF_BODY[2]),),
+        )
 
     def _pipelined(self) -> Case:
         good = self._request(self._bodies["application/json"]).replace(b"Connection: close\r\n", b"")
@@ -348,7 +402,9 @@ def _field(value: Any) -> tuple[Any, ...]:
 
 
 def _short(kind: str) -> str:
-    return {"application/vnd.apache.arrow.stream": "Arrow", "text/tab-separated-values": "TSV"}.get(kind, kind.rpartition("/")[2])
+    return {"application/vnd.apache.arrow.stream": "Arrow", "text/tab-separated-values": "TSV"}.get(
+        kind, kind.rpartition("/")[2]
+    )
 
 
 def main() -> int:
@@ -359,7 +415,9 @@ def main() -> int:
     parser.add_argument("--most-mib", type=float, default=200.0, help="that the server's memory may grow by")
     options = parser.parse_args()
     command = [sys.executable, str(PROGRAM), "serve", options.export, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    ) as server:
         assert server.stdout is not None
         port = None
         for line in server.stdout:

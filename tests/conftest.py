@@ -6,11 +6,36 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.gpus"]
+pytest_plugins = ["tests.gpus", "tests.support.predicting"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell without job control
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# Handed out first: the longest of the slow files. Those of Slurm and of lost hosts wait most of their time.
+LONGEST = ("launch/test_slurm.py", "e2e/test_extending.py", "e2e/test_resume.py", "launch/test_scale_on_slurm.py")
+LONGEST += ("launch/test_lost_host.py", "e2e/test_scale.py", "launch/test_elastic.py", "e2e/test_remote_run.py")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With ``-m slow``, files that do not have the word: importing all takes longer than many a test."""
+    if config.option.markexpr == "slow" and collection_path.match("test_*.py"):
+        return "slow" not in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tests run in as many processes as there are cores: a second thread of torch's waits for one that another test has."""
+    import torch  # after collecting, which has imported it anyway; not in the process that only hands out tests
+
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

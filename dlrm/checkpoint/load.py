@@ -31,7 +31,7 @@ def differences(checkpoint: Checkpoint, tensors: Sequence[GlobalTensor]) -> list
     return _differences(open_reader(checkpoint), tensors)
 
 
-def _differences(reader: Reader, tensors: Sequence[GlobalTensor]) -> list[str]:
+def _differences(reader: Reader, tensors: Sequence[GlobalTensor], *, part: bool = False) -> list[str]:
     here = {tensor.name: tensor for tensor in tensors}
     found = []
     for name, tensor in here.items():
@@ -44,7 +44,8 @@ def _differences(reader: Reader, tensors: Sequence[GlobalTensor]) -> list[str]:
         if stored.torch_dtype != tensor.dtype:
             wanted = str(tensor.dtype).removeprefix("torch.")
             found.append(f"{name} is {stored.dtype} in the checkpoint, {wanted} here")
-    found += [f"{name} is in the checkpoint, not here" for name in reader.tensors if name not in here]
+    if not part:
+        found += [f"{name} is in the checkpoint, not here" for name in reader.tensors if name not in here]
     return found
 
 
@@ -53,6 +54,7 @@ def load_tensors(
     tensors: Sequence[GlobalTensor],
     *,
     strict: bool = True,
+    part: bool = False,
     collectives: Collectives | None = None,
 ) -> list[str]:
     """Write a checkpoint's values into all shards of this rank.
@@ -61,6 +63,7 @@ def load_tensors(
         checkpoint: an open one.
         tensors: the whole state, with the shards to fill.
         strict: refuse a checkpoint that does not fit; otherwise what does not fit is left as it is.
+        part: what the checkpoint holds beside ``tensors`` is not wanted, and no difference.
         collectives: of the ranks that load together. None changes anything if one of them finds something wrong.
 
     Returns:
@@ -78,7 +81,7 @@ def load_tensors(
 
     def verify() -> tuple[list[str], Callable[[], None]]:
         reader = open_reader(checkpoint)
-        found = _differences(reader, tensors)
+        found = _differences(reader, tensors, part=part)
         if found and strict:
             raise CheckpointMismatchError(checkpoint.path, found, hint="use the configuration that it was saved with")
         return found, reader.prepare([tensor for tensor in tensors if reader.tensors.get(tensor.name) == tensor.record])

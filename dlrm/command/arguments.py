@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,12 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.config.describe import help_text, options
+from dlrm.config.evaluate import REFUSED, EvaluateConfig, EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
-from dlrm.config.export import ExportModelConfig
+from dlrm.config.export import ExportModelConfig, ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
+from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
@@ -44,6 +46,8 @@ class Command:
             takes all that are left.
         from_file: whether options may be in a YAML file, ``--config FILE``.
         foreign: the option that holds all words after ``--``, which are another program's.
+        hidden: sections that cannot be given.
+        later: makes of the words what stands for a configuration that is known only when a file of theirs has been read.
     """
 
     purpose: str
@@ -51,6 +55,8 @@ class Command:
     positional: tuple[str, ...] = ()
     from_file: bool = True
     foreign: str = ""
+    hidden: tuple[str, ...] = ()
+    later: Callable[[tuple[str, ...]], Section] | None = None
 
 
 GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; import weights"}
@@ -58,11 +64,25 @@ GROUPS = {"checkpoint": "look at checkpoints, verify, compare and export them; i
 
 COMMANDS = {
     "train": Command("train as a YAML file and further options say", Config),
+    "evaluate": Command(
+        "score a checkpoint on a data set: AUC and other figures, of all samples and of slices of them",
+        EvaluateConfig,
+        ("path",),
+        from_file=False,
+        hidden=tuple(REFUSED),
+        later=EvaluateRequest.of,
+    ),
     "export": Command(
         "make a folder of a checkpoint that answers without the trainer",
         ExportModelConfig,
         ("checkpoint", "output"),
-        False,
+        from_file=False,
+        later=ExportRequest.of,
+    ),
+    "predict": Command(
+        "write the probabilities of all rows of files, in order; started again, it goes on",
+        PredictConfig,
+        ("export", "input"),
     ),
     "serve": Command("answer over HTTP what exports predict", ServeConfig, ("models",)),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
@@ -128,7 +148,8 @@ class Request:
         """
         command = COMMANDS[self.command]
         assert command.options is not None, f"{self.command} has no configuration"
-        return load_options(command.options, self.config_path, self._named(command))
+        words = self._named(command)
+        return command.later(words) if command.later else load_options(command.options, self.config_path, words)
 
     def _named(self, command: Command) -> tuple[str, ...]:
         """The words with the names of the options that words on their own are the values of."""
@@ -172,13 +193,13 @@ class _Parser(argparse.ArgumentParser):
 class _HelpAll(argparse.Action):
     """``--help`` with every option of a configuration, ``root``."""
 
-    def __init__(self, *, root: type[Section], **argparse_s: Any) -> None:
+    def __init__(self, *, root: type[Section], without: tuple[str, ...] = (), **argparse_s: Any) -> None:
         super().__init__(nargs=0, **argparse_s)
-        self._root = root
+        self._root, self._without = root, without
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print and exit."""
-        parser.epilog = _OPTIONS + help_text(self._root, everything=True)
+        parser.epilog = _OPTIONS + help_text(self._root, everything=True, without=self._without)
         parser.print_help()
         parser.exit()
 
@@ -246,11 +267,17 @@ def _add_command(commands: Any, name: str, last_word: str, command: Command) -> 
         description=_sentence(command.purpose),
         usage=f"dlrm_main.py {name}{positional}{file} [--section.key value | section.key=value ...]"
         + " -- COMMAND LINE" * bool(command.foreign),
-        epilog=_OPTIONS + help_text(command.options),
+        epilog=_OPTIONS + help_text(command.options, without=command.hidden),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    described.add_argument("--help-all", action=_HelpAll, root=command.options, help="show the options few need, too")
+    described.add_argument(
+        "--help-all",
+        action=_HelpAll,
+        root=command.options,
+        without=command.hidden,
+        help="show the options few need, too",
+    )
     if command.from_file:
         described.add_argument("--config", metavar="FILE", help="YAML file with options; those given here replace them")
         described.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")

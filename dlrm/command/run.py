@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 
@@ -10,10 +11,12 @@ from dlrm.config.base import Section
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
+from dlrm.config.evaluate import EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
-from dlrm.config.export import ExportModelConfig
+from dlrm.config.export import ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
+from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
@@ -33,6 +36,9 @@ def run(config: Section) -> None:
     if not isinstance(config, _ONLY_PRINTS):
         outlive_reader()
     work: Callable[[], object]
+    # Imports make a million objects that stay: looking for garbage among them takes a sixth of the start, and would later
+    # hold up a step now and then, on this rank and then on all that wait for it.
+    gc.disable()
     # A command imports what it needs and no more: preprocess starts without torchrec, training without pyarrow.
     match config:
         case ImportConfig():  # before Config, which it extends
@@ -69,6 +75,15 @@ def run(config: Section) -> None:
             from dlrm.scaling.plan.job import run_plan
 
             work = partial(run_plan, config)
+        case EvaluateRequest():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.inference.evaluate.job import run_evaluation
+
+            work = partial(run_evaluation, config)
         case ScaleConfig():
             from dlrm.scaling.experiments.job import run_scale
 
@@ -82,7 +97,7 @@ def run(config: Section) -> None:
             from dlrm.train.job import run_training
 
             work = partial(run_training, config)
-        case ExportModelConfig():
+        case ExportRequest():
             from dlrm.distributed.versions import check_versions
             from dlrm.run.log import capture_logs
 
@@ -98,6 +113,15 @@ def run(config: Section) -> None:
             from dlrm.inference.serve.job import run_serve
 
             work = partial(run_serve, config)
+        case PredictConfig():
+            from dlrm.distributed.versions import check_versions
+            from dlrm.run.log import capture_logs
+
+            check_versions()
+            capture_logs()
+            from dlrm.inference.predict.job import run_predict
+
+            work = partial(run_predict, config)
         case ReportConfig():
             from dlrm.scaling.report.job import run_report
 
@@ -132,5 +156,7 @@ def run(config: Section) -> None:
             work = partial(run_checkpoint_command, config)
         case _:
             raise AssertionError(type(config))
+    gc.freeze()
+    gc.enable()
     raise_on_ctrl_c()
     work()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -42,11 +42,15 @@ def options(root: type[Section]) -> tuple[Option, ...]:
     return tuple(_of_section(root, "", ""))
 
 
-def help_text(root: type[Section], width: int = 110, *, everything: bool = False) -> str:
-    """Options with type, default and meaning, one block a section and variant; advanced ones only in ``everything``."""
+def help_text(root: type[Section], width: int = 110, *, everything: bool = False, without: Collection[str] = ()) -> str:
+    """Options with type, default and meaning, one block a section and variant.
+
+    Advanced ones are only in ``everything``, and those of the sections ``without`` nowhere.
+    """
+    told = [option for option in options(root) if option.path.partition(".")[0] not in without]
     lines: list[str] = []
     heading, introduced = "", set()
-    shown = [option for option in options(root) if everything or not option.advanced]
+    shown = [option for option in told if everything or not option.advanced]
     for option in sorted(shown, key=lambda option: "." in option.path):  # those outside of sections first
         section = option.path.rpartition(".")[0]
         title = f"{section} ({option.variant})" if option.variant else section
@@ -59,7 +63,7 @@ def help_text(root: type[Section], width: int = 110, *, everything: bool = False
         default = f" (default: {option.default})" if option.default else " (required)"
         lines.append(f"  --{option.path} {option.type_name}")
         lines += textwrap.wrap(option.meaning + default, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    if left := len(options(root)) - len(shown):
+    if left := len(told) - len(shown):
         lines += ["", f"{counted(left, 'more option')} that few need: --help-all shows them"]
     return "\n".join(lines).strip("\n")
 

@@ -22,6 +22,7 @@ from dlrm.format import did_you_mean, nearest, printable
 SHORT = {"resume=job": "resume.job=true", "resume": "resume.checkpoint"}
 """Names of options of training, or of one with a value, that are short for others on the command line."""
 _LONGEST_SHOWN = 60
+NOTHING = Layer({})
 
 Root = TypeVar("Root", bound=Section)
 
@@ -31,13 +32,16 @@ def load_config(path: str | Path | None = None, arguments: Sequence[str] = ()) -
     return load_options(Config, path, arguments)
 
 
-def load_options(root: type[Root], path: str | Path | None = None, arguments: Sequence[str] = ()) -> Root:
-    """Read a configuration: defaults < file < command line.
+def load_options(
+    root: type[Root], path: str | Path | None = None, arguments: Sequence[str] = (), *, base: Layer = NOTHING
+) -> Root:
+    """Read a configuration: defaults < base < file < command line.
 
     Args:
         root: what the configuration consists of.
         path: YAML file; none: defaults only.
         arguments: ``--section.key value`` or ``section.key=value`` words.
+        base: of what the rest is changed.
 
     Raises:
         ConfigError: every mistake that can be found without looking at data or devices.
@@ -48,7 +52,7 @@ def load_options(root: type[Root], path: str | Path | None = None, arguments: Se
     if file.problems and not file.values:  # which options there are depends on what the file would have said
         raise ConfigError([*file.problems, *flags.problems])
     merged = Layer(defaults(root))
-    for layer in (file, flags):
+    for layer in (base, file, flags):
         merged = merge(merged, layer)
         merged = replace(merged, values=_with_kinds(root, merged.values))
     problems = list(merged.problems)

@@ -40,6 +40,8 @@ class BinaryResult:
         calibration: sum of predicted probabilities / positives (same source). None without positives.
         click_rate: positives / samples.
         mean_prediction: mean predicted probability.
+        average_precision: area under the precision-recall curve (AUPRC) as scikit-learn sums it. None without positives.
+        average_precision_error_bound: how far it can be from the unbinned scores' at most.
     """
 
     samples: int
@@ -52,6 +54,8 @@ class BinaryResult:
     calibration: float | None
     click_rate: float | None
     mean_prediction: float | None
+    average_precision: float | None = None
+    average_precision_error_bound: float | None = None
 
     def to_dict(self) -> dict[str, int | float | None]:
         """The fields by name, ready for JSON."""
@@ -152,7 +156,7 @@ class BinaryMetrics:
         loss_sum, prediction_sum = self._sums_2.tolist()
         if non_finite:
             raise DivergedError(f"{non_finite} of {samples + non_finite} predictions are NaN or infinite")
-        auc = self.histogram.auc()
+        auc, precision = self.histogram.auc(), self.histogram.average_precision()
         entropy = coin_entropy(positives, samples)
         log_loss = _ratio(loss_sum, samples)
         return BinaryResult(
@@ -166,6 +170,8 @@ class BinaryMetrics:
             calibration=_ratio(prediction_sum, positives),
             click_rate=_ratio(positives, samples),
             mean_prediction=_ratio(prediction_sum, samples),
+            average_precision=precision.value if precision else None,
+            average_precision_error_bound=precision.error_bound if precision else None,
         )
 
     def _require_local(self) -> None:

@@ -25,6 +25,7 @@ the order within a bin is close to a coin flip for each pair, the error is far s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,14 @@ _KEY_BITS = 32
 @dataclass(frozen=True)
 class Auc:
     """Area under the ROC curve, and how far from it the area of the unbinned scores can be at most (0: exact)."""
+
+    value: float
+    error_bound: float
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """Area under the precision-recall curve as steps, and how far from it that of the unbinned scores can be (0: exact)."""
 
     value: float
     error_bound: float
@@ -97,6 +106,13 @@ class ScoreHistogram:
             collectives.all_reduce_sum_(theirs_2C)
             self._merge(level, theirs_2C[0], theirs_2C[1])
 
+    def largest_scores(self) -> torch.Tensor:
+        """float32 (C,): of each cell the largest score that its bin could hold, at level 0 the one it holds."""
+        bins_C = self.cells_C % (1 << (_KEY_BITS - self.level))
+        signed_C = (((bins_C + 1) << self.level) - 1) - (1 << (_KEY_BITS - 1))
+        bits_C = torch.where(signed_C < 0, signed_C ^ 0x7FFFFFFF, signed_C)
+        return bits_C.to(torch.int32).view(torch.float32)
+
     def auc(self) -> Auc | None:
         """Probability that a positive scores above a negative, a tie counting one half; None with a single class.
 
@@ -117,6 +133,36 @@ class ScoreHistogram:
         tied = 0 if self.level == 0 else _exact_dot(positive_counts, up_to - below)
         return Auc(value=won_twice / pairs_twice, error_bound=tied / pairs_twice)
 
+    def average_precision(self) -> AveragePrecision | None:
+        """Mean over the positives of the precision of all that scores as high or higher; None without positives.
+
+        That is the sum of precision times gain in recall over the thresholds, without interpolation (scikit-learn's
+        ``average_precision_score``). Its terms are summed without rounding in between, so that neither the device nor the
+        number of threads changes the result.
+        """
+        first_positive = 1 << (_KEY_BITS - self.level)
+        is_positive_C = self.cells_C >= first_positive
+        bins, bin_C = (self.cells_C - is_positive_C * first_positive).unique(return_inverse=True)
+        positives_K, negatives_K = (
+            torch.zeros_like(bins).index_add_(0, bin_C, self.counts_C * chosen_C)
+            for chosen_C in (is_positive_C, ~is_positive_C)
+        )
+        positives = int(positives_K.sum())
+        if positives == 0:
+            return None
+        # Of each bin: positives and all samples that score as high or higher.
+        hits_K, taken_K = _from_above(positives_K), _from_above(positives_K + negatives_K)
+        tied_K = positives_K * (hits_K.double() / taken_K)
+        value = math.fsum(tied_K.tolist()) / positives
+        if self.level == 0:
+            return AveragePrecision(value, 0.0)
+        # Unbinned, a positive comes at best with all of its bin's and no negative, at worst after all of its negatives.
+        highest_K = positives_K * (hits_K.double() / (taken_K - negatives_K))
+        before_K, rest_K = hits_K - positives_K, taken_K - positives_K
+        lowest_K = positives_K * ((before_K + 1).double() / (rest_K + 1))
+        bounds = (math.fsum(bound_K.tolist()) / positives for bound_K in (lowest_K, highest_K))
+        return AveragePrecision(value, max(abs(bound - value) for bound in bounds))
+
     def _merge(self, level: int, cells_C: torch.Tensor, counts_C: torch.Tensor) -> None:
         """Add counts of cells (in any order, repeated or not) of any level."""
         common = max(self.level, level)
@@ -135,6 +181,11 @@ def _order_keys(scores_B: torch.Tensor) -> torch.Tensor:
     bits_B = (scores_B + 0.0).view(torch.int32)  # -0 + 0 is 0
     signed_B = torch.where(bits_B < 0, bits_B ^ 0x7FFFFFFF, bits_B)
     return signed_B.to(torch.int64) + (1 << (_KEY_BITS - 1))
+
+
+def _from_above(counts_K: torch.Tensor) -> torch.Tensor:
+    """Of each place the sum of the counts there and further up."""
+    return counts_K.flip(0).cumsum(0).flip(0)
 
 
 def _sum_runs(cells_C: torch.Tensor, counts_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

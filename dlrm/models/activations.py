@@ -60,7 +60,7 @@ def activations(
     Args:
         task: the model with its loss, before it is sharded.
         schema: of the data.
-        samples: B, of a rank's part of a batch.
+        samples: B, of a rank's part of a batch; 0 if nothing is trained.
         device: of the step, by kind; nothing is put there.
         evaluation_samples: of its part of a batch of evaluation, 0 if there is none; the same if left out.
         exchanged: whether there are other ranks, with which the tables' output and its gradient are exchanged.
@@ -70,9 +70,10 @@ def activations(
         twin = twin_of(task, fake, device, exchanged=exchanged)
         if evaluation_samples is None:
             evaluation_samples = samples
+        saved, trained, evaluated = 0, _Watch(), _Watch()
         with fake:
-            saved, trained = _train(twin.train(), fake_batch(schema, samples, device), device)
-            evaluated = _Watch()
+            if samples:
+                saved, trained = _train(twin.train(), fake_batch(schema, samples, device), device)
             if evaluation_samples:
                 evaluated = _evaluate(twin.eval(), fake_batch(schema, evaluation_samples, device), device)
     # A model may ask for a value, choose by a mask, call an operator that tells no shapes, hold what cannot be copied:

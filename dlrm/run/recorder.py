@@ -6,21 +6,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count, cycle
+from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
-
-import matplotlib as mpl
-
-mpl.use("Agg")  # no display on training hosts
-
-from matplotlib.figure import Figure
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlrm.run.secondary import Warn, reason, secondary, write_text
 
-_COLOURS = {"train": "C0", "validation": "C1", "test": "C2"}  # the same in every figure
-_STYLES = ("-", "--", "-.", ":")  # of tasks
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Recorder(Protocol):
@@ -31,6 +24,13 @@ class Recorder(Protocol):
 
     def close(self) -> None:
         """Write what is outstanding."""
+
+
+def import_tensorboard() -> Any:
+    """TensorBoard's writer. Its import takes a while, as that of matplotlib does, and ranks other than 0 need neither."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter
 
 
 class NoRecorder:
@@ -71,8 +71,9 @@ class RunRecorder:
         self._write([])
         self._tensorboard: SummaryWriter | None = None
         if tensorboard:
+            writer = import_tensorboard()
             with self._events():
-                self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if again else None)
+                self._tensorboard = writer(str(folder / "tensorboard"), purge_step=step + 1 if again else None)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Write an entry; non-numbers go to metrics.jsonl only. A value ``task`` says of which of several tasks it is."""
@@ -95,6 +96,8 @@ class RunRecorder:
             self._write([])
         curves = self._folder / "curves.png"
         with secondary(curves, self._warn):
+            from dlrm.run.curves import draw_curves
+
             draw_curves(self._entries).savefig(curves, dpi=110)
 
     def _write(self, new: list[dict[str, Any]]) -> None:
@@ -162,45 +165,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 def _free_name(path: Path) -> Path:
     names = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
     return next(name for name in names if not name.exists())
-
-
-def draw_curves(entries: list[dict[str, Any]]) -> Figure:
-    """Loss, AUC and throughput over steps, side by side.
-
-    Args:
-        entries: as recorded; those without a figure's value are left out of it.
-    """
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    loss, auc, speed = figure.subplots(1, 3)
-    _line(loss, entries, "train", "loss", "training", marker="")
-    _line(loss, entries, "validation", "log_loss", "validation")
-    _line(loss, entries, "test", "log_loss", "test")
-    loss.set(title="Log loss", xlabel="step")
-    _line(auc, entries, "validation", "auc", "validation")
-    _line(auc, entries, "test", "auc", "test")
-    for entry in entries:
-        if entry["kind"] == "test" and entry.get("best_reachable_auc") is not None:
-            of_task = f", {entry['task']}" if "task" in entry else ""
-            name = f"best reachable (test{of_task})"
-            auc.axhline(entry["best_reachable_auc"], color="grey", linestyle=":", label=name)
-    auc.set(title="AUC", xlabel="step")
-    _line(speed, entries, "train", "samples_per_s", "training", marker="")
-    speed.set(title="Samples/s", xlabel="step", ylim=(0, None))
-    for axes in (loss, auc, speed):
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-    return figure
-
-
-def _line(axes: Any, entries: list[dict[str, Any]], kind: str, name: str, label: str, marker: str = "o") -> None:
-    of_kind = [entry for entry in entries if entry["kind"] == kind and _is_number(entry.get(name))]
-    tasks = list(dict.fromkeys(entry.get("task") for entry in of_kind))
-    for task, style in zip(tasks, cycle(_STYLES)):
-        points = [(entry["step"], entry[name]) for entry in of_kind if entry.get("task") == task]
-        called = label if task is None else f"{label}, {task}"
-        axes.plot(*zip(*points, strict=True), style, marker=marker, markersize=4, label=called, color=_COLOURS[kind])
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

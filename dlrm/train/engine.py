@@ -104,7 +104,7 @@ class PlannedModel:
         return placements(self.plan, self.sizes, self.tables, self.groups.world_size, self.groups)
 
 
-def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0) -> PlannedModel:
+def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0, trains: bool = True) -> PlannedModel:
     """Make the model, find what it takes, and plan its sharding.
 
     Args:
@@ -112,6 +112,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
         schema: of the data.
         world: the ranks.
         scored: samples of the largest split that is evaluated.
+        trains: whether the model will be trained, or only asked.
 
     Raises:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
@@ -130,7 +131,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0)
         for table in model.tables.embedding_bag_configs()
     }
     task = TrainTask(model, task_weights(config.train, schema.tasks))
-    shapes = Shapes.of(task, config, schema, world, scored, exchanged=groups.size > 1)
+    shapes = Shapes.of(task, config, schema, world, scored, exchanged=groups.size > 1, trains=trains)
     plan = make_plan(
         task,
         config=config.sharding,
@@ -166,12 +167,20 @@ def find_groups(config: Config, world: World) -> Groups:
     return groups
 
 
-def build_engine(config: Config, schema: Schema, world: World, *, scored: int = 0, process: Bytes = NO_BYTES) -> Engine:
+def build_engine(
+    config: Config,
+    schema: Schema,
+    world: World,
+    *,
+    scored: int = 0,
+    process: Bytes = NO_BYTES,
+    trains: bool = True,
+) -> Engine:
     """Make the model, plan its sharding, shard it, and give it its optimizers; see :func:`plan_model`.
 
     ``process`` is what the process takes without a model, for the account that an error tells of.
     """
-    planned = plan_model(config, schema, world, scored=scored)
+    planned = plan_model(config, schema, world, scored=scored, trains=trains)
     memory = planned.memory_of(world.rank)
     expect(memory.with_part(PROCESS, process))  # before there are tables, with which memory runs out most often
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from dlrm import activity
+from dlrm.data.batch import Batch
 from dlrm.data.check import bad_values_text
 from dlrm.data.loader import BatchLoader
 from dlrm.distributed.world import World
 from dlrm.metrics.tasks import Results, TaskMetrics
 from dlrm.optim.averaging import Averaging
-from dlrm.train.stepper import Stepper
+from dlrm.train.stepper import StepOutput, Stepper
+
+
+class Watcher:
+    """Sees what an evaluation scores; this one makes nothing of it."""
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches, on the host; some are taken before those ahead of them are scored."""
+        return batches
+
+    def scored(self, output: StepOutput) -> None:
+        """A batch's scores, in the order of the batches."""
 
 
 class Evaluator:
@@ -33,14 +45,21 @@ class Evaluator:
         self._world = world
         self._say = say
 
-    def evaluate(self, loader: BatchLoader) -> Results:
-        """The model's figures over all samples of all ranks; the same on every rank."""
+    def evaluate(self, loader: BatchLoader, watcher: Watcher | None = None) -> Results:
+        """The model's figures over all samples of all ranks; the same on every rank.
+
+        Args:
+            loader: of this rank's samples.
+            watcher: sees each batch and its scores.
+        """
+        watcher = watcher or Watcher()
         metrics = TaskMetrics(loader.source.schema.tasks, self._world.device)
         loader.bad_values.clear()
         self._stepper.agree()  # before weights and averages change places
         with activity.during(activity.EVALUATING), self._average.applied():
-            for output in self._stepper.predict(loader.batches(0, 0, loader.order.num_batches)):
+            for output in self._stepper.predict(watcher.batches(loader.batches(0, 0, loader.order.num_batches))):
                 metrics.update(output.logits_BT, output.labels_BT, output.weights_BT)
+                watcher.scored(output)
         metrics.all_reduce(self._world.collectives)
         results = metrics.compute()
         if not any(result.samples for result in results.values()) and loader.source.num_samples:

@@ -23,7 +23,7 @@ from dlrm.run import heartbeat
 from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
 from dlrm.run.log import leave_terminal, open_log
-from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder
+from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder, import_tensorboard
 from dlrm.run.results import record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
 from dlrm.run.summary import leave_behind
@@ -58,6 +58,8 @@ def run_training(config: Config) -> dict[str, Any]:
 
 
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
+    if world.is_leader and config.logging.tensorboard:
+        import_tensorboard()  # before the memory that the libraries take is measured
     leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)

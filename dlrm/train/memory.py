@@ -69,7 +69,7 @@ class Shapes:
         model: its class.
         tables: (rows, columns) of each table; columns: X, of all of them.
         dense_weights: number of weights outside of tables.
-        samples: B, of a rank's part of a training batch or micro-batch.
+        samples: B, of a rank's part of a training batch or micro-batch, 0 if nothing is trained.
         evaluation_samples: of an evaluation batch, 0 without one.
         footprint: of activations in a training step.
         scored: samples that this rank scores in its largest evaluation.
@@ -99,6 +99,7 @@ class Shapes:
         scored: int,
         *,
         exchanged: bool | None = None,
+        trains: bool = True,
     ) -> Shapes:
         """Run ``task``, which is not sharded yet, without memory.
 
@@ -109,8 +110,9 @@ class Shapes:
             world: the ranks.
             scored: samples of the largest split that is evaluated, of all ranks.
             exchanged: whether ranks exchange embeddings with others; if left out, where there are others.
+            trains: whether there are steps of training, or evaluations alone.
         """
-        samples = -(-config.train.micro_batch_size // world.size)
+        samples = -(-config.train.micro_batch_size // world.size) if trains else 0
         scored_at_once = config.evaluation.global_batch_size or config.train.micro_batch_size
         evaluation_samples = -(-scored_at_once // world.size) if scored else 0
         configs = task.model.tables.embedding_bag_configs()

@@ -14,7 +14,7 @@ TRAIN = [
 
 
 @pytest.mark.slow
-def test_a_run_saves_into_a_bucket_and_another_machine_goes_on_from_there(bucket, tmp_path):
+def test_a_run_saves_into_a_bucket_and_another_machine_scores_it_and_goes_on_from_there(bucket, tmp_path):
     places = ["--checkpoint.dir", f"{bucket.url}/all runs", "--run.name", "a"]
     first = finished(
         *("launch/elastic.py", "--standalone", "--local-addr", "localhost", "--nproc-per-node", "2"),
@@ -23,6 +23,9 @@ def test_a_run_saves_into_a_bucket_and_another_machine_goes_on_from_there(bucket
     assert first.returncode == 0, first.stderr
     path = f"{bucket.url}/all runs/a/step_00000012"
     assert find_damage(open_checkpoint(*reversed(located(path)))) == []
+    scored = finished("dlrm_main.py", "evaluate", f"{bucket.url}/all runs/a", "--split", "train", "--slices", "cat_2")
+    assert scored.returncode == 0, scored.stderr
+    assert f"weights of {path} (step 12)" in " ".join(scored.stdout.split())
     again = finished(
         *TRAIN, *places, "--run.dir", str(tmp_path / "another"), "--resume", "auto", "--checkpoint.every_steps", "9"
     )

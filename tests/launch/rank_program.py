@@ -6,6 +6,7 @@ wait for SIGUSR1), wait (all wait), alone (goes on waiting until it is the only 
 says), saving (all wait for SIGTERM, and leave as after a save), ok.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ def main() -> None:
     error = DataError("day_0.tsv", "'x' is not an integer", row=3, column="I1")
     if mode == "alike":
         raise error
+    gc.disable()  # importing torch is the most of what it does, and makes no garbage
     import torch
     import torch.distributed as dist
 

@@ -14,7 +14,8 @@ from torchx.specs.finder import get_component
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = str(ROOT / "components" / "dlrm.py")
-COMPONENTS = ["train", "preprocess", "benchmark"]
+COMPONENTS = ["train", "preprocess", "benchmark", "evaluate", "predict"]
+NEEDED = {"evaluate": ["--checkpoint", "runs/a"], "serve": ["--models", "ads=/shared/a"]}
 ON_HOST = '"$(command -v .venv/bin/python || command -v python3)"'
 
 
@@ -30,7 +31,7 @@ def app(*arguments, component="train"):
 
 
 def role_of(*arguments, component="train"):
-    (role,) = app("--config", "a.yaml", *arguments, component=component).roles
+    (role,) = app(*NEEDED.get(component, ["--config", "a.yaml"]), *arguments, component=component).roles
     return role
 
 
@@ -164,7 +165,9 @@ def test_torchx_accepts_the_components(component, capsys):
     assert ended.value.code == 0
     assert "hosts x " in capsys.readouterr().out
     with get_runner() as runner:
-        info = runner.dryrun_component(f"{COMPONENT}:{component}", ["--config", "a.yaml"], "local_cwd")
+        info = runner.dryrun_component(
+            f"{COMPONENT}:{component}", NEEDED.get(component, ["--config", "a.yaml"]), "local_cwd"
+        )
     assert "launch/elastic.py" in info.request.role_params[component][0].args[-1]
 
 
@@ -172,7 +175,7 @@ class TestByTorchx(ComponentTestCase):
     """torchx's own check of components."""
 
     def test_components_are_valid(self):
-        for component in (*COMPONENTS, "command"):
+        for component in (*COMPONENTS, "serve", "command"):
             self.validate(SimpleNamespace(__file__=COMPONENT), component)
 
 
@@ -196,6 +199,40 @@ def test_a_benchmark_is_tried_once_and_each_host_leaves_why_it_failed():
     assert (role.num_replicas, role.max_retries, role.resource.gpu) == (2, 0, 8)
 
 
+def test_an_evaluation_runs_on_all_ranks_and_is_tried_once():
+    arguments = ("-j", "2x8", "--numa", "node", "--", "--split", "train")
+    assert command(*arguments, component="evaluate") == (
+        f"exec {ON_HOST} launch/elastic.py --nproc-per-node 8 --max-restarts 0 --numa-binding node --nnodes 2 "
+        "--rdzv-backend c10d --rdzv-id dlrm-1 --rdzv-endpoint ${TORCHX_RANK0_HOST:-localhost} "
+        "dlrm_main.py evaluate --path=runs/a --split train"
+    )
+    role = role_of("-j", "2x8", component="evaluate")
+    assert (role.num_replicas, role.max_retries, role.resource.gpu) == (2, 0, 8)
+
+
+def test_predictions_on_several_hosts_are_one_process_a_host():
+    arguments = ["-j", "4x1", "--", "--export=e", "--input=raw/day_*", "--output=scores.parquet"]
+    assert command(*arguments, component="predict").endswith(
+        "dlrm_main.py predict --config a.yaml --export=e '--input=raw/day_*' --output=scores.parquet"
+    )
+    role = role_of("-j", "4x2", component="predict")
+    assert (role.num_replicas, role.max_retries, role.resource.cpu, role.resource.gpu) == (4, 3, 8, 0)
+    (without,) = app("--", "e", "raw", component="predict").roles
+    assert without.args[1].endswith("--max-restarts 0 --standalone --local-addr localhost dlrm_main.py predict e raw")
+
+
+def test_a_server_is_one_process_that_gets_the_signals_itself():
+    arguments = ["--port", "9000", "--env", "A=b,c", "--", "--max_wait_ms", "2"]
+    assert command(*arguments, component="serve") == (
+        f"exec env A=b,c {ON_HOST} dlrm_main.py serve --models=ads=/shared/a --host 0.0.0.0 --port 9000 --max_wait_ms 2"
+    )
+    role = role_of(*arguments, component="serve")
+    assert (role.port_map, role.num_replicas, role.max_retries) == ({"http": 9000}, 1, 3)
+    assert (role.resource.cpu, role.resource.gpu, role.env) == (4, 0, {})
+    image = command("--image", "dlrm:1", component="serve")
+    assert image.startswith("exec python dlrm_main.py serve --models=ads=/shared/a ")
+
+
 def test_any_other_command_runs_on_one_host():
     (role,) = app("--cpu", "8", "--", "materialize", "/shared/packed", component="command").roles
     assert role.args[1].endswith(" --standalone --local-addr localhost dlrm_main.py materialize /shared/packed")
@@ -204,12 +241,15 @@ def test_any_other_command_runs_on_one_host():
         app(component="command")
 
 
-def test_components_import_torchx_and_the_standard_library_only():
-    for node in ast.walk(ast.parse(Path(COMPONENT).read_text())):
+@pytest.mark.parametrize(
+    ("path", "others"), [(COMPONENT, []), (ROOT / "launch" / "appdef.py", ["preflight", "torchx_cli"])]
+)
+def test_components_import_torchx_and_the_standard_library_only(path, others):
+    for node in ast.walk(ast.parse(Path(path).read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         for name in names:
-            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx"}
+            assert name.split(".")[0] in {*sys.stdlib_module_names, "torchx", *others}
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

@@ -167,6 +167,16 @@ def test_what_is_written_in_a_container_has_to_lie_on_a_mount():
     assert "output /packed lies on no mount" in line
 
 
+def test_exports_and_what_is_predicted_have_to_be_where_the_job_runs():
+    words = ["--export=/shared/e", "--input=/shared/raw", "--output=scores.csv"]
+    found = preflight.faults(in_container(component="predict", script_args=words))
+    assert [line.partition(" is relative")[0] for line in found[:1]] == ["kubernetes: output scores.csv"]
+    (line,) = preflight.faults(in_container(component="serve", script_args=["--models=a=/shared/a,b=exports/b"]))
+    assert line.startswith("kubernetes: models exports/b is relative and would be looked for in a container")
+    (line,) = preflight.faults(in_container(component="evaluate", script_args=["--path=runs/a"]))
+    assert line.startswith("kubernetes: path runs/a is relative")
+
+
 def test_a_checkpoint_to_go_on_from_has_to_be_where_all_hosts_see_it(tmp_path):
     assert preflight.faults(request("slurm", script_args=["--resume", str(tmp_path)])) == []
     (line,) = preflight.faults(request("slurm", script_args=["--resume", "/nowhere"]))

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dlrm.command import failure
+from dlrm.distributed import world
 from tests.support.ranks import FORK_SERVER
 
 PROGRAM = Path(__file__).resolve().parents[2] / "dlrm_main.py"
@@ -91,6 +92,8 @@ def _rank_main(words: list[str], rank: int, world_size: int, port: int, folder: 
             RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
         )  # fmt: skip
+    # Other tests have the other cores: threads of a rank would wait for each other at every operator.
+    world._share_of_cores = lambda rank_info: 1
     failure.USER_PATIENCE_S = 60.0  # a busy machine may start the ranks seconds apart; the parent ends those that wait
     sys.argv = [str(PROGRAM), *words]
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)

@@ -112,7 +112,7 @@ def _parts(
             rows_n = rows_N[first : first + count]
             shards = [shard for other, shard in needed if other == name and _has_a_row(shard, rows_n)]
             if shards:
-                values, first_column = _values(delta, dirty, name, stored)
+                values, first_column = row_values(delta, dirty, name, stored)
                 for shard in shards:
                     yield from _overlap(shard, rows_n, values, first_column)
 
@@ -137,7 +137,7 @@ def _range_in(shard: Shard, rows_n: torch.Tensor) -> tuple[int, int]:
     return low, high
 
 
-def _values(delta: Delta, dirty: DirtyShard, name: str, stored: StoredChunk) -> tuple[torch.Tensor, int]:
+def row_values(delta: Delta, dirty: DirtyShard, name: str, stored: StoredChunk) -> tuple[torch.Tensor, int]:
     """The numbers of a chunk, (n, columns) or (n,), and the column of the table that the first one is of."""
     if delta.record.bits == 8 and name in QUANTISED:
         return restored(delta.checkpoint, stored, delta.checkpoint.read(stored)), dirty.first_column

@@ -9,6 +9,7 @@ import torch
 
 from dlrm.checkpoint.delta.chain import Chain, open_chain
 from dlrm.checkpoint.delta.dirty_rows import fill_dirty_rows, find_row_damage, verify_dirty_rows
+from dlrm.checkpoint.delta.format import Delta
 from dlrm.checkpoint.delta.quantise import QUANTISED_PREFIX, restored, restored_slice
 from dlrm.checkpoint.fill import Filling, Progress, Target, ignore
 from dlrm.checkpoint.manifest import TensorRecord
@@ -87,6 +88,19 @@ class _Quantised(Target):
 
     def values(self, data: bytearray) -> torch.Tensor:
         return restored(self.checkpoint, self.stored, data)
+
+
+def deltas_since(reader: object, manifest_checksum: str) -> tuple[Delta, ...] | None:
+    """The deltas of a chain after the checkpoint with this checksum, the oldest first; None if that is not of the chain.
+
+    Args:
+        reader: of a checkpoint, a full one or a delta.
+        manifest_checksum: of another one.
+    """
+    if not isinstance(reader, DeltaReader):
+        return None
+    checksums = [member.manifest_checksum for member in reader.members]
+    return reader.chain.deltas[checksums.index(manifest_checksum) :] if manifest_checksum in checksums else None
 
 
 def open_delta(

@@ -28,11 +28,22 @@ class SplitRows:
 class CriteoTsvSource(InMemorySource):
     """A split of raw files.
 
-    Attributes:
+    Args:
         encoding: what the training rows showed, by which the samples of every split were encoded.
+        name, dense_MN, ids_MS, labels_MT, paths: see :class:`~dlrm.data.in_memory.InMemorySource`.
     """
 
-    encoding: RawEncoding
+    def __init__(
+        self,
+        encoding: RawEncoding,
+        name: str,
+        dense_MN: torch.Tensor,
+        ids_MS: torch.Tensor,
+        labels_MT: torch.Tensor,
+        paths: tuple[str, ...],
+    ) -> None:
+        super().__init__(name, encoding.schema, dense_MN, ids_MS, labels_MT, paths)
+        self.encoding = encoding
 
 
 def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
@@ -60,9 +71,7 @@ def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
     def part(name: str, first: int, count: int) -> CriteoTsvSource:
         span = slice(first, first + count)
         called = f"{config.paths[0]} ({name})"
-        source = CriteoTsvSource(called, encoding.schema, dense_MN[span], ids_MS[span], labels_MT[span], config.paths)
-        source.encoding = encoding
-        return source
+        return CriteoTsvSource(encoding, called, dense_MN[span], ids_MS[span], labels_MT[span], config.paths)
 
     return Dataset(
         train=part("training rows", 0, split.train),

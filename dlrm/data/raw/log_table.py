@@ -78,7 +78,7 @@ def log_values(raw_NM: Int64s, transform: LogTable) -> Float32s:
         float32 (M, N), C-contiguous.
     """
     values_MN = np.empty(raw_NM.shape[::-1], np.float32)
-    _fill(raw_NM, transform, values_MN)
+    _fill(np.ascontiguousarray(raw_NM), transform, values_MN)
     return values_MN
 
 

@@ -57,12 +57,12 @@ def export_dense(part: nn.Module, *, dense_features: int, pooled_columns: int) -
     """
     rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
     example = torch.zeros(3, dense_features), torch.zeros(3, pooled_columns)
-    with warnings.catch_warnings(), torch.no_grad(), _quiet():
+    with warnings.catch_warnings(), torch.no_grad(), quiet():
         warnings.simplefilter("ignore")
         return torch.export.export(part.eval(), example, dynamic_shapes=({0: rows}, {0: rows}))
 
 
-class _quiet:  # noqa: N801
+class quiet:  # noqa: N801
     """torch warns of its own tracing while it traces."""
 
     def __enter__(self) -> None:

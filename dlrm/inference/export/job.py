@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import rich.console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
 
 from dlrm.checkpoint.fill import Progress, ignore
 from dlrm.checkpoint.paths import open_one
@@ -13,10 +16,14 @@ from dlrm.checkpoint.reader import Reader, open_reader
 from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.config import Config
 from dlrm.config.describe import to_plain
-from dlrm.config.export import ExportModelConfig
-from dlrm.data.build import build_dataset
-from dlrm.format import byte_size, escaped
+from dlrm.config.export import ExportRequest
+from dlrm.format import byte_size, escaped, printable
+from dlrm.inference.export.compiled import write_compiled
+from dlrm.inference.export.data import dataset_trained_on
 from dlrm.inference.export.dense_program import DensePart, export_dense
+from dlrm.inference.export.extras import require_extras
+from dlrm.inference.export.onnx import write_onnx
+from dlrm.inference.export.update import Update, update_tables
 from dlrm.inference.export.weights import Weights
 from dlrm.inference.export.write import (
     MAX_FILE_BYTES,
@@ -26,6 +33,7 @@ from dlrm.inference.export.write import (
     new_export,
     table_file_name,
 )
+from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import (
     PROGRAM_NAME,
     VOCABULARIES_NAME,
@@ -44,26 +52,59 @@ from dlrm.schema import Schema
 from dlrm.train.checkpointing.load import saved_config
 
 
-def run_export(config: ExportModelConfig) -> None:
+def run_export(request: ExportRequest) -> None:
     """Write the export.
 
     Raises:
-        CheckpointError, DataError, ConfigError, ExportError: what the user can mend; nothing is left.
+        CheckpointError, DataError, ConfigError, ExportError, SetupError: what the user can mend; nothing is left.
     """
     console = rich.console.Console(highlight=False)
-    checkpoint, skipped = open_one(config.checkpoint)
+
+    def say(line: str) -> None:
+        console.print(printable(line), markup=False, soft_wrap=True)
+
+    require_extras(compiled=request.compile, onnx=request.onnx)
+    previous = open_export(request.update) if request.update else None
+    checkpoint, skipped = open_one(request.checkpoint)
     for reason in skipped:
-        console.print(f"passed over: {reason}", markup=False, soft_wrap=True)
+        say(f"passed over: {reason}")
     reader = open_reader(checkpoint)
-    with new_export(config.output, overwrite=config.overwrite) as writer:
-        manifest = write_export(reader, writer, average=config.average)
+    update = Update.of(previous, reader) if previous else None
+    name = checkpoint.path.rpartition("/")[2]
+    trained = request.trained(to_plain(saved_config(checkpoint)), f"configuration of {name}")
+    if trained.precision.dense != "fp32":
+        say(f"trained with precision.dense {trained.precision.dense}; the export computes in fp32")
+    with new_export(request.output, overwrite=request.overwrite) as writer:
+        job = ExportJob(
+            reader,
+            writer,
+            trained,
+            average=request.average,
+            update=update,
+            compiled=request.compile,
+            onnx=request.onnx,
+            say=say,
+        )
+        with _bytes_bar(console, "tables", job.table_bytes) as progress:
+            manifest = job.run(progress)
     size = sum(file.bytes for file in manifest.files)
-    console.print(
-        f"step {manifest.source.step:,} as an export in {escaped(config.output, 500)}: {len(manifest.tables)} tables, "
-        f"{byte_size(size)}",
-        markup=False,
-        soft_wrap=True,
+    say(
+        f"step {manifest.source.step:,} as an export in {escaped(request.output, 500)}: {len(manifest.tables)} tables, "
+        f"{byte_size(size)}"
     )
+
+
+@contextmanager
+def _bytes_bar(console: rich.console.Console, what: str, total: int) -> Iterator[Progress]:
+    """A bar of bytes, on a terminal; safe from several threads."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        bar = bars.add_task(what, total=total)
+        yield lambda nbytes: bars.advance(bar, nbytes)
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 def write_export(
@@ -72,49 +113,110 @@ def write_export(
     *,
     average: bool = True,
     max_file_bytes: int = MAX_FILE_BYTES,
+    update: Update | None = None,
     progress: Progress = ignore,
 ) -> Manifest:
-    """Write all files of an export.
+    """Write all files of an export of a checkpoint; see :class:`ExportJob`."""
+    trained = saved_config(reader.checkpoint)
+    job = ExportJob(reader, writer, trained, average=average, max_file_bytes=max_file_bytes, update=update)
+    return job.run(progress)
+
+
+class ExportJob:
+    """Writes the files of an export.
 
     Args:
         reader: of the checkpoint.
         writer: of the folder.
-        average: take the averages of the weights, where there are any.
-        max_file_bytes: of tables in a file.
-        progress: is told the bytes of tables that were written.
+        trained: the checkpoint's configuration, perhaps with another place of the data.
+        average: take the averages of the weights, where there are any; of an update, what the export before has.
+        max_file_bytes: of tables in a file; of an update, as before.
+        update: take the tables from an earlier export and the rows that have changed since.
+        compiled, onnx: write the dense part as machine code, and as ONNX, too.
+        say: is told lines for the user.
 
     Raises:
-        CheckpointError, DataError, ConfigError: what the user can mend.
+        CheckpointError, DataError, ConfigError, ExportError: what the user can mend.
     """
-    trained = saved_config(reader.checkpoint)
-    dataset = build_dataset(trained.data)
-    model = build_model(trained.model, dataset.schema, seed=trained.run.seed)
-    weights = Weights.of(reader, average=average)
-    weights.dense(model)
-    tables = table_records(model, dataset.schema)
-    program = export_dense(
-        DensePart(model), dense_features=len(dataset.schema.dense), pooled_columns=sum(table.dim for table in tables)
-    )
-    writer.add(PROGRAM_NAME, dump_program(program))
-    preprocessing = preprocessing_of(trained.data, dataset)
-    if preprocessing.arrays:
-        writer.add_tensors(VOCABULARIES_NAME, preprocessing.arrays)
-    described = Manifest(
-        dense=dataset.schema.dense,
-        sparse=tuple(
-            SparseRecord(name=feature.name, rows=feature.rows, hotness=feature.hotness)
-            for feature in dataset.schema.sparse
-        ),
-        tasks=dataset.schema.tasks,
-        tables=tables,
-        preprocessing=preprocessing.record,
-        files=(),
-        source=_source(trained, reader, weights),
-    )
-    write_tables(weights, described, writer, max_file_bytes=max_file_bytes, progress=progress)
-    manifest = described.model_copy(update={"files": tuple(writer.files)})
-    writer.commit(manifest)
-    return manifest
+
+    def __init__(
+        self,
+        reader: Reader,
+        writer: FolderWriter,
+        trained: Config,
+        *,
+        average: bool = True,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        update: Update | None = None,
+        compiled: bool = False,
+        onnx: bool = False,
+        say: Callable[[str], None] = _say_nothing,
+    ) -> None:
+        self._reader, self._writer, self._trained, self._update = reader, writer, trained, update
+        self._max_file_bytes, self._compiled, self._onnx, self._say = max_file_bytes, compiled, onnx, say
+        self._dataset = dataset_trained_on(trained, reader.checkpoint)
+        schema = self._dataset.schema
+        self._model = build_model(trained.model, schema, seed=trained.run.seed)
+        tables = table_records(self._model, schema)
+        self._tables = update.tables(tables) if update else tables
+        self._weights = Weights.of(reader, average=average and update is None)
+        self._weights.dense(self._model)
+
+    @property
+    def table_bytes(self) -> int:
+        """Of all tables, which are most of what is written."""
+        rows = (feature.rows for feature in self._dataset.schema.sparse)
+        return sum(table.row_bytes * count for table, count in zip(self._tables, rows, strict=True))
+
+    def run(self, progress: Progress = ignore) -> Manifest:
+        """Write all files.
+
+        Args:
+            progress: is told the bytes of tables that were written.
+        """
+        writer, schema = self._writer, self._dataset.schema
+        program = export_dense(
+            DensePart(self._model),
+            dense_features=len(schema.dense),
+            pooled_columns=sum(table.dim for table in self._tables),
+        )
+        writer.add(PROGRAM_NAME, dump_program(program))
+        compiled = None
+        if self._compiled:
+            compiled = write_compiled(program, writer, self._say)
+        if self._onnx:
+            write_onnx(program, writer)
+        preprocessing = preprocessing_of(self._trained.data, self._dataset)
+        if preprocessing.arrays:
+            writer.add_tensors(VOCABULARIES_NAME, preprocessing.arrays)
+        described = Manifest(
+            dense=schema.dense,
+            sparse=tuple(
+                SparseRecord(name=feature.name, rows=feature.rows, hotness=feature.hotness) for feature in schema.sparse
+            ),
+            tasks=schema.tasks,
+            tables=self._tables,
+            preprocessing=preprocessing.record,
+            files=(),
+            source=_source(self._trained, self._reader, self._weights),
+            compiled=compiled,
+        )
+        self._write_tables(described, progress)
+        manifest = described.model_copy(update={"files": tuple(writer.files)})
+        writer.commit(manifest)
+        return manifest
+
+    def _write_tables(self, manifest: Manifest, progress: Progress) -> None:
+        if self._update is None:
+            limit = self._max_file_bytes
+            write_tables(self._weights, manifest, self._writer, max_file_bytes=limit, progress=progress)
+            return
+        changes = update_tables(self._update, manifest, self._writer, progress)
+        before = self._update.previous.manifest.source.step
+        self._say(
+            f"{changes.changed:,} of {changes.rows:,} rows changed since step {before:,}: "
+            f"{byte_size(changes.bytes_read)} of them were read"
+        )
 
 
 def table_records(model: Model, schema: Schema) -> tuple[TableRecord, ...]:

@@ -13,15 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME, committed_text
-from dlrm.checkpoint.safetensors_format import layout
+from dlrm.checkpoint.safetensors_format import Entry, layout
 from dlrm.errors import ExportError
 from dlrm.files import sync_folder
+from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import (
     FILE_NAME,
     FORMAT,
+    RESTORE,
     FileRecord,
     Manifest,
     PieceRecord,
@@ -32,6 +35,7 @@ from dlrm.inference.exported.manifest import (
 MAX_FILE_BYTES = 4 << 30
 """Of tables in a file."""
 _READ_BYTES = 8 << 20
+Bytes = npt.NDArray[np.uint8]
 
 
 class FolderWriter:
@@ -175,11 +179,32 @@ def mapped_pieces(path: Path, manifest: Manifest, pieces: Sequence[PieceRecord])
         for each piece (rows, stored columns), of the table's stored type.
     """
     header, entries = manifest.table_layout(tuple(pieces))
-    size = max(entry.stop for entry in entries)
+    mapped = _mapped(path, max(entry.stop for entry in entries))
+    mapped[: len(header)] = np.frombuffer(header, np.uint8)
+    return _views(mapped, entries)
+
+
+def copied_pieces(path: Path, source: ExportFolder, record: FileRecord) -> list[torch.Tensor]:
+    """A copy of an export's file with tables, as tensors like those of :func:`mapped_pieces`.
+
+    Raises:
+        ExportError: the file is not as it was written.
+    """
+    header, entries = source.manifest.table_layout(record.pieces or ())
+    mapped = _mapped(path, record.bytes)
+    source.read_into(record, [memoryview(mapped)])  # type: ignore[arg-type]  # an array is a buffer
+    if mapped[: len(header)].tobytes() != header:
+        raise ExportError(str(source.path / record.name), "does not begin as the manifest says", hint=RESTORE)
+    return _views(mapped, entries)
+
+
+def _mapped(path: Path, size: int) -> Bytes:
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here and a crash in mapped memory
-        file.write(header)
-    mapped = np.memmap(path, np.uint8, "r+", shape=(size,))
+    return np.memmap(path, np.uint8, "r+", shape=(size,))
+
+
+def _views(mapped: Bytes, entries: Sequence[Entry]) -> list[torch.Tensor]:
     return [torch.from_numpy(mapped[entry.start : entry.stop]).view(entry.dtype).view(entry.shape) for entry in entries]
 
 

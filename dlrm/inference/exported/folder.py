@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,18 +70,18 @@ def open_export(path: str | os.PathLike[str]) -> ExportFolder:
         if not folder.is_dir():
             problem = "is no folder" if os.path.lexists(folder) else "there is no such folder"
             raise ExportError(str(folder), problem, hint="name the folder of an export (dlrm_main.py export makes one)")
-        if not (folder / MANIFEST_NAME).exists():
+        if not os.path.lexists(folder / MANIFEST_NAME):
             hint = "name an export: dlrm_main.py export makes one of a checkpoint"
             raise ExportError(str(folder), f"is no export: it has no {MANIFEST_NAME}", hint=hint)
         text = _read_small(folder / MANIFEST_NAME)
         manifest = parse_manifest(text, str(folder / MANIFEST_NAME))
-        if not (folder / COMMITTED_NAME).exists():
+        if not os.path.lexists(folder / COMMITTED_NAME):
             raise ExportError(str(folder), "was never finished", hint="export again")
         if _read_small(folder / COMMITTED_NAME) != committed_text(text):
             problem = f"is not what {COMMITTED_NAME} says: one of them was changed"
             raise ExportError(str(folder / MANIFEST_NAME), problem, hint=RESTORE)
         for record in manifest.files:
-            size = (folder / record.name).stat().st_size
+            size = _size(folder / record.name)
             if size != record.bytes:
                 problem = f"has {size} bytes, the manifest says {record.bytes}"
                 raise ExportError(str(folder / record.name), problem, hint=RESTORE)
@@ -99,8 +100,20 @@ def reading(path: Path) -> Iterator[None]:
         raise ExportError(where, problem, hint=RESTORE if missing else "check the file and who may read it") from None
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        ExportError: it is a link, which may lead out of the folder, or something that is read without an end.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ExportError(str(path), f"is {'a link' if path.is_symlink() else 'no file'}", hint=RESTORE)
+    return found.st_size
+
+
 def _read_small(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+    if _size(path) > _MAX_MANIFEST_BYTES:
         raise ExportError(str(path), f"has more than {_MAX_MANIFEST_BYTES} bytes", hint=RESTORE)
     return path.read_bytes()
 

@@ -107,6 +107,19 @@ class FileRecord(Record):
     pieces: tuple[PieceRecord, ...] | None = None
 
 
+class CompiledRecord(Record):
+    """What a machine must be for the compiled dense part: its instructions are of that kind.
+
+    Attributes:
+        machine: e.g. x86_64; capability: e.g. AVX512, as ``torch.backends.cpu.get_cpu_capability`` calls it.
+        instructions: of an x86 processor the flags that it must have, as Linux calls them.
+    """
+
+    machine: str
+    capability: str
+    instructions: tuple[str, ...] = ()
+
+
 class SourceRecord(Record):
     """What an export was made of.
 
@@ -144,6 +157,7 @@ class Manifest(Record):
     preprocessing: PreprocessingRecord
     files: tuple[FileRecord, ...]
     source: SourceRecord
+    compiled: CompiledRecord | None = None
 
     @property
     def columns(self) -> Schema:
@@ -175,9 +189,12 @@ class Manifest(Record):
         return header, [entries[self.piece_name(piece)] for piece in pieces]
 
     def piece_name(self, piece: PieceRecord) -> str:
-        """How its tensor is called: ``cat_0``, or ``cat_0@1000000`` where it begins with a later row."""
+        """How its tensor is called: ``cat_0``, or ``cat_0@1000000`` where it begins with a later row.
+
+        Where the name has an @ of its own the row always follows, so that no two pieces are called the same.
+        """
         name = state_name(self.sparse[piece.table].name)
-        return f"{name}@{piece.first_row}" if piece.first_row else name
+        return f"{name}@{piece.first_row}" if piece.first_row or "@" in name else name
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -209,7 +226,8 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 def _contradiction(manifest: Manifest) -> str:
     """The first thing in a manifest that contradicts another, in words; empty if nothing does."""
     names = [*manifest.dense, *(feature.name for feature in manifest.sparse)]
-    for kind, found in (("column", names), ("file", [file.name for file in manifest.files])):
+    files = [file.name for file in manifest.files]
+    for kind, found in (("column", names), ("task", list(manifest.tasks)), ("file", files)):
         twice = [name for name, count in Counter(found).items() if count > 1]
         if twice:
             return f"{kind} {twice[0]!a} is listed twice"

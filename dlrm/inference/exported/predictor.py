@@ -12,7 +12,7 @@ from dlrm.checkpoint.safetensors_format import parse
 from dlrm.errors import ExportError
 from dlrm.inference.exported.folder import ExportFolder, open_export
 from dlrm.inference.exported.manifest import COMPILED_NAME, PROGRAM_NAME, RESTORE, VOCABULARIES_NAME, Manifest
-from dlrm.inference.exported.program import Dense, as_function, load_compiled, load_program
+from dlrm.inference.exported.program import Dense, as_function, load_compiled, load_program, require_answer
 from dlrm.inference.exported.tables import Lookup, read_tables
 from dlrm.inference.features import Features
 from dlrm.inference.raw import Preprocessing
@@ -93,19 +93,26 @@ def open_predictor(path: str | os.PathLike[str], *, compiled: bool = False) -> P
 
 def load_predictor(folder: ExportFolder, *, compiled: bool = False) -> Predictor:
     """See :func:`open_predictor`."""
+    path = str(folder.path / (COMPILED_NAME if compiled else PROGRAM_NAME))
     if compiled:
-        if folder.manifest.file(COMPILED_NAME) is None:
+        record = folder.manifest.compiled
+        if folder.manifest.file(COMPILED_NAME) is None or record is None:
             hint = "export it with --compile true, or do without compiled code"
             raise ExportError(str(folder.path), "holds no compiled code", hint=hint)
         folder.read(COMPILED_NAME)  # verifies it
-        dense = load_compiled(str(folder.path / COMPILED_NAME))
+        dense = load_compiled(path, record)
     else:
-        path = str(folder.path / PROGRAM_NAME)
         dense = as_function(load_program(folder.read(PROGRAM_NAME), path))
-    return Predictor(folder, _preprocessing(folder), Lookup(folder.manifest, read_tables(folder)), dense)
+    require_answer(dense, folder.manifest, path)
+    return Predictor(folder, load_preprocessing(folder), Lookup(folder.manifest, read_tables(folder)), dense)
 
 
-def _preprocessing(folder: ExportFolder) -> Preprocessing:
+def load_preprocessing(folder: ExportFolder) -> Preprocessing:
+    """What makes features of raw rows, without the rest of the export.
+
+    Raises:
+        ExportError: it is not what was written.
+    """
     arrays: dict[str, torch.Tensor] = {}
     if folder.manifest.file(VOCABULARIES_NAME) is not None:
         data, path = folder.read(VOCABULARIES_NAME), str(folder.path / VOCABULARIES_NAME)

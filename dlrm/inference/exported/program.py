@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import io
+import platform
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from dlrm.errors import ExportError
-from dlrm.inference.exported.manifest import RESTORE
-from dlrm.inference.exported.program_archive import fault_in_archive, plain_archive
+from dlrm.errors import ConfigError, ExportError
+from dlrm.inference.exported.manifest import RESTORE, CompiledRecord, Manifest
+from dlrm.inference.exported.program_archive import UnfitProgramError, checked_archive, plain_archive
 
 Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """dense_BN and pooled_BX, float32 -> logits_BT, float32."""
 
 
 def dump_program(program: torch.export.ExportedProgram) -> bytes:
-    """A program as bytes, the same for the same program; see :mod:`dlrm.inference.exported.program_archive`."""
+    """A program as bytes, the same for the same program; see :mod:`dlrm.inference.exported.program_archive`.
+
+    Raises:
+        ConfigError: it has parts that are not read back.
+    """
     written = io.BytesIO()
     torch.export.save(program, written)
-    return plain_archive(written.getvalue())
+    try:
+        return plain_archive(written.getvalue())
+    except UnfitProgramError as unfit:
+        raise ConfigError.at("model.kind", f"cannot be exported: its program {unfit}") from None
 
 
 def load_program(data: bytes, path: str) -> torch.export.ExportedProgram:
@@ -32,10 +42,14 @@ def load_program(data: bytes, path: str) -> torch.export.ExportedProgram:
     Raises:
         ExportError: it is something else.
     """
-    if problem := fault_in_archive(data):
-        raise ExportError(path, problem, hint=RESTORE)
     try:
-        return torch.export.load(io.BytesIO(data))
+        archive = checked_archive(data)
+    except UnfitProgramError as unfit:
+        raise ExportError(path, str(unfit), hint=RESTORE) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.12 warns of the way in which it reads tensors itself
+            return torch.export.load(io.BytesIO(archive))
     except Exception as error:
         problem = f"torch {torch.__version__} cannot read this program ({_first_line(error)})"
         raise ExportError(path, problem, hint="export again with this version of torch") from error
@@ -47,18 +61,67 @@ def as_function(program: torch.export.ExportedProgram) -> Dense:
     return module
 
 
-def load_compiled(path: str) -> Dense:
-    """A package of AOTInductor. It is machine code: to load it is to run it.
+def require_answer(dense: Dense, manifest: Manifest, path: str) -> None:
+    """Ask once with zeros, and see that the answer is such as the manifest says.
+
+    Args:
+        dense: a program.
+        manifest: of its export.
+        path: how errors call the program's file.
 
     Raises:
-        ExportError: torch cannot load it.
+        ExportError: it is not.
     """
+    rows = 32
+    expected = (rows, len(manifest.tasks))
+    try:
+        with torch.no_grad():
+            found = dense(torch.zeros(rows, len(manifest.dense)), torch.zeros(rows, manifest.pooled_columns))
+    except Exception as error:
+        raise ExportError(path, f"does not run ({_first_line(error)})", hint=RESTORE) from error
+    if not isinstance(found, torch.Tensor) or found.shape != expected or found.dtype != torch.float32:
+        raise ExportError(path, f"does not give logits of shape {list(expected)}", hint=RESTORE)
+
+
+def load_compiled(path: str, record: CompiledRecord) -> Dense:
+    """A package of AOTInductor. It is machine code: to load it is to run it.
+
+    Args:
+        path: the file.
+        record: the machines that can run it.
+
+    Raises:
+        ExportError: this machine is none of them, or torch cannot load it.
+    """
+    hint = "export again on this kind of machine, or do without compiled code"
+    if lacking := _lacking(record):
+        raise ExportError(path, f"is compiled for {lacking}", hint=hint)
     try:
         loaded: Dense = torch._inductor.aoti_load_package(path)
     except Exception as error:
-        hint = "export again on this kind of machine, or do without compiled code"
         raise ExportError(path, f"cannot be loaded ({_first_line(error)})", hint=hint) from error
     return loaded
+
+
+def _lacking(record: CompiledRecord) -> str:
+    """What this machine lacks to run machine code, in words; empty: nothing."""
+    machine, capability = platform.machine(), torch.backends.cpu.get_cpu_capability()
+    if machine != record.machine:
+        return f"{record.machine}, and this machine is {machine}"
+    if machine == "x86_64":
+        missing = sorted(set(record.instructions) - _processor_flags())
+        return f"processors with {', '.join(missing)}, which this one lacks" if missing else ""
+    same = capability == record.capability
+    return "" if same else f"processors with {record.capability}, and this one has {capability}"
+
+
+def _processor_flags() -> set[str]:
+    """What an x86 processor can do, as Linux calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def _first_line(error: Exception) -> str:

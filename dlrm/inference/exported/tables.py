@@ -7,9 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import fbgemm_gpu  # noqa: F401  # loads the kernel
+import psutil
 import torch
 from fbgemm_gpu.split_embedding_configs import SparseType, sparse_type_to_int
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
@@ -18,6 +20,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocati
 from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen  # noqa: F401
 
 from dlrm.errors import ExportError
+from dlrm.format import byte_size
 from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import RESTORE, FileRecord, Manifest, Precision
 from dlrm.inference.features import Features
@@ -39,17 +42,25 @@ def read_tables(folder: ExportFolder) -> torch.Tensor:
         ExportError: a file cannot be read or is not as it was written; there is too little memory.
     """
     starts, size = starts_of_tables(folder.manifest)
-    try:
-        weights = torch.empty(size, dtype=torch.uint8)
-    except RuntimeError:
-        raise ExportError(
-            str(folder.path), f"its tables take {size} bytes, which this host does not have", hint="quantise it"
-        ) from None
+    if size > (free := _free_bytes()):  # the system would promise more than it has, and end the process when it is used
+        problem = f"its tables take {byte_size(size)}, {byte_size(free)} of memory are free"
+        raise ExportError(str(folder.path), problem, hint="use a host with more memory, or tables in fewer bits")
+    weights = torch.empty(size, dtype=torch.uint8)
     bytes_of_all = memoryview(weights.numpy())  # type: ignore[arg-type]  # an array is a buffer
     files = [file for file in folder.manifest.files if file.pieces is not None]
     with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda file: _read_file(folder, file, bytes_of_all, starts), files))
     return weights
+
+
+def _free_bytes() -> int:
+    """Memory that this process can still take."""
+    free: int = psutil.virtual_memory().available
+    try:
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no limit
+        return free
+    return min(free, max(0, limit - used))
 
 
 def starts_of_tables(manifest: Manifest) -> tuple[list[int], int]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dlrm.data.parquet.columns import ColumnMap, is_number, kind_of, mistakes
+from dlrm.data.parquet.columns import ColumnMap, is_list, is_number, kind_of, mistakes
 from dlrm.data.parquet.decode import looked_up
 from dlrm.data.parquet.ids import as_ids
 from dlrm.data.raw.malformed import MAX_DECIMAL_DIGITS, MAX_HEX_DIGITS
@@ -42,6 +42,11 @@ class TableColumns:
         """
         for _, message in mistakes(columns, table.schema):
             raise DataError(name, message)
+        for feature in columns.schema.sparse:
+            kind, _ = kind_of(table.schema, feature.name)
+            if kind is not None and not pa.types.is_null(kind) and is_list(kind) != (feature.name in columns.lists):
+                wanted = "lists of ids" if feature.name in columns.lists else "one id a row"
+                raise DataError(name, f"is {escaped(kind, 60)}, where the model takes {wanted}", column=feature.name)
         return cls(_sound(table, columns.names, name), name=name, first_row=first_row)
 
     @classmethod
@@ -69,7 +74,11 @@ class TableColumns:
 
     def column(self, name: str) -> pa.Array:
         """The values of a column, those of a dictionary looked up."""
-        return looked_up(self._table.column(name).combine_chunks())
+        try:
+            return looked_up(self._table.column(name).combine_chunks())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            hint = "write the column without a dictionary"
+            raise DataError(self._name, f"cannot be read ({escaped(error)})", column=name, hint=hint) from None
 
     def error(self, at: int, column: str, problem: str, hint: str) -> DataError:
         """The error of what is in a column of row ``at``, counted from 0."""
@@ -148,7 +157,9 @@ def _sound(table: pa.Table, names: tuple[str, ...], name: str) -> pa.Table:
 
 def _fields(values: pa.Array) -> tuple[NDArray[np.uint8], Int64s, Int64s]:
     """Text as a buffer, and where each value begins in it and how long it is; a null is empty."""
-    text = pc.fill_null(values, "").cast(pa.large_string())
+    if not len(values):
+        return np.zeros(1, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64)
+    text = pc.fill_null(values.cast(pa.large_string()), "")
     _, offsets, data = text.buffers()
     ends = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
     buffer = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)

@@ -73,9 +73,12 @@ class CriteoPreprocessing(Preprocessing):
     def example(self) -> dict[str, Any]:
         """See :meth:`Preprocessing.example`."""
         row: dict[str, Any] = dict.fromkeys(self._encoding.dense_names, 1)
+        is_cut = self.record.beyond == "error" and not self._in_table  # of a category's id nothing is known then
         for name, categories in self._encoding.categories.items():
             if isinstance(categories, DecimalIds):
                 row[name] = 0
+            elif is_cut and _has_id_for_missing(categories):
+                row[name] = None
             elif isinstance(categories, Vocabulary) and len(categories.values_K):
                 row[name] = f"{int(categories.values_K[0]):08x}"
             else:

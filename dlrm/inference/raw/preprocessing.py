@@ -77,9 +77,13 @@ class Preprocessing(ABC):
         from dlrm.inference.raw.criteo import CriteoPreprocessing  # both are built on this class
         from dlrm.inference.raw.encoded import EncodedPreprocessing
 
+        loaded: Preprocessing
         if isinstance(record, CriteoRecord):
-            return CriteoPreprocessing.of_record(record, arrays, cache_dir=cache_dir)
-        return EncodedPreprocessing(record, cache_dir=cache_dir)
+            loaded = CriteoPreprocessing.of_record(record, arrays, cache_dir=cache_dir)
+        else:
+            loaded = EncodedPreprocessing(record, cache_dir=cache_dir)
+        loaded.from_json([loaded.example()])  # the first answer is not to wait for loops to be compiled
+        return loaded
 
     @property
     @abstractmethod

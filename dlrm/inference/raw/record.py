@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dlrm.checkpoint.manifest import Record
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
@@ -18,6 +18,7 @@ def _column(name: str) -> str:
 
 
 ColumnName = Annotated[str, AfterValidator(_column)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rows = Annotated[int, Field(gt=0, le=2**40)]
 Hotness = Annotated[int, Field(gt=0, lt=2**31)]
 Beyond = Literal["error", "hash", "clamp"]
@@ -65,6 +66,12 @@ class IdColumnRecord(Record):
     hotness: Hotness = 1
     lists: bool = False
 
+    @model_validator(mode="after")
+    def _several_ids_are_a_list(self) -> Self:
+        if self.hotness > 1 and not self.lists:
+            raise ValueError(f"has one id a row and hotness {self.hotness}")
+        return self
+
     @property
     def feature(self) -> SparseFeature:
         """Of the model."""
@@ -81,9 +88,18 @@ class EncodedRecord(_Rows):
 
     kind: Literal["encoded"] = "encoded"
     dense: tuple[ColumnName, ...]
-    dense_missing: float | None = None
+    dense_missing: Finite | None = None
     sparse: Annotated[tuple[IdColumnRecord, ...], Field(min_length=1)]
     null_ids: bool = False
+
+    @model_validator(mode="after")
+    def _columns_differ_and_bags_are_made_of_single_ids(self) -> Self:
+        names = [*self.dense, *(column.name for column in self.sparse)]
+        if len(set(names)) != len(names):
+            raise ValueError("lists a column twice")
+        if self.bags is not None and any(column.lists for column in self.sparse):
+            raise ValueError("has bags to be made of lists")
+        return self
 
 
 class DenseColumnRecord(Record):
@@ -94,9 +110,9 @@ class DenseColumnRecord(Record):
     """
 
     name: ColumnName
-    missing: float
-    mean: float = 0.0
-    deviation: Annotated[float, Field(gt=0)] = 1.0
+    missing: Finite
+    mean: Finite = 0.0
+    deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 class DenseRecord(Record):
@@ -108,8 +124,8 @@ class DenseRecord(Record):
     """
 
     logarithm: Literal["numpy", "preprocess"]
-    minimum: float
-    shift: Annotated[float, Field(gt=0)]
+    minimum: Finite
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     columns: Annotated[tuple[DenseColumnRecord, ...], Field(min_length=1)]
 
 

@@ -146,8 +146,8 @@ def id_reader(rows: int, beyond: Beyond, *, null: bool) -> Read:
         if beyond == "error" and not 0 <= number < rows:
             raise Refused(f"id {shown(number)} is outside of its table (0 .. {rows - 1})", hint)
         if not -(2**63) <= number < 2**63:
-            if beyond == "hash" and 0 < number < 2**64:  # an unsigned hash, of which the remainder counts
-                return number % rows + rows
+            if beyond != "error" and 0 < number < 2**64:  # unsigned: outside of the table, and with the same remainder
+                return number % rows + rows if beyond == "hash" else 2**63 - 1
             raise Refused(f"id {shown(number)} is beyond int64", hint)
         return number
 

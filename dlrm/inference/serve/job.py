@@ -92,7 +92,7 @@ async def serve_models(
     connections = ConnectionLimits(config.max_connections, config.header_s, config.body_s, config.keep_alive_s)
     reloading = Reloading(models, every_s=config.reload_s, tell=metrics.loaded)
     server = Server(
-        uvicorn_config(application, connections, drain_s=config.drain_s),
+        uvicorn_config(application, connections, drain_s=config.drain_s, tell=metrics.rejected),
         readiness=readiness,
         linger_s=config.linger_s,
         reload=reloading.ask,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from dlrm.inference.serve.refusal import Refusal
+from dlrm.inference.serve.refusal import Cause, Refusal
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """A connection. :func:`protocol_of` makes a subclass with limits."""
 
     limits: ConnectionLimits
+    tell: Callable[[Cause], None]  # of each request that is refused here
     _receiving = _headers_done = _answered = _ended = False
     _since_s = 0.0  # when what is waited for now began
     _unread_since_s: float | None = None
@@ -141,11 +143,12 @@ class BoundedProtocol(HttpToolsProtocol):
                 *refusal.headers,
             ]
             lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+            self.tell(refusal.cause)
             self.transport.write(STATUS_LINE[refusal.status] + lines + b"\r\n" + body)
         self.transport.close()
 
 
-def protocol_of(limits: ConnectionLimits) -> type[BoundedProtocol]:
-    """The protocol with these limits."""
-    members: dict[str, Any] = {"limits": limits}
+def protocol_of(limits: ConnectionLimits, tell: Callable[[Cause], None]) -> type[BoundedProtocol]:
+    """The protocol with these limits; ``tell`` is told of the requests that it refuses."""
+    members: dict[str, Any] = {"limits": limits, "tell": staticmethod(tell)}
     return type("LimitedProtocol", (BoundedProtocol,), members)

@@ -18,6 +18,7 @@ from dlrm.inference.serve.app import Readiness
 from dlrm.inference.serve.log import say
 from dlrm.inference.serve.predict import Receive, Scope, Send
 from dlrm.inference.serve.protocol import BoundedProtocol, ConnectionLimits, protocol_of
+from dlrm.inference.serve.refusal import Cause
 
 _BACKLOG = 2048
 _SWEEP_TICKS = 5  # of a tenth of a second
@@ -139,14 +140,18 @@ class Server(uvicorn.Server):
 
 
 def uvicorn_config(
-    application: Callable[[Scope, Receive, Send], object], limits: ConnectionLimits, *, drain_s: float
+    application: Callable[[Scope, Receive, Send], object],
+    limits: ConnectionLimits,
+    *,
+    drain_s: float,
+    tell: Callable[[Cause], None],
 ) -> uvicorn.Config:
     """How uvicorn is to serve it."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about what clients do
     return uvicorn.Config(
         application,
         loop="uvloop",
-        http=protocol_of(limits),
+        http=protocol_of(limits, tell),
         ws="none",
         lifespan="off",
         interface="asgi3",

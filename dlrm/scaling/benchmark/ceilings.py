@@ -5,6 +5,7 @@ Each ceiling is the best of some tries, so that what disturbs one of them does n
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,10 +107,11 @@ def _product_s(product: Product, device: torch.device) -> float:
 def best_s(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of some tries, after one that does not count."""
     work()
-    tries_s: list[float] = []
-    while sum(tries_s) < (_ENOUGH_S if len(tries_s) >= _FEWEST_TRIES else _TOO_LONG_S):
-        tries_s.append(_once_s(work, device))
-    return min(tries_s)
+    tries, total_s, fastest_s = 0, 0.0, math.inf
+    while total_s < (_ENOUGH_S if tries >= _FEWEST_TRIES else _TOO_LONG_S):
+        try_s = _once_s(work, device)
+        tries, total_s, fastest_s = tries + 1, total_s + try_s, min(fastest_s, try_s)
+    return fastest_s
 
 
 def _once_s(work: Callable[[], object], device: torch.device) -> float:

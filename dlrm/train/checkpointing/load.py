@@ -2,15 +2,18 @@
 
 checkpoint = open_checkpoint(path)
 engine = build_engine(saved_config(checkpoint), schema, world)
-load_state(engine, checkpoint, world.collectives)
+load_state(engine, checkpoint, world.collectives)  # or, to predict with it, load_weights
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from pydantic import ValidationError
 
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.manifest import first_fault
+from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.resume import require_sound
 from dlrm.checkpoint.soundness import fault_in_state
 from dlrm.checkpoint.stored import Checkpoint
@@ -19,7 +22,7 @@ from dlrm.config.describe import defaults
 from dlrm.config.layers import Layer, merge
 from dlrm.distributed.collectives import Collectives
 from dlrm.errors import CheckpointError
-from dlrm.train.checkpointing.state import after_load, engine_tensors
+from dlrm.train.checkpointing.state import AVERAGE_PREFIX, AVERAGE_STEPS, after_load, engine_tensors
 from dlrm.train.engine import Engine
 
 
@@ -46,6 +49,35 @@ def load_state(engine: Engine, checkpoint: Checkpoint, collectives: Collectives,
     require_sound(checkpoint, tensors, collectives, fault_in_state)
     after_load(engine)
     return left
+
+
+def has_average(checkpoint: Checkpoint) -> bool:
+    """Whether the run kept averaged weights (``train.average_decay``)."""
+    return AVERAGE_STEPS in open_reader(checkpoint).tensors
+
+
+def load_weights(engine: Engine, checkpoint: Checkpoint, collectives: Collectives, *, averaged: bool) -> None:
+    """Write a checkpoint's weights, and nothing of what trained them, into an engine; collective.
+
+    Args:
+        engine: whatever its world, plan and optimizers; one that keeps no averages.
+        checkpoint: an open one, full or a delta.
+        collectives: of the engine's ranks.
+        averaged: take the averages in the place of the weights they are of; see :func:`has_average`.
+
+    Raises:
+        CheckpointMismatchError: it does not fit; all differences are in it, and nothing was changed.
+        DivergedStateError, HalfLoadedError, CheckpointError: as :func:`load_state`.
+    """
+    tensors = [tensor for tensor in engine_tensors(engine) if ".optimizer." not in tensor.name]
+    if averaged:
+        tensors = [
+            replace(tensor, name=f"{AVERAGE_PREFIX}{tensor.name}") if tensor.dtype.is_floating_point else tensor
+            for tensor in tensors
+        ]
+    load_tensors(checkpoint, tensors, part=True, collectives=collectives)
+    require_sound(checkpoint, tensors, collectives, fault_in_state)
+    after_load(engine)
 
 
 def saved_config(checkpoint: Checkpoint) -> Config:

@@ -41,6 +41,9 @@ from dlrm.sharding.wrap import forget_cached_rows, fused_shards
 from dlrm.table_names import state_name, table_of_weight
 from dlrm.train.engine import Engine
 
+AVERAGE_PREFIX = "average."
+AVERAGE_STEPS = f"{AVERAGE_PREFIX}steps"
+
 
 def engine_tensors(engine: Engine) -> tuple[GlobalTensor, ...]:
     """Every tensor of the training state, in the same order on every rank.
@@ -128,10 +131,10 @@ def _average(engine: Engine, weights: Iterable[GlobalTensor]) -> Iterator[Global
     average = engine.average
     if not isinstance(average, ExponentialAverage):
         return
-    yield GlobalTensor.of("average.steps", average.steps, replicated=True)
+    yield GlobalTensor.of(AVERAGE_STEPS, average.steps, replicated=True)
     for weight in weights:
         if weight.dtype.is_floating_point:  # dropout's step counter is no weight
             shards = tuple(
                 Shard(shard.offsets, average.average_of(shard.tensor), shard.primary) for shard in weight.shards
             )
-            yield GlobalTensor(f"average.{weight.name}", weight.shape, weight.dtype, shards, weight.replicated)
+            yield GlobalTensor(f"{AVERAGE_PREFIX}{weight.name}", weight.shape, weight.dtype, shards, weight.replicated)

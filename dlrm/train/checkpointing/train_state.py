@@ -64,6 +64,8 @@ class SavedResult(_Saved):
     calibration: float | None = None
     click_rate: float | None = None
     mean_prediction: float | None = None
+    average_precision: float | None = None
+    average_precision_error_bound: float | None = None
 
 
 class SavedFile(_Saved):

@@ -37,7 +37,7 @@ def test_a_request_becomes_a_configuration(tmp_path):
         ([], "the following arguments are required: COMMAND"),
         (
             ["trian"],
-            "invalid choice: 'trian' (choose from 'train', 'benchmark', 'scale', 'plan', 'calibrate', 'report', 'status'",
+            "invalid choice: 'trian' (choose from 'train', 'evaluate', 'benchmark', 'scale', 'plan', 'calibrate',",
         ),
         (["train", "--config"], "argument --config: expected one argument"),
         (["doctor", "--verbose"], "doctor takes no options, got --verbose"),

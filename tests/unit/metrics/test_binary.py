@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
 
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import DivergedError
@@ -44,6 +44,8 @@ def test_every_metric_is_that_of_scikit_learn_or_of_float64_by_hand(offset):
     assert result.positives == int(y.sum())
     assert result.auc == pytest.approx(roc_auc_score(y, logits.numpy()), abs=1e-12)
     assert result.auc_error_bound == 0.0
+    assert result.average_precision == pytest.approx(average_precision_score(y, logits.numpy()), abs=1e-12)
+    assert result.average_precision_error_bound == 0.0
     assert result.log_loss == pytest.approx(log_loss(y, p), rel=1e-12)
     assert result.normalised_entropy == pytest.approx(log_loss(y, p) / entropy, rel=1e-12)
     assert result.accuracy == pytest.approx(accuracy_score(y, p > 0.5), abs=1e-15)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dlrm.metrics.score_histogram import ScoreHistogram
 
@@ -40,7 +40,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_auc_of_a_million_predictions_is_that_of_scikit_learn(shape):
+def test_auc_of_a_million_predictions_is_that_of_scikit_learn_and_average_precision_of_some(shape):
     rng = np.random.default_rng(7)
     scores = SHAPES[shape](rng, rng.standard_normal(MILLION)).astype(np.float32)
     order = scores.argsort().argsort() / MILLION  # labels that the scores can tell something about
@@ -48,6 +48,10 @@ def test_auc_of_a_million_predictions_is_that_of_scikit_learn(shape):
     auc = histogram_of(scores, positive).auc()
     assert auc.value == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     assert auc.error_bound == 0.0
+    scores, positive = scores[:100_000], positive[:100_000]
+    precision = histogram_of(scores, positive).average_precision()
+    assert precision.value == pytest.approx(average_precision_score(positive, scores), abs=1e-12)
+    assert precision.error_bound == 0.0
 
 
 def test_auc_beyond_the_capacity_stays_within_its_bound_and_far_within_1e_6():
@@ -60,6 +64,37 @@ def test_auc_beyond_the_capacity_stays_within_its_bound_and_far_within_1e_6():
     assert histogram.level > 0
     assert error <= auc.error_bound < 1e-4
     assert error < 1e-7
+
+
+@pytest.mark.parametrize("capacity", [2, 60, 1000, 20_000])
+@pytest.mark.parametrize("rate", [0.01, 0.9])
+def test_average_precision_beyond_the_capacity_stays_within_its_bound(capacity, rate):
+    rng = np.random.default_rng(capacity)
+    positive = rng.random(30_000) < rate
+    scores = (rng.standard_normal(30_000) + positive).astype(np.float32)
+    histogram = histogram_of(scores, positive, capacity_cells=capacity)
+    found = histogram.average_precision()
+    assert histogram.level > 0
+    binned = keys_by_numpy(scores) >> histogram.level
+    assert found.value == pytest.approx(average_precision_score(positive, binned), abs=1e-12)
+    assert abs(found.value - average_precision_score(positive, scores)) <= found.error_bound
+
+
+def test_average_precision_is_the_mean_precision_at_the_positives_by_hand():
+    histogram = histogram_of([3.0, 2.0, 2.0, 1.0, 0.0], [True, False, True, False, True])
+    assert histogram.average_precision().value == pytest.approx((1 + 2 / 3 + 3 / 5) / 3, abs=1e-15)
+    assert histogram_of([1.0, 2.0], [False, False]).average_precision() is None
+    assert histogram_of([1.0, 2.0], [True, True]).average_precision().value == 1.0
+
+
+def test_the_largest_score_of_a_bin_is_that_of_its_last_key():
+    scores = torch.tensor([-float(2**100), -1.5, -0.0, 1e-45, 7.25])
+    assert histogram_of(scores, [False] * 5).largest_scores().tolist() == scores.tolist()
+    coarse = histogram_of(torch.linspace(-3, 3, 1000), [False] * 1000, capacity_cells=20)
+    largest = coarse.largest_scores().numpy()
+    bins = (keys_by_numpy(largest) >> coarse.level).tolist()
+    assert bins == coarse.cells_C.tolist()
+    assert (keys_by_numpy(np.nextafter(largest, np.float32(9))) >> coarse.level != bins).all()
 
 
 @pytest.mark.parametrize("seed", range(20))

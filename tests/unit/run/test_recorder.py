@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dlrm.run.recorder import RunRecorder, draw_curves
+from dlrm.run.curves import draw_curves
+from dlrm.run.recorder import RunRecorder
 
 ENTRIES = [
     ("train", 10, {"loss": 0.5, "samples_per_s": 1000.0, "epoch": 0}),

@@ -7,9 +7,10 @@ import shutil
 import pytest
 import yaml
 
+from dlrm.checkpoint import paths
 from dlrm.checkpoint.manifest import COMMITTED_NAME
 from dlrm.checkpoint.storage import LocalStorage
-from dlrm.checkpoint.tools import commands, paths
+from dlrm.checkpoint.tools import commands
 from dlrm.errors import CheckpointError
 from tests.unit.checkpoint.delta.deltas import normal_state, save_delta, stepped
 from tests.unit.checkpoint.states import cut_up, save_ranks, small_chunks

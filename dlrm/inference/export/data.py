@@ -1,0 +1,42 @@
+"""The data that a checkpoint was trained on, of which an export takes its columns and its preprocessing."""
+
+from __future__ import annotations
+
+from dlrm.checkpoint.stored import Checkpoint
+from dlrm.config import Config
+from dlrm.data.build import build_dataset
+from dlrm.data.source import Dataset
+from dlrm.errors import DataError
+from dlrm.train.checkpointing.train_state import TrainingData, TrainState, data_difference
+
+_NAME_THEM = "if they were moved, name them with --data.path NEW"
+
+
+def dataset_trained_on(trained: Config, checkpoint: Checkpoint) -> Dataset:
+    """The data set of a configuration, seen to be the one that a checkpoint was trained on.
+
+    Args:
+        trained: the checkpoint's configuration, perhaps with another place of the data.
+        checkpoint: says what the files of the data were.
+
+    Raises:
+        DataError: they are missing, or others than they were.
+        ConfigError: the configuration does not fit them.
+        CheckpointError: what it says of them is not to be understood.
+    """
+    try:
+        dataset = build_dataset(trained.data)
+        files = dataset.train.fingerprint()
+    except DataError as error:
+        hint = "; ".join(filter(None, (error.hint, f"an export takes its columns from the data; {_NAME_THEM}")))
+        raise DataError(error.path, error.problem, row=error.row, column=error.column, hint=hint) from None
+    saved = TrainState.of(checkpoint)
+    if saved is not None:
+        samples, before = dataset.train.num_samples, saved.order.get("data.samples", dataset.train.num_samples)
+        changed = data_difference(saved, TrainingData(samples, files))
+        if samples != before:
+            changed = changed or f"there are {samples:,} samples and were {before}"
+        if changed:
+            problem = f"are not the data that the checkpoint was trained on: {changed}"
+            raise DataError(dataset.train.name, problem, hint=f"restore those; {_NAME_THEM}")
+    return dataset
