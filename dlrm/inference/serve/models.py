@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import torch
 
 from dlrm.errors import DlrmError, ExportError
@@ -68,8 +69,11 @@ def load_version(folder: ExportFolder, name: str, *, compiled: bool) -> Version:
 
 
 def _warm_up(predictor: Predictor, preprocessing: Preprocessing) -> None:
-    """What the first calls pay for (allocations, choice of kernels), and whether the export answers at all."""
+    """What the first calls pay for (compiled loops, choice of kernels), and whether the export answers at all."""
     example = preprocessing.example()
+    preprocessing.from_arrow(pa.table({name: [value] for name, value in example.items()}))
+    if preprocessing.record.kind == "criteo":
+        preprocessing.from_tsv("\t".join(map(str, example.values())).encode(), labelled=False)
     for rows in _WARMING_ROWS:
         found_BT = predictor.probabilities(preprocessing.from_json([example] * rows))
         if found_BT.shape != (rows, len(predictor.schema.tasks)):
