@@ -11,6 +11,7 @@ from typing import Any
 
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
+from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import (
@@ -84,6 +85,11 @@ COMMANDS = {
         "write the probabilities of all rows of files, in order; started again, it goes on",
         PredictConfig,
         ("export", "input"),
+    ),
+    "bench-inference": Command(
+        "measure how many requests exports answer on this machine within a bound of their latency",
+        BenchInferenceConfig,
+        ("exports",),
     ),
     "quantise": Command("make a smaller export of one, and say what fewer bits cost", QuantiseConfig, ("export",)),
     "serve": Command("answer over HTTP what exports predict", ServeConfig, ("models",)),

@@ -8,6 +8,7 @@ from functools import partial
 
 from dlrm.config import Config
 from dlrm.config.base import Section
+from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
@@ -25,7 +26,16 @@ from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
 
-_WITH_TORCH = (Config, CalibrateConfig, EvaluateRequest, ExportRequest, PredictConfig, QuantiseConfig, ServeConfig)
+_WITH_TORCH = (
+    Config,
+    CalibrateConfig,
+    EvaluateRequest,
+    ExportRequest,
+    PredictConfig,
+    QuantiseConfig,
+    ServeConfig,
+    BenchInferenceConfig,
+)
 _OWN_LOG = (ImportConfig, ServeConfig)
 _ONLY_PRINTS = (StatusConfig, InspectConfig, ListConfig, ShowConfig, DiffConfig, ImportFlagsConfig)
 
@@ -84,6 +94,10 @@ def run(config: Section) -> None:
             from dlrm.inference.export.job import run_export
 
             work = partial(run_export, config)
+        case BenchInferenceConfig():
+            from dlrm.inference.benchmark.job import run_bench_inference
+
+            work = partial(run_bench_inference, config)
         case ServeConfig():
             from dlrm.inference.serve.job import run_serve
 
