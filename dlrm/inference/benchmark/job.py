@@ -170,9 +170,9 @@ def _disturbances(measured: Sequence[Measured]) -> list[str]:
     behind = [one for one in measured if one.bounded and one.bounded.behind]
     if behind:
         lines.append(
-            f"{counted(len(behind), 'point')} marked *: the generator could not keep up (more than half of the requests were "
-            "handed over more than 1 ms after they were due, which their latencies contain); something else runs, or the "
-            "threads leave it no CPU"
+            f"{counted(len(behind), 'point')} marked *: the generator could not keep up (more than half of the requests "
+            "were handed over more than 1 ms after they were due, which their latencies contain); something else runs, or "
+            "the threads leave it no CPU"
         )
     for one in measured:
         if one.bounded and (lost := one.bounded.shed + one.bounded.expired):
