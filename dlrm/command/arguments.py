@@ -32,6 +32,7 @@ from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
+from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
@@ -91,6 +92,7 @@ COMMANDS = {
         ("exports",),
     ),
     "quantise": Command("make a smaller export of one, and say what fewer bits cost", QuantiseConfig, ("export",)),
+    "serve": Command("answer over HTTP what exports predict", ServeConfig, ("models",)),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(
         "run an experiment: each point of a matrix of configurations, so many times, as one table",

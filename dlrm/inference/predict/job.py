@@ -153,7 +153,7 @@ def _score(
     pa.set_cpu_count(threads)
     rank, world_size = collectives.rank, collectives.world_size
     share = Share(opened.inputs, work, rank, world_size, threads, config.bad_rows, chunk_rows)
-    progress.step("score", share.rows, share.rows_done)
+    progress.step("score", share.rows, share.rows_done, unit="rows")
     predictor = cache(partial(load_predictor, opened.folder, compiled=config.compiled))
     return score(share, predictor, progress)
 

@@ -22,6 +22,7 @@ from dlrm.inference.quantise.mixes import Cost, Mix, MixScorer, choices, size_of
 MOST_MIXES = 256
 """All are measured up to so many: four tables."""
 _AT_ONCE = 16
+_TABLES_AT_ONCE = 8
 _BISECTIONS = 14
 
 
@@ -68,11 +69,16 @@ def smallest_mix(scorer: MixScorer, manifest: Manifest, budget: float, *, tell: 
 def _each_alone(
     scorer: MixScorer, possible: Sequence[Mix], manifest: Manifest, tell: Callable[[str], None]
 ) -> list[dict[Precision, Cost]]:
-    found = []
-    for number, precisions in enumerate(possible):
-        tell(f"each table alone: {number + 1} of {len(possible)}")
-        costs = scorer.costs([_with(scorer.plain, number, precision) for precision in precisions])
-        found.append(dict(zip(precisions, costs, strict=True)))
+    found: list[dict[Precision, Cost]] = []
+    for start in range(0, len(possible), _TABLES_AT_ONCE):
+        tell(f"each table alone: {start} of {len(possible)}")
+        some = list(enumerate(possible))[start : start + _TABLES_AT_ONCE]
+        scorer.costs(
+            [_with(scorer.plain, number, precision) for number, precisions in some for precision in precisions]
+        )
+        for number, precisions in some:
+            costs = scorer.costs([_with(scorer.plain, number, precision) for precision in precisions])
+            found.append(dict(zip(precisions, costs, strict=True)))
     return found
 
 

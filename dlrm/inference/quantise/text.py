@@ -41,7 +41,7 @@ def comparison_table(rows: Sequence[Row], samples: int) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("tables", "dense"):
         table.add_column(name)
-    for name in ("tables", "dense", "all files", "AUC", "log loss", "NE", "rows/s", "x fp32"):
+    for name in ("table bytes", "dense bytes", "all files", "AUC", "log loss", "NE", "rows/s", "x fp32"):
         table.add_column(name, justify="right", no_wrap=name != "rows/s")
     for number, row in enumerate(rows):
         table.add_row(

@@ -75,13 +75,13 @@ class Queue:
     """What waits for one model.
 
     Attributes:
-        model: for whoever computes a batch; rows: that wait.
+        model: for whoever computes a batch; name: for whoever counts them; rows: that wait.
     """
 
-    __slots__ = ("model", "rows", "waiting")
+    __slots__ = ("model", "name", "rows", "waiting")
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, name: str = "") -> None:
+        self.model, self.name = model, name
         self.rows = 0
         self.waiting: deque[Request] = deque()
 
