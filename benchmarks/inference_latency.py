@@ -84,6 +84,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "comparison": {
             "point": comparison.get("point"),
             "plain_threads": comparison.get("plain_threads"),
+            "plain_alone_ms": comparison.get("plain_alone_ms"),
             "requests_per_s": rates,
             "medians": {way: statistics.median(of) if of else None for way, of in rates.items()},
             "ratios": comparison["ratios"],

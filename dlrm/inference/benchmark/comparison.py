@@ -30,12 +30,14 @@ class Comparison:
     Attributes:
         point: of the batcher; threads: that the plain way computes with.
         plain, batched: of each round, the confirmed run; None where the bound was not kept.
+        plain_alone_ms: of each round, what a request takes the plain way while no other waits, in the median.
     """
 
     point: Point
     threads: int
     plain: list[Observed | None] = field(default_factory=list)
     batched: list[Observed | None] = field(default_factory=list)
+    plain_alone_ms: list[float] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
@@ -52,6 +54,7 @@ class Comparison:
         return {
             "point": self.point.to_dict(),
             "plain_threads": self.threads,
+            "plain_alone_ms": self.plain_alone_ms,
             "plain": [one.to_dict() if one else None for one in self.plain],
             "batched": [one.to_dict() if one else None for one in self.batched],
             "ratios": ratios,
@@ -89,7 +92,8 @@ def compare(
 
     def of_plain() -> None:
         torch.set_num_threads(threads)
-        alone_s = _alone_s(plain, config)
+        alone_s = _alone_s(plain)
+        seen.plain_alone_ms.append(alone_s * 1e3)
         start = rates["plain"] or _FIRST_SHARE / alone_s
         run = Arrivals(plain, 1, config.bound_ms / 1e3, rng).run
         one = bounded_rate(run, config, first=start, highest=_MOST_SHARE / alone_s, fastest_s=alone_s).confirmed
@@ -111,7 +115,7 @@ def compare(
     return seen
 
 
-def _alone_s(plain: Plain, config: BenchInferenceConfig) -> float:
+def _alone_s(plain: Plain) -> float:
     """What a request takes in the median, one after the other."""
     for count in (_WARM_UP_REQUESTS, _TIMED_REQUESTS):
         taken_s = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from dlrm.files import written_beside
 from dlrm.format import counted, escaped
@@ -46,7 +46,7 @@ def picture(result: Result) -> Figure:
         _shares(panels[1], together)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(which="both", labelsize=8)
+        axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.set_axisbelow(True)
     name = ", ".join(escaped(Path(path).name, 40) for path in result.config.exports).replace("$", r"\$")
@@ -87,8 +87,9 @@ def _latencies(axes: Any, result: Result) -> None:
     axes.set_yscale("log")
     axes.set_ylim(top=bound * _SPARE)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(_PLAIN_NUMBERS)
-    axes.yaxis.set_minor_formatter(_PLAIN_NUMBERS)
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("requests/s", fontsize=8)
     axes.set_ylabel("p99 of the latency, ms", fontsize=8)
     axes.set_title(_what_is_shown(best), fontsize=9, loc="left")

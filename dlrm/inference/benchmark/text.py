@@ -52,7 +52,7 @@ def shared_table(found: list[Shared]) -> Table:
     """A row a number of models."""
     ordered = sorted(found, key=lambda one: (replace(one.point, members=(0,)).title, one.models))
     shown = _factors([one.point for one in ordered])
-    table = _table(*shown, "each/s", "of alone", "all, of alone", "more cost")
+    table = _table(*shown, "each/s", "of alone", "all, of alone", "more cost", "clients, of alone")
     for number, one in enumerate(ordered):
         table.add_row(
             *(values[number] for values in shown.values()),
@@ -60,6 +60,7 @@ def shared_table(found: list[Shared]) -> Table:
             f"{one.relative:.2f}",
             f"{one.total:.2f}",
             "" if one.added is None else f"{one.added:+.0%}",
+            " ".join(f"{share:.2f}" for share in one.closed_relative) if one.models > 1 else "",
         )
     return table
 
@@ -93,7 +94,9 @@ def comparison_line(found: Comparison, bound_ms: float) -> str:
     """Both ways in one line."""
     ratios = found.ratios
     if not ratios:
-        return f"the plain way: in none of {counted(len(found.plain), 'round')} both kept a p99 of {bound_ms:g} ms"
+        alone = f" (one request alone: {median(found.plain_alone_ms):.2f} ms)" if found.plain_alone_ms else ""
+        rounds = counted(len(found.plain), "round")
+        return f"the plain way{alone}: in none of {rounds} both kept a p99 of {bound_ms:g} ms"
     plain = median(one.rate_per_s for one in found.plain if one)
     batched = median(one.rate_per_s for one in found.batched if one)
     return (

@@ -118,7 +118,7 @@ def test_tables_and_lines_are_shown_and_the_picture_is_drawn(tmp_path):
     for shown in texts(RESULT):
         console.print(shown)
     said = console.export_text()
-    for part in ("within/s", "none", "all, of alone", "0.40", "-60%"):
+    for part in ("within/s", "none", "all, of alone", "0.40", "-60%", "0.25 0.50"):
         assert part in said
     draw(RESULT, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
