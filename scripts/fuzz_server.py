@@ -3,9 +3,9 @@
     python -m scripts.fuzz_server EXPORT [--requests 10000] [--seed 1]
 
 Starts ``dlrm_main.py serve EXPORT`` on a free port of the loopback interface, sends the requests of the seed from a few
-threads, and prints how often each kind got which status. It fails if a status is 5xx (503 and 504 aside, which load alone explains), if a connection is closed without an
-answer where there is one to give, if the server ends or no longer answers right, or if its memory has grown by more than
-``--most-mib``.
+threads, and prints how often each kind got which status. It fails if a status is 5xx (503 and 504 aside, which load alone
+explains), if a connection is closed without an answer where there is one to give, if the server ends or no longer answers
+right, or if its memory has grown by more than ``--most-mib``.
 """
 
 from __future__ import annotations
