@@ -58,7 +58,7 @@ def begin(work: WorkFolder, state: Mapping[str, Any], chunk_rows: int, *, overwr
     if _is_whole(work, text):
         return None
     earlier, rows = read_json(work.state), earlier_rows_per_block(work) or chunk_rows
-    if isinstance(earlier, dict):
+    if isinstance(earlier, dict) and work.has_parts:  # one that has done nothing yet counts for nothing
         recorded = _without_bad_rows({key: value for key, value in earlier.items() if key != "chunk_rows"}, text)
         if recorded == text:
             _check_absent(work.output, overwrite=overwrite)

@@ -112,6 +112,13 @@ def test_rows_may_be_skipped_after_one_has_stopped_the_job(forms, tmp_path, scor
     assert whole.read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
+def test_a_job_that_has_done_nothing_yet_counts_for_nothing(forms, tmp_path, scored):
+    interrupted(forms, tmp_path / "a.npy", scored, 0)
+    assert (tmp_path / "a.npy.parts" / "state.json").exists()
+    predict_alone(forms, tmp_path / "a.npy", "packed", logits=True)
+    assert sorted(os.listdir(tmp_path)) == ["a.npy", "a.npy.metrics.json"]
+
+
 def test_an_output_that_is_there_is_replaced_only_where_that_is_asked_for(forms, tmp_path, scored):
     output = tmp_path / "a.npy"
     output.write_bytes(b"mine")
