@@ -50,7 +50,7 @@ def command(*words: str) -> None:
 @contextmanager
 def served(export: Path) -> Iterator[str]:
     """A server of an export; its address. It must end with exit code 0."""
-    words = ["serve", f"default={export}", "--port=0"]
+    words = ["serve", str(export), "--port=0"]
     with subprocess.Popen([sys.executable, PROGRAM, *words], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -31,7 +31,7 @@ _OPTIONS = (
     "--disable-background-networking",
     "--no-first-run",
     "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--proxy-server=127.0.0.1:9",  # where nobody listens
     "--remote-debugging-pipe",
 )
@@ -132,11 +132,11 @@ class Browser:
         os.close(self._out)
         self._folder.cleanup()
 
-    def open(self, file: Path, width: int, *, dark: bool = False, scripts: bool = True) -> Page:
-        """Load a file, with the network off.
+    def open(self, file: Path | str, width: int, *, dark: bool = False, scripts: bool = True) -> Page:
+        """Load a file, with the network off; or a page of a server on 127.0.0.1, which alone can be reached then.
 
         Args:
-            file: of the page.
+            file: of the page; or its address.
             width: of the window, CSS pixels.
             dark: whether its reader prefers dark pages.
             scripts: whether scripts may run.
@@ -146,14 +146,17 @@ class Browser:
         page = self._pages[session] = Page(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
-        page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        offline = isinstance(file, Path)
+        page.call(
+            "Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
         page.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         page.call("Emulation.setScriptExecutionDisabled", value=not scripts)
-        page.call("Page.navigate", url=file.resolve().as_uri())
+        page.call("Page.navigate", url=file.resolve().as_uri() if isinstance(file, Path) else file)
         while session not in self._loaded:
             self._take(self._message())
         return page

@@ -1,0 +1,87 @@
+"""Every format gives the same features, of Criteo's rows too."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dlrm.config.data import CriteoTsvData
+from dlrm.data.build import build_dataset
+from dlrm.inference.raw import preprocessing_of
+from dlrm.inference.serve.bodies import ARROW, JSON, NPY, TSV, features_of, parser_of
+from dlrm.inference.serve.refusal import Refusal
+from tests.unit.inference.raw.forms import assert_same
+
+FIELDS = [["5", "", "-1", "68fd1e64", "", "0000001a"], ["", "17", "3", "", "80e26c9b", "ffffffff"]] * 30
+COLUMNS = ["int_0", "int_1", "int_2", "cat_0", "cat_1", "cat_2"]
+
+
+@pytest.fixture(scope="module")
+def criteo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("criteo") / "train.txt"
+    path.write_text("".join("\t".join([str(at % 2), *fields]) + "\n" for at, fields in enumerate(FIELDS)))
+    data = CriteoTsvData(paths=(str(path),), num_dense=3, num_sparse=3)
+    return preprocessing_of(data, build_dataset(data))
+
+
+def value(column, text):
+    if not text:
+        return None
+    return int(text) if column.startswith("int") else text
+
+
+ROWS = [dict(zip(COLUMNS, map(value, COLUMNS, fields), strict=True)) for fields in FIELDS]
+
+
+def of(criteo, kind, body, most_rows=1000, **options):
+    return features_of(parser_of(kind, **options), body, criteo, most_rows)
+
+
+def test_every_format_gives_the_same_features(criteo):
+    columns = {name: [row[name] for row in ROWS] for name in COLUMNS}
+    expected = criteo.from_json(ROWS)
+    table = pa.table(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.to_batches(max_chunksize=7):
+            writer.write_batch(batch)
+    kinds = [(name, "<f8" if name.startswith("int") else "S8" if name == "cat_0" else "<U8") for name in COLUMNS]
+    rows = [(*(float(text or "nan") for text in fields[:3]), *fields[3:]) for fields in FIELDS]
+    array = np.array(rows, kinds)
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    lines = "".join("\t".join(fields) + "\n" for fields in FIELDS).encode()
+    labelled = "".join("\t".join(["1", *fields]) + "\n" for fields in FIELDS).encode()
+    found = {
+        "rows": of(criteo, JSON, json.dumps({"rows": ROWS}).encode()),
+        "columns": of(criteo, JSON, json.dumps({"columns": columns}).encode()),
+        "arrow": of(criteo, ARROW, sink.getvalue().to_pybytes()),
+        "npy": of(criteo, NPY, file.getvalue()),
+        "tsv": of(criteo, TSV, lines),
+        "tsv without the last line break": of(criteo, TSV, lines[:-1]),
+        "labelled": of(criteo, TSV, labelled, labelled=True),
+    }
+    for features in found.values():
+        assert_same(features, expected, criteo.schema)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "row", "column"),
+    [
+        (b"", 422, None, None),
+        (b"\n", 422, 1, None),
+        (b"1\t2\n", 422, 1, None),
+        (b"1\t2\t3\ta\tb\tc\n1\t2\t3\ta\tb\txyz\n", 422, 2, "cat_2"),
+        (b"1\t2\t3\ta\tb\tc\nx\t2\t3\ta\tb\tc\n", 422, 2, "int_0"),
+        (b"\xff\x00\n" * 3, 422, 1, None),
+        (b"\n" * 1001, 413, None, None),
+    ],
+)
+def test_wrong_lines_are_refused_by_row_and_column(criteo, body, status, row, column):
+    with pytest.raises(Refusal) as caught:
+        of(criteo, TSV, body)
+    refusal = caught.value
+    assert (refusal.status, refusal.row) == (status, row), refusal.problem
+    assert column is None or refusal.column == column
