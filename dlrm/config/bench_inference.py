@@ -33,8 +33,8 @@ class BenchInferenceConfig(Section):
     threads: CountsIfAny = ()
     """Threads that compute, one CPU each; 1 and as many as there are CPUs if left out."""
     models: Counts = (1, 2)
-    """Models that share the threads: copies of the export, or of the exports in turn. The first number of them alone is
-    what the others are compared with."""
+    """Models that share the threads: copies of the export, or of the exports in turn. 1 is what the others are compared
+    with."""
     request_rows: Counts = (1,)
     """Rows of a request."""
     given: Forms = ("features",)

@@ -104,7 +104,9 @@ class Bench:
             rate = f"{found.bounded_rate:,.0f} requests/s" if found.bounded else "no rate"
             self._console.say(f"{number}/{len(points)} {point.title}: {rate} within {self._config.bound_ms:g} ms")
         best = self._result.best_alone
-        if best is not None and self._config.rounds:
+        if self._config.rounds and best is None:
+            self._result.notices.append("no plain way beside: no point of one model keeps the bound")
+        elif self._config.rounds and best is not None:
             self._compare(best)
 
     def _compare(self, best: Measured) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from dlrm.files import written_beside
 from dlrm.format import counted, escaped
@@ -20,7 +21,8 @@ _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _BOUND_COLOUR, _EQUAL_COLOUR = "#d0302f", "#b0b0b0"
 _DPI = 110
-_SPARE = 1.9
+_PLAIN_NUMBERS = FuncFormatter(lambda number, _: f"{number:,.6g}")
+_SPARE = 2.5
 """Of the bound: how far up the latencies are shown."""
 
 
@@ -37,14 +39,14 @@ def draw(result: Result, path: Path) -> None:
 def picture(result: Result) -> Figure:
     """One panel, or two where models have shared the machine."""
     together = result.shared if any(one.models > 1 for one in result.shared) else []
-    figure = Figure(figsize=(12 if together else 7.5, 4.6))
+    figure = Figure(figsize=(13 if together else 7.5, 4.4))
     panels = figure.subplots(1, 2 if together else 1, squeeze=False)[0]
     _latencies(panels[0], result)
     if together:
         _shares(panels[1], together)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(which="both", labelsize=8)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.set_axisbelow(True)
     name = ", ".join(escaped(Path(path).name, 40) for path in result.config.exports).replace("$", r"\$")
@@ -82,14 +84,21 @@ def _latencies(axes: Any, result: Result) -> None:
             label=f"best: {best.bounded_rate:,.0f} requests/s",
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_ylim(0, bound * _SPARE)
+    axes.set_yscale("log")
+    axes.set_ylim(top=bound * _SPARE)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_PLAIN_NUMBERS)
+    axes.yaxis.set_minor_formatter(_PLAIN_NUMBERS)
     axes.set_xlabel("requests/s", fontsize=8)
     axes.set_ylabel("p99 of the latency, ms", fontsize=8)
     axes.set_title(_what_is_shown(best), fontsize=9, loc="left")
     if shown:
-        axes.legend(
-            fontsize=7, frameon=False, title="most rows of a batch, threads", title_fontsize=7, loc="upper left"
-        )
+        _legend(axes, "most rows of a batch, threads")
+
+
+def _legend(axes: Any, title: str) -> None:
+    """To the right of the panel: curves may be anywhere in it."""
+    axes.legend(fontsize=7, frameon=False, title=title, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _is_shown(point: Point, best: Measured | None) -> bool:
@@ -145,7 +154,7 @@ def _shares(axes: Any, found: Sequence[Shared]) -> None:
     axes.set_xlabel(f"models that share {counted(most, 'thread')}", fontsize=8)
     axes.set_ylabel("requests/s of each within the bound", fontsize=8)
     axes.set_title("what a model has of a shared machine", fontsize=9, loc="left")
-    axes.legend(fontsize=7, frameon=False, title="most rows of a batch", title_fontsize=7)
+    _legend(axes, "most rows of a batch")
 
 
 def _different(values: Iterable[int]) -> list[int]:
