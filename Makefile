@@ -2,7 +2,7 @@
 #
 #   make train     train on generated clicks with one process a GPU, or two on CPU (NPROC=4 for another number);
 #                  ARGS="--train.epochs 2" passes options on
-#   make test      run the tests in one process a core, 4 at most; ARGS="-k auc" passes options on to pytest
+#   make test      run the tests in one process more than cores, 4 at most; ARGS="-k auc" passes options on to pytest
 #   make test-slow run those that make test leaves out: more jobs under the launcher, more ranks
 #   make check     lint, format, types, import order
 #   make rehearse  run training over a pretended CUDA, without a GPU: what the host does in a step, and what it waits for
@@ -18,7 +18,8 @@ TORCH ?=
 ACCELERATOR ?=
 BIN := .venv/bin
 # A file's tests stay in one process; files are given out in their order, the longest first.
-WORKERS := --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# There is one process more than cores, since some tests wait: for other processes, a scheduler, a host that has fallen silent.
+WORKERS = --numprocesses $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := PYTHON="$(PYTHON)" scripts/install.sh --torch "$(TORCH)" --accelerator "$(ACCELERATOR)"
 
 # The CUDA wheels of the rehearsal stay out of the environment that everything else uses.

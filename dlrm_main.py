@@ -2,12 +2,10 @@
 """The command: parse, run, turn errors into one line and an exit code.
 
     dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]   --help: all options
-    dlrm_main.py evaluate runs/quickstart     a checkpoint's figures on any data, of all samples and of slices
-    dlrm_main.py benchmark --config FILE | scale FILE | report FOLDER     how fast a configuration trains, and how it scales
-    dlrm_main.py plan --config FILE --cluster 16x8 --device H100 | calibrate FILE     what a training takes elsewhere
-    dlrm_main.py preprocess --input 'raw/day_*' --output packed     raw Criteo files to a packed data set
-    dlrm_main.py checkpoint list | show | verify | diff | export | import     what was saved, and what to do with it
-    dlrm_main.py status | inspect | materialize | synthesize | doctor | import-flags     --help says what each does
+    dlrm_main.py evaluate RUN | export RUN FOLDER | quantise | predict | serve | bench-inference     from a run to answers
+    dlrm_main.py benchmark | scale | report | plan | calibrate     how fast a configuration trains, and how it scales
+    dlrm_main.py preprocess | inspect | materialize | synthesize     raw Criteo files to packed data sets
+    dlrm_main.py checkpoint ... | status | doctor | import-flags     what was saved, what goes on; see --help
 
 Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 143 stopped
 by SIGTERM (129: by SIGHUP), 1 anything else.

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import rich.console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from dlrm.distributed.world import RankInfo
 from dlrm.format import printable
@@ -26,8 +27,11 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line."""
 
-    def step(self, name: str, total: float, done: float = 0) -> None:
-        """End the step before, and begin one of ``total`` units, of which ``done`` were done earlier."""
+    def step(self, name: str, total: float, done: float = 0, unit: str = "") -> None:
+        """End the step before, and begin one of ``total`` units, of which ``done`` were done earlier.
+
+        With the name of a unit, how many of them are done a second is shown, too.
+        """
 
     def advance(self, units: float) -> None:
         """Units of the present step are done."""
@@ -52,11 +56,11 @@ class Lines(Progress):
         """Print a line."""
         self._console.print(printable(text, keep="\n"), markup=False, soft_wrap=True)
 
-    def step(self, name: str, total: float, done: float = 0) -> None:
+    def step(self, name: str, total: float, done: float = 0, unit: str = "") -> None:
         """End the step before, and begin one."""
         self.close()
         with self._lock:
-            self._name, self._total = name + self._whose, max(total, 1)
+            self._name, self._total, self._unit = name + self._whose, max(total, 1), unit
             self._done = self._began_with = done
             self._began_s = self._spoke_s = time.monotonic()
 
@@ -68,8 +72,10 @@ class Lines(Progress):
             if now_s - self._spoke_s >= _SECONDS_BETWEEN_LINES:
                 self._spoke_s = now_s
                 here = max(self._done - self._began_with, 1e-9)
-                left_s = max(0.0, (now_s - self._began_s) * (self._total - self._done) / here)
-                self.say(f"{self._name}: {min(1.0, self._done / self._total):.0%}, {duration(left_s)} left")
+                passed_s = now_s - self._began_s
+                left_s = max(0.0, passed_s * (self._total - self._done) / here)
+                rate = f", {here / passed_s:,.0f} {self._unit}/s" if self._unit else ""
+                self.say(f"{self._name}: {min(1.0, self._done / self._total):.0%}{rate}, {duration(left_s)} left")
 
     def close(self) -> None:
         """End the last step."""
@@ -77,6 +83,15 @@ class Lines(Progress):
             if self._name:
                 self.say(f"{self._name}: {duration(time.monotonic() - self._began_s)}")
                 self._name = ""
+
+
+class _RateColumn(ProgressColumn):
+    """Units a second, of steps that have a name for them."""
+
+    def render(self, task: Task) -> Text:
+        """See rich."""
+        unit, here, passed_s = task.fields["unit"], task.completed - task.fields["began_with"], task.elapsed
+        return Text(f"{here / passed_s:,.0f} {unit}/s" if unit and passed_s and here else "")
 
 
 class Bars(Progress):
@@ -91,6 +106,7 @@ class Bars(Progress):
             TextColumn("{task.description:<22}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
+            _RateColumn(),
             TimeRemainingColumn(True, True),
         )
         self._bar, self._whose = Bar(*columns, console=console), whose
@@ -100,10 +116,11 @@ class Bars(Progress):
         """Print a line above the bars."""
         self._bar.console.print(printable(text, keep="\n"), markup=False, highlight=False)
 
-    def step(self, name: str, total: float, done: float = 0) -> None:
+    def step(self, name: str, total: float, done: float = 0, unit: str = "") -> None:
         """End the step before, and begin one."""
         self.close()
-        self._bar.add_task(printable(name + self._whose), total=max(total, 1), completed=int(done))
+        whole, began = max(total, 1), int(done)
+        self._bar.add_task(printable(name + self._whose), total=whole, completed=began, began_with=began, unit=unit)
 
     def advance(self, units: float) -> None:
         """Units of the present step are done."""

@@ -1,3 +1,4 @@
+import gc
 import logging
 import secrets
 import signal
@@ -15,7 +16,16 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
 
 # Handed out first: the longest of the slow files. Those of Slurm and of lost hosts wait most of their time.
 LONGEST = ("launch/test_slurm.py", "e2e/test_extending.py", "e2e/test_resume.py", "launch/test_scale_on_slurm.py")
-LONGEST += ("launch/test_lost_host.py", "e2e/test_scale.py", "launch/test_elastic.py", "e2e/test_remote_run.py")
+LONGEST += ("launch/test_lost_host.py", "e2e/test_scale.py", "launch/test_status.py", "launch/test_elastic.py")
+
+
+def pytest_configure():
+    gc.disable()  # until all tests are collected: importing and making them makes hardly any garbage
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_ignore_collect(collection_path, config):

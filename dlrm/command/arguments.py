@@ -11,6 +11,7 @@ from typing import Any
 
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
+from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import (
@@ -29,6 +30,7 @@ from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
@@ -84,6 +86,12 @@ COMMANDS = {
         PredictConfig,
         ("export", "input"),
     ),
+    "bench-inference": Command(
+        "measure how many requests exports answer on this machine within a bound of their latency",
+        BenchInferenceConfig,
+        ("exports",),
+    ),
+    "quantise": Command("make a smaller export of one, and say what fewer bits cost", QuantiseConfig, ("export",)),
     "serve": Command("answer over HTTP what exports predict", ServeConfig, ("models",)),
     "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
     "scale": Command(

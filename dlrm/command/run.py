@@ -8,6 +8,7 @@ from functools import partial
 
 from dlrm.config import Config
 from dlrm.config.base import Section
+from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
@@ -18,12 +19,24 @@ from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
 
+_WITH_TORCH = (
+    Config,
+    CalibrateConfig,
+    EvaluateRequest,
+    ExportRequest,
+    PredictConfig,
+    QuantiseConfig,
+    ServeConfig,
+    BenchInferenceConfig,
+)
+_OWN_LOG = (ImportConfig, ServeConfig)
 _ONLY_PRINTS = (StatusConfig, InspectConfig, ListConfig, ShowConfig, DiffConfig, ImportFlagsConfig)
 
 
@@ -39,48 +52,33 @@ def run(config: Section) -> None:
     # Imports make a million objects that stay: looking for garbage among them takes a sixth of the start, and would later
     # hold up a step now and then, on this rank and then on all that wait for it.
     gc.disable()
+    if isinstance(config, _WITH_TORCH):
+        from dlrm.distributed.versions import check_versions
+
+        check_versions()  # before an import of libraries that do not fit each other fails
+        if not isinstance(config, _OWN_LOG):
+            from dlrm.run.log import capture_logs
+
+            capture_logs()
     # A command imports what it needs and no more: preprocess starts without torchrec, training without pyarrow.
     match config:
         case ImportConfig():  # before Config, which it extends
-            from dlrm.distributed.versions import check_versions
-
-            check_versions()
             from dlrm.checkpoint.tools.importing import run_import
 
             work = partial(run_import, config)
         case BenchmarkConfig():  # so does this
-            from dlrm.distributed.versions import check_versions
-            from dlrm.run.log import capture_logs
-
-            check_versions()
-            capture_logs()
             from dlrm.scaling.benchmark.job import run_benchmark
 
             work = partial(run_benchmark, config)
         case CalibrateConfig():
-            from dlrm.distributed.versions import check_versions
-            from dlrm.run.log import capture_logs
-
-            check_versions()
-            capture_logs()
             from dlrm.scaling.calibrate.job import run_calibration
 
             work = partial(run_calibration, config)
         case PlanConfig():  # and this
-            from dlrm.distributed.versions import check_versions
-            from dlrm.run.log import capture_logs
-
-            check_versions()
-            capture_logs()
             from dlrm.scaling.plan.job import run_plan
 
             work = partial(run_plan, config)
         case EvaluateRequest():
-            from dlrm.distributed.versions import check_versions
-            from dlrm.run.log import capture_logs
-
-            check_versions()
-            capture_logs()
             from dlrm.inference.evaluate.job import run_evaluation
 
             work = partial(run_evaluation, config)
@@ -89,39 +87,29 @@ def run(config: Section) -> None:
 
             work = partial(run_scale, config)
         case Config():
-            from dlrm.distributed.versions import check_versions
-            from dlrm.run.log import capture_logs
-
-            check_versions()
-            capture_logs()
             from dlrm.train.job import run_training
 
             work = partial(run_training, config)
         case ExportRequest():
-            from dlrm.distributed.versions import check_versions
-            from dlrm.run.log import capture_logs
-
-            check_versions()
-            capture_logs()
             from dlrm.inference.export.job import run_export
 
             work = partial(run_export, config)
-        case ServeConfig():
-            from dlrm.distributed.versions import check_versions
+        case BenchInferenceConfig():
+            from dlrm.inference.benchmark.job import run_bench_inference
 
-            check_versions()
+            work = partial(run_bench_inference, config)
+        case ServeConfig():
             from dlrm.inference.serve.job import run_serve
 
             work = partial(run_serve, config)
         case PredictConfig():
-            from dlrm.distributed.versions import check_versions
-            from dlrm.run.log import capture_logs
-
-            check_versions()
-            capture_logs()
             from dlrm.inference.predict.job import run_predict
 
             work = partial(run_predict, config)
+        case QuantiseConfig():
+            from dlrm.inference.quantise.job import run_quantise
+
+            work = partial(run_quantise, config)
         case ReportConfig():
             from dlrm.scaling.report.job import run_report
 

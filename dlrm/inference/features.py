@@ -52,7 +52,7 @@ class Features:
             )
         return cls(
             torch.cat([part.dense_BN for part in parts]),
-            torch.cat([part.ids_BS.to(torch.int64) for part in parts]),
+            torch.cat([part.ids_BS for part in parts]),  # int64 where one of them is
             lengths_BF,
         )
 

@@ -1,6 +1,7 @@
 """Progress is said now and then, with the time that is left."""
 
 import io
+import re
 
 import pytest
 import rich.console
@@ -25,6 +26,26 @@ def test_a_line_says_the_share_that_is_done_and_the_time_that_is_left(clock):
         lines.advance(2)  # 40 in 20 seconds: as long again for the rest
     lines.close()
     assert out.getvalue().splitlines() == ["parse: 40%, 0:30 left", "parse: 60%, 0:20 left", "parse: 0:20"]
+
+
+def test_units_that_have_a_name_are_told_by_the_second(clock):
+    out = io.StringIO()
+    lines = Lines(rich.console.Console(file=out, width=80))
+    lines.step("score", total=100_000, done=20_000, unit="rows")
+    clock[0] += 10
+    lines.advance(40_000)
+    lines.close()
+    assert out.getvalue().splitlines() == ["score: 60%, 4,000 rows/s, 0:10 left", "score: 0:10"]
+
+
+def test_a_bar_tells_units_by_the_second():
+    out = io.StringIO()
+    bars = Bars(rich.console.Console(file=out, width=100, force_terminal=True))
+    bars.step("score", 30_000, done=10_000, unit="rows")
+    bars._bar.tasks[0].start_time -= 10
+    bars.advance(20_000)
+    bars.stop()
+    assert re.search(r"(2,000|1,99\d) rows/s", out.getvalue())
 
 
 def test_bars_show_every_step():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset
-from dlrm.errors import DataError
+from dlrm.errors import ConfigError, DataError
 from dlrm.train.checkpointing.train_state import TrainingData, TrainState, data_difference
 
 _NAME_THEM = "if they were moved, name them with --data.path NEW"
+_NEEDED = f"an export takes its columns from the data; {_NAME_THEM}"
 
 
 def dataset_trained_on(trained: Config, checkpoint: Checkpoint) -> Dataset:
@@ -28,8 +31,10 @@ def dataset_trained_on(trained: Config, checkpoint: Checkpoint) -> Dataset:
         dataset = build_dataset(trained.data)
         files = dataset.train.fingerprint()
     except DataError as error:
-        hint = "; ".join(filter(None, (error.hint, f"an export takes its columns from the data; {_NAME_THEM}")))
+        hint = "; ".join(filter(None, (error.hint, _NEEDED)))
         raise DataError(error.path, error.problem, row=error.row, column=error.column, hint=hint) from None
+    except ConfigError as error:
+        raise ConfigError([replace(found, message=f"{found.message}; {_NEEDED}") for found in error.problems]) from None
     saved = TrainState.of(checkpoint)
     if saved is not None:
         samples, before = dataset.train.num_samples, saved.order.get("data.samples", dataset.train.num_samples)

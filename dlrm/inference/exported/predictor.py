@@ -63,10 +63,10 @@ class Predictor:
 
     @torch.no_grad()
     def _in_pieces(self, features: Features, of_piece: Callable[[Features], torch.Tensor]) -> torch.Tensor:
+        if 0 < len(features) <= MOST_ROWS:
+            return of_piece(features)[: len(features)]
         pieces = [features[start : start + MOST_ROWS] for start in range(0, len(features), MOST_ROWS)]
         found = [of_piece(piece)[: len(piece)] for piece in pieces]
-        if len(found) == 1:
-            return found[0]
         return torch.cat(found) if found else torch.empty(0, len(self.schema.tasks))
 
     def _padded_logits(self, features: Features) -> torch.Tensor:
@@ -74,7 +74,8 @@ class Predictor:
         size = -(-rows // TILE_ROWS) * TILE_ROWS
         dense_BN = features.dense_BN
         if rows < size:
-            dense_BN = torch.nn.functional.pad(dense_BN, (0, 0, 0, size - rows))
+            dense_BN = dense_BN.new_zeros(size, dense_BN.shape[1])
+            dense_BN[:rows] = features.dense_BN
         return self._dense(dense_BN, self._lookup(features, size))
 
 

@@ -22,7 +22,7 @@ from dlrm.checkpoint.manifest import Record
 _LONGEST_EXPRESSION = 300
 _MOST_NODES = 100_000
 
-_OPERATOR = re.compile(r"torch\.ops\.aten\.([a-z]\w*|_assert_tensor_metadata|_to_copy)\.(\w+)", re.ASCII)
+_OPERATOR = re.compile(r"torch\.ops\.aten\.([a-z]\w*|_assert_tensor_metadata|_to_copy|_int_mm)\.(\w+)", re.ASCII)
 _ARITHMETIC = re.compile(r"_operator\.(add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge|getitem)")
 _NOT_CALLED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "as_strided"}
 """Operators of ATen that show memory as it was."""

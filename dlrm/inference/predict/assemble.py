@@ -66,7 +66,7 @@ def assemble(
     """
     parts = list(_parts(work, inputs))
     rows = sum(_rows(work, part) for part in parts)
-    progress.step("assemble", rows)
+    progress.step("assemble", rows, unit="rows")
     with written_beside(work.output) as file:
         writer, figures = open_writer(config.ending, file, rows, schema), _Figures(tasks)
         for path in parts:

@@ -37,7 +37,7 @@ def test_a_request_becomes_a_configuration(tmp_path):
         ([], "the following arguments are required: COMMAND"),
         (
             ["trian"],
-            "invalid choice: 'trian' (choose from 'train', 'evaluate', 'benchmark', 'scale', 'plan', 'calibrate',",
+            "invalid choice: 'trian' (choose from 'train', 'evaluate', ",
         ),
         (["train", "--config"], "argument --config: expected one argument"),
         (["doctor", "--verbose"], "doctor takes no options, got --verbose"),
@@ -95,3 +95,10 @@ def test_help_lists_the_commands(capsys):
 def test_the_path_to_inspect_may_stand_anywhere(words):
     config = parse(["inspect", *words]).config()
     assert (config.path, config.verify) == ("p", True)
+
+
+def test_predict_takes_an_export_and_any_number_of_inputs():
+    request = parse(["predict", "e", "a.parquet", "b.parquet", "--output", "s.csv", "--labels", "true", "--carry=id"])
+    config = request.config()
+    assert (config.export, config.input, config.output) == ("e", ("a.parquet", "b.parquet"), "s.csv")
+    assert (config.labels, config.carry, config.bad_rows) == ("true", ("id",), "error")

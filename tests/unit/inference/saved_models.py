@@ -71,8 +71,8 @@ def save_model(
         step, seed: of the checkpoint, and of its weights.
         metadata: of the checkpoint, besides its configuration.
     """
-    other_data = any(option.startswith("--data=") for option in options)
-    tiny = [option for option in TINY if not (other_data and option.startswith("--data."))]
+    whole = {option.partition("=")[0] + "." for option in options}
+    tiny = [option for option in TINY if not option.startswith(tuple(whole & {"--data.", "--model."}))]
     config = load_config(None, [*tiny, *options])
     schema = schema or build_dataset(config.data).schema
     model = build_model(config.model, schema, seed=seed, tables_device="cpu")

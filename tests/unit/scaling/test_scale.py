@@ -17,6 +17,7 @@ from dlrm.scaling.benchmark.file_format import FORMAT, VERSION
 from dlrm.scaling.experiments import job, runner
 from dlrm.scaling.experiments.jobs import Ended
 from dlrm.scaling.experiments.runner import RepeatsFailed
+from dlrm.scaling.report import looks, write
 from dlrm.scaling.table import Row
 
 TEXT = """
@@ -111,14 +112,21 @@ class Job:
         return self.cluster.answers
 
 
+@pytest.fixture(scope="module")
+def empty():
+    return looks.pictures_of(lambda width_in: looks.figure(width_in, 1.0)[0])
+
+
 @pytest.fixture
-def scale(tmp_path, monkeypatch):
+def scale(tmp_path, monkeypatch, empty):
     """Runs scale with jobs that are made up."""
     for name in ("RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(cluster, text=TEXT, **options):
+    def run(cluster, text=TEXT, drawn=False, **options):
         monkeypatch.setattr(job, "Starter", cluster)
+        if not drawn:  # pictures would take most of the time
+            monkeypatch.setattr(write, "pictures_of", lambda draw: empty)
         (tmp_path / "experiment.yaml").write_text(text)
         config = {"experiment": str(tmp_path / "experiment.yaml"), "output": str(tmp_path / "out"), "poll_s": 1e-4}
         job.run_scale(ScaleConfig(**{**config, **options}))
@@ -145,7 +153,7 @@ ALL = [f"{point}, repeat {number}" for number in (0, 1) for point in ROUND]
 
 
 def test_repeats_alternate_over_the_points_and_the_table_has_a_row_a_figure(scale, table, tmp_path):
-    assert scale(Cluster(speeds={ALL[2]: 300.0})) == ALL
+    assert scale(Cluster(speeds={ALL[2]: 300.0}), drawn=True) == ALL
     rows = table()
     assert {status for status, _ in statuses(rows).values()} == {"done"}
     mine = [row for row in rows if (row["point"], row["repeat"]) == ("1x2.rows", "0")]

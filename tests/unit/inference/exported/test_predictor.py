@@ -105,7 +105,9 @@ def test_pooled_embeddings_are_those_by_hand(ragged, wide):
         TableRecord(dim=dim, pooling=kind) for (_, dim, _), kind in zip(sizes, ["mean", "sum", "mean"], strict=True)
     )
     sparse = tuple(SparseRecord(name=f"cat_{i}", rows=n, hotness=hot) for i, (n, _, hot) in enumerate(sizes))
-    columns = tuple(IdColumnRecord(name=f"cat_{i}", rows=n, hotness=hot) for i, (n, _, hot) in enumerate(sizes))
+    columns = tuple(
+        IdColumnRecord(name=f"cat_{i}", rows=n, hotness=hot, lists=hot > 1) for i, (n, _, hot) in enumerate(sizes)
+    )
     source = SourceRecord(run="", step=0, samples=0, checkpoint="0" * 64, averaged=False, model={}, versions={})
     manifest = Manifest(
         dense=(),

@@ -1,0 +1,1 @@
+"""From an export to a smaller one: tables and dense part in fewer bits, and what that costs."""
