@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from dlrm.config.base import Section
 from dlrm.config.data.paths import InputPath
-from dlrm.config.describe import flatten
+from dlrm.config.describe import flatten, options
 from dlrm.config.layers import Layer
 from dlrm.config.load import load_options
 from dlrm.config.root import Config
@@ -77,11 +77,19 @@ def _parted(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words of export itself, and those about the data."""
     mine: list[str] = []
     data: list[str] = []
+    switches = {
+        f"--{option.path}"
+        for section in (ExportModelConfig, Config)
+        for option in options(section)
+        if option.type_name == "true|false"
+    }
     rest = list(words)
     while rest:
         word = rest.pop(0)
         group = data if word.removeprefix("--").startswith(_DATA) else mine
         group.append(word)
-        if word.startswith("--") and "=" not in word and rest and not rest[0].startswith("--"):
+        if not word.startswith("--") or "=" in word or not rest or rest[0].startswith("--"):
+            continue
+        if word not in switches or rest[0].lower() in ("true", "false"):
             group.append(rest.pop(0))
     return tuple(mine), tuple(data)

@@ -126,6 +126,7 @@ def test_a_server_from_its_start_over_a_swap_under_load_to_its_end(exports, tmp_
         assert all(one["status"] == 200 for one in predictions)
 
 
+@pytest.mark.slow
 def test_sighup_looks_for_an_export_and_a_second_signal_ends_at_once(exports, tmp_path):
     link = tmp_path / "current"
     link.symlink_to(exports[0])
@@ -146,6 +147,7 @@ def test_sighup_looks_for_an_export_and_a_second_signal_ends_at_once(exports, tm
             assert server.end(signal.SIGINT) == 130
 
 
+@pytest.mark.slow
 def test_the_trainer_is_not_loaded(exports):
     program = f"""
 import runpy, signal, sys, threading, time

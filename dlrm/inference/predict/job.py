@@ -30,7 +30,7 @@ from dlrm.inference.predict.find import carried_schema, open_inputs
 from dlrm.inference.predict.inputs import Input
 from dlrm.inference.predict.outputs import output_schema
 from dlrm.inference.predict.score import Share, score
-from dlrm.inference.predict.state import begin, earlier_rows_per_block, note_whole, state_of
+from dlrm.inference.predict.state import begin, note_whole, state_of
 from dlrm.inference.predict.told import metrics_path, summary, write_metrics
 from dlrm.inference.predict.work import WorkFolder, locked
 from dlrm.preprocess.job_context import disk_errors
@@ -102,25 +102,24 @@ def _begin(config: PredictConfig, work: WorkFolder, lock: ExitStack) -> _Begun:
     if not work.output.parent.is_dir():
         raise DataError(str(work.output.parent), "there is no such folder", hint="make it, or choose another output")
     folder = open_export(config.export)
-    opened = _inputs(config, folder, earlier_rows_per_block(work) or config.chunk_rows)
+    opened = _inputs(config, folder, config.chunk_rows)
     for item in opened.inputs:
         if os.path.exists(item.path) and work.output.exists() and os.path.samefile(item.path, work.output):
             raise DataError(item.path, "is input and output", hint="choose another output")
     lock.enter_context(locked(work))
-    chunk_rows = earlier_rows_per_block(work) or config.chunk_rows
     state = state_of(config, folder.checksum, opened.inputs)
     try:
-        is_whole = begin(work, state, chunk_rows, overwrite=config.overwrite)
+        chunk_rows = begin(work, state, config.chunk_rows, overwrite=config.overwrite)
     except DlrmError:
         if not work.state.exists():  # nothing of a job is there
             work.remove()
         raise
     token = secrets.token_hex(8)
-    if is_whole:
+    if chunk_rows is None:
         work.remove()
     else:
         (work.path / "token").write_text(token)
-    return _Begun(folder.checksum, chunk_rows, token, is_whole)
+    return _Begun(folder.checksum, chunk_rows or 0, token, chunk_rows is None)
 
 
 def _open(config: PredictConfig, work: WorkFolder, begun: _Begun) -> _Opened:

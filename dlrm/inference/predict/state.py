@@ -39,38 +39,38 @@ def earlier_rows_per_block(work: WorkFolder) -> int | None:
     return rows if isinstance(rows, int) and rows > 0 else None
 
 
-def begin(work: WorkFolder, state: Mapping[str, Any], chunk_rows: int, *, overwrite: bool) -> bool:
+def begin(work: WorkFolder, state: Mapping[str, Any], chunk_rows: int, *, overwrite: bool) -> int | None:
     """Begin, or go on with what was interrupted; the lock is held.
 
     Args:
         work: of the output.
         state: what it is to be made from and with.
-        chunk_rows: rows of a block.
+        chunk_rows: rows of a block, of an output that is begun.
         overwrite: whether to start over where something else was begun, and to replace a finished output.
 
     Returns:
-        Whether the output is whole already.
+        Rows of a block, about; None if the output is whole already.
 
     Raises:
         DataError: something else was begun; the output is there.
     """
     text = json.loads(json.dumps(state))
     if _is_whole(work, text):
-        return True
-    earlier = read_json(work.state)
-    if isinstance(earlier, dict):
+        return None
+    earlier, rows = read_json(work.state), earlier_rows_per_block(work) or chunk_rows
+    if isinstance(earlier, dict) and work.has_parts:  # one that has done nothing yet counts for nothing
         recorded = _without_bad_rows({key: value for key, value in earlier.items() if key != "chunk_rows"}, text)
         if recorded == text:
             _check_absent(work.output, overwrite=overwrite)
-            write_json(work.state, {**text, "chunk_rows": chunk_rows})
-            return False
+            write_json(work.state, {**text, "chunk_rows": rows})
+            return rows
         if not overwrite:
             hint = f"remove {work.path} or set overwrite to true to start over, or choose another output"
             raise DataError(str(work.output), f"was begun with {difference(recorded, text)}", hint=hint)
     _check_absent(work.output, overwrite=overwrite)
     work.clear()
     write_json(work.state, {**text, "chunk_rows": chunk_rows})
-    return False
+    return chunk_rows
 
 
 def note_whole(work: WorkFolder, file: BinaryIO, state: Mapping[str, Any]) -> None:

@@ -77,6 +77,11 @@ class WorkFolder:
         except ValueError:
             raise self.damaged(self.count(number)) from None
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything is done."""
+        return any(path.suffix == PART for path in self.path.iterdir())
+
     @contextmanager
     def writing(self, path: Path) -> Iterator[Any]:
         """A file of the folder that is there when it is whole; a rank that outlived its job does not write to the same."""

@@ -116,9 +116,9 @@ def _smallest_by_knapsack(
         return scorer.costs([mix])[0].rise <= budget
 
     low, high = 0.0, sum(max(costs) for costs in divergences)
-    best = mix_for(high)
-    if holds(best):
-        return best
+    lowest = tuple(precisions[-1] for precisions in possible)
+    if holds(lowest):
+        return lowest
     best, limit = scorer.plain, min(budget, high / 2)
     for _ in range(_BISECTIONS):
         mix = mix_for(limit)

@@ -99,6 +99,7 @@ class ServedModel:
     compiled: bool
     version: Version = field(repr=False)
     problem: str = ""
+    _refused: tuple[object, ...] = ()  # the state of the export that was tried last
 
     @classmethod
     def load(cls, name: str, path: str, *, compiled: bool) -> ServedModel:
@@ -109,18 +110,23 @@ class ServedModel:
         """
         return cls(name, path, compiled, load_version(_open(path), name, compiled=compiled))
 
-    def look(self, tell: Callable[[str, bool], None]) -> None:
+    def look(self, tell: Callable[[str, bool], None], *, again: bool = False) -> None:
         """See whether another export is at the path, and have it answer from now on; a bad one does not.
 
         Args:
-            tell: told the model's name and whether it was loaded, of each try.
+            tell: told the model's name and whether it was loaded, of each new export.
+            again: read one that was bad again, though none of its files has changed.
         """
         before = self.version
         try:
             folder = _open(self.path)
             if folder.checksum == before.checksum:
-                self.problem = ""
+                self.problem, self._refused = "", ()
                 return
+            state = _state(folder)
+            if self._refused == state and not again:  # to read it all every few seconds would take the disk from others
+                return
+            self._refused = state
             version = load_version(folder, self.name, compiled=self.compiled)
         except Exception as error:  # whatever it is: what is served now goes on
             told = isinstance(error, DlrmError)
@@ -133,6 +139,12 @@ class ServedModel:
         self.version, self.problem = version, ""
         tell(self.name, True)
         say(f"{self.name} is now {version}; before: {before}")
+
+
+def _state(folder: ExportFolder) -> tuple[object, ...]:
+    """What changes when an export is written again, even with the same manifest."""
+    times = ((folder.path / file.name).stat().st_mtime_ns for file in folder.manifest.files)
+    return (str(folder.path), folder.checksum, *times)
 
 
 def _open(path: str) -> ExportFolder:

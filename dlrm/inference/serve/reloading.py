@@ -35,9 +35,9 @@ class Reloading:
 
     def _run(self) -> None:
         while True:
-            self._asked.wait(self._every_s or None)
+            asked = self._asked.wait(self._every_s or None)
             self._asked.clear()
             for model in self._models.values():
                 if self._ended:
                     return
-                model.look(self._tell)
+                model.look(self._tell, again=asked)

@@ -160,5 +160,5 @@ def uvicorn_config(
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=int(limits.keep_alive_s) + 1,  # the sweep's is exact
-        timeout_graceful_shutdown=max(1, round(drain_s)),
+        timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]  # which it only waits for
     )

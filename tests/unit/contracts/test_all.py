@@ -5,6 +5,7 @@ from tests.unit.contracts import (
     test_launcher,
     test_operators,
     test_others,
+    test_programs,
     test_regions,
     test_replicas,
     test_tables,
@@ -12,7 +13,16 @@ from tests.unit.contracts import (
 from tests.unit.contracts.hooks import HELD, private_names_of_others
 
 # They enter their hooks when they are imported.
-MODULES = (test_id_exchange, test_launcher, test_operators, test_others, test_regions, test_replicas, test_tables)
+MODULES = (
+    test_id_exchange,
+    test_launcher,
+    test_operators,
+    test_others,
+    test_programs,
+    test_regions,
+    test_replicas,
+    test_tables,
+)
 
 
 def test_every_private_name_that_is_taken_from_a_library_has_a_test() -> None:

@@ -1,8 +1,9 @@
 """Rows as a stream of Arrow's IPC format.
 
 Arrow itself checks that what a stream says of its buffers lies within it, and the columns that are used are validated in
-full where they are read. Two things are looked at here: how many rows are announced, which columns of nulls need no bytes
-for; and whether buffers are compressed, since a few bytes would then become as much memory as they say.
+full where they are read. Three things are looked at here: how many rows are announced, which columns of nulls need no
+bytes for; whether buffers are compressed, since a few bytes would then become as much memory as they say; and types that a
+full validation does not make safe (pyarrow 26.0.1 crashes when a string_view whose null slots hold nonsense is cast).
 """
 
 from __future__ import annotations
@@ -42,7 +43,23 @@ def arrow_features(body: bytes, preprocessing: Preprocessing, most_rows: int) ->
         problem = f"the body is no whole Arrow stream ({type(error).__name__}: {text})"
         raise Refusal(400, "bad_request", problem, hint=_HINT) from None
     check_rows(rows, most_rows)
+    for column in preprocessing.columns:
+        for place in table.schema.get_all_field_indices(column.name):
+            if not _is_safe(table.schema.types[place]):
+                problem = f"is of type {str(table.schema.types[place])[:60]!a}"
+                hint = "send numbers, utf8 text or lists of ids (of polars: compat_level=CompatLevel.oldest())"
+                raise Refusal(422, "bad_rows", problem, column=column.name, hint=hint)
     return preprocessing.from_arrow(table)
+
+
+def _is_safe(kind: pa.DataType) -> bool:
+    """Whether a column of this type, once validated, can be worked with."""
+    types = pa.types
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        inner = kind.value_type
+        return not types.is_nested(inner) and not types.is_dictionary(inner) and _is_safe(inner)
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+    return bool(texts or types.is_primitive(kind) or types.is_null(kind) or types.is_decimal(kind))
 
 
 def _refuse_compression(body: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import tokenize
 
 import numpy as np
@@ -64,6 +65,7 @@ def _as_arrow(values: np.ndarray, name: str) -> pa.Array:
         if values.ndim == 1 and values.dtype.kind == "S":
             return pa.array([text.decode() or None for text in values.tolist()], pa.string())
         if values.ndim == 1 and values.dtype.kind == "U":
+            _check_characters(values)
             return pa.array([text or None for text in values.tolist()], pa.string())
         if values.ndim == 1 and values.dtype.kind in "iufb":
             native = values.astype(values.dtype.newbyteorder("="))
@@ -73,3 +75,14 @@ def _as_arrow(values: np.ndarray, name: str) -> pa.Array:
         raise Refusal(422, "bad_rows", problem, column=name, hint=_HINT) from None
     problem = f"is of type {str(values.dtype)[:60]!a} with {values.ndim} dimensions"
     raise Refusal(422, "bad_rows", problem, column=name, hint="send numbers, or text (S or U)")
+
+
+def _check_characters(values: np.ndarray) -> None:
+    """Numpy makes text of whatever numbers are there, and Python fails at it.
+
+    Raises:
+        ValueError: one is no character.
+    """
+    native = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))
+    if native.dtype.itemsize and native.view(np.uint32).max(initial=0) > sys.maxunicode:
+        raise ValueError("a number beyond Unicode's characters")

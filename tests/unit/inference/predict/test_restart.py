@@ -93,7 +93,9 @@ def test_what_has_changed_is_said_and_nothing_is_mixed(forms, tmp_path, scored, 
         predict_alone(forms, output, **given)
     hint = f"remove {output}.parts or set overwrite to true to start over, or choose another output"
     assert str(caught.value) == f"{output}: was begun with {words.replace('INPUT', str(raw))}; {hint}"
-    predict_alone(forms, output, **given, overwrite=True)
+    del scored[0][:]
+    predict_alone(forms, output, **given, overwrite=True, chunk_rows=1000)
+    assert len(scored[0]) == (1 if name == "inputs" else 2)  # a block a file: nothing of what was begun is left
     assert output.read_bytes() == predict_alone(forms, tmp_path / "c.npy", **given).read_bytes()
 
 
@@ -108,6 +110,13 @@ def test_rows_may_be_skipped_after_one_has_stopped_the_job(forms, tmp_path, scor
     assert 0 not in [index for index, _ in scored[0][before:]]
     whole = predict_alone(forms, tmp_path / "c.npy", **given, bad_rows="skip")
     assert whole.read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_a_job_that_has_done_nothing_yet_counts_for_nothing(forms, tmp_path, scored):
+    interrupted(forms, tmp_path / "a.npy", scored, 0)
+    assert (tmp_path / "a.npy.parts" / "state.json").exists()
+    predict_alone(forms, tmp_path / "a.npy", "packed", logits=True)
+    assert sorted(os.listdir(tmp_path)) == ["a.npy", "a.npy.metrics.json"]
 
 
 def test_an_output_that_is_there_is_replaced_only_where_that_is_asked_for(forms, tmp_path, scored):

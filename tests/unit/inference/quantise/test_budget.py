@@ -101,6 +101,8 @@ def test_many_tables_keep_the_budget_together_and_are_nearly_as_small_as_can_be(
     costs = dict(zip(mixes, scorer.costs(mixes), strict=True))
     budget = float(np.quantile([cost.rise for cost in costs.values() if cost.rise > 0], share))
     smallest = min(table_bytes(manifest, mix) for mix, cost in costs.items() if cost.rise <= budget)
+    found = smallest_mix(scorer, manifest, 1.0, tell=lambda _: None)
+    assert found.mix == tuple(precisions[-1] for precisions in four)
     found = smallest_mix(scorer, manifest, budget, tell=lambda _: None)
     assert costs[found.mix].rise <= budget
     assert table_bytes(manifest, found.mix) <= 1.1 * smallest

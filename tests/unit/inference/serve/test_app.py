@@ -241,6 +241,8 @@ NULLS = arrow_stream(pa.table({"int_0": pa.nulls(1234567)}))
         (arrow_stream(pa.table({"int_0": [1.0]}).slice(0, 0)), 422, "no rows"),
         (arrow_stream(pa.table({"int_0": [1.0]})), 422, "int_1"),
         (arrow_stream(pa.table({name: [str(value)] for name, value in ROW.items()})), 422, "string"),
+        (arrow_stream(pa.table({"cat_0": pa.array(["a"], pa.string_view())})), 422, "cat_0 is of type 'string_view'"),
+        (arrow_stream(pa.table({"cat_0": pa.array([["a"]], pa.list_(pa.string_view()))})), 422, "cat_0 is of type"),
         (NULLS, 413, "1234567 rows"),
         (with_rows(NULLS, 2**62), 413, f"{2**62} rows"),
     ],
@@ -271,6 +273,9 @@ def npy_header(text, version=b"\x01\x00"):
         (npy_header("{'descr': ", b"\x03\x00"), 415, "version"),
         (npy_file(np.zeros(1, [("a", "<c8")])), 422, "complex64"),
         (npy_file(np.array([(b"\xff",)], [("a", "S1")])), 422, "UnicodeDecodeError"),
+        (npy_file(np.full(1, 0x110000, [("a", "<u4")])).replace(b"<u4", b"<U1"), 422, "Unicode"),
+        (npy_file(np.full(1, 0x110000, [("a", ">u4")])).replace(b">u4", b">U1"), 422, "Unicode"),
+        (npy_file(np.full(1, 0xD800, [("a", "<u4")])).replace(b"<u4", b"<U1"), 422, "UnicodeEncodeError"),
         (npy_file(np.zeros(1, [("int_0", "<f4")])), 422, "int_1"),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -85,3 +86,32 @@ def test_wrong_lines_are_refused_by_row_and_column(criteo, body, status, row, co
     refusal = caught.value
     assert (refusal.status, refusal.row) == (status, row), refusal.problem
     assert column is None or refusal.column == column
+
+
+def test_changed_bytes_are_features_or_a_refusal(criteo):
+    """Whatever the bytes: another exception would be a 500, and memory that is read beyond its end a crash."""
+    columns = {name: [row[name] for row in ROWS[:4]] for name in COLUMNS}
+    table = pa.table(columns)
+    texts = table.set_column(3, "cat_0", table["cat_0"].combine_chunks().dictionary_encode())
+    texts = texts.set_column(4, "cat_1", table["cat_1"].cast(pa.large_string()))
+    file = io.BytesIO()
+    np.save(file, np.array([(1.0, "1a")], [("int_0", "<f4"), ("cat_0", "<U8")]), allow_pickle=False)
+    bodies = [(NPY, file.getvalue()), (TSV, "".join("\t".join(fields) + "\n" for fields in FIELDS[:4]).encode())]
+    for one in (table, texts):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, one.schema) as writer:
+            writer.write_table(one)
+        bodies.append((ARROW, sink.getvalue().to_pybytes()))
+    choose, statuses = random.Random(8), set()
+    for _ in range(2000):
+        kind, good = choose.choice(bodies)
+        body = bytearray(good)
+        for _ in range(choose.choice((1, 1, 2, 5))):
+            body[choose.randrange(len(body))] = choose.choice((0, 1, 4, 9, 10, 0x7F, 0x80, 0xFF, choose.randrange(256)))
+        try:
+            assert len(of(criteo, kind, bytes(body))) <= 1000
+            statuses.add(200)
+        except Refusal as refusal:
+            statuses.add(refusal.status)
+            json.loads(refusal.body)
+    assert {200, 400, 422} <= statuses <= {200, 400, 413, 415, 422}

@@ -74,7 +74,7 @@ def test_a_folder_that_is_replaced_is_another_export(tiny_export, other_export, 
 
 
 @pytest.mark.parametrize("damage", ["no such folder", "a changed byte", "unfinished", "no export"])
-def test_a_bad_export_leaves_the_old_one_and_is_told_once(linked, other_export, tmp_path, capsys, damage):
+def test_a_bad_export_leaves_the_old_one_and_is_told_once(linked, tiny_export, other_export, tmp_path, capsys, damage):
     link, model = linked
     before, bad = model.version, tmp_path / "bad"
     if damage == "no export":
@@ -95,6 +95,19 @@ def test_a_bad_export_leaves_the_old_one_and_is_told_once(linked, other_export, 
     assert capsys.readouterr().out.count("stays at step 8") == 1
     assert looked(model) == []
     assert capsys.readouterr().out == ""
+    if damage == "a changed byte":
+        content[-1] ^= 1
+        file.write_bytes(content)  # restored: the manifest is the same, the file is not
+        assert looked(model) == [("ctr", True)]
+        point(link, tiny_export)
+        assert looked(model) == [("ctr", True)]
+    before = model.version
+    point(link, tiny_export)
+    assert looked(model) == []
+    assert (model.version, model.problem) == (before, "")
+    if damage != "a changed byte":
+        point(link, bad)
+        assert looked(model) == [("ctr", False)]
     point(link, other_export)
     assert looked(model) == [("ctr", True)]
     assert model.problem == ""
