@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from dlrm.errors import DataError, DlrmError
+from dlrm.errors import DataError
 from dlrm.inference.exported.predictor import Predictor
 from dlrm.inference.predict.inputs import Block, Decoded, Input
 from dlrm.inference.predict.work import PART, WorkFolder
@@ -72,7 +72,9 @@ def score(share: Share, predictor: Callable[[], Predictor], progress: Progress) 
         progress: is told of rows.
 
     Raises:
-        DataError: an input or a row cannot be read. Other ranks end with the block that they have.
+        DataError: an input or a row cannot be read.
+
+    Whatever ends it, a full disk too, other ranks end with the block that they have.
     """
     rows = 0
     try:
@@ -80,7 +82,7 @@ def score(share: Share, predictor: Callable[[], Predictor], progress: Progress) 
             for done in pool.each(_tasks(share, predictor)):
                 progress.advance(done)
                 rows += done
-    except DlrmError:
+    except Exception:
         share.work.stop()
         raise
     return rows

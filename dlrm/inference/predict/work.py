@@ -5,7 +5,7 @@ All of it is below ``<output>.parts``, which the same command finds again after 
     lock                    held by the job that writes the output
     state.json              what the output is made from and with; there before any of the following
     token                   by which ranks see that the folder is the same one on all hosts
-    stop                    a rank has failed: the others end, too; holds the token of their start
+    stop.<token>            a rank has failed: the others of that start end, too; empty, since the disk may be full
     <input>.blocks          how many blocks an input has, where that is known at its end only
     <input>-<block>.arrow   a part: logits, labels and carried columns of a block
     finished.json           by what an output is known that is whole; there before the output has its name
@@ -28,7 +28,9 @@ from dlrm.errors import DataError
 from dlrm.files import UNFINISHED, alone, unfinished, written_beside
 
 _SEEN_WITHIN_S = 10.0  # network file systems show new files to other hosts after a while
-_WRITTEN = re.compile(r"[0-9]+(\.blocks|-[0-9]+\.arrow)(\.[0-9a-f]+\.[0-9]+" + re.escape(UNFINISHED) + ")?")
+_WRITTEN = re.compile(
+    r"stop\.[0-9a-f]*|[0-9]+(\.blocks|-[0-9]+\.arrow)(\.[0-9a-f]+\.[0-9]+" + re.escape(UNFINISHED) + ")?"
+)
 PART = ".arrow"
 
 
@@ -96,15 +98,16 @@ class WorkFolder:
     def stop(self) -> None:
         """Have the other ranks end soon: this one has failed."""
         with suppress(OSError):
-            (self.path / "stop").write_text(self.token)
+            self._stop.touch()
 
     @property
     def is_stopped(self) -> bool:
         """Whether a rank has failed since this start."""
-        try:
-            return (self.path / "stop").read_text() == self.token
-        except OSError:
-            return False
+        return self._stop.exists()
+
+    @property
+    def _stop(self) -> Path:
+        return self.path / f"stop.{self.token}"
 
     def see_token(self) -> None:
         """Make sure that the folder is the same one on every rank.
@@ -122,7 +125,7 @@ class WorkFolder:
         for path in sorted(self.path.iterdir()):
             if _WRITTEN.fullmatch(path.name):
                 path.unlink()
-        for name in ("stop", "token", "state.json", "finished.json"):
+        for name in ("token", "state.json", "finished.json"):
             for path in (self.path / name, unfinished(self.path / name)):
                 path.unlink(missing_ok=True)
 
