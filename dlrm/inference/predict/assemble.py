@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,15 +29,16 @@ class Outcome:
     """What an output came to.
 
     Attributes:
-        rows: of it; skipped: of these, rows without results.
-        results: of rows with labels; None where there are none, or a prediction was NaN or infinite.
-        non_finite: why there are no results although there are labels, in words.
+        rows: of it; skipped: of these, rows without results; non_finite: rows with a logit that is NaN or infinite.
+        labelled: whether there are labels.
+        results: of rows with labels; None where there are none, or a logit of such a row was NaN or infinite.
     """
 
     rows: int
     skipped: int
+    non_finite: int
+    labelled: bool
     results: Results | None
-    non_finite: str = ""
 
 
 def assemble(
@@ -91,27 +93,27 @@ class _Figures:
     def __init__(self, tasks: Sequence[str]) -> None:
         self._metrics = TaskMetrics(tasks, torch.device("cpu"))
         self._tasks = len(tasks)
-        self._skipped, self._labelled = 0, False
+        self._skipped, self._non_finite, self._labelled = 0, 0, False
 
     def count(self, part: pa.Table, logits_MT: torch.Tensor) -> None:
         """Count the rows of a part, and labels that are there of rows that were not skipped."""
-        self._skipped += part.column(f"{LOGIT}0").null_count
+        scored_M = torch.from_numpy(part.column(f"{LOGIT}0").is_valid().to_numpy())
+        self._skipped += int((~scored_M).sum())
+        self._non_finite += int((scored_M & ~logits_MT.isfinite().all(1)).sum())
         if f"{LABEL}0" not in part.column_names or not part.num_rows:
             return
         self._labelled = True
         labels_MT = _matrix(part, LABEL, self._tasks)
-        scored_M = torch.from_numpy(part.column(f"{LOGIT}0").is_valid().to_numpy())
         counted_MT = ~labels_MT.isnan() & scored_M[:, None]
         self._metrics.update(logits_MT, labels_MT, counted_MT.to(torch.float32))
 
     def outcome(self, rows: int) -> Outcome:
         """What so many rows came to."""
-        if not self._labelled:
-            return Outcome(rows, self._skipped, None)
-        try:
-            return Outcome(rows, self._skipped, self._metrics.compute())
-        except DivergedError as error:
-            return Outcome(rows, self._skipped, None, error.found)
+        results = None
+        if self._labelled:
+            with suppress(DivergedError):  # of a row that is counted already
+                results = self._metrics.compute()
+        return Outcome(rows, self._skipped, self._non_finite, self._labelled, results)
 
 
 def _parts(work: WorkFolder, inputs: Sequence[Input]) -> Iterator[Path]:

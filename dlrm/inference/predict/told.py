@@ -24,9 +24,10 @@ def write_metrics(path: Path, outcome: Outcome) -> None:
     if outcome.results is None:
         path.unlink(missing_ok=True)
         return
+    counts = {"rows": outcome.rows, "skipped": outcome.skipped, "non_finite": outcome.non_finite}
     figures = {task: result.to_dict() for task, result in outcome.results.items()}
     with written_beside(path) as file:
-        file.write(json.dumps({"rows": outcome.rows, "skipped": outcome.skipped, "tasks": figures}, indent=1).encode())
+        file.write(json.dumps({**counts, "tasks": figures}, indent=1).encode())
         file.write(b"\n")
 
 
@@ -39,7 +40,8 @@ def summary(config: PredictConfig, outcome: Outcome, scored: int, seconds: float
     took = f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
     lines = [f"{counted(outcome.rows, 'row')}{before}{without} in {took}{rate}: {config.output}"]
     if outcome.non_finite:
-        lines[0] += f"; no figures: {outcome.non_finite}"
+        lines[0] += f"; {counted(outcome.non_finite, 'row')} whose predictions are NaN or infinite"
+        lines[0] += ", so there are no figures" if outcome.labelled and outcome.results is None else ""
     results = outcome.results or {}
     tasks: Sequence[str] = list(results)
     for task in tasks:

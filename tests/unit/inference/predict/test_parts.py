@@ -63,12 +63,12 @@ def predictor(logits_MT):
     return SimpleNamespace(schema=schema, logits=lambda features: logits_MT[features.ids_BS[:, 0]])
 
 
-def assembled(forms, given, folder, ending, **changes):
+def assembled(forms, given, folder, ending, *, labelled=True, **changes):
     logits_MT, labels_MT = given
     config = options(forms, folder / f"a.{ending}", **changes)
     work = WorkFolder(folder / f"a.{ending}")
     work.path.mkdir()
-    part = part_of(GivenBlock(0, labels_MT), predictor(logits_MT), labelled=True, bad_rows="skip")
+    part = part_of(GivenBlock(0, labels_MT), predictor(logits_MT), labelled=labelled, bad_rows="skip")
     with work.writing(work.part(0, 0)) as file, pa.ipc.new_file(file, part.schema) as out:
         out.write_table(part)
     carried = [pa.field("number", pa.int64())] * bool(config.carry)
@@ -127,8 +127,25 @@ def test_a_prediction_that_is_not_finite_is_told_and_there_are_no_figures(forms,
     assert outcome.results is None
     assert not metrics_path(output).exists()
     told = summary(config, outcome, scored=ROWS, seconds=1.0)
-    assert told.endswith("; no figures: 1 of 2997 predictions are NaN or infinite")
+    assert told.endswith("; 1 row whose predictions are NaN or infinite, so there are no figures")
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_predictions_that_are_not_finite_are_told_where_their_rows_have_no_labels(forms, given, tmp_path, labelled):
+    """As the second task has none in every fifth row, and none has in unlabelled input; skipped rows are not meant."""
+    logits_MT, labels_MT = given
+    broken_MT = logits_MT.clone()
+    broken_MT[5, 1], broken_MT[10, 1] = torch.nan, torch.inf
+    if labelled:
+        assert labels_MT[[5, 10], 1].isnan().all()
+    outcome, output, config = assembled(forms, (broken_MT, labels_MT), tmp_path, "npy", labelled=labelled)
+    assert (outcome.non_finite, outcome.skipped) == (2, len(BAD))
+    first = summary(config, outcome, scored=ROWS, seconds=1.0).splitlines()[0]
+    assert first.endswith(f"{output}; 2 rows whose predictions are NaN or infinite")
+    assert (outcome.results is not None) == metrics_path(output).exists() == labelled
+    if labelled:
+        assert json.loads(metrics_path(output).read_text())["non_finite"] == 2
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
