@@ -14,7 +14,7 @@ import torch
 from dlrm.inference.exported.manifest import DensePrecision, Manifest, Precision
 from dlrm.inference.exported.predictor import MOST_ROWS, TILE_ROWS
 from dlrm.inference.quantise.choice import possible
-from dlrm.inference.quantise.scores import Scored, log_losses
+from dlrm.inference.quantise.scores import Scored, log_losses, require_labels
 from dlrm.inference.quantise.variants import Variants
 
 Mix = tuple[Precision, ...]
@@ -61,9 +61,14 @@ class MixScorer:
         variants: of the export.
         dense: precision of the dense part in all mixes.
         scored: the samples.
+
+    Raises:
+        ConfigError: no sample has a label: every mix would keep any budget.
+        ExportError: there is too little memory for the tables in each precision, or a row cannot be stored so.
     """
 
     def __init__(self, variants: Variants, dense: DensePrecision, scored: Scored) -> None:
+        require_labels(scored)
         manifest = variants.folder.manifest
         self._scored = scored
         self._dense = variants.dense(dense)

@@ -109,6 +109,17 @@ def figures(logits_RT: torch.Tensor, scored: Scored, schema: Schema) -> Results:
     return metrics.compute()
 
 
+def require_labels(scored: Scored) -> None:
+    """See that samples have a label by which log losses can be compared.
+
+    Raises:
+        ConfigError: none has.
+    """
+    if not scored.weights_RT.any():
+        message = f"has no label in {len(scored):,} samples of {escaped(scored.name)}, and a budget is one of log loss"
+        raise ConfigError.at("data", f"{message}: give data with labels")
+
+
 def log_losses(logits_RT: torch.Tensor, scored: Scored) -> torch.Tensor:
     """The log loss of each task, float64 (T,), as :class:`dlrm.metrics.binary.BinaryMetrics` has it; 0 without labels."""
     exact_RT = logits_RT.double()

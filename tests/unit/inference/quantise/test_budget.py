@@ -1,5 +1,6 @@
 """The smallest mix within a budget, against all mixes by brute force."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -123,3 +124,12 @@ def test_a_dense_part_that_costs_more_than_the_budget_is_an_error(tiny_variants,
     (plain,) = scorer.costs([scorer.plain])
     with pytest.raises(ConfigError, match="the dense part alone raises the log loss by"):
         smallest_mix(scorer, tiny_variants.folder.manifest, plain.rise - 1e-6, tell=lambda _: None)
+
+
+def test_samples_without_a_label_decide_nothing(tiny_variants, tiny_validation):
+    unlabelled = replace(tiny_validation, weights_RT=0 * tiny_validation.weights_RT)
+    with pytest.raises(ConfigError, match=r"data: has no label in 512 samples of .*: give data with labels"):
+        MixScorer(tiny_variants, "fp32", unlabelled)
+    one = unlabelled.weights_RT.clone()
+    one[7] = 1
+    MixScorer(tiny_variants, "fp32", replace(tiny_validation, weights_RT=one))
