@@ -42,15 +42,29 @@ def read_tables(folder: ExportFolder) -> torch.Tensor:
         ExportError: a file cannot be read or is not as it was written; there is too little memory.
     """
     starts, size = starts_of_tables(folder.manifest)
-    if size > (free := _free_bytes()):  # the system would promise more than it has, and end the process when it is used
-        problem = f"its tables take {byte_size(size)}, {byte_size(free)} of memory are free"
-        raise ExportError(str(folder.path), problem, hint="use a host with more memory, or tables in fewer bits")
+    require_memory(size, str(folder.path), "its tables take")
     weights = torch.empty(size, dtype=torch.uint8)
     bytes_of_all = memoryview(weights.numpy())  # type: ignore[arg-type]  # an array is a buffer
     files = [file for file in folder.manifest.files if file.pieces is not None]
     with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda file: _read_file(folder, file, bytes_of_all, starts), files))
     return weights
+
+
+def require_memory(size: int, path: str, what: str) -> None:
+    """See that so much can be taken: the system would promise more than it has, and end the process when that is used.
+
+    Args:
+        size: bytes.
+        path: of the export, for errors.
+        what: takes them, likewise: ``its tables take``.
+
+    Raises:
+        ExportError: less is free.
+    """
+    if size > (free := _free_bytes()):
+        problem = f"{what} {byte_size(size)}, {byte_size(free)} of memory are free"
+        raise ExportError(path, problem, hint="use a host with more memory, or tables in fewer bits")
 
 
 def _free_bytes() -> int:

@@ -72,12 +72,22 @@ def lowered_manifest(manifest: Manifest, precisions: Sequence[Precision], dense:
     return manifest.model_copy(update={"tables": tables, "dense_precision": dense, "compiled": compiled, "files": ()})
 
 
-def require_something_to_do(precisions: Sequence[Precision], dense: DensePrecision) -> None:
+def require_something_to_do(
+    precisions: Sequence[Precision], dense: DensePrecision, budget: float | None = None
+) -> None:
     """See that anything becomes smaller.
+
+    Args:
+        precisions: of the tables.
+        dense: precision of the dense part.
+        budget: with which the tables' were chosen, if they were.
 
     Raises:
         ConfigError: nothing does.
     """
     if set(precisions) == {"fp32"} and dense == "fp32":
+        if budget is not None:
+            message = f"is {budget:g}, and no mix of tables in fewer bits keeps it: nothing to do; allow a larger rise"
+            raise ConfigError.at("budget", message)
         message = "leaves all tables and the dense part in fp32: nothing to do; set tables or dense to fewer bits"
         raise ConfigError.at("tables", message)

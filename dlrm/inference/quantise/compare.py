@@ -101,6 +101,7 @@ def compare(
                 **_speed_fields(speed),
             )
         )
+        del predictor  # before the next one takes memory
     return rows
 
 

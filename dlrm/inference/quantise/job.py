@@ -93,7 +93,7 @@ class _Job:
             else:
                 self._say(odd_tables(manifest, config.wanted))
             if writer is not None:
-                require_something_to_do(mix, config.dense)
+                require_something_to_do(mix, config.dense, config.budget)
                 written = write_quantised(self._folder, writer, mix, config.dense)
         if config.output:
             self._say([_summary(manifest, written, config.output), *_dropped(manifest, written)])

@@ -74,10 +74,8 @@ class MixScorer:
         self._dense = variants.dense(dense)
         used = sorted({precision for table in choices(manifest) for precision in table}, key=PRECISIONS.index)
         count = len(manifest.tables)
-        self._lookups = {
-            precision: variants.lookup([possible(precision, table.dim) for table in manifest.tables])
-            for precision in used
-        }
+        uniform = [[possible(precision, table.dim) for table in manifest.tables] for precision in used]
+        self._lookups = dict(zip(used, variants.lookups(uniform), strict=True))
         self._table_of_X = torch.arange(count).repeat_interleave(torch.tensor([t.dim for t in manifest.tables]))
         self._reference_T = log_losses(variants.base.logits(scored.features), scored)
         self.plain = tuple(possible("fp32", table.dim) for table in manifest.tables)

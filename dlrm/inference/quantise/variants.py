@@ -18,7 +18,7 @@ from dlrm.inference.exported.manifest import (
 )
 from dlrm.inference.exported.predictor import Predictor, load_preprocessing
 from dlrm.inference.exported.program import Dense, as_function, load_program
-from dlrm.inference.exported.tables import Lookup, read_tables
+from dlrm.inference.exported.tables import Lookup, read_tables, require_memory, starts_of_tables
 from dlrm.inference.quantise.choice import lowered_manifest
 from dlrm.inference.quantise.dense import lowered_dense
 from dlrm.inference.quantise.tables import tables_in_memory
@@ -60,21 +60,29 @@ class Variants:
             self._functions[precision] = as_function(load_program(self.program(precision), path))
         return self._functions[precision]
 
-    def lookup(self, precisions: Sequence[Precision]) -> Lookup:
-        """The tables in these precisions, one for each table.
+    def lookups(self, mixes: Sequence[Sequence[Precision]]) -> list[Lookup]:
+        """The tables in these precisions, in each of which there is one for each table; float32 is in memory already.
 
         Raises:
-            ExportError: a row cannot be stored so.
+            ExportError: there is too little memory for all of them, or a row cannot be stored so.
         """
-        target = lowered_manifest(self.folder.manifest, precisions, "fp32")
-        path = str(self.folder.path)
-        return Lookup(target, tables_in_memory(self.folder.manifest, self._weights, target, path=path))
+        source, path = self.folder.manifest, str(self.folder.path)
+        targets = [lowered_manifest(source, precisions, "fp32") for precisions in mixes]
+        sizes = [starts_of_tables(target)[1] for target in targets if target.tables != source.tables]
+        require_memory(sum(sizes), path, "its tables in fewer bits take")
+        return [
+            Lookup(target, self._weights)
+            if target.tables == source.tables
+            else Lookup(target, tables_in_memory(source, self._weights, target, path=path))
+            for target in targets
+        ]
 
     def predictor(self, precisions: Sequence[Precision], dense: DensePrecision) -> Predictor:
-        """The whole export in these precisions."""
+        """The whole export in these precisions; raises what :meth:`lookups` does."""
         target = lowered_manifest(self.folder.manifest, precisions, dense)
         folder = replace(self.folder, manifest=target)
-        return Predictor(folder, self._preprocessing, self.lookup(precisions), self.dense(dense))
+        (lookup,) = self.lookups([precisions])
+        return Predictor(folder, self._preprocessing, lookup, self.dense(dense))
 
     def file_bytes(self, precisions: Sequence[Precision], dense: DensePrecision) -> int:
         """Bytes of the files that its manifest would list."""

@@ -14,6 +14,7 @@ from dlrm.errors import ConfigError, ExportError
 from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.features import Features
 from dlrm.inference.quantise import job
+from dlrm.inference.quantise.budget import Found
 from dlrm.inference.quantise.job import run_quantise
 from tests.support.command import run_command
 from tests.support.exports import TINY, dataset_of, export, train
@@ -90,6 +91,16 @@ def test_a_budget_writes_the_mix_that_it_reports(tiny_run, tiny_export, tmp_path
     assert len(content["rows"]) == 2
     assert content["rows"][1]["table_bytes"] == manifest.table_bytes
     assert "512 validation samples: log loss" in capsys.readouterr().out
+
+
+def test_a_budget_that_no_mix_keeps_is_what_the_error_is_about(tiny_export, tmp_path, monkeypatch, capsys):
+    def none_keeps_it(scorer, manifest, budget, *, tell):
+        return Found(scorer.plain, 0.0, ({},) * len(manifest.tables))
+
+    monkeypatch.setattr(job, "smallest_mix", none_keeps_it)
+    with pytest.raises(ConfigError, match=r"budget: is 1e-09, and no mix of tables in fewer bits keeps it"):
+        run([tiny_export, "--budget=1e-9", f"--output={tmp_path / 'q'}", *DATA, *QUICK])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -56,7 +56,14 @@ def folder_of(config, *, num_dense: int = 5) -> OneFile:
         sparse=tuple(SparseRecord(name=f"cat_{i}", rows=9) for i in range(4)),
         tasks=tasks,
         tables=(TableRecord(dim=config.embedding_dim),) * 4,
-        preprocessing={},
+        preprocessing={
+            "kind": "encoded",
+            "tasks": tasks,
+            "beyond": "error",
+            "bags": None,
+            "dense": (),
+            "sparse": ({"name": "cat_0", "rows": 9},),
+        },
         files=(FileRecord(name="dense.pt2", bytes=0, checksum="0" * 64),),
         source=source,
     )

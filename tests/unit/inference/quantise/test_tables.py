@@ -9,11 +9,13 @@ import torch
 from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME, committed_text
 from dlrm.errors import ExportError
 from dlrm.inference.export.write import new_export
+from dlrm.inference.exported import tables
 from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import dump_manifest
 from dlrm.inference.exported.predictor import open_predictor
-from dlrm.inference.exported.tables import read_tables
+from dlrm.inference.exported.tables import read_tables, starts_of_tables
 from dlrm.inference.quantise import tables as streaming
+from dlrm.inference.quantise import variants
 from dlrm.inference.quantise.choice import lowered_manifest
 from dlrm.inference.quantise.job import write_quantised
 from dlrm.inference.quantise.tables import tables_in_memory
@@ -35,6 +37,29 @@ def test_a_written_export_answers_as_its_tables_in_memory_do(tiny_variants, tiny
     assert torch.equal(found.logits(features), tiny_variants.predictor(MIX, "fp32").logits(features))
     assert not torch.equal(found.logits(features), tiny_variants.base.logits(features))
     assert sum(file.bytes for file in found.manifest.files) == tiny_variants.file_bytes(MIX, "fp32")
+
+
+UNIFORM = [("fp32",) * 5, ("fp16",) * 5, ("int8",) * 5, ("int4",) * 5]
+
+
+def test_float32_is_in_memory_once_and_what_fewer_bits_take_is_asked_for_before(tiny_variants, monkeypatch):
+    manifest = tiny_variants.folder.manifest
+    sizes = [starts_of_tables(lowered_manifest(manifest, mix, "fp32"))[1] for mix in UNIFORM]
+    made, real = [], variants.tables_in_memory
+
+    def counted(*arguments, **keywords):
+        made.append(real(*arguments, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr(variants, "tables_in_memory", counted)
+    monkeypatch.setattr(tables, "_free_bytes", lambda: sum(sizes[1:]) - 1)
+    with pytest.raises(ExportError, match=r"its tables in fewer bits take .* of memory are free"):
+        tiny_variants.lookups(UNIFORM)
+    assert made == []
+    monkeypatch.setattr(tables, "_free_bytes", lambda: sum(sizes[1:]))
+    assert len(tiny_variants.lookups(UNIFORM)) == 4
+    assert [len(memory) for memory in made] == sizes[1:]
+    assert sum(sizes) < 2.4 * sizes[0]  # of 8 columns
 
 
 @pytest.mark.parametrize("dense", ["bf16", "int8"])
