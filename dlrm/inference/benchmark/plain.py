@@ -5,21 +5,17 @@ from __future__ import annotations
 import time
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm.config.model import ModelConfig
-from dlrm.errors import ConfigError, ExportError
+from dlrm.errors import ExportError
 from dlrm.inference.benchmark.observed import Log
 from dlrm.inference.benchmark.requests import Given, Requests
-from dlrm.inference.export.dense_program import DensePart
+from dlrm.inference.export.rebuilt import rebuilt_model
 from dlrm.inference.exported.folder import ExportFolder
-from dlrm.inference.exported.manifest import PROGRAM_NAME, Precision
-from dlrm.inference.exported.program import load_program
-from dlrm.inference.exported.tables import read_tables, starts_of_tables
+from dlrm.inference.exported.manifest import Precision
+from dlrm.inference.exported.tables import feature_major, read_tables, starts_of_tables
 from dlrm.inference.features import Features
 from dlrm.models.base import Model
-from dlrm.models.build import build_model
 from dlrm.schema import Schema
 from dlrm.table_names import module_name
 
@@ -42,7 +38,7 @@ class Plain:
         self._model, self._requests, self._given = model, requests, given
         self._names = [feature.name for feature in schema.sparse]
         self._hotness_F = torch.tensor([feature.hotness for feature in schema.sparse], dtype=torch.int32)
-        self._parts = [feature.hotness for feature in schema.sparse]
+        self._parts = tuple(feature.hotness for feature in schema.sparse)
 
     def ask(self, number: int, log: Log) -> None:
         """See :class:`~dlrm.inference.benchmark.loops.Server`: the answer is there when this returns."""
@@ -58,16 +54,10 @@ class Plain:
         rows = len(features)
         if features.lengths_BF is None:
             lengths = self._hotness_F.repeat_interleave(rows)
-            bags = [ids_BL.reshape(-1) for ids_BL in features.ids_BS.split(self._parts, dim=1)]
         else:
             lengths = features.lengths_BF.t().reshape(-1)
-            bags = [
-                ids_BL[torch.arange(ids_BL.shape[1]) < length_B[:, None]]
-                for ids_BL, length_B in zip(
-                    features.ids_BS.split(self._parts, dim=1), features.lengths_BF.t(), strict=True
-                )
-            ]
-        sparse = KeyedJaggedTensor(keys=self._names, values=torch.cat(bags), lengths=lengths)
+        values = feature_major(features, self._parts)
+        sparse = KeyedJaggedTensor(keys=self._names, values=values, lengths=lengths)
         logits_BT: torch.Tensor = self._model(features.dense_BN, sparse)
         return logits_BT.sigmoid()
 
@@ -82,14 +72,8 @@ def trainers_model(folder: ExportFolder) -> Model:
     if manifest.dense_precision != "fp32":
         problem = f"its dense part is {manifest.dense_precision}, which the trainer's model is not"
         raise ExportError(str(folder.path), problem, hint="give the export in float32, or --rounds 0")
-    state = load_program(folder.read(PROGRAM_NAME), str(folder.path / PROGRAM_NAME)).state_dict
-    try:
-        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(manifest.source.model)
-        model = build_model(config, manifest.columns, seed=0, tables_device="cpu").eval()
-        DensePart(model).load_state_dict(state)
-    except (ValidationError, ConfigError, RuntimeError) as error:
-        problem = f"its model cannot be built here ({str(error).splitlines()[0]})"
-        raise ExportError(str(folder.path), problem, hint="export it again, or leave it out with --rounds 0") from error
+    hint = "export it again, or leave it out with --rounds 0"
+    model = rebuilt_model(folder, tables_device="cpu", hint=hint)
     weights, (starts, _) = read_tables(folder), starts_of_tables(manifest)
     for feature, table, start in zip(manifest.sparse, manifest.tables, starts, strict=True):
         stored_RC = weights[start : start + table.row_bytes * feature.rows].view(table.stored_dtype)

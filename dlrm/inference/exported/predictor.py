@@ -14,18 +14,9 @@ from dlrm.inference.exported.folder import ExportFolder, open_export
 from dlrm.inference.exported.manifest import COMPILED_NAME, PROGRAM_NAME, RESTORE, VOCABULARIES_NAME, Manifest
 from dlrm.inference.exported.program import Dense, as_function, load_compiled, load_program, require_answer
 from dlrm.inference.exported.tables import Lookup, read_tables
+from dlrm.inference.exported.tiles import padded, pieces_of
 from dlrm.inference.features import Features
 from dlrm.inference.raw import Preprocessing
-
-TILE_ROWS = 32
-"""Rows are computed in multiples of so many, the last ones padded.
-
-Libraries choose the order of a matrix product's additions by its number of rows, so that a row's logit depends on how many
-others it is asked with (in the last bits). With multiples of 32 it does not, with the kernels that were looked at:
-tests/unit/inference/test_predictor.py. So a row gets the same probability alone, in a batch of a server, and from a file.
-"""
-MOST_ROWS = 1024
-"""Computed at once; further rows follow. Larger pieces are no faster a row, and leave the processor's cache."""
 
 
 class Predictor:
@@ -63,20 +54,14 @@ class Predictor:
 
     @torch.no_grad()
     def _in_pieces(self, features: Features, of_piece: Callable[[Features], torch.Tensor]) -> torch.Tensor:
-        if 0 < len(features) <= MOST_ROWS:
-            return of_piece(features)[: len(features)]
-        pieces = [features[start : start + MOST_ROWS] for start in range(0, len(features), MOST_ROWS)]
-        found = [of_piece(piece)[: len(piece)] for piece in pieces]
+        found = [of_piece(piece)[: len(piece)] for piece in pieces_of(features)]
+        if len(found) == 1:
+            return found[0]
         return torch.cat(found) if found else torch.empty(0, len(self.schema.tasks))
 
     def _padded_logits(self, features: Features) -> torch.Tensor:
-        rows = len(features)
-        size = -(-rows // TILE_ROWS) * TILE_ROWS
-        dense_BN = features.dense_BN
-        if rows < size:
-            dense_BN = dense_BN.new_zeros(size, dense_BN.shape[1])
-            dense_BN[:rows] = features.dense_BN
-        return self._dense(dense_BN, self._lookup(features, size))
+        dense_BN = padded(features.dense_BN)
+        return self._dense(dense_BN, self._lookup(features, len(dense_BN)))
 
 
 def open_predictor(path: str | os.PathLike[str], *, compiled: bool = False) -> Predictor:

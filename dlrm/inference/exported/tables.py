@@ -131,13 +131,12 @@ class Lookup:
         Returns:
             float32 (B, X): sums, or means where a table has that pooling; zeros for empty bags.
         """
+        ids = feature_major(features, self._hotness_F).to(self._id_type)
         if features.lengths_BF is None:
-            ids = _feature_major(features.ids_BS, self._hotness_F).to(self._id_type)
             offsets = _full_offsets(self._hotness_F, len(features), size, self._id_type)
         else:
             lengths_FB = features.lengths_BF.new_zeros(self._features, size)
             lengths_FB[:, : len(features)] = features.lengths_BF.t()
-            ids = _ragged_feature_major(features, self._hotness_F).to(self._id_type)
             offsets = _offsets(lengths_FB, self._id_type)
         pooled_BX: torch.Tensor = self._kernel(indices=ids, offsets=offsets)
         if not self._any_mean:
@@ -195,15 +194,12 @@ def _offsets(lengths_FB: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.nn.functional.pad(lengths_FB.flatten().cumsum(0), (1, 0)).to(dtype)
 
 
-def _feature_major(ids_BS: torch.Tensor, hotness_F: tuple[int, ...]) -> torch.Tensor:
-    """All ids of feature 0 over the rows, then all of feature 1, ...; (B * S,)."""
-    if max(hotness_F) == 1:
-        return ids_BS.t().reshape(-1)
-    return torch.cat([ids_BL.reshape(-1) for ids_BL in ids_BS.split(hotness_F, dim=1)])
-
-
-def _ragged_feature_major(features: Features, hotness_F: tuple[int, ...]) -> torch.Tensor:
-    """The ids within the bags' lengths, in the same order."""
-    assert features.lengths_BF is not None
-    bags = zip(features.ids_BS.split(hotness_F, dim=1), features.lengths_BF.t(), strict=True)
+def feature_major(features: Features, hotness_F: tuple[int, ...]) -> torch.Tensor:
+    """All ids of feature 0 over the rows, then all of feature 1, ...; of a bag those within its length."""
+    if features.lengths_BF is None and max(hotness_F) == 1:
+        return features.ids_BS.t().reshape(-1)
+    parts = features.ids_BS.split(hotness_F, dim=1)
+    if features.lengths_BF is None:
+        return torch.cat([ids_BL.reshape(-1) for ids_BL in parts])
+    bags = zip(parts, features.lengths_BF.t(), strict=True)
     return torch.cat([ids_BL[torch.arange(ids_BL.shape[1]) < length_B[:, None]] for ids_BL, length_B in bags])

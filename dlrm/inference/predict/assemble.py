@@ -15,7 +15,7 @@ import torch
 from dlrm.config.predict import PredictConfig
 from dlrm.errors import DataError, DivergedError
 from dlrm.files import written_beside
-from dlrm.inference.exported.predictor import MOST_ROWS, TILE_ROWS
+from dlrm.inference.exported.tiles import MOST_ROWS, padded
 from dlrm.inference.predict.inputs import Input
 from dlrm.inference.predict.outputs import open_writer
 from dlrm.inference.predict.score import CARRIED, LABEL, LOGIT
@@ -164,9 +164,7 @@ def probabilities_of(logits_MT: torch.Tensor) -> torch.Tensor:
     In the same pieces, with rows added to the last one: where a tensor ends, and where threads divide it, elements take
     another path through a vectorised function.
     """
-    rows = len(logits_MT)
-    padded = torch.nn.functional.pad(logits_MT, (0, 0, 0, -rows % TILE_ROWS))
-    return torch.cat([piece.sigmoid() for piece in padded.split(MOST_ROWS)])[:rows]
+    return torch.cat([piece.sigmoid() for piece in padded(logits_MT).split(MOST_ROWS)])[: len(logits_MT)]
 
 
 def _output(config: PredictConfig, part: pa.Table, logits_MT: torch.Tensor, schema: pa.Schema) -> pa.Table:

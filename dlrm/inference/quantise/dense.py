@@ -18,17 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from dlrm.config.model import ModelConfig
-from dlrm.errors import ConfigError, ExportError
+from dlrm.errors import ConfigError
 from dlrm.inference.export.dense_program import DensePart, export_dense
+from dlrm.inference.export.rebuilt import rebuilt_model
 from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import PROGRAM_NAME, DensePrecision, Manifest
-from dlrm.inference.exported.program import dump_program, load_program
+from dlrm.inference.exported.program import dump_program
 from dlrm.models.base import Model
-from dlrm.models.build import build_model
 from dlrm.train.precision import lowered
 
 _ATEN = torch.ops.aten
@@ -49,25 +47,12 @@ def lowered_dense(folder: ExportFolder, precision: DensePrecision) -> bytes:
         ConfigError: the model names no part for it.
         ExportError: the export is damaged, or of a model that this version does not know.
     """
-    data = folder.read(PROGRAM_NAME)
     if precision == "fp32":
-        return data
-    state = load_program(data, str(folder.path / PROGRAM_NAME)).state_dict
-    model = _rebuilt(folder, state)
+        return folder.read(PROGRAM_NAME)
+    model = rebuilt_model(folder, hint="quantise with the version that exported it")
     program = _export(folder.manifest, DensePart(model))
     graph = _Lowering(program, model, precision).lowered()
     return dump_program(_without_checks(_export(folder.manifest, graph)))
-
-
-def _rebuilt(folder: ExportFolder, state: dict[str, torch.Tensor]) -> Model:
-    try:
-        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(folder.manifest.source.model)
-        model = build_model(config, folder.manifest.columns, seed=0).eval()
-        DensePart(model).load_state_dict(state)
-    except (ValidationError, ConfigError, RuntimeError) as error:
-        problem = f"its model cannot be built here ({str(error).splitlines()[0]})"
-        raise ExportError(str(folder.path), problem, hint="quantise with the version that exported it") from error
-    return model
 
 
 def _export(manifest: Manifest, part: nn.Module) -> torch.export.ExportedProgram:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from dlrm.inference.exported.manifest import DensePrecision, Manifest, Precision
-from dlrm.inference.exported.predictor import MOST_ROWS, TILE_ROWS
+from dlrm.inference.exported.tiles import padded, pieces_of
 from dlrm.inference.quantise.choice import possible
 from dlrm.inference.quantise.scores import Scored, log_losses, require_labels
 from dlrm.inference.quantise.variants import Variants
@@ -105,14 +105,11 @@ class MixScorer:
         columns = [self._columns(mix) for mix in mixes]
         needed = [precision for precision in self._lookups if any(precision in parts for parts in columns)]
         found: list[list[torch.Tensor]] = [[] for _ in mixes]
-        for start in range(0, len(self._scored), MOST_ROWS):
-            features = self._scored.features[start : start + MOST_ROWS]
-            rows = len(features)
-            size = -(-rows // TILE_ROWS) * TILE_ROWS
-            dense_BN = torch.nn.functional.pad(features.dense_BN, (0, 0, 0, size - rows))
-            pooled = {precision: self._lookups[precision](features, size) for precision in needed}
+        for features in pieces_of(self._scored.features):
+            dense_BN = padded(features.dense_BN)
+            pooled = {precision: self._lookups[precision](features, len(dense_BN)) for precision in needed}
             for parts, logits in zip(columns, found, strict=True):
-                logits.append(self._dense(dense_BN, _mixed(pooled, parts))[:rows])
+                logits.append(self._dense(dense_BN, _mixed(pooled, parts))[: len(features)])
         return [torch.cat(logits) for logits in found]
 
     def _columns(self, mix: Mix) -> dict[Precision, torch.Tensor]:

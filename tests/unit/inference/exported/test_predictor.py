@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dlrm.inference.exported.manifest import Manifest, PieceRecord, SourceRecord, SparseRecord, TableRecord
-from dlrm.inference.exported.predictor import MOST_ROWS, TILE_ROWS, Predictor, open_predictor
+from dlrm.inference.exported.predictor import Predictor, open_predictor
 from dlrm.inference.exported.tables import Lookup, starts_of_tables
+from dlrm.inference.exported.tiles import MOST_ROWS, TILE_ROWS
 from dlrm.inference.features import Features
 from dlrm.inference.raw.record import EncodedRecord, IdColumnRecord
 from tests.support.exports import TrainersModel, export

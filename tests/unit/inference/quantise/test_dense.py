@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from dlrm.config.model import DeepFmModel, DlrmModel
+from dlrm.errors import ExportError
 from dlrm.inference.export.dense_program import DensePart, export_dense
 from dlrm.inference.exported.manifest import FileRecord, Manifest, SourceRecord, SparseRecord, TableRecord
-from dlrm.inference.exported.predictor import MOST_ROWS, TILE_ROWS
 from dlrm.inference.exported.program import as_function, dump_program, load_program
+from dlrm.inference.exported.tiles import MOST_ROWS, TILE_ROWS
 from dlrm.inference.quantise.dense import Int8Linear, lowered_dense, rounded_in_sum
 from dlrm.models.build import build_model
 
@@ -108,12 +109,11 @@ def test_every_model_gives_nearly_the_same_logits_from_half_or_a_quarter_of_the_
 
 def test_the_trainers_own_autocast_gives_the_logits_of_bf16(tiny_variants, tiny_validation):
     from dlrm.config.precision import PrecisionConfig
-    from dlrm.inference.quantise.dense import _rebuilt
+    from dlrm.inference.export.rebuilt import rebuilt_model
     from dlrm.train.precision import lower_dense
 
     folder = tiny_variants.folder
-    state = load_program(tiny_variants.program("fp32"), "a program").state_dict
-    model = _rebuilt(folder, state)
+    model = rebuilt_model(folder, hint="")
     lower_dense(model, PrecisionConfig(dense="bf16"), torch.device("cpu"))
     dense_BN, pooled_BX = tiny_validation.features.dense_BN, torch.randn(512, folder.manifest.pooled_columns)
     with torch.no_grad():
@@ -186,3 +186,13 @@ def test_sums_of_products_are_exact_with_every_cpus_instructions(instructions):
     """With 127 in the place of 63 they are not, where there is no VNNI."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
     subprocess.run([sys.executable, "-c", SUMS], env=environment, check=True)
+
+
+def test_a_model_that_is_not_known_here_is_refused_with_what_to_do():
+    folder = folder_of(MODELS["dot"])
+    source = folder.manifest.source.model_copy(update={"model": {"kind": "other"}})
+    other = OneFile(folder.manifest.model_copy(update={"source": source}), folder.read("dense.pt2"))
+    with pytest.raises(
+        ExportError, match=r"its model cannot be built here .*; quantise with the version that exported"
+    ):
+        lowered_dense(other, "int8")
