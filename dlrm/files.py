@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 UNFINISHED = ".unfinished"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of some network file systems
@@ -44,6 +45,27 @@ def written_beside(path: Path, *, beside: Path | None = None, durable: bool = Tr
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def write_json(
+    path: Path, value: Any, *, indent: int | None = None, beside: Path | None = None, durable: bool = True
+) -> None:
+    """Write JSON, whole or not at all.
+
+    Args:
+        path: of the file.
+        value: what :mod:`json` takes.
+        indent: spaces a level; all in one line if left out.
+        beside: of :func:`written_beside`.
+        durable: likewise.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+        ValueError: a number is NaN or infinite, which JSON cannot say.
+    """
+    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    with written_beside(path, beside=beside, durable=durable) as file:
+        file.write(text.encode())
 
 
 def open_itself(path: str, flags: int) -> int:

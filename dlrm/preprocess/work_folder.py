@@ -16,7 +16,6 @@ its end:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -28,8 +27,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from dlrm import files
 from dlrm.errors import DataError
-from dlrm.files import UNFINISHED, alone, sync_folder, unfinished, written_beside
+from dlrm.files import UNFINISHED, alone, sync_folder, unfinished
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 _WRITTEN = re.compile(
@@ -149,8 +149,7 @@ def write_json(path: Path, value: Any) -> None:
     if not path.parent.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         sync_folder(path.parent.parent)
-    with written_beside(path) as file:
-        file.write(json.dumps(value).encode())
+    files.write_json(path, value)
 
 
 def read_json(path: Path, kind: Any) -> Any:

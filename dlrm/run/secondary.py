@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dlrm import files
 from dlrm.files import written_beside
 
 _LOG = logging.getLogger(__name__)
@@ -39,10 +39,14 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; what was there before stays.
     """
-    with written_beside(path, beside=path.with_suffix(path.suffix + ".part"), durable=False) as file:
+    with written_beside(path, beside=_beside(path), durable=False) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write JSON beside the file and rename it, so that a reader never sees a half."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    files.write_json(path, value, indent=2, beside=_beside(path), durable=False)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(path.suffix + ".part")

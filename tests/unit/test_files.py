@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from dlrm import files
-from dlrm.files import alone, written_beside
+from dlrm.files import alone, write_json, written_beside
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -31,6 +31,18 @@ def test_a_file_may_be_written_elsewhere_until_it_is_whole(tmp_path):
         file.write(b"new")
         assert [path.name for path in tmp_path.iterdir()] == ["other"]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_is_whole_and_says_nothing_that_json_cannot(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [1, 0.5, None]})
+    assert path.read_bytes() == b'{"a": [1, 0.5, null]}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")}, indent=1)
+    assert path.read_bytes() == b'{"a": [1, 0.5, null]}\n'
+    write_json(path, [1], indent=1, beside=tmp_path / "other", durable=False)
+    assert path.read_bytes() == b"[\n 1\n]\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_link_in_the_place_beside_stands_for_is_not_written_to(tmp_path):

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 
 from dlrm.config.predict import PredictConfig
 from dlrm.errors import DataError
+from dlrm.files import write_json
 from dlrm.format import escaped
 from dlrm.inference.predict.inputs import Input
-from dlrm.inference.predict.work import WorkFolder, identity, read_json, write_json
+from dlrm.inference.predict.work import WorkFolder, identity, read_json
 
 VERSION = 1
 """Of what is in the work folder."""

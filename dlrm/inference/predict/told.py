@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm.config.predict import PredictConfig
-from dlrm.files import written_beside
+from dlrm.files import write_json
 from dlrm.format import counted, escaped
 from dlrm.inference.predict.assemble import Outcome
 from dlrm.metrics.binary import BinaryResult
@@ -26,9 +25,7 @@ def write_metrics(path: Path, outcome: Outcome) -> None:
         return
     counts = {"rows": outcome.rows, "skipped": outcome.skipped, "non_finite": outcome.non_finite}
     figures = {task: result.to_dict() for task, result in outcome.results.items()}
-    with written_beside(path) as file:
-        file.write(json.dumps({**counts, "tasks": figures}, indent=1).encode())
-        file.write(b"\n")
+    write_json(path, {**counts, "tasks": figures}, indent=1)
 
 
 def summary(config: PredictConfig, outcome: Outcome, scored: int, seconds: float) -> str:

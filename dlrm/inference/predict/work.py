@@ -167,14 +167,8 @@ def locked(work: WorkFolder) -> Iterator[None]:
         yield
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a small file, whole or not at all."""
-    with written_beside(path) as file:
-        file.write(json.dumps(value).encode())
-
-
 def read_json(path: Path) -> Any:
-    """What :func:`write_json` has written; None if there is no such file, or if it is damaged."""
+    """What :func:`~dlrm.files.write_json` has written; None if there is no such file, or if it is damaged."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

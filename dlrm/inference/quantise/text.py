@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrm.errors import ConfigError
+from dlrm.files import write_json, written_beside
 from dlrm.format import byte_size, counted, escaped
 from dlrm.inference.exported.manifest import Manifest
 from dlrm.inference.quantise.budget import Found
@@ -106,24 +105,15 @@ def write_results(path: str, content: dict[str, Any], rows: Sequence[dict[str, A
         ConfigError: they cannot be written.
     """
     target = Path(path)
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     try:
-        _write(target, text)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_json(target, content, indent=1)
         if rows:
             lines = io.StringIO()
             writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-            _write(target.with_suffix(".csv"), lines.getvalue())
+            with written_beside(target.with_suffix(".csv")) as file:
+                file.write(lines.getvalue().encode())
     except OSError as error:
         raise ConfigError.at("results", f"{path} cannot be written ({error.strerror})") from None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
