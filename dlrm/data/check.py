@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dlrm.compiled import compiled
+from dlrm.data.bounds import mended, outside
 from dlrm.data.source import Samples, Source
 from dlrm.distributed.collectives import Collectives
 from dlrm.errors import DataError
@@ -118,7 +119,7 @@ class SampleCheck:
 
     def _apply_policy(self, samples: Samples, index_B: torch.Tensor) -> Samples:
         ids_BS = samples.ids_BS
-        bad_ids_BS = (ids_BS < 0) | (ids_BS >= self._rows_S)
+        bad_ids_BS = outside(ids_BS, self._rows_S)
         bad_dense_BN = ~samples.dense_BN.isfinite()
         bad_labels_BT = self._bad_labels(samples.labels_BT)
         if self._policy == "error":
@@ -129,8 +130,7 @@ class SampleCheck:
             return self._skipped(samples, bad_B)
         self._refuse_others(samples, bad_dense_BN, bad_labels_BT, index_B)
         self._count(samples, bad_ids_BS, bad_dense_BN, bad_labels_BT, torch.zeros(len(samples), dtype=torch.bool))
-        mended_BS = ids_BS % self._rows_S if self._policy == "hash" else ids_BS.clamp(min=0).minimum(self._rows_S - 1)
-        return replace(samples, ids_BS=mended_BS.to(ids_BS.dtype))
+        return replace(samples, ids_BS=mended(ids_BS, self._rows_S, self._policy).to(ids_BS.dtype))
 
     def _bad_labels(self, labels_BT: torch.Tensor) -> torch.Tensor:
         """Which labels (bool, (B, T)) are neither 0 nor 1, nor missing where they may be."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dlrm.data.bounds import outside
 from dlrm.data.source import Samples
 from dlrm.errors import DataError
 from dlrm.schema import Schema
@@ -72,7 +73,7 @@ def check_features(features: Features, schema: Schema, *, name: str, first_row: 
     hotness_F = torch.tensor([feature.hotness for feature in schema.sparse])
     feature_S = torch.arange(len(schema.sparse)).repeat_interleave(hotness_F)
     rows_S = torch.tensor([feature.rows for feature in schema.sparse])[feature_S]
-    bad_ids_BS = (features.ids_BS < 0) | (features.ids_BS >= rows_S)
+    bad_ids_BS = outside(features.ids_BS, rows_S)
     bad_dense_BN = ~features.dense_BN.isfinite()
     bad_B = bad_ids_BS.any(1) | bad_dense_BN.any(1)
     if not bad_B.any():

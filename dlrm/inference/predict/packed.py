@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ import torch
 
 from dlrm.config.data.packed import PartSplit
 from dlrm.config.predict import PredictConfig
-from dlrm.data.multi_hot.dataset import Bags, make_bags
+from dlrm.data.multi_hot.dataset import make_bags
 from dlrm.data.packed.dataset import choose_split
 from dlrm.data.packed.folder import PackedFolder, open_packed
 from dlrm.data.packed.remote import is_remote
@@ -59,7 +59,7 @@ class PackedInput(Input):
         _check_encoding(folder, preprocessing, path)
         self._source = PackedSource(path, folder.schema, folder.parts, _spans(folder, config.split))
         self._bags = None if record.bags is None else make_bags(self._schema, record.bags.options(CACHE_DIR))
-        self._beyond = record.beyond
+        self._preprocessing = preprocessing
         self.labelled = _has_labels(config, folder.schema, self._schema, path)
         self._carry = _carried(config.carry, folder.schema, path)
         self.carried = tuple(field for field, _ in self._carry)
@@ -82,7 +82,8 @@ class PackedInput(Input):
     def decode(self, first: int, rows: int) -> Decoded:
         """Consecutive rows; errors count from 1 with the first of them."""
         samples = self.samples(first, rows)
-        features = Features.of(_beyond(_expanded(samples, self._bags), self._schema, self._beyond))
+        ids_BS = samples.ids_BS if self._bags is None else self._bags.expand(samples.ids_BS)
+        features = Features(samples.dense_BN, self._preprocessing.mended(ids_BS), samples.lengths_BF)
         check_features(features, self._schema, name=self.path)
         labels_BT = None
         if self.labelled:
@@ -229,22 +230,6 @@ def _column(samples: Samples, field: pa.Field, place: tuple[str, int, int]) -> p
         return pa.array(ids_BL[:, 0])
     offsets = pa.array(np.arange(0, ids_BL.size + 1, width, dtype=np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(ids_BL.reshape(-1)), type=field.type)
-
-
-def _expanded(samples: Samples, bags: Bags | None) -> Samples:
-    return samples if bags is None else replace(samples, ids_BS=bags.expand(samples.ids_BS))
-
-
-def _beyond(samples: Samples, schema: Schema, beyond: str) -> Samples:
-    """What becomes of ids outside of their tables, as in training."""
-    if beyond == "error":
-        return samples
-    rows_S = torch.tensor([feature.rows for feature in schema.sparse]).repeat_interleave(
-        torch.tensor([feature.hotness for feature in schema.sparse])
-    )
-    ids_BS = samples.ids_BS.to(torch.int64)
-    mended_BS = ids_BS.remainder(rows_S) if beyond == "hash" else ids_BS.clamp(min=torch.tensor(0), max=rows_S - 1)
-    return replace(samples, ids_BS=mended_BS)
 
 
 def _absolute(path: str) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from dlrm.data.bounds import mended
 from dlrm.data.multi_hot.dataset import make_bags, multi_hot_schema
 from dlrm.errors import DataError
 from dlrm.inference.features import Features
@@ -176,6 +177,12 @@ class Preprocessing(ABC):
             ids = self._inside(ids.numpy(), name, first_row)
         return Features(torch.from_numpy(dense_BN), ids, None if lengths_BF is None else torch.from_numpy(lengths_BF))
 
+    def mended(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        """Ids with what becomes of those outside of their tables, as in training; as they are where that is an error."""
+        if self.record.beyond == "error":
+            return ids_BS
+        return mended(ids_BS, torch.from_numpy(self._rows_S), self.record.beyond)
+
     def _inside(self, ids_BS: NDArray[Any], name: str, first_row: int) -> torch.Tensor:
         bad_BS = (ids_BS < 0) | (ids_BS >= self._rows_S)
         if bad_BS.any():
@@ -188,7 +195,6 @@ class Preprocessing(ABC):
                     problem = f"the id is missing (or -1), outside of its table (0 .. {feature.rows - 1})"
                 hint = f"give a whole number from 0 to {feature.rows - 1}"
                 raise DataError(name, problem, row=first_row + at, column=feature.name, hint=hint)
-            mended = ids_BS % self._rows_S if self.record.beyond == "hash" else ids_BS.clip(0, self._rows_S - 1)
-            ids_BS = np.where(bad_BS, mended, ids_BS)
+            ids_BS = self.mended(torch.from_numpy(ids_BS)).numpy()
         narrow = self._rows_S.max() <= 2**31
         return torch.from_numpy(ids_BS.astype(np.int32 if narrow else np.int64, copy=False))
