@@ -40,6 +40,8 @@ from dlrm.metrics.score_histogram import ScoreHistogram
 
 PROGRAM = Path(__file__).resolve().parents[1] / "dlrm_main.py"
 _ADDRESS = re.compile(r"serving at (http://\S+)")
+_ASKED_ALONE = 100
+"""Rows that are asked for one by one, too."""
 
 
 def command(*words: str) -> None:
@@ -144,6 +146,10 @@ def main() -> int:
     options = parser.parse_args()
     config = load_config(options.run / "config.yaml")
     test = build_dataset(config.data).test
+    if not test.num_samples:
+        parser.error(f"{options.run}: its data have no test rows")
+    if not isinstance(config.data, CriteoTsvData) and test.schema.ids_per_sample > len(test.schema.sparse):
+        parser.error(f"{options.run}: its rows have bags of several ids, which are not asked for here")
     samples = test.read(torch.arange(test.num_samples))
     rows = rows_of(config, samples, test.schema.dense, tuple(feature.name for feature in test.schema.sparse))
     with tempfile.TemporaryDirectory() as name:
@@ -156,7 +162,8 @@ def main() -> int:
             step = options.rows_per_request
             spans = [slice(start, start + step) for start in range(0, len(samples), step)]
             answers = np.concatenate([ask(address, rows.body(span), rows.kind) for span in spans])
-            one = np.concatenate([ask(address, rows.body(slice(i, i + 1)), rows.kind) for i in range(100)])
+            singles = range(min(_ASKED_ALONE, len(samples)))
+            one = np.concatenate([ask(address, rows.body(slice(i, i + 1)), rows.kind) for i in singles])
         took_s = time.monotonic() - began
         predicted = np.load(folder / "scores.npy", allow_pickle=False)[:, 0]
         evaluated = json.loads((folder / "evaluated.json").read_text())
@@ -165,7 +172,7 @@ def main() -> int:
     faults = []
     if not np.array_equal(answers, predicted):
         faults.append(f"{int((answers != predicted).sum())} served probabilities are not those of predict")
-    if not np.array_equal(one, answers[:100]):
+    if not np.array_equal(one, answers[: len(one)]):
         faults.append("rows asked for one by one have other probabilities than in a batch")
     if abs(found_auc - expected["auc"]) > 1e-7:
         faults.append(f"the AUC of what was served is {found_auc}, evaluate finds {expected['auc']}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dlrm.config.bench_inference import BenchInferenceConfig
-from dlrm.inference.benchmark.measure import Arrivals, bounded_rate
+from dlrm.inference.benchmark.measure import FIRST_SHARE, MOST_SHARE, Arrivals, bounded_rate
 from dlrm.inference.benchmark.observed import Log, Observed
 from dlrm.inference.benchmark.plain import Plain
 from dlrm.inference.benchmark.points import Point
@@ -20,7 +20,6 @@ from dlrm.inference.benchmark.serving import Serving
 
 _WARM_UP_REQUESTS = 30
 _TIMED_REQUESTS = 100
-_FIRST_SHARE, _MOST_SHARE = 0.7, 2.0
 
 
 @dataclass
@@ -94,9 +93,9 @@ def compare(
         torch.set_num_threads(threads)
         alone_s = _alone_s(plain)
         seen.plain_alone_ms.append(alone_s * 1e3)
-        start = rates["plain"] or _FIRST_SHARE / alone_s
+        start = rates["plain"] or FIRST_SHARE / alone_s
         run = Arrivals(plain, 1, config.bound_ms / 1e3, rng).run
-        one = bounded_rate(run, config, first=start, highest=_MOST_SHARE / alone_s, fastest_s=alone_s).confirmed
+        one = bounded_rate(run, config, first=start, highest=MOST_SHARE / alone_s, fastest_s=alone_s).confirmed
         rates["plain"] = one.rate_per_s if one else 0.0
         seen.plain.append(one)
 

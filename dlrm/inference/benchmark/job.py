@@ -27,12 +27,10 @@ from dlrm.inference.benchmark.rows import Row
 from dlrm.inference.benchmark.serving import Serving
 from dlrm.inference.benchmark.text import texts
 from dlrm.inference.exported.predictor import Predictor, open_predictor
+from dlrm.inference.serve.job import SWITCH_S
 from dlrm.inference.serve.waiting import Limits
 from dlrm.run.console import Console
 from dlrm.run.secondary import secondary
-
-_SWITCH_S = 0.0005
-"""Python's switch interval, as ``serve`` has it."""
 
 
 def run_bench_inference(config: BenchInferenceConfig) -> Result:
@@ -186,7 +184,7 @@ def _disturbances(measured: Sequence[Measured]) -> list[str]:
 def _as_served() -> Iterator[None]:
     """Python as the server sets it: a short switch interval, and no collection of what stays."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()
     try:

@@ -20,7 +20,7 @@ from dlrm.inference.benchmark.serving import Serving
 _SHARES_OF_HIGHEST = (0.25, 0.5, 0.75, 0.9)
 _WARM_UP = 0.3
 _ALONE = 0.3
-_FIRST_SHARE, _MOST_SHARE = 0.7, 2.0
+FIRST_SHARE, MOST_SHARE = 0.7, 2.0
 """Of what the machine can do by a closed run: where the search for a rate begins, and what it does not try."""
 _LEAST_REQUESTS = 200
 """Of a run, however low the rate: 99 % of fewer is not known."""
@@ -146,8 +146,8 @@ def measure(point: Point, serving: Serving, config: BenchInferenceConfig, rng: n
     bounded = bounded_rate(
         arrivals.run,
         config,
-        first=_FIRST_SHARE * most,
-        highest=_MOST_SHARE * most,
+        first=FIRST_SHARE * most,
+        highest=MOST_SHARE * most,
         fastest_s=alone.latency.p50_ms / 1e3,
     )
     found.bounded, found.searched = bounded.confirmed, bounded.searched

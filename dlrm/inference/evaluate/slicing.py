@@ -74,7 +74,7 @@ class ByValue:
             return torch.zeros_like(values_B)
         sorted_K, number_K = self.values_K.sort()
         place_B = torch.searchsorted(sorted_K, values_B).clamp(max=len(sorted_K) - 1)
-        others = len(self.labels) - 1  # of padding alone, where there are no others
+        others = len(self.values_K) - (not self.others)  # the last: of padding alone, where there are no others
         return torch.where(sorted_K[place_B] == values_B, number_K[place_B], others)
 
 

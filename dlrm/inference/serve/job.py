@@ -26,7 +26,7 @@ from dlrm.inference.serve.reloading import Reloading
 from dlrm.inference.serve.server import Server, bound, listen, uvicorn_config
 from dlrm.inference.serve.waiting import Limits
 
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 """Python's switch interval: while an export is loaded, threads that compute wait so long for the interpreter, not 5 ms."""
 _FURTHER_FILES = 128
 
@@ -41,7 +41,7 @@ def run_serve(config: ServeConfig) -> None:
     with bound(config.host, config.port) as listening:
         _allow_files(config.max_connections)
         torch.set_num_threads(1)
-        sys.setswitchinterval(_SWITCH_S)
+        sys.setswitchinterval(SWITCH_S)
         models = {name: ServedModel.load(name, path, compiled=config.compiled) for name, path in config.models.items()}
         gc.collect()
         gc.freeze()  # what is here stays; collections need not look at it again
