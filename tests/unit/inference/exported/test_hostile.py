@@ -7,7 +7,9 @@ import pickle
 import random
 import re
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -363,6 +365,32 @@ def test_a_second_member_of_the_same_name_is_refused(whole, tmp_path):
             target.writestr(SAMPLES, pickle.dumps(Canary(tmp_path / "canary")))
     with pytest.raises(ExportError, match=r"holds 'model/data/sample_inputs/model\.pt'"):
         load_program(written.getvalue(), "dense.pt2")
+
+
+def test_members_that_lie_over_each_other_are_refused_before_they_are_read(monkeypatch):
+    """Each is the whole of the next: 400 of them would be 400 times the archive."""
+    names, tail, found = [f"model/a{number:03}".encode() for number in range(400)], b"x" * (1 << 16), []
+    for name in names:
+        found.append((name, zlib.crc32(tail), len(tail)))
+        tail = (
+            struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, 0, 0, 33, *found[-1][1:], len(tail), len(name), 0)
+            + name
+            + tail
+        )
+    directory = b"".join(
+        struct.pack(
+            "<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 0, 0, 33, crc, size, size, len(name), 0, 0, 0, 0, 0, at
+        )
+        + name
+        for at, (name, crc, size) in zip(range(0, 400 * 40, 40), reversed(found), strict=True)
+    )
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, len(found), len(found), len(directory), len(tail), 0)
+    overlapping = tail + directory + end
+    with zipfile.ZipFile(io.BytesIO(overlapping)) as source:
+        assert len(source.read("model/a000")) == found[0][2]  # a reader takes it for an archive
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(ExportError, match="holds bytes twice"):
+        load_program(overlapping, "dense.pt2")
 
 
 def test_a_program_of_other_shapes_is_refused_before_it_answers(whole, copy, tmp_path):
