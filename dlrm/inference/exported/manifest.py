@@ -26,7 +26,7 @@ from pydantic import Field
 from dlrm.checkpoint.manifest import Checksum, Count, Record, parse_record
 from dlrm.checkpoint.safetensors_format import Entry, layout
 from dlrm.errors import ExportError
-from dlrm.inference.raw.record import PreprocessingRecord
+from dlrm.inference.raw.record import MOST_IDS, Hotness, PreprocessingRecord
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import state_name
 
@@ -54,7 +54,7 @@ class SparseRecord(Record):
 
     name: str
     rows: Positive
-    hotness: Positive = 1
+    hotness: Hotness = 1
 
 
 class TableRecord(Record):
@@ -248,6 +248,10 @@ def _contradiction(manifest: Manifest) -> str:
     for feature, rows in zip(manifest.sparse, covered, strict=True):
         if rows != feature.rows:
             return f"of the table of {feature.name!a} {rows} rows are listed, not {feature.rows}"
+    if (ids := sum(feature.hotness for feature in manifest.sparse)) > MOST_IDS:
+        return f"a row has {ids:,} ids, more than {MOST_IDS:,}"
+    if manifest.preprocessing.table_rows != tuple(feature.rows for feature in manifest.sparse):
+        return "its raw rows become ids of other tables"
     return ""
 
 

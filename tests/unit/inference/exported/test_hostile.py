@@ -118,6 +118,11 @@ def put(*path, value):
     return change
 
 
+def bags(**changed):
+    return put("preprocessing", "bags", value={**HASHED, **changed})
+
+
+HASHED = {"kind": "hashed", "hotness": [1], "distribution": "uniform", "seed": 0}
 MANIFESTS = {
     "another version": (put("version", value=2), "has format version 2"),
     "a path": (put("files", 0, "name", value="../dense.pt2"), "files.0.name"),
@@ -141,6 +146,13 @@ MANIFESTS = {
     "an unknown key": (put("code", value="import os"), "code"),
     "pieces out of order": (put("files", 1, "pieces", 0, "first_row", value=3), "begins with row 3"),
     "a piece of no table": (put("files", 1, "pieces", 0, "table", value=99), "piece of table 99"),
+    "a seed that no recipe takes": (bags(kind="mlperf", seed=2**40), "bags: .*seed: must be less than 4294967296"),
+    "a negative seed": (bags(seed=-1), "bags: .*seed: must be greater"),
+    "enormous bags": (bags(hotness=[2**31 - 1]), "bags.hotness.0: must be less than or equal to 65536"),
+    "many large bags": (bags(hotness=[2**16] * 17), "1,114,112 ids a row, more than 1,048,576"),
+    "bags of other features": (bags(hotness=[1, 1]), "bags.hotness: has 2 entries, the data has 5"),
+    "enormous hotness": (put("sparse", 0, "hotness", value=2**31 - 1), "sparse.0.hotness: .* 65536"),
+    "other tables": (put("preprocessing", "sparse", 0, "rows", value=2**40), "ids of other tables"),
 }
 
 
@@ -355,18 +367,6 @@ def test_archives_are_taken_only_as_they_are_made(whole):
             load_program(other, "dense.pt2")
 
 
-def test_a_second_member_of_the_same_name_is_refused(whole, tmp_path):
-    """Two readers of one zip may take different ones."""
-    found, written = members((whole / "dense.pt2").read_bytes()), io.BytesIO(archive({}))
-    with zipfile.ZipFile(written, "w") as target:
-        for name, data in found.items():
-            target.writestr(name, data)
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            target.writestr(SAMPLES, pickle.dumps(Canary(tmp_path / "canary")))
-    with pytest.raises(ExportError, match=r"holds 'model/data/sample_inputs/model\.pt'"):
-        load_program(written.getvalue(), "dense.pt2")
-
-
 def test_members_that_lie_over_each_other_are_refused_before_they_are_read(monkeypatch):
     """Each is the whole of the next: 400 of them would be 400 times the archive."""
     names, tail, found = [f"model/a{number:03}".encode() for number in range(400)], b"x" * (1 << 16), []
@@ -391,6 +391,18 @@ def test_members_that_lie_over_each_other_are_refused_before_they_are_read(monke
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("was read"))
     with pytest.raises(ExportError, match="holds bytes twice"):
         load_program(overlapping, "dense.pt2")
+
+
+def test_a_second_member_of_the_same_name_is_refused(whole, tmp_path):
+    """Two readers of one zip may take different ones."""
+    found, written = members((whole / "dense.pt2").read_bytes()), io.BytesIO(archive({}))
+    with zipfile.ZipFile(written, "w") as target:
+        for name, data in found.items():
+            target.writestr(name, data)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            target.writestr(SAMPLES, pickle.dumps(Canary(tmp_path / "canary")))
+    with pytest.raises(ExportError, match=r"holds 'model/data/sample_inputs/model\.pt'"):
+        load_program(written.getvalue(), "dense.pt2")
 
 
 def test_a_program_of_other_shapes_is_refused_before_it_answers(whole, copy, tmp_path):
