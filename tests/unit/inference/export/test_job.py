@@ -107,7 +107,7 @@ def test_compiled_code_answers_as_the_program_and_a_row_the_same_in_any_batch(tm
     assert str(Path.home()).encode() + b"/" not in package
     assert b".cpp" not in package.rpartition(b"PK\x01\x02")[2]
     with monkeypatch.context() as patch:
-        patch.setattr(program_module, "_processor_flags", lambda: {"avx2", "fma"})
+        patch.setattr(program_module, "processor", lambda _: "avx2 fma")
         with pytest.raises(
             ExportError, match=r"is compiled for processors with .*avx512f.* which this one lacks; export"
         ):
@@ -116,7 +116,7 @@ def test_compiled_code_answers_as_the_program_and_a_row_the_same_in_any_batch(tm
 
 def test_machine_code_for_other_machines_is_not_loaded(monkeypatch, tmp_path):
     """Whatever is in the file: it is not opened."""
-    monkeypatch.setattr(program_module, "_processor_flags", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(program_module, "processor", lambda _: "avx2 fma")
     monkeypatch.setattr(program_module.platform, "machine", lambda: "x86_64")
     path = str(tmp_path / "none.pt2")
     for record, problem in [

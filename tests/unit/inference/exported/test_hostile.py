@@ -183,7 +183,7 @@ def test_what_is_no_json_of_a_manifest_is_refused(text, copy):
 
 
 def test_tables_larger_than_the_memory_are_refused_before_they_are_read(copy, monkeypatch):
-    monkeypatch.setattr(tables, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(tables, "free_memory_bytes", lambda: 1000)
     assert "of memory are free; use a host with more memory" in refused(copy)
 
 
