@@ -218,6 +218,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         error=ExportError,
         restore=RESTORE,
     )
+        version=VERSION,
     if problem := _contradiction(found):
         raise ExportError(path, problem, hint=RESTORE)
     return found
