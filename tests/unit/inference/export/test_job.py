@@ -104,6 +104,7 @@ def test_compiled_code_answers_as_the_program_and_a_row_the_same_in_any_batch(tm
         assert torch.equal(torch.cat(parts), together[: sum(map(len, parts))])
     package = (tmp_path / "e" / "dense_compiled.pt2").read_bytes()
     assert torch.__path__[0].encode() not in package
+    assert b"GOMP_parallel" not in package  # threads of its own, as many as where it was compiled
     assert str(Path.home()).encode() + b"/" not in package
     assert b".cpp" not in package.rpartition(b"PK\x01\x02")[2]
     with monkeypatch.context() as patch:
