@@ -45,7 +45,8 @@ FILE_NAME = r"^[a-z0-9][a-z0-9_]{0,60}\.(pt2|onnx|safetensors)$"
 FileName = Annotated[str, Field(pattern=FILE_NAME)]
 Positive = Annotated[int, Field(gt=0, lt=2**48)]
 
-_SCALE_AND_BIAS_BYTES = 4
+SCALE_AND_BIAS_BYTES = 4
+"""Of a row in ``int8`` or ``int4``: two numbers of float16."""
 _STORED = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8, "int4": torch.uint8}
 
 
@@ -78,7 +79,7 @@ class TableRecord(Record):
         """Numbers of that type that a row has."""
         if self.precision in ("fp32", "fp16"):
             return self.dim
-        return _SCALE_AND_BIAS_BYTES + (self.dim if self.precision == "int8" else self.dim // 2)
+        return SCALE_AND_BIAS_BYTES + (self.dim if self.precision == "int8" else self.dim // 2)
 
     @property
     def row_bytes(self) -> int:
@@ -217,8 +218,8 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         what="not the manifest of an export",
         error=ExportError,
         restore=RESTORE,
-    )
         version=VERSION,
+    )
     if problem := _contradiction(found):
         raise ExportError(path, problem, hint=RESTORE)
     return found
