@@ -13,12 +13,13 @@ from dlrm.config.export import ExportRequest
 from dlrm.data.build import build_dataset
 from dlrm.errors import ConfigError, DataError, ExportError
 from dlrm.inference.export import extras
-from dlrm.inference.export.job import run_export, write_export
+from dlrm.inference.export.job import run_export
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported import program as program_module
 from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import CompiledRecord
 from dlrm.inference.exported.predictor import open_predictor
+from tests.support.exports import write_export
 from tests.unit.data.parquet.parquet_files import columns, write
 from tests.unit.inference.saved_models import random_features, save_model
 

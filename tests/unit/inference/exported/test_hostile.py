@@ -18,13 +18,13 @@ import torch
 from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME, committed_text
 from dlrm.checkpoint.reader import open_reader
 from dlrm.errors import ExportError
-from dlrm.inference.export.job import write_export
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported import tables
 from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import dump_manifest
 from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.exported.program import load_program
+from tests.support.exports import write_export
 from tests.unit.inference.saved_models import save_model
 
 GRAPH = "model/models/model.json"
