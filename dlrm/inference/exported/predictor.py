@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 
 import torch
+from pydantic import ValidationError
 
-from dlrm.checkpoint.manifest import MANIFEST_NAME
+from dlrm.checkpoint.manifest import MANIFEST_NAME, first_fault
 from dlrm.checkpoint.safetensors_format import parse
-from dlrm.errors import ExportError
+from dlrm.errors import ConfigError, ExportError
 from dlrm.inference.exported.folder import ExportFolder, open_export
 from dlrm.inference.exported.manifest import COMPILED_NAME, PROGRAM_NAME, RESTORE, VOCABULARIES_NAME, Manifest
 from dlrm.inference.exported.program import Dense, as_function, load_compiled, load_program, require_answer
@@ -22,7 +23,8 @@ TILE_ROWS = 32
 
 Libraries choose the order of a matrix product's additions by its number of rows, so that a row's logit depends on how many
 others it is asked with (in the last bits). With multiples of 32 it does not, with the kernels that were looked at:
-tests/unit/inference/test_predictor.py. So a row gets the same probability alone, in a batch of a server, and from a file.
+tests/unit/inference/exported/test_predictor.py. So a row gets the same probability alone, in a batch of a server, and
+from a file.
 """
 MOST_ROWS = 1024
 """Computed at once; further rows follow. Larger pieces are no faster a row, and leave the processor's cache."""
@@ -127,8 +129,13 @@ def load_preprocessing(folder: ExportFolder) -> Preprocessing:
             else torch.empty(entry.shape, dtype=entry.dtype)
             for name, entry in entries.items()
         }
-    preprocessing = Preprocessing.load(folder.manifest.preprocessing, arrays)
+    manifest_path = str(folder.path / MANIFEST_NAME)
+    try:
+        preprocessing = Preprocessing.load(folder.manifest.preprocessing, arrays)
+    except (ConfigError, ValidationError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise ExportError(manifest_path, f"preprocessing: {fault}", hint=RESTORE) from None
     if preprocessing.schema != folder.manifest.columns:
         problem = "its raw rows become other columns than its tables and its program take"
-        raise ExportError(str(folder.path / MANIFEST_NAME), problem, hint=RESTORE)
+        raise ExportError(manifest_path, problem, hint=RESTORE)
     return preprocessing

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import fbgemm_gpu  # noqa: F401  # loads the kernel
-import psutil
 import torch
 from fbgemm_gpu.split_embedding_configs import SparseType, sparse_type_to_int
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
@@ -21,6 +19,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTable
 
 from dlrm.errors import ExportError
 from dlrm.format import byte_size
+from dlrm.hardware.host import free_memory_bytes
 from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import RESTORE, FileRecord, Manifest, Precision
 from dlrm.inference.features import Features
@@ -42,7 +41,8 @@ def read_tables(folder: ExportFolder) -> torch.Tensor:
         ExportError: a file cannot be read or is not as it was written; there is too little memory.
     """
     starts, size = starts_of_tables(folder.manifest)
-    if size > (free := _free_bytes()):  # the system would promise more than it has, and end the process when it is used
+    # The system would promise more than it has, and end the process when it is used.
+    if size > (free := free_memory_bytes()):
         problem = f"its tables take {byte_size(size)}, {byte_size(free)} of memory are free"
         raise ExportError(str(folder.path), problem, hint="use a host with more memory, or tables in fewer bits")
     weights = torch.empty(size, dtype=torch.uint8)
@@ -51,16 +51,6 @@ def read_tables(folder: ExportFolder) -> torch.Tensor:
     with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda file: _read_file(folder, file, bytes_of_all, starts), files))
     return weights
-
-
-def _free_bytes() -> int:
-    """Memory that this process can still take."""
-    free: int = psutil.virtual_memory().available
-    try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no limit
-        return free
-    return min(free, max(0, limit - used))
 
 
 def starts_of_tables(manifest: Manifest) -> tuple[list[int], int]:
