@@ -43,11 +43,10 @@ doctor: install
 	@$(BIN)/python dlrm_main.py doctor
 
 test: install-dev
-	@$(BIN)/python -m pytest --numprocesses auto $(WORKERS) -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
-# One process more than cores: many of these wait for a scheduler, or for a host that has fallen silent.
 test-slow: install-dev
-	@$(BIN)/python -m pytest --numprocesses $$(($$(nproc) + 1)) $(WORKERS) -m slow $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m slow $(ARGS)
 
 rehearse-install:
 	@DLRM_VENV=$(REHEARSE_VENV) PYTHON="$(PYTHON)" scripts/install.sh --torch "$(TORCH)" --accelerator cuda

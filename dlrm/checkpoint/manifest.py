@@ -262,6 +262,7 @@ def parse_record(
     what: str = "nothing of a checkpoint",
     error: type[CheckpointError] = CheckpointError,
     restore: str = RESTORE,
+    version: int = VERSION,
 ) -> R:
     """Read a record strictly: JSON without repeated keys, NaN or infinity, and nothing in it but what belongs there.
 
@@ -273,6 +274,7 @@ def parse_record(
         what: how a person is told that it is something else.
         error: what is raised.
         restore: the advice where it was changed.
+        version: what its ``version`` must be.
 
     Raises:
         CheckpointError: it is not that.
@@ -287,8 +289,8 @@ def parse_record(
         raise error(path, f"is not valid JSON ({ascii(str(invalid))[1:-1]})", hint=restore) from None
     if not isinstance(found, dict) or found.get("format") != format_name:
         raise error(path, f"is {what} (no format: {format_name})", hint="check the path")
-    if type(found.get("version")) is not int or found["version"] != VERSION:
-        problem = f"has format version {ascii(found.get('version'))[:40]}, this program reads {VERSION}"
+    if type(found.get("version")) is not int or found["version"] != version:
+        problem = f"has format version {ascii(found.get('version'))[:40]}, this program reads {version}"
         raise error(path, problem, hint="use the program that wrote it")
     try:
         return kind.model_validate_json(bytes(text))

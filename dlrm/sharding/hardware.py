@@ -7,9 +7,7 @@ option of ``sharding`` goes before them, and torchrec's default stands in for wh
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
-import psutil
 import torch
 from torchrec.distributed.planner import Topology, constants
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
@@ -18,9 +16,9 @@ from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import World
 from dlrm.errors import PlanError
 from dlrm.hardware.catalogue import devices, known_device
+from dlrm.hardware.host import memory_bytes
 
 _GIB = 1 << 30
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst
 _GB = 10**9
 _TORCHREC_UNIT = 1000 / _GIB  # bytes a millisecond, as GiB/s
 _NO_END = 1 << 60  # bytes
@@ -106,7 +104,7 @@ def hardware_of(config: ShardingConfig, world: World) -> Hardware:
     Raises:
         PlanError: the catalogue does not have the device that is described.
     """
-    host_share = _NO_END if world.described else _host_memory_bytes() // world.rank_info.local_world_size
+    host_share = _NO_END if world.described else memory_bytes() // world.rank_info.local_world_size
     asked_device, asked_host = (
         None if gib is None else int(gib * _GIB) for gib in (config.device_memory_gib, config.host_memory_gib)
     )
@@ -162,10 +160,3 @@ def topology(hardware: Hardware, world: World, *, device_bytes: int, host_bytes:
         ),
         KernelConfig(compute_device=world.device.type, use_hardware_based_bandwidth=True),
     )
-
-
-def _host_memory_bytes() -> int:
-    """Memory of the host, or of the container where that is less."""
-    total = int(psutil.virtual_memory().total)
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
-    return min(total, int(limit)) if limit.isdigit() else total

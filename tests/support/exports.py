@@ -8,17 +8,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from dlrm.checkpoint.reader import open_reader
+from dlrm.checkpoint.fill import Progress, ignore
+from dlrm.checkpoint.reader import Reader, open_reader
 from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.config import Config, load_config
 from dlrm.data.batch import make_batch
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset, Samples
-from dlrm.inference.export.job import write_export
-from dlrm.inference.export.write import MAX_FILE_BYTES, new_export
+from dlrm.inference.export.job import ExportJob
+from dlrm.inference.export.update import Update
+from dlrm.inference.export.write import MAX_FILE_BYTES, FolderWriter, new_export
 from dlrm.inference.exported.manifest import Manifest
 from dlrm.models.build import build_model
 from dlrm.table_names import module_name, state_name
+from dlrm.train.checkpointing.load import saved_config
 from tests.support.command import run_command
 
 TINY = [
@@ -49,6 +52,28 @@ def train(folder: Path, *options: str) -> Path:
 def newest_checkpoint(run: Path) -> Path:
     """The checkpoint of the last step."""
     return max((run / "checkpoints").iterdir())
+
+
+def write_export(
+    reader: Reader,
+    writer: FolderWriter,
+    *,
+    average: bool = True,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    update: Update | None = None,
+    progress: Progress = ignore,
+) -> Manifest:
+    """Write all files of an export of a checkpoint, and say nothing."""
+    job = ExportJob(
+        reader,
+        writer,
+        saved_config(reader.checkpoint),
+        average=average,
+        max_file_bytes=max_file_bytes,
+        update=update,
+        say=lambda line: None,
+    )
+    return job.run(progress)
 
 
 def export(run: Path, output: Path, *, average: bool = True, max_file_bytes: int = MAX_FILE_BYTES) -> Manifest:

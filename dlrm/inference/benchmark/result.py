@@ -13,6 +13,7 @@ import torch
 
 from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.files import written_beside
+from dlrm.hardware.host import processor
 from dlrm.inference.benchmark.colocation import Shared, shared
 from dlrm.inference.benchmark.comparison import Comparison
 from dlrm.inference.benchmark.measure import Measured
@@ -89,18 +90,10 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": package_versions(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor("model name") or platform.processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def write_files(result: Result, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dlrm.checkpoint.reader import open_reader
 from dlrm.config.evaluate import EvaluateConfig, EvaluateRequest
 from dlrm.data.build import build_dataset
 from dlrm.data.check import bad_values_text
@@ -68,7 +69,7 @@ def evaluate(found: Found, world: World, display: Display) -> Evaluation:
 
     def see_whether_it_fits() -> bool:
         require_fit(checkpoint, config, source.schema, data=source.name)
-        return config.average and has_average(checkpoint)
+        return config.average and has_average(open_reader(checkpoint))
 
     averaged = together(world.collectives, see_whether_it_fits)
     from_rank_0(world.collectives, lambda: require_writable(config.output))

@@ -71,10 +71,12 @@ def write_compiled(
 
 
 def _options() -> dict[str, Any]:
-    if platform.machine() != "x86_64":
-        return {}
-    # Else it is compiled for all that this very processor can do, which no word for a kind of processor says.
-    return {"cpp.march": "x86-64-v3"}
+    # As many threads as this machine has are else part of the code, whatever the caller's torch is set to.
+    options: dict[str, Any] = {"cpp.threads": 1}
+    if platform.machine() == "x86_64":
+        # Else it is compiled for all that this very processor can do, which no word for a kind of processor says.
+        options["cpp.march"] = "x86-64-v3"
+    return options
 
 
 def plain_package(package: bytes, folder: Path) -> tuple[bytes, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -62,12 +64,13 @@ def export_dense(part: nn.Module, *, dense_features: int, pooled_columns: int) -
         return torch.export.export(part.eval(), example, dynamic_shapes=({0: rows}, {0: rows}))
 
 
-class quiet:  # noqa: N801
-    """torch warns of its own tracing while it traces."""
-
-    def __enter__(self) -> None:
-        self._level = logging.getLogger("torch.fx").level
-        logging.getLogger("torch.fx").setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("torch.fx").setLevel(self._level)
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Torch warns of its own tracing while it traces."""
+    logger = logging.getLogger("torch.fx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -103,25 +103,6 @@ def _bytes_bar(console: rich.console.Console, what: str, total: int) -> Iterator
         yield lambda nbytes: bars.advance(bar, nbytes)
 
 
-def _say_nothing(line: str) -> None:
-    pass
-
-
-def write_export(
-    reader: Reader,
-    writer: FolderWriter,
-    *,
-    average: bool = True,
-    max_file_bytes: int = MAX_FILE_BYTES,
-    update: Update | None = None,
-    progress: Progress = ignore,
-) -> Manifest:
-    """Write all files of an export of a checkpoint; see :class:`ExportJob`."""
-    trained = saved_config(reader.checkpoint)
-    job = ExportJob(reader, writer, trained, average=average, max_file_bytes=max_file_bytes, update=update)
-    return job.run(progress)
-
-
 class ExportJob:
     """Writes the files of an export.
 
@@ -150,7 +131,7 @@ class ExportJob:
         update: Update | None = None,
         compiled: bool = False,
         onnx: bool = False,
-        say: Callable[[str], None] = _say_nothing,
+        say: Callable[[str], None],
     ) -> None:
         self._reader, self._writer, self._trained, self._update = reader, writer, trained, update
         self._max_file_bytes, self._compiled, self._onnx, self._say = max_file_bytes, compiled, onnx, say

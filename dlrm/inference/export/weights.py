@@ -12,8 +12,8 @@ from dlrm.checkpoint.reader import Reader
 from dlrm.checkpoint.tensors import GlobalTensor, weight_name
 from dlrm.errors import CheckpointMismatchError
 from dlrm.table_names import state_name
-
-_AVERAGE = "average."
+from dlrm.train.checkpointing.load import has_average
+from dlrm.train.checkpointing.state import AVERAGE_PREFIX
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Weights:
     @classmethod
     def of(cls, reader: Reader, *, average: bool) -> Weights:
         """The averages, where they are asked for and there are any, or else the weights themselves."""
-        return cls(reader, average and any(name.startswith(_AVERAGE) for name in reader.tensors))
+        return cls(reader, average and has_average(reader))
 
     def table(self, feature: str) -> str:
         """The name in the checkpoint of what stands for a table."""
@@ -77,4 +77,4 @@ class Weights:
         self.fill([GlobalTensor.of(name, tensor) for name, tensor in wanted.items()])
 
     def _name(self, name: str) -> str:
-        return f"{_AVERAGE}{name}" if self.averaged else name
+        return f"{AVERAGE_PREFIX}{name}" if self.averaged else name

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME, committed_te
 from dlrm.checkpoint.safetensors_format import Entry, layout
 from dlrm.errors import ExportError
 from dlrm.files import sync_folder
+from dlrm.inference.export.place import clear_leftovers, hidden, in_use, take_place
 from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import (
     FILE_NAME,
@@ -100,26 +100,22 @@ def new_export(output: str, *, overwrite: bool) -> Iterator[FolderWriter]:
         ExportError: something is there that may not be replaced; it cannot be written.
     """
     path = Path(os.path.expanduser(output))
-    _check_free(path, overwrite=overwrite)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    beside = hidden(path, "unfinished")
     try:
         try:
-            beside.mkdir(parents=True)
-            yield FolderWriter(beside)
+            clear_leftovers(path)
             _check_free(path, overwrite=overwrite)
-            if path.exists():
-                aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.replaced")
-                os.rename(path, aside)
-                os.rename(beside, path)
-                shutil.rmtree(aside)
-            else:
-                os.rename(beside, path)
-            sync_folder(path.parent)
+            beside.mkdir(parents=True)
+            with in_use(beside):
+                yield FolderWriter(beside)
+                _check_free(path, overwrite=overwrite)
+                take_place(beside, path)
+                sync_folder(path.parent)
         except OSError as error:
             where = error.filename if isinstance(error.filename, str) else str(path)
             problem = f"cannot be written ({error.strerror})"
             raise ExportError(where, problem, hint="check space and who may write there") from None
-    finally:
+    finally:  # what was replaced is there now; if it cannot be removed, the new one stands all the same
         shutil.rmtree(beside, ignore_errors=True)
 
 
@@ -129,7 +125,6 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
     if path.is_symlink():
         raise ExportError(str(path), "is a link", hint="name a folder")
     if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
         return
     if not overwrite:
         raise ExportError(str(path), "is there already", hint="name another folder, or replace it with --overwrite")

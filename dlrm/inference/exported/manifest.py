@@ -26,7 +26,7 @@ from pydantic import Field
 from dlrm.checkpoint.manifest import Checksum, Count, Record, parse_record
 from dlrm.checkpoint.safetensors_format import Entry, layout
 from dlrm.errors import ExportError
-from dlrm.inference.raw.record import PreprocessingRecord
+from dlrm.inference.raw.record import MOST_IDS, Hotness, PreprocessingRecord
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import state_name
 
@@ -45,7 +45,8 @@ FILE_NAME = r"^[a-z0-9][a-z0-9_]{0,60}\.(pt2|onnx|safetensors)$"
 FileName = Annotated[str, Field(pattern=FILE_NAME)]
 Positive = Annotated[int, Field(gt=0, lt=2**48)]
 
-_SCALE_AND_BIAS_BYTES = 4
+SCALE_AND_BIAS_BYTES = 4
+"""Of a row in ``int8`` or ``int4``: two numbers of float16."""
 _STORED = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8, "int4": torch.uint8}
 
 
@@ -54,7 +55,7 @@ class SparseRecord(Record):
 
     name: str
     rows: Positive
-    hotness: Positive = 1
+    hotness: Hotness = 1
 
 
 class TableRecord(Record):
@@ -78,7 +79,7 @@ class TableRecord(Record):
         """Numbers of that type that a row has."""
         if self.precision in ("fp32", "fp16"):
             return self.dim
-        return _SCALE_AND_BIAS_BYTES + (self.dim if self.precision == "int8" else self.dim // 2)
+        return SCALE_AND_BIAS_BYTES + (self.dim if self.precision == "int8" else self.dim // 2)
 
     @property
     def row_bytes(self) -> int:
@@ -217,6 +218,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         what="not the manifest of an export",
         error=ExportError,
         restore=RESTORE,
+        version=VERSION,
     )
     if problem := _contradiction(found):
         raise ExportError(path, problem, hint=RESTORE)
@@ -248,6 +250,10 @@ def _contradiction(manifest: Manifest) -> str:
     for feature, rows in zip(manifest.sparse, covered, strict=True):
         if rows != feature.rows:
             return f"of the table of {feature.name!a} {rows} rows are listed, not {feature.rows}"
+    if (ids := sum(feature.hotness for feature in manifest.sparse)) > MOST_IDS:
+        return f"a row has {ids:,} ids, more than {MOST_IDS:,}"
+    if manifest.preprocessing.table_rows != tuple(feature.rows for feature in manifest.sparse):
+        return "its raw rows become ids of other tables"
     return ""
 
 

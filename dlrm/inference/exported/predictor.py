@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 
 import torch
+from pydantic import ValidationError
 
-from dlrm.checkpoint.manifest import MANIFEST_NAME
+from dlrm.checkpoint.manifest import MANIFEST_NAME, first_fault
 from dlrm.checkpoint.safetensors_format import parse
-from dlrm.errors import ExportError
+from dlrm.errors import ConfigError, ExportError
 from dlrm.inference.exported.folder import ExportFolder, open_export
 from dlrm.inference.exported.manifest import COMPILED_NAME, PROGRAM_NAME, RESTORE, VOCABULARIES_NAME, Manifest
 from dlrm.inference.exported.program import Dense, as_function, load_compiled, load_program, require_answer
@@ -112,8 +113,13 @@ def load_preprocessing(folder: ExportFolder) -> Preprocessing:
             else torch.empty(entry.shape, dtype=entry.dtype)
             for name, entry in entries.items()
         }
-    preprocessing = Preprocessing.load(folder.manifest.preprocessing, arrays)
+    manifest_path = str(folder.path / MANIFEST_NAME)
+    try:
+        preprocessing = Preprocessing.load(folder.manifest.preprocessing, arrays)
+    except (ConfigError, ValidationError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise ExportError(manifest_path, f"preprocessing: {fault}", hint=RESTORE) from None
     if preprocessing.schema != folder.manifest.columns:
         problem = "its raw rows become other columns than its tables and its program take"
-        raise ExportError(str(folder.path / MANIFEST_NAME), problem, hint=RESTORE)
+        raise ExportError(manifest_path, problem, hint=RESTORE)
     return preprocessing

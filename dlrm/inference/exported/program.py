@@ -7,11 +7,11 @@ import operator
 import platform
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from dlrm.errors import ConfigError, ExportError
+from dlrm.hardware.host import processor
 from dlrm.inference.exported.manifest import RESTORE, CompiledRecord, Manifest
 from dlrm.inference.exported.program_archive import UnfitProgramError, checked_archive, plain_archive
 
@@ -135,19 +135,10 @@ def _lacking(record: CompiledRecord) -> str:
     if machine != record.machine:
         return f"{record.machine}, and this machine is {machine}"
     if machine == "x86_64":
-        missing = sorted(set(record.instructions) - _processor_flags())
+        missing = sorted(set(record.instructions) - set(processor("flags").split()))
         return f"processors with {', '.join(missing)}, which this one lacks" if missing else ""
     same = capability == record.capability
     return "" if same else f"processors with {record.capability}, and this one has {capability}"
-
-
-def _processor_flags() -> set[str]:
-    """What an x86 processor can do, as Linux calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def _first_line(error: Exception) -> str:

@@ -84,15 +84,16 @@ def checked_archive(archive: bytes) -> bytes:
     members: Members = {}
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as source:
+            # Members may lie over each other: each is as large as it says, and all of them need not fit.
+            if sum(member.file_size for member in source.infolist()) > len(archive):
+                raise UnfitProgramError("holds bytes twice")
             for member in source.infolist():
                 folder, _, name = member.filename.partition("/")
                 if folder != NAME or name in members:
                     raise UnfitProgramError(f"holds {ascii(member.filename)[:80]}, which is no part of a program here")
-                if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(archive):
+                if member.compress_type != zipfile.ZIP_STORED:
                     raise UnfitProgramError(f"holds {ascii(member.filename)[:80]} compressed")
                 members[name] = source.read(member)
-        if sum(map(len, members.values())) > len(archive):
-            raise UnfitProgramError("holds bytes twice")
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, OSError):
         raise UnfitProgramError("is no archive of a program") from None
     return archive_of(_checked(members))

@@ -11,10 +11,9 @@ import torch
 
 from dlrm.errors import ExportError
 from dlrm.format import escaped
-from dlrm.inference.exported.manifest import Precision
+from dlrm.inference.exported.manifest import SCALE_AND_BIAS_BYTES, Precision
 
 _BITS = {"int8": 8, "int4": 4}
-_SCALE_AND_BIAS_BYTES = 4
 
 
 def stored_rows(
@@ -52,9 +51,9 @@ def stored_rows(
         _refuse(halves_RD.isfinite().all(1), too_large, path, table, ids_R)
         return halves_RD
     integers_first = torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(weights_RD, _BITS[precision])
-    scale_and_bias = integers_first[:, -_SCALE_AND_BIAS_BYTES:].contiguous()
+    scale_and_bias = integers_first[:, -SCALE_AND_BIAS_BYTES:].contiguous()
     _refuse(scale_and_bias.view(torch.float16).isfinite().all(1), too_large, path, table, ids_R)
-    return torch.cat((scale_and_bias, integers_first[:, :-_SCALE_AND_BIAS_BYTES]), dim=1)
+    return torch.cat((scale_and_bias, integers_first[:, :-SCALE_AND_BIAS_BYTES]), dim=1)
 
 
 def _refuse(good_R: torch.Tensor, problem: str, path: str, table: str, ids_R: torch.Tensor) -> None:

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import fbgemm_gpu  # noqa: F401  # loads the kernel
-import psutil
 import torch
 from fbgemm_gpu.split_embedding_configs import SparseType, sparse_type_to_int
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
@@ -21,6 +19,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTable
 
 from dlrm.errors import ExportError
 from dlrm.format import byte_size
+from dlrm.hardware.host import free_memory_bytes
 from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import RESTORE, FileRecord, Manifest, Precision
 from dlrm.inference.features import Features
@@ -62,19 +61,9 @@ def require_memory(size: int, path: str, what: str) -> None:
     Raises:
         ExportError: less is free.
     """
-    if size > (free := _free_bytes()):
+    if size > (free := free_memory_bytes()):
         problem = f"{what} {byte_size(size)}, {byte_size(free)} of memory are free"
         raise ExportError(path, problem, hint="use a host with more memory, or tables in fewer bits")
-
-
-def _free_bytes() -> int:
-    """Memory that this process can still take."""
-    free: int = psutil.virtual_memory().available
-    try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no limit
-        return free
-    return min(free, max(0, limit - used))
 
 
 def starts_of_tables(manifest: Manifest) -> tuple[list[int], int]:

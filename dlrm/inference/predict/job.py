@@ -99,6 +99,8 @@ def _begin(config: PredictConfig, work: WorkFolder, lock: ExitStack) -> _Begun:
     """Rank 0's preparations."""
     if work.output.is_dir():
         raise DataError(str(work.output), "is a folder, where a file is needed", hint="choose another output")
+    if work.output.is_symlink():  # which would be replaced, and what it leads to would stay as it was
+        raise DataError(str(work.output), "is a link", hint="name the file itself")
     if not work.output.parent.is_dir():
         raise DataError(str(work.output.parent), "there is no such folder", hint="make it, or choose another output")
     folder = open_export(config.export)

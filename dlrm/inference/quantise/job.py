@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -14,7 +15,7 @@ from dlrm.config.data import DataConfig, PlantedData
 from dlrm.config.quantise import QuantiseConfig
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset
-from dlrm.errors import ConfigError
+from dlrm.errors import ConfigError, ExportError
 from dlrm.format import byte_size, escaped
 from dlrm.inference.export.write import FolderWriter, new_export
 from dlrm.inference.exported.folder import ExportFolder, open_export
@@ -76,6 +77,9 @@ class _Job:
         self._console: rich.console.Console = console_for()
         self._folder = open_export(config.export)
         require_float32(self._folder)
+        if config.output and os.path.realpath(os.path.expanduser(config.output)) == os.path.realpath(self._folder.path):
+            problem = "is the export that is quantised, which cannot be had back from fewer bits"
+            raise ExportError(config.output, problem, hint="name another folder")
 
     def run(self) -> None:
         config, manifest = self._config, self._folder.manifest

@@ -15,9 +15,7 @@ from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER, Int64s
 from dlrm.data.raw.tsv_parse import hexadecimals
 from dlrm.errors import DataError
 from dlrm.format import escaped
-from dlrm.inference.raw.values import shown
-
-_HIGHEST_CATEGORY = 16**MAX_HEX_DIGITS - 1
+from dlrm.inference.raw.values import HIGHEST_CATEGORY, shown
 
 
 class TableColumns:
@@ -115,8 +113,8 @@ class TableColumns:
         """
         values = self.column(name)
         if not is_text(values.type):
-            problem = f"outside of the categories 0 .. {_HIGHEST_CATEGORY}"
-            return self._whole(name, values, MISSING_CATEGORY, (0, _HIGHEST_CATEGORY), problem)
+            problem = f"outside of the categories 0 .. {HIGHEST_CATEGORY}"
+            return self._whole(name, values, MISSING_CATEGORY, (0, HIGHEST_CATEGORY), problem)
         categories_M, valid_M = hexadecimals(*_fields(values))
         if not valid_M.all():
             at = int(valid_M.argmin())

@@ -14,7 +14,7 @@ from dlrm.data.raw.encoding import RawEncoding
 from dlrm.data.raw.layout import Layout
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY, Int64s
 from dlrm.data.raw.tsv_parse import parse_lines
-from dlrm.data.raw.vocabulary import NO_ID, Categories, DecimalIds, Vocabulary
+from dlrm.data.raw.vocabulary import NO_ID, Categories, DecimalIds, HashedIds, Vocabulary
 from dlrm.errors import DataError
 from dlrm.inference.features import Features
 from dlrm.inference.raw.arrow import TableColumns
@@ -72,17 +72,13 @@ class CriteoPreprocessing(Preprocessing):
 
     def example(self) -> dict[str, Any]:
         """See :meth:`Preprocessing.example`."""
-        row: dict[str, Any] = dict.fromkeys(self._encoding.dense_names, 1)
-        is_cut = self.record.beyond == "error" and not self._in_table  # of a category's id nothing is known then
-        for name, categories in self._encoding.categories.items():
-            if isinstance(categories, DecimalIds):
-                row[name] = 0
-            elif is_cut and _has_id_for_missing(categories):
-                row[name] = None
-            elif isinstance(categories, Vocabulary) and len(categories.values_K):
-                row[name] = f"{int(categories.values_K[0]):08x}"
-            else:
-                row[name] = f"{_COMMON_CATEGORY:08x}"
+        is_cut = self.record.beyond == "error" and not self._in_table
+        # Of an integer that is missing the bucket has a low id.
+        row: dict[str, Any] = dict.fromkeys(
+            self._encoding.dense_names, None if is_cut and self._encoding.buckets else 1
+        )
+        for (name, categories), rows in zip(self._encoding.categories.items(), self.record.table_rows, strict=False):
+            row[name] = _example_of(categories, rows if is_cut else categories.rows)
         return row
 
     def from_arrow(self, table: pa.Table, *, name: str = "body", first_row: int = 1) -> Features:
@@ -143,6 +139,20 @@ def _columns(encoding: RawEncoding) -> tuple[list[RawColumn], list[Read]]:
             columns.append(RawColumn(name, "category", may_be_missing))
             reads.append(category_reader(may_be_missing))
     return columns, reads
+
+
+def _example_of(categories: Categories, rows: int) -> int | str | None:
+    """A raw category whose id is below ``rows``, if there is one; None is a missing one."""
+    if isinstance(categories, DecimalIds):
+        return 0
+    if isinstance(categories, HashedIds):
+        return f"{_COMMON_CATEGORY:08x}" if rows >= categories.rows else None
+    if categories.first < rows and len(categories.values_K):
+        at = 0 if categories.ids_K is None else int((categories.ids_K < rows).argmax())
+        return f"{int(categories.values_K[at]):08x}"
+    if NO_ID < categories.missing < rows:
+        return None
+    return f"{_COMMON_CATEGORY:08x}"  # which is unseen, if there are no values
 
 
 def _has_id_for_missing(categories: Categories) -> bool:

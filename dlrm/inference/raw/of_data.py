@@ -13,11 +13,12 @@ from dlrm.data.parquet.dataset import ParquetSource
 from dlrm.data.raw.criteo_tsv import CriteoTsvSource
 from dlrm.data.raw.encoding import RawEncoding
 from dlrm.data.source import Dataset, Source
+from dlrm.errors import ConfigError
 from dlrm.inference.raw.criteo import CriteoPreprocessing
 from dlrm.inference.raw.encoded import EncodedPreprocessing
 from dlrm.inference.raw.encoding_record import criteo_record
 from dlrm.inference.raw.preprocessing import Preprocessing
-from dlrm.inference.raw.record import BagsRecord, Beyond, EncodedRecord, IdColumnRecord
+from dlrm.inference.raw.record import MOST_HOTNESS, MOST_IDS, BagsRecord, Beyond, EncodedRecord, IdColumnRecord
 from dlrm.preprocess.raw_encoding import recorded_encoding
 from dlrm.schema import Schema
 
@@ -31,8 +32,12 @@ def preprocessing_of(config: DataConfig, dataset: Dataset) -> Preprocessing:
 
     Raises:
         DataError: of packed data, a vocabulary is missing or damaged.
+        ConfigError: a row has more ids than exports take.
     """
     source, schema = dataset.train, dataset.schema
+    if schema.ids_per_sample > MOST_IDS or max(feature.hotness for feature in schema.sparse) > MOST_HOTNESS:
+        message = f"has more ids a sample than exports take: {MOST_HOTNESS:,} of a feature, {MOST_IDS:,} in all"
+        raise ConfigError.at("data", message)
     match config:
         case CriteoTsvData():
             assert isinstance(source, CriteoTsvSource)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dlrm.data.bounds import mended
 from dlrm.data.multi_hot.dataset import make_bags, multi_hot_schema
-from dlrm.errors import DataError
+from dlrm.errors import DataError, ExportError
 from dlrm.inference.features import Features
 from dlrm.inference.raw.columns import JsonReader, RawColumn
 from dlrm.inference.raw.record import CriteoRecord, EncodedRecord
@@ -73,7 +73,7 @@ class Preprocessing(ABC):
             cache_dir: where large lookup tables of MLPerf's multi-hot recipe are kept.
 
         Raises:
-            ExportError: the arrays are not those of the record.
+            ExportError: the arrays are not those of the record, or its tables are too small for any row.
         """
         from dlrm.inference.raw.criteo import CriteoPreprocessing  # both are built on this class
         from dlrm.inference.raw.encoded import EncodedPreprocessing
@@ -83,7 +83,13 @@ class Preprocessing(ABC):
             loaded = CriteoPreprocessing.of_record(record, arrays, cache_dir=cache_dir)
         else:
             loaded = EncodedPreprocessing(record, cache_dir=cache_dir)
-        loaded.from_json([loaded.example()])  # the first answer is not to wait for loops to be compiled
+        try:
+            loaded.from_json([loaded.example()])  # the first answer is not to wait for loops to be compiled
+        except DataError as error:
+            hint = "train and export with larger tables, or with bad_rows hash or clamp"
+            raise ExportError(
+                "manifest.json", f"its tables are too small for its own example: {error}", hint=hint
+            ) from None
         return loaded
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from dlrm.checkpoint.manifest import Record
+from dlrm.checkpoint.manifest import Record, first_fault
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
 from dlrm.schema import SparseFeature, fault_in_name
 
@@ -20,7 +21,11 @@ def _column(name: str) -> str:
 ColumnName = Annotated[str, AfterValidator(_column)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rows = Annotated[int, Field(gt=0, le=2**40)]
-Hotness = Annotated[int, Field(gt=0, lt=2**31)]
+MOST_HOTNESS = 2**16
+"""Ids that a bag may have."""
+MOST_IDS = 2**20
+"""Ids that a row may have, those of all its bags; memory for them is taken before there is a row."""
+Hotness = Annotated[int, Field(gt=0, le=MOST_HOTNESS)]
 Beyond = Literal["error", "hash", "clamp"]
 """What becomes of an id outside of its table: as in training, where ``skip`` is an error here."""
 
@@ -35,7 +40,15 @@ class BagsRecord(Record):
     kind: Literal["hashed", "mlperf"]
     hotness: Annotated[tuple[Hotness, ...], Field(min_length=1)]
     distribution: Literal["uniform", "pareto"]
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seed: int
+
+    @model_validator(mode="after")
+    def _training_has_such_bags(self) -> Self:
+        try:
+            self.options("")
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from None
+        return self
 
     def options(self, cache_dir: str) -> HashedMultiHot | MlperfMultiHot:
         """The options that make these bags; lookup tables of the recipe are kept in ``cache_dir``."""
@@ -56,6 +69,14 @@ class _Rows(Record):
     tasks: Annotated[tuple[ColumnName, ...], Field(min_length=1)]
     beyond: Beyond = "error"
     bags: BagsRecord | None = None
+
+    def _require_few_ids(self, hotness: Sequence[int]) -> None:
+        """See that a row is no more ids than memory is to be taken for; hotness of each feature without bags."""
+        ids = sum(hotness)
+        if self.bags is not None:
+            ids = sum(self.bags.hotness) * (len(hotness) if len(self.bags.hotness) == 1 else 1)
+        if ids > MOST_IDS:
+            raise ValueError(f"has {ids:,} ids a row, more than {MOST_IDS:,}")
 
 
 class IdColumnRecord(Record):
@@ -99,7 +120,13 @@ class EncodedRecord(_Rows):
             raise ValueError("lists a column twice")
         if self.bags is not None and any(column.lists for column in self.sparse):
             raise ValueError("has bags to be made of lists")
+        self._require_few_ids([column.hotness for column in self.sparse])
         return self
+
+    @property
+    def table_rows(self) -> tuple[int, ...]:
+        """Of each feature's table."""
+        return tuple(column.rows for column in self.sparse)
 
 
 class DenseColumnRecord(Record):
@@ -184,6 +211,17 @@ class CriteoRecord(_Rows):
     categories: Annotated[tuple[CategoryRecord, ...], Field(min_length=1)]
     buckets: tuple[VocabularyRecord, ...] = ()
     rows: tuple[Rows, ...] | None = None
+
+    @model_validator(mode="after")
+    def _a_row_has_few_ids(self) -> Self:
+        self._require_few_ids([1] * (len(self.categories) + len(self.buckets)))
+        return self
+
+    @property
+    def table_rows(self) -> tuple[int, ...]:
+        """Of each feature's table."""
+        needed = tuple(column.rows for column in (*self.categories, *self.buckets))
+        return needed if self.rows is None else self.rows
 
 
 PreprocessingRecord = Annotated[EncodedRecord | CriteoRecord, Field(discriminator="kind")]

@@ -27,7 +27,7 @@ Raises:
 """
 
 _INTEGER_BOUND = 10**MAX_DECIMAL_DIGITS
-_HIGHEST_CATEGORY = 16**MAX_HEX_DIGITS - 1
+HIGHEST_CATEGORY = 16**MAX_HEX_DIGITS - 1
 _IS_HEX = re.compile(f"[0-9A-Fa-f]{{1,{MAX_HEX_DIGITS}}}").fullmatch
 _EXACT = 2**53  # whole floats below it are the number that was meant
 _FLOAT32_BOUND = (2 - 2.0**-24) * 2.0**127  # from it on, float32 rounds to infinity
@@ -91,8 +91,8 @@ def category_reader(may_be_missing: bool) -> Read:
                 problem = f"longer than {MAX_HEX_DIGITS} hexadecimal digits (32 bits)"
             raise Refused(f"is {shown(value)}, {problem}", hint)
         number = _whole(value, hint, expected="neither hexadecimal text nor a whole number")
-        if not 0 <= number <= _HIGHEST_CATEGORY:
-            raise Refused(f"is {shown(value)}, outside of the categories 0 .. {_HIGHEST_CATEGORY}", hint)
+        if not 0 <= number <= HIGHEST_CATEGORY:
+            raise Refused(f"is {shown(value)}, outside of the categories 0 .. {HIGHEST_CATEGORY}", hint)
         return number
 
     return read

@@ -73,7 +73,8 @@ def _warm_up(predictor: Predictor, preprocessing: Preprocessing) -> None:
     example = preprocessing.example()
     preprocessing.from_arrow(pa.table({name: [value] for name, value in example.items()}))
     if preprocessing.record.kind == "criteo":
-        preprocessing.from_tsv("\t".join(map(str, example.values())).encode(), labelled=False)
+        fields = ("" if value is None else str(value) for value in example.values())
+        preprocessing.from_tsv("\t".join(fields).encode(), labelled=False)
     for rows in _WARMING_ROWS:
         found_BT = predictor.probabilities(preprocessing.from_json([example] * rows))
         if found_BT.shape != (rows, len(predictor.schema.tasks)):

@@ -41,7 +41,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _receiving = _headers_done = _answered = _ended = False
     _since_s = 0.0  # when what is waited for now began
     _unread_since_s: float | None = None
-    _header_bytes = 0
+    _header_bytes = 0  # that have come since the last of a body, or of the headers
+    _advanced = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See :class:`asyncio.Protocol`."""
@@ -55,14 +56,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """See :class:`asyncio.Protocol`."""
         if self.transport.is_closing():
             return
+        self._advanced = False
         super().data_received(data)
-        if self._headers_done or not self._receiving:
+        if self._advanced or not self._receiving:
             self._header_bytes = 0
             return
         self._header_bytes += len(data)
         if self._header_bytes > self.limits.max_header_bytes:
-            problem = f"the headers have more than {self.limits.max_header_bytes} bytes"
-            self._end(Refusal(431, "too_large", problem, hint="send fewer"))
+            self._end_long_headers()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's never keeps the connection
         """The client sends no more; what it has asked for is answered all the same."""
@@ -78,18 +79,55 @@ class BoundedProtocol(HttpToolsProtocol):
         """What cannot be parsed as HTTP."""
         self._end(Refusal(400, "bad_request", "the request is not HTTP/1.1", hint="see RFC 9112"))
 
+    def _end_long_headers(self) -> None:
+        problem = f"headers, trailers or the extensions of a chunk have more than {self.limits.max_header_bytes} bytes"
+        self._end(Refusal(431, "too_large", problem, hint="send fewer"))
+
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
         self._receiving, self._headers_done, self._since_s = True, False, time.monotonic()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. Nobody reads those that follow a body in chunks, so they are not kept."""
+        if not self._headers_done:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The empty line."""
-        self._headers_done, self._since_s = True, time.monotonic()
-        super().on_headers_complete()
+        self._headers_done = self._advanced = True
+        self._since_s = time.monotonic()
+        if self.transport.is_closing():  # what came before it in the same bytes was refused
+            return
+        # They may have come at once with the body, before :meth:`data_received` has counted them.
+        if self._bytes_of_headers > self.limits.max_header_bytes:
+            self._end_long_headers()
+        elif self.parser.should_upgrade() and self._announces_body():  # of which the parser gives nothing
+            problem = "the request has a body and asks for another protocol (Upgrade or CONNECT)"
+            self._end(Refusal(400, "bad_request", problem, hint="ask in HTTP/1.1 without a header Upgrade"))
+        else:
+            super().on_headers_complete()
+
+    @property
+    def _bytes_of_headers(self) -> int:
+        separators = 4  # ": " and the end of the line
+        return len(self.url) + sum(len(name) + len(value) + separators for name, value in self.headers)
+
+    def _announces_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and int(value)) for name, value in self.headers
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a body; that of a request that was refused is nobody's."""
+        self._advanced = True
+        if not self.transport.is_closing():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
+        if self.transport.is_closing():
+            return
         super().on_message_complete()
         self._receiving, self._since_s = False, time.monotonic()
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.manifest import first_fault
-from dlrm.checkpoint.reader import open_reader
+from dlrm.checkpoint.reader import Reader
 from dlrm.checkpoint.resume import require_sound
 from dlrm.checkpoint.soundness import fault_in_state
 from dlrm.checkpoint.stored import Checkpoint
@@ -51,9 +51,9 @@ def load_state(engine: Engine, checkpoint: Checkpoint, collectives: Collectives,
     return left
 
 
-def has_average(checkpoint: Checkpoint) -> bool:
-    """Whether the run kept averaged weights (``train.average_decay``)."""
-    return AVERAGE_STEPS in open_reader(checkpoint).tensors
+def has_average(reader: Reader) -> bool:
+    """Whether the run whose checkpoint it reads kept averaged weights (``train.average_decay``)."""
+    return AVERAGE_STEPS in reader.tensors
 
 
 def load_weights(engine: Engine, checkpoint: Checkpoint, collectives: Collectives, *, averaged: bool) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from dlrm.checkpoint.folder import newest_good
 from dlrm.checkpoint.load import load_tensors
+from dlrm.checkpoint.manifest import Record, parse_record
 from dlrm.checkpoint.retention import prune
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
 from dlrm.errors import CheckpointError
@@ -109,3 +110,14 @@ def test_a_checkpoint_under_the_name_of_another_step_is_not_taken_for_that_step(
     assert found is None
     assert "is of step 1" in skipped[0].why
     assert open_checkpoint(tmp_path / "step_00000099").step == 1
+
+
+def test_a_record_of_another_format_has_a_version_of_its_own():
+    class Other(Record):
+        format: str
+        version: int
+
+    text = b'{"format": "other", "version": 9}'
+    assert parse_record(Other, text, "f", format_name="other", version=9) == Other(format="other", version=9)
+    with pytest.raises(CheckpointError, match="has format version 9, this program reads 8"):
+        parse_record(Other, text, "f", format_name="other", version=8)

@@ -71,6 +71,8 @@ def _refuse_compression(body: bytes) -> None:
         try:
             message = pa.ipc.read_message(source)
         except EOFError:  # the end of the stream is written as a message of no length
+            if after := len(body) - source.tell():  # rows of a second stream would be dropped without a word
+                raise ValueError(f"{after} bytes follow the end of the stream") from None
             return
         if message.type in ("record batch", "dictionary") and _is_compressed(message.metadata.to_pybytes()):
             raise Refusal(415, "media_type", "the Arrow stream has compressed buffers", hint=_HINT)

@@ -13,12 +13,13 @@ from dlrm.config.export import ExportRequest
 from dlrm.data.build import build_dataset
 from dlrm.errors import ConfigError, DataError, ExportError
 from dlrm.inference.export import extras
-from dlrm.inference.export.job import run_export, write_export
+from dlrm.inference.export.job import run_export
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported import program as program_module
 from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import CompiledRecord
 from dlrm.inference.exported.predictor import open_predictor
+from tests.support.exports import write_export
 from tests.unit.data.parquet.parquet_files import columns, write
 from tests.unit.inference.saved_models import random_features, save_model
 
@@ -104,10 +105,11 @@ def test_compiled_code_answers_as_the_program_and_a_row_the_same_in_any_batch(tm
         assert torch.equal(torch.cat(parts), together[: sum(map(len, parts))])
     package = (tmp_path / "e" / "dense_compiled.pt2").read_bytes()
     assert torch.__path__[0].encode() not in package
+    assert b"GOMP_parallel" not in package  # threads of its own, as many as where it was compiled
     assert str(Path.home()).encode() + b"/" not in package
     assert b".cpp" not in package.rpartition(b"PK\x01\x02")[2]
     with monkeypatch.context() as patch:
-        patch.setattr(program_module, "_processor_flags", lambda: {"avx2", "fma"})
+        patch.setattr(program_module, "processor", lambda _: "avx2 fma")
         with pytest.raises(
             ExportError, match=r"is compiled for processors with .*avx512f.* which this one lacks; export"
         ):
@@ -116,7 +118,7 @@ def test_compiled_code_answers_as_the_program_and_a_row_the_same_in_any_batch(tm
 
 def test_machine_code_for_other_machines_is_not_loaded(monkeypatch, tmp_path):
     """Whatever is in the file: it is not opened."""
-    monkeypatch.setattr(program_module, "_processor_flags", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(program_module, "processor", lambda _: "avx2 fma")
     monkeypatch.setattr(program_module.platform, "machine", lambda: "x86_64")
     path = str(tmp_path / "none.pt2")
     for record, problem in [

@@ -10,12 +10,12 @@ import dlrm.inference.export.data
 from dlrm.checkpoint.reader import open_reader
 from dlrm.data.build import build_dataset
 from dlrm.inference.export.dense_program import DensePart, export_dense
-from dlrm.inference.export.job import write_export
 from dlrm.inference.export.onnx import write_onnx
 from dlrm.inference.export.write import FolderWriter, new_export
 from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.features import Features
 from dlrm.schema import Schema, SparseFeature
+from tests.support.exports import write_export
 from tests.unit.inference.saved_models import random_features, save_model
 
 DEEPFM = ["--model={kind: deepfm, embedding_dim: 8, deep_mlp: [16, 8]}"]

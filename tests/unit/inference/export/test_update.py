@@ -14,11 +14,12 @@ from dlrm.config.export import ExportRequest
 from dlrm.errors import ExportError
 from dlrm.inference.export import job
 from dlrm.inference.export.dense_program import export_dense
-from dlrm.inference.export.job import run_export, write_export
+from dlrm.inference.export.job import run_export
 from dlrm.inference.export.update import Update
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.tables import read_tables, starts_of_tables
+from tests.support.exports import write_export
 from tests.unit.checkpoint.delta.deltas import alone, dirty_tensors, link
 from tests.unit.checkpoint.states import State, save_ranks
 from tests.unit.inference.export.lowered import lowered

@@ -7,7 +7,9 @@ import pickle
 import random
 import re
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,13 @@ import torch
 from dlrm.checkpoint.manifest import COMMITTED_NAME, MANIFEST_NAME, committed_text
 from dlrm.checkpoint.reader import open_reader
 from dlrm.errors import ExportError
-from dlrm.inference.export.job import write_export
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported import tables
 from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import dump_manifest
 from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.exported.program import load_program
+from tests.support.exports import write_export
 from tests.unit.inference.saved_models import save_model
 
 GRAPH = "model/models/model.json"
@@ -116,6 +118,11 @@ def put(*path, value):
     return change
 
 
+def bags(**changed):
+    return put("preprocessing", "bags", value={**HASHED, **changed})
+
+
+HASHED = {"kind": "hashed", "hotness": [1], "distribution": "uniform", "seed": 0}
 MANIFESTS = {
     "another version": (put("version", value=2), "has format version 2"),
     "a path": (put("files", 0, "name", value="../dense.pt2"), "files.0.name"),
@@ -139,6 +146,13 @@ MANIFESTS = {
     "an unknown key": (put("code", value="import os"), "code"),
     "pieces out of order": (put("files", 1, "pieces", 0, "first_row", value=3), "begins with row 3"),
     "a piece of no table": (put("files", 1, "pieces", 0, "table", value=99), "piece of table 99"),
+    "a seed that no recipe takes": (bags(kind="mlperf", seed=2**40), "bags: .*seed: must be less than 4294967296"),
+    "a negative seed": (bags(seed=-1), "bags: .*seed: must be greater"),
+    "enormous bags": (bags(hotness=[2**31 - 1]), "bags.hotness.0: must be less than or equal to 65536"),
+    "many large bags": (bags(hotness=[2**16] * 17), "1,114,112 ids a row, more than 1,048,576"),
+    "bags of other features": (bags(hotness=[1, 1]), "bags.hotness: has 2 entries, the data has 5"),
+    "enormous hotness": (put("sparse", 0, "hotness", value=2**31 - 1), "sparse.0.hotness: .* 65536"),
+    "other tables": (put("preprocessing", "sparse", 0, "rows", value=2**40), "ids of other tables"),
 }
 
 
@@ -169,7 +183,7 @@ def test_what_is_no_json_of_a_manifest_is_refused(text, copy):
 
 
 def test_tables_larger_than_the_memory_are_refused_before_they_are_read(copy, monkeypatch):
-    monkeypatch.setattr(tables, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(tables, "free_memory_bytes", lambda: 1000)
     assert "of memory are free; use a host with more memory" in refused(copy)
 
 
@@ -351,6 +365,32 @@ def test_archives_are_taken_only_as_they_are_made(whole):
     ):
         with pytest.raises(ExportError):
             load_program(other, "dense.pt2")
+
+
+def test_members_that_lie_over_each_other_are_refused_before_they_are_read(monkeypatch):
+    """Each is the whole of the next: 400 of them would be 400 times the archive."""
+    names, tail, found = [f"model/a{number:03}".encode() for number in range(400)], b"x" * (1 << 16), []
+    for name in names:
+        found.append((name, zlib.crc32(tail), len(tail)))
+        tail = (
+            struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, 0, 0, 33, *found[-1][1:], len(tail), len(name), 0)
+            + name
+            + tail
+        )
+    directory = b"".join(
+        struct.pack(
+            "<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 0, 0, 33, crc, size, size, len(name), 0, 0, 0, 0, 0, at
+        )
+        + name
+        for at, (name, crc, size) in zip(range(0, 400 * 40, 40), reversed(found), strict=True)
+    )
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, len(found), len(found), len(directory), len(tail), 0)
+    overlapping = tail + directory + end
+    with zipfile.ZipFile(io.BytesIO(overlapping)) as source:
+        assert len(source.read("model/a000")) == found[0][2]  # a reader takes it for an archive
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(ExportError, match="holds bytes twice"):
+        load_program(overlapping, "dense.pt2")
 
 
 def test_a_second_member_of_the_same_name_is_refused(whole, tmp_path):

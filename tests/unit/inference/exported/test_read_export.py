@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dlrm.checkpoint.reader import open_reader
-from dlrm.inference.export.job import write_export
 from dlrm.inference.export.write import new_export
 from dlrm.inference.exported.predictor import open_predictor
+from tests.support.exports import write_export
 from tests.unit.inference.export.lowered import lowered
 from tests.unit.inference.saved_models import random_features, save_model
 

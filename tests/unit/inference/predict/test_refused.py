@@ -195,6 +195,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(for
     assert refused(forms, tmp_path / "no" / "b.npy").startswith(f"{tmp_path}/no: there is no such folder; make it")
     (tmp_path / "c.npy").mkdir()
     assert refused(forms, tmp_path / "c.npy").startswith(f"{tmp_path}/c.npy: is a folder")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "elsewhere.npy")
+    assert refused(forms, tmp_path / "link.npy", overwrite=True).startswith(f"{tmp_path}/link.npy: is a link; name the")
     shutil.copy(forms.parquet / "day_0.parquet", tmp_path / "d.parquet")
     line = refused(forms, tmp_path / "d.parquet", input=[str(tmp_path / "d.parquet")], overwrite=True)
     assert "is input and output" in line

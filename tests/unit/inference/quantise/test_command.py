@@ -144,6 +144,16 @@ def test_data_of_another_schema_are_refused(tiny_export, tmp_path):
         run([tiny_export, "--compare", *other])
 
 
+def test_an_export_is_not_replaced_by_its_own_smaller_one(tiny_export, tmp_path):
+    whole = shutil.copytree(tiny_export, tmp_path / "whole")
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = (whole / "manifest.json").read_bytes()
+    for given, output in ((whole, whole), (tmp_path / "link" / "whole", whole), (whole, tmp_path / "link" / "whole")):
+        with pytest.raises(ExportError, match="is the export that is quantised"):
+            run([given, f"--output={output}", "--overwrite=true"])
+    assert (whole / "manifest.json").read_bytes() == before
+
+
 def test_what_is_there_is_left_and_a_quantised_export_refused(tiny_export, tmp_path):
     run([tiny_export, f"--output={tmp_path / 'q'}"])
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "q").iterdir())

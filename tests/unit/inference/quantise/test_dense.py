@@ -16,6 +16,7 @@ from dlrm.inference.exported.manifest import FileRecord, Manifest, SourceRecord,
 from dlrm.inference.exported.program import as_function, dump_program, load_program
 from dlrm.inference.exported.tiles import MOST_ROWS, TILE_ROWS
 from dlrm.inference.quantise.dense import Int8Linear, lowered_dense, rounded_in_sum
+from dlrm.inference.raw.record import EncodedRecord, IdColumnRecord
 from dlrm.models.build import build_model
 
 MODELS = {
@@ -52,19 +53,14 @@ def folder_of(config, *, num_dense: int = 5) -> OneFile:
     source = SourceRecord(
         run="", step=0, samples=0, checkpoint="0" * 64, averaged=False, model=config.model_dump(), versions={}
     )
+    dense = tuple(f"int_{i}" for i in range(num_dense))
+    columns = tuple(IdColumnRecord(name=f"cat_{i}", rows=9) for i in range(4))
     manifest = Manifest(
-        dense=tuple(f"int_{i}" for i in range(num_dense)),
+        dense=dense,
         sparse=tuple(SparseRecord(name=f"cat_{i}", rows=9) for i in range(4)),
         tasks=tasks,
         tables=(TableRecord(dim=config.embedding_dim),) * 4,
-        preprocessing={
-            "kind": "encoded",
-            "tasks": tasks,
-            "beyond": "error",
-            "bags": None,
-            "dense": (),
-            "sparse": ({"name": "cat_0", "rows": 9},),
-        },
+        preprocessing=EncodedRecord(dense=dense, sparse=columns, tasks=tasks),
         files=(FileRecord(name="dense.pt2", bytes=0, checksum="0" * 64),),
         source=source,
     )

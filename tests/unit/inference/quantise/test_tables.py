@@ -52,11 +52,11 @@ def test_float32_is_in_memory_once_and_what_fewer_bits_take_is_asked_for_before(
         return made[-1]
 
     monkeypatch.setattr(variants, "tables_in_memory", counted)
-    monkeypatch.setattr(tables, "_free_bytes", lambda: sum(sizes[1:]) - 1)
+    monkeypatch.setattr(tables, "free_memory_bytes", lambda: sum(sizes[1:]) - 1)
     with pytest.raises(ExportError, match=r"its tables in fewer bits take .* of memory are free"):
         tiny_variants.lookups(UNIFORM)
     assert made == []
-    monkeypatch.setattr(tables, "_free_bytes", lambda: sum(sizes[1:]))
+    monkeypatch.setattr(tables, "free_memory_bytes", lambda: sum(sizes[1:]))
     assert len(tiny_variants.lookups(UNIFORM)) == 4
     assert [len(memory) for memory in made] == sizes[1:]
     assert sum(sizes) < 2.4 * sizes[0]  # of 8 columns

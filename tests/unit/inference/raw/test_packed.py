@@ -11,8 +11,8 @@ import torch
 
 from dlrm.config.data import PackedData
 from dlrm.data.build import build_dataset
-from dlrm.errors import DataError
-from dlrm.inference.raw import preprocessing_of
+from dlrm.errors import DataError, ExportError
+from dlrm.inference.raw import Preprocessing, preprocessing_of
 from dlrm.inference.raw.record import CriteoRecord, EncodedRecord
 from tests.unit.data.packed import packed_files
 from tests.unit.inference.raw.forms import all_forms, assert_same, reloaded, trained_on
@@ -106,6 +106,31 @@ def test_a_sample_that_training_would_have_skipped_is_an_error(written):
     _, preprocessing = opened(folder, rows=[3], bad_rows="skip")
     with pytest.raises(DataError, match=r"body, row \d+, column cat_\d: id \d+ is outside of its table \(0 \.\. 2\)"):
         preprocessing.from_tsv(text, labelled=True)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_example_of_smaller_tables_has_ids_inside_of_them(written, rows):
+    folder, _ = written
+    _, preprocessing = opened(folder, rows=[rows], bad_rows="skip")
+    example = preprocessing.example()
+    assert preprocessing.from_json([example]).ids_BS.max() < rows
+    line = "\t".join("" if value is None else str(value) for value in example.values())
+    preprocessing.from_tsv(line.encode(), labelled=False)
+
+
+def test_tables_too_small_for_any_row_are_refused_when_they_are_read():
+    """The only id of a value is beyond the table, and neither a missing nor an unseen one has an id."""
+    vocabulary = {"kind": "vocabulary", "name": "cat_0", "rows": 2, "missing": None, "unseen": None}
+    record = CriteoRecord.model_validate(
+        {
+            "tasks": ("label",),
+            "dense": {"logarithm": "numpy", "minimum": -2.0, "shift": 3.0, "columns": ({"name": "x", "missing": 1.0},)},
+            "categories": ({**vocabulary, "first": 1, "ascending": True},),
+            "rows": (1,),
+        }
+    )
+    with pytest.raises(ExportError, match="its tables are too small for its own example"):
+        Preprocessing.load(record, {"cat_0.values": torch.tensor([7])})
 
 
 @pytest.fixture(scope="module")

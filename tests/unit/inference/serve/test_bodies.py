@@ -115,3 +115,16 @@ def test_changed_bytes_are_features_or_a_refusal(criteo):
             statuses.add(refusal.status)
             json.loads(refusal.body)
     assert {200, 400, 422} <= statuses <= {200, 400, 413, 415, 422}
+
+
+def test_rows_after_the_end_of_an_arrow_stream_are_not_dropped_in_silence(criteo):
+    table = pa.table({name: [row[name] for row in ROWS] for name in COLUMNS})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream = sink.getvalue().to_pybytes()
+    assert len(of(criteo, ARROW, stream[:-8])) == len(ROWS)  # without the mark of its end
+    for after in (stream, b"junk"):
+        with pytest.raises(Refusal, match=f"{len(after)} bytes follow the end of the stream") as caught:
+            of(criteo, ARROW, stream + after)
+        assert caught.value.status == 400

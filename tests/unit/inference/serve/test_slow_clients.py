@@ -143,3 +143,61 @@ def test_what_is_not_http_gets_a_400_or_404(strict, sent):
     with strict.connect() as connection:
         connection.sendall(sent)
         assert status(received(connection)) in (400, 404)
+
+
+LONG = b"X-A: " + b"a" * 60_000 + b"\r\n"
+
+
+@pytest.mark.parametrize("long", [LONG * 2, b"X: a\r\n" * 20_000])
+def test_headers_that_come_at_once_with_their_body_are_bounded_too(strict, long):
+    with strict.connect() as connection:
+        connection.sendall(HEAD + b"Connection: close\r\nContent-Length: 2\r\n" + LONG + b"\r\n{}")
+        assert status(received(connection)) == 422  # read, and found to be no rows
+    with strict.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 2\r\n" + long + b"\r\n{}")
+        assert status(received(connection)) == 431
+
+
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+)
+def test_a_body_that_would_be_lost_to_an_upgrade_is_refused(strict, body):
+    """Java's client asks for HTTP/2 with its first request unless told otherwise."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+    with strict.connect() as connection:
+        connection.sendall(HEAD + upgrade + body)
+        content = received(connection)
+        assert status(content) == 400
+        assert b"without a header Upgrade" in content
+    with strict.connect() as connection:
+        connection.sendall(
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + upgrade.replace(b"\r\n", b", close\r\n", 1) + b"\r\n"
+        )
+        assert status(received(connection)) == 200
+
+
+@pytest.mark.parametrize(
+    ("start", "endless"),
+    [
+        pytest.param(b"0\r\n", LONG, id="trailers"),
+        pytest.param(b"0\r\nX: ", b"a" * 60_000, id="one trailer"),
+        pytest.param(b"2;a=", b"a" * 60_000, id="an extension"),
+    ],
+)
+def test_what_surrounds_chunks_is_bounded_too(strict, start, endless):
+    """The parser keeps trailers, however many there are."""
+    before = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n{\r\n" * 5
+    with strict.connect() as connection:
+        connection.sendall(before + b"0;a=b\r\nX: y\r\n\r\n")
+        assert status(received(connection)) == 400  # read as a whole: {{{{{ is no JSON
+    with strict.connect() as connection:
+        connection.sendall(before + start)
+        sent = 0
+        try:
+            while sent < 100e6:
+                connection.sendall(endless)
+                sent += len(endless)
+        except OSError:
+            pass
+        assert sent < 50e6  # what the kernel's buffers hold, at most
+        assert status(received(connection)) in (431, None)  # closing with bytes unread may lose what was said
