@@ -147,9 +147,9 @@ def main() -> int:
     config = load_config(options.run / "config.yaml")
     test = build_dataset(config.data).test
     if not test.num_samples:
-        parser.error(f"{options.run}: its data have no test rows")
+        parser.exit(2, f"{options.run}: its data have no test rows\n")
     if not isinstance(config.data, CriteoTsvData) and test.schema.ids_per_sample > len(test.schema.sparse):
-        parser.error(f"{options.run}: its rows have bags of several ids, which are not asked for here")
+        parser.exit(2, f"{options.run}: its rows have bags of several ids, which are not asked for here\n")
     samples = test.read(torch.arange(test.num_samples))
     rows = rows_of(config, samples, test.schema.dense, tuple(feature.name for feature in test.schema.sparse))
     with tempfile.TemporaryDirectory() as name:
