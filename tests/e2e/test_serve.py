@@ -180,6 +180,7 @@ print("LOADED", found, flush=True)
         (["{folder}/a", "--port", "{port}"], "cannot listen on 127.0.0.1:{port}"),
         (["{folder}/a", "--host", "256.0.0.1"], "cannot listen on 256.0.0.1"),
         (["{folder}/a", "--max_request_rows", "99999"], "max_queue_rows"),
+        (["{folder}/a", "--max_held_bytes", "1000"], "a body could never be held"),
         (["{folder}/a", "--compiled"], "holds no compiled code"),
     ],
 )
