@@ -27,6 +27,7 @@ from dlrm.inference.serve.pages import API_PAGE, PAGE_HEADERS, TRY_PAGE
 from dlrm.inference.serve.predict import Predict, Receive, Scope, Send
 from dlrm.inference.serve.refusal import Refusal
 
+_LOGGED_CHARACTERS = 300  # of a path: a line of the log must not be too long for a pipe
 _BEFORE, _AFTER = "/v1/models/", "/predict"
 
 
@@ -85,7 +86,7 @@ class Application:
                     time_s=round(time.time(), 3),
                     client=(scope.get("client") or ["?"])[0],
                     method=scope["method"],
-                    path=scope["path"],
+                    path=scope["path"][:_LOGGED_CHARACTERS],
                     **sent,
                     took_ms=round(1000 * (time.monotonic() - started_s), 3),
                 )
