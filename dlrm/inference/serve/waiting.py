@@ -78,7 +78,7 @@ class Queue:
         model: for whoever computes a batch; name: for whoever counts them; rows: that wait.
     """
 
-    __slots__ = ("model", "name", "rows", "waiting")
+    __slots__ = ("__weakref__", "model", "name", "rows", "waiting")
 
     def __init__(self, model: Any, name: str = "") -> None:
         self.model, self.name = model, name

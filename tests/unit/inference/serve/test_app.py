@@ -330,3 +330,13 @@ def test_other_addresses_refuse_as_predictions_do(server):
     assert content.endswith(b"}\n")
     name = "/v1/models/" + "%C3%A4" * 2000
     assert len(error_of(server.ask("GET", name)[2])["problem"]) <= 500
+
+
+def test_a_request_in_pieces_has_waited_once(server, columns):
+    before = samples(server)
+    assert server.predict({"rows": as_rows(columns, 10) * 30})[0] == 200  # more than a batch of 256
+    after = samples(server)
+    model = ("model", "default")
+    for stage, times in (("queue", 1), ("compute", 2)):
+        key = ("dlrm_stage_seconds_count", model, ("stage", stage))
+        assert after[key] - before[key] == times
