@@ -27,9 +27,10 @@ MEMORY_MB_PER_CPU = 4096
 RESTARTS_OVER_HOSTS = 3
 NUMA_BINDINGS = ("node", "socket", "exclusive", "core-complex")  # of torchrun --numa-binding
 SECRET = "DLRM_JOB_SECRET"  # read by launch/signed_store.py
+# What a job that is started again prints comes after what it has printed before.
+FOR_SBATCH = {"SBATCH_OPEN_MODE": "append", "SLURM_OPEN_MODE": "append"}
 # SIGUSR1 comes 300 s before the end of the job's time: all ranks save and Slurm starts the job again (launch/elastic.py).
-# What it prints then comes after what it has printed before.
-FOR_SBATCH = {"SBATCH_SIGNAL": "USR1@300", "SBATCH_OPEN_MODE": "append", "SLURM_OPEN_MODE": "append"}
+FOR_LAUNCHER = {"SBATCH_SIGNAL": "USR1@300"}
 
 
 def numa_binding(numa: str) -> list[str]:
@@ -149,7 +150,7 @@ def job(
                 max_retries=max_retries,
                 retry_policy=specs.RetryPolicy.APPLICATION,  # the other hosts cannot go on without one of them
                 resource=host.resource,
-                env=_environment(hosts, host, goes_on=goes_on),
+                env=_environment(hosts, host, goes_on=goes_on, launcher=True),
                 mounts=_mounts(host),
                 port_map={"c10d": rdzv_port} if rdzv_port else {},
             )
@@ -171,7 +172,7 @@ def service(name: str, role: str, argv: list[str], host: Host, *, port: int, max
                 num_replicas=1,
                 max_retries=max_retries,
                 resource=host.resource,
-                env=_environment(alone, host, goes_on=False),
+                env=_environment(alone, host, goes_on=False, launcher=False),
                 mounts=_mounts(host),
                 port_map={"http": port},
             )
@@ -218,7 +219,7 @@ def _meeting(hosts: Hosts, port: int) -> str:
     return f"{meeting} --rdzv-endpoint {endpoint}"
 
 
-def _environment(hosts: Hosts, host: Host, *, goes_on: bool) -> dict[str, str]:
+def _environment(hosts: Hosts, host: Host, *, goes_on: bool, launcher: bool) -> dict[str, str]:
     """Of the role: the secret by which several hosts of a job know each other; one host makes its own.
 
     For Slurm this and the user's variables are set in this process, whose environment sbatch hands on: torchx has Slurm
@@ -228,7 +229,8 @@ def _environment(hosts: Hosts, host: Host, *, goes_on: bool) -> dict[str, str]:
     if _scheduler() == "slurm":
         cpus = {"SRUN_CPUS_PER_TASK": str(host.resource.cpu)}  # from 22.05 on srun does not take it from sbatch
         again = {"DLRM_REQUEUE": "1"} if goes_on else {}  # read by launch/scheduler.py
-        for variable, value in {**FOR_SBATCH, **cpus, **again, **secret}.items():
+        save = FOR_LAUNCHER if launcher else {}  # nobody else heeds the signal
+        for variable, value in {**FOR_SBATCH, **save, **cpus, **again, **secret}.items():
             os.environ.setdefault(variable, value)
         os.environ.update(host.env)
         return {}

@@ -1,11 +1,12 @@
 """What a server of an export bears: its capacity, its latency at a share of it, and what it does with three times as much.
 
-    python -m scripts.load_server EXPORT [--minutes 0.2] [--share 0.7] [--rows 1] [--output load.json]
+    python -m scripts.load_server EXPORT [--minutes 0.2] [--share 0.8] [--rows 256] [--output load.json]
 
 The load is *open*: requests come as a Poisson process, whether the server has answered the last ones or not, and latency
 is counted from the time at which a request was due. (Clients that wait for an answer before they ask again leave out just
 the requests that would have waited: coordinated omission.) Server and load are processes of their own on this machine, and
-share its cores: what is found is the capacity of both together.
+share its cores: what is found is the capacity of both together. Requests have many rows, are Arrow and are made once, so
+that it is the server that comes to its limit; where the load does, this is said and nothing is concluded.
 
 1. *Capacity*: the rate is raised step by step until answers fail, come later than ``--bound-ms`` (99th percentile), or the
    load itself falls behind; it is the last rate before that.
@@ -13,7 +14,10 @@ share its cores: what is found is the capacity of both together.
 3. *Overload*: ``--over`` times the capacity for some seconds: how fast refusals come, and how many answers still do.
 4. *Recovery*: the share again; it must look like before.
 
-The result is JSON; the exit code is 1 if a request of *steady* or *recovery* failed.
+The result is JSON. ``problems`` in it, and the exit code 1, say that: a request of *steady* or *recovery* failed; an answer
+of *overload* was lost, was a 5xx other than 503 and 504, or a refusal came later than the server's time for waiting;
+nothing was refused there; *recovery* was slow; the server's memory grew in *steady*, after its first quarter, by more than
+``--most-growth``; the load fell behind; or the server ended badly.
 """
 
 from __future__ import annotations
@@ -27,19 +31,25 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
 import psutil
+import pyarrow as pa
 
 PROGRAM = Path(__file__).resolve().parents[1] / "dlrm_main.py"
 _STEP = 1.25
 _LATE_S = 0.05  # requests that are sent so much too late, and it is the load that has reached its capacity
 _CLIENT_TIMEOUT_S = 10.0
+_ARROW = "application/vnd.apache.arrow.stream"
+_GRACE_MS = 500.0  # after the time for waiting: what a thread is computing, and the way back
+_LEAST_SAMPLES = 8  # of memory, to be judged
 
 
 @dataclass
@@ -129,7 +139,7 @@ class Load:
         found.sent_late_s.append(time.perf_counter() - due_s)
         try:
             async with self._session.post(
-                self._address, data=body, headers={"Content-Type": "application/json"}
+                self._address, data=body, headers={"Content-Type": _ARROW, "Accept": _ARROW}
             ) as answer:
                 await answer.read()
                 status = str(answer.status)
@@ -157,11 +167,11 @@ async def capacity(load: Load, first: float, seconds: float, bound_s: float) -> 
 
 
 async def watch(process: psutil.Process, into: list[tuple[float, float]]) -> None:
-    """The server's memory, MiB, each second."""
+    """The server's memory, MiB, twice a second."""
     begun_s = time.perf_counter()
     while True:
         into.append((round(time.perf_counter() - begun_s, 1), round(process.memory_info().rss / 2**20, 1)))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
 
 
 async def measure(port: int, process: psutil.Process, options: argparse.Namespace) -> dict[str, Any]:
@@ -171,23 +181,23 @@ async def measure(port: int, process: psutil.Process, options: argparse.Namespac
         base = f"http://127.0.0.1:{port}/v1/models"
         async with session.get(base) as answer:
             model = (await answer.json())[0]
-        body = json.dumps({"rows": [model["example"]] * options.rows}).encode()
+        body = as_arrow(model["example"], options.rows)
         load = Load(session, f"{base}/{model['name']}/predict", [body], options.seed)
-        await load.at(50, 1.0)  # connections, caches
+        await load.at(options.first, 1.0)  # connections, caches
         best, tried = await capacity(load, options.first, options.step_s, options.bound_ms / 1000)
         if not best:
             raise SystemExit(f"the first rate, {options.first:g}/s, is too much already; give --first a lower one")
         memory: list[tuple[float, float]] = []
-        watching = asyncio.create_task(watch(process, memory))
         phases = {}
         for name, rate, seconds in (
             ("steady", best * options.share, options.minutes * 60),
             ("overload", best * options.over, options.over_s),
             ("recovery", best * options.share, options.over_s),
         ):
+            watching = asyncio.create_task(watch(process, memory if name == "steady" else []))
             phases[name] = (await load.at(rate, seconds)).record(options.rows)
+            watching.cancel()
             print(f"{name}: {json.dumps(phases[name])}", flush=True)
-        watching.cancel()
         return {
             "rows": options.rows,
             "cores": psutil.cpu_count(),
@@ -200,25 +210,76 @@ async def measure(port: int, process: psutil.Process, options: argparse.Namespac
         }
 
 
+def as_arrow(example: dict[str, Any], rows: int) -> bytes:
+    """So many rows as a body."""
+    table = pa.table({name: [value] * rows for name, value in example.items()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def growth(memory: list[tuple[float, float]]) -> float:
+    """By which share memory has grown from the second quarter of the time to the last; 0 of a few samples."""
+    quarter = len(memory) // 4
+    if len(memory) < _LEAST_SAMPLES:
+        return 0.0
+    sizes = [size for _, size in memory]
+    return median(sizes[-quarter:]) / median(sizes[quarter : 2 * quarter]) - 1
+
+
+def problems_of(result: dict[str, Any], *, timeout_ms: float, most_growth: float) -> list[str]:
+    """What is wrong with what was measured."""
+    found = []
+    steady, overload, recovery = (result[phase] for phase in ("steady", "overload", "recovery"))
+    for name, phase in (("steady", steady), ("recovery", recovery)):
+        if set(phase["statuses"]) != {"200"}:
+            found.append(f"{name}: {phase['statuses']}, but every request should be answered")
+    if bad := set(overload["statuses"]) - {"200", "503", "504"}:
+        found.append(f"overload: {', '.join(sorted(bad))}, but only 503 and 504 may refuse")
+    refused = overload["refused_ms"]
+    if refused is None:
+        found.append("overload: nothing was refused; it was not enough, see --over and --rows")
+    elif refused["p99"] > timeout_ms + _GRACE_MS:
+        found.append(f"overload: refusals came after {refused['p99']} ms (99th percentile)")
+    if steady["latency_ms"] and recovery["latency_ms"]:
+        most_ms = max(result["bound_ms"], 2 * steady["latency_ms"]["p99"])
+        if recovery["latency_ms"]["p99"] > most_ms:
+            found.append(f"recovery: {recovery['latency_ms']['p99']} ms (99th percentile), more than {most_ms:.1f}")
+    for name, phase in (("steady", steady), ("overload", overload), ("recovery", recovery)):
+        if phase["sent_late_p99_ms"] > 1000 * _LATE_S:
+            found.append(f"{name}: the load fell behind by {phase['sent_late_p99_ms']} ms; give --rows more")
+    if (grown := growth(result["memory_mib"])) > most_growth:
+        found.append(f"steady: the server's memory grew by {grown:.1%}")
+    if result["server_exit_code"] != 0:
+        found.append(f"the server ended with {result['server_exit_code']}")
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export")
     parser.add_argument("--minutes", type=float, default=0.2, help="of the steady load")
-    parser.add_argument("--share", type=float, default=0.7, help="of the capacity, in the steady load")
+    parser.add_argument("--share", type=float, default=0.8, help="of the capacity, in the steady load")
     parser.add_argument("--over", type=float, default=3.0, help="times the capacity, in the overload")
     parser.add_argument("--over-s", type=float, default=5.0, help="seconds of the overload, and of the recovery")
-    parser.add_argument("--rows", type=int, default=1, help="of a request")
-    parser.add_argument("--first", type=float, default=100.0, help="requests a second that the search begins with")
+    parser.add_argument("--rows", type=int, default=256, help="of a request")
+    parser.add_argument("--first", type=float, default=20.0, help="requests a second that the search begins with")
     parser.add_argument("--step-s", type=float, default=3.0, help="seconds of each rate of the search")
     parser.add_argument("--bound-ms", type=float, default=25.0, help="of the 99th percentile, for the capacity")
-    parser.add_argument("--connections", type=int, default=256, help="at most")
+    parser.add_argument("--timeout-ms", type=float, default=1000.0, help="of the server, by which it must have refused")
+    parser.add_argument("--most-growth", type=float, default=0.05, help="of the server's memory, as a share of it")
+    parser.add_argument("--connections", type=int, default=1000, help="at most; who waits for one is the load's delay")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("load.json"))
     parser.add_argument(
         "--serve", nargs=argparse.REMAINDER, default=[], help="further options of dlrm_main.py serve; last"
     )
     options = parser.parse_args()
-    command = [sys.executable, str(PROGRAM), "serve", options.export, "--port", "0", *options.serve]
+    command = [sys.executable, str(PROGRAM), "serve", options.export, "--port", "0"]
+    command += ["--timeout_ms", str(options.timeout_ms), *options.serve]
+    last: deque[str] = deque(maxlen=20)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
@@ -227,14 +288,19 @@ def main() -> int:
             )
             if said is None:
                 return 1
+            threading.Thread(target=last.extend, args=[server.stdout], daemon=True).start()  # nobody else reads it
             result = asyncio.run(measure(int(said[1]), psutil.Process(server.pid), options))
         finally:
             server.send_signal(signal.SIGTERM)
         result["server_exit_code"] = server.wait(60)
+    result["problems"] = problems_of(result, timeout_ms=options.timeout_ms, most_growth=options.most_growth)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {options.output}")
-    whole = [set(result[phase]["statuses"]) <= {"200"} for phase in ("steady", "recovery")]
-    return int(not all(whole) or result["server_exit_code"] != 0)
+    for problem in result["problems"]:
+        print(f"WRONG {problem}")
+    if result["problems"]:
+        print("the server said at last:", *last, sep="\n  ")
+    return int(bool(result["problems"]))
 
 
 if __name__ == "__main__":

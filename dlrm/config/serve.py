@@ -100,4 +100,9 @@ class ServeConfig(Section):
                 f"max_request_rows ({self.max_request_rows}) is more than max_queue_rows ({self.max_queue_rows}), so that "
                 "such a request could never wait"
             )
+        if self.max_body_bytes > self.max_held_bytes:
+            raise ValueError(
+                f"max_body_bytes ({self.max_body_bytes}) is more than max_held_bytes ({self.max_held_bytes}), so that such "
+                "a body could never be held"
+            )
         return self

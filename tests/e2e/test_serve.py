@@ -45,7 +45,8 @@ class Process:
             if found := re.search(r"serving at http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
                 break
-        threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True).start()
+        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
+        self._reader.start()
 
     def __enter__(self):
         assert self.port, self.lines
@@ -54,6 +55,7 @@ class Process:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+        self._reader.join(PATIENCE_S)
 
     def ask(self, path, content=None):
         body = None if content is None else json.dumps(content).encode()
@@ -65,7 +67,33 @@ class Process:
 
     def end(self, number):
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE_S)
+        return self.ended()
+
+    def ended(self):
+        """The exit code; all that was said is in ``lines`` then."""
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return code
+
+    def metric(self, name):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE_S) as answer:
+            return float(re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)[1])
+
+
+def wait_until(true):
+    """Look again and again, for as long as a busy machine may need."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def refuses_connections(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_a_server_from_its_start_over_a_swap_under_load_to_its_end(exports, tmp_path):
@@ -108,15 +136,12 @@ def test_a_server_from_its_start_over_a_swap_under_load_to_its_end(exports, tmp_
         body = json.dumps({"rows": [row]}).encode()
         head = b"POST /v1/models/ctr/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         slow.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body[:10])
-        time.sleep(0.2)
+        wait_until(lambda: server.metric("dlrm_requests_in_flight") == 1)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port), 5)
+        wait_until(lambda: refuses_connections(server.port))
         slow.sendall(body[10:])  # what was begun is answered
         assert slow.recv(65536).startswith(b"HTTP/1.1 200 ")
-        assert server.process.wait(PATIENCE_S) == 0
-        time.sleep(0.1)
+        assert server.ended() == 0
         said = "".join(server.lines)
         assert re.search(r"ctr is now step 8, .*before: step 8", said)
         assert "ended: every request was answered" in said
@@ -140,9 +165,9 @@ def test_sighup_looks_for_an_export_and_a_second_signal_ends_at_once(exports, tm
         with socket.create_connection(("127.0.0.1", server.port)) as begun:
             begun.sendall(b"POST /v1/models/default/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
             begun.sendall(b"Content-Length: 10\r\n\r\n")
-            time.sleep(0.2)
+            wait_until(lambda: server.metric("dlrm_requests_in_flight") == 1)
             server.process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
+            wait_until(lambda: refuses_connections(server.port))
             assert server.process.poll() is None
             assert server.end(signal.SIGINT) == 130
 
@@ -180,6 +205,7 @@ print("LOADED", found, flush=True)
         (["{folder}/a", "--port", "{port}"], "cannot listen on 127.0.0.1:{port}"),
         (["{folder}/a", "--host", "256.0.0.1"], "cannot listen on 256.0.0.1"),
         (["{folder}/a", "--max_request_rows", "99999"], "max_queue_rows"),
+        (["{folder}/a", "--max_held_bytes", "1000"], "a body could never be held"),
         (["{folder}/a", "--compiled"], "holds no compiled code"),
     ],
 )

@@ -264,6 +264,13 @@ def test_jobs_over_several_hosts_have_a_secret_and_each_its_own(component, monke
     assert secret("-j", "2x1") == "s" * 32
 
 
+def test_a_server_gets_no_signal_to_save_from_slurm_that_it_would_not_heed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "--dryrun", "components/dlrm.py:serve"])
+    monkeypatch.setattr(os, "environ", {})
+    command("--", "--max_wait_ms", "2", component="serve")
+    assert set(os.environ) == {"SRUN_CPUS_PER_TASK", "SBATCH_OPEN_MODE", "SLURM_OPEN_MODE"}
+
+
 def test_slurm_is_told_by_the_submitters_environment_what_torchx_has_no_option_for(monkeypatch):
     """Secrets, too: torchx has Slurm print the commands of a job, and with them the environment of its role."""
     monkeypatch.setattr(sys, "argv", ["torchx", "run", "-s", "slurm", "--dryrun", "components/dlrm.py:train"])

@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvloop
@@ -57,6 +57,13 @@ class ServerHere:
         assert self.server is not None
         if self.server.stopped_by is None:
             self._loop.call_soon_threadsafe(self.server.end, signal.SIGTERM)
+
+    def in_loop(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call it in the server's thread, and wait for that."""
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(call, *arguments)
+        self._loop.call_soon_threadsafe(done.set)
+        assert done.wait(PATIENCE_S)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, **headers: str

@@ -19,14 +19,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dlrm.format import did_you_mean, escaped
+from dlrm.inference.serve.bodies import JSON
 from dlrm.inference.serve.described import PREDICT_PATH, ModelDescription, describe, predict_operation
 from dlrm.inference.serve.log import say_record
 from dlrm.inference.serve.metrics import Metrics
 from dlrm.inference.serve.models import Models
 from dlrm.inference.serve.pages import API_PAGE, PAGE_HEADERS, TRY_PAGE
 from dlrm.inference.serve.predict import Predict, Receive, Scope, Send
-from dlrm.inference.serve.refusal import Refusal
+from dlrm.inference.serve.refusal import Cause, Refusal
 
+_LOGGED_CHARACTERS = 300  # of a path: a line of the log must not be too long for a pipe
 _BEFORE, _AFTER = "/v1/models/", "/predict"
 
 
@@ -85,7 +87,7 @@ class Application:
                     time_s=round(time.time(), 3),
                     client=(scope.get("client") or ["?"])[0],
                     method=scope["method"],
-                    path=scope["path"],
+                    path=scope["path"][:_LOGGED_CHARACTERS],
                     **sent,
                     took_ms=round(1000 * (time.monotonic() - started_s), 3),
                 )
@@ -152,18 +154,15 @@ def _openapi(api: FastAPI, models: Models) -> Callable[[], dict[str, Any]]:
     return described
 
 
-async def _refuse(request: Request, error: Exception) -> JSONResponse:
+async def _refuse(request: Request, error: Exception) -> Response:
     """Errors of FastAPI's routes in the form of all others."""
     status, detail = getattr(error, "status_code", 404), getattr(error, "detail", "")
     told = detail if isinstance(detail, dict) else {}
     address = escaped(unquote(request.url.path), 80)
     problem = told.get("problem", f"{address}: {str(detail).lower()}")
-    refusal = Refusal(status, "not_found", problem, hint=told.get("hint", "GET /docs lists what there is"))
-    return JSONResponse(_json(refusal), status, headers=getattr(error, "headers", None))
-
-
-def _json(refusal: Refusal) -> Any:
-    return {"error": {"row": None, "column": None, "problem": refusal.problem, "hint": refusal.hint}}
+    cause: Cause = "method" if status == 405 else "not_found"
+    refusal = Refusal(status, cause, problem, hint=told.get("hint", "GET /docs lists what there is"))
+    return Response(refusal.body, status, headers=getattr(error, "headers", None), media_type=JSON)
 
 
 def _version() -> str:

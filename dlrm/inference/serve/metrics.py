@@ -54,7 +54,7 @@ class Metrics:
             "dlrm_export_refused", "Whether the export at the path is not served.", ["model"], registry=registry
         )
         for name, model in models.items():
-            waiting.labels(name).set_function(_of(model, lambda model: model.version.queue.rows))
+            waiting.labels(name).set_function(_of(model, lambda model: model.rows_waiting))
             step.labels(name).set_function(_of(model, lambda model: model.version.step))
             stale.labels(name).set_function(_of(model, lambda model: bool(model.problem)))
             self.loaded(name, True)
@@ -85,6 +85,8 @@ class Metrics:
         name = batch.queue.name
         self._batch_of[name].observe(batch.rows)
         self._compute_of[name].observe(ended_s - started_s)
+        if batch.piece is not None and batch.piece.start > 0:  # the request's first piece has told how long it waited
+            return
         queue = self._queue_of[name]
         for request in batch.requests:
             queue.observe(started_s - request.arrived_s)

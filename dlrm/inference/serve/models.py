@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -100,6 +101,7 @@ class ServedModel:
     compiled: bool
     version: Version = field(repr=False)
     problem: str = ""
+    _earlier: tuple[weakref.ref[Queue], ...] = ()  # of versions that may still have requests; they go with the last one
     _refused: tuple[object, ...] = ()  # the state of the export that was tried last
 
     @classmethod
@@ -110,6 +112,12 @@ class ServedModel:
             ExportError: there is no such export, or it cannot be served.
         """
         return cls(name, path, compiled, load_version(_open(path), name, compiled=compiled))
+
+    @property
+    def rows_waiting(self) -> int:
+        """Rows that wait for it, those that the versions before it are to answer too."""
+        earlier = (queue() for queue in self._earlier)
+        return self.version.queue.rows + sum(queue.rows for queue in earlier if queue is not None)
 
     def look(self, tell: Callable[[str, bool], None], *, again: bool = False) -> None:
         """See whether another export is at the path, and have it answer from now on; a bad one does not.
@@ -137,6 +145,8 @@ class ServedModel:
                 say(f"{self.name} stays at {before}; the new export is not served: {problem}")
             self.problem = problem
             return
+        kept = (queue for queue in self._earlier if queue() is not None)
+        self._earlier = (*kept, weakref.ref(before.queue))
         self.version, self.problem = version, ""
         tell(self.name, True)
         say(f"{self.name} is now {version}; before: {before}")

@@ -221,7 +221,7 @@ class Predict:
         counted = 0
         try:
             while True:
-                self._check_size(size)
+                self._check_size(size, counted)
                 self.held_bytes += len(parts[-1])
                 counted = size
                 message = await receive()
@@ -230,19 +230,20 @@ class Predict:
                 parts.append(message["body"])
                 size += len(parts[-1])
                 if not message["more_body"]:
-                    self._check_size(size)
+                    self._check_size(size, counted)
                     return b"".join(parts)
         finally:
             self.held_bytes -= counted
 
-    def _check_size(self, size: int | None) -> None:
+    def _check_size(self, size: int | None, counted: int = 0) -> None:
+        """Refuse a body of so many bytes, of which so many are counted among those that are held."""
         most = self._limits.max_body_bytes
         if size is None:
             return
         if size > most:
             hint = f"send at most {most} bytes at once (the server's max_body_bytes)"
             raise Refusal(413, "too_large", f"the body has {size} bytes or more", hint=hint)
-        if self.held_bytes + size > self._limits.max_held_bytes:
+        if self.held_bytes - counted + size > self._limits.max_held_bytes:
             raise _later("too_many_requests", "too many bytes are being answered (max_held_bytes)")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from dlrm.inference.serve.refusal import Cause, Refusal
 
@@ -38,7 +38,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     limits: ConnectionLimits
     tell: Callable[[Cause], None]  # of each request that is refused here
-    _receiving = _headers_done = _answered = _ended = False
+    _receiving = _headers_done = _answered = _ended = _ending = False
+    _last: RequestResponseCycle | None = None  # after whose answer the connection is closed, because the server ends
     _since_s = 0.0  # when what is waited for now began
     _unread_since_s: float | None = None
     _header_bytes = 0  # that have come since the last of a body, or of the headers
@@ -69,6 +70,25 @@ class BoundedProtocol(HttpToolsProtocol):
         """The client sends no more; what it has asked for is answered all the same."""
         self._ended = True
         return self._is_answering
+
+    def finish(self) -> None:
+        """The server ends: the next answer says that the connection is closed after it, and so it is."""
+        if self._ending:
+            return
+        self._ending = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._close_after_last()
+
+    def _close_after_last(self) -> None:
+        if self._last is not None and not self._last.response_started:
+            self._last.keep_alive = True  # another request has come behind it, and is answered too
+        self._last = self.cycle if self.cycle.keep_alive else None
+        self.cycle.keep_alive = False  # for which uvicorn sends the header
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of a request has come that is not answered."""
+        return not self._receiving and (self.cycle is None or self.cycle.response_complete)
 
     @property
     def _is_answering(self) -> bool:
@@ -107,6 +127,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._end(Refusal(400, "bad_request", problem, hint="ask in HTTP/1.1 without a header Upgrade"))
         else:
             super().on_headers_complete()
+            if self._ending:
+                self._close_after_last()
 
     @property
     def _bytes_of_headers(self) -> int:
@@ -164,8 +186,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 part = "body" if body else "headers"
                 self._end(Refusal(408, "too_late", f"the request's {part} did not come in time", hint="send faster"))
             return
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and waited_s > (limits.keep_alive_s if self._answered else limits.header_s):
+        if self.is_idle and waited_s > (limits.keep_alive_s if self._answered else limits.header_s):
             self.transport.close()
 
     def _end(self, refusal: Refusal) -> None:

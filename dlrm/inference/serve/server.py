@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import uvicorn
 
@@ -22,6 +24,9 @@ from dlrm.inference.serve.refusal import Cause
 
 _BACKLOG = 2048
 _SWEEP_TICKS = 5  # of a tenth of a second
+_DRAIN_TICK_S = 0.02
+_IDLE_TICKS = 50  # ticks, not seconds: a process that was paused gives its clients their time afterwards
+_LAST_S = 0.1  # before the time to drain is over
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -117,6 +122,8 @@ class Server(uvicorn.Server):
         """Answer what is here, and no more; in the loop's thread."""
         self.stopped_by = number
         self._readiness.problem = "ending"
+        for connection in self._connections():
+            connection.finish()
         say(f"{number.name}: answering what is here, then ending ({number.name} again ends at once)")
         asyncio.get_running_loop().call_later(self._linger_s, self._stop)
 
@@ -126,17 +133,57 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """See uvicorn."""
         if counter % _SWEEP_TICKS == 0:
-            now_s = time.monotonic()
-            for connection in list(self.server_state.connections):
-                assert isinstance(connection, BoundedProtocol)
-                connection.look(now_s)
+            self._sweep()
         return await super().on_tick(counter)
 
+    def _connections(self) -> list[BoundedProtocol]:
+        return cast(list[BoundedProtocol], list(self.server_state.connections))
+
+    def _sweep(self) -> None:
+        now_s = time.monotonic()
+        for connection in self._connections():
+            connection.look(now_s)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn."""
+        """See uvicorn, which would close every connection on which no request has come as a whole."""
+        for listening in self.servers:
+            listening.close()
+        deadline_s = time.monotonic() + cast(float, self.config.timeout_graceful_shutdown)
+        await self._drain(deadline_s)
+        unanswered = bool(self.server_state.connections)
+        left_s = 0.0 if unanswered else deadline_s - time.monotonic()  # for those whose client has left
+        self.config.timeout_graceful_shutdown = max(0.1, left_s)  # type: ignore[assignment]  # which it only waits for
         await super().shutdown(sockets)
         # What did not end in time was cancelled, and its answers were dropped.
-        self.cut_short = self.cut_short or bool(self.server_state.tasks)
+        self.cut_short = self.cut_short or unanswered or bool(self.server_state.tasks)
+
+    async def _drain(self, deadline_s: float) -> None:
+        """Until all connections are closed: after their next answer, or after a second in which nothing is asked."""
+        tick = 0
+        while self.server_state.connections and not self.force_exit and (now_s := time.monotonic()) < deadline_s:
+            for connection in self._connections():
+                connection.finish()
+            self._sweep()
+            if tick >= _IDLE_TICKS or now_s > deadline_s - _LAST_S:
+                _close_silent(self._connections())
+            await asyncio.sleep(_DRAIN_TICK_S)
+            tick += 1
+
+
+def _close_silent(connections: Sequence[BoundedProtocol]) -> None:
+    """Close those on which nothing has come; to close one with unread bytes would reset it, and lose the request."""
+    silent = {
+        connection.transport.get_extra_info("socket").fileno(): connection
+        for connection in connections
+        if connection.is_idle and not connection.transport.is_closing()
+    }
+    arrived = select.poll()
+    for number in silent:
+        arrived.register(number, select.POLLIN)
+    for number, _ in arrived.poll(0):
+        del silent[number]  # the loop reads it next
+    for connection in silent.values():
+        connection.transport.close()
 
 
 def uvicorn_config(

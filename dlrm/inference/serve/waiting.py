@@ -50,17 +50,17 @@ class Request:
     Attributes:
         features: n rows; rows: n.
         deadline_s: until when it may wait, on the schedule's clock.
-        arrived_s, taken_s: when it began to wait, and when (the last of) it was taken.
+        arrived_s: when it began to wait.
         result: float32 (n, T), the probabilities, once all are known; error: why there are none.
     """
 
-    __slots__ = ("arrived_s", "deadline_s", "error", "features", "left", "next_row", "result", "rows", "taken_s")
+    __slots__ = ("arrived_s", "deadline_s", "error", "features", "left", "next_row", "result", "rows")
 
     def __init__(self, features: Features, deadline_s: float = float("inf")) -> None:
         self.features = features
         self.rows = len(features)
         self.deadline_s = deadline_s
-        self.arrived_s = self.taken_s = 0.0
+        self.arrived_s = 0.0
         self.result: NDArray[np.float32] | None = None
         self.error: Exception | None = None
         self.next_row = 0  # of a request that is computed in pieces: the first row that nobody has taken
@@ -78,7 +78,7 @@ class Queue:
         model: for whoever computes a batch; name: for whoever counts them; rows: that wait.
     """
 
-    __slots__ = ("model", "name", "rows", "waiting")
+    __slots__ = ("__weakref__", "model", "name", "rows", "waiting")
 
     def __init__(self, model: Any, name: str = "") -> None:
         self.model, self.name = model, name
@@ -183,23 +183,22 @@ class Schedule:
                 continue
             if request.rows > most:  # its last rows are a piece, too, however few they are
                 if not batch.requests:
-                    self._take_piece(queue, batch, now_s)
+                    self._take_piece(queue, batch)
                 break
             if batch.rows + rows > most:
                 break
             waiting.popleft()
             queue.rows -= rows
-            request.taken_s = now_s
             batch.requests.append(request)
             batch.rows += rows
         return batch
 
-    def _take_piece(self, queue: Queue, batch: Batch, now_s: float) -> None:
+    def _take_piece(self, queue: Queue, batch: Batch) -> None:
         """The next rows of a large request, which then lets the others go first."""
         request = queue.waiting.popleft()
         start = request.next_row
         stop = min(start + self.limits.max_batch_rows, request.rows)
-        request.next_row, request.taken_s = stop, now_s
+        request.next_row = stop
         if stop < request.rows:
             queue.waiting.append(request)
         queue.rows -= stop - start

@@ -322,3 +322,21 @@ def test_tab_separated_rows_are_refused_by_a_model_of_numbers_and_ids(server):
     status, _, content = server.ask("POST", PREDICT, b"1\t2\n", content_type="text/tab-separated-values")
     assert status == 422
     assert "does not take" in error_of(content)["problem"]
+
+
+def test_other_addresses_refuse_as_predictions_do(server):
+    status, headers, content = server.ask("DELETE", "/metrics")
+    assert (status, headers["allow"], headers["content-type"]) == (405, "GET", "application/json")
+    assert content.endswith(b"}\n")
+    name = "/v1/models/" + "%C3%A4" * 2000
+    assert len(error_of(server.ask("GET", name)[2])["problem"]) <= 500
+
+
+def test_a_request_in_pieces_has_waited_once(server, columns):
+    before = samples(server)
+    assert server.predict({"rows": as_rows(columns, 10) * 30})[0] == 200  # more than a batch of 256
+    after = samples(server)
+    model = ("model", "default")
+    for stage, times in (("queue", 1), ("compute", 2)):
+        key = ("dlrm_stage_seconds_count", model, ("stage", stage))
+        assert after[key] - before[key] == times

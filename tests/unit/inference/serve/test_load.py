@@ -1,5 +1,6 @@
 """Too much to do, and the end of a server; the model is one that can be held up."""
 
+import http.client
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ def test_who_waits_longer_than_his_time_is_told_so(start, held):
     assert first.result(PATIENCE_S)[0] == 200
 
 
-@pytest.mark.parametrize("option", [{"max_requests": 2}, {"max_held_bytes": 1900}])
+@pytest.mark.parametrize("option", [{"max_requests": 2}, {"max_held_bytes": 1900, "max_body_bytes": 1900}])
 def test_requests_and_bytes_are_bounded(start, held, option):
     server, first, row, pool = start(**option)
     padded = json.dumps(row).encode().ljust(1000)
@@ -102,6 +103,22 @@ def test_requests_and_bytes_are_bounded(start, held, option):
     first.result(PATIENCE_S)
     second.result(PATIENCE_S)
     assert server.predict(row)[0] == 200
+
+
+@pytest.mark.parametrize("size", [400_000, 500_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_alone_may_have_all_the_bytes_that_are_held(tiny_model, size, chunked):
+    row = {"rows": [tiny_model.version.preprocessing.example()]}
+    body = json.dumps(row).encode().ljust(size)
+    with ServerHere({"default": tiny_model}, max_held_bytes=500_000, max_body_bytes=500_000) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+        parts = (body[start : start + 10_000] for start in range(0, size, 10_000)) if chunked else body
+        headers = {"Content-Type": "application/json"} | ({"Transfer-Encoding": "chunked"} if chunked else {})
+        connection.request("POST", "/v1/models/default/predict", parts, headers, encode_chunked=chunked)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["step"]) == (200, tiny_model.version.step)
+        connection.close()
+        assert "dlrm_held_bytes 0.0" in server.ask("GET", "/metrics")[2].decode()
 
 
 def test_a_model_that_fails_is_a_500_that_tells_its_kind_and_the_server_goes_on(start, held, capsys):

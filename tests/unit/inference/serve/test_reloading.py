@@ -138,6 +138,19 @@ def test_the_memory_of_an_export_that_was_replaced_is_given_back(linked, other_e
         gc.enable()
 
 
+def test_rows_that_wait_for_the_export_before_are_counted_until_it_has_gone(linked, other_export):
+    link, model = linked
+    before = model.version.queue
+    before.rows = 3
+    point(link, other_export)
+    assert looked(model) == [("ctr", True)]
+    model.version.queue.rows = 2
+    assert model.rows_waiting == 5
+    del before
+    gc.collect()
+    assert model.rows_waiting == 2
+
+
 def test_looks_come_by_themselves_and_when_asked_for(linked, other_export, tiny_export):
     link, model = linked
     told = threading.Semaphore(0)
