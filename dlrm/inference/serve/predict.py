@@ -24,7 +24,8 @@ from dlrm.inference.serve.bodies import JSON, Parse, features_of, parser_of
 from dlrm.inference.serve.log import say
 from dlrm.inference.serve.metrics import Metrics
 from dlrm.inference.serve.models import Models, ServedModel
-from dlrm.inference.serve.refusal import Refusal
+from dlrm.inference.serve.parsing import Parsing
+from dlrm.inference.serve.refusal import Refusal, later
 from dlrm.inference.serve.waiting import ClosedError, ExpiredError, QueueFullError, Request
 
 Scope = MutableMapping[str, Any]
@@ -35,8 +36,8 @@ _INLINE_BYTES = 32 << 10
 """Larger bodies are parsed by other threads, so that the event loop goes on."""
 _INLINE_ROWS = 512
 """So are the answers to more rows written."""
-_PARSERS = 2
-_RETRY_AFTER_S = 1
+_SHARE_OF_PARSING = 0.25
+"""Of the time that a request may take: how long a body may have to wait until it is parsed."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Predict:
 
     def __init__(self, models: Models, workers: Workers, limits: RequestLimits, metrics: Metrics) -> None:
         self._models, self._workers, self._limits, self._metrics = models, workers, limits, metrics
-        self._parsers = ThreadPoolExecutor(_PARSERS, thread_name_prefix="parse")
+        self._parsing = Parsing(limits.timeout_s * _SHARE_OF_PARSING)
+        self._writers = ThreadPoolExecutor(1, thread_name_prefix="write")  # no answer waits behind what is to be parsed
         self.requests = 0
         self.held_bytes = 0
 
@@ -145,7 +147,7 @@ class Predict:
             raise Refusal(404, "not_found", f"there is no model {escaped(name, 80)}", hint=hint)
         if self.requests > self._limits.max_requests:
             problem = f"{self._limits.max_requests} requests are being answered (max_requests)"
-            raise _later("too_many_requests", problem)
+            raise later("too_many_requests", problem)
         query = _query(scope["query_string"])
         parse, answer_kind, length = _headers(scope["headers"], query)
         self._check_size(length)
@@ -164,9 +166,13 @@ class Predict:
         started_s = time.monotonic()
         deadline_s = started_s + min(timeout_s, self._limits.timeout_s)
         asked = (parse, body, version.preprocessing, self._limits.max_rows)
-        inline = len(body) <= _INLINE_BYTES
         try:
-            features = features_of(*asked) if inline else await loop.run_in_executor(self._parsers, features_of, *asked)
+            if len(body) <= _INLINE_BYTES:
+                features = features_of(*asked)
+            else:
+                features = await self._parsing.features(len(body), deadline_s, *asked)
+        except ExpiredError as error:
+            raise self._unanswered(name, error) from None
         except Refusal:
             raise
         except Exception as error:
@@ -176,9 +182,9 @@ class Predict:
         try:
             self._workers.put(version.queue, request)
         except QueueFullError as error:
-            raise _later("queue_full", f"{error} (max_queue_rows)") from None
+            raise later("queue_full", f"{error} (max_queue_rows)") from None
         except ClosedError as error:
-            raise _later("closing", str(error)) from None
+            raise later("closing", str(error)) from None
         await request.done
         if request.error is not None:
             raise self._unanswered(name, request.error)
@@ -186,14 +192,14 @@ class Predict:
         write, written = ANSWERS[answer_kind], (version, name, request.result)
         if request.rows <= _INLINE_ROWS:
             return write(*written), request.rows
-        return await loop.run_in_executor(self._parsers, write, *written), request.rows
+        return await loop.run_in_executor(self._writers, write, *written), request.rows
 
     def _unanswered(self, name: str, error: Exception) -> Refusal:
         if isinstance(error, ExpiredError):
             problem = f"waited {self._limits.timeout_s * 1000:g} ms or its own timeout_ms, and was not computed"
             return Refusal(504, "expired", problem, hint="the server has too much to do; ask again later, or for less")
         if isinstance(error, ClosedError):
-            return _later("closing", str(error))
+            return later("closing", str(error))
         return self._failed(name, error)
 
     def _failed(self, name: str, error: Exception) -> Refusal:
@@ -244,7 +250,7 @@ class Predict:
             hint = f"send at most {most} bytes at once (the server's max_body_bytes)"
             raise Refusal(413, "too_large", f"the body has {size} bytes or more", hint=hint)
         if self.held_bytes - counted + size > self._limits.max_held_bytes:
-            raise _later("too_many_requests", "too many bytes are being answered (max_held_bytes)")
+            raise later("too_many_requests", "too many bytes are being answered (max_held_bytes)")
 
 
 @dataclass(frozen=True)
@@ -292,7 +298,3 @@ def _headers(headers: Sequence[tuple[bytes, bytes]], query: _Query) -> tuple[Par
         raise Refusal(415, "media_type", problem, hint="send the body as it is, not compressed")
     parse = parser_of(content_type.decode("latin-1"), labelled=query.labelled)
     return parse, answer_type(accept.decode("latin-1")), length
-
-
-def _later(cause: Any, problem: str) -> Refusal:
-    return Refusal(503, cause, problem, hint="ask again later", retry_after_s=_RETRY_AFTER_S)

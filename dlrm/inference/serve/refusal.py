@@ -25,6 +25,7 @@ Cause = Literal[
 ]
 """Why, for the metrics; docs/serving.md lists them with their statuses."""
 _LONGEST = 500
+_RETRY_AFTER_S = 1
 
 
 class Refusal(Exception):  # noqa: N818  # an answer more than an error
@@ -85,3 +86,8 @@ class Refusal(Exception):  # noqa: N818  # an answer more than an error
 def _short(text: str) -> str:
     shown = printable(text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+
+
+def later(cause: Cause, problem: str) -> Refusal:
+    """That there is too much to do now."""
+    return Refusal(503, cause, problem, hint="ask again later", retry_after_s=_RETRY_AFTER_S)
