@@ -267,7 +267,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=256, help="of a request")
     parser.add_argument("--first", type=float, default=20.0, help="requests a second that the search begins with")
     parser.add_argument("--step-s", type=float, default=3.0, help="seconds of each rate of the search")
-    parser.add_argument("--bound-ms", type=float, default=25.0, help="of the 99th percentile, for the capacity")
+    parser.add_argument("--bound-ms", type=float, default=500.0, help="of the 99th percentile, for the capacity")
     parser.add_argument("--timeout-ms", type=float, default=1000.0, help="of the server, by which it must have refused")
     parser.add_argument("--most-growth", type=float, default=0.05, help="of the server's memory, as a share of it")
     parser.add_argument("--connections", type=int, default=1000, help="at most; who waits for one is the load's delay")
