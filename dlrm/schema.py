@@ -27,14 +27,16 @@ class SparseFeature:
     """A categorical feature and the size of its embedding table.
 
     Attributes:
-        name: column name; also the name of its table.
+        name: column name; also the name of its table, unless ``table`` says otherwise.
         rows: number of distinct ids; valid ids are 0 .. rows - 1.
         hotness: ids per sample (1 for one-hot).
+        table: the name of its table, where that is another.
     """
 
     name: str
     rows: int
     hotness: int = 1
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class Schema:
     dense: tuple[str, ...]
     sparse: tuple[SparseFeature, ...]
     tasks: tuple[str, ...] = ONE_TASK
+
+    @property
+    def by_table(self) -> dict[str, list[SparseFeature]]:
+        """The features of each table, by its name; one each where no table is shared."""
+        found: dict[str, list[SparseFeature]] = {}
+        for feature in self.sparse:
+            found.setdefault(feature.table or feature.name, []).append(feature)
+        return found
 
     @property
     def ids_per_sample(self) -> int:

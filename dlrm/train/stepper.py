@@ -8,7 +8,7 @@ batch it was given has been trained and nothing is in flight.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineBase
 from dlrm.activity import Awaited
 from dlrm.config.train import Pipeline
 from dlrm.data.batch import Batch
+from dlrm.lookups.jagged import RowsOfIds
 from dlrm.optim.training import TrainingOptimizer
 from dlrm.sharding.copies import ONE_COPY, Copies
 from dlrm.sharding.id_exchange import SparseDistPipeline
@@ -55,6 +56,7 @@ class Stepper:
         device: where it computes.
         pipeline: what runs beside what.
         copies: of the model's tables.
+        rows_of_ids: what the model looks up of the ids of batches, where it is not these.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class Stepper:
         device: torch.device,
         pipeline: Pipeline,
         copies: Copies = ONE_COPY,
+        rows_of_ids: RowsOfIds | None = None,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._copies = copies
+        self._rows_of_ids = rows_of_ids
         kind = SparseDistPipeline if pipeline == "sparse_dist" else TrainPipelineBase
         self._pipeline = kind(model, optimizer, device)
         model.register_forward_pre_hook(self._begin)
@@ -83,7 +87,7 @@ class Stepper:
             The output of each step, as soon as the global batch has been trained.
         """
         self._model.train()
-        batches = Awaited(batches)
+        batches = Awaited(self._looked_up(batches))
         step = first_step
         parts: list[StepOutput] = []
         while True:
@@ -104,7 +108,7 @@ class Stepper:
         """Run every batch forward only; the model is left in training mode."""
         self.agree()
         self._model.eval()
-        batches = Awaited(batches)
+        batches = Awaited(self._looked_up(batches))
         try:
             while True:
                 with torch.no_grad():
@@ -124,6 +128,15 @@ class Stepper:
         """Forward pre-hook: only here it is known which of the batches that were read ahead is computed now."""
         self._optimizer.ends_step = inputs[0].ends_step
         sum_over_ranks(self._model, now=inputs[0].ends_step)
+
+    def _looked_up(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches with rows in the place of ids."""
+        if self._rows_of_ids is None:
+            return batches
+        rows = self._rows_of_ids
+        return (
+            replace(batch, sparse=rows(batch.sparse, constant="lengths" in batch.constant)) for batch in batches
+        )
 
     def _progress(self, batches: Iterator[Batch]) -> Any:
         try:

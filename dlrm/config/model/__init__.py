@@ -7,8 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from dlrm.config.model.base import ModelSection, Pooling, TableOverride
+from dlrm.config.model.compressed import FrequencyCapped, HashedEmbedding, MixedDim, QuotientRemainder
 from dlrm.config.model.deepfm import DeepFmModel
 from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
+from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 from dlrm.config.model.heads import SharedBottom
 from dlrm.config.model.interactions import (
     CatInteraction,
@@ -25,11 +27,17 @@ __all__ = [
     "DeepFmModel",
     "DlrmModel",
     "DotInteraction",
+    "EmbeddingConfig",
+    "FrequencyCapped",
+    "FullEmbedding",
+    "HashedEmbedding",
     "Interaction",
+    "MixedDim",
     "ModelConfig",
     "ModelSection",
     "Pooling",
     "ProjectionInteraction",
+    "QuotientRemainder",
     "SharedBottom",
     "TableOverride",
 ]

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import Columns, Fraction, PositiveFloat, PositiveInt, Section
+from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 
 Pooling = Literal["sum", "mean"]
 
@@ -18,6 +19,8 @@ class TableOverride(Section):
     """Width of this table's rows."""
     pooling: Pooling | None = None
     """How the ids of a sample become one vector."""
+    embedding: EmbeddingConfig | None = None
+    """How ids become rows of this table."""
 
 
 class ModelSection(Section):
@@ -31,8 +34,11 @@ class ModelSection(Section):
     """Share of the hidden units of the MLP that gives the logit dropped in training."""
     embedding_init_bound: PositiveFloat | None = None
     """Tables start uniform between -bound and bound; sqrt(1/rows), as in arXiv:1906.00091, if left out."""
+    embedding: EmbeddingConfig = FullEmbedding()
     tables: dict[str, TableOverride] = Field(default_factory=dict)
     """Overrides for single tables, by name."""
+    shared_tables: dict[str, Columns] = Field(default_factory=dict)
+    """Tables of several features whose ids mean the same, by a name for the table: {items: [clicked, bought]}."""
 
     @property
     def other_width(self) -> str:
