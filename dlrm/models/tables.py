@@ -67,6 +67,23 @@ def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[Embedding
     return [_table(config, feature) for feature in schema.sparse]
 
 
+def check_row_width(config: ModelConfig, columns: int, holds: str) -> None:
+    """See that rows have room for what a model keeps in them.
+
+    Args:
+        config: of the model.
+        columns: what that takes at least.
+        holds: what that is, in words.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    if config.embedding_dim < columns:
+        width = columns + -columns % DIM_MULTIPLE
+        message = f"is {config.embedding_dim}, but a row of {config.kind} holds {holds} here: it needs {width}"
+        raise ConfigError.at("model.embedding_dim", message)
+
+
 def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> EmbeddingBagCollection:
     """The tables as one module: KeyedJaggedTensor -> KeyedTensor of summed embeddings, float32 (B, X).
 
