@@ -1,62 +1,63 @@
-"""From what lookups return to the vectors of the features."""
+"""What models of fields share: rows for dense features, the linear part, and the sum over pairs.
+
+A *field* is a dense feature or a table. V of them interact.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-Made = tuple[tuple[int, ...], str, int]
-"""Of a feature: widths of what its lookups return, the operation that makes one vector of them, and the vector's width."""
 
-
-def build_fields(fields: Sequence[Made]) -> nn.Module:
-    """What makes the vectors; the identity where each feature has one lookup that returns its vector."""
-    if all(len(widths) == 1 and widths[0] == dim for widths, _, dim in fields):
-        return nn.Identity()
-    return Fields(fields)
-
-
-class Fields(nn.Module):
-    """The vectors of the features side by side, from the columns of their lookups.
-
-    The vector of a feature with two lookups is their elementwise product (``mult``), their sum (``add``) or both side by side
-    (``concat``); arXiv:1909.02107. Where its width is another it is then multiplied by a matrix of weights, one a feature, without
-    bias (arXiv:1909.11810).
+class DenseFields(nn.Module):
+    """A row of weights for each dense feature, times its value.
 
     Attributes:
-        projections: of each feature, that matrix or nothing to do.
+        weight: float32 (N, D).
     """
 
-    def __init__(self, fields: Sequence[Made]) -> None:
+    initial_std = 0.01
+
+    def __init__(self, features: int, dim: int) -> None:
         super().__init__()
-        self._widths = [width for widths, _, _ in fields for width in widths]
-        self._operations = [(len(widths), operation) for widths, operation, _ in fields]
-        self.projections = nn.ModuleList(_projection(*field) for field in fields)
+        self.weight = nn.Parameter(torch.empty(features, dim))
 
-    def forward(self, columns_BX: torch.Tensor) -> torch.Tensor:
-        """float32 (B, X), the columns of all lookups, -> float32 (B, sum of the features' widths)."""
-        parts = iter(columns_BX.split(self._widths, dim=1))
-        vectors = []
-        for (count, operation), projection in zip(self._operations, self.projections, strict=True):
-            vectors.append(projection(_combined([next(parts) for _ in range(count)], operation)))
-        return torch.cat(vectors, dim=1)
+    def forward(self, dense_BN: torch.Tensor) -> torch.Tensor:
+        """float32 (B, N) -> float32 (B, N, D)."""
+        return dense_BN.unsqueeze(2) * self.weight
 
 
-def _projection(widths: tuple[int, ...], operation: str, dim: int) -> nn.Module:
-    combined = sum(widths) if operation == "concat" else widths[0]
-    return nn.Identity() if combined == dim else nn.Linear(combined, dim, bias=False)
+class LinearPart(nn.Module):
+    """Logistic regression's logit for each task: a bias, a weight for each dense feature, a weight for each id.
+
+    The weights of ids are columns of the tables' rows, and come from there.
+
+    Attributes:
+        bias: float32 (T,).
+        weight: of dense features, float32 (T, N); None where there are none.
+    """
+
+    initial_std = 0.01
+
+    def __init__(self, features: int, tasks: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(tasks))
+        self.weight = nn.Parameter(torch.empty(tasks, features)) if features else None
+
+    def forward(self, dense_BN: torch.Tensor, weights_BFT: torch.Tensor) -> torch.Tensor:
+        """float32 (B, T).
+
+        Args:
+            dense_BN: float32 (B, N).
+            weights_BFT: of the sample's ids, float32 (B, F, T), pooled where a bag has several.
+        """
+        logits_BT = weights_BFT.sum(1) + self.bias
+        return logits_BT if self.weight is None else logits_BT + nn.functional.linear(dense_BN, self.weight)
 
 
-def _combined(parts_BD: list[torch.Tensor], operation: str) -> torch.Tensor:
-    if len(parts_BD) == 1:
-        return parts_BD[0]
-    first_BD, second_BD = parts_BD
-    match operation:
-        case "mult":
-            return first_BD * second_BD
-        case "add":
-            return first_BD + second_BD
-        case _:
-            return torch.cat((first_BD, second_BD), dim=1)
+def pair_products(vectors: torch.Tensor) -> torch.Tensor:
+    """The sum of the products of all pairs of vectors, in time linear in their number (Rendle 2010, lemma 3.1).
+
+    (B, V, D) -> (B,), and with dimensions between the last two, (B, V, ..., D) -> (B, ...).
+    """
+    return (vectors.sum(1).square() - vectors.square().sum(1)).sum(-1) / 2

@@ -2,7 +2,8 @@
 
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
   normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
-- Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
+- Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
+- Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
 - Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound; padding 0. That rows of n
   are products of two tables' rows changes little: their bounds' product is about sqrt(1 / n), too.
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
-from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
@@ -30,6 +31,7 @@ from dlrm.table_names import table_name
 # GPU wants large kernels.
 _CHUNK_CPU = 1 << 15
 _CHUNK_GPU = 1 << 24
+_CROSS_NETS = (LowRankCrossNet, VectorCrossNet)
 
 
 def initialise_dense(model: Model, seed: int) -> None:
@@ -42,9 +44,9 @@ def initialise_dense(model: Model, seed: int) -> None:
     Raises:
         TypeError: the model has a parameter for which no rule is known.
     """
-    for name, parameter, std in _dense_parameters(model):
+    for name, parameter, mean, std in _dense_parameters(model):
         with torch.no_grad():
-            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std)
+            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std + mean)
 
 
 def initialise_tables(
@@ -145,19 +147,22 @@ def fill_table_block(
         out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
 
 
-def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """(name, parameter, standard deviation) of every parameter outside of the tables."""
+def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:
+    """(name, parameter, mean, standard deviation) of every parameter outside of the tables."""
     for prefix, module in model.named_modules():
         if group_of(prefix) == TABLES:
             continue
-        crossnet = prefix.rpartition(".")[0]
+        holder, _, role = prefix.rpartition(".")
+        crosses = isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(holder), _CROSS_NETS)
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if isinstance(module, nn.Linear):
-                yield name, parameter, _std(parameter)
-            elif isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(crossnet), LowRankCrossNet):
-                yield name, parameter, 0.0 if parameter.ndim == 1 else _std(parameter)
+                yield name, parameter, 0.0, _std(parameter)
+            elif crosses:
+                yield name, parameter, 0.0, 0.0 if role == "bias" else _std(parameter)
+            elif isinstance(module, nn.LayerNorm):
+                yield name, parameter, float(name.endswith(".weight")), 0.0
             elif (std := getattr(module, "initial_std", None)) is not None:
-                yield name, parameter, std
+                yield name, parameter, 0.0, std
             else:
                 raise TypeError(
                     f"no rule for the initial value of {name}: give {type(module).__name__} an initial_std, or "

@@ -18,7 +18,8 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.model import ModelConfig
-from dlrm.layers.fields import build_fields
+from dlrm.errors import ConfigError
+from dlrm.layers.combined import build_fields
 from dlrm.layers.pooling import PooledColumns
 from dlrm.lookups.plan import Lookups, Table, lookups_of
 from dlrm.schema import Schema
@@ -84,6 +85,22 @@ def build_pooling(lookups: Lookups) -> PooledColumns:
         padded_dims=[padded_width(dim) for dim in dims],
         rows_per_id=[lookup.rule.rows_per_id for lookup in lookups.lookups],
     )
+
+
+def check_row_width(config: ModelConfig, columns: int, holds: str) -> None:
+    """See that rows have room for what a model keeps in them.
+
+    Args:
+        config: of the model.
+        columns: what that takes at least.
+        holds: what that is, in words.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    if config.embedding_dim < columns:
+        message = f"is {config.embedding_dim}, but a row of {config.kind} holds {holds} here: it needs {columns}"
+        raise ConfigError.at("model.embedding_dim", message)
 
 
 def padded_width(dim: int) -> int:
