@@ -21,9 +21,9 @@ def build_fields(fields: Sequence[Made]) -> nn.Module:
 class Fields(nn.Module):
     """The vectors of the features side by side, from the columns of their lookups.
 
-    The vector of a feature with two lookups is their elementwise product (``mult``), their sum (``add``) or both side by side
-    (``concat``); arXiv:1909.02107. Where its width is another it is then multiplied by a matrix of weights, one a feature, without
-    bias (arXiv:1909.11810).
+    The vector of a feature with two lookups is their elementwise product (``mult``), their sum (``add``) or both side by
+    side (``concat``); arXiv:1909.02107. Where its width is another it is then multiplied by a matrix of weights, one a
+    feature, without bias (arXiv:1909.11810).
 
     Attributes:
         projections: of each feature, that matrix or nothing to do.

@@ -109,6 +109,6 @@ class _ScaledGradient(torch.autograd.Function):
         return columns_BX.view_as(columns_BX)
 
     @staticmethod
-    def backward(ctx: Any, gradient_BX: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_BX: torch.Tensor) -> tuple[torch.Tensor, None]:
         (factor_X,) = ctx.saved_tensors
         return gradient_BX * factor_X, None

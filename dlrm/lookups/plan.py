@@ -171,7 +171,8 @@ def _of_feature(
     key = f"model.tables.{table}.embedding" if own.embedding else "model.embedding"
     pooling = config.tables.get(feature.name, TableOverride()).pooling or config.pooling
     lookup = Lookup(feature.name, place, table, mean=pooling == "mean")
-    width, problems = dim, []
+    width = dim
+    problems: list[ConfigProblem] = []
     match kind:
         case FullEmbedding():
             pass
@@ -180,11 +181,11 @@ def _of_feature(
             if size < rows:
                 rule = Rule("remainder", size)
                 if kind.hash == "mixed":
-                    rule = Rule("hash", size, hash_keys(kind.seed, table, kind.functions))
+                    rule = Rule("hash", size, hash_keys(table, kind.functions))
                 lookup, rows = replace(lookup, rule=rule), size
         case FrequencyCapped():
             if kind.rows + kind.tail_rows < rows:
-                rule = Rule("hash", kind.tail_rows, hash_keys(kind.seed, table, 1), first=kind.rows)
+                rule = Rule("hash", kind.tail_rows, hash_keys(table, 1), first=kind.rows)
                 lookup, rows = replace(lookup, rule=rule), kind.rows + kind.tail_rows
         case QuotientRemainder():
             size = -(-rows // kind.ids_per_row)
@@ -208,7 +209,9 @@ def _two_lookups(
         )
         problems.append(ConfigProblem(f"{key}.operation", "", message))
     if kind.operation == "concat" and dim % 2:
-        message = f"is concat, of two halves, and the vectors of {feature.name} have {dim} numbers; use an even embedding_dim"
+        message = (
+            f"is concat, of two halves, and the vectors of {feature.name} have {dim} numbers; use an even embedding_dim"
+        )
         problems.append(ConfigProblem(f"{key}.operation", "", message))
     width = dim // 2 if kind.operation == "concat" else dim
     (quotients, size), table = rows, lookup.table
@@ -248,6 +251,9 @@ def _same_names(lookups: Sequence[Lookup], base_of: Sequence[str]) -> Iterator[C
     named: dict[str, int] = {}
     bases: dict[str, str] = {}
     for lookup, base in zip(lookups, base_of, strict=True):
-        if named.setdefault(lookup.name, lookup.feature) != lookup.feature or bases.setdefault(lookup.table, base) != base:
+        if (
+            named.setdefault(lookup.name, lookup.feature) != lookup.feature
+            or bases.setdefault(lookup.table, base) != base
+        ):
             message = f"would make a second table {lookup.table}, and the data have one of that name; rename the column"
             yield ConfigProblem("model.embedding", "", message)

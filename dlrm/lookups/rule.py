@@ -20,8 +20,8 @@ class Rule:
     """How the ids of a lookup become rows.
 
     Attributes:
-        kind: ``id``: they are; ``remainder``: id modulo ``size``; ``quotient``: id divided by it, rounded down; ``hash``: a hash
-            of the id (SplitMix64's) modulo it, one for each of ``keys``, which makes as many rows of an id.
+        kind: ``id``: they are; ``remainder``: id modulo ``size``; ``quotient``: id divided by it, rounded down; ``hash``: a
+            hash of the id (SplitMix64's) modulo it, one for each of ``keys``, which makes as many rows of an id.
         size: see there.
         keys: int64, of the hashes.
         first: of a hash: ids below are rows themselves, and hashes count from there.
@@ -59,9 +59,9 @@ class Rule:
 IDS = Rule()
 
 
-def hash_keys(seed: int, table: str, functions: int) -> tuple[int, ...]:
+def hash_keys(table: str, functions: int) -> tuple[int, ...]:
     """The keys of hash functions that do not depend on each other, nor on those of other tables."""
-    return tuple(stream_key(seed, "lookup", table, number) for number in range(functions))
+    return tuple(stream_key(0, "lookup", table, number) for number in range(functions))
 
 
 @compiled

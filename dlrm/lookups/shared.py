@@ -11,7 +11,7 @@ from dlrm.schema import Schema
 
 
 def table_of_features(config: ModelConfig, schema: Schema) -> tuple[dict[str, str], dict[str, int]]:
-    """The table of each feature, and how many ids each table has: where features share one, the most that one of them has."""
+    """The table of each feature, and how many ids each table has: of features that share one, the most that any has."""
     shared = {feature: table for table, features in config.shared_tables.items() for feature in features}
     table_of = {feature.name: shared.get(feature.name, feature.name) for feature in schema.sparse}
     ids: dict[str, int] = {}
@@ -44,7 +44,9 @@ def problems_of_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigPr
             message = f"its table is {table}, which it shares: give width and kind under model.tables.{table}"
             yield ConfigProblem(key, "", message)
         elif name not in features and own.pooling:
-            message = "is how a feature's ids are pooled, and this is a table of several; give it under the features' names"
+            message = (
+                "is how a feature's ids are pooled, and this is a table of several; give it under the features' names"
+            )
             yield ConfigProblem(f"{key}.pooling", "", message)
 
 

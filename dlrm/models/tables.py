@@ -1,7 +1,7 @@
 """The embedding tables: from the configuration and the schema to torchrec's EmbeddingBagCollection.
 
-What is looked up of a sample, in which tables, is :mod:`dlrm.lookups`' to say. Where a table's name is no name for a module,
-torchrec knows it by another (:mod:`dlrm.table_names`).
+What is looked up of a sample, in which tables, is :mod:`dlrm.lookups`' to say. Where a table's name is no name for a
+module, torchrec knows it by another (:mod:`dlrm.table_names`).
 
 fbgemm's kernels take rows of certain widths only. Rows of another width are padded with columns of zeros, which stay zero:
 nothing looks at them, so that their gradients are zeros. A *padded width* is that of the memory; without the word the width

@@ -89,7 +89,7 @@ class _LookupMap:
     """One byte for each row of each shard of a lookup, 1 for dirty ones."""
 
     def __init__(self, lookup: GroupedPooledEmbeddingsLookup) -> None:
-        shards = []
+        shards: list[Shard] = []
         shard_F = []  # the features of a lookup are those of its shards, in this order
         kernels = kernels_of(lookup)
         for config, _ in kernels:

@@ -89,9 +89,7 @@ def _pieces(
         if shard.placement.rank() == position and shard.shard_sizes[0]:
             primary = shard.shard_offsets[1] == 0
             rows, columns = shard.shard_sizes
-            yield Piece(
-                rows, columns, *common, primary=primary, hotness=hotness, features=features, saved=saved
-            )
+            yield Piece(rows, columns, *common, primary=primary, hotness=hotness, features=features, saved=saved)
 
 
 def weight_bytes(piece: Piece, *, on_cpu: bool) -> Bytes:

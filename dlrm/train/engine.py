@@ -14,9 +14,9 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
-from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.lookups.jagged import RowsOfIds
 from dlrm.lookups.plan import Lookups
+from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_padded_block

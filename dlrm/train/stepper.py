@@ -134,9 +134,7 @@ class Stepper:
         if self._rows_of_ids is None:
             return batches
         rows = self._rows_of_ids
-        return (
-            replace(batch, sparse=rows(batch.sparse, constant="lengths" in batch.constant)) for batch in batches
-        )
+        return (replace(batch, sparse=rows(batch.sparse, constant="lengths" in batch.constant)) for batch in batches)
 
     def _progress(self, batches: Iterator[Batch]) -> Any:
         try:

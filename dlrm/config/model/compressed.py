@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Advanced, NonNegativeInt, Number, PositiveInt, Section, Size
+from dlrm.config.base import Number, PositiveInt, Section, Size
 
 _Ids = Annotated[int, Number, Field(ge=2, le=2**40)]
 Temperature = Annotated[float, Number, Field(ge=0, le=1)]
@@ -21,11 +21,9 @@ class HashedEmbedding(Section):
     ids_per_row: _Ids | None = None
     """Ids that share a row, in the mean; instead of rows."""
     hash: Literal["mixed", "modulo"] = "mixed"
-    """mixed: a hash of the id's bits (SplitMix64), by seed. modulo: the id modulo the rows."""
+    """mixed: a hash of the id's bits (SplitMix64), another one for each table. modulo: the id modulo the rows."""
     functions: PositiveInt = 1
     """Rows that an id has, summed, each by a hash of its own, so that hardly two ids share all of them."""
-    seed: Advanced[NonNegativeInt] = 0
-    """Another seed, other rows."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -38,7 +36,8 @@ class HashedEmbedding(Section):
 
 class QuotientRemainder(Section):
     """Two small tables in the place of one (arXiv:1909.02107): an id's vector is made of the row of its quotient and the row
-    of its remainder by a number, a pair that no other id has."""
+    of its remainder by a number, a pair that no other id has.
+    """
 
     kind: Literal["quotient_remainder"] = "quotient_remainder"
     ids_per_row: _Ids = 4
@@ -52,20 +51,20 @@ class QuotientRemainder(Section):
 
 class FrequencyCapped(Section):
     """Only the first ids have a row of their own; all others share one, or a few. It is meant for ids that are numbered by
-    how often they occur, the most frequent first (docs/tables.md says which data are)."""
+    how often they occur, the most frequent first (docs/tables.md says which data are).
+    """
 
     kind: Literal["frequency_capped"] = "frequency_capped"
     rows: Size
     """Ids that have a row of their own: 0 .. rows - 1."""
     tail_rows: Size = 1
     """Rows that all others share, by a hash of the id."""
-    seed: Advanced[NonNegativeInt] = 0
-    """Another seed, other rows of the tail."""
 
 
 class MixedDim(Section):
     """Narrow rows for large tables (arXiv:1909.11810): a matrix of weights, the group ``fields``, makes vectors of
-    embedding_dim of them."""
+    embedding_dim of them.
+    """
 
     kind: Literal["mixed_dim"] = "mixed_dim"
     temperature: Temperature = 0.3

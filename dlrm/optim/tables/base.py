@@ -61,10 +61,10 @@ class TableOptimizer(ABC):
         """
 
     def padding_factor(self, dim: int, padded: int) -> float:
-        """By which the rate of a table whose rows of ``dim`` numbers are padded to so many is multiplied.
+        """By which the rate of a table is multiplied whose rows of ``dim`` numbers are padded to so many.
 
-        A kernel takes the mean of a row's squared gradients over the padding, too. It is that of the row itself where its
-        gradients come multiplied by the inverse of this, and then the update is once this factor makes up for it.
+        A kernel takes the mean of a row's squared gradients over the padding, too. Where gradients come multiplied by the
+        inverse of this, that is the mean over the row itself, and the update is its own once this factor makes up for them.
         """
         return math.sqrt(dim / padded) if self.by_row else 1.0
 
@@ -77,5 +77,5 @@ class TableOptimizer(ABC):
 def table_rate(
     optimizer: TableOptimizer, config: OptimConfig, table: str, factors: Mapping[str, float] = NO_FACTORS
 ) -> float:
-    """The rate of a table before the schedule, as what trains it is told; ``factors`` beside the configured one, by table."""
+    """The rate of a table before the schedule, as what trains it is told; ``factors`` are beside the configured ones."""
     return optimizer.lr * config.lr_scale.get(table, 1.0) * factors.get(table, 1.0)

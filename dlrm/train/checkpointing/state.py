@@ -16,7 +16,8 @@ name                                      shape               what it is
 ``average.steps``                         ()                  steps that went into it
 ========================================  ==================  ==========================================================
 
-``dim`` is without padding (:mod:`dlrm.models.tables`). ``<table>`` is the name of its column, or what :func:`dlrm.table_names.state_name` makes of one that cannot be printed.
+``dim`` is without padding (:mod:`dlrm.models.tables`). ``<table>`` is the name of its column (or see
+:mod:`dlrm.lookups`), or what :func:`dlrm.table_names.state_name` makes of one that cannot be printed.
 
 What else a step depends on follows from its number: learning rates, the step that fbgemm's Adam counts
 (:meth:`dlrm.optim.training.TrainingOptimizer.set_step`) and which samples it trains.
