@@ -80,6 +80,11 @@ class PooledColumns(nn.Module):
             sums_BX = _ScaledGradient.apply(sums_BX, self.factor_X)  # type: ignore[no-untyped-call]
         return sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
 
+    @property
+    def columns(self) -> int:
+        """X, of the output."""
+        return sum(self._dims)
+
     def scale_gradients(self, factors: Sequence[float]) -> None:
         """Multiply the gradients that the tables get, those of each feature by its factor."""
         self._scaled = any(factor != 1 for factor in factors)

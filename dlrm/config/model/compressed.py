@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from dlrm.config.base import Number, PositiveInt, Section, Size
 
 _Ids = Annotated[int, Number, Field(ge=2, le=2**40)]
+_Functions = Annotated[int, Number, Field(ge=1, le=16)]
 Temperature = Annotated[float, Number, Field(ge=0, le=1)]
 
 
@@ -22,7 +23,7 @@ class HashedEmbedding(Section):
     """Ids that share a row, in the mean; instead of rows."""
     hash: Literal["mixed", "modulo"] = "mixed"
     """mixed: a hash of the id's bits (SplitMix64), another one for each table. modulo: the id modulo the rows."""
-    functions: PositiveInt = 1
+    functions: _Functions = 1
     """Rows that an id has, summed, each by a hash of its own, so that hardly two ids share all of them."""
 
     @model_validator(mode="after")
@@ -35,9 +36,7 @@ class HashedEmbedding(Section):
 
 
 class QuotientRemainder(Section):
-    """Two small tables in the place of one (arXiv:1909.02107): an id's vector is made of the row of its quotient and the row
-    of its remainder by a number, a pair that no other id has.
-    """
+    """Two small tables in the place of one, of quotients and of remainders of the ids (arXiv:1909.02107)."""
 
     kind: Literal["quotient_remainder"] = "quotient_remainder"
     ids_per_row: _Ids = 4
@@ -50,9 +49,7 @@ class QuotientRemainder(Section):
 
 
 class FrequencyCapped(Section):
-    """Only the first ids have a row of their own; all others share one, or a few. It is meant for ids that are numbered by
-    how often they occur, the most frequent first (docs/tables.md says which data are).
-    """
+    """Only the first ids have rows of their own; for ids that are numbered by how often they occur (docs/tables.md)."""
 
     kind: Literal["frequency_capped"] = "frequency_capped"
     rows: Size
@@ -62,9 +59,7 @@ class FrequencyCapped(Section):
 
 
 class MixedDim(Section):
-    """Narrow rows for large tables (arXiv:1909.11810): a matrix of weights, the group ``fields``, makes vectors of
-    embedding_dim of them.
-    """
+    """Large tables have narrow rows, and a matrix makes vectors of embedding_dim of them (arXiv:1909.11810)."""
 
     kind: Literal["mixed_dim"] = "mixed_dim"
     temperature: Temperature = 0.3
