@@ -31,6 +31,7 @@ from torchrec.modules.crossnet import LowRankCrossNet
 
 from dlrm.data.batch import Batch
 from dlrm.layers.interaction import DotInteraction, ProjectionInteraction
+from dlrm.lookups.plan import Lookups
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.train.precision import lowered
@@ -130,10 +131,13 @@ class TableUse:
     ids_per_sample: float
 
 
-def ids_per_sample(batch: Batch) -> list[float]:
-    """The mean number of ids of each feature, in the order of the batch."""
+def ids_per_sample(batch: Batch, lookups: Lookups) -> list[float]:
+    """The mean number of rows that a sample looks up in each table, in their order."""
     counts = batch.sparse.length_per_key()
-    return [count / batch.sparse.stride() for count in counts]
+    found = dict.fromkeys((table.name for table in lookups.tables), 0.0)
+    for lookup in lookups.lookups:
+        found[lookup.table] += counts[lookup.feature] * lookup.rule.rows_per_id / batch.sparse.stride()
+    return list(found.values())
 
 
 @dataclass(frozen=True)

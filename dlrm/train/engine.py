@@ -60,7 +60,7 @@ class Engine:
         copies: of the tables.
         memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
-        widths: of the rows of each table, without padding.
+        lookups: what the model looks up of a sample.
     """
 
     model: DistributedModelParallel
@@ -74,8 +74,13 @@ class Engine:
     hardware: Hardware
     dense_weights: int
     table_weights: int
-    widths: dict[str, int]
+    lookups: Lookups
     fill_block: FillBlock
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of the rows of each table, without padding."""
+        return self.lookups.widths
 
     def reset_tables(self) -> None:
         """Put tables and their optimizer state back to where they started."""
@@ -259,7 +264,7 @@ def build_engine(
         hardware=hardware_of(config.sharding, world),
         dense_weights=dense_weights,
         table_weights=table_weights,
-        widths=widths,
+        lookups=planned.lookups,
         fill_block=fill_block,
     )
 

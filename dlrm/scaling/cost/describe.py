@@ -10,10 +10,12 @@ from dataclasses import replace
 import torch
 
 from dlrm.config import Config
-from dlrm.data.id_statistics.base import IdStatistics
+from dlrm.data.id_statistics.base import IdStatistics, UniformIds
 from dlrm.data.id_statistics.sample import measure, statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
+from dlrm.lookups.plan import Lookups
+from dlrm.lookups.rule import IDS
 from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
@@ -48,11 +50,12 @@ def workload_of(
         schema: of the data.
         planned: the model with its plan.
         world: the ranks, which need not be there.
-        ids: how ids are spread, by table; uniform over as many as the schema says if left out.
+        ids: how ids are spread, by feature; uniform over as many as the schema says if left out.
     """
     samples = config.train.micro_batch_size / world.size
     groups, per_host = planned.groups, world.rank_info.local_world_size
-    spread = ids or statistics_of(schema)
+    spread = spread_of_rows(planned.lookups, ids or statistics_of(schema))
+    schema = planned.schema
     formats = Formats(
         ids=schema.id_bytes,
         forward=_BYTES[config.precision.exchange.forward],
@@ -102,6 +105,24 @@ def workload_of(
         prefetches_ids=config.train.pipeline == "sparse_dist",
         micro_batches=config.train.accumulation_steps,
     )
+
+
+def spread_of_rows(lookups: Lookups, ids: Mapping[str, IdStatistics]) -> dict[str, IdStatistics]:
+    """How the rows of tables are spread that are looked up: as the ids where they are the ids of one feature, else uniformly.
+
+    Hashes spread ids evenly, and what features share a table is not known of each other. A table of several features is
+    taken for one with the ids of all.
+    """
+    found: dict[str, IdStatistics] = {}
+    for table in lookups.tables:
+        own = [lookup for lookup in lookups.lookups if lookup.table == table.name]
+        features = [ids[lookups.features.sparse[lookup.feature].name] for lookup in own]
+        if len(own) == 1 and own[0].rule == IDS:
+            found[table.name] = features[0]
+        else:
+            rows = (of.ids_per_sample * at.rule.rows_per_id for of, at in zip(features, own, strict=True))
+            found[table.name] = UniformIds(table.rows, sum(rows))
+    return found
 
 
 def _averaging(config: Config, planned: PlannedModel, per_host: int) -> Iterator[Transfer]:

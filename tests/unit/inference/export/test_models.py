@@ -22,6 +22,14 @@ DEEPFM = ["--model={kind: deepfm, embedding_dim: 8, deep_mlp: [16, 8]}"]
 NO_DENSE = ["--data.num_dense=0", "--model={kind: dlrm, embedding_dim: 8, top_mlp: [16, 1]}"]
 TASKS = ["--data.tasks=[click, like]", "--data.task_rates=[0.2]"]
 OTHER_DIMS = ["--model.tables={cat_0: {embedding_dim: 4}, cat_3: {embedding_dim: 12, pooling: mean}}"]
+SMALL = "ids_per_row: 3, min_rows: 7"
+COMPRESSED = [
+    "--model.shared_tables={both: [cat_1, cat_3]}",
+    "--model.tables.cat_0.embedding={kind: hashed, rows: 11, functions: 2}",
+    "--model.tables.both={embedding_dim: 6, embedding: {kind: frequency_capped, rows: 5, tail_rows: 2}}",
+    f"--model.tables.cat_2.embedding={{kind: quotient_remainder, {SMALL}}}",
+    "--model.tables.cat_4={pooling: mean, embedding: {kind: mixed_dim, dim: 3}}",
+]
 MODELS = {
     "dot": [],
     "dot with itself": ["--model.interaction.self_interaction=true"],
@@ -35,13 +43,15 @@ MODELS = {
     "two tasks": TASKS,
     "towers": [*TASKS, "--model.heads.tower=[4]"],
     "deepfm, towers": [*DEEPFM, *TASKS, "--model.heads.tower=[4]"],
+    "compressed and shared tables": [*COMPRESSED, "--model.embedding_dim=6", "--model.bottom_mlp=16,6"],
+    "concatenated halves": [f"--model.embedding={{kind: quotient_remainder, operation: concat, {SMALL}}}"],
     "dropout": ["--model.dropout=0.5"],
     "trained in bf16": ["--precision.dense=bf16"],
     "mean": ["--model.pooling=mean"],
 }
 
 
-QUICK = {"cat, tables of several dims", "deepfm, towers", "without dense features"}
+QUICK = {"compressed and shared tables", "cat, tables of several dims", "deepfm, towers", "without dense features"}
 
 
 @pytest.mark.parametrize(
