@@ -184,7 +184,7 @@ def work_per_sample(
     ids = sum(table.ids_per_sample for table in tables)
     pooled = sum(table.dim for table in tables)
     rows = sum(
-        table.ids_per_sample * (3 * table.dim * BYTES_PER_NUMBER + 2 * _state_bytes(optimizer, table.dim))
+        table.ids_per_sample * (3 * table.dim * optimizer.weight_bytes + 2 * _state_bytes(optimizer, table.dim))
         for table in tables
     )
     batch_bytes = dense_features * BYTES_PER_NUMBER + ids * id_bytes
@@ -203,4 +203,4 @@ def work_per_sample(
 
 def _state_bytes(optimizer: TableOptimizer, dim: int) -> int:
     """Of the state of a row."""
-    return optimizer.block_bytes(1, dim) - dim * BYTES_PER_NUMBER
+    return optimizer.block_bytes(1, dim) - dim * optimizer.weight_bytes

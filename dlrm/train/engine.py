@@ -45,7 +45,7 @@ from dlrm.sharding.wrap import (
 )
 from dlrm.table_names import table_name
 from dlrm.train.memory import Shapes, account, reserve
-from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
+from dlrm.train.precision import DTYPES, allow_tf32, check_half_tables, lower_dense
 from dlrm.train.stepper import Stepper
 
 
@@ -140,9 +140,11 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
     groups = find_groups(config, world)
-    of_tables = table_optimizer(config.optim.sparse)
+    check_half_tables(config, copies=groups.copies)
+    half = config.precision.tables == "fp16"
+    of_tables = table_optimizer(config.optim.sparse, weight_bytes=2 if half else 4)
     check_table_optimizer(of_tables, world.device)
-    model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
+    model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank, half_tables=half)
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)

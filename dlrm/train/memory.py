@@ -207,9 +207,9 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
 
 def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:
     return {
-        TABLES: sum((of_tables.weight_bytes(piece, on_cpu=on_cpu) for piece in pieces), Bytes()),
+        TABLES: sum((of_tables.weight_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
         TABLE_STATE: sum((of_tables.state_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
-        CACHES: Bytes(device=0 if on_cpu else sum(map(of_tables.cache_bytes, pieces))),
+        CACHES: Bytes(device=0 if on_cpu else sum(of_tables.cache_bytes(piece, optimizer) for piece in pieces)),
         TABLE_GRADIENTS: _placed(sum(of_tables.gradient_bytes(piece, optimizer) for piece in pieces), on_cpu=on_cpu),
     }
 

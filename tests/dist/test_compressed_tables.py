@@ -1,4 +1,4 @@
-"""Compressed, shared and padded tables train as float64 by hand does, on any ranks and under any sharding, through stops."""
+"""Compressed, shared and padded tables train as by hand in float64, on any ranks, under any sharding, through stops."""
 
 import os
 

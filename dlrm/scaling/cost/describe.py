@@ -18,7 +18,6 @@ from dlrm.lookups.plan import Lookups
 from dlrm.lookups.rule import IDS
 from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
-from dlrm.optim.tables.base import BYTES_PER_NUMBER
 from dlrm.scaling.cost.updates import dense_update, replicated_update
 from dlrm.scaling.cost.workload import Formats, Tables, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation, operations
@@ -66,7 +65,7 @@ def workload_of(
         planned.plan,
         planned.sizes,
         spread,
-        state_bytes=lambda columns: planned.tables.block_bytes(1, columns) - columns * BYTES_PER_NUMBER,
+        state_bytes=lambda columns: planned.tables.block_bytes(1, columns) - columns * planned.tables.weight_bytes,
         samples=samples,
         ranks=groups.size,
         ranks_per_host=groups.per_host(per_host),
@@ -108,7 +107,7 @@ def workload_of(
 
 
 def spread_of_rows(lookups: Lookups, ids: Mapping[str, IdStatistics]) -> dict[str, IdStatistics]:
-    """How the rows of tables are spread that are looked up: as the ids where they are the ids of one feature, else uniformly.
+    """How the rows that are looked up are spread: as the ids where they are the ids of one feature, else uniformly.
 
     Hashes spread ids evenly, and what features share a table is not known of each other. A table of several features is
     taken for one with the ids of all.
