@@ -7,8 +7,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import DeepFmModel
-from dlrm.layers.heads import TaskTowers, build_heads
-from dlrm.layers.mlp import MLP
+from dlrm.layers.heads import build_heads
 from dlrm.models.base import Model
 from dlrm.models.tables import Embedding
 from dlrm.schema import Schema
@@ -22,7 +21,8 @@ class DeepFM(Model):
 
     Attributes:
         tables, dense_fields, deep_mlp, heads: the parts with weights; ``dense_fields`` is None without dense features.
-            Tasks share the first two sums; ``deep_mlp`` has an output a task, or each task a tower in ``heads``.
+            Tasks share the first two sums; ``deep_mlp`` and ``heads`` are of
+            :func:`~dlrm.layers.heads.build.build_heads`.
     """
 
     lower_precision = ("deep_mlp", "heads")
@@ -32,8 +32,8 @@ class DeepFM(Model):
         *,
         embedding: Embedding,
         dense_fields: DenseFields | None,
-        deep_mlp: MLP,
-        heads: TaskTowers | nn.Identity,
+        deep_mlp: nn.Module,
+        heads: nn.Module,
     ) -> None:
         super().__init__(embedding)
         self.dense_fields = dense_fields

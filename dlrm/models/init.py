@@ -1,7 +1,7 @@
 """Initial weights (those of arXiv:1906.00091), each a pure function of the seed and of what the weight is.
 
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
-  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
+  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers, and so do experts and gates.
 - Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
 - Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound.
@@ -21,6 +21,7 @@ from torchrec.modules.crossnet import LowRankCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
+from dlrm.layers.heads.experts import ExpertLinear
 from dlrm.models.base import TABLES, Model, group_of
 from dlrm.table_names import table_name
 
@@ -133,6 +134,8 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if isinstance(module, nn.Linear):
                 yield name, parameter, _std(parameter)
+            elif isinstance(module, ExpertLinear):
+                yield name, parameter, _std(parameter[0])
             elif isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(crossnet), LowRankCrossNet):
                 yield name, parameter, 0.0 if parameter.ndim == 1 else _std(parameter)
             elif (std := getattr(module, "initial_std", None)) is not None:
@@ -144,7 +147,7 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]
                 )
 
 
-def _std(parameter: nn.Parameter) -> float:
+def _std(parameter: torch.Tensor) -> float:
     return math.sqrt((2.0 if parameter.ndim == 2 else 1.0) / sum(parameter.shape))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from dlrm.config.model.base import ModelSection, Pooling, TableOverride
 from dlrm.config.model.deepfm import DeepFmModel
 from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.heads import Heads, Mmoe, Ple, SharedBottom
 from dlrm.config.model.interactions import (
     CatInteraction,
     DcnInteraction,
@@ -25,9 +25,12 @@ __all__ = [
     "DeepFmModel",
     "DlrmModel",
     "DotInteraction",
+    "Heads",
     "Interaction",
+    "Mmoe",
     "ModelConfig",
     "ModelSection",
+    "Ple",
     "Pooling",
     "ProjectionInteraction",
     "SharedBottom",

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from dlrm.config.base import Sizes
 from dlrm.config.model.base import ModelSection
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.heads import Heads, SharedBottom
 
 
 class DeepFmModel(ModelSection):
@@ -21,7 +21,7 @@ class DeepFmModel(ModelSection):
     kind: Literal["deepfm"] = "deepfm"
     deep_mlp: Sizes = (400, 400, 400)
     """Sizes of the hidden layers of the MLP on all field vectors; the logits' layer follows."""
-    heads: SharedBottom = SharedBottom()
+    heads: Heads = SharedBottom()
 
     @model_validator(mode="after")
     def _widths_are_equal(self) -> Self:
