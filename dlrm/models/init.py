@@ -1,7 +1,7 @@
 """Initial weights (those of arXiv:1906.00091), each a pure function of the seed and of what the weight is.
 
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
-  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
+  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers, and so do experts and gates.
 - Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
 - Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
@@ -22,6 +22,7 @@ from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
+from dlrm.layers.heads.experts import ExpertLinear
 from dlrm.models.base import TABLES, Model, group_of
 from dlrm.table_names import table_name
 
@@ -136,6 +137,8 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, 
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if isinstance(module, nn.Linear):
                 yield name, parameter, 0.0, _std(parameter)
+            elif isinstance(module, ExpertLinear):
+                yield name, parameter, 0.0, _std(parameter[0])
             elif crosses:
                 yield name, parameter, 0.0, 0.0 if role == "bias" else _std(parameter)
             elif isinstance(module, nn.LayerNorm):
@@ -149,7 +152,7 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, 
                 )
 
 
-def _std(parameter: nn.Parameter) -> float:
+def _std(parameter: torch.Tensor) -> float:
     return math.sqrt((2.0 if parameter.ndim == 2 else 1.0) / sum(parameter.shape))
 
 

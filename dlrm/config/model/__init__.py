@@ -12,7 +12,7 @@ from dlrm.config.model.deepfm import DeepFmModel
 from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
 from dlrm.config.model.finalmlp import FinalMlpModel
 from dlrm.config.model.fm import FmModel
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.heads import Heads, Mmoe, Ple, SharedBottom
 from dlrm.config.model.interactions import (
     CatInteraction,
     DcnInteraction,
@@ -36,10 +36,13 @@ __all__ = [
     "EqualWidths",
     "FinalMlpModel",
     "FmModel",
+    "Heads",
     "Interaction",
     "LrModel",
+    "Mmoe",
     "ModelConfig",
     "ModelSection",
+    "Ple",
     "Pooling",
     "ProjectionInteraction",
     "SharedBottom",
