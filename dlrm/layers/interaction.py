@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torchrec.modules.crossnet import LowRankCrossNet
 
-from dlrm.config import model as model_config
+from dlrm.config.model import interactions as options
 from dlrm.layers.mlp import MLP
 
 
-def build_interaction(config: model_config.Interaction, *, dense_dim: int, table_dims: Sequence[int]) -> Interaction:
+def build_interaction(config: options.Interaction, *, dense_dim: int, table_dims: Sequence[int]) -> Interaction:
     """The configured interaction.
 
     Args:
@@ -28,14 +28,14 @@ def build_interaction(config: model_config.Interaction, *, dense_dim: int, table
     """
     width = dense_dim + sum(table_dims)
     match config:
-        case model_config.DotInteraction():
+        case options.DotInteraction():
             vectors = len(table_dims) + (dense_dim > 0)
             return DotInteraction(table_dims[0], vectors, dense_dim=dense_dim, self_interaction=config.self_interaction)
-        case model_config.CatInteraction():
+        case options.CatInteraction():
             return CatInteraction(width)
-        case model_config.DcnInteraction():
+        case options.DcnInteraction():
             return CrossInteraction(width, layers=config.layers, rank=config.rank)
-        case model_config.ProjectionInteraction():
+        case options.ProjectionInteraction():
             branches = config.branch1, config.branch2
             return ProjectionInteraction(table_dims[0], width, *branches, dense_dim=dense_dim)
 

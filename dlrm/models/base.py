@@ -11,9 +11,10 @@ from collections.abc import Collection
 import torch
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from dlrm.layers.pooling import PooledColumns
+from dlrm.models.tables import Embedding
 
 TABLES = "tables"
 
@@ -23,16 +24,24 @@ class Model(nn.Module):
 
     Attributes:
         tables: all embedding tables. Sharding puts a sharded collection in its place.
-        pooling: makes of what they return what the rest of the model, its *dense part*, takes: ``pooling(tables(sparse),
-            sparse)``. An export begins here.
+        pooling: puts what they return side by side: ``pooling(tables(sparse), sparse)``. The rest of the model, which takes
+            that, is its *dense part*; an export begins here.
+        fields: makes of it the vectors of the features, where tables hold something else than these.
     """
 
     tables: EmbeddingBagCollection
     pooling: PooledColumns
+    fields: nn.Module
 
     lower_precision: Collection[str] = ()
     """Names of the child modules that ``precision.dense`` may have compute in lower precision; the trainer keeps the last
     layer of an MLP that gives logits in float32."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        super().__init__()
+        self.tables = embedding.tables
+        self.pooling = embedding.pooling
+        self.fields = embedding.fields
 
     @property
     def groups(self) -> list[str]:
@@ -54,6 +63,14 @@ class Model(nn.Module):
             float32 (B, T), T = len(schema.tasks).
         """
         raise NotImplementedError
+
+    def vectors(self, pooled: KeyedTensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """The vectors of the features side by side, float32 (B, X), where ``pooled`` is ``self.tables(sparse)``.
+
+        Sharded tables have only started their exchange when they return, and this waits for its end: what does not need the
+        vectors comes before.
+        """
+        return self.fields(self.pooling(pooled, sparse))  # type: ignore[no-any-return]
 
 
 def group_of(name: str) -> str:

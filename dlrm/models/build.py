@@ -8,7 +8,7 @@ from dlrm.config.model import DeepFmModel, DlrmModel, ModelConfig
 from dlrm.models import deepfm, dlrm
 from dlrm.models.base import Model
 from dlrm.models.init import initialise_dense, initialise_tables
-from dlrm.models.tables import build_tables
+from dlrm.models.tables import build_embedding
 from dlrm.schema import Schema
 
 
@@ -28,14 +28,14 @@ def build_model(
     Raises:
         ConfigError: the configuration does not fit the schema.
     """
-    tables = build_tables(config, schema, device=tables_device)
+    embedding = build_embedding(config, schema, device=tables_device)
     model: Model
     match config:
         case DlrmModel():
-            model = dlrm.build(config, schema, tables, seed=seed, rank=rank)
+            model = dlrm.build(config, schema, embedding, seed=seed, rank=rank)
         case DeepFmModel():
-            model = deepfm.build(config, schema, tables, seed=seed, rank=rank)
+            model = deepfm.build(config, schema, embedding, seed=seed, rank=rank)
     initialise_dense(model, seed)
     if torch.device(tables_device).type != "meta":
-        initialise_tables(tables, seed, bound=config.embedding_init_bound)
+        initialise_tables(embedding.tables, seed, bound=config.embedding_init_bound)
     return model

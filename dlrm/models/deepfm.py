@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import DeepFmModel
 from dlrm.layers.heads import TaskTowers, build_heads
 from dlrm.layers.mlp import MLP
-from dlrm.layers.pooling import PooledColumns
 from dlrm.models.base import Model
-from dlrm.models.tables import build_pooling
+from dlrm.models.tables import Embedding
 from dlrm.schema import Schema
 
 
@@ -32,24 +30,21 @@ class DeepFM(Model):
     def __init__(
         self,
         *,
-        tables: EmbeddingBagCollection,
-        pooling: PooledColumns,
+        embedding: Embedding,
         dense_fields: DenseFields | None,
         deep_mlp: MLP,
         heads: TaskTowers | nn.Identity,
     ) -> None:
-        super().__init__()
-        self.tables = tables
-        self.pooling = pooling
+        super().__init__(embedding)
         self.dense_fields = dense_fields
         self.deep_mlp = deep_mlp
         self.heads = heads
-        self.dim = tables.embedding_bag_configs()[0].embedding_dim
+        self.dim = embedding.dims[0]
 
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """float32 (B, T), the logits; see :meth:`dlrm.models.base.Model.forward`."""
         pooled = self.tables(sparse)
-        rows_BVD = self.pooling(pooled, sparse).unflatten(1, (-1, self.dim))
+        rows_BVD = self.vectors(pooled, sparse).unflatten(1, (-1, self.dim))
         if self.dense_fields is not None:
             rows_BVD = torch.cat((self.dense_fields(dense_BN), rows_BVD), dim=1)
         vectors_BVD, weights_BV = rows_BVD[..., :-1], rows_BVD[..., -1]
@@ -80,8 +75,8 @@ def pair_products(vectors_BVD: torch.Tensor) -> torch.Tensor:
     return (vectors_BVD.sum(1).square() - vectors_BVD.square().sum(1)).sum(1) / 2
 
 
-def build(config: DeepFmModel, schema: Schema, tables: EmbeddingBagCollection, *, seed: int, rank: int) -> DeepFM:
-    """The model around its tables; its weights are drawn later."""
+def build(config: DeepFmModel, schema: Schema, embedding: Embedding, *, seed: int, rank: int) -> DeepFM:
+    """The model around its embedding; its weights are drawn later."""
     dense, fields = len(schema.dense), len(schema.dense) + len(schema.sparse)
     deep_mlp, heads = build_heads(
         fields * (config.embedding_dim - 1),
@@ -93,8 +88,7 @@ def build(config: DeepFmModel, schema: Schema, tables: EmbeddingBagCollection, *
         rank=rank,
     )
     return DeepFM(
-        tables=tables,
-        pooling=build_pooling(config, schema),
+        embedding=embedding,
         dense_fields=DenseFields(dense, config.embedding_dim) if dense else None,
         deep_mlp=deep_mlp,
         heads=heads,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import BOTTOM_MLP, DlrmModel, DotInteraction
@@ -15,9 +14,8 @@ from dlrm.errors import ConfigError
 from dlrm.layers.heads import TaskTowers, build_heads
 from dlrm.layers.interaction import Interaction, build_interaction
 from dlrm.layers.mlp import MLP
-from dlrm.layers.pooling import PooledColumns
 from dlrm.models.base import Model
-from dlrm.models.tables import build_pooling
+from dlrm.models.tables import Embedding
 from dlrm.schema import Schema
 
 
@@ -36,31 +34,27 @@ class DLRM(Model):
     def __init__(
         self,
         *,
+        embedding: Embedding,
         bottom_mlp: MLP | nn.Identity,
-        tables: EmbeddingBagCollection,
-        pooling: PooledColumns,
         interaction: Interaction,
         top_mlp: MLP,
         heads: TaskTowers | nn.Identity,
     ) -> None:
-        super().__init__()
+        super().__init__(embedding)
         self.bottom_mlp = bottom_mlp
-        self.tables = tables
-        self.pooling = pooling
         self.interaction = interaction
         self.top_mlp = top_mlp
         self.heads = heads
 
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """float32 (B, T), the logits; see :meth:`dlrm.models.base.Model.forward`."""
-        # Sharded tables only start their exchange here; it runs while the bottom MLP computes, until `pooling` waits.
         pooled = self.tables(sparse)
-        dense_BD = self.bottom_mlp(dense_BN)
-        return self.heads(self.top_mlp(self.interaction(dense_BD, self.pooling(pooled, sparse))))  # type: ignore[no-any-return]
+        dense_BD = self.bottom_mlp(dense_BN)  # while sharded tables exchange; `vectors` waits for them
+        return self.heads(self.top_mlp(self.interaction(dense_BD, self.vectors(pooled, sparse))))  # type: ignore[no-any-return]
 
 
-def build(config: DlrmModel, schema: Schema, tables: EmbeddingBagCollection, *, seed: int, rank: int) -> DLRM:
-    """The model around its tables; its weights are drawn later.
+def build(config: DlrmModel, schema: Schema, embedding: Embedding, *, seed: int, rank: int) -> DLRM:
+    """The model around its embedding; its weights are drawn later.
 
     Raises:
         ConfigError: the configuration does not fit the schema.
@@ -69,7 +63,7 @@ def build(config: DlrmModel, schema: Schema, tables: EmbeddingBagCollection, *, 
     interaction = build_interaction(
         config.interaction,
         dense_dim=config.bottom_mlp[-1] if schema.dense else 0,
-        table_dims=[table.embedding_dim for table in tables.embedding_bag_configs()],
+        table_dims=embedding.dims,
     )
     top_mlp, heads = build_heads(
         interaction.out_features,
@@ -81,9 +75,8 @@ def build(config: DlrmModel, schema: Schema, tables: EmbeddingBagCollection, *, 
         rank=rank,
     )
     return DLRM(
+        embedding=embedding,
         bottom_mlp=MLP(len(schema.dense), config.bottom_mlp, relu_last=True) if schema.dense else nn.Identity(),
-        tables=tables,
-        pooling=build_pooling(config, schema),
         interaction=interaction,
         top_mlp=top_mlp,
         heads=heads,

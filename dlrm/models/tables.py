@@ -7,8 +7,10 @@ table by another (:mod:`dlrm.table_names`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -21,6 +23,33 @@ from dlrm.table_names import module_name
 
 DIM_MULTIPLE = 4
 """fbgemm's fused kernels take only rows whose width is a multiple of this."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What turns the ids of a sample into vectors, one a sparse feature: :meth:`dlrm.models.base.Model.vectors`.
+
+    Attributes:
+        tables: all tables. pooling: puts what they return side by side.
+        fields: makes of these columns the vectors of the features.
+        dims: widths of the vectors, in the order of ``schema.sparse``.
+    """
+
+    tables: EmbeddingBagCollection
+    pooling: PooledColumns
+    fields: nn.Module
+    dims: tuple[int, ...]
+
+
+def build_embedding(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> Embedding:
+    """The tables and what follows them; see :func:`build_tables`.
+
+    Raises:
+        ConfigError: see :func:`embedding_bag_configs`.
+    """
+    tables = build_tables(config, schema, device=device)
+    dims = tuple(table.embedding_dim for table in tables.embedding_bag_configs())
+    return Embedding(tables, build_pooling(config, schema), nn.Identity(), dims)
 
 
 def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[EmbeddingBagConfig]:

@@ -20,6 +20,7 @@ from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError
 from dlrm.models import TrainTask, build_model
 from dlrm.models.base import Model
+from dlrm.models.tables import build_embedding
 from dlrm.schema import Schema
 from dlrm.train.precision import allow_tf32, lower_dense, precision_lines
 from tests.unit.models.helpers import random_batch
@@ -121,9 +122,11 @@ def test_a_model_that_names_no_parts_is_refused():
     class Whole(Model):
         pass
 
+    schema = Schema.numbered(1, (3,))
+    whole = Whole(build_embedding(DlrmModel(), schema, device="cpu"))
     with pytest.raises(ConfigError, match=r"precision.dense: is bf16, but Whole names no part for it"):
-        lower_dense(Whole(), BF16, CPU)
-    lower_dense(Whole(), PrecisionConfig(), CPU)
+        lower_dense(whole, BF16, CPU)
+    lower_dense(whole, PrecisionConfig(), CPU)
 
 
 def test_tf32_is_a_matter_of_cuda_alone():
