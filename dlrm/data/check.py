@@ -31,8 +31,8 @@ class BadValueCounts:
 
     Attributes:
         columns: names of what is counted: dense columns (not finite), tables (ids outside), where ids may be null tables
-            once more (nulls), the labels (neither 0 nor 1), columns of weights (of samples, and of the ids of tables that have
-            them: negative or not finite) and, last, the samples that were skipped for any of these.
+            once more (nulls), the labels (neither 0 nor 1), weights of samples and of ids where there are some (negative or
+            not finite) and, last, the samples that were skipped for any of these.
     """
 
     def __init__(self, schema: Schema, *, nulls: bool = False) -> None:
@@ -120,8 +120,8 @@ class SampleCheck:
             index_B: int64, the indices that were asked for; errors name the file and row they stand for.
 
         Raises:
-            DataError: an id outside of its table, a dense value that is not finite, a label other than 0 and 1, a weight that
-                is negative or not finite.
+            DataError: an id outside of its table, a dense value that is not finite, a label other than 0 and 1, a weight
+                that is negative or not finite.
         """
         bound_S = self._bounds[samples.ids_BS.dtype]
         ids_BS = samples.ids_BS.numpy().view(bound_S.dtype)
@@ -224,10 +224,14 @@ class SampleCheck:
             at, *place = bad.nonzero()[0].tolist()
             column = column or self._weights_names[int(self._feature_S[place[0]])]
             weight = weights[at, place[0]].item() if place else weights[at].item()
-            problem = "the weight is missing (null or NaN)" if math.isnan(weight) else f"the weight {weight:g} is infinite"
+            problem = (
+                "the weight is missing (null or NaN)" if math.isnan(weight) else f"the weight {weight:g} is infinite"
+            )
             if weight < 0:
                 problem = f"the weight {weight:g} is negative"
-            raise self._error(index_B[at], column, problem, "a weight is a finite number from 0 on: mend the data, " + _SKIP)
+            raise self._error(
+                index_B[at], column, problem, "a weight is a finite number from 0 on: mend the data, " + _SKIP
+            )
 
     def _error(self, index: torch.Tensor, column: str, problem: str, hint: str) -> DataError:
         path, row = self._source.locate(int(index.item()), column)

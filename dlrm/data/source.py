@@ -28,8 +28,8 @@ class Samples:
             that. What lies beyond a bag's length in ``ids_BS`` is 0 and no id.
         weights_B: float32 (B,), not negative: what a sample's losses are multiplied by, 0 for one that is skipped; None
             where all weigh 1.
-        id_weights_BS: float32 (B, S), not negative: what the embedding of each id is multiplied by, 1 for features whose ids
-            have no weights; None where those of no feature have.
+        id_weights_BS: float32 (B, S), not negative: what the embedding of each id is multiplied by, 1 for features whose
+            ids have no weights; None where those of no feature have.
     """
 
     dense_BN: torch.Tensor

@@ -50,8 +50,8 @@ class PooledColumns(nn.Module):
             sparse: the ids that were summed, features (named like the tables) in any order.
 
         Returns:
-            float32 (B, X): the columns of table ``names[0]``, then those of ``names[1]``, ... Empty bags give zeros. The mean
-            of ids with weights is the weighted one, sum of w_i e_i / sum of w_i; zeros where all weights are 0.
+            float32 (B, X): the columns of table ``names[0]``, then those of ``names[1]``, ... Empty bags give zeros.
+            The mean of ids with weights is the weighted one, sum of w_i e_i / sum of w_i; zeros where all weights are 0.
         """
         if pooled.keys() == self.names:
             sums_BX: torch.Tensor = pooled.values()

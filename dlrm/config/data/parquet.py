@@ -91,7 +91,9 @@ class ParquetData(Section):
         weights = [self.sample_weight, *self.id_weights.values()]
         columns = [*(self.tasks or (self.label,)), *self.dense, *self.sparse]
         if used := sorted({column for column in columns if column in weights}):
-            raise ValueError(f"column {used[0]} is named as weights, too: every column is label, dense, sparse or weights")
+            raise ValueError(
+                f"column {used[0]} is named as weights, too: every column is label, dense, sparse or weights"
+            )
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
             raise ValueError(f"column {twice[0]} is named twice: every column is label, dense or sparse")

@@ -173,8 +173,15 @@ def _weight_mistakes(schema: Schema, found: pa.Schema) -> Iterator[tuple[str, st
             continue
         if not is_number(_values_kind(kind.value_type) if is_list(kind) else kind):
             yield "data.id_weights", f"column {feature.weights} is {_named(kind)}, not numbers: an id has one weight"
-        elif ids is not None and not pa.types.is_null(kind) and not pa.types.is_null(ids) and is_list(kind) != is_list(ids):
-            message = f"column {feature.weights} is {kind}, but {feature.name} is {ids}: both hold lists, or neither does"
+        elif (
+            ids is not None
+            and not pa.types.is_null(kind)
+            and not pa.types.is_null(ids)
+            and is_list(kind) != is_list(ids)
+        ):
+            message = (
+                f"column {feature.weights} is {kind}, but {feature.name} is {ids}: both hold lists, or neither does"
+            )
             yield "data.id_weights", message
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -50,17 +50,18 @@ class DecodedGroup:
 
     def take(self, rows_B: NDArray[np.int64]) -> DecodedGroup:
         """A copy of the samples at these places, in this order."""
-        arrays = vars(self).items()
-        return DecodedGroup(**{name: None if array is None else array.take(rows_B, axis=0) for name, array in arrays})
+        arrays: dict[str, Any] = vars(self)
+        taken = {name: array.take(rows_B, axis=0) for name, array in arrays.items() if array is not None}
+        return DecodedGroup(**taken)
 
 
 def joined(groups: Sequence[DecodedGroup]) -> DecodedGroup:
     """The samples of groups of one schema, one group after the other; at least one group."""
     if len(groups) == 1:
         return groups[0]
-    parts = {name: [getattr(group, name) for group in groups] for name in vars(groups[0])}
-    # An array is there in all groups or in none.
-    return DecodedGroup(**{name: None if of[0] is None else np.concatenate(of) for name, of in parts.items()})
+    there = [name for name, array in vars(groups[0]).items() if array is not None]  # in all groups
+    parts: dict[str, Any] = {name: np.concatenate([getattr(group, name) for group in groups]) for name in there}
+    return DecodedGroup(**parts)
 
 
 def no_samples(schema: Schema) -> DecodedGroup:
