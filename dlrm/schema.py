@@ -30,11 +30,13 @@ class SparseFeature:
         name: column name; also the name of its table.
         rows: number of distinct ids; valid ids are 0 .. rows - 1.
         hotness: ids per sample (1 for one-hot).
+        weights: the column of the ids' weights, by which their embeddings are multiplied; none if empty.
     """
 
     name: str
     rows: int
     hotness: int = 1
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,18 @@ class Schema:
     Attributes:
         dense: names of the numbers; sparse: features; tasks: what is predicted, T names of the columns of the labels. The
             first task decides where one number is needed: which checkpoint is the best, when the target is reached.
+        sample_weight: the column of the samples' weights, by which their losses are multiplied; none if empty.
     """
 
     dense: tuple[str, ...]
     sparse: tuple[SparseFeature, ...]
     tasks: tuple[str, ...] = ONE_TASK
+    sample_weight: str = ""
+
+    @property
+    def ids_have_weights(self) -> bool:
+        """Whether those of any feature have; in batches the ids of all features have them then, 1 where none is given."""
+        return any(feature.weights for feature in self.sparse)
 
     @property
     def ids_per_sample(self) -> int:

@@ -46,11 +46,12 @@ class PooledColumns(nn.Module):
         """Order and average.
 
         Args:
-            pooled: sums of embeddings by table, in any order of tables.
+            pooled: sums of embeddings, each times its id's weight where ids have weights, by table, in any order of tables.
             sparse: the ids that were summed, features (named like the tables) in any order.
 
         Returns:
             float32 (B, X): the columns of table ``names[0]``, then those of ``names[1]``, ... Empty bags give zeros.
+            The mean of ids with weights is the weighted one, sum of w_i e_i / sum of w_i; zeros where all weights are 0.
         """
         if pooled.keys() == self.names:
             sums_BX: torch.Tensor = pooled.values()
@@ -60,10 +61,15 @@ class PooledColumns(nn.Module):
         return sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
 
     def _divisors(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Integers (B, X): for each column the size of the bag where it is averaged, else 1."""
+        """(B, X): for each column the size of the bag, or the sum of its weights, where it is averaged, else 1."""
         keys = sparse.keys()
         lengths_FB = sparse.lengths().view(len(keys), -1)
+        if (weights := sparse.weights_or_none()) is None:
+            sizes_FB = lengths_FB.clamp(min=1)
+        else:
+            sums = torch.segment_reduce(weights, "sum", lengths=sparse.lengths().long(), unsafe=True)
+            sizes_FB = torch.where(sums > 0, sums, 1).view(lengths_FB.shape)
         if keys != self.names:
-            lengths_FB = lengths_FB[[keys.index(name) for name in self.names]]
-        divisors_FB = torch.where(self.mean_F1, lengths_FB.clamp(min=1), 1)
+            sizes_FB = sizes_FB[[keys.index(name) for name in self.names]]
+        divisors_FB = torch.where(self.mean_F1, sizes_FB, 1)
         return divisors_FB.index_select(0, self.table_of_X).t()

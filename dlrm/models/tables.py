@@ -96,7 +96,8 @@ def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.dev
     Raises:
         ConfigError: see :func:`embedding_bag_configs`.
     """
-    return EmbeddingBagCollection(tables=embedding_bag_configs(config, schema), device=torch.device(device))
+    tables = embedding_bag_configs(config, schema)
+    return EmbeddingBagCollection(tables=tables, is_weighted=schema.ids_have_weights, device=torch.device(device))
 
 
 def build_pooling(config: ModelConfig, schema: Schema) -> PooledColumns:

@@ -269,10 +269,10 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], *, ranks: 
 
 
 def batch_bytes(schema: Schema, samples: int) -> int:
-    """Of a batch: dense features, ids, their counts, labels and weights."""
+    """Of a batch: dense features, ids and the weights of ids, their counts, labels and weights."""
     return samples * (
         len(schema.dense) * _FLOAT
-        + schema.ids_per_sample * schema.id_bytes
+        + schema.ids_per_sample * (schema.id_bytes + _FLOAT * schema.ids_have_weights)
         + len(schema.sparse) * 4
         + 2 * len(schema.tasks) * _FLOAT
     )
