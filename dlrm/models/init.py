@@ -114,17 +114,37 @@ def fill_table_block(
         raise ValueError(f"block {block} is not inside of table {name} ({rows} x {dim})")
     if not out.numel():
         return
-    key = stream_key(seed, "init", "table", name)
-    limit = math.sqrt(1.0 / rows) if bound is None else bound
     chunk = chunk_weights or (_CHUNK_CPU if out.device.type == "cpu" else _CHUNK_GPU)
     chunk_rows = max(1, chunk // block_cols)
-    col_C = torch.arange(col_start, col_start + block_cols, device=out.device)
     for start in range(0, block_rows, chunk_rows):
         stop = min(start + chunk_rows, block_rows)
         row_R = torch.arange(row_start + start, row_start + stop, device=out.device)
-        uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
-        # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
-        out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+        out[start:stop] = table_rows(
+            row_R, seed, name, rows=rows, dim=dim, col_start=col_start, columns=block_cols, bound=bound
+        )
+
+
+def table_rows(
+    row_R: torch.Tensor,
+    seed: int,
+    name: str,
+    *,
+    rows: int,
+    dim: int,
+    col_start: int,
+    columns: int,
+    bound: float | None = None,
+) -> torch.Tensor:
+    """Initial weights of any rows of a table, float32 (R, columns), on the device of ``row_R`` (int64).
+
+    The other arguments are those of :func:`fill_table_block`.
+    """
+    key = stream_key(seed, "init", "table", name)
+    limit = math.sqrt(1.0 / rows) if bound is None else bound
+    col_C = torch.arange(col_start, col_start + columns, device=row_R.device)
+    uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
+    # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
+    return uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
 
 
 def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section
+from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 
 Pooling = Literal["sum", "mean"]
 
@@ -18,6 +19,8 @@ class TableOverride(Section):
     """Width of this table's rows."""
     pooling: Pooling | None = None
     """How the ids of a sample become one vector."""
+    embedding: EmbeddingConfig | None = None
+    """How ids become rows of this table."""
 
 
 class ModelSection(Section):
@@ -31,8 +34,14 @@ class ModelSection(Section):
     """Share of the hidden units of the MLP that gives the logit dropped in training."""
     embedding_init_bound: PositiveFloat | None = None
     """Tables start uniform between -bound and bound; sqrt(1/rows), as in arXiv:1906.00091, if left out."""
+    embedding: EmbeddingConfig = FullEmbedding()
     tables: dict[str, TableOverride] = Field(default_factory=dict)
     """Overrides for single tables, by name."""
+
+    def embedding_of(self, table: str) -> EmbeddingConfig:
+        """How the ids of a feature become rows of its table."""
+        own = self.tables.get(table)
+        return own.embedding if own is not None and own.embedding is not None else self.embedding
 
     @property
     def other_width(self) -> str:
