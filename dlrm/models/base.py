@@ -27,6 +27,7 @@ class Model(nn.Module):
         pooling: puts what they return side by side: ``pooling(tables(sparse), sparse)``. The rest of the model, which takes
             that, is its *dense part*; an export begins here.
         fields: makes of it the vectors of the features, where tables hold something else than these.
+        lookups: what ``sparse`` has to be of the ids of a sample.
     """
 
     tables: EmbeddingBagCollection
@@ -42,6 +43,7 @@ class Model(nn.Module):
         self.tables = embedding.tables
         self.pooling = embedding.pooling
         self.fields = embedding.fields
+        self.lookups = embedding.lookups
 
     @property
     def groups(self) -> list[str]:
@@ -57,7 +59,7 @@ class Model(nn.Module):
 
         Args:
             dense_BN: float32 (B, N); N is 0 where the data have no dense features.
-            sparse: ids of every feature; empty bags are pooled to zeros.
+            sparse: what is looked up of the ids of every feature; empty bags are pooled to zeros.
 
         Returns:
             float32 (B, T), T = len(schema.tasks).

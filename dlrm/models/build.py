@@ -62,5 +62,5 @@ def build_model(
             model = wukong.build(config, schema, embedding, seed=seed, rank=rank)
     initialise_dense(model, seed)
     if torch.device(tables_device).type != "meta":
-        initialise_tables(embedding.tables, seed, bound=config.embedding_init_bound)
+        initialise_tables(embedding.tables, embedding.lookups.widths, seed, bound=config.embedding_init_bound)
     return model

@@ -14,7 +14,7 @@ from dlrm.distributed.internals import ShardedTensor, kernels_of_optimizer, set_
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import did_you_mean
 from dlrm.optim.schedule import learning_rate
-from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.base import NO_FACTORS, TableOptimizer, table_rate
 from dlrm.optim.tables.data_parallel import DataParallelTables
 from dlrm.table_names import table_of_weight
 
@@ -110,6 +110,7 @@ def build_optimizer(
     fused: KeyedOptimizer,
     groups: Mapping[str, Mapping[str, torch.Tensor]],
     data_parallel_tables: Mapping[str, torch.Tensor],
+    factors: Mapping[str, float] = NO_FACTORS,
     accumulation_steps: int = 1,
 ) -> TrainingOptimizer:
     """The optimizer of a sharded model.
@@ -120,12 +121,13 @@ def build_optimizer(
         fused: the optimizer of the sharded tables, from DistributedModelParallel.
         groups: the model's groups of replicated parameters, each by full name.
         data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
+        factors: of the rates of tables, beside the configured ones.
         accumulation_steps: micro-batches of a step.
     """
     of_tables: list[KeyedOptimizer] = [fused]
     of_rate: dict[float, dict[str, torch.Tensor]] = {}
     for name, weight in data_parallel_tables.items():
-        of_rate.setdefault(optimizer.lr * config.lr_scale.get(table_of_weight(name), 1.0), {})[name] = weight
+        of_rate.setdefault(table_rate(optimizer, config, table_of_weight(name), factors), {})[name] = weight
     for lr, weights in of_rate.items():
         of_tables.append(KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr)))
     dense: list[KeyedOptimizer] = []

@@ -65,9 +65,9 @@ class Shapes:
     """What the memory of a rank follows from, besides the configuration and the plan.
 
     Attributes:
-        schema: of the data.
+        schema: of what is looked up.
         model: its class.
-        tables: (rows, columns) of each table; columns: X, of all of them.
+        tables: (rows, columns) of each table; columns: X, of the pooled embeddings of all features.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch or micro-batch, 0 if nothing is trained.
         evaluation_samples: of an evaluation batch, 0 without one.
@@ -78,16 +78,12 @@ class Shapes:
     schema: Schema
     model: str
     tables: tuple[tuple[int, int], ...]
+    columns: int
     dense_weights: int
     samples: int
     evaluation_samples: int
     footprint: Activations
     scored: int = 0
-
-    @property
-    def columns(self) -> int:
-        """X, the width of pooled embeddings."""
-        return sum(columns for _, columns in self.tables)
 
     @classmethod
     def of(
@@ -106,7 +102,7 @@ class Shapes:
         Args:
             task: the model with its loss.
             config: of the run.
-            schema: of the data.
+            schema: of what is looked up.
             world: the ranks.
             scored: samples of the largest split that is evaluated, of all ranks.
             exchanged: whether ranks exchange embeddings with others; if left out, where there are others.
@@ -122,6 +118,7 @@ class Shapes:
             schema=schema,
             model=type(task.model).__name__,
             tables=tables,
+            columns=sum(table.embedding_dim * len(table.feature_names) for table in configs),
             dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,
