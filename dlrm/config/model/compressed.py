@@ -53,7 +53,8 @@ class QuotientRemainder(Section):
 class FrequencyCapped(Section):
     """Only the first ids have a row of their own; all others share one, or a few.
 
-    It is meant for ids that are numbered by how often they occur, the most frequent first (docs/tables.md says which data are).
+    It is meant for ids that are numbered by how often they occur, the most frequent first
+    (docs/tables.md says which data are).
     """
 
     kind: Literal["frequency_capped"] = "frequency_capped"
