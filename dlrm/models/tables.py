@@ -24,6 +24,8 @@ from dlrm.table_names import module_name
 
 DIM_MULTIPLE = 4
 """fbgemm's fused kernels take only rows whose width is a multiple of this."""
+MOST_ROWS = 2**40
+"""Beyond it, sizes of tables overflow what torch counts with."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[Embedding
         ConfigError: overrides for tables that the data does not have, widths that fbgemm does not take, or data
             without sparse features.
     """
-    problems = [*_unknown_tables(config, schema), *_bad_dims(config)]
+    problems = [*_unknown_tables(config, schema), *_bad_dims(config), *_unbounded(config, schema)]
     if not schema.sparse:
         problems.append(ConfigProblem("data", "", "has no sparse feature: this model needs at least one table"))
     if problems:
@@ -123,6 +125,16 @@ def _unknown_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigProbl
         if name not in known:
             hint = did_you_mean(name, known, cutoff=0.5) or f"there are {len(known)}: {_shortened(known)}"
             yield ConfigProblem(f"model.tables.{name}", "", f"the data has no such table; {hint}")
+
+
+def _unbounded(config: ModelConfig, schema: Schema) -> Iterator[ConfigProblem]:
+    for feature in schema.sparse:
+        if _rows(config, feature) > MOST_ROWS:
+            message = (
+                f"may have {feature.rows:,} ids, and a table has {MOST_ROWS:,} rows at most: let it grow "
+                f"(model.tables.{feature.name}.embedding: {{kind: growing, rows: ...}})"
+            )
+            yield ConfigProblem(f"data column {feature.name}", "", message)
 
 
 def _bad_dims(config: ModelConfig) -> Iterator[ConfigProblem]:
