@@ -65,7 +65,7 @@ def help_text(root: type[Section], width: int = 110, *, everything: bool = False
         default = f" (default: {option.default})" if option.default else " (required)"
         lines.append(f"  --{option.path} {option.type_name}")
         lines += textwrap.wrap(option.meaning + default, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    if left := len(told) - len(shown):
+    if left := len({option.path for option in told}) - len({option.path for option in shown}):
         lines += ["", f"{counted(left, 'more option')} that few need: --help-all shows them"]
     return "\n".join(lines).strip("\n")
 

@@ -34,6 +34,7 @@ from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhe
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
 from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.engine import Engine, build_engine
+from dlrm.train.growing import growing_lines
 from dlrm.train.memory import of_most, process_bytes, scored_samples
 from dlrm.train.precision import precision_lines
 from dlrm.train.schedule import Schedule, accumulation_lines
@@ -93,7 +94,12 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     )
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
-    told = (*accumulation_lines(config), *copies_lines(config.sharding, world), *precision_lines(config, world))
+    told = (
+        *accumulation_lines(config),
+        *copies_lines(config.sharding, world),
+        *precision_lines(config, world),
+        *growing_lines(config, dataset.schema),
+    )
     for line in (*told, *run.lines, *start.lines):
         display.say(line)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dlrm.config.base import (
+    AS_LIST,
     Advanced,
     Column,
     Columns,
@@ -15,11 +16,14 @@ from dlrm.config.base import (
     NamesIfAny,
     Number,
     PositiveFloat,
+    PositiveInt,
     Section,
     Sizes,
 )
 from dlrm.config.data.packed import BadRows
 from dlrm.config.data.paths import InputPath
+
+IdCounts = Annotated[tuple[PositiveInt, ...], *AS_LIST]
 
 
 class FileSplit(Section):
@@ -60,8 +64,9 @@ class ParquetData(Section):
     sparse: Columns
     """Columns of ids or of lists of ids, in the model's order: whole numbers of any type (floats with NaN or nulls,
     decimals, false and true too). A null list is an empty one."""
-    rows: Sizes
-    """Table size of each sparse column; a single number is meant for all."""
+    rows: IdCounts
+    """Table size of each sparse column; a single number is meant for all. Where a table grows
+    (model.tables.<name>.embedding), how many ids there may be: up to 9223372036854775807."""
     hotness: Sizes = (1,)
     """Most ids a sample may have in each sparse column (lists may be shorter); a single number is meant for all."""
     sample_weight: Column | None = None
