@@ -34,6 +34,7 @@ from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
+from dlrm.config.study import StudyConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
 
@@ -98,6 +99,12 @@ COMMANDS = {
         "run an experiment: each point of a matrix of configurations, so many times, as one table",
         ScaleConfig,
         ("experiment",),
+        from_file=False,
+    ),
+    "study": Command(
+        "compare configurations: search on validation samples, train what is chosen anew, score test samples once",
+        StudyConfig,
+        ("study",),
         from_file=False,
     ),
     "plan": Command(

@@ -23,6 +23,7 @@ from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
+from dlrm.config.study import StudyConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
 
@@ -86,6 +87,10 @@ def run(config: Section) -> None:
             from dlrm.scaling.experiments.job import run_scale
 
             work = partial(run_scale, config)
+        case StudyConfig():
+            from dlrm.studies.job import run_study
+
+            work = partial(run_study, config)
         case Config():
             from dlrm.train.job import run_training
 

@@ -94,3 +94,6 @@ class EvaluationConfig(Section):
     """Stop as soon as the validation AUC, of several tasks that of the first, reaches this."""
     test: bool = True
     """Score the test samples once, at the end."""
+    scores: bool = False
+    """Keep the score of every sample of the end's evaluations, in order, in the run's folder: validation_scores.parquet,
+    and test_scores.parquet where test samples are scored."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -42,6 +43,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
             So do samples with a weight: their number divides, not the sum of their weights.
         ends_step: whether it is the last micro-batch of its global batch, or the whole.
         constant: of "lengths" (of the bags) and "weights" those that other batches share, so that a device keeps them.
+        fresh_rows: of growing tables, by name, the rows that start anew before this batch looks any up; int64, on the CPU.
     """
 
     dense: torch.Tensor
@@ -51,6 +53,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
     loss_scale: torch.Tensor
     ends_step: bool = True
     constant: frozenset[str] = frozenset()
+    fresh_rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on another device, to which what is constant is copied once, by the stream that copies batches."""
@@ -76,6 +79,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
             loss_scale=there(self.loss_scale),
             ends_step=self.ends_step,
             constant=self.constant,
+            fresh_rows=self.fresh_rows,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:

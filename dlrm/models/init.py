@@ -1,8 +1,9 @@
 """Initial weights (those of arXiv:1906.00091), each a pure function of the seed and of what the weight is.
 
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
-  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
-- Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
+  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers, and so do experts and gates.
+- Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
+- Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
 - Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound.
 
@@ -17,10 +18,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
+from dlrm.layers.heads.experts import ExpertLinear
 from dlrm.models.base import TABLES, Model, group_of
 from dlrm.table_names import table_name
 
@@ -29,6 +31,7 @@ from dlrm.table_names import table_name
 # GPU wants large kernels.
 _CHUNK_CPU = 1 << 15
 _CHUNK_GPU = 1 << 24
+_CROSS_NETS = (LowRankCrossNet, VectorCrossNet)
 
 
 def initialise_dense(model: Model, seed: int) -> None:
@@ -41,9 +44,9 @@ def initialise_dense(model: Model, seed: int) -> None:
     Raises:
         TypeError: the model has a parameter for which no rule is known.
     """
-    for name, parameter, std in _dense_parameters(model):
+    for name, parameter, mean, std in _dense_parameters(model):
         with torch.no_grad():
-            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std)
+            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std + mean)
 
 
 def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, bound: float | None) -> None:
@@ -111,32 +114,57 @@ def fill_table_block(
         raise ValueError(f"block {block} is not inside of table {name} ({rows} x {dim})")
     if not out.numel():
         return
-    key = stream_key(seed, "init", "table", name)
-    limit = math.sqrt(1.0 / rows) if bound is None else bound
     chunk = chunk_weights or (_CHUNK_CPU if out.device.type == "cpu" else _CHUNK_GPU)
     chunk_rows = max(1, chunk // block_cols)
-    col_C = torch.arange(col_start, col_start + block_cols, device=out.device)
     for start in range(0, block_rows, chunk_rows):
         stop = min(start + chunk_rows, block_rows)
         row_R = torch.arange(row_start + start, row_start + stop, device=out.device)
-        uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
-        # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
-        out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+        out[start:stop] = table_rows(
+            row_R, seed, name, rows=rows, dim=dim, col_start=col_start, columns=block_cols, bound=bound
+        )
 
 
-def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """(name, parameter, standard deviation) of every parameter outside of the tables."""
+def table_rows(
+    row_R: torch.Tensor,
+    seed: int,
+    name: str,
+    *,
+    rows: int,
+    dim: int,
+    col_start: int,
+    columns: int,
+    bound: float | None = None,
+) -> torch.Tensor:
+    """Initial weights of any rows of a table, float32 (R, columns), on the device of ``row_R`` (int64).
+
+    The other arguments are those of :func:`fill_table_block`.
+    """
+    key = stream_key(seed, "init", "table", name)
+    limit = math.sqrt(1.0 / rows) if bound is None else bound
+    col_C = torch.arange(col_start, col_start + columns, device=row_R.device)
+    uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
+    # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
+    return uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+
+
+def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:
+    """(name, parameter, mean, standard deviation) of every parameter outside of the tables."""
     for prefix, module in model.named_modules():
         if group_of(prefix) == TABLES:
             continue
-        crossnet = prefix.rpartition(".")[0]
+        holder, _, role = prefix.rpartition(".")
+        crosses = isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(holder), _CROSS_NETS)
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if isinstance(module, nn.Linear):
-                yield name, parameter, _std(parameter)
-            elif isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(crossnet), LowRankCrossNet):
-                yield name, parameter, 0.0 if parameter.ndim == 1 else _std(parameter)
+                yield name, parameter, 0.0, _std(parameter)
+            elif isinstance(module, ExpertLinear):
+                yield name, parameter, 0.0, _std(parameter[0])
+            elif crosses:
+                yield name, parameter, 0.0, 0.0 if role == "bias" else _std(parameter)
+            elif isinstance(module, nn.LayerNorm):
+                yield name, parameter, float(name.endswith(".weight")), 0.0
             elif (std := getattr(module, "initial_std", None)) is not None:
-                yield name, parameter, std
+                yield name, parameter, 0.0, std
             else:
                 raise TypeError(
                     f"no rule for the initial value of {name}: give {type(module).__name__} an initial_std, or "
@@ -144,7 +172,7 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]
                 )
 
 
-def _std(parameter: nn.Parameter) -> float:
+def _std(parameter: torch.Tensor) -> float:
     return math.sqrt((2.0 if parameter.ndim == 2 else 1.0) / sum(parameter.shape))
 
 

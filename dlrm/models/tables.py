@@ -7,7 +7,7 @@ table by another (:mod:`dlrm.table_names`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.model import ModelConfig, TableOverride
+from dlrm.config.model.growing import GrowingEmbedding
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import did_you_mean
 from dlrm.layers.pooling import PooledColumns
@@ -67,6 +68,23 @@ def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[Embedding
     return [_table(config, feature) for feature in schema.sparse]
 
 
+def check_row_width(config: ModelConfig, columns: int, holds: str) -> None:
+    """See that rows have room for what a model keeps in them.
+
+    Args:
+        config: of the model.
+        columns: what that takes at least.
+        holds: what that is, in words.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    if config.embedding_dim < columns:
+        width = columns + -columns % DIM_MULTIPLE
+        message = f"is {config.embedding_dim}, but a row of {config.kind} holds {holds} here: it needs {width}"
+        raise ConfigError.at("model.embedding_dim", message)
+
+
 def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> EmbeddingBagCollection:
     """The tables as one module: KeyedJaggedTensor -> KeyedTensor of summed embeddings, float32 (B, X).
 
@@ -97,10 +115,20 @@ def _table(config: ModelConfig, feature: SparseFeature) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
         name=module_name(feature.name),
         feature_names=[feature.name],
-        num_embeddings=feature.rows,
+        num_embeddings=_rows(config, feature),
         embedding_dim=_override(config, feature.name).embedding_dim or config.embedding_dim,
         pooling=PoolingType.SUM,  # PooledColumns makes the mean; it says why
     )
+
+
+def with_table_rows(config: ModelConfig, schema: Schema) -> Schema:
+    """The schema with the rows that tables have in the place of how many ids the data may have."""
+    return replace(schema, sparse=tuple(replace(feature, rows=_rows(config, feature)) for feature in schema.sparse))
+
+
+def _rows(config: ModelConfig, feature: SparseFeature) -> int:
+    embedding = config.embedding_of(feature.name)
+    return embedding.rows if isinstance(embedding, GrowingEmbedding) else feature.rows
 
 
 def _override(config: ModelConfig, name: str) -> TableOverride:

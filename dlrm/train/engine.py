@@ -18,6 +18,7 @@ from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
+from dlrm.models.tables import with_table_rows
 from dlrm.models.task import MODEL_PREFIX, TrainTask
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
 from dlrm.optim.tables.base import TableOptimizer
@@ -27,6 +28,7 @@ from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.copies import ONE_COPY, AveragedCopies, CopiedTables, Copies
 from dlrm.sharding.groups import Groups, groups_of
+from dlrm.sharding.growing.tables import RowsOfIds
 from dlrm.sharding.hardware import Hardware, hardware_of
 from dlrm.sharding.memory import pieces_of
 from dlrm.sharding.planner import make_plan
@@ -42,6 +44,7 @@ from dlrm.sharding.wrap import (
     split_parameters,
 )
 from dlrm.table_names import table_name
+from dlrm.train.growing import build_growing, check_growing
 from dlrm.train.memory import Shapes, account, reserve
 from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
 from dlrm.train.stepper import Stepper
@@ -58,6 +61,7 @@ class Engine:
         copies: of the tables.
         memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
+        rows_of_ids: what makes rows of the ids of batches.
     """
 
     model: DistributedModelParallel
@@ -72,9 +76,11 @@ class Engine:
     dense_weights: int
     table_weights: int
     fill_block: FillBlock
+    rows_of_ids: RowsOfIds
 
     def reset_tables(self) -> None:
         """Put tables and their optimizer state back to where they started."""
+        self.rows_of_ids.forget()
         fill_tables(self.model, self.fill_block)
         self.optimizer.reset_table_state()
 
@@ -117,6 +123,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     Raises:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
+    schema = with_table_rows(config.model, schema)
     groups = find_groups(config, world)
     of_tables = table_optimizer(config.optim.sparse)
     check_table_optimizer(of_tables, world.device)
@@ -143,6 +150,8 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
         reserve=reserve(config, shapes, of_tables, world, groups),
         groups=groups,
     )
+
+    check_growing(config, schema, plan)
 
     def memory_of(rank: int) -> MemoryAccount:
         return account(config, shapes, pieces_of(plan, sizes, schema, rank, groups), of_tables, world, groups)
@@ -218,10 +227,13 @@ def build_engine(
         accumulation_steps=config.train.accumulation_steps,
     )
     check_all_are_trained(optimizer, [*dense_names, *replicated])
+    rows_of_ids = build_growing(
+        config, with_table_rows(config.model, schema), world, sharded=sharded, optimizer=optimizer, average=average
+    )
     return Engine(
         model=sharded,
         optimizer=optimizer,
-        stepper=Stepper(sharded, optimizer, world.device, config.train.pipeline, copies),
+        stepper=Stepper(sharded, optimizer, world.device, config.train.pipeline, copies, rows_of_ids),
         average=average,
         plan=plan,
         placements=planned.placements,
@@ -231,6 +243,7 @@ def build_engine(
         dense_weights=dense_weights,
         table_weights=table_weights,
         fill_block=fill_block,
+        rows_of_ids=rows_of_ids,
     )
 
 

@@ -21,6 +21,7 @@ from dlrm.config.train import Pipeline
 from dlrm.data.batch import Batch
 from dlrm.optim.training import TrainingOptimizer
 from dlrm.sharding.copies import ONE_COPY, Copies
+from dlrm.sharding.growing.tables import IdsAreRows, RowsOfIds
 from dlrm.sharding.id_exchange import SparseDistPipeline
 from dlrm.sharding.replicas import sum_over_ranks
 
@@ -55,6 +56,7 @@ class Stepper:
         device: where it computes.
         pipeline: what runs beside what.
         copies: of the model's tables.
+        rows_of_ids: makes rows of the ids of batches.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class Stepper:
         device: torch.device,
         pipeline: Pipeline,
         copies: Copies = ONE_COPY,
+        rows_of_ids: RowsOfIds | None = None,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._copies = copies
+        self._rows_of_ids = rows_of_ids or IdsAreRows()
         kind = SparseDistPipeline if pipeline == "sparse_dist" else TrainPipelineBase
         self._pipeline = kind(model, optimizer, device)
         model.register_forward_pre_hook(self._begin)
@@ -83,7 +87,7 @@ class Stepper:
             The output of each step, as soon as the global batch has been trained.
         """
         self._model.train()
-        batches = Awaited(batches)
+        batches = self._rows_of_ids.admitted(Awaited(batches), first_step)
         step = first_step
         parts: list[StepOutput] = []
         while True:
@@ -104,7 +108,7 @@ class Stepper:
         """Run every batch forward only; the model is left in training mode."""
         self.agree()
         self._model.eval()
-        batches = Awaited(batches)
+        batches = self._rows_of_ids.looked_up(Awaited(batches))
         try:
             while True:
                 with torch.no_grad():
@@ -124,6 +128,7 @@ class Stepper:
         """Forward pre-hook: only here it is known which of the batches that were read ahead is computed now."""
         self._optimizer.ends_step = inputs[0].ends_step
         sum_over_ranks(self._model, now=inputs[0].ends_step)
+        self._rows_of_ids.begin(inputs[0])
 
     def _progress(self, batches: Iterator[Batch]) -> Any:
         try:

@@ -35,6 +35,8 @@ MODELS = {
     "two tasks": TASKS,
     "towers": [*TASKS, "--model.heads.tower=[4]"],
     "deepfm, towers": [*DEEPFM, *TASKS, "--model.heads.tower=[4]"],
+    "mmoe": [*TASKS, "--model.heads={kind: mmoe, tower: [4]}"],
+    "deepfm, ple": [*DEEPFM, *TASKS, "--model.heads={kind: ple}"],
     "dropout": ["--model.dropout=0.5"],
     "trained in bf16": ["--precision.dense=bf16"],
     "mean": ["--model.pooling=mean"],
