@@ -85,6 +85,9 @@ class EvaluationConfig(Section):
     global_batch_size: PositiveInt | None = None
     """Samples of one evaluation batch over all ranks together; train.global_batch_size over train.accumulation_steps if
     left out."""
+    weighted: bool = False
+    """Count each sample by its weight in AUC, log loss, normalised entropy, calibration and the others, as scikit-learn's
+    sample_weight does (data.sample_weight or data.sample_weights); false: count each once, but those of weight 0."""
     every_steps: PositiveInt | None = None
     """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
     target_auc: Annotated[float, Number, Field(gt=0.5, le=1)] | None = None

@@ -8,6 +8,7 @@ from dlrm.config.data import CriteoTsvData, DataConfig, PackedData, ParquetData
 from dlrm.config.data.packed import BadRows, HashedMultiHot, MlperfMultiHot
 from dlrm.data.multi_hot.dataset import MultiHotSource
 from dlrm.data.packed.naming import read_manifest
+from dlrm.data.packed.raw_encoding import recorded_encoding
 from dlrm.data.packed.remote import fetch_folder, is_remote
 from dlrm.data.parquet.dataset import ParquetSource
 from dlrm.data.raw.criteo_tsv import CriteoTsvSource
@@ -19,7 +20,6 @@ from dlrm.inference.raw.encoded import EncodedPreprocessing
 from dlrm.inference.raw.encoding_record import criteo_record
 from dlrm.inference.raw.preprocessing import Preprocessing
 from dlrm.inference.raw.record import MOST_HOTNESS, MOST_IDS, BagsRecord, Beyond, EncodedRecord, IdColumnRecord
-from dlrm.preprocess.raw_encoding import recorded_encoding
 from dlrm.schema import Schema
 
 

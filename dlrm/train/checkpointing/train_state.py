@@ -66,6 +66,7 @@ class SavedResult(_Saved):
     mean_prediction: float | None = None
     average_precision: float | None = None
     average_precision_error_bound: float | None = None
+    weight: float | None = None
 
 
 class SavedFile(_Saved):

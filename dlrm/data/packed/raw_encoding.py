@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import ConfigDict, Field, ValidationError
 
 from dlrm.config.base import PositiveInt, Section
 from dlrm.config.data.raw import HashedCategories
+from dlrm.config.describe import flatten
 from dlrm.config.prepare import ContiguousVocabulary, FixedDense
 from dlrm.data.packed.manifest import MANIFEST_NAME, RESTORE, Manifest
 from dlrm.data.packed.write import sha256_of
 from dlrm.data.raw.encoding import RawEncoding, TableDense, table_rows
 from dlrm.data.raw.log_table import log_table
-from dlrm.data.raw.vocabulary import Categories, HashedIds, Vocabulary
-from dlrm.errors import DataError
-from dlrm.preprocess.encode import reserved_ids
-from dlrm.preprocess.records import UInt32s
+from dlrm.data.raw.vocabulary import Categories, HashedIds, Vocabulary, reserved_ids
+from dlrm.errors import ConfigError, ConfigProblem, DataError
+
+UInt32s = npt.NDArray[np.uint32]
 
 
-class _Parameters(Section):
+class Parameters(Section):
     """Those of the recorded parameters that a row's values depend on."""
 
     model_config = ConfigDict(extra="ignore")
@@ -30,6 +32,66 @@ class _Parameters(Section):
     num_sparse: PositiveInt
     categories: Annotated[ContiguousVocabulary | HashedCategories, Field(discriminator="kind")]
     dense: FixedDense
+
+
+def recorded_parameters(manifest: Manifest, folder: str) -> Parameters | None:
+    """Those of ``preprocess``, if it has written the data set.
+
+    Raises:
+        DataError: what is recorded are none.
+    """
+    recorded = manifest.preprocessing
+    if "command" in recorded or "parameters" not in recorded:
+        return None
+    try:
+        return Parameters.model_validate(recorded["parameters"])
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ("preprocessing.parameters", *detail["loc"])))
+        raise DataError(str(Path(folder, MANIFEST_NAME)), f"{where}: {detail['msg']}", hint=RESTORE) from None
+
+
+def adopted_parameters(folder: str, manifest: Manifest | None, given: Section, *, key: str) -> Parameters:
+    """Those of a data set by whose vocabularies other rows are to be encoded.
+
+    Args:
+        folder: of the data set.
+        manifest: its dataset.json, if there is one.
+        given: the options of who encodes; what of them the data set decides must not be said otherwise.
+        key: of the option that names the folder.
+
+    Raises:
+        ConfigError: ``preprocess`` did not write it, it has no ids for what it has not seen, or options say otherwise.
+    """
+    parameters = recorded_parameters(manifest, folder) if manifest is not None else None
+    if parameters is None:
+        message = f"{folder} was not written by preprocess: there is no vocabulary, nor how dense values were made"
+        raise ConfigError.at(key, message)
+    if isinstance(parameters.categories, ContiguousVocabulary) and parameters.categories.reserved == "mlperf":
+        message = (
+            f"{folder} was made with categories.reserved mlperf, which has no id for categories that it has not seen"
+        )
+        raise ConfigError.at(key, message)
+    prefix = key.rpartition(".")[0]
+    problems = [
+        ConfigProblem(
+            f"{prefix}.{name}" if prefix else name,
+            "",
+            f"is decided by {folder} ({key}), which has another: leave it out",
+        )
+        for name in _differences(parameters, given)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return parameters
+
+
+def _differences(parameters: Parameters, given: Section) -> list[str]:
+    """Dotted options that were given and are not as recorded."""
+    names = given.model_fields_set & Parameters.model_fields.keys()
+    asked = flatten(given.model_dump(mode="json", include=names, exclude_unset=True))
+    there = flatten(parameters.model_dump(mode="json"))
+    return sorted(name for name, value in asked.items() if there.get(name) != value)
 
 
 def recorded_encoding(manifest: Manifest, folder: str) -> RawEncoding | None:
@@ -47,15 +109,9 @@ def recorded_encoding(manifest: Manifest, folder: str) -> RawEncoding | None:
         DataError: the recorded parameters are none, or contradict the columns; a vocabulary is missing or damaged.
     """
     path = str(Path(folder, MANIFEST_NAME))
-    recorded = manifest.preprocessing
-    if "command" in recorded or "parameters" not in recorded:
+    parameters = recorded_parameters(manifest, folder)
+    if parameters is None:
         return None
-    try:
-        parameters = _Parameters.model_validate(recorded["parameters"])
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        where = ".".join(map(str, ("preprocessing.parameters", *detail["loc"])))
-        raise DataError(path, f"{where}: {detail['msg']}", hint=RESTORE) from None
     dense_names = tuple(f"int_{n}" for n in range(parameters.num_dense))
     categories = _categories(parameters, manifest, Path(folder))
     dense = parameters.dense
@@ -66,7 +122,7 @@ def recorded_encoding(manifest: Manifest, folder: str) -> RawEncoding | None:
     return encoding
 
 
-def _categories(parameters: _Parameters, manifest: Manifest, folder: Path) -> dict[str, Categories]:
+def _categories(parameters: Parameters, manifest: Manifest, folder: Path) -> dict[str, Categories]:
     names = [f"cat_{f}" for f in range(parameters.num_sparse)]
     chosen = parameters.categories
     if isinstance(chosen, HashedCategories):
@@ -95,7 +151,7 @@ def _values(manifest: Manifest, folder: Path, name: str) -> UInt32s:
         values_K: UInt32s = np.load(path, allow_pickle=False)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-        raise DataError(str(path), problem, hint="an export needs the data set's vocabularies: restore it") from None
+        raise DataError(str(path), problem, hint="new rows need the data set's vocabularies: restore it") from None
     except ValueError:
         raise DataError(str(path), "is no vocabulary", hint=RESTORE) from None
     if values_K.dtype != np.uint32 or values_K.ndim != 1 or (values_K[1:] <= values_K[:-1]).any():
