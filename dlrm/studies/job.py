@@ -19,8 +19,9 @@ from dlrm.run.secondary import write_text
 from dlrm.studies.agenda import StudyAgenda, unsettled
 from dlrm.studies.arms import Configured, arms_of, read_study
 from dlrm.studies.course import Course
+from dlrm.studies.ensemble import Ensembles
 from dlrm.studies.kept import Choices
-from dlrm.studies.outcome import Ensembles, Outcome, outcome_of, points_of
+from dlrm.studies.outcome import Outcome, outcome_of, points_of
 from dlrm.studies.runs import TrainingRun
 from dlrm.studies.searching import searcher_of
 from dlrm.studies.table import write_rows

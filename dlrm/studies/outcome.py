@@ -9,6 +9,7 @@ from typing import Any
 from dlrm.config.study import MEMBERS_APART, SMALLER_IS_BETTER, Study
 from dlrm.studies.choice import Trial
 from dlrm.studies.course import Course, Status
+from dlrm.studies.ensemble import Ensembles
 from dlrm.studies.runs import FINAL, TrainingRun
 from dlrm.studies.statistics import Difference, Estimate, estimate, paired
 from dlrm.studies.table import DONE, FAILED, MISSING, Row, figures_of
@@ -59,14 +60,6 @@ class Outcome:
         metric = self.study.metric
         mine, theirs = (one.figures.get((split, metric), {}) for one in (arm, other))
         return paired(mine, theirs, noise=self.study.noise, smaller_is_better=metric in SMALLER_IS_BETTER)
-
-
-class Ensembles:
-    """Figures of averaged models; none are known here (:mod:`dlrm.studies.ensemble` has those that are)."""
-
-    def figures(self, members: Sequence[TrainingRun]) -> Mapping[tuple[str, str], float]:
-        """By (split, quantity), of the mean probabilities of runs that have all been done."""
-        return {}
 
 
 def outcome_of(study: Study, courses: Mapping[str, Course], ensembles: Ensembles) -> Outcome:

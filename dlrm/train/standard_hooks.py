@@ -61,7 +61,7 @@ class LossAndSpeed(Hook):
     Args:
         world: over whose ranks the loss is averaged.
         optim: for the learning rates in the records.
-        every_steps: steps between records, each of which costs one all-reduce of three numbers a task.
+        every_steps: steps between records, each of which costs one all-reduce of four numbers a task.
         total_steps: for the progress.
         weights: of each task's loss in what is trained.
     """
@@ -90,7 +90,7 @@ class LossAndSpeed(Hook):
         self._bad_values = bad_values
         self._position = Position()
         self._recorded_step: int | None = None  # None: another process has trained a part of the window
-        self._positives_1T = torch.zeros_like(measured.loss_sums_2T[:1])
+        self._counts_2T = torch.zeros_like(measured.loss_sums_2T)  # positives; samples that were predicted right
 
     def on_start(self, position: Position) -> None:
         """Training time starts here, so that set-up does not count."""
@@ -112,7 +112,9 @@ class LossAndSpeed(Hook):
         self._measured.loss_sums_2T[1] += output.weights_BT.sum(
             0
         )  # without padding, skipped samples and missing labels
-        self._positives_1T += (output.labels_BT * output.weights_BT).sum(0)
+        right_BT = (output.logits_BT > 0) == (output.labels_BT > 0.5)
+        self._counts_2T[0] += (output.labels_BT * output.weights_BT).sum(0)
+        self._counts_2T[1] += (right_BT * output.weights_BT).sum(0)
         if position.step % self._every_steps == 0:
             self._record()
 
@@ -123,11 +125,12 @@ class LossAndSpeed(Hook):
         self._measured.throughput.stop()
 
     def _record(self) -> None:
-        sums_3T = torch.cat([self._measured.loss_sums_2T, self._positives_1T])
-        self._world.collectives.all_reduce_sum_(sums_3T)
-        losses_T, labels_T, _ = sums = sums_3T.tolist()
+        sums_4T = torch.cat([self._measured.loss_sums_2T, self._counts_2T])
+        self._world.collectives.all_reduce_sum_(sums_4T)
+        *sums, right_T = sums_4T.tolist()
+        losses_T, labels_T, _ = sums
         self._measured.loss_sums_2T.zero_()
-        self._positives_1T.zero_()
+        self._counts_2T.zero_()
         self._measured.unrecorded = False
         if not any(labels_T):  # of all ranks together, so that all of them leave
             causes = bad_values_text(self._bad_values())
@@ -151,6 +154,8 @@ class LossAndSpeed(Hook):
             "lr_dense": learning_rate(optim.schedule, optim.dense.lr, position.step),
             "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr, position.step),
         }
+        if self._recorded_step is not None and labels_T[0]:
+            values["accuracy"] = right_T[0] / labels_T[0]
         self._recorder.record("train", position.step, values)
         if len(means_T) > 1:
             for task, mean, labels in zip(self._measured.tasks, means_T, labels_T, strict=True):
