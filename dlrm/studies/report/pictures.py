@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dlrm.scaling.report import looks
 from dlrm.scaling.report.looks import INK, MUTED, Drawing
@@ -82,6 +83,7 @@ def searches(outcome: Outcome, found: Sequence[Look]) -> Drawing:
             if look.arm.chosen is not None and (best := dict(trials).get(look.arm.chosen.number)) is not None:
                 ring: Any = {"markersize": 13, "fillstyle": "none", "markeredgewidth": 1.6}
                 axes.plot([look.arm.chosen.number], [best], "o", color=look.colour, **ring)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="trial", ylabel=f"validation {metric}")
         looks.legend(picture, axes)
         return picture
@@ -108,7 +110,7 @@ def tradeoff(outcome: Outcome, found: Sequence[Look], cost: str) -> Drawing:
 
     def draw(width_in: float) -> Figure:
         picture, axes = looks.figure(width_in, 4.2)
-        looks.amounts_axis(axes, "x", [place.mean for _, _, place in known])
+        looks.amounts_axis(axes, "x", [place.mean + ERRORS * (place.error or 0.0) for _, _, place in known])
         for look, height, place in known:
             bars = [ERRORS * (one.error or 0.0) for one in (height, place)]
             style: Any = {"color": look.colour, "capsize": 3, "label": looks.label(look.arm.name)}
