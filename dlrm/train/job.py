@@ -14,6 +14,7 @@ from dlrm.config import Config
 from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
+from dlrm.data.loader import BatchLoader
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.memory import Bytes, MemoryAccount, expected
@@ -38,6 +39,9 @@ from dlrm.train.growing import growing_lines
 from dlrm.train.memory import of_most, process_bytes, scored_samples
 from dlrm.train.precision import precision_lines
 from dlrm.train.schedule import Schedule, accumulation_lines
+from dlrm.train.scores import KeptScores
+
+_WEIGHT_BYTES = 4  # weights are float32, whatever is computed or sent in fewer bits
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         reason = job.trainer.fit()
     display.close()
 
-    test, best = _final_scores(config, job, recorder, display)
+    test, best = _final_scores(config, job, recorder, display, run.path, world)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
     summary["expected_memory"] = of_most(accounts).to_dict()
@@ -163,12 +167,22 @@ def _introduce(
 
 
 def _final_scores(
-    config: Config, job: Job, recorder: Recorder, display: Display
+    config: Config, job: Job, recorder: Recorder, display: Display, folder: Path, world: World
 ) -> tuple[Results | None, Results | None]:
     """The model's figures on the test samples and the best reachable ones, each None where there is nothing to score."""
+
+    def scored(loader: BatchLoader, name: str) -> Results:
+        if not config.evaluation.scores:
+            return job.evaluator.evaluate(loader)
+        path = folder / f"{name}_scores.parquet"
+        with KeptScores(path, loader.order, loader.source.schema.tasks, world) as kept:
+            return job.evaluator.evaluate(loader, kept)
+
+    if config.evaluation.scores and job.validation.source.num_samples:
+        scored(job.validation, "validation")
     if not config.evaluation.test or job.test.source.num_samples == 0:
         return None, None
-    test = job.evaluator.evaluate(job.test)
+    test = scored(job.test, "test")
     with activity.during(activity.EVALUATING):
         best = job.evaluator.best_reachable(job.test)
     record_results(recorder, "test", job.trainer.position.step, test, best)
@@ -216,6 +230,7 @@ def summarise(
         "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
         "dense_weights": job.engine.dense_weights,
         "table_weights": job.engine.table_weights,
+        "model_bytes": _WEIGHT_BYTES * (job.engine.dense_weights + job.engine.table_weights),
         "precision": to_plain(config.precision),
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,

@@ -11,8 +11,8 @@ from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import World
 from dlrm.errors import DataError
 from dlrm.format import escaped
+from dlrm.lookups.plan import with_table_rows
 from dlrm.models.build import build_model
-from dlrm.models.tables import with_table_rows
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
 from dlrm.table_names import state_name, table_of_weight

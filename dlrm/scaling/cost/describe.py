@@ -14,8 +14,8 @@ from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.data.id_statistics.sample import measure, statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
+from dlrm.lookups.plan import with_table_rows
 from dlrm.models.base import Model
-from dlrm.models.tables import with_table_rows
 from dlrm.models.task import TrainTask
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
 from dlrm.scaling.cost.updates import dense_update, replicated_update
