@@ -12,7 +12,7 @@ from dlrm.config.optim import OptimConfig
 from dlrm.config.precision import PrecisionConfig
 from dlrm.config.run import DistributedConfig, LoggingConfig, RunConfig
 from dlrm.config.sharding import ShardingConfig
-from dlrm.config.train import EvaluationConfig, TrainConfig
+from dlrm.config.train import EvaluationConfig, PreflightConfig, TrainConfig
 
 
 class Config(Section):
@@ -25,6 +25,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
     precision: PrecisionConfig = PrecisionConfig()
+    preflight: PreflightConfig = PreflightConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -14,6 +14,8 @@ from dlrm.config import Config
 from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
+from dlrm.data.source import Dataset
+from dlrm.diagnose.job import preflight_lines
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.memory import Bytes, MemoryAccount, expected
@@ -94,7 +96,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
     told = (*accumulation_lines(config), *copies_lines(config.sharding, world), *precision_lines(config, world))
-    for line in (*told, *run.lines, *start.lines):
+    for line in (*told, *run.lines, *start.lines, *_preflight(config, dataset, start.position.step, world)):
         display.say(line)
 
     with checkpointing.watched():
@@ -109,6 +111,13 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         leave_behind(summary, run.path, recorder, display)
     return summary
+
+
+def _preflight(config: Config, dataset: Dataset, step: int, world: World) -> list[str]:
+    """What rank 0 finds in the data before their first sample is trained on; the others wait for it."""
+    if not config.preflight.enabled or step:
+        return []
+    return from_rank_0(world.collectives, lambda: preflight_lines(config, dataset))
 
 
 def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedule, display: Display) -> None:
