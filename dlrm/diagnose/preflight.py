@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dlrm.config.data import CriteoTsvData, DataConfig, PackedData, PlantedData, RandomData
-from dlrm.data.packed.naming import read_manifest
+from dlrm.config.data import DataConfig, PackedData, PlantedData, RandomData
 from dlrm.data.packed.remote import is_remote
-from dlrm.data.raw.criteo_tsv import CriteoTsvSource
-from dlrm.data.raw.encoding import RawEncoding
 from dlrm.data.raw.vocabulary import MISSING_ID, NO_ID, HashedIds, Vocabulary
 from dlrm.data.source import Dataset
 from dlrm.diagnose.columns import judge_columns
@@ -19,7 +15,7 @@ from dlrm.diagnose.labels import Split, judge_labels
 from dlrm.diagnose.overlap import Overlap, find_overlaps, judge_overlap
 from dlrm.diagnose.sample import Deadline, sample_rows
 from dlrm.format import counted
-from dlrm.preprocess.raw_encoding import recorded_encoding
+from dlrm.preprocess.raw_encoding import encoding_of_data
 
 _OF_SAMPLES = 0.5  # of the time, for samples; the rest is for the comparison of splits
 
@@ -78,14 +74,9 @@ def reserved_ids(config: DataConfig, dataset: Dataset) -> Mapping[str, frozenset
     """By feature the ids that stand for a missing or unseen value and for no other, as far as the data say so."""
     if isinstance(config, PlantedData):  # generated, nothing is missing
         return {feature.name: frozenset(range(min(3, feature.rows))) for feature in dataset.schema.sparse}
-    encoding: RawEncoding | None = None
-    if isinstance(config, CriteoTsvData):
-        assert isinstance(dataset.train, CriteoTsvSource)
-        encoding = dataset.train.encoding
-    elif isinstance(config, PackedData) and not is_remote(config.path):
-        folder = os.path.expanduser(config.path)
-        manifest = read_manifest(folder)
-        encoding = None if manifest is None else recorded_encoding(manifest, folder)
+    if isinstance(config, PackedData) and is_remote(config.path):  # its vocabularies may be large
+        return {}
+    encoding = encoding_of_data(config, dataset.train)
     if encoding is None:
         return {}
     categories = [*encoding.categories.values(), *encoding.buckets]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ class PooledColumns(nn.Module):
 
     mean_F1: torch.Tensor
     table_of_X: torch.Tensor
+    trained_X: torch.Tensor
 
     def __init__(self, names: Sequence[str], dims: Sequence[int], mean: Sequence[bool]) -> None:
         """Make the module.
@@ -41,6 +42,14 @@ class PooledColumns(nn.Module):
         self.register_buffer("mean_F1", torch.tensor(mean)[:, None], persistent=False)
         table_of_X = torch.arange(len(names)).repeat_interleave(torch.tensor(dims))
         self.register_buffer("table_of_X", table_of_X, persistent=False)
+        self.register_buffer("trained_X", torch.ones(len(table_of_X), dtype=torch.bool), persistent=False)
+        self.any_frozen = False
+
+    def freeze(self, tables: Collection[str]) -> None:
+        """Give the columns of some tables gradients of zeros."""
+        frozen_F = torch.tensor([name in tables for name in self.names])
+        self.trained_X = ~frozen_F[self.table_of_X]
+        self.any_frozen = bool(frozen_F.any())
 
     def forward(self, pooled: KeyedTensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Order and average.
@@ -57,7 +66,8 @@ class PooledColumns(nn.Module):
         else:
             by_name = pooled.to_dict()
             sums_BX = torch.cat([by_name[name] for name in self.names], dim=1)
-        return sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
+        pooled_BX = sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
+        return torch.where(self.trained_X, pooled_BX, pooled_BX.detach()) if self.any_frozen else pooled_BX
 
     def _divisors(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Integers (B, X): for each column the size of the bag where it is averaged, else 1."""

@@ -125,6 +125,8 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)
     check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
+    if config.optim.frozen:
+        model.freeze(config.optim.frozen)
     fuse_optimizer(model.tables, of_tables, config.optim)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
@@ -186,7 +188,9 @@ def build_engine(
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
     table_weights = sum(rows * dim for rows, dim in sizes.values())
     dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights
-    dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
+    dense_names = [
+        name for name, weight in task.named_parameters() if ".embedding_bags." not in name and weight.requires_grad
+    ]
     fill_block = _block_filler(config, sizes)
     sharded = shard_model(
         task,
@@ -204,6 +208,8 @@ def build_engine(
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in dense.items():
+        if not parameter.requires_grad:  # frozen
+            continue
         groups.setdefault(group_of(name.removeprefix(MODEL_PREFIX)), {})[name] = parameter
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:

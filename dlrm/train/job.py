@@ -11,6 +11,7 @@ import rich.console
 
 from dlrm import activity
 from dlrm.config import Config
+from dlrm.config.checkpoint import NO_CHECKPOINT
 from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
@@ -35,6 +36,7 @@ from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
 from dlrm.train.checkpointing.train_state import TrainingData
+from dlrm.train.checkpointing.warm_start import start_warm
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.memory import of_most, process_bytes, scored_samples
 from dlrm.train.precision import precision_lines
@@ -73,6 +75,8 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
+    if config.warm_start.checkpoint != NO_CHECKPOINT:
+        find_elsewhere = partial(start_warm, config, engine, dataset.train, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
     elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
@@ -96,6 +100,8 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
     told = (*accumulation_lines(config), *copies_lines(config.sharding, world), *precision_lines(config, world))
+    if start.table is not None:
+        display.show(start.table)
     for line in (*told, *run.lines, *start.lines, *_preflight(config, dataset, start.position.step, world)):
         display.say(line)
 
