@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class PooledColumns(nn.Module):
         self.register_buffer("rows_per_id_F1", per_id[:, None], persistent=False)
         table_of_X = torch.arange(len(names)).repeat_interleave(torch.tensor(dims))
         self.register_buffer("table_of_X", table_of_X, persistent=False)
+        self.register_buffer("factor_X", torch.ones(len(table_of_X)), persistent=False)
 
     def forward(self, pooled: KeyedTensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Order and average.
@@ -83,9 +84,12 @@ class PooledColumns(nn.Module):
 
     def scale_gradients(self, factors: Sequence[float]) -> None:
         """Multiply the gradients that the tables get, those of each feature by its factor."""
-        self._scaled = any(factor != 1 for factor in factors)
-        factor_X = torch.tensor(factors, dtype=torch.float32).repeat_interleave(torch.tensor(self._dims))
-        self.register_buffer("factor_X", factor_X, persistent=False)
+        self.factor_X *= torch.tensor(factors)[self.table_of_X]
+        self._scaled = bool((self.factor_X != 1).any())
+
+    def freeze(self, features: Collection[str]) -> None:
+        """Give the columns of some features gradients of zeros."""
+        self.scale_gradients([0.0 if name in features else 1.0 for name in self.names])
 
     def _without_padding(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([part_BD[:, :dim] for part_BD, dim in zip(parts, self._dims, strict=True)], dim=1)

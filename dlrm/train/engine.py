@@ -148,6 +148,8 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)
     check_rate_groups(config.optim, model.groups, list(model.lookups.widths))
+    if config.optim.frozen:
+        model.freeze(config.optim.frozen)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()
@@ -215,7 +217,9 @@ def build_engine(
     widths = planned.lookups.widths
     table_weights = sum(rows * widths[name] for name, (rows, _) in sizes.items())
     dense_weights = sum(p.numel() for n, p in task.named_parameters() if ".embedding_bags." not in n)
-    dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
+    dense_names = [
+        name for name, weight in task.named_parameters() if ".embedding_bags." not in name and weight.requires_grad
+    ]
     fill_block = _block_filler(config, sizes, widths)
     sharded = shard_model(
         task,
@@ -233,6 +237,8 @@ def build_engine(
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in dense.items():
+        if not parameter.requires_grad:  # frozen
+            continue
         groups.setdefault(group_of(name.removeprefix(MODEL_PREFIX)), {})[name] = parameter
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:

@@ -11,10 +11,13 @@ import rich.console
 
 from dlrm import activity
 from dlrm.config import Config
+from dlrm.config.checkpoint import NO_CHECKPOINT
 from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
 from dlrm.data.loader import BatchLoader
+from dlrm.data.source import Dataset
+from dlrm.diagnose.job import preflight_lines
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.memory import Bytes, MemoryAccount, expected
@@ -34,6 +37,7 @@ from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
 from dlrm.train.checkpointing.train_state import TrainingData
+from dlrm.train.checkpointing.warm_start import start_warm
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.growing import growing_lines
 from dlrm.train.memory import of_most, process_bytes, scored_samples
@@ -76,6 +80,8 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
+    if config.warm_start.checkpoint != NO_CHECKPOINT:
+        find_elsewhere = partial(start_warm, config, engine, dataset.train, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
     elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
@@ -104,7 +110,9 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         *precision_lines(config, world),
         *growing_lines(config, dataset.schema),
     )
-    for line in (*told, *run.lines, *start.lines):
+    if start.table is not None:
+        display.show(start.table)
+    for line in (*told, *run.lines, *start.lines, *_preflight(config, dataset, start.position.step, world)):
         display.say(line)
 
     with checkpointing.watched():
@@ -119,6 +127,13 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         leave_behind(summary, run.path, recorder, display)
     return summary
+
+
+def _preflight(config: Config, dataset: Dataset, step: int, world: World) -> list[str]:
+    """What rank 0 finds in the data before their first sample is trained on; the others wait for it."""
+    if not config.preflight.enabled or step:
+        return []
+    return from_rank_0(world.collectives, lambda: preflight_lines(config, dataset))
 
 
 def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedule, display: Display) -> None:
