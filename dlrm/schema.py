@@ -31,11 +31,13 @@ class SparseFeature:
         rows: number of distinct ids; valid ids are 0 .. rows - 1.
         hotness: ids per sample (1 for one-hot).
         table: the name of its table, where that is another.
+        weights: the column of the ids' weights, by which their embeddings are multiplied; none if empty.
     """
 
     name: str
     rows: int
     hotness: int = 1
+    weights: str = ""
     table: str = ""
 
 
@@ -46,11 +48,18 @@ class Schema:
     Attributes:
         dense: names of the numbers; sparse: features; tasks: what is predicted, T names of the columns of the labels. The
             first task decides where one number is needed: which checkpoint is the best, when the target is reached.
+        sample_weight: the column of the samples' weights, by which their losses are multiplied; none if empty.
     """
 
     dense: tuple[str, ...]
     sparse: tuple[SparseFeature, ...]
     tasks: tuple[str, ...] = ONE_TASK
+    sample_weight: str = ""
+
+    @property
+    def ids_have_weights(self) -> bool:
+        """Whether those of any feature have; in batches the ids of all features have them then, 1 where none is given."""
+        return any(feature.weights for feature in self.sparse)
 
     @property
     def by_table(self) -> dict[str, list[SparseFeature]]:

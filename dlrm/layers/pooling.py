@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -58,16 +58,18 @@ class PooledColumns(nn.Module):
         self.register_buffer("rows_per_id_F1", per_id[:, None], persistent=False)
         table_of_X = torch.arange(len(names)).repeat_interleave(torch.tensor(dims))
         self.register_buffer("table_of_X", table_of_X, persistent=False)
+        self.register_buffer("factor_X", torch.ones(len(table_of_X)), persistent=False)
 
     def forward(self, pooled: KeyedTensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Order and average.
 
         Args:
-            pooled: sums of embeddings by feature, in any order.
+            pooled: sums of embeddings, each times its id's weight where ids have weights, by feature, in any order.
             sparse: the ids that were summed, features in any order.
 
         Returns:
             float32 (B, X): the columns of feature ``names[0]``, then those of ``names[1]``, ... Empty bags give zeros.
+            The mean of ids with weights is the weighted one, sum of w_i e_i / sum of w_i; zeros where all weights are 0.
         """
         if pooled.keys() == self.names:
             sums_BX: torch.Tensor = pooled.values()
@@ -87,21 +89,28 @@ class PooledColumns(nn.Module):
 
     def scale_gradients(self, factors: Sequence[float]) -> None:
         """Multiply the gradients that the tables get, those of each feature by its factor."""
-        self._scaled = any(factor != 1 for factor in factors)
-        factor_X = torch.tensor(factors, dtype=torch.float32).repeat_interleave(torch.tensor(self._dims))
-        self.register_buffer("factor_X", factor_X, persistent=False)
+        self.factor_X *= torch.tensor(factors)[self.table_of_X]
+        self._scaled = bool((self.factor_X != 1).any())
+
+    def freeze(self, features: Collection[str]) -> None:
+        """Give the columns of some features gradients of zeros."""
+        self.scale_gradients([0.0 if name in features else 1.0 for name in self.names])
 
     def _without_padding(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([part_BD[:, :dim] for part_BD, dim in zip(parts, self._dims, strict=True)], dim=1)
 
     def _divisors(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Integers (B, X): for each column the size of the bag where it is averaged, else 1."""
+        """(B, X): for each column the size of the bag, or the sum of its weights, where it is averaged, else 1."""
         keys = sparse.keys()
         lengths_FB = sparse.lengths().view(len(keys), -1)
+        if (weights := sparse.weights_or_none()) is None:
+            sizes_FB = lengths_FB.clamp(min=1)
+        else:
+            sums = torch.segment_reduce(weights, "sum", lengths=sparse.lengths().long(), unsafe=True)
+            sizes_FB = torch.where(sums > 0, sums, 1).view(lengths_FB.shape)
         if keys != self.names:
-            lengths_FB = lengths_FB[[keys.index(name) for name in self.names]]
-        ids_FB = lengths_FB // self.rows_per_id_F1
-        divisors_FB = torch.where(self.mean_F1, ids_FB.clamp(min=1), 1)
+            sizes_FB = sizes_FB[[keys.index(name) for name in self.names]]
+        divisors_FB = torch.where(self.mean_F1, sizes_FB / self.rows_per_id_F1, 1)
         return divisors_FB.index_select(0, self.table_of_X).t()
 
 

@@ -12,7 +12,7 @@ from dlrm.lookups.plan import Lookups
 _ID_TYPES = {4: torch.int32, 8: torch.int64}
 
 
-class RowsOfIds:
+class RowsLookedUp:
     """Makes rows of ids, on the host.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Literal
 from dlrm.config.model import (
     FrequencyCapped,
     FullEmbedding,
+    GrowingEmbedding,
     HashedEmbedding,
     MixedDim,
     ModelConfig,
@@ -21,6 +22,8 @@ from dlrm.lookups.rule import IDS, Rule, hash_keys
 from dlrm.lookups.shared import problems_of_tables, table_of_features
 from dlrm.schema import Schema, SparseFeature
 
+MOST_ROWS = 2**40
+"""Beyond it, sizes of tables overflow what torch counts with."""
 Operation = Literal["mult", "add", "concat"]
 
 
@@ -121,6 +124,26 @@ class Lookups:
         return {table.name: table.dim for table in self.tables}
 
 
+def _too_long(table: str, rows: int) -> ConfigProblem:
+    message = (
+        f"may have {rows:,} ids, and a table has {MOST_ROWS:,} rows at most: let it grow "
+        f"(model.tables.{table}.embedding: {{kind: growing, rows: ...}}), or hash its ids (kind: hashed)"
+    )
+    return ConfigProblem(f"data column {table}", "", message)
+
+
+def with_table_rows(config: ModelConfig, schema: Schema) -> Schema:
+    """The schema in which ids of growing tables are rows of these: what is looked up of samples."""
+    kinds = {feature.name: config.embedding_of(feature.name) for feature in schema.sparse}
+    return replace(
+        schema,
+        sparse=tuple(
+            replace(feature, rows=kind.rows) if isinstance(kind := kinds[feature.name], GrowingEmbedding) else feature
+            for feature in schema.sparse
+        ),
+    )
+
+
 def lookups_of(config: ModelConfig, schema: Schema) -> Lookups:
     """What a model looks up of samples with this schema.
 
@@ -145,6 +168,8 @@ def lookups_of(config: ModelConfig, schema: Schema) -> Lookups:
     if problems:
         raise ConfigError(problems)
     sizes = {lookup.table: (rows, dim) for made in found for lookup, rows, dim in made.lookups}
+    if too_long := [_too_long(table, rows) for table, (rows, _) in sizes.items() if rows > MOST_ROWS]:
+        raise ConfigError(too_long)
     tables = tuple(
         Table(name, rows, dim, tuple(lookup.name for lookup in lookups if lookup.table == name))
         for name, (rows, dim) in sizes.items()
@@ -174,7 +199,7 @@ def _of_feature(
     width = dim
     problems: list[ConfigProblem] = []
     match kind:
-        case FullEmbedding():
+        case FullEmbedding() | GrowingEmbedding():  # ids that grow are rows before they are looked up
             pass
         case HashedEmbedding():
             size = kind.rows or -(-rows // (kind.ids_per_row or 1))

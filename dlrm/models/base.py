@@ -51,6 +51,20 @@ class Model(nn.Module):
         names = (group_of(name) for name, _ in self.named_parameters())
         return list(dict.fromkeys(name for name in names if name != TABLES))
 
+    def freeze(self, names: Collection[str]) -> None:
+        """Leave groups and tables untrained; before the model is sharded.
+
+        Parameters of a group have no gradient. A table's pooled embeddings have one of zeros, which leaves rows and state
+        as they are under every table optimizer but Adam: fbgemm's kernels know nothing of tables that are not trained.
+
+        Args:
+            names: of groups and tables.
+        """
+        for name, parameter in self.named_parameters():
+            if group_of(name) != TABLES and group_of(name) in names:
+                parameter.requires_grad_(False)
+        self.pooling.freeze([lookup.name for lookup in self.lookups.lookups if lookup.table in names])
+
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """The logit of each task for each sample.
 

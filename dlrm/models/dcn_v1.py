@@ -8,8 +8,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import DcnV1Model
 from dlrm.layers.cross import VectorCross
-from dlrm.layers.heads import TaskTowers, build_heads
-from dlrm.layers.mlp import MLP
+from dlrm.layers.heads import build_heads
 from dlrm.models.base import Model
 from dlrm.models.tables import Embedding
 from dlrm.schema import Schema
@@ -33,8 +32,8 @@ class DcnV1(Model):
         embedding: Embedding,
         cross: VectorCross,
         cross_logits: nn.Linear,
-        deep_mlp: MLP,
-        heads: TaskTowers | nn.Identity,
+        deep_mlp: nn.Module,
+        heads: nn.Module,
     ) -> None:
         super().__init__(embedding)
         self.cross = cross

@@ -8,8 +8,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import DeepFmModel
 from dlrm.layers.fields import DenseFields, pair_products
-from dlrm.layers.heads import TaskTowers, build_heads
-from dlrm.layers.mlp import MLP
+from dlrm.layers.heads import build_heads
 from dlrm.models.base import Model
 from dlrm.models.tables import Embedding
 from dlrm.schema import Schema
@@ -23,7 +22,8 @@ class DeepFM(Model):
 
     Attributes:
         tables, dense_fields, deep_mlp, heads: the parts with weights; ``dense_fields`` is None without dense features.
-            Tasks share the first two sums; ``deep_mlp`` has an output a task, or each task a tower in ``heads``.
+            Tasks share the first two sums; ``deep_mlp`` and ``heads`` are of
+            :func:`~dlrm.layers.heads.build.build_heads`.
     """
 
     lower_precision = ("deep_mlp", "heads")
@@ -33,8 +33,8 @@ class DeepFM(Model):
         *,
         embedding: Embedding,
         dense_fields: DenseFields | None,
-        deep_mlp: MLP,
-        heads: TaskTowers | nn.Identity,
+        deep_mlp: nn.Module,
+        heads: nn.Module,
     ) -> None:
         super().__init__(embedding)
         self.dense_fields = dense_fields

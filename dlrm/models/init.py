@@ -1,7 +1,7 @@
 """Initial weights (those of arXiv:1906.00091), each a pure function of the seed and of what the weight is.
 
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
-  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
+  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers, and so do experts and gates.
 - Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
 - Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
@@ -23,6 +23,7 @@ from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
+from dlrm.layers.heads.experts import ExpertLinear
 from dlrm.models.base import TABLES, Model, group_of
 from dlrm.table_names import table_name
 
@@ -134,17 +135,37 @@ def fill_table_block(
         raise ValueError(f"block {block} is not inside of table {name} ({rows} x {dim})")
     if not out.numel():
         return
-    key = stream_key(seed, "init", "table", name)
-    limit = math.sqrt(1.0 / rows) if bound is None else bound
     chunk = chunk_weights or (_CHUNK_CPU if out.device.type == "cpu" else _CHUNK_GPU)
     chunk_rows = max(1, chunk // block_cols)
-    col_C = torch.arange(col_start, col_start + block_cols, device=out.device)
     for start in range(0, block_rows, chunk_rows):
         stop = min(start + chunk_rows, block_rows)
         row_R = torch.arange(row_start + start, row_start + stop, device=out.device)
-        uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
-        # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
-        out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+        out[start:stop] = table_rows(
+            row_R, seed, name, rows=rows, dim=dim, col_start=col_start, columns=block_cols, bound=bound
+        )
+
+
+def table_rows(
+    row_R: torch.Tensor,
+    seed: int,
+    name: str,
+    *,
+    rows: int,
+    dim: int,
+    col_start: int,
+    columns: int,
+    bound: float | None = None,
+) -> torch.Tensor:
+    """Initial weights of any rows of a table, float32 (R, columns), on the device of ``row_R`` (int64).
+
+    The other arguments are those of :func:`fill_table_block`.
+    """
+    key = stream_key(seed, "init", "table", name)
+    limit = math.sqrt(1.0 / rows) if bound is None else bound
+    col_C = torch.arange(col_start, col_start + columns, device=row_R.device)
+    uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
+    # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
+    return uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
 
 
 def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:
@@ -157,6 +178,8 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, 
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if isinstance(module, nn.Linear):
                 yield name, parameter, 0.0, _std(parameter)
+            elif isinstance(module, ExpertLinear):
+                yield name, parameter, 0.0, _std(parameter[0])
             elif crosses:
                 yield name, parameter, 0.0, 0.0 if role == "bias" else _std(parameter)
             elif isinstance(module, nn.LayerNorm):
@@ -170,7 +193,7 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, 
                 )
 
 
-def _std(parameter: nn.Parameter) -> float:
+def _std(parameter: torch.Tensor) -> float:
     return math.sqrt((2.0 if parameter.ndim == 2 else 1.0) / sum(parameter.shape))
 
 

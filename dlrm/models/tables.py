@@ -76,8 +76,11 @@ def build_tables(
     lookups: Lookups, *, device: str | torch.device = "meta", half: bool = False
 ) -> EmbeddingBagCollection:
     """The tables as one module: KeyedJaggedTensor of rows -> KeyedTensor of summed embeddings, float32 (B, X)."""
-    tables = [_table(table, DataType.FP16 if half else DataType.FP32) for table in lookups.tables]
-    return EmbeddingBagCollection(tables=tables, device=torch.device(device))
+    return EmbeddingBagCollection(
+        tables=[_table(table, DataType.FP16 if half else DataType.FP32) for table in lookups.tables],
+        is_weighted=lookups.features.ids_have_weights,
+        device=torch.device(device),
+    )
 
 
 def build_pooling(lookups: Lookups) -> PooledColumns:

@@ -81,6 +81,7 @@ def fake_batch(schema: Schema, samples: int, device: torch.device) -> FakeBatch:
     sparse = KeyedJaggedTensor(
         keys=names,
         values=torch.zeros(ids, dtype=torch.int32, device=device),
+        weights=torch.zeros(ids, device=device) if schema.ids_have_weights else None,
         lengths=torch.zeros(len(names) * samples, dtype=torch.int32, device=device),
         stride=samples,
     )

@@ -8,8 +8,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import WideDeepModel
 from dlrm.layers.fields import LinearPart
-from dlrm.layers.heads import TaskTowers, build_heads
-from dlrm.layers.mlp import MLP
+from dlrm.layers.heads import build_heads
 from dlrm.models.base import Model
 from dlrm.models.tables import Embedding, check_row_width
 from dlrm.schema import Schema
@@ -28,7 +27,7 @@ class WideDeep(Model):
     lower_precision = ("deep_mlp", "heads")
 
     def __init__(
-        self, *, embedding: Embedding, linear: LinearPart, deep_mlp: MLP, heads: TaskTowers | nn.Identity, tasks: int
+        self, *, embedding: Embedding, linear: LinearPart, deep_mlp: nn.Module, heads: nn.Module, tasks: int
     ) -> None:
         super().__init__(embedding)
         self.linear = linear

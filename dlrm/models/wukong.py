@@ -8,7 +8,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import WukongModel
 from dlrm.counter_rng import stream_key
-from dlrm.layers.heads import TaskTowers, build_heads
+from dlrm.layers.heads import build_heads
 from dlrm.layers.mlp import MLP
 from dlrm.layers.wukong import WukongLayer
 from dlrm.models.base import Model
@@ -32,8 +32,8 @@ class Wukong(Model):
         embedding: Embedding,
         dense_mlp: MLP | nn.Identity,
         stack: nn.Sequential,
-        top_mlp: MLP,
-        heads: TaskTowers | nn.Identity,
+        top_mlp: nn.Module,
+        heads: nn.Module,
     ) -> None:
         super().__init__(embedding)
         self.dense_mlp = dense_mlp

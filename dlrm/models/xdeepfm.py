@@ -9,8 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm.config.model import XDeepFmModel
 from dlrm.layers.cin import CompressedInteraction
 from dlrm.layers.fields import DenseFields, LinearPart
-from dlrm.layers.heads import TaskTowers, build_heads
-from dlrm.layers.mlp import MLP
+from dlrm.layers.heads import build_heads
 from dlrm.models.base import Model
 from dlrm.models.tables import Embedding, check_row_width
 from dlrm.schema import Schema
@@ -37,8 +36,8 @@ class XDeepFM(Model):
         dense_fields: DenseFields | None,
         cin: CompressedInteraction,
         cin_logits: nn.Linear,
-        deep_mlp: MLP,
-        heads: TaskTowers | nn.Identity,
+        deep_mlp: nn.Module,
+        heads: nn.Module,
     ) -> None:
         super().__init__(embedding)
         self.linear = linear

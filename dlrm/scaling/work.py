@@ -30,6 +30,7 @@ from torch import nn
 from torchrec.modules.crossnet import LowRankCrossNet
 
 from dlrm.data.batch import Batch
+from dlrm.layers.heads.experts import ExpertLinear, Mixture
 from dlrm.layers.interaction import DotInteraction, ProjectionInteraction
 from dlrm.lookups.plan import Lookups
 from dlrm.models.base import Model
@@ -92,7 +93,7 @@ def products_of(model: nn.Module, dense: torch.dtype = torch.float32) -> Iterato
             handle.remove()
 
 
-_KNOWN = (nn.Linear, LowRankCrossNet, DotInteraction, ProjectionInteraction)
+_KNOWN = (nn.Linear, ExpertLinear, Mixture, LowRankCrossNet, DotInteraction, ProjectionInteraction)
 
 
 def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[Product]:
@@ -101,6 +102,18 @@ def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[P
     match module:
         case nn.Linear():
             yield from _linear(samples, module.in_features, module.out_features, x_BX.requires_grad)
+        case ExpertLinear():
+            experts, outputs, columns = module.weight.shape
+            sharing = outputs * experts // module.inputs  # outputs of all experts that share an input
+            products = _linear(samples, columns, sharing, x_BX.requires_grad)
+            yield from (replace(product, batch=module.inputs) for product in products)
+        case Mixture():
+            weights_BTE, outputs_BEH = inputs
+            _, tasks, experts = weights_BTE.shape
+            width = outputs_BEH.shape[2]
+            yield Product(tasks, experts, width, samples)
+            yield Product(tasks, width, experts, samples)
+            yield Product(experts, tasks, width, samples)
         case LowRankCrossNet():
             for w_kernel in module.W_kernels:
                 width, rank = w_kernel.shape

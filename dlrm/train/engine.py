@@ -14,8 +14,8 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
-from dlrm.lookups.jagged import RowsOfIds
-from dlrm.lookups.plan import Lookups
+from dlrm.lookups.jagged import RowsLookedUp
+from dlrm.lookups.plan import Lookups, with_table_rows
 from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
@@ -29,6 +29,7 @@ from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
 from dlrm.sharding.copies import ONE_COPY, AveragedCopies, CopiedTables, Copies
 from dlrm.sharding.groups import Groups, groups_of
+from dlrm.sharding.growing.tables import RowsOfIds
 from dlrm.sharding.hardware import Hardware, hardware_of
 from dlrm.sharding.memory import pieces_of
 from dlrm.sharding.planner import make_plan
@@ -44,6 +45,7 @@ from dlrm.sharding.wrap import (
     split_parameters,
 )
 from dlrm.table_names import table_name
+from dlrm.train.growing import build_growing, check_growing
 from dlrm.train.memory import Shapes, account, reserve
 from dlrm.train.precision import DTYPES, allow_tf32, check_half_tables, lower_dense
 from dlrm.train.stepper import Stepper
@@ -61,6 +63,7 @@ class Engine:
         memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
         lookups: what the model looks up of a sample.
+        rows_of_ids: what makes rows of the ids of batches.
     """
 
     model: DistributedModelParallel
@@ -76,6 +79,7 @@ class Engine:
     table_weights: int
     lookups: Lookups
     fill_block: FillBlock
+    rows_of_ids: RowsOfIds
 
     @property
     def widths(self) -> dict[str, int]:
@@ -84,6 +88,7 @@ class Engine:
 
     def reset_tables(self) -> None:
         """Put tables and their optimizer state back to where they started."""
+        self.rows_of_ids.forget()
         fill_tables(self.model, self.fill_block)
         self.optimizer.reset_table_state()
 
@@ -139,6 +144,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     Raises:
         ConfigError, PlanError: what does not fit the schema or the devices; the same on every rank.
     """
+    schema = with_table_rows(config.model, schema)
     groups = find_groups(config, world)
     check_half_tables(config, copies=groups.copies)
     half = config.precision.tables == "fp16"
@@ -149,6 +155,8 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)
     check_rate_groups(config.optim, model.groups, list(model.lookups.widths))
+    if config.optim.frozen:
+        model.freeze(config.optim.frozen)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()
@@ -170,6 +178,8 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
         reserve=reserve(config, shapes, of_tables, world, groups),
         groups=groups,
     )
+
+    check_growing(config, schema, plan)
 
     def memory_of(rank: int) -> MemoryAccount:
         return account(config, shapes, pieces_of(plan, sizes, looked_up, rank, groups), of_tables, world, groups)
@@ -214,7 +224,9 @@ def build_engine(
     widths = planned.lookups.widths
     table_weights = sum(rows * widths[name] for name, (rows, _) in sizes.items())
     dense_weights = sum(p.numel() for n, p in task.named_parameters() if ".embedding_bags." not in n)
-    dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
+    dense_names = [
+        name for name, weight in task.named_parameters() if ".embedding_bags." not in name and weight.requires_grad
+    ]
     fill_block = _block_filler(config, sizes, widths)
     sharded = shard_model(
         task,
@@ -232,6 +244,8 @@ def build_engine(
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in dense.items():
+        if not parameter.requires_grad:  # frozen
+            continue
         groups.setdefault(group_of(name.removeprefix(MODEL_PREFIX)), {})[name] = parameter
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:
@@ -247,6 +261,15 @@ def build_engine(
         accumulation_steps=config.train.accumulation_steps,
     )
     check_all_are_trained(optimizer, [*dense_names, *replicated])
+    rows_of_ids = build_growing(
+        config,
+        with_table_rows(config.model, schema),
+        world,
+        widths=widths,
+        sharded=sharded,
+        optimizer=optimizer,
+        average=average,
+    )
     return Engine(
         model=sharded,
         optimizer=optimizer,
@@ -256,7 +279,8 @@ def build_engine(
             world.device,
             config.train.pipeline,
             copies,
-            None if planned.lookups.are_ids else RowsOfIds(planned.lookups),
+            rows_of_ids=rows_of_ids,
+            lookups=None if planned.lookups.are_ids else RowsLookedUp(planned.lookups),
         ),
         average=average,
         plan=plan,
@@ -268,6 +292,7 @@ def build_engine(
         table_weights=table_weights,
         lookups=planned.lookups,
         fill_block=fill_block,
+        rows_of_ids=rows_of_ids,
     )
 
 

@@ -31,6 +31,7 @@ from dlrm.memory import (
     DENSE_STATE,
     EXCHANGE,
     HEAP,
+    ID_MAPS,
     SCORES,
     TABLE_GRADIENTS,
     TABLE_STATE,
@@ -47,8 +48,10 @@ from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding import memory as of_tables
 from dlrm.sharding.groups import Groups
+from dlrm.sharding.growing.id_map import map_bytes
 from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
+from dlrm.train.growing import growing_embeddings
 
 _FLOAT = 4
 _BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
@@ -161,6 +164,7 @@ def account(
         SCORES: _placed(
             min(shapes.scored, BUFFER_SAMPLES) * _BYTES_PER_SCORE * len(shapes.schema.tasks), on_cpu=on_cpu
         ),
+        ID_MAPS: Bytes(host=_id_maps(config, shapes, world.size)),
         COPIES: Bytes(host=copied_bytes(config, shapes, pieces, optimizer, world.size)),
     }
     return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()}, _missing(shapes))
@@ -202,7 +206,12 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
     tables = sum(of_tables.saved_bytes(piece, optimizer, ranks) for piece in pieces)
     saved = (piece for piece in pieces if piece.saved)
     weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in saved)
-    return dense + tables + (weights if averages else 0)
+    return dense + tables + (weights if averages else 0) + _id_maps(config, shapes, ranks)
+
+
+def _id_maps(config: Config, shapes: Shapes, ranks: int) -> int:
+    """Of what growing tables know of ids."""
+    return sum(map_bytes(one, ranks) for one in growing_embeddings(config, shapes.schema).values())
 
 
 def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:
@@ -266,10 +275,10 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], *, ranks: 
 
 
 def batch_bytes(schema: Schema, samples: int) -> int:
-    """Of a batch: dense features, ids, their counts, labels and weights."""
+    """Of a batch: dense features, ids and the weights of ids, their counts, labels and weights."""
     return samples * (
         len(schema.dense) * _FLOAT
-        + schema.ids_per_sample * schema.id_bytes
+        + schema.ids_per_sample * (schema.id_bytes + _FLOAT * schema.ids_have_weights)
         + len(schema.sparse) * 4
         + 2 * len(schema.tasks) * _FLOAT
     )

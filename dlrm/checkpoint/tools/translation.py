@@ -116,7 +116,9 @@ def unlike(config: DlrmModel, schema: Schema) -> Iterator[str]:
         yield f"model.{'pooling' if config.pooling == 'mean' else f'tables.{means[0]}.pooling'} is mean, tables there sum"
     if len(schema.tasks) > 1:
         yield f"the data have {len(schema.tasks)} tasks, models there have one logit"
-    if config.heads.tower:
+    if config.heads.kind != "shared_bottom":
+        yield f"model.heads.kind is {config.heads.kind}, models there have one MLP"
+    elif config.heads.tower:
         yield "model.heads.tower is set, no model there has towers"
     if len(config.top_mlp) < 2:
         yield "model.top_mlp has one layer, over_arch has at least two"

@@ -14,7 +14,8 @@ from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
 from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 from dlrm.config.model.finalmlp import FinalMlpModel
 from dlrm.config.model.fm import FmModel
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.growing import GrowingEmbedding
+from dlrm.config.model.heads import Heads, Mmoe, Ple, SharedBottom
 from dlrm.config.model.interactions import (
     CatInteraction,
     DcnInteraction,
@@ -41,12 +42,16 @@ __all__ = [
     "FmModel",
     "FrequencyCapped",
     "FullEmbedding",
+    "GrowingEmbedding",
     "HashedEmbedding",
+    "Heads",
     "Interaction",
     "LrModel",
     "MixedDim",
+    "Mmoe",
     "ModelConfig",
     "ModelSection",
+    "Ple",
     "Pooling",
     "ProjectionInteraction",
     "QuotientRemainder",

@@ -40,6 +40,11 @@ class ModelSection(Section):
     shared_tables: dict[str, Columns] = Field(default_factory=dict)
     """Tables of several features whose ids mean the same, by a name for the table: {items: [clicked, bought]}."""
 
+    def embedding_of(self, table: str) -> EmbeddingConfig:
+        """How the ids of a feature become rows of its table."""
+        own = self.tables.get(table)
+        return own.embedding if own is not None and own.embedding is not None else self.embedding
+
     @property
     def other_width(self) -> str:
         """The first table whose rows have another width than the rest; empty if all are equal."""

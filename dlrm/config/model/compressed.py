@@ -36,7 +36,10 @@ class HashedEmbedding(Section):
 
 
 class QuotientRemainder(Section):
-    """Two small tables in the place of one, of quotients and of remainders of the ids (arXiv:1909.02107)."""
+    """Two small tables in the place of one (arXiv:1909.02107).
+
+    An id's vector is made of the row of its quotient and the row of its remainder by a number, a pair that no other id has.
+    """
 
     kind: Literal["quotient_remainder"] = "quotient_remainder"
     ids_per_row: _Ids = 4
@@ -49,7 +52,11 @@ class QuotientRemainder(Section):
 
 
 class FrequencyCapped(Section):
-    """Only the first ids have rows of their own; for ids that are numbered by how often they occur (docs/tables.md)."""
+    """Only the first ids have a row of their own; all others share one, or a few.
+
+    It is meant for ids that are numbered by how often they occur, the most frequent first
+    (docs/tables.md says which data are).
+    """
 
     kind: Literal["frequency_capped"] = "frequency_capped"
     rows: Size
@@ -59,7 +66,10 @@ class FrequencyCapped(Section):
 
 
 class MixedDim(Section):
-    """Large tables have narrow rows, and a matrix makes vectors of embedding_dim of them (arXiv:1909.11810)."""
+    """Narrow rows for large tables (arXiv:1909.11810).
+
+    A matrix of weights, the group ``fields``, makes vectors of embedding_dim of them.
+    """
 
     kind: Literal["mixed_dim"] = "mixed_dim"
     temperature: Temperature = 0.3

@@ -6,7 +6,7 @@ from typing import Literal
 
 from dlrm.config.base import PositiveInt, Sizes
 from dlrm.config.model.base import ModelSection
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.heads import Heads, SharedBottom
 
 
 class DcnV1Model(ModelSection):
@@ -21,4 +21,4 @@ class DcnV1Model(ModelSection):
     """Layers of the cross part: products of up to one feature more than there are layers."""
     deep_mlp: Sizes = (512, 256)
     """Sizes of the hidden layers of the deep part; the logits' layer follows."""
-    heads: SharedBottom = SharedBottom()
+    heads: Heads = SharedBottom()

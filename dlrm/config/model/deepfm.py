@@ -6,7 +6,7 @@ from typing import Literal
 
 from dlrm.config.base import Sizes
 from dlrm.config.model.base import EqualWidths
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.heads import Heads, SharedBottom
 
 
 class DeepFmModel(EqualWidths):
@@ -19,4 +19,4 @@ class DeepFmModel(EqualWidths):
     kind: Literal["deepfm"] = "deepfm"
     deep_mlp: Sizes = (400, 400, 400)
     """Sizes of the hidden layers of the MLP on all field vectors; the logits' layer follows."""
-    heads: SharedBottom = SharedBottom()
+    heads: Heads = SharedBottom()

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dlrm.config.base import Section
 from dlrm.config.model.compressed import FrequencyCapped, HashedEmbedding, MixedDim, QuotientRemainder
+from dlrm.config.model.growing import GrowingEmbedding
 
 
 class FullEmbedding(Section):
@@ -17,5 +18,6 @@ class FullEmbedding(Section):
 
 
 EmbeddingConfig = Annotated[
-    FullEmbedding | HashedEmbedding | QuotientRemainder | FrequencyCapped | MixedDim, Field(discriminator="kind")
+    FullEmbedding | HashedEmbedding | QuotientRemainder | FrequencyCapped | MixedDim | GrowingEmbedding,
+    Field(discriminator="kind"),
 ]

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from dlrm.config.base import Sizes
 from dlrm.config.model.base import EqualWidths
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.heads import Heads, SharedBottom
 
 
 class WideDeepModel(EqualWidths):
@@ -20,5 +20,5 @@ class WideDeepModel(EqualWidths):
     kind: Literal["wide_deep"] = "wide_deep"
     deep_mlp: Sizes = (1024, 512, 256)
     """Sizes of the hidden layers of the deep part; the logits' layer follows."""
-    heads: SharedBottom = SharedBottom()
+    heads: Heads = SharedBottom()
     why_equal: ClassVar[str] = "reads the weights of its wide part from the same columns of all rows"

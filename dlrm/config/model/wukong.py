@@ -6,7 +6,7 @@ from typing import Literal
 
 from dlrm.config.base import PositiveInt, Sizes, SizesIfAny
 from dlrm.config.model.base import EqualWidths
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.heads import Heads, SharedBottom
 
 
 class WukongModel(EqualWidths):
@@ -32,4 +32,4 @@ class WukongModel(EqualWidths):
     """Hidden layers of the MLP that makes a vector of the dense features."""
     top_mlp: Sizes = (512, 256)
     """Sizes of the hidden layers of the MLP on the last vectors; the logits' layer follows."""
-    heads: SharedBottom = SharedBottom()
+    heads: Heads = SharedBottom()

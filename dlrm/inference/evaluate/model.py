@@ -11,7 +11,7 @@ from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import World
 from dlrm.errors import DataError
 from dlrm.format import escaped
-from dlrm.lookups.plan import Lookups, lookups_of
+from dlrm.lookups.plan import Lookups, lookups_of, with_table_rows
 from dlrm.models.build import build_model
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
@@ -71,6 +71,7 @@ def require_fit(checkpoint: Checkpoint, config: Config, schema: Schema, *, data:
         DataError: they are not; what differs first.
         ConfigError: no such model can be built on these columns.
     """
+    schema = with_table_rows(config.model, schema)
     differences = _of_tables(checkpoint, lookups_of(config.model, schema)) or _of_weights(checkpoint, config, schema)
     if differences:
         more = len(differences) - _MOST_DIFFERENCES

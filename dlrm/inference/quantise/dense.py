@@ -30,7 +30,7 @@ from dlrm.models.base import Model
 from dlrm.train.precision import lowered
 
 _ATEN = torch.ops.aten
-_PRODUCTS = (_ATEN.bmm.default, _ATEN.matmul.default, _ATEN.mm.default)
+_PRODUCTS = (_ATEN.baddbmm.default, _ATEN.bmm.default, _ATEN.matmul.default, _ATEN.mm.default)
 _LARGEST_INPUT, _LARGEST_WEIGHT = 127, 63
 _TINY = 1e-30
 _PREFIX = "model."

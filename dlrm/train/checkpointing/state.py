@@ -14,6 +14,9 @@ name                                      shape               what it is
                                           or ()               ``exp_avg_sq``, ``momentum_buffer``, ``step``
 ``average.<name of a weight>``            the weight's        its exponential average, where there is one
 ``average.steps``                         ()                  steps that went into it
+``growing.<table>.ids``                   (buckets, slots)    the id of each row of a growing table, -1 for none
+``growing.<table>.counts``, ``.seen``     (buckets, slots)    how often it was seen, and the step it was last seen in
+``growing.<table>.candidates.<...>``      (buckets, slots)    the same of ids that are counted and have no row
 ========================================  ==================  ==========================================================
 
 ``dim`` is without padding (:mod:`dlrm.models.tables`). ``<table>`` is the name of its column (or see
@@ -61,6 +64,7 @@ def engine_tensors(engine: Engine) -> tuple[GlobalTensor, ...]:
         *_table_state(engine, weights),
         *_dense_state(engine),
         *_average(engine, weights.values()),
+        *_id_maps(engine),
     )
     return tuple(_without_padding(tensor, engine.widths) for tensor in tensors)
 
@@ -163,3 +167,11 @@ def _average(engine: Engine, weights: Iterable[GlobalTensor]) -> Iterator[Global
                 Shard(shard.offsets, average.average_of(shard.tensor), shard.primary) for shard in weight.shards
             )
             yield GlobalTensor(f"{AVERAGE_PREFIX}{weight.name}", weight.shape, weight.dtype, shards, weight.replicated)
+
+
+def _id_maps(engine: Engine) -> Iterator[GlobalTensor]:
+    """What growing tables know of ids: of each bucket from the one rank that has it."""
+    for map_ in engine.rows_of_ids.maps:
+        for name, shape, values_KW in map_.state:
+            shards = _not_empty((Shard((map_.first_bucket, 0), values_KW),))
+            yield GlobalTensor(f"growing.{state_name(map_.table)}.{name}", shape, values_KW.dtype, shards)

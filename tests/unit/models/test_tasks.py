@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from dlrm.config.model import DeepFmModel, DlrmModel, SharedBottom
+from dlrm.config.model import DeepFmModel, DlrmModel, Mmoe, Ple, SharedBottom
 from dlrm.data.batch import Batch
 from dlrm.models import TrainTask, build_model
 from dlrm.schema import Schema
@@ -40,6 +40,18 @@ def test_every_sample_has_a_logit_a_task(config, tower):
     assert model(batch.dense, batch.sparse).shape == (7, 3)
     assert ("heads" in model.groups) == bool(tower)
     assert set(model.lower_precision) <= {name for name, _ in model.named_children()}
+
+
+@pytest.mark.parametrize("config", MODELS)
+@pytest.mark.parametrize("heads", [Mmoe(), Ple(tower=(5,))])
+@pytest.mark.parametrize("schema", [SCHEMA, Schema.numbered(3, [10, 20])])
+def test_experts_take_the_place_of_the_models_mlp_and_its_group(config, heads, schema):
+    batch = batch_of()
+    model = build_model(config.model_copy(update={"heads": heads}), schema, seed=0, tables_device="cpu")
+    assert model(batch.dense, batch.sparse).shape == (7, len(schema.tasks))
+    assert model.groups == [*model_of(config, (5,)).groups]
+    drawn = [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
+    assert len({round(parameter[0].std().item(), 9) for parameter in drawn}) == len(drawn)  # each of its own
 
 
 @pytest.mark.parametrize("config", MODELS)
@@ -100,6 +112,7 @@ def test_a_missing_label_has_no_gradient():
         assert any(p.grad.any() for p in tower.parameters()) == (task != 2)
 
 
-def test_towers_need_a_hidden_layer_below_them():
-    with pytest.raises(ValueError, match=r"heads.tower needs a hidden layer of top_mlp"):
-        DlrmModel(**{**DLRM_MODEL, "top_mlp": (1,)}, heads=SharedBottom(tower=(4,)))
+@pytest.mark.parametrize(("heads", "what"), [(SharedBottom(tower=(4,)), "heads.tower"), (Mmoe(), "an expert of heads")])
+def test_towers_and_experts_need_a_hidden_layer(heads, what):
+    with pytest.raises(ValueError, match=f"{what} needs a hidden layer of top_mlp"):
+        DlrmModel(**{**DLRM_MODEL, "top_mlp": (1,)}, heads=heads)

@@ -31,6 +31,8 @@ KINDS = {
     "dcn": ([*DLRM, "model.interaction={kind: dcn, layers: 2, rank: 3}"], SCHEMA),
     "projection": ([*DLRM, "model.interaction={kind: projection, branch1: 16, branch2: 16}"], SCHEMA),
     "towers": ([*DLRM, "model.heads.tower=5"], Schema.numbered(3, (50, 60, 7), tasks=("a", "b"))),
+    "mmoe": ([*DLRM, "model.heads={kind: mmoe, experts: 3}"], Schema.numbered(3, (50, 60, 7), tasks=("a", "b"))),
+    "ple": ([*DLRM, "model.heads={kind: ple, shared_experts: 3}"], Schema.numbered(3, (50, 60, 7), tasks=("a", "b"))),
     "no dense features": (["model.embedding_dim=8", "model.top_mlp=12,1"], Schema.numbered(0, (50, 60, 7))),
     "deepfm": (["model.kind=deepfm", "model.embedding_dim=8", "model.deep_mlp=16,4"], SCHEMA),
 }

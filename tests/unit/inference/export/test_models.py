@@ -45,6 +45,8 @@ MODELS = {
     "deepfm, towers": [*DEEPFM, *TASKS, "--model.heads.tower=[4]"],
     "compressed and shared tables": [*COMPRESSED, "--model.embedding_dim=6", "--model.bottom_mlp=16,6"],
     "concatenated halves": [f"--model.embedding={{kind: quotient_remainder, operation: concat, {SMALL}}}"],
+    "mmoe": [*TASKS, "--model.heads={kind: mmoe, tower: [4]}"],
+    "deepfm, ple": [*DEEPFM, *TASKS, "--model.heads={kind: ple}"],
     "dropout": ["--model.dropout=0.5"],
     "trained in bf16": ["--precision.dense=bf16"],
     "mean": ["--model.pooling=mean"],
