@@ -16,6 +16,7 @@ from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.features import Features
 from dlrm.schema import Schema, SparseFeature
 from tests.support.exports import write_export
+from tests.support.models import SMALL_MODELS
 from tests.unit.inference.saved_models import random_features, save_model
 
 DEEPFM = ["--model={kind: deepfm, embedding_dim: 8, deep_mlp: [16, 8]}"]
@@ -35,13 +36,19 @@ MODELS = {
     "two tasks": TASKS,
     "towers": [*TASKS, "--model.heads.tower=[4]"],
     "deepfm, towers": [*DEEPFM, *TASKS, "--model.heads.tower=[4]"],
+    **{
+        f"{kind}{name}": [f"--model={model}", *more]
+        for kind, model in SMALL_MODELS.items()
+        if kind != "deepfm"
+        for name, more in ((", two tasks", TASKS), (" without dense features", ["--data.num_dense=0"]))
+    },
     "dropout": ["--model.dropout=0.5"],
     "trained in bf16": ["--precision.dense=bf16"],
     "mean": ["--model.pooling=mean"],
 }
 
 
-QUICK = {"cat, tables of several dims", "deepfm, towers", "without dense features"}
+QUICK = {"cat, tables of several dims", "deepfm, towers", "without dense features", "wukong, two tasks"}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,11 @@ class _WithSchema:
         return getattr(self._source, name)
 
 
-ONNX = ["dot", "cat, tables of several dims", "dcn", "projection", "deepfm, towers", "without dense features"]
+ONNX = [
+    *("dot", "cat, tables of several dims", "dcn", "projection", "deepfm, towers", "without dense features"),
+    *(f"{kind}, two tasks" for kind in SMALL_MODELS if kind != "deepfm"),
+    "wukong without dense features",
+]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "dot" else pytest.mark.slow) for name in ONNX])
