@@ -55,6 +55,8 @@ _SHARES: dict[Teacher, dict[Part, float]] = {
 }
 _FAMILIAR_PROBABILITY = 0.05
 _WEIGHT_SPREAD = 2.0
+_ORDERS: dict[Part, int] = {"dense": 1, "ids": 1, "pairs": 2, "mapped": 2, "triples": 3}
+HIGHEST_ORDER = 3
 _MAX_BEND = 0.4  # radians from the straight line (0) towards the V shape (pi / 2)
 _DENSE_LEVELS = 1024
 _LANES = 4  # 16-bit numbers in a draw of 64 bits
@@ -234,11 +236,13 @@ class HiddenLogit:
         self._centre_FR1 = torch.zeros(tables, config.rank, 1)
         self.calibrated_B = self._calibrate(calibration, config.signal)
 
-    def __call__(self, drawn: Drawn, bias: float) -> torch.Tensor:
-        """u_t + bias; float64 (B,)."""
+    def __call__(self, drawn: Drawn, bias: float, order: int = HIGHEST_ORDER) -> torch.Tensor:
+        """u_t + bias, of its parts those that multiply at most ``order`` features; float64 (B,)."""
         logit_B = torch.full((drawn.ids_FB.shape[1],), bias, dtype=torch.float64)
-        for part_B, mean, weight in zip(self._parts(drawn), self._means, self._weights, strict=True):
-            logit_B += (part_B - mean) * weight
+        parts = zip(self._shares, self._parts(drawn), self._means, self._weights, strict=True)
+        for name, part_B, mean, weight in parts:
+            if _ORDERS[name] <= order:
+                logit_B += (part_B - mean) * weight
         return logit_B
 
     def _parts(self, drawn: Drawn) -> tuple[torch.Tensor, ...]:
@@ -303,13 +307,13 @@ class HiddenModel:
         for logit, rate in zip(self._logits[1:], rates[:others], strict=True):
             self._biases.append(_bias_for_rate(self._shared * first_B + self._own * logit.calibrated_B, rate))
 
-    def logits(self, drawn: Drawn) -> torch.Tensor:
-        """Log-odds of a label of 1, for each task; float64 (B, T)."""
+    def logits(self, drawn: Drawn, order: int = HIGHEST_ORDER) -> torch.Tensor:
+        """Log-odds of a label of 1 for each task, of parts that multiply at most ``order`` features; float64 (B, T)."""
         first, *others = self._logits
-        columns = [first(drawn, self._biases[0])]
+        columns = [first(drawn, self._biases[0], order)]
         for logit, bias in zip(others, self._biases[1:], strict=True):
             shared_B = columns[0] - self._biases[0]
-            columns.append(self._shared * shared_B + self._own * logit(drawn, 0.0) + bias)
+            columns.append(self._shared * shared_B + self._own * logit(drawn, 0.0, order) + bias)
         return torch.stack(columns, dim=1)
 
 
