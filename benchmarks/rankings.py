@@ -4,10 +4,10 @@
     python benchmarks/rankings.py                                 all, two trainings at a time, a core each
     python benchmarks/rankings.py --teachers cross --models "fm|dcn" --seeds 3
 
-A teacher's true logit multiplies up to 1 (linear), 2 (factorisation) or 3 (cross) features, and the best AUC of a score
-that multiplies at most so many is known. A model has an *order*, the most features that it multiplies by itself. Beyond
-that it has an MLP, which approximates what it can, or nothing. Where the order suffices, the test AUC must be at most 0.003
-below the best one. Where it does not and there is no MLP, it must be within 0.003 of the best AUC of the model's order.
+A teacher's true logit multiplies 1 (linear), 2 (factorisation) or 3 (cross) features, and its AUC is the best that there
+is. A model has an *order*, the most features that it multiplies by itself. Beyond that it has an MLP, which approximates
+what it can, or nothing. Where the order suffices, the test AUC must be at most 0.003 below the best one. Where it does not
+and there is no MLP, it must be at least 0.03 below: it is about that of the true logit without its products.
 
 Results go to benchmarks/results/rankings.json; cells that it holds are run again only with --again.
 """
@@ -34,8 +34,8 @@ sys.path.insert(0, str(ROOT))  # run from a checkout, where the package is not i
 
 RESULTS = ROOT / "benchmarks/results/rankings.json"
 TEACHERS = {"linear": 1, "factorisation": 2, "cross": 3}
-LARGEST_GAP = 0.003
-"""Between the best AUC and that of a model whose form suffices."""
+LARGEST_GAP, SMALLEST_MISS = 0.003, 0.03
+"""Between the best AUC and that of a model whose form suffices; of one that cannot multiply enough and has no MLP."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,12 @@ MODELS = {
         4,
     ),
 }
-DATA = "{kind: planted, rows: [20, 20, 20, 20, 20, 20], num_dense: 2, zipf_exponent: 0.3, train_samples: 500000}"
+DATA = (
+    "{kind: planted, rows: [10, 10, 10, 10, 10, 10], num_dense: 2, zipf_exponent: 0.3, train_samples: 500000, "
+    "validation_samples: 0, test_samples: 50000}"
+)
 OPTIONS = [
-    *("--data", DATA, "--data.validation_samples", "0"),
-    *("--train.global_batch_size", "512", "--train.epochs", "1"),
+    *("--data", DATA, "--train.global_batch_size", "512", "--train.epochs", "1"),
     *("--optim.sparse", "{kind: rowwise_adagrad, lr: 0.05}"),
     *("--logging.progress", "false", "--logging.tensorboard", "false", "--checkpoint.enabled", "false"),
 ]
@@ -97,7 +99,8 @@ def main() -> int:
     teachers = [name for name in TEACHERS if re.search(given.teachers, name)]
     models = [name for name in MODELS if re.search(given.models, name)]
     for teacher in teachers:
-        kept["best"][teacher] = best_by_order(teacher)
+        if given.again or teacher not in kept["best"]:
+            kept["best"][teacher] = best_by_order(teacher)
 
     def cell(job: tuple[str, str, int]) -> None:
         teacher, model, seed = job
@@ -115,7 +118,7 @@ def main() -> int:
 
 
 def best_by_order(teacher: str) -> dict[str, float]:
-    """The AUC on the test samples of the true logit, and of its parts of lower order."""
+    """The AUC on the test samples of the true logit, and of its parts that multiply fewer features."""
     import torch
     from sklearn.metrics import roc_auc_score
 
@@ -148,8 +151,12 @@ def train(teacher: str, model: Contestant, seed: int, options: list[str]) -> dic
 
 def table(kept: dict[str, Any], teachers: list[str], models: list[str]) -> tuple[list[str], list[str]]:
     """Lines of Markdown, and what is not as it must be."""
-    lines = ["| model | teacher | form | test AUC | best | gap |", "|---|---|---|---|---|---|"]
+    lines = ["| teacher | model | form suffices | test AUC | below the best |", "|---|---|---|---|---|"]
     faults = []
+    for teacher in teachers:
+        for order, auc in kept["best"][teacher].items():
+            of = "its true logit" if int(order) == TEACHERS[teacher] else f"of its products of up to {order}"
+            lines.append(f"| {teacher} | {of} | | {auc:.4f} | |")
     for teacher, name in product(teachers, models):
         of_cell = kept["auc"].get(teacher, {}).get(name)
         if not of_cell:
@@ -159,13 +166,11 @@ def table(kept: dict[str, Any], teachers: list[str], models: list[str]) -> tuple
         auc = statistics.mean(cell["auc"] for cell in of_cell.values())
         gap = best[str(order)] - auc
         form = "yes" if model.order >= order else "by its MLP" if model.has_mlp else "no"
-        lines.append(f"| {name} | {teacher} | {form} | {auc:.4f} | {best[str(order)]:.4f} | {gap:+.4f} |")
+        lines.append(f"| {teacher} | {name} | {form} | {auc:.4f} | {gap:.4f} |")
         if form == "yes" and gap > LARGEST_GAP:
             faults.append(f"{name} on {teacher}: {gap:.4f} below the best, though its form suffices")
-        if form == "no":
-            own = best[str(model.order)]
-            if abs(auc - own) > LARGEST_GAP:
-                faults.append(f"{name} on {teacher}: {auc:.4f}, the best of its form is {own:.4f}")
+        if form == "no" and gap < SMALLEST_MISS:
+            faults.append(f"{name} on {teacher}: {gap:.4f} below the best, which its form cannot come near")
     return lines, faults
 
 
