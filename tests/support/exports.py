@@ -19,7 +19,7 @@ from dlrm.inference.export.job import ExportJob
 from dlrm.inference.export.update import Update
 from dlrm.inference.export.write import MAX_FILE_BYTES, FolderWriter, new_export
 from dlrm.inference.exported.manifest import Manifest
-from dlrm.lookups.jagged import RowsOfIds
+from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.models.build import build_model
 from dlrm.models.tables import DIM_MULTIPLE
 from dlrm.table_names import module_name, state_name
@@ -125,5 +125,5 @@ class TrainersModel:
         """float32 (B, T)."""
         size = len(samples)
         batch = make_batch(samples, self.schema, size=size, global_samples=size, world_size=1)
-        logits_BT: torch.Tensor = self.model(batch.dense, RowsOfIds(self.model.lookups)(batch.sparse))
+        logits_BT: torch.Tensor = self.model(batch.dense, RowsLookedUp(self.model.lookups)(batch.sparse))
         return logits_BT

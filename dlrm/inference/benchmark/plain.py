@@ -15,7 +15,7 @@ from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import Precision
 from dlrm.inference.exported.tables import feature_major, read_tables, starts_of_tables
 from dlrm.inference.features import Features
-from dlrm.lookups.jagged import RowsOfIds
+from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.models.base import Model
 from dlrm.schema import Schema
 from dlrm.table_names import module_name
@@ -37,7 +37,7 @@ class Plain:
     def __init__(self, model: Model, schema: Schema, requests: Requests, *, given: Given) -> None:
         self.rows = len(requests.features[0])
         self._model, self._requests, self._given = model, requests, given
-        self._rows_of_ids = None if model.lookups.are_ids else RowsOfIds(model.lookups)
+        self._rows_of_ids = None if model.lookups.are_ids else RowsLookedUp(model.lookups)
         self._names = [feature.name for feature in schema.sparse]
         self._hotness_F = torch.tensor([feature.hotness for feature in schema.sparse], dtype=torch.int32)
         self._parts = tuple(feature.hotness for feature in schema.sparse)

@@ -17,7 +17,7 @@ from dlrm.data.batch import make_batch
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Samples
 from dlrm.inference.features import Features
-from dlrm.lookups.jagged import RowsOfIds
+from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.models.base import Model
 from dlrm.models.build import build_model
 from dlrm.schema import Schema
@@ -51,7 +51,7 @@ class SavedModel:
             lengths_BF=features.lengths_BF,
         )
         batch = make_batch(samples, self.schema, size=size, global_samples=size, world_size=1)
-        logits_BT: torch.Tensor = self.model.eval()(batch.dense, RowsOfIds(self.model.lookups)(batch.sparse))
+        logits_BT: torch.Tensor = self.model.eval()(batch.dense, RowsLookedUp(self.model.lookups)(batch.sparse))
         return logits_BT
 
 
