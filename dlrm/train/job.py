@@ -28,7 +28,7 @@ from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
 from dlrm.run.log import leave_terminal, open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder, import_tensorboard
-from dlrm.run.results import record_results, result_lines, summary_of
+from dlrm.run.results import days_of, record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
 from dlrm.run.summary import leave_behind
 from dlrm.sharding.groups import copies_lines
@@ -72,12 +72,13 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
-    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
+    days = tuple(day.samples for day in dataset.train.days)
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples, days=days)
     process = Bytes(host=process_bytes(config, dataset, world))
     engine = build_engine(config, dataset.schema, world, scored=scored_samples(config, dataset), process=process)
     accounts = world.collectives.all_gather_object(expected())
 
-    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
+    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint), days)
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
     if config.warm_start.checkpoint != NO_CHECKPOINT:
@@ -249,6 +250,7 @@ def summarise(
         "precision": to_plain(config.precision),
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,
+        **({"days": days_of(job.measured.days)} if job.measured.days else {}),
         **summary_of(validation=job.measured.validation, test=test, best=best),
     }
     return summary

@@ -310,7 +310,8 @@ def process_bytes(config: Config, dataset: Dataset, world: World) -> int:
 
 def scored_samples(config: Config, dataset: Dataset) -> int:
     """Samples of the largest split that is evaluated."""
-    return max(dataset.validation.num_samples, dataset.test.num_samples if config.evaluation.test else 0)
+    scored = [dataset.validation.num_samples, dataset.test.num_samples if config.evaluation.test else 0]
+    return max(*scored, *(day.samples for day in dataset.train.days if config.train.by_day))
 
 
 def of_most(accounts: Sequence[MemoryAccount]) -> MemoryAccount:

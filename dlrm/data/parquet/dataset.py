@@ -19,7 +19,7 @@ from dlrm.data.parquet.columns import ColumnMap, mapping_problems, with_lists
 from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
 from dlrm.data.parquet.files import ParquetPart, find_files, nothing_found, open_part, probe
 from dlrm.data.parquet.ids import NULL_ID
-from dlrm.data.source import Dataset, Samples, Source
+from dlrm.data.source import Dataset, Day, Samples, Source
 from dlrm.errors import ConfigError, DataError
 
 _SPLITS = ("train", "validation", "test")
@@ -64,6 +64,11 @@ class ParquetSource(Source):
         self._start_G = np.array(starts, np.int64)
         super().__init__(name, columns.schema, num_samples)
         self.bad_rows = columns.bad_rows
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """The files that have rows."""
+        return tuple(Day(os.path.relpath(part.path, self._folder), part.rows) for part in self._parts if part.rows)
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The file and the 1-based row in it of a sample; every column of a row is in the same file."""

@@ -292,3 +292,13 @@ def test_an_unsigned_id_beyond_int64_names_file_row_and_column(tmp_path, values)
     with pytest.raises(DataError, match="id 9223372036854775808 is beyond int64") as caught:
         everything(source)
     assert (caught.value.row, caught.value.column) == (3, "ids")
+
+
+def test_days_are_the_files_with_rows_in_natural_order(tmp_path):
+    for day, rows in ((10, 3), (2, 4), (3, 0)):
+        write(
+            tmp_path / f"train_{day}.parquet",
+            {name: pa.array(values)[:rows] for name, values in columns(rows + 1).items()},
+        )
+    days = dataset(tmp_path).train.days
+    assert [(day.name, day.samples) for day in days] == [("train_2.parquet", 4), ("train_10.parquet", 3)]
