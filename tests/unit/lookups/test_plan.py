@@ -23,7 +23,7 @@ def rows_of(config, ids, rows=(1000,), hotness=None):
     lengths = torch.tensor([len(bag) for of_feature in ids for bag in of_feature], dtype=torch.int32)
     keys = [feature.name for feature in schema.sparse]
     found = RowsLookedUp(lookups)(KeyedJaggedTensor(keys=keys, values=values, lengths=lengths))
-    return {name: found[name].to_dense() for name in found.keys()}, lookups
+    return {lookup.name: found[lookup.name].to_dense() for lookup in lookups.lookups}, lookups
 
 
 def test_quotients_and_remainders_are_exact_beyond_the_numbers_of_float64():
