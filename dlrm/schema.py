@@ -27,9 +27,10 @@ class SparseFeature:
     """A categorical feature and the size of its embedding table.
 
     Attributes:
-        name: column name; also the name of its table.
+        name: column name; also the name of its table, unless ``table`` says otherwise.
         rows: number of distinct ids; valid ids are 0 .. rows - 1.
         hotness: ids per sample (1 for one-hot).
+        table: the name of its table, where that is another.
         weights: the column of the ids' weights, by which their embeddings are multiplied; none if empty.
     """
 
@@ -37,6 +38,7 @@ class SparseFeature:
     rows: int
     hotness: int = 1
     weights: str = ""
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class Schema:
     def ids_have_weights(self) -> bool:
         """Whether those of any feature have; in batches the ids of all features have them then, 1 where none is given."""
         return any(feature.weights for feature in self.sparse)
+
+    @property
+    def by_table(self) -> dict[str, list[SparseFeature]]:
+        """The features of each table, by its name; one each where no table is shared."""
+        found: dict[str, list[SparseFeature]] = {}
+        for feature in self.sparse:
+            found.setdefault(feature.table or feature.name, []).append(feature)
+        return found
 
     @property
     def ids_per_sample(self) -> int:

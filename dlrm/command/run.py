@@ -12,6 +12,7 @@ from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
+from dlrm.config.diagnose import DiagnoseConfig
 from dlrm.config.evaluate import EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportRequest
@@ -79,6 +80,10 @@ def run(config: Section) -> None:
             from dlrm.scaling.plan.job import run_plan
 
             work = partial(run_plan, config)
+        case DiagnoseConfig():  # and this
+            from dlrm.diagnose.job import run_diagnosis
+
+            work = partial(run_diagnosis, config)
         case EvaluateRequest():
             from dlrm.inference.evaluate.job import run_evaluation
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import Fraction, NamesIfAny, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
 class Sgd(Section):
@@ -149,6 +149,8 @@ class OptimConfig(Section):
     sparse: SparseOptimizer = RowwiseAdagrad(lr=0.05)
     lr_scale: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Factor on the rate of a group: a part of the model (of dlrm: bottom_mlp, interaction, top_mlp), or a table."""
+    frozen: NamesIfAny = ()
+    """Groups and tables (as in lr_scale) that are not trained: their weights and, of tables, their optimizer state stay."""
     schedule: Schedule = Schedule()
     clip_norm: PositiveFloat | None = None
     """Clip the gradient of the MLPs to this L2 norm (the tables' gradients never leave the fused kernel)."""

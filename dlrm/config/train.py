@@ -91,6 +91,21 @@ class TrainConfig(Section):
         return self
 
 
+class PreflightConfig(Section):
+    """A look at samples of all splits before a training from the beginning, by rank 0.
+
+    It looks for what makes a training useless: constant or exchanged labels, a feature that tells the label, validation
+    samples that were trained on, and others. What is found is told, and training goes on. ``diagnose`` looks longer.
+    """
+
+    enabled: bool = True
+    """Look at all; without, nothing is read before training."""
+    samples: PositiveInt = 16_384
+    """Training samples to look at, spread over all of them, and half as many of validation and test each."""
+    time_limit_s: PositiveFloat = 2.0
+    """Seconds after which no more samples are read; the others wait for rank 0."""
+
+
 class EvaluationConfig(Section):
     """When and how to score the validation and test samples; each sample is scored exactly once."""
 

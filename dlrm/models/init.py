@@ -5,7 +5,8 @@
 - Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
 - Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
-- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound.
+- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound; padding 0. That rows of n
+  are products of two tables' rows changes little: their bounds' product is about sqrt(1 / n), too.
 
 Weights of tables follow from (seed, table, row, column) alone, so that every shard of every plan holds the same
 numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from (seed, parameter name).
@@ -14,7 +15,7 @@ numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -49,13 +50,33 @@ def initialise_dense(model: Model, seed: int) -> None:
             parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std + mean)
 
 
-def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, bound: float | None) -> None:
-    """Draw every weight of tables that are not sharded, in place."""
+def initialise_tables(
+    tables: EmbeddingBagCollection, widths: Mapping[str, int], seed: int, *, bound: float | None
+) -> None:
+    """Draw every weight of tables that are not sharded, in place; ``widths`` without their padding, by table."""
     for config in tables.embedding_bag_configs():
-        rows, dim = config.num_embeddings, config.embedding_dim
-        weight = tables.embedding_bags[config.name].weight
+        name, weight = table_name(config.name), tables.embedding_bags[config.name].weight
+        rows, dim = config.num_embeddings, widths[name]
+        fill_padded_block(weight, seed, name, rows=rows, dim=dim, row_start=0, col_start=0, bound=bound)
+
+
+def fill_padded_block(
+    out: torch.Tensor, seed: int, name: str, *, rows: int, dim: int, row_start: int, col_start: int, bound: float | None
+) -> None:
+    """:func:`fill_table_block` where the block may have columns beyond ``dim``, the table's padding: zeros."""
+    columns = max(0, min(out.shape[1], dim - col_start))
+    with torch.no_grad():
+        out[:, columns:] = 0
+    if columns:
         fill_table_block(
-            weight, seed, table_name(config.name), rows=rows, dim=dim, row_start=0, col_start=0, bound=bound
+            out[:, :columns],
+            seed,
+            name,
+            rows=rows,
+            dim=dim,
+            row_start=row_start,
+            col_start=col_start,
+            bound=bound,
         )
 
 

@@ -32,6 +32,7 @@ from torchrec.modules.crossnet import LowRankCrossNet
 from dlrm.data.batch import Batch
 from dlrm.layers.heads.experts import ExpertLinear, Mixture
 from dlrm.layers.interaction import DotInteraction, ProjectionInteraction
+from dlrm.lookups.plan import Lookups
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.train.precision import lowered
@@ -143,10 +144,13 @@ class TableUse:
     ids_per_sample: float
 
 
-def ids_per_sample(batch: Batch) -> list[float]:
-    """The mean number of ids of each feature, in the order of the batch."""
+def ids_per_sample(batch: Batch, lookups: Lookups) -> list[float]:
+    """The mean number of rows that a sample looks up in each table, in their order."""
     counts = batch.sparse.length_per_key()
-    return [count / batch.sparse.stride() for count in counts]
+    found = dict.fromkeys((table.name for table in lookups.tables), 0.0)
+    for lookup in lookups.lookups:
+        found[lookup.table] += counts[lookup.feature] * lookup.rule.rows_per_id / batch.sparse.stride()
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ def work_per_sample(
     ids = sum(table.ids_per_sample for table in tables)
     pooled = sum(table.dim for table in tables)
     rows = sum(
-        table.ids_per_sample * (3 * table.dim * BYTES_PER_NUMBER + 2 * _state_bytes(optimizer, table.dim))
+        table.ids_per_sample * (3 * table.dim * optimizer.weight_bytes + 2 * _state_bytes(optimizer, table.dim))
         for table in tables
     )
     batch_bytes = dense_features * BYTES_PER_NUMBER + ids * id_bytes
@@ -212,4 +216,4 @@ def work_per_sample(
 
 def _state_bytes(optimizer: TableOptimizer, dim: int) -> int:
     """Of the state of a row."""
-    return optimizer.block_bytes(1, dim) - dim * BYTES_PER_NUMBER
+    return optimizer.block_bytes(1, dim) - dim * optimizer.weight_bytes

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from dlrm.config import dump_config
+from dlrm.config import Config, dump_config
 from dlrm.config.jobs import LOCAL
 from dlrm.config.study import Study, StudyConfig
 from dlrm.errors import ConfigError, DlrmError
@@ -14,19 +14,23 @@ from dlrm.format import counted, did_you_mean
 from dlrm.jobs.folder import alone_in, output_folder, require_no_launcher
 from dlrm.jobs.processes import Starter
 from dlrm.jobs.runner import Runner
+from dlrm.jobs.spec import json_mapping
 from dlrm.run.console import Console, Display
-from dlrm.run.secondary import write_text
+from dlrm.run.secondary import secondary, write_text
 from dlrm.studies.agenda import StudyAgenda, unsettled
 from dlrm.studies.arms import Configured, arms_of, read_study
+from dlrm.studies.baselines import Baseline, read_baselines
 from dlrm.studies.course import Course
+from dlrm.studies.ensemble import Ensembles
+from dlrm.studies.exchange import Exchange
 from dlrm.studies.kept import Choices
-from dlrm.studies.outcome import Ensembles, Outcome, outcome_of, points_of
-from dlrm.studies.runs import TrainingRun
+from dlrm.studies.outcome import Outcome, outcome_of, points_of
+from dlrm.studies.runs import FINAL, TrainingRun
 from dlrm.studies.searching import searcher_of
-from dlrm.studies.table import write_rows
+from dlrm.studies.table import DONE, write_rows
 from dlrm.studies.text import choice_lines, failure_lines, plan_table, summary_table
 
-RESOLVED = "study.yaml"
+RESOLVED, PAGE = "study.yaml", "report.html"
 
 
 class StudyIncomplete(DlrmError):  # noqa: N818  # what it says is what it is
@@ -87,6 +91,7 @@ def _run(
     for name, course in courses.items():
         if name not in owners:
             course.only_look(choices.of(name))
+    baselines = read_baselines(study.baselines, _any_config(arms)) if study.baselines else []
     display.say(f"{study.name}: {counted(len(owners), 'arm')}; everything goes to {folder}/")
 
     ensembles = Ensembles()
@@ -103,13 +108,48 @@ def _run(
     try:
         Runner[TrainingRun](config, starter, at_once=config.at_once, command="study").run(agenda)
     finally:
-        keep()
-        _tell(found(), folder, display)
+        outcome = outcome_of(study, courses, ensembles, _exchange(study, display))
+        write_rows(outcome.rows, points_of(outcome), folder)
+        _tell(outcome, folder, display)
+        with secondary(folder / PAGE, display.say):
+            changed = {name: choices.changes(name) for name in arms}
+            _report(outcome, courses, baselines, folder, changed)
+            display.say(f"report in {folder}/{PAGE}")
     if bad := unsettled(list(wanted.values())):
         names = ", ".join(run.name for run in bad[:3]) + (f" and {len(bad) - 3:,} more" if len(bad) > 3 else "")
         raise StudyIncomplete(
             f"{counted(len(bad), 'run')} failed or did not run ({names}); started again, study goes on"
         )
+
+
+def _any_config(arms: Mapping[str, Configured]) -> Config:
+    """Of the first arm, for its data."""
+    first = next(iter(arms.values()))
+    return first.config(first.checked()[0])
+
+
+def _exchange(study: Study, display: Display) -> Exchange:
+    ranks = study.exchange_ranks or study.hosts * study.ranks_per_host
+    return Exchange(ranks, study.ranks_per_host if study.exchange_ranks is None else ranks, display.say)
+
+
+def _report(
+    outcome: Outcome, courses: Mapping[str, Course], baselines: list[Baseline], folder: Path, changed: dict[str, int]
+) -> None:
+    """Write the page; a table whose page cannot be drawn is still there."""
+    from dlrm.studies.report.write import write_report
+
+    finals = {
+        name: [run for run, status in course.runs.items() if run.purpose == FINAL and status.state == DONE]
+        for name, course in courses.items()
+    }
+    seeds = outcome.study.final_seeds
+    entries = {
+        name: {run.seed: list(run.entries()) for run in runs if run.seed in seeds} for name, runs in finals.items()
+    }
+    some = next((run for runs in finals.values() for run in runs), None)
+    environment = {} if some is None else json_mapping(some.run_folder / "environment.json")
+    write_report(outcome, entries, baselines, folder, environment=environment, changed=changed)
 
 
 def _tell(outcome: Outcome, folder: Path, display: Display) -> None:

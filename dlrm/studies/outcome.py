@@ -9,9 +9,11 @@ from typing import Any
 from dlrm.config.study import MEMBERS_APART, SMALLER_IS_BETTER, Study
 from dlrm.studies.choice import Trial
 from dlrm.studies.course import Course, Status
+from dlrm.studies.ensemble import Ensembles
+from dlrm.studies.exchange import Exchange
 from dlrm.studies.runs import FINAL, TrainingRun
 from dlrm.studies.statistics import Difference, Estimate, estimate, paired
-from dlrm.studies.table import DONE, FAILED, MISSING, Row, figures_of
+from dlrm.studies.table import DONE, EXCHANGED, FAILED, MISSING, Row, figures_of
 
 Figures = dict[tuple[str, str], dict[int, float]]
 """Values by seed, by (split, quantity)."""
@@ -61,16 +63,17 @@ class Outcome:
         return paired(mine, theirs, noise=self.study.noise, smaller_is_better=metric in SMALLER_IS_BETTER)
 
 
-class Ensembles:
-    """Figures of averaged models; none are known here (:mod:`dlrm.studies.ensemble` has those that are)."""
+def outcome_of(
+    study: Study, courses: Mapping[str, Course], ensembles: Ensembles, exchange: Exchange | None = None
+) -> Outcome:
+    """Everything that there is by now.
 
-    def figures(self, members: Sequence[TrainingRun]) -> Mapping[tuple[str, str], float]:
-        """By (split, quantity), of the mean probabilities of runs that have all been done."""
-        return {}
-
-
-def outcome_of(study: Study, courses: Mapping[str, Course], ensembles: Ensembles) -> Outcome:
-    """Everything that there is by now."""
+    Args:
+        study: its file.
+        courses: by arm with a configuration of its own.
+        ensembles: works out the figures of averaged models.
+        exchange: works out the bytes that are exchanged, which takes seconds; left out without.
+    """
     arms: list[ArmOutcome] = []
     rows: list[Row] = []
     for name, arm in study.arms.items():
@@ -78,7 +81,9 @@ def outcome_of(study: Study, courses: Mapping[str, Course], ensembles: Ensembles
         found = ArmOutcome(name, course.arm.name, arm.ensemble, course.chosen, course.trials, why=course.why)
         if not arm.of:
             rows += _search_rows(study.name, course)
-        for seed, figures in _finals(study, course, found, ensembles):
+        sent = _sent_bytes(course, found, exchange)
+        for seed, of_seed in _finals(study, course, found, ensembles):
+            figures = {**of_seed, **(sent if of_seed else {})}
             for (split, quantity), value in figures.items():
                 found.figures.setdefault((split, quantity), {})[seed] = value
             rows += _rows(study.name, name, FINAL, None, seed, True, found.statuses[seed], figures)
@@ -116,6 +121,14 @@ def _finals(
             yield seed, found
             continue
         yield seed, {}
+
+
+def _sent_bytes(course: Course, arm: ArmOutcome, exchange: Exchange | None) -> dict[tuple[str, str], float]:
+    """Of the choice; of an ensemble those of all its models."""
+    if exchange is None or course.chosen is None:
+        return {}
+    sent = exchange.sent_bytes(arm.name, course.arm.config(course.chosen.settings))
+    return {} if sent is None else {("", EXCHANGED): arm.ensemble * sent}
 
 
 def _figures(run: TrainingRun) -> dict[tuple[str, str], float]:

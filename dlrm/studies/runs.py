@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,7 +73,7 @@ class TrainingRun(JobSpec):
         """What its job is given."""
         return self.folder / "config.yaml"
 
-    @property
+    @cached_property
     def config_text(self) -> str:
         """What is in it."""
         return dump_config(self.own)
@@ -109,8 +110,12 @@ class TrainingRun(JobSpec):
 
     def is_as_wanted(self) -> bool:
         """Whether what lies there is of the configuration that is wanted now, wherever it lies."""
+        path = self.run_folder / "config.yaml"
+        with suppress(OSError):
+            if path.read_text() == self.config_text:  # which is sooner known
+                return True
         try:
-            found = load_options(Config, self.run_folder / "config.yaml")
+            found = load_options(Config, path)
         except ConfigError:  # of another version, or none
             return False
         return _essence(found) == _essence(self.own)

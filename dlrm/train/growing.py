@@ -74,6 +74,7 @@ def build_growing(
     schema: Schema,
     world: World,
     *,
+    widths: Mapping[str, int],
     sharded: DistributedModelParallel,
     optimizer: TrainingOptimizer,
     average: Averaging,
@@ -83,6 +84,7 @@ def build_growing(
     Args:
         config: of the run.
         schema: with the tables' rows.
+        widths: of the rows of each table, without padding.
         world: the ranks.
         sharded: the model, whose rows start anew.
         optimizer: whose state of rows does.
@@ -91,34 +93,34 @@ def build_growing(
     growing = growing_embeddings(config, schema)
     if not growing:
         return IdsAreRows()
-    initial = partial(_initial_rows, config, {name: _dim(sharded, name) for name in growing}, growing)
+    initial = partial(_initial_rows, config, widths, growing)
     fresh_rows = FreshRows(_parts(sharded, optimizer, average, set(growing)), initial)
     return GrowingTables(growing, schema, world.collectives, fresh_rows)
 
 
 def _initial_rows(
     config: Config,
-    dims: Mapping[str, int],
+    widths: Mapping[str, int],
     growing: Mapping[str, GrowingEmbedding],
     table: str,
     rows_N: torch.Tensor,
     first_column: int,
     columns: int,
 ) -> torch.Tensor:
-    return table_rows(
+    width = widths[table]
+    wanted = max(0, min(columns, width - first_column))
+    rows_NC = torch.zeros(len(rows_N), columns, device=rows_N.device)  # columns of padding stay zero
+    rows_NC[:, :wanted] = table_rows(
         rows_N,
         config.run.seed,
         table,
         rows=growing[table].rows,
-        dim=dims[table],
+        dim=width,
         col_start=first_column,
-        columns=columns,
+        columns=wanted,
         bound=config.model.embedding_init_bound,
     )
-
-
-def _dim(sharded: DistributedModelParallel, table: str) -> int:
-    return next(int(weight.shape[1]) for name, weight in _weights(sharded) if table_of_weight(name) == table)
+    return rows_NC
 
 
 def _weights(sharded: DistributedModelParallel) -> list[tuple[str, torch.Tensor | ShardedTensor]]:

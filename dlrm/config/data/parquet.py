@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dlrm.config.base import (
+    AS_LIST,
     Advanced,
     Column,
     Columns,
@@ -21,6 +22,8 @@ from dlrm.config.base import (
 )
 from dlrm.config.data.packed import BadRows
 from dlrm.config.data.paths import InputPath
+
+IdCounts = Annotated[tuple[PositiveInt, ...], *AS_LIST]
 
 
 class FileSplit(Section):
@@ -85,8 +88,9 @@ class ParquetData(Section):
     sparse: Columns
     """Columns of ids or of lists of ids, in the model's order: whole numbers of any type (floats with NaN or nulls,
     decimals, false and true too). A null list is an empty one. Text needs vocabulary.columns."""
-    rows: Sizes
-    """Table size of each sparse column; a single number is meant for all."""
+    rows: IdCounts
+    """Table size of each sparse column; a single number is meant for all. Where a table grows
+    (model.tables.<name>.embedding), how many ids there may be: up to 9223372036854775807."""
     hotness: Sizes = (1,)
     """Most ids a sample may have in each sparse column (lists may be shorter); a single number is meant for all."""
     sample_weight: Column | None = None

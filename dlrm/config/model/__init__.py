@@ -7,11 +7,14 @@ from typing import Annotated
 from pydantic import Field
 
 from dlrm.config.model.base import EqualWidths, ModelSection, Pooling, TableOverride
+from dlrm.config.model.compressed import FrequencyCapped, HashedEmbedding, MixedDim, QuotientRemainder
 from dlrm.config.model.dcn_v1 import DcnV1Model
 from dlrm.config.model.deepfm import DeepFmModel
 from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
+from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 from dlrm.config.model.finalmlp import FinalMlpModel
 from dlrm.config.model.fm import FmModel
+from dlrm.config.model.growing import GrowingEmbedding
 from dlrm.config.model.heads import Heads, Mmoe, Ple, SharedBottom
 from dlrm.config.model.interactions import (
     CatInteraction,
@@ -33,18 +36,25 @@ __all__ = [
     "DeepFmModel",
     "DlrmModel",
     "DotInteraction",
+    "EmbeddingConfig",
     "EqualWidths",
     "FinalMlpModel",
     "FmModel",
+    "FrequencyCapped",
+    "FullEmbedding",
+    "GrowingEmbedding",
+    "HashedEmbedding",
     "Heads",
     "Interaction",
     "LrModel",
+    "MixedDim",
     "Mmoe",
     "ModelConfig",
     "ModelSection",
     "Ple",
     "Pooling",
     "ProjectionInteraction",
+    "QuotientRemainder",
     "SharedBottom",
     "TableOverride",
     "WideDeepModel",

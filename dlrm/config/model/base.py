@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import Columns, Fraction, PositiveFloat, PositiveInt, Section
 from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 
 Pooling = Literal["sum", "mean"]
@@ -37,6 +37,8 @@ class ModelSection(Section):
     embedding: EmbeddingConfig = FullEmbedding()
     tables: dict[str, TableOverride] = Field(default_factory=dict)
     """Overrides for single tables, by name."""
+    shared_tables: dict[str, Columns] = Field(default_factory=dict)
+    """Tables of several features whose ids mean the same, by a name for the table: {items: [clicked, bought]}."""
 
     def embedding_of(self, table: str) -> EmbeddingConfig:
         """How the ids of a feature become rows of its table."""

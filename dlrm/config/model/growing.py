@@ -77,9 +77,9 @@ class GrowingEmbedding(Section):
     fallback_rows: Advanced[PositiveInt] = 1
     """Rows that ids without a row of their own share, at least: what is left over from whole buckets is added."""
     bucket_rows: Advanced[PositiveInt] = 128
-    """Rows of a bucket. The hash of an id says which bucket it belongs to; there it can have any row, and the ids of a
-    bucket make way for each other. Larger buckets are filled more evenly and searched more slowly. A checkpoint can only
-    be resumed with the same."""
+    """Rows of a bucket, at least. The hash of an id says which bucket it belongs to; there it can have any row, and the ids
+    of a bucket make way for each other. Larger buckets are filled more evenly and searched more slowly. A checkpoint can
+    only be resumed with the same."""
 
     @model_validator(mode="after")
     def _own_rows_are_left(self) -> Self:
@@ -90,14 +90,14 @@ class GrowingEmbedding(Section):
         return self
 
     @property
-    def ways(self) -> int:
-        """Rows of a bucket."""
-        return min(self.bucket_rows, self.rows - self.fallback_rows)
-
-    @property
     def buckets(self) -> int:
         """How many there are; whatever the number of ranks."""
-        return (self.rows - self.fallback_rows) // self.ways
+        return max(1, (self.rows - self.fallback_rows) // self.bucket_rows)
+
+    @property
+    def ways(self) -> int:
+        """Rows of a bucket."""
+        return (self.rows - self.fallback_rows) // self.buckets
 
     @property
     def own_rows(self) -> int:

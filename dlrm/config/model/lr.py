@@ -17,5 +17,5 @@ class LrModel(WithoutHiddenUnits):
 
     kind: Literal["lr"] = "lr"
     embedding_dim: PositiveInt = 4
-    """Width of the rows of every table: a multiple of 4, and at least a column a task."""
+    """Width of the rows of every table: at least a column a task."""
     why_equal: ClassVar[str] = "reads the same columns of all rows"

@@ -1,7 +1,8 @@
-"""The encoding of a data set that ``preprocess`` has written, for raw rows that are not in it."""
+"""How raw rows became the values and ids of a data set, for rows that are not in it, and for other data sets' tables."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +11,19 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field, ValidationError
 
 from dlrm.config.base import PositiveInt, Section
+from dlrm.config.data import CriteoTsvData, DataConfig, PackedData
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.describe import flatten
 from dlrm.config.prepare import ContiguousVocabulary, FixedDense
 from dlrm.data.packed.manifest import MANIFEST_NAME, RESTORE, Manifest
+from dlrm.data.packed.naming import read_manifest
+from dlrm.data.packed.remote import fetch_folder, is_remote
 from dlrm.data.packed.write import sha256_of
+from dlrm.data.raw.criteo_tsv import CriteoTsvSource, criteo_tsv_dataset
 from dlrm.data.raw.encoding import RawEncoding, TableDense, table_rows
 from dlrm.data.raw.log_table import log_table
 from dlrm.data.raw.vocabulary import Categories, HashedIds, Vocabulary, reserved_ids
+from dlrm.data.source import Source
 from dlrm.errors import ConfigError, ConfigProblem, DataError
 
 UInt32s = npt.NDArray[np.uint32]
@@ -92,6 +98,30 @@ def _differences(parameters: Parameters, given: Section) -> list[str]:
     asked = flatten(given.model_dump(mode="json", include=names, exclude_unset=True))
     there = flatten(parameters.model_dump(mode="json"))
     return sorted(name for name, value in asked.items() if there.get(name) != value)
+
+
+def encoding_of_data(config: DataConfig, train: Source | None = None) -> RawEncoding | None:
+    """How raw rows became the values and ids of a data set; None where the data do not say.
+
+    Args:
+        config: the section ``data``.
+        train: its training samples, if they are there; raw files are read for it otherwise.
+
+    Raises:
+        DataError: the data, or a vocabulary of theirs, are missing or damaged.
+    """
+    if isinstance(config, CriteoTsvData):
+        source = criteo_tsv_dataset(config).train if train is None else train
+        assert isinstance(source, CriteoTsvSource)
+        return source.encoding
+    if not isinstance(config, PackedData):
+        return None
+    folder = config.path
+    if is_remote(folder):
+        folder = fetch_folder(folder, config.cache_dir, (), vocabularies=True)
+    folder = os.path.expanduser(folder)
+    manifest = read_manifest(folder)
+    return None if manifest is None else recorded_encoding(manifest, folder)
 
 
 def recorded_encoding(manifest: Manifest, folder: str) -> RawEncoding | None:

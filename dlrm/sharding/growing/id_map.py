@@ -98,7 +98,7 @@ class IdMap:
     def state(self) -> Iterator[tuple[str, tuple[int, int], torch.Tensor]]:
         """Name, shape over all ranks, and this rank's buckets (a view) of each array that a checkpoint holds."""
         for prefix, slots in (("", self.slots), ("candidates.", self.candidates)):
-            for name, values in slots._asdict().items():
+            for name, values in (("ids", slots.ids), ("counts", slots.counts), ("seen", slots.seen)):
                 if values.shape[1]:
                     yield f"{prefix}{name}", (self.config.buckets, values.shape[1]), torch.from_numpy(values)
 

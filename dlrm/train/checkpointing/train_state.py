@@ -26,7 +26,7 @@ from dlrm.train.schedule import Position, Schedule
 from dlrm.train.standard_hooks import Measured
 
 # Sections and options that say where and how to run, not what is trained.
-_NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")
+_NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "warm_start", "preflight", "sharding")
 _TRAINING_ALL_THE_SAME = (
     "sharding.group_size",
     "sharding.sync_steps",

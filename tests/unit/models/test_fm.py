@@ -36,7 +36,7 @@ def test_logits_are_those_of_the_definition(num_dense, tasks):
 def test_a_row_without_room_for_the_machines_of_all_tasks_is_refused():
     schema = Schema.numbered(1, (5,), tasks=tuple("abcde"))
     with pytest.raises(
-        ConfigError, match=r"model\.embedding_dim: is 8, .* a vector and a weight a task here: it needs 12"
+        ConfigError, match=r"model\.embedding_dim: is 8, .* a vector and a weight a task here: it needs 10"
     ):
         cpu_model(FmModel(embedding_dim=8), schema)
 

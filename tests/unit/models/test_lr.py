@@ -28,7 +28,7 @@ def test_more_tasks_than_columns_are_refused_with_the_width_that_they_need():
     schema = Schema.numbered(1, (5,), tasks=tuple("abcde"))
     with pytest.raises(ConfigError) as caught:
         cpu_model(LrModel(), schema)
-    assert str(caught.value) == "model.embedding_dim: is 4, but a row of lr holds a weight a task here: it needs 8"
+    assert str(caught.value) == "model.embedding_dim: is 4, but a row of lr holds a weight a task here: it needs 5"
 
 
 def test_dropout_of_units_that_are_not_there_is_refused():

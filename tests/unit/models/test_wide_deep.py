@@ -27,5 +27,5 @@ def test_logits_are_those_of_the_definition(num_dense, tasks):
 
 
 def test_a_row_needs_room_for_a_vector_beside_the_weights():
-    with pytest.raises(ConfigError, match=r"model\.embedding_dim: is 4, .*: it needs 8"):
+    with pytest.raises(ConfigError, match=r"model\.embedding_dim: is 4, .*: it needs 5"):
         cpu_model(WideDeepModel(embedding_dim=4), Schema.numbered(1, (5,), tasks=tuple("abcd")))

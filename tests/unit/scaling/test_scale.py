@@ -18,7 +18,7 @@ from dlrm.jobs.processes import Ended
 from dlrm.scaling.benchmark.file_format import FORMAT, VERSION
 from dlrm.scaling.experiments import job
 from dlrm.scaling.experiments.runner import RepeatsFailed
-from dlrm.scaling.report import looks, write
+from dlrm.scaling.report import looks, parts
 from dlrm.scaling.table import Row
 
 TEXT = """
@@ -127,7 +127,7 @@ def scale(tmp_path, monkeypatch, empty):
     def run(cluster, text=TEXT, drawn=False, **options):
         monkeypatch.setattr(job, "Starter", cluster)
         if not drawn:  # pictures would take most of the time
-            monkeypatch.setattr(write, "pictures_of", lambda draw: empty)
+            monkeypatch.setattr(parts, "pictures_of", lambda draw: empty)
         (tmp_path / "experiment.yaml").write_text(text)
         config = {"experiment": str(tmp_path / "experiment.yaml"), "output": str(tmp_path / "out"), "poll_s": 1e-4}
         job.run_scale(ScaleConfig(**{**config, **options}))
