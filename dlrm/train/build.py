@@ -72,6 +72,8 @@ def check_options(config: Config, dataset: Dataset) -> None:
         )
         raise ConfigError.at("data.tasks", message)
     check_weighted(config, schema)
+    if config.train.by_day and (why := dataset.train.days_are_mixed):
+        raise ConfigError.at("train.by_day", f"has no days in {dataset.train.name}: {why}; preprocess without it")
     asked = {"checkpoint.best": config.checkpoint.best, "evaluation.target_auc": config.evaluation.target_auc}
     if not dataset.validation.num_samples:
         message = "needs validation samples, and the data have none; leave it out"
