@@ -22,6 +22,7 @@ class PooledColumns(nn.Module):
 
     Attributes:
         names: the tables in order.
+        decay: what the columns go through at the end: nothing, or what ``optim.embedding_decay`` puts there.
     """
 
     mean_F1: torch.Tensor
@@ -37,6 +38,7 @@ class PooledColumns(nn.Module):
         """
         super().__init__()
         self.names = list(names)
+        self.decay: nn.Module = nn.Identity()
         self.any_mean = any(mean)
         self.register_buffer("mean_F1", torch.tensor(mean)[:, None], persistent=False)
         table_of_X = torch.arange(len(names)).repeat_interleave(torch.tensor(dims))
@@ -57,7 +59,8 @@ class PooledColumns(nn.Module):
         else:
             by_name = pooled.to_dict()
             sums_BX = torch.cat([by_name[name] for name in self.names], dim=1)
-        return sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
+        pooled_BX = sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
+        return self.decay(pooled_BX)  # type: ignore[no-any-return]
 
     def _divisors(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Integers (B, X): for each column the size of the bag where it is averaged, else 1."""

@@ -17,7 +17,9 @@ from dlrm.distributed.world import World
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import escaped
 from dlrm.metrics.base_rate import BaseRateWatch
+from dlrm.metrics.tasks import Results
 from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.optim.schedule import batch_size_factor
 from dlrm.run.console import Display
 from dlrm.run.recorder import Recorder
 from dlrm.train.engine import Engine, task_weights
@@ -67,7 +69,11 @@ def check_options(config: Config, dataset: Dataset) -> None:
             f"{escaped(min(both))} is the name of a feature, too: messages could not tell them apart, so rename one"
         )
         raise ConfigError.at("data.tasks", message)
-    asked = {"checkpoint.best": config.checkpoint.best, "evaluation.target_auc": config.evaluation.target_auc}
+    asked = {
+        "checkpoint.best": config.checkpoint.best,
+        "evaluation.target_auc": config.evaluation.target_auc,
+        "evaluation.patience": config.evaluation.patience,
+    }
     if not dataset.validation.num_samples:
         message = "needs validation samples, and the data have none; leave it out"
         problems = [ConfigProblem(key, "", message) for key, value in asked.items() if value is not None]
@@ -109,12 +115,18 @@ def build_job(
         for split in (dataset.validation, dataset.test)
     )
     measured, loss_and_speed = build_loss_and_speed(
-        config, training, world, recorder, display, total_steps=schedule.total_steps
+        config,
+        training,
+        world,
+        recorder,
+        display,
+        total_steps=schedule.total_steps,
+        learned=engine.learned_task_weights,
     )
     hooks: list[Hook] = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
-        hooks.append(Validation(config.evaluation, score, measured, recorder, display))
+        hooks.append(_validation(config, schedule, score, measured, recorder, display))
     hooks.append(saving(measured))  # after what is to be saved is known, before what a resumed run does again
     if config.train.reset_tables_each_epoch:
         hooks.append(ResetTables(engine.reset_tables))
@@ -122,8 +134,32 @@ def build_job(
     return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 
+def _validation(
+    config: Config,
+    schedule: Schedule,
+    score: Callable[[], Results],
+    measured: Measured,
+    recorder: Recorder,
+    display: Display,
+) -> Validation:
+    every = config.evaluation.every_steps
+
+    def planned(step: int) -> bool:
+        return schedule.position(step).epoch_ended or (every is not None and step % every == 0)
+
+    metric = config.checkpoint.best or "auc"
+    return Validation(config.evaluation, score, measured, recorder, display, metric=metric, planned=planned)
+
+
 def build_loss_and_speed(
-    config: Config, training: BatchLoader, world: World, recorder: Recorder, display: Display, *, total_steps: int
+    config: Config,
+    training: BatchLoader,
+    world: World,
+    recorder: Recorder,
+    display: Display,
+    *,
+    total_steps: int,
+    learned: Callable[[], list[float] | None] = lambda: None,
 ) -> tuple[Measured, LossAndSpeed]:
     """What every training measures, and the hook that does."""
     tasks = training.source.schema.tasks
@@ -142,6 +178,8 @@ def build_loss_and_speed(
         every_steps=config.logging.every_steps,
         total_steps=total_steps,
         weights=task_weights(config.train, tasks),
+        learned=learned,
+        rate_factor=batch_size_factor(config),
         bad_values=partial(training.bad_values.summed, world.collectives),
     )
 

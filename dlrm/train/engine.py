@@ -14,12 +14,15 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
+from dlrm.format import escaped
 from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
-from dlrm.models.base import group_of
+from dlrm.models.base import Model, group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
-from dlrm.models.task import MODEL_PREFIX, TrainTask
+from dlrm.models.task import MODEL_PREFIX, TASK_WEIGHTING, TrainTask
+from dlrm.models.task_weighting import UncertaintyWeights
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
+from dlrm.optim.schedule import batch_size_factor
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, table_optimizer
 from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_all_are_trained, check_rate_groups
@@ -58,6 +61,7 @@ class Engine:
         copies: of the tables.
         memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
+        fill_block: writes initial weights of tables; task: the model with its loss, inside of ``model``.
     """
 
     model: DistributedModelParallel
@@ -72,6 +76,12 @@ class Engine:
     dense_weights: int
     table_weights: int
     fill_block: FillBlock
+    task: TrainTask
+
+    def learned_task_weights(self) -> list[float] | None:
+        """The weight of each task's loss, where they are learned; the same on every rank."""
+        weighting = self.task.task_weighting
+        return weighting.weights() if isinstance(weighting, UncertaintyWeights) else None
 
     def reset_tables(self) -> None:
         """Put tables and their optimizer state back to where they started."""
@@ -124,13 +134,13 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)
-    check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
     fuse_optimizer(model.tables, of_tables, config.optim)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()
     }
-    task = TrainTask(model, task_weights(config.train, schema.tasks))
+    task = build_task(model, config, schema)
+    check_rate_groups(config.optim, task.groups, [feature.name for feature in schema.sparse])
     shapes = Shapes.of(task, config, schema, world, scored, exchanged=groups.size > 1, trains=trains)
     plan = make_plan(
         task,
@@ -216,8 +226,12 @@ def build_engine(
         groups=groups,
         data_parallel_tables=replicated,
         accumulation_steps=config.train.accumulation_steps,
+        undecayed=[TASK_WEIGHTING],
+        rate_factor=batch_size_factor(config),
     )
     check_all_are_trained(optimizer, [*dense_names, *replicated])
+    if of_tables.initial_state:  # fbgemm starts from zeros
+        optimizer.reset_table_state()
     return Engine(
         model=sharded,
         optimizer=optimizer,
@@ -231,6 +245,7 @@ def build_engine(
         dense_weights=dense_weights,
         table_weights=table_weights,
         fill_block=fill_block,
+        task=task,
     )
 
 
@@ -245,8 +260,39 @@ def _copies(
     return AveragedCopies(sharded, groups, world.rank, every_steps=config.sharding.sync_steps, followers=followers)
 
 
+def build_task(model: Model, config: Config, schema: Schema) -> TrainTask:
+    """The model with its loss.
+
+    Raises:
+        ConfigError: a weight of a task that the data do not have; weights that are to be learned of a single one; a decay
+            of embeddings of features with several ids.
+    """
+    tasks, several = schema.tasks, [feature.name for feature in schema.sparse if feature.hotness > 1]
+    if config.optim.embedding_decay and several:
+        message = (
+            f"decays rows that are looked up alone, and {escaped(several[0])} may have several ids a sample, whose rows "
+            "all get the gradient of their sum; leave it out"
+        )
+        raise ConfigError.at("optim.embedding_decay", message)
+    weights: list[float] | None = task_weights(config.train, tasks)
+    if config.train.task_weighting == "uncertainty":
+        if len(tasks) == 1:
+            message = (
+                "is uncertainty, which weighs several tasks against each other, and the data have one; leave it out"
+            )
+            raise ConfigError.at("train.task_weighting", message)
+        weights = None
+    return TrainTask(
+        model,
+        weights,
+        tasks=len(tasks),
+        label_smoothing=config.train.label_smoothing,
+        embedding_decay=config.optim.embedding_decay,
+    )
+
+
 def task_weights(config: TrainConfig, tasks: Sequence[str]) -> list[float]:
-    """The weight of each task's loss in what is trained.
+    """The weight of each task's loss in what is trained; of weights that are learned, that at the start.
 
     Raises:
         ConfigError: a weight of a task that the data do not have.
