@@ -78,7 +78,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _weights_are_given_or_learned(self) -> Self:
-        if self.task_weights and self.task_weighting != "fixed":
+        if self.task_weighting != "fixed" and any(weight != 1 for weight in self.task_weights.values()):
             raise ValueError(f"task_weights are given, and task_weighting {self.task_weighting} learns them: drop one")
         return self
 
