@@ -15,6 +15,7 @@ from dlrm.format import byte_size
 PROCESS = "process and libraries"
 TABLES = "tables"
 TABLE_STATE = "optimizer of the tables"
+ID_MAPS = "ids of growing tables"
 CACHES = "cached rows of tables"
 TABLE_GRADIENTS = "gradients of data-parallel tables"
 DENSE = "dense parameters"
@@ -37,6 +38,7 @@ WHAT_TO_CHANGE = {
     PROCESS: "start fewer ranks on a host",
     TABLES: _SMALLER_TABLES,
     TABLE_STATE: "use optim.sparse rowwise_adagrad or sgd, or more ranks",
+    ID_MAPS: "use fewer rows or admission.candidates (model.embedding, or model.tables.<name>.embedding), or more ranks",
     CACHES: "lower sharding.cache_share",
     TABLE_GRADIENTS: "leave data_parallel out of sharding.types",
     DENSE: _SMALLER_LAYERS,

@@ -6,7 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
+from dlrm.config.base import (
+    Fraction,
+    NamesIfAny,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 
 
 class Sgd(Section):
@@ -230,6 +239,8 @@ class OptimConfig(Section):
     lr_rule: LrRule | None = None
     """With b = train.global_batch_size / lr_base_batch, both rates are multiplied by b (linear, arXiv:1706.02677) or
     sqrt(b) (sqrt, arXiv:2205.10287, for Adagrad and Adam); min_lr is not."""
+    frozen: NamesIfAny = ()
+    """Groups and tables (as in lr_scale) that are not trained: their weights and, of tables, their optimizer state stay."""
     schedule: LearningRates = Schedule()
     clip_norm: PositiveFloat | None = None
     """Clip the gradient of the MLPs to this L2 norm (the tables' gradients never leave the fused kernel)."""

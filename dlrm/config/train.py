@@ -92,12 +92,30 @@ class TrainConfig(Section):
         return self
 
 
+class PreflightConfig(Section):
+    """A look at samples of all splits before a training from the beginning, by rank 0.
+
+    It looks for what makes a training useless: constant or exchanged labels, a feature that tells the label, validation
+    samples that were trained on, and others. What is found is told, and training goes on. ``diagnose`` looks longer.
+    """
+
+    enabled: bool = True
+    """Look at all; without, nothing is read before training."""
+    samples: PositiveInt = 16_384
+    """Training samples to look at, spread over all of them, and half as many of validation and test each."""
+    time_limit_s: PositiveFloat = 2.0
+    """Seconds after which no more samples are read; the others wait for rank 0."""
+
+
 class EvaluationConfig(Section):
     """When and how to score the validation and test samples; each sample is scored exactly once."""
 
     global_batch_size: PositiveInt | None = None
     """Samples of one evaluation batch over all ranks together; train.global_batch_size over train.accumulation_steps if
     left out."""
+    weighted: bool = False
+    """Count each sample by its weight in AUC, log loss, normalised entropy, calibration and the others, as scikit-learn's
+    sample_weight does (data.sample_weight or data.sample_weights); false: count each once, but those of weight 0."""
     every_steps: PositiveInt | None = None
     """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
     target_auc: Annotated[float, Number, Field(gt=0.5, le=1)] | None = None
@@ -107,3 +125,6 @@ class EvaluationConfig(Section):
     checkpoint.best or else by auc, of several tasks that of the first. With checkpoint.best that one's state is kept."""
     test: bool = True
     """Score the test samples once, at the end."""
+    scores: bool = False
+    """Keep the score of every sample of the end's evaluations, in order, in the run's folder: validation_scores.parquet,
+    and test_scores.parquet where test samples are scored."""

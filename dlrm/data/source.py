@@ -26,7 +26,10 @@ class Samples:
         labels_BT: float32 (B, T), 0 or 1. NaN is the missing label of one of several tasks: the sample trains the others.
         lengths_BF: int32 (B, F), ids of each bag, at most the feature's hotness; None where every bag has as many as
             that. What lies beyond a bag's length in ``ids_BS`` is 0 and no id.
-        weights_B: float32 (B,), 1 for a sample that counts, 0 for one that is skipped; None where all count.
+        weights_B: float32 (B,), not negative: what a sample's losses are multiplied by, 0 for one that is skipped; None
+            where all weigh 1.
+        id_weights_BS: float32 (B, S), not negative: what the embedding of each id is multiplied by, 1 for features whose
+            ids have no weights; None where those of no feature have.
     """
 
     dense_BN: torch.Tensor
@@ -34,6 +37,7 @@ class Samples:
     labels_BT: torch.Tensor
     lengths_BF: torch.Tensor | None = None
     weights_B: torch.Tensor | None = None
+    id_weights_BS: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels_BT.shape[0]

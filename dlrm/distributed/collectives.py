@@ -7,7 +7,7 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -37,6 +37,15 @@ class Collectives(Protocol):
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's ``value`` on every rank; that of the others is not looked at."""
 
+    def all_to_all(self, tensor: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """Send each rank a part of ``tensor``, on the CPU, and return what they send, one after the other.
+
+        Args:
+            tensor: the parts for rank 0, 1, ... one after the other along the first dimension.
+            sent: how long the part for each rank is.
+            received: how long the part of each rank is.
+        """
+
     def barrier(self) -> None:
         """Return when every rank has called it."""
 
@@ -60,6 +69,10 @@ class OneProcess:
     def broadcast_object(self, value: Any) -> Any:
         """What is there."""
         return value
+
+    def all_to_all(self, tensor: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """What is there."""
+        return tensor
 
     def barrier(self) -> None:
         """Nobody to wait for."""
@@ -107,6 +120,12 @@ class ProcessGroup:
             sealed = torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(sealed, src=0)
         return value if self.rank == 0 else unseal(bytes(sealed.numpy()), sender=0)
+
+    def all_to_all(self, tensor: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """Send each rank a part of ``tensor``, on the CPU, and return what they send, one after the other."""
+        found = tensor.new_empty(sum(received), *tensor.shape[1:])
+        dist.all_to_all_single(found, tensor, list(received), list(sent))
+        return found
 
     def barrier(self) -> None:
         """Return when every rank has called it.

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from dlrm.config.model import DeepFmModel, DlrmModel, ModelConfig
-from dlrm.models import deepfm, dlrm
+from dlrm.config.model import (
+    DcnV1Model,
+    DeepFmModel,
+    DlrmModel,
+    FinalMlpModel,
+    FmModel,
+    LrModel,
+    ModelConfig,
+    WideDeepModel,
+    WukongModel,
+    XDeepFmModel,
+)
+from dlrm.models import dcn_v1, deepfm, dlrm, finalmlp, fm, lr, wide_deep, wukong, xdeepfm
 from dlrm.models.base import Model
 from dlrm.models.init import initialise_dense, initialise_tables
 from dlrm.models.tables import build_embedding
@@ -35,7 +46,21 @@ def build_model(
             model = dlrm.build(config, schema, embedding, seed=seed, rank=rank)
         case DeepFmModel():
             model = deepfm.build(config, schema, embedding, seed=seed, rank=rank)
+        case LrModel():
+            model = lr.build(config, schema, embedding)
+        case FmModel():
+            model = fm.build(config, schema, embedding)
+        case WideDeepModel():
+            model = wide_deep.build(config, schema, embedding, seed=seed, rank=rank)
+        case DcnV1Model():
+            model = dcn_v1.build(config, schema, embedding, seed=seed, rank=rank)
+        case XDeepFmModel():
+            model = xdeepfm.build(config, schema, embedding, seed=seed, rank=rank)
+        case FinalMlpModel():
+            model = finalmlp.build(config, schema, embedding, seed=seed, rank=rank)
+        case WukongModel():
+            model = wukong.build(config, schema, embedding, seed=seed, rank=rank)
     initialise_dense(model, seed)
     if torch.device(tables_device).type != "meta":
-        initialise_tables(embedding.tables, seed, bound=config.embedding_init_bound)
+        initialise_tables(embedding.tables, embedding.lookups.widths, seed, bound=config.embedding_init_bound)
     return model

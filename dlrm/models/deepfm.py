@@ -7,6 +7,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import DeepFmModel
+from dlrm.layers.fields import DenseFields, pair_products
 from dlrm.layers.heads import build_heads
 from dlrm.models.base import Model
 from dlrm.models.tables import Embedding
@@ -50,29 +51,6 @@ class DeepFM(Model):
         vectors_BVD, weights_BV = rows_BVD[..., :-1], rows_BVD[..., -1]
         shared_B = weights_BV.sum(1) + pair_products(vectors_BVD)
         return shared_B.unsqueeze(1) + self.heads(self.deep_mlp(vectors_BVD.flatten(1)))  # type: ignore[no-any-return]
-
-
-class DenseFields(nn.Module):
-    """A row of weights for each dense feature, times its value.
-
-    Attributes:
-        weight: float32 (N, D).
-    """
-
-    initial_std = 0.01
-
-    def __init__(self, features: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(features, dim))
-
-    def forward(self, dense_BN: torch.Tensor) -> torch.Tensor:
-        """float32 (B, N) -> float32 (B, N, D)."""
-        return dense_BN.unsqueeze(2) * self.weight
-
-
-def pair_products(vectors_BVD: torch.Tensor) -> torch.Tensor:
-    """The sum of the products of all pairs of vectors, (B,), in time linear in their number (Rendle 2010, lemma 3.1)."""
-    return (vectors_BVD.sum(1).square() - vectors_BVD.square().sum(1)).sum(1) / 2
 
 
 def build(config: DeepFmModel, schema: Schema, embedding: Embedding, *, seed: int, rank: int) -> DeepFM:

@@ -2,9 +2,11 @@
 
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
   normal with sqrt(1 / m). The branches of the projection interaction consist of such layers, and so do experts and gates.
-- Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
+- Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
+- Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
-- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound.
+- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound; padding 0. That rows of n
+  are products of two tables' rows changes little: their bounds' product is about sqrt(1 / n), too.
 
 Weights of tables follow from (seed, table, row, column) alone, so that every shard of every plan holds the same
 numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from (seed, parameter name).
@@ -13,11 +15,11 @@ numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
-from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
@@ -30,6 +32,7 @@ from dlrm.table_names import table_name
 # GPU wants large kernels.
 _CHUNK_CPU = 1 << 15
 _CHUNK_GPU = 1 << 24
+_CROSS_NETS = (LowRankCrossNet, VectorCrossNet)
 
 
 def initialise_dense(model: Model, seed: int) -> None:
@@ -42,18 +45,38 @@ def initialise_dense(model: Model, seed: int) -> None:
     Raises:
         TypeError: the model has a parameter for which no rule is known.
     """
-    for name, parameter, std in _dense_parameters(model):
+    for name, parameter, mean, std in _dense_parameters(model):
         with torch.no_grad():
-            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std)
+            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std + mean)
 
 
-def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, bound: float | None) -> None:
-    """Draw every weight of tables that are not sharded, in place."""
+def initialise_tables(
+    tables: EmbeddingBagCollection, widths: Mapping[str, int], seed: int, *, bound: float | None
+) -> None:
+    """Draw every weight of tables that are not sharded, in place; ``widths`` without their padding, by table."""
     for config in tables.embedding_bag_configs():
-        rows, dim = config.num_embeddings, config.embedding_dim
-        weight = tables.embedding_bags[config.name].weight
+        name, weight = table_name(config.name), tables.embedding_bags[config.name].weight
+        rows, dim = config.num_embeddings, widths[name]
+        fill_padded_block(weight, seed, name, rows=rows, dim=dim, row_start=0, col_start=0, bound=bound)
+
+
+def fill_padded_block(
+    out: torch.Tensor, seed: int, name: str, *, rows: int, dim: int, row_start: int, col_start: int, bound: float | None
+) -> None:
+    """:func:`fill_table_block` where the block may have columns beyond ``dim``, the table's padding: zeros."""
+    columns = max(0, min(out.shape[1], dim - col_start))
+    with torch.no_grad():
+        out[:, columns:] = 0
+    if columns:
         fill_table_block(
-            weight, seed, table_name(config.name), rows=rows, dim=dim, row_start=0, col_start=0, bound=bound
+            out[:, :columns],
+            seed,
+            name,
+            rows=rows,
+            dim=dim,
+            row_start=row_start,
+            col_start=col_start,
+            bound=bound,
         )
 
 
@@ -112,34 +135,57 @@ def fill_table_block(
         raise ValueError(f"block {block} is not inside of table {name} ({rows} x {dim})")
     if not out.numel():
         return
-    key = stream_key(seed, "init", "table", name)
-    limit = math.sqrt(1.0 / rows) if bound is None else bound
     chunk = chunk_weights or (_CHUNK_CPU if out.device.type == "cpu" else _CHUNK_GPU)
     chunk_rows = max(1, chunk // block_cols)
-    col_C = torch.arange(col_start, col_start + block_cols, device=out.device)
     for start in range(0, block_rows, chunk_rows):
         stop = min(start + chunk_rows, block_rows)
         row_R = torch.arange(row_start + start, row_start + stop, device=out.device)
-        uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
-        # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
-        out[start:stop] = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+        out[start:stop] = table_rows(
+            row_R, seed, name, rows=rows, dim=dim, col_start=col_start, columns=block_cols, bound=bound
+        )
 
 
-def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """(name, parameter, standard deviation) of every parameter outside of the tables."""
+def table_rows(
+    row_R: torch.Tensor,
+    seed: int,
+    name: str,
+    *,
+    rows: int,
+    dim: int,
+    col_start: int,
+    columns: int,
+    bound: float | None = None,
+) -> torch.Tensor:
+    """Initial weights of any rows of a table, float32 (R, columns), on the device of ``row_R`` (int64).
+
+    The other arguments are those of :func:`fill_table_block`.
+    """
+    key = stream_key(seed, "init", "table", name)
+    limit = math.sqrt(1.0 / rows) if bound is None else bound
+    col_C = torch.arange(col_start, col_start + columns, device=row_R.device)
+    uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
+    # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
+    return uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+
+
+def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:
+    """(name, parameter, mean, standard deviation) of every parameter outside of the tables."""
     for prefix, module in model.named_modules():
         if group_of(prefix) == TABLES:
             continue
-        crossnet = prefix.rpartition(".")[0]
+        holder, _, role = prefix.rpartition(".")
+        crosses = isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(holder), _CROSS_NETS)
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if isinstance(module, nn.Linear):
-                yield name, parameter, _std(parameter)
+                yield name, parameter, 0.0, _std(parameter)
             elif isinstance(module, ExpertLinear):
-                yield name, parameter, _std(parameter[0])
-            elif isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(crossnet), LowRankCrossNet):
-                yield name, parameter, 0.0 if parameter.ndim == 1 else _std(parameter)
+                yield name, parameter, 0.0, _std(parameter[0])
+            elif crosses:
+                yield name, parameter, 0.0, 0.0 if role == "bias" else _std(parameter)
+            elif isinstance(module, nn.LayerNorm):
+                yield name, parameter, float(name.endswith(".weight")), 0.0
             elif (std := getattr(module, "initial_std", None)) is not None:
-                yield name, parameter, std
+                yield name, parameter, 0.0, std
             else:
                 raise TypeError(
                     f"no rule for the initial value of {name}: give {type(module).__name__} an initial_std, or "

@@ -37,7 +37,7 @@ class TrainBatch(Protocol):
 
     @property
     def weights(self) -> torch.Tensor:
-        """float32 (B, T), 1 for a label, 0 for padding and missing ones."""
+        """float32 (B, T), the sample's weight for a label, 0 for padding and missing ones."""
 
     @property
     def loss_scale(self) -> torch.Tensor:
@@ -93,9 +93,9 @@ class TrainTask(nn.Module):
 
         Returns:
             The rank's share of the loss, the tasks' losses as ``task_weighting`` adds them up, float32 (); and
-            :data:`Outputs`. A task's loss is loss_scale * sum of its labels' binary cross-entropies (its mean over the
-            ranks is the mean of the global batch, where a missing label counts 0). The losses that are put out are of
-            the labels as they are, not smoothed.
+            :data:`Outputs`. A task's loss is loss_scale * sum of its labels' binary cross-entropies times the samples'
+            weights (its mean over the ranks is the mean over the samples of the global batch, where a missing label counts
+            0). The losses that are put out are of the labels as they are, not smoothed.
         """
         logits_BT = self.model(batch.dense, batch.sparse).float()  # whatever the model's parts compute in
         entropies_BT = nn.functional.binary_cross_entropy_with_logits(

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
-from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, LearningRates, OptimConfig, Sgd
+from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, LearningRates, OptimConfig, Sgd, SparseAdam
 from dlrm.distributed.internals import ShardedTensor, kernels_of_optimizer, set_trained_steps
 from dlrm.errors import ConfigError, ConfigProblem
-from dlrm.format import did_you_mean
+from dlrm.format import did_you_mean, escaped
 from dlrm.optim.schedule import learning_rate
-from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.base import NO_FACTORS, TableOptimizer, table_rate
 from dlrm.optim.tables.data_parallel import DataParallelTables
 from dlrm.table_names import table_of_weight
 
@@ -112,6 +112,7 @@ def build_optimizer(
     fused: KeyedOptimizer,
     groups: Mapping[str, Mapping[str, torch.Tensor]],
     data_parallel_tables: Mapping[str, torch.Tensor],
+    factors: Mapping[str, float] = NO_FACTORS,
     accumulation_steps: int = 1,
     undecayed: Collection[str] = (),
     rate_factor: float = 1.0,
@@ -124,6 +125,7 @@ def build_optimizer(
         fused: the optimizer of the sharded tables, from DistributedModelParallel.
         groups: the model's groups of replicated parameters, each by full name.
         data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
+        factors: of the rates of tables, beside the configured ones.
         accumulation_steps: micro-batches of a step.
         undecayed: groups to which ``optim.dense.weight_decay`` does not apply.
         rate_factor: of all rates, for the size of the batches.
@@ -131,7 +133,7 @@ def build_optimizer(
     of_tables: list[KeyedOptimizer] = [fused]
     of_rate: dict[float, dict[str, torch.Tensor]] = {}
     for name, weight in data_parallel_tables.items():
-        of_rate.setdefault(optimizer.lr * config.lr_scale.get(table_of_weight(name), 1.0), {})[name] = weight
+        of_rate.setdefault(table_rate(optimizer, config, table_of_weight(name), factors), {})[name] = weight
     for lr, weights in of_rate.items():
         of_tables.append(KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr)))
     dense: list[KeyedOptimizer] = []
@@ -160,10 +162,10 @@ def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
 
 
 def check_rate_groups(config: OptimConfig, groups: Sequence[str], tables: Sequence[str]) -> None:
-    """Refuse rate factors for groups that do not exist, or that are two.
+    """Refuse rate factors for groups that do not exist, or that are two, and groups that cannot be frozen.
 
     Args:
-        config: the factors by group.
+        config: the factors by group, and what is frozen.
         groups: of the model.
         tables: their names.
 
@@ -171,14 +173,26 @@ def check_rate_groups(config: OptimConfig, groups: Sequence[str], tables: Sequen
         ConfigError: names each key and the nearest group.
     """
     problems = []
-    for name in config.lr_scale:
+    named = {f"optim.lr_scale.{name}": name for name in config.lr_scale}
+    named |= {f"optim.frozen.{i}": name for i, name in enumerate(config.frozen)}
+    for key, name in named.items():
+        called = "" if key.endswith(f".{name}") else f"{escaped(name)} "  # where the key does not say it
         if name in groups and name in tables:
-            message = "is a part of the model as well as a table here: rename the column"
-            problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", message))
+            message = f"{called}is a part of the model as well as a table here: rename the column"
+            problems.append(ConfigProblem(key, "", message))
         elif name not in (*groups, *tables):
             all_groups = f"groups are {', '.join(groups)} and the tables {tables[0]} .. {tables[-1]}"
             hint = did_you_mean(name, [*groups, *tables]) or all_groups
-            problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", f"is no group of parameters; {hint}"))
+            problems.append(ConfigProblem(key, "", f"{called}is no group of parameters; {hint}"))
+    frozen_tables = sorted(set(config.frozen).intersection(tables))
+    if frozen_tables and isinstance(config.sparse, SparseAdam):
+        message = (
+            f"names the table {escaped(frozen_tables[0])}, and Adam's moments of a table would decay all the same; use "
+            "rowwise_adagrad, adagrad or sgd for optim.sparse.kind"
+        )
+        problems.append(ConfigProblem("optim.frozen", "", message))
+    if {*groups, *tables} <= set(config.frozen):
+        problems.append(ConfigProblem("optim.frozen", "", "names every group and table: nothing would be trained"))
     if problems:
         raise ConfigError(problems)
 

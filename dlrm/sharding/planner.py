@@ -118,7 +118,7 @@ def make_plan(
     def plan() -> ShardingPlan:
         if config.id_statistics:
             known = statistics_of(schema, read_statistics(config.id_statistics))
-            add_statistics(constraints, known, samples=rank_batch_size * group.size)
+            add_statistics(constraints, known, schema.by_table, samples=rank_batch_size * group.size)
         _check_room_on_host(hardware, config, reserve)
         try:
             return plan_for(hardware)
@@ -175,20 +175,20 @@ def table_constraints(
     Raises:
         ConfigError: constraints for tables that do not exist, or sharding types that all change the optimizer.
     """
-    unknown = list(_unknown_tables(config, [feature.name for feature in schema.sparse]))
+    unknown = list(_unknown_tables(config, list(schema.by_table)))
     if unknown:
         raise ConfigError(unknown)
     constraints = {}
-    for feature in schema.sparse:
-        own = config.tables.get(feature.name)
-        key = f"sharding.tables.{feature.name}.types" if own and own.types else "sharding.types"
+    for table, features in schema.by_table.items():
+        own = config.tables.get(table)
+        key = f"sharding.tables.{table}.types" if own and own.types else "sharding.types"
         kinds = own.types if own and own.types else config.types
         kernels = own.kernels if own and own.kernels else config.kernels
-        constraints[module_name(feature.name)] = ParameterConstraints(
-            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), feature.rows, rank_info),
+        constraints[module_name(table)] = ParameterConstraints(
+            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), features[0].rows, rank_info),
             compute_kernels=list(kernels) if kernels else None,
             min_partition=config.min_column_width,
-            pooling_factors=[float(feature.hotness)],
+            pooling_factors=[float(feature.hotness) for feature in features],
         )
     return constraints
 

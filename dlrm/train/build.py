@@ -22,6 +22,7 @@ from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.optim.schedule import batch_size_factor
 from dlrm.run.console import Display
 from dlrm.run.recorder import Recorder
+from dlrm.schema import Schema
 from dlrm.train.engine import Engine, task_weights
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
@@ -69,6 +70,7 @@ def check_options(config: Config, dataset: Dataset) -> None:
             f"{escaped(min(both))} is the name of a feature, too: messages could not tell them apart, so rename one"
         )
         raise ConfigError.at("data.tasks", message)
+    check_weighted(config, schema)
     asked = {
         "checkpoint.best": config.checkpoint.best,
         "evaluation.target_auc": config.evaluation.target_auc,
@@ -79,6 +81,17 @@ def check_options(config: Config, dataset: Dataset) -> None:
         problems = [ConfigProblem(key, "", message) for key, value in asked.items() if value is not None]
         if problems:
             raise ConfigError(problems)
+
+
+def check_weighted(config: Config, schema: Schema) -> None:
+    """See that samples have weights where figures are to be made with them.
+
+    Raises:
+        ConfigError: they have none.
+    """
+    if config.evaluation.weighted and not schema.sample_weight:
+        message = "is true, but the data have no weights of samples: name them (data.sample_weight), or leave it out"
+        raise ConfigError.at("evaluation.weighted", message)
 
 
 def build_job(
@@ -107,7 +120,7 @@ def build_job(
         saving: makes the hook that saves, given the figures that go with it.
     """
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.micro_batch_size
-    evaluator = Evaluator(engine.stepper, engine.average, world, display.say)
+    evaluator = Evaluator(engine.stepper, engine.average, world, display.say, weighted=config.evaluation.weighted)
     load = partial(build_loader, config.train, world)
     training = load(dataset.train, schedule.order, accumulation_steps=config.train.accumulation_steps)
     validation, test = (

@@ -31,6 +31,7 @@ from dlrm.memory import (
     DENSE_STATE,
     EXCHANGE,
     HEAP,
+    ID_MAPS,
     SCORES,
     TABLE_GRADIENTS,
     TABLE_STATE,
@@ -47,8 +48,10 @@ from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding import memory as of_tables
 from dlrm.sharding.groups import Groups
+from dlrm.sharding.growing.id_map import map_bytes
 from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
+from dlrm.train.growing import growing_embeddings
 
 _FLOAT = 4
 _BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
@@ -65,9 +68,9 @@ class Shapes:
     """What the memory of a rank follows from, besides the configuration and the plan.
 
     Attributes:
-        schema: of the data.
+        schema: of what is looked up.
         model: its class.
-        tables: (rows, columns) of each table; columns: X, of all of them.
+        tables: (rows, columns) of each table; columns: X, of the pooled embeddings of all features.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch or micro-batch, 0 if nothing is trained.
         evaluation_samples: of an evaluation batch, 0 without one.
@@ -78,16 +81,12 @@ class Shapes:
     schema: Schema
     model: str
     tables: tuple[tuple[int, int], ...]
+    columns: int
     dense_weights: int
     samples: int
     evaluation_samples: int
     footprint: Activations
     scored: int = 0
-
-    @property
-    def columns(self) -> int:
-        """X, the width of pooled embeddings."""
-        return sum(columns for _, columns in self.tables)
 
     @classmethod
     def of(
@@ -106,7 +105,7 @@ class Shapes:
         Args:
             task: the model with its loss.
             config: of the run.
-            schema: of the data.
+            schema: of what is looked up.
             world: the ranks.
             scored: samples of the largest split that is evaluated, of all ranks.
             exchanged: whether ranks exchange embeddings with others; if left out, where there are others.
@@ -122,6 +121,7 @@ class Shapes:
             schema=schema,
             model=type(task.model).__name__,
             tables=tables,
+            columns=sum(table.embedding_dim * len(table.feature_names) for table in configs),
             dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,
@@ -164,6 +164,7 @@ def account(
         SCORES: _placed(
             min(shapes.scored, BUFFER_SAMPLES) * _BYTES_PER_SCORE * len(shapes.schema.tasks), on_cpu=on_cpu
         ),
+        ID_MAPS: Bytes(host=_id_maps(config, shapes, world.size)),
         COPIES: Bytes(host=copied_bytes(config, shapes, pieces, optimizer, world.size)),
     }
     return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()}, _missing(shapes))
@@ -205,7 +206,12 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
     tables = sum(of_tables.saved_bytes(piece, optimizer, ranks) for piece in pieces)
     saved = (piece for piece in pieces if piece.saved)
     weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in saved)
-    return dense + tables + (weights if averages else 0)
+    return dense + tables + (weights if averages else 0) + _id_maps(config, shapes, ranks)
+
+
+def _id_maps(config: Config, shapes: Shapes, ranks: int) -> int:
+    """Of what growing tables know of ids."""
+    return sum(map_bytes(one, ranks) for one in growing_embeddings(config, shapes.schema).values())
 
 
 def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:
@@ -269,10 +275,10 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], *, ranks: 
 
 
 def batch_bytes(schema: Schema, samples: int) -> int:
-    """Of a batch: dense features, ids, their counts, labels and weights."""
+    """Of a batch: dense features, ids and the weights of ids, their counts, labels and weights."""
     return samples * (
         len(schema.dense) * _FLOAT
-        + schema.ids_per_sample * schema.id_bytes
+        + schema.ids_per_sample * (schema.id_bytes + _FLOAT * schema.ids_have_weights)
         + len(schema.sparse) * 4
         + 2 * len(schema.tasks) * _FLOAT
     )

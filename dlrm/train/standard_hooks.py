@@ -38,7 +38,8 @@ class Measured:
     Attributes:
         throughput: training time only; before: of earlier processes of the run.
         last_loss: mean loss of the last recorded window.
-        loss_sums_2T: float64 on the device, each task's sum of losses and number of labels of this rank since a record.
+        loss_sums_2T: float64 on the device, each task's sum of losses and number of labels of this rank since a record;
+            with weights of samples, sums of weighted losses and of weights.
         unrecorded: whether anything was trained since then.
         tasks: their names; validation: of the last evaluation, and the step it was made at.
         base_rate: whether the model has become worse than none.
@@ -62,7 +63,7 @@ class LossAndSpeed(Hook):
     Args:
         world: over whose ranks the loss is averaged.
         optim: for the learning rates in the records; rate_factor: of these.
-        every_steps: steps between records, each of which costs one all-reduce of three numbers a task.
+        every_steps: steps between records, each of which costs one all-reduce of four numbers a task.
         total_steps: for the progress.
         weights: of each task's loss in what is trained; learned: the same where they are learned, or None.
     """
@@ -95,7 +96,8 @@ class LossAndSpeed(Hook):
         self._bad_values = bad_values
         self._position = Position()
         self._recorded_step: int | None = None  # None: another process has trained a part of the window
-        self._positives_1T = torch.zeros_like(measured.loss_sums_2T[:1])
+        # By weight the positives, and the samples that were predicted right; not by weight the labels.
+        self._counts_3T = torch.zeros(3, *measured.loss_sums_2T.shape[1:]).to(measured.loss_sums_2T)
 
     def on_start(self, position: Position) -> None:
         """Training time starts here, so that set-up does not count."""
@@ -117,7 +119,10 @@ class LossAndSpeed(Hook):
         self._measured.loss_sums_2T[1] += output.weights_BT.sum(
             0
         )  # without padding, skipped samples and missing labels
-        self._positives_1T += (output.labels_BT * output.weights_BT).sum(0)
+        right_BT = (output.logits_BT > 0) == (output.labels_BT > 0.5)
+        self._counts_3T[0] += (output.labels_BT * output.weights_BT).sum(0)
+        self._counts_3T[1] += (right_BT * output.weights_BT).sum(0)
+        self._counts_3T[2] += output.weights_BT.count_nonzero(0)
         if position.step % self._every_steps == 0:
             self._record()
 
@@ -128,16 +133,18 @@ class LossAndSpeed(Hook):
         self._measured.throughput.stop()
 
     def _record(self) -> None:
-        sums_3T = torch.cat([self._measured.loss_sums_2T, self._positives_1T])
-        self._world.collectives.all_reduce_sum_(sums_3T)
-        losses_T, labels_T, _ = sums = sums_3T.tolist()
+        sums_5T = torch.cat([self._measured.loss_sums_2T, self._counts_3T])
+        self._world.collectives.all_reduce_sum_(sums_5T)
+        losses_T, labels_T, _, right_T, _ = sums_5T.tolist()
         self._measured.loss_sums_2T.zero_()
-        self._positives_1T.zero_()
+        self._counts_3T.zero_()
         self._measured.unrecorded = False
         if not any(labels_T):  # of all ranks together, so that all of them leave
             causes = bad_values_text(self._bad_values())
             problem = (
                 f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip): {causes}"
+                if causes
+                else f"every sample of the steps up to {self._position.step} has weight 0"
             )
             raise DataError("training samples", problem, hint="check data.rows and the files: nothing is trained on")
         means_T = [losses / labels if labels else 0.0 for losses, labels in zip(losses_T, labels_T, strict=True)]
@@ -156,6 +163,8 @@ class LossAndSpeed(Hook):
             "lr_dense": learning_rate(optim.schedule, optim.dense.lr * self._rate_factor, position.step),
             "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr * self._rate_factor, position.step),
         }
+        if self._recorded_step is not None and labels_T[0]:
+            values["accuracy"] = right_T[0] / labels_T[0]
         self._recorder.record("train", position.step, values)
         if len(means_T) > 1:
             learned = self._learned()
@@ -166,9 +175,16 @@ class LossAndSpeed(Hook):
         self._display.status(Status(position.step, self._total_steps, loss, window.samples_per_s, "training"))
         if self._recorded_step is not None:
             first = self._recorded_step + 1
-            if line := self._measured.base_rate.trained(first, position.step, sums):
+            if line := self._measured.base_rate.trained(first, position.step, _as_counted(sums_5T)):
                 self._display.say(line)
         self._recorded_step = position.step
+
+
+def _as_counted(sums_5T: torch.Tensor) -> list[list[float]]:
+    """Losses, labels and positives, of sums of them by weight scaled to the number of labels, the last row."""
+    losses_T, weights_T, positives_T, _, labels_T = sums_5T
+    scale_T = torch.where(weights_T > 0, labels_T / weights_T, 0)
+    return [(losses_T * scale_T).tolist(), labels_T.tolist(), (positives_T * scale_T).tolist()]
 
 
 class Validation(Hook):

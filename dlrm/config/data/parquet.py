@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dlrm.config.base import (
+    AS_LIST,
     Advanced,
     Column,
     Columns,
@@ -15,11 +16,14 @@ from dlrm.config.base import (
     NamesIfAny,
     Number,
     PositiveFloat,
+    PositiveInt,
     Section,
     Sizes,
 )
 from dlrm.config.data.packed import BadRows
 from dlrm.config.data.paths import InputPath
+
+IdCounts = Annotated[tuple[PositiveInt, ...], *AS_LIST]
 
 
 class FileSplit(Section):
@@ -60,10 +64,17 @@ class ParquetData(Section):
     sparse: Columns
     """Columns of ids or of lists of ids, in the model's order: whole numbers of any type (floats with NaN or nulls,
     decimals, false and true too). A null list is an empty one."""
-    rows: Sizes
-    """Table size of each sparse column; a single number is meant for all."""
+    rows: IdCounts
+    """Table size of each sparse column; a single number is meant for all. Where a table grows
+    (model.tables.<name>.embedding), how many ids there may be: up to 9223372036854775807."""
     hotness: Sizes = (1,)
     """Most ids a sample may have in each sparse column (lists may be shorter); a single number is meant for all."""
+    sample_weight: Column | None = None
+    """Column of the samples' weights, finite numbers from 0 on: a sample's losses are multiplied by its weight (the sum is
+    still divided by the number of samples). A weight of 0 is as if the sample were not there."""
+    id_weights: dict[Column, Column] = Field(default_factory=dict)
+    """Columns of the weights of ids, by sparse column: finite numbers from 0 on, as many in a row as there are ids. An
+    embedding is multiplied by its id's weight before it is pooled, and a mean is the weighted one. Without weights: 1."""
     cache_gib: Advanced[PositiveFloat] = 1.0
     """Memory of a rank for decoded row groups; the largest must fit."""
     bad_rows: BadRows = "error"
@@ -79,7 +90,15 @@ class ParquetData(Section):
                 raise ValueError(
                     f"{name} has {len(given)} entries, sparse names {len(self.sparse)} columns: give one or as many"
                 )
+        for column in self.id_weights:
+            if column not in self.sparse:
+                raise ValueError(f"id_weights names {column}, which is no column of sparse: weights are those of ids")
+        weights = [self.sample_weight, *self.id_weights.values()]
         columns = [*(self.tasks or (self.label,)), *self.dense, *self.sparse]
+        if used := sorted({column for column in columns if column in weights}):
+            raise ValueError(
+                f"column {used[0]} is named as weights, too: every column is label, dense, sparse or weights"
+            )
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
             raise ValueError(f"column {twice[0]} is named twice: every column is label, dense or sparse")

@@ -26,6 +26,7 @@ def packed_dataset(config: PackedData) -> Dataset:
         rows=config.rows,
         may_be_smaller=config.bad_rows != "error",
         multi_hot=multi_hot.kind == "files",
+        weights=config.sample_weights,
         cache_dir=config.cache_dir,
         tasks=config.tasks,
     )

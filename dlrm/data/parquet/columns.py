@@ -39,20 +39,27 @@ class ColumnMap:
         count = len(config.sparse)
         rows = config.rows * count if len(config.rows) == 1 else config.rows
         hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
-        sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, strict=True))
-        return cls(Schema(config.dense, sparse, config.tasks or (config.label,)), config.dense_missing, config.bad_rows)
+        weights = [config.id_weights.get(name, "") for name in config.sparse]
+        sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, weights, strict=True))
+        schema = Schema(config.dense, sparse, config.tasks or (config.label,), config.sample_weight or "")
+        return cls(schema, config.dense_missing, config.bad_rows)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All columns to read."""
-        return (*self.schema.tasks, *self.schema.dense, *(feature.name for feature in self.schema.sparse))
+        sparse = self.schema.sparse
+        weights = (self.schema.sample_weight, *(feature.weights for feature in sparse))
+        names = (*self.schema.tasks, *self.schema.dense, *(feature.name for feature in sparse))
+        return (*names, *dict.fromkeys(name for name in weights if name))
 
     def decoded_bytes(self, rows: int) -> int:
         """Bytes of ``rows`` samples once decoded (:class:`~dlrm.data.parquet.decode.DecodedGroup`)."""
         schema = self.schema
         id_bytes = 8 if max(feature.rows for feature in schema.sparse) > _INT32_IDS else 4
         lengths = 4 * len(schema.sparse) if self.lists else 0
-        return rows * (4 * len(schema.tasks) + 4 * len(schema.dense) + id_bytes * schema.ids_per_sample + lengths)
+        weights = 4 * bool(schema.sample_weight) + 4 * schema.ids_per_sample * schema.ids_have_weights
+        numbers = 4 * len(schema.tasks) + 4 * len(schema.dense) + weights
+        return rows * (numbers + id_bytes * schema.ids_per_sample + lengths)
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -122,6 +129,7 @@ def mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
             yield "data.sparse", missing
         elif kind is not None:
             yield from _sparse_mistakes(feature, kind)
+    yield from _weight_mistakes(columns.schema, found)
 
 
 def kind_of(found: pa.Schema, name: str) -> tuple[pa.DataType | None, str]:
@@ -146,6 +154,35 @@ def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType) -> Iterator[tupl
     elif feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
         message = f"column {feature.name} holds one id a row ({kind}), not lists: hotness {feature.hotness} must be 1"
         yield "data.hotness", message
+
+
+def _weight_mistakes(schema: Schema, found: pa.Schema) -> Iterator[tuple[str, str]]:
+    if name := schema.sample_weight:
+        kind, missing = kind_of(found, name)
+        if missing or kind is None:
+            yield "data.sample_weight", missing
+        elif not is_number(kind):
+            yield "data.sample_weight", f"column {name} is {_named(kind)}, not numbers: a sample has one weight"
+    for feature in schema.sparse:
+        if not feature.weights:
+            continue
+        kind, missing = kind_of(found, feature.weights)
+        ids, _ = kind_of(found, feature.name)
+        if missing or kind is None:
+            yield "data.id_weights", missing
+            continue
+        if not is_number(_values_kind(kind.value_type) if is_list(kind) else kind):
+            yield "data.id_weights", f"column {feature.weights} is {_named(kind)}, not numbers: an id has one weight"
+        elif (
+            ids is not None
+            and not pa.types.is_null(kind)
+            and not pa.types.is_null(ids)
+            and is_list(kind) != is_list(ids)
+        ):
+            message = (
+                f"column {feature.weights} is {kind}, but {feature.name} is {ids}: both hold lists, or neither does"
+            )
+            yield "data.id_weights", message
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -91,6 +91,8 @@ class ParquetSource(Source):
             ids_BS=torch.from_numpy(found.ids_MS),
             labels_BT=torch.from_numpy(found.labels_MT),
             lengths_BF=None if found.lengths_MF is None else torch.from_numpy(found.lengths_MF),
+            weights_B=None if found.weights_M is None else torch.from_numpy(found.weights_M),
+            id_weights_BS=None if found.id_weights_MS is None else torch.from_numpy(found.id_weights_MS),
         )
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:

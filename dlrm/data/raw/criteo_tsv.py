@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from decimal import Decimal
 
 import torch
 
-from dlrm.config.data import CriteoTsvData, IdCategories, Split
+from dlrm.config.data import CriteoTsvData, IdCategories, Split, VocabularyCategories
 from dlrm.data.in_memory import InMemorySource
+from dlrm.data.packed.manifest import MANIFEST_NAME
+from dlrm.data.packed.naming import read_manifest
+from dlrm.data.packed.raw_encoding import adopted_parameters, recorded_encoding
 from dlrm.data.raw.encoding import RawEncoding, table_rows
 from dlrm.data.raw.layout import Layout
 from dlrm.data.raw.tsv_parse import read_tsv
@@ -55,6 +59,9 @@ def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
         DataError: a file cannot be read or holds a malformed row.
         ConfigError: the split leaves no training row.
     """
+    adopted = _adopted(config) if config.vocabulary_from else None
+    if adopted is not None:
+        config, encoding = adopted
     layout = Layout(
         num_dense=config.num_dense,
         num_sparse=config.num_sparse,
@@ -64,20 +71,36 @@ def criteo_tsv_dataset(config: CriteoTsvData) -> Dataset:
     )
     rows = read_tsv(config.paths, layout)
     split = split_rows(config.split, len(rows))
-    encoding = RawEncoding.fit(rows[: split.train], config)
+    paths = config.paths
+    if adopted is None:
+        encoding = RawEncoding.fit(rows[: split.train], config)
+    else:
+        paths = (*paths, os.path.join(config.vocabulary_from, MANIFEST_NAME))  # by which the run knows its vocabularies
     dense_MN, ids_MS = map(torch.from_numpy, encoding.encode(rows.integers_NM, rows.categories_FM))
     labels_MT = torch.from_numpy(rows.labels_M)[:, None]
 
     def part(name: str, first: int, count: int) -> CriteoTsvSource:
         span = slice(first, first + count)
         called = f"{config.paths[0]} ({name})"
-        return CriteoTsvSource(encoding, called, dense_MN[span], ids_MS[span], labels_MT[span], config.paths)
+        return CriteoTsvSource(encoding, called, dense_MN[span], ids_MS[span], labels_MT[span], paths)
 
     return Dataset(
         train=part("training rows", 0, split.train),
         validation=part("validation rows", split.train, split.validation),
         test=part("test rows", split.train + split.validation, split.test),
     )
+
+
+def _adopted(config: CriteoTsvData) -> tuple[CriteoTsvData, RawEncoding]:
+    """The options that the data set of ``vocabulary_from`` decides, and its encoding."""
+    folder = config.vocabulary_from
+    manifest = read_manifest(folder)
+    parameters = adopted_parameters(folder, manifest, config, key="data.vocabulary_from")
+    assert manifest is not None  # there are no parameters without
+    encoding = recorded_encoding(manifest, folder)
+    assert encoding is not None  # nor without an encoding
+    columns = {"num_dense": parameters.num_dense, "num_sparse": parameters.num_sparse}
+    return config.model_copy(update={**columns, "categories": VocabularyCategories()}), encoding
 
 
 def split_rows(split: Split, rows: int) -> SplitRows:

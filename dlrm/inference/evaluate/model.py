@@ -11,6 +11,7 @@ from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import World
 from dlrm.errors import DataError
 from dlrm.format import escaped
+from dlrm.lookups.plan import with_table_rows
 from dlrm.models.build import build_model
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
@@ -70,7 +71,9 @@ def require_fit(checkpoint: Checkpoint, config: Config, schema: Schema, *, data:
         DataError: they are not; what differs first.
         ConfigError: no such model can be built on these columns.
     """
-    differences = _of_tables(checkpoint, schema) or _of_weights(checkpoint, config, schema)
+    differences = _of_tables(checkpoint, with_table_rows(config.model, schema)) or _of_weights(
+        checkpoint, config, schema
+    )
     if differences:
         more = len(differences) - _MOST_DIFFERENCES
         told = "; ".join(differences[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")

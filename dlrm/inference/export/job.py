@@ -17,6 +17,8 @@ from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.config import Config
 from dlrm.config.describe import to_plain
 from dlrm.config.export import ExportRequest
+from dlrm.config.model.growing import GrowingEmbedding
+from dlrm.errors import ExportError
 from dlrm.format import byte_size, escaped, printable
 from dlrm.inference.export.compiled import write_compiled
 from dlrm.inference.export.data import dataset_trained_on
@@ -72,6 +74,7 @@ def run_export(request: ExportRequest) -> None:
     update = Update.of(previous, reader) if previous else None
     name = checkpoint.path.rpartition("/")[2]
     trained = request.trained(to_plain(saved_config(checkpoint)), f"configuration of {name}")
+    _refuse_growing(trained, checkpoint.path)
     if trained.precision.dense != "fp32":
         say(f"trained with precision.dense {trained.precision.dense}; the export computes in fp32")
     with new_export(request.output, overwrite=request.overwrite) as writer:
@@ -92,6 +95,14 @@ def run_export(request: ExportRequest) -> None:
         f"step {manifest.source.step:,} as an export in {escaped(request.output, 500)}: {len(manifest.tables)} tables, "
         f"{byte_size(size)}"
     )
+
+
+def _refuse_growing(trained: Config, path: str) -> None:
+    of_tables = ((f"model.tables.{name}.embedding", table.embedding) for name, table in trained.model.tables.items())
+    embeddings = (("model.embedding", trained.model.embedding), *of_tables)
+    if key := next((key for key, one in embeddings if isinstance(one, GrowingEmbedding)), ""):
+        problem = f"{escaped(key)} is growing: an export knows rows, and not yet which id has which"
+        raise ExportError(path, problem, hint="`evaluate` scores any data with the checkpoint itself")
 
 
 @contextmanager

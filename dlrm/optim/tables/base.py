@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from dlrm.config.optim import OptimConfig
+
 BYTES_PER_NUMBER = 4
 """Weights and state are float32."""
+NO_FACTORS: Mapping[str, float] = {}
+"""Every table learns at its own rate."""
 
 
 class TableOptimizer(ABC):
@@ -56,7 +61,22 @@ class TableOptimizer(ABC):
             Of each table (R, D).
         """
 
+    def padding_factor(self, dim: int, padded: int) -> float:
+        """By which the rate of a table is multiplied whose rows of ``dim`` numbers are padded to so many.
+
+        A kernel takes the mean of a row's squared gradients over the padding, too. Where gradients come multiplied by the
+        inverse of this, that is the mean over the row itself, and the update is its own once this factor makes up for them.
+        """
+        return math.sqrt(dim / padded) if self.by_row else 1.0
+
     def block_bytes(self, rows: int, columns: int) -> int:
         """Bytes of the weights and the state of a block of a table."""
         numbers = rows * columns + sum(math.prod(shape) for shape in self.state_shapes(rows, columns).values())
         return numbers * BYTES_PER_NUMBER
+
+
+def table_rate(
+    optimizer: TableOptimizer, config: OptimConfig, table: str, factors: Mapping[str, float] = NO_FACTORS
+) -> float:
+    """The rate of a table before the schedule, as what trains it is told; ``factors`` are beside the configured ones."""
+    return optimizer.lr * config.lr_scale.get(table, 1.0) * factors.get(table, 1.0)

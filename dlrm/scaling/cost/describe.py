@@ -14,6 +14,7 @@ from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.data.id_statistics.sample import measure, statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
+from dlrm.lookups.plan import with_table_rows
 from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
 from dlrm.optim.tables.base import BYTES_PER_NUMBER
@@ -25,6 +26,7 @@ from dlrm.schema import Schema
 from dlrm.sharding.wrap import data_parallel_tables
 from dlrm.table_names import module_name
 from dlrm.train.engine import PlannedModel
+from dlrm.train.growing import growing_embeddings
 from dlrm.train.precision import DTYPES
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -48,11 +50,17 @@ def workload_of(
         schema: of the data.
         planned: the model with its plan.
         world: the ranks, which need not be there.
-        ids: how ids are spread, by table; uniform over as many as the schema says if left out.
+        ids: how ids are spread, by table; uniform over as many as the schema says if left out, and in growing tables. What
+            the ids of these take on their way to rows is not among it.
     """
     samples = config.train.micro_batch_size / world.size
     groups, per_host = planned.groups, world.rank_info.local_world_size
-    spread = ids or statistics_of(schema)
+    schema = with_table_rows(config.model, schema)
+    spread = dict(ids or statistics_of(schema))
+    # Hashes spread the ids of a growing table over its rows; how often each is asked for is not known.
+    spread.update(
+        (name, one) for name, one in statistics_of(schema).items() if name in growing_embeddings(config, schema)
+    )
     formats = Formats(
         ids=schema.id_bytes,
         forward=_BYTES[config.precision.exchange.forward],

@@ -24,7 +24,7 @@ from dlrm.train.schedule import Position, Schedule
 from dlrm.train.standard_hooks import Measured
 
 # Sections and options that say where and how to run, not what is trained.
-_NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")
+_NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "warm_start", "preflight", "sharding")
 _TRAINING_ALL_THE_SAME = (
     "sharding.group_size",
     "sharding.sync_steps",
@@ -66,6 +66,7 @@ class SavedResult(_Saved):
     mean_prediction: float | None = None
     average_precision: float | None = None
     average_precision_error_bound: float | None = None
+    weight: float | None = None
 
 
 class SavedFile(_Saved):

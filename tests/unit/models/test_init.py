@@ -88,7 +88,7 @@ def test_weights_depend_on_the_seed_and_on_the_name_only():
 
 def test_a_parameter_without_a_rule_is_refused():
     model = build_model(DlrmModel(**SIZES), SCHEMA, seed=0)
-    model.extra = torch.nn.LayerNorm(3)
+    model.extra = torch.nn.BatchNorm1d(3)
     with pytest.raises(TypeError, match=r"extra\.weight"):
         initialise_dense(model, 0)
 
