@@ -54,6 +54,7 @@ MODELS = {
         if kind != "deepfm"
         for name, more in ((", two tasks", TASKS), (" without dense features", ["--data.num_dense=0"]))
     },
+    "attentive wukong": [f"--model={SMALL_MODELS['wukong']}", "--model.attention_mlp=5"],
     "dropout": ["--model.dropout=0.5"],
     "trained in bf16": ["--precision.dense=bf16"],
     "mean": ["--model.pooling=mean"],
@@ -118,7 +119,7 @@ class _WithSchema:
 ONNX = [
     *("dot", "cat, tables of several dims", "dcn", "projection", "deepfm, towers", "without dense features"),
     *(f"{kind}, two tasks" for kind in SMALL_MODELS if kind != "deepfm"),
-    "wukong without dense features",
+    *("attentive wukong", "wukong without dense features"),
 ]
 
 
