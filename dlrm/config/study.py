@@ -64,6 +64,8 @@ class Categorical(Section):
     kind: Literal["categorical"] = "categorical"
     values: Levels
     """The values, or levels {label: ..., options: {...}} that each set several options."""
+    sets: NamesIfAny = ()
+    """Options that get a value; the one that the parameter is named after if left out. Labelled levels have their own."""
 
 
 class IntRange(Section):
