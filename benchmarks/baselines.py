@@ -10,8 +10,8 @@ settings are chosen on validation rows alone, and the test rows are scored once,
 - LightGBM (Ke et al., NeurIPS 2017): draws of its settings, each early-stopped on validation log loss; the draw with the
   best validation AUC is trained with --seeds seeds. A draw decides among other things whether ids are LightGBM's own
   categories, or become the click rate and the number of the training rows that have the id, smoothed towards the mean
-  (Micci-Barreca, SIGKDD Explorations 2001; for training rows of the other folds of five: no row sees its own label).
-- Logistic regression (scikit-learn, L-BFGS) on standardised dense features and one-hot ids, its C from a grid. It has no seed.
+  (Micci-Barreca, SIGKDD Explorations 2001; training rows by the other folds of five: none sees its own label).
+  (Micci-Barreca, SIGKDD Explorations 2001; training rows by the other folds of five, without their own labels).
 
 Rows are held in memory. A study shows the file beside its arms (`baselines: FILE`, docs/studies.md). Further options change
 the configuration. Of several tasks the first is predicted.
