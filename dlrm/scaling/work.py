@@ -95,7 +95,7 @@ def products_of(model: nn.Module, dense: torch.dtype = torch.float32) -> Iterato
             handle.remove()
 
 
-_KNOWN = (nn.Linear, LinearPart, ExpertLinear, Mixture, LowRankCrossNet, VectorCrossNet)
+_KNOWN: tuple[type[nn.Module], ...] = (nn.Linear, LinearPart, ExpertLinear, Mixture, LowRankCrossNet, VectorCrossNet)
 _KNOWN += (DotInteraction, ProjectionInteraction, OptimisedFM)
 
 

@@ -32,6 +32,7 @@ from dlrm.run.log import leave_terminal, open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder, import_tensorboard
 from dlrm.run.results import days_of, record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
+from dlrm.run.sinks.build import open_sinks, require_sinks
 from dlrm.run.summary import leave_behind
 from dlrm.sharding.groups import copies_lines
 from dlrm.signals import tell_before_end
@@ -71,6 +72,8 @@ def run_training(config: Config) -> dict[str, Any]:
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader and config.logging.tensorboard:
         import_tensorboard()  # before the memory that the libraries take is measured
+    if config.logging.sinks:
+        from_rank_0(world.collectives, lambda: require_sinks(config.logging))
     leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
@@ -93,7 +96,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
 
-    recorder = _recorder(config.logging, run.path, start.position.step, world, display)
+    recorder = _recorder(config, run.path, start.position.step, world, display)
     job = build_job(
         config,
         dataset,
@@ -161,10 +164,11 @@ def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedul
     tell_before_end(lambda name: heartbeat.end(heartbeat.ENDED, f"stopped by {name}", signal=name))
 
 
-def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, display: Display) -> Recorder:
+def _recorder(config: Config, folder: Path, step: int, world: World, display: Display) -> Recorder:
     if not world.is_leader:
         return NoRecorder()
-    return RunRecorder(folder, tensorboard=config.tensorboard, step=step, warn=display.say)
+    sinks = open_sinks(config, folder, display.say)
+    return RunRecorder(folder, tensorboard=config.logging.tensorboard, step=step, warn=display.say, sinks=sinks)
 
 
 def _introduce(
