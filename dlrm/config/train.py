@@ -27,6 +27,9 @@ class TrainConfig(Section):
     """Stop after this many steps in total."""
     shuffle: bool = True
     """Another seeded order of the training samples in each epoch; false: as stored."""
+    by_day: bool = False
+    """Train the parts of the training data (files, days) one after the other, in the order of the data, each shuffled by
+    itself. Before a part is trained, all but the first, its samples are scored (progressive validation). One epoch."""
     shuffle_block_samples: NonNegativeInt = 0
     """Shuffle stored blocks of so many samples and the samples within them, instead of all samples one by one (0): reads
     stay local, which matters when the data does not fit into memory."""
@@ -73,6 +76,15 @@ class TrainConfig(Section):
             raise ValueError(
                 f"global_batch_size is {self.global_batch_size}, which is no multiple of accumulation_steps "
                 f"({self.accumulation_steps})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _days_pass_once(self) -> Self:
+        if self.by_day and self.epochs > 1:
+            raise ValueError(
+                f"by_day goes through the days once, and epochs is {self.epochs}: in a second epoch a day would be scored "
+                "that was trained on"
             )
         return self
 

@@ -43,6 +43,18 @@ class Samples:
         return self.labels_BT.shape[0]
 
 
+@dataclass(frozen=True)
+class Day:
+    """Consecutive samples of a split that belong together: those of a file, of a day.
+
+    Attributes:
+        name: of it; samples: how many, one at least.
+    """
+
+    name: str
+    samples: int
+
+
 class Source(ABC):
     """One split of a data set. A subclass reads and says by what its files are known; the rest it may leave as it is here.
 
@@ -52,8 +64,10 @@ class Source(ABC):
         num_samples: samples in the split; indices are 0 .. num_samples - 1.
         bad_rows: what becomes of bad values (:class:`~dlrm.data.check.SampleCheck`).
         null_id: the id that stands for an absent one, which messages call null; None: no id does.
+        days_are_mixed: why its days are none, in words; empty if they are.
     """
 
+    days_are_mixed: str = ""
     bad_rows: BadRows = "error"
     null_id: int | None = None
 
@@ -72,6 +86,11 @@ class Source(ABC):
         Raises:
             DataError: a sample cannot be read or must not be trained on.
         """
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """The parts of the split, in order; together they are all samples. One where it has no parts."""
+        return (Day(self.name, self.num_samples),)
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """Where a person finds the value of ``column`` (a name of the schema) of a sample.

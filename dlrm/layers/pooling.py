@@ -85,6 +85,11 @@ class PooledColumns(nn.Module):
         pooled_BX = sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
         return self.decay(pooled_BX)  # type: ignore[no-any-return]
 
+    @property
+    def columns(self) -> int:
+        """X, of the output."""
+        return sum(self._dims)
+
     def scale_gradients(self, factors: Sequence[float]) -> None:
         """Multiply the gradients that the tables get, those of each feature by its factor."""
         self.factor_X *= torch.tensor(factors)[self.table_of_X]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dlrm.compiled import compiled
 from dlrm.counter_rng import mix64, stream_key
 
+MOST_FUNCTIONS = 16
 RuleKind = Literal["id", "remainder", "quotient", "hash"]
 
 

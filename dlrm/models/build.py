@@ -24,7 +24,13 @@ from dlrm.schema import Schema
 
 
 def build_model(
-    config: ModelConfig, schema: Schema, *, seed: int, rank: int = 0, tables_device: str | torch.device = "meta"
+    config: ModelConfig,
+    schema: Schema,
+    *,
+    seed: int,
+    rank: int = 0,
+    tables_device: str | torch.device = "meta",
+    half_tables: bool = False,
 ) -> Model:
     """The model with initialised weights; all but the tables on the CPU.
 
@@ -35,11 +41,12 @@ def build_model(
         rank: which part of each global batch this process computes (matters to dropout only).
         tables_device: where the tables live. On ``meta`` they have neither memory nor values yet; elsewhere they are
             initialised, too.
+        half_tables: whether their weights are float16.
 
     Raises:
         ConfigError: the configuration does not fit the schema.
     """
-    embedding = build_embedding(config, schema, device=tables_device)
+    embedding = build_embedding(config, schema, device=tables_device, half=half_tables)
     model: Model
     match config:
         case DlrmModel():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.model import ModelConfig
@@ -47,7 +47,9 @@ class Embedding:
     lookups: Lookups
 
 
-def build_embedding(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> Embedding:
+def build_embedding(
+    config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta", half: bool = False
+) -> Embedding:
     """The tables and what follows them.
 
     Args:
@@ -55,13 +57,14 @@ def build_embedding(config: ModelConfig, schema: Schema, *, device: str | torch.
         schema: of the data.
         device: where the tables live. On ``meta`` they have no memory: DistributedModelParallel gives each rank its
             shards, which :func:`dlrm.models.init.fill_table_block` then fills.
+        half: whether their weights are float16.
 
     Raises:
         ConfigError: see :func:`dlrm.lookups.plan.lookups_of`.
     """
     lookups = lookups_of(config, schema)
     return Embedding(
-        tables=build_tables(lookups, device=device),
+        tables=build_tables(lookups, device=device, half=half),
         pooling=build_pooling(lookups),
         fields=build_fields([(field.widths, field.operation, field.dim) for field in lookups.fields]),
         dims=tuple(field.dim for field in lookups.fields),
@@ -69,10 +72,12 @@ def build_embedding(config: ModelConfig, schema: Schema, *, device: str | torch.
     )
 
 
-def build_tables(lookups: Lookups, *, device: str | torch.device = "meta") -> EmbeddingBagCollection:
+def build_tables(
+    lookups: Lookups, *, device: str | torch.device = "meta", half: bool = False
+) -> EmbeddingBagCollection:
     """The tables as one module: KeyedJaggedTensor of rows -> KeyedTensor of summed embeddings, float32 (B, X)."""
     return EmbeddingBagCollection(
-        tables=[_table(table) for table in lookups.tables],
+        tables=[_table(table, DataType.FP16 if half else DataType.FP32) for table in lookups.tables],
         is_weighted=lookups.features.ids_have_weights,
         device=torch.device(device),
     )
@@ -112,11 +117,12 @@ def padded_width(dim: int) -> int:
     return dim + -dim % DIM_MULTIPLE
 
 
-def _table(table: Table) -> EmbeddingBagConfig:
+def _table(table: Table, numbers: DataType) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
         name=module_name(table.name),
         feature_names=list(table.lookups),
         num_embeddings=table.rows,
         embedding_dim=padded_width(table.dim),
+        data_type=numbers,
         pooling=PoolingType.SUM,  # PooledColumns makes the mean; it says why
     )

@@ -92,15 +92,15 @@ def _pieces(
             yield Piece(rows, columns, *common, primary=primary, hotness=hotness, features=features, saved=saved)
 
 
-def weight_bytes(piece: Piece, *, on_cpu: bool) -> Bytes:
+def weight_bytes(piece: Piece, optimizer: TableOptimizer, *, on_cpu: bool) -> Bytes:
     """Of its weights, cached ones aside."""
-    return _placed(piece, piece.rows * piece.columns * BYTES_PER_NUMBER, on_cpu=on_cpu)
+    return _placed(piece, piece.rows * piece.columns * optimizer.weight_bytes, on_cpu=on_cpu)
 
 
 def state_bytes(piece: Piece, optimizer: TableOptimizer, *, on_cpu: bool) -> Bytes:
     """Of the optimizer's state."""
     of_both = optimizer.block_bytes(piece.rows, piece.columns)
-    return _placed(piece, of_both - piece.rows * piece.columns * BYTES_PER_NUMBER, on_cpu=on_cpu)
+    return _placed(piece, of_both - piece.rows * piece.columns * optimizer.weight_bytes, on_cpu=on_cpu)
 
 
 def _placed(piece: Piece, size: int, *, on_cpu: bool) -> Bytes:
@@ -108,10 +108,10 @@ def _placed(piece: Piece, size: int, *, on_cpu: bool) -> Bytes:
     return Bytes(host=size) if on_cpu or piece.kernel in _ON_HOST else Bytes(device=size)
 
 
-def cache_bytes(piece: Piece) -> int:
+def cache_bytes(piece: Piece, optimizer: TableOptimizer) -> int:
     """Of its rows on the device, where the kernel caches them."""
     cached = piece.rows * piece.cache_share if piece.kernel == _CACHING else 0
-    return int(cached) * piece.columns * BYTES_PER_NUMBER
+    return int(cached) * piece.columns * optimizer.weight_bytes
 
 
 def gradient_bytes(piece: Piece, optimizer: TableOptimizer) -> int:
@@ -128,10 +128,9 @@ def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:
     if not piece.saved:
         return 0
     state = optimizer.state_shapes(piece.rows, piece.columns).values()
-    numbers = piece.rows * piece.columns
-    for shape in state:
-        numbers += math.prod(shape) if len(shape) > 1 or piece.primary else 0
-    return numbers * BYTES_PER_NUMBER // (ranks if piece.replicated else 1)
+    numbers = sum(math.prod(shape) if len(shape) > 1 or piece.primary else 0 for shape in state)
+    size = piece.rows * piece.columns * optimizer.weight_bytes + numbers * BYTES_PER_NUMBER
+    return size // (ranks if piece.replicated else 1)
 
 
 def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: int) -> int:

@@ -20,7 +20,7 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.format import did_you_mean, first_line
-from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
@@ -31,6 +31,9 @@ from dlrm.table_names import module_name, table_name
 _GIB = 1024**3
 _MOST_ROWS_ON_CPU = 2**31 - 2  # embedding_backward_split_cpu_template.cpp: below 2^31 - 1
 _CACHED: Kernel = "fused_uvm_caching"
+_CUT_INTO_COLUMNS = tuple(
+    kind.value for kind in (ShardingType.COLUMN_WISE, ShardingType.TABLE_COLUMN_WISE, ShardingType.GRID_SHARD)
+)
 _ON_DEVICES: tuple[Kernel, ...] = ("dense", "fused")
 _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, but not one by one
     PlannerErrorType.INSUFFICIENT_STORAGE,
@@ -293,7 +296,12 @@ def add_caches(config: ShardingConfig, constraints: Mapping[str, ParameterConstr
 def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, key: str) -> list[str]:
     """The sharding types under which ``optimizer`` does what it does on one device."""
     unfaithful = set() if optimizer.data_parallel else {ShardingType.DATA_PARALLEL.value}
+    if optimizer.weight_bytes < BYTES_PER_NUMBER:
+        unfaithful = {ShardingType.DATA_PARALLEL.value, *(_CUT_INTO_COLUMNS if optimizer.by_row else ())}
     faithful: list[str] = [kind for kind in kinds if kind not in unfaithful]
+    if not faithful and optimizer.weight_bytes < BYTES_PER_NUMBER:
+        message = f"{', '.join(kinds)} has no kernel that updates float16 tables by {optimizer.kind} as others do"
+        raise ConfigError.at(key, f"{message}; add table_wise or row_wise, or use precision.tables fp32")
     if not faithful:
         raise ConfigError.at(
             key,

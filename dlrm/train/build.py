@@ -10,6 +10,7 @@ import torch
 
 from dlrm.config import Config
 from dlrm.config.train import TrainConfig
+from dlrm.data.day_order import DayOrder
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset, Source
@@ -23,6 +24,7 @@ from dlrm.optim.schedule import batch_size_factor
 from dlrm.run.console import Display
 from dlrm.run.recorder import Recorder
 from dlrm.schema import Schema
+from dlrm.train.days import ScoreNextDay
 from dlrm.train.engine import Engine, task_weights
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
@@ -71,6 +73,8 @@ def check_options(config: Config, dataset: Dataset) -> None:
         )
         raise ConfigError.at("data.tasks", message)
     check_weighted(config, schema)
+    if config.train.by_day and (why := dataset.train.days_are_mixed):
+        raise ConfigError.at("train.by_day", f"has no days in {dataset.train.name}: {why}; preprocess without it")
     asked = {
         "checkpoint.best": config.checkpoint.best,
         "evaluation.target_auc": config.evaluation.target_auc,
@@ -140,6 +144,15 @@ def build_job(
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
         hooks.append(_validation(config, schedule, score, measured, recorder, display))
+    if isinstance(schedule.order, DayOrder):
+        days = dataset.train.days
+
+        def score_day(number: int) -> Results:
+            first = sum(day.samples for day in days[:number])
+            as_stored = SampleOrder(days[number].samples, global_batch_size=evaluation_batch_size, first=first)
+            return evaluator.evaluate(load(dataset.train, as_stored))
+
+        hooks.append(ScoreNextDay(schedule.order, days, score_day, measured, recorder, display))
     hooks.append(saving(measured))  # after what is to be saved is known, before what a resumed run does again
     if config.train.reset_tables_each_epoch:
         hooks.append(ResetTables(engine.reset_tables))

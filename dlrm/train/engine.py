@@ -50,7 +50,7 @@ from dlrm.sharding.wrap import (
 from dlrm.table_names import table_name
 from dlrm.train.growing import build_growing, check_growing
 from dlrm.train.memory import Shapes, account, reserve
-from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
+from dlrm.train.precision import DTYPES, allow_tf32, check_half_tables, lower_dense
 from dlrm.train.stepper import Stepper
 
 
@@ -65,7 +65,7 @@ class Engine:
         copies: of the tables.
         memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
-        widths: of the rows of each table, without padding.
+        lookups: what the model looks up of a sample.
         rows_of_ids: what makes rows of the ids of batches.
         fill_block: writes initial weights of tables; task: the model with its loss, inside of ``model``.
     """
@@ -81,7 +81,7 @@ class Engine:
     hardware: Hardware
     dense_weights: int
     table_weights: int
-    widths: dict[str, int]
+    lookups: Lookups
     fill_block: FillBlock
     rows_of_ids: RowsOfIds
     task: TrainTask
@@ -90,6 +90,11 @@ class Engine:
         """The weight of each task's loss, where they are learned; the same on every rank."""
         weighting = self.task.task_weighting
         return weighting.weights() if isinstance(weighting, UncertaintyWeights) else None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of the rows of each table, without padding."""
+        return self.lookups.widths
 
     def reset_tables(self) -> None:
         """Put tables and their optimizer state back to where they started."""
@@ -151,9 +156,11 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     """
     schema = with_table_rows(config.model, schema)
     groups = find_groups(config, world)
-    of_tables = table_optimizer(config.optim.sparse)
+    check_half_tables(config, copies=groups.copies)
+    half = config.precision.tables == "fp16"
+    of_tables = table_optimizer(config.optim.sparse, weight_bytes=2 if half else 4)
     check_table_optimizer(of_tables, world.device)
-    model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
+    model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank, half_tables=half)
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)
@@ -297,7 +304,7 @@ def build_engine(
         hardware=hardware_of(config.sharding, world),
         dense_weights=dense_weights,
         table_weights=table_weights,
-        widths=widths,
+        lookups=planned.lookups,
         fill_block=fill_block,
         rows_of_ids=rows_of_ids,
         task=task,

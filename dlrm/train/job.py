@@ -30,8 +30,9 @@ from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
 from dlrm.run.log import leave_terminal, open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder, import_tensorboard
-from dlrm.run.results import record_results, result_lines, summary_of
+from dlrm.run.results import days_of, record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
+from dlrm.run.sinks.build import open_sinks, require_sinks
 from dlrm.run.summary import leave_behind
 from dlrm.sharding.groups import copies_lines
 from dlrm.signals import tell_before_end
@@ -71,15 +72,18 @@ def run_training(config: Config) -> dict[str, Any]:
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader and config.logging.tensorboard:
         import_tensorboard()  # before the memory that the libraries take is measured
+    if config.logging.sinks:
+        from_rank_0(world.collectives, lambda: require_sinks(config.logging))
     leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
-    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
+    days = tuple(day.samples for day in dataset.train.days)
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples, days=days)
     process = Bytes(host=process_bytes(config, dataset, world))
     engine = build_engine(config, dataset.schema, world, scored=scored_samples(config, dataset), process=process)
     accounts = world.collectives.all_gather_object(expected())
 
-    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
+    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint), days)
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
     if config.warm_start.checkpoint != NO_CHECKPOINT:
@@ -92,7 +96,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
 
-    recorder = _recorder(config.logging, run.path, start.position.step, world, display)
+    recorder = _recorder(config, run.path, start.position.step, world, display)
     job = build_job(
         config,
         dataset,
@@ -160,10 +164,11 @@ def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedul
     tell_before_end(lambda name: heartbeat.end(heartbeat.ENDED, f"stopped by {name}", signal=name))
 
 
-def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, display: Display) -> Recorder:
+def _recorder(config: Config, folder: Path, step: int, world: World, display: Display) -> Recorder:
     if not world.is_leader:
         return NoRecorder()
-    return RunRecorder(folder, tensorboard=config.tensorboard, step=step, warn=display.say)
+    sinks = open_sinks(config, folder, display.say)
+    return RunRecorder(folder, tensorboard=config.logging.tensorboard, step=step, warn=display.say, sinks=sinks)
 
 
 def _introduce(
@@ -257,6 +262,7 @@ def summarise(
         "precision": to_plain(config.precision),
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,
+        **({"days": days_of(job.measured.days)} if job.measured.days else {}),
         **summary_of(validation=job.measured.validation, test=test, best=best),
     }
     if (learned := job.engine.learned_task_weights()) is not None:

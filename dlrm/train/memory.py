@@ -216,9 +216,9 @@ def _id_maps(config: Config, shapes: Shapes, ranks: int) -> int:
 
 def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:
     return {
-        TABLES: sum((of_tables.weight_bytes(piece, on_cpu=on_cpu) for piece in pieces), Bytes()),
+        TABLES: sum((of_tables.weight_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
         TABLE_STATE: sum((of_tables.state_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
-        CACHES: Bytes(device=0 if on_cpu else sum(map(of_tables.cache_bytes, pieces))),
+        CACHES: Bytes(device=0 if on_cpu else sum(of_tables.cache_bytes(piece, optimizer) for piece in pieces)),
         TABLE_GRADIENTS: _placed(sum(of_tables.gradient_bytes(piece, optimizer) for piece in pieces), on_cpu=on_cpu),
     }
 
@@ -310,7 +310,8 @@ def process_bytes(config: Config, dataset: Dataset, world: World) -> int:
 
 def scored_samples(config: Config, dataset: Dataset) -> int:
     """Samples of the largest split that is evaluated."""
-    return max(dataset.validation.num_samples, dataset.test.num_samples if config.evaluation.test else 0)
+    scored = [dataset.validation.num_samples, dataset.test.num_samples if config.evaluation.test else 0]
+    return max(*scored, *(day.samples for day in dataset.train.days if config.train.by_day))
 
 
 def of_most(accounts: Sequence[MemoryAccount]) -> MemoryAccount:

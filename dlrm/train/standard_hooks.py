@@ -42,6 +42,7 @@ class Measured:
             with weights of samples, sums of weighted losses and of weights.
         unrecorded: whether anything was trained since then.
         tasks: their names; validation: of the last evaluation, and the step it was made at.
+        days: of each day that was scored before it was trained on the step, its name and the results.
         base_rate: whether the model has become worse than none.
     """
 
@@ -54,6 +55,7 @@ class Measured:
     validation: Results | None = None
     validation_step: int | None = None
     validation_history: list[tuple[int, Results]] = field(default_factory=list)
+    days: list[tuple[int, str, Results]] = field(default_factory=list)
     base_rate: BaseRateWatch = field(default_factory=BaseRateWatch)
 
 

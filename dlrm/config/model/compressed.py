@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from dlrm.config.base import Number, PositiveInt, Section, Size
 
 _Ids = Annotated[int, Number, Field(ge=2, le=2**40)]
+_Functions = Annotated[int, Number, Field(ge=1, le=16)]
 Temperature = Annotated[float, Number, Field(ge=0, le=1)]
 
 
@@ -22,7 +23,7 @@ class HashedEmbedding(Section):
     """Ids that share a row, in the mean; instead of rows."""
     hash: Literal["mixed", "modulo"] = "mixed"
     """mixed: a hash of the id's bits (SplitMix64), another one for each table. modulo: the id modulo the rows."""
-    functions: PositiveInt = 1
+    functions: _Functions = 1
     """Rows that an id has, summed, each by a hash of its own, so that hardly two ids share all of them."""
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ between reads, so that any number of threads may read at once.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from dlrm.data.packed.arrays import MappedFile
 from dlrm.data.packed.folder import PackedPart
 from dlrm.data.packed.manifest import FileKind
 from dlrm.data.packed.split import Span
-from dlrm.data.source import Samples, Source
+from dlrm.data.source import Day, Samples, Source
 from dlrm.schema import Schema
 
 MISSING = -1
@@ -97,6 +98,12 @@ class PackedSource(Source):
         weights_B = None if weights_B1 is None else torch.from_numpy(weights_B1[:, 0])
         dense, ids, labels = map(torch.from_numpy, (dense_BN, ids_BS, labels_BT))
         return Samples(dense, ids, labels, weights_B=weights_B)
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """The parts; rows of a part that follow each other are one day."""
+        runs = itertools.groupby(self._spans, key=lambda span: span.part)
+        return tuple(Day(part, sum(map(len, spans))) for part, spans in runs)
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The file that holds ``column`` (a name of the schema) of a sample, and its 1-based row there.

@@ -189,7 +189,11 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", bias_O.clone())
 
     def forward(self, x_BI: torch.Tensor) -> torch.Tensor:
-        """float32 (B, inputs) -> float32 (B, outputs)."""
+        """float32 (B, inputs) -> float32 (B, outputs); dimensions between the two are more rows."""
+        if x_BI.dim() > 2:
+            rows: torch.Tensor = self(x_BI.flatten(0, -2))
+            more_rows: torch.Tensor = rows.unflatten(0, x_BI.shape[:-1])
+            return more_rows
         scale_B1 = _scale(x_BI, _LARGEST_INPUT)
         integers_BI = (x_BI / scale_B1).round().to(torch.int8)
         sums_BO = torch._int_mm(integers_BI, self.weight.t())

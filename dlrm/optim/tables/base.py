@@ -12,7 +12,7 @@ import torch
 from dlrm.config.optim import OptimConfig
 
 BYTES_PER_NUMBER = 4
-"""Weights and state are float32."""
+"""State is float32, and weights are unless ``precision.tables`` says otherwise."""
 NO_FACTORS: Mapping[str, float] = {}
 """Every table learns at its own rate."""
 
@@ -27,6 +27,7 @@ class TableOptimizer(ABC):
         data_parallel: whether :meth:`directions` does for data-parallel tables, which have no kernel, what the kernel does.
         by_row: whether the columns of a row share state, so that the kernel, which sees the columns of one shard only, is
             another algorithm where a table is cut into columns (:mod:`dlrm.sharding.column_shards` takes its place there).
+        weight_bytes: of a weight of the tables.
         temporaries: how often :meth:`directions` takes the memory of all its tables at once, its result included.
     """
 
@@ -34,6 +35,7 @@ class TableOptimizer(ABC):
     data_parallel = True
     by_row = False
     temporaries = 2
+    weight_bytes = BYTES_PER_NUMBER
 
     def __init__(self, kind: str, lr: float, *, initial_state: float = 0.0) -> None:
         self.kind, self.lr, self.initial_state = kind, lr, initial_state
@@ -71,8 +73,8 @@ class TableOptimizer(ABC):
 
     def block_bytes(self, rows: int, columns: int) -> int:
         """Bytes of the weights and the state of a block of a table."""
-        numbers = rows * columns + sum(math.prod(shape) for shape in self.state_shapes(rows, columns).values())
-        return numbers * BYTES_PER_NUMBER
+        state = sum(math.prod(shape) for shape in self.state_shapes(rows, columns).values())
+        return rows * columns * self.weight_bytes + state * BYTES_PER_NUMBER
 
 
 def table_rate(

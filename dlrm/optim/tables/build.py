@@ -12,14 +12,20 @@ from dlrm.distributed.internals import apply_optimizer_in_backward
 from dlrm.errors import ConfigError
 from dlrm.optim.tables.adagrad import TableAdagrad
 from dlrm.optim.tables.adam import TableAdam
-from dlrm.optim.tables.base import NO_FACTORS, TableOptimizer, table_rate
+from dlrm.optim.tables.base import BYTES_PER_NUMBER, NO_FACTORS, TableOptimizer, table_rate
 from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
 from dlrm.optim.tables.sgd import TableSgd
 from dlrm.table_names import table_name
 
 
-def table_optimizer(config: SparseOptimizer) -> TableOptimizer:
-    """The configured optimizer."""
+def table_optimizer(config: SparseOptimizer, *, weight_bytes: int = BYTES_PER_NUMBER) -> TableOptimizer:
+    """The configured optimizer, of tables whose weights have so many bytes."""
+    optimizer = _table_optimizer(config)
+    optimizer.weight_bytes = weight_bytes
+    return optimizer
+
+
+def _table_optimizer(config: SparseOptimizer) -> TableOptimizer:
     match config:
         case SparseSgd():
             return TableSgd(config)

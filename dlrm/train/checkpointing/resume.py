@@ -203,7 +203,7 @@ def _start(config: Config, data: TrainingData, checkpoint: Checkpoint, left: Seq
         because = f", because {'; '.join(other)}" if other else ""
         line = f"weights of {checkpoint.path}; training begins at the first sample{because}"
         return Start(checkpoint=checkpoint, lines=(line, *lines))
-    position = saved.position_in(config, data.samples, checkpoint.path)
+    position = saved.position_in(config, data.samples, checkpoint.path, data.days)
     changed = [f"changed since: {change}" for change in config_changes(saved, config)]
     line = f"resumed from {checkpoint.path} (step {position.step:,}, {position.samples:,} samples)"
     return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, data), *changed, *lines))

@@ -4,7 +4,17 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from dlrm.config.model import DeepFmModel, DlrmModel, Mmoe, Ple, SharedBottom
+from dlrm.config.model import (
+    DcnV1Model,
+    DeepFmModel,
+    DlrmModel,
+    Mmoe,
+    Ple,
+    SharedBottom,
+    WideDeepModel,
+    WukongModel,
+    XDeepFmModel,
+)
 from dlrm.data.batch import Batch
 from dlrm.models import TrainTask, build_model
 from dlrm.models.task_weighting import UncertaintyWeights
@@ -14,7 +24,14 @@ from tests.unit.models.helpers import random_batch
 TASKS = ("click", "like", "follow")
 SCHEMA = Schema.numbered(3, [10, 20], tasks=TASKS)
 DLRM_MODEL = {"bottom_mlp": (8, 4), "embedding_dim": 4, "top_mlp": (6, 1)}
-MODELS = [DlrmModel(**DLRM_MODEL), DeepFmModel(deep_mlp=(6,), embedding_dim=4)]
+MODELS = [
+    DlrmModel(**DLRM_MODEL),
+    DeepFmModel(deep_mlp=(6,), embedding_dim=4),
+    WideDeepModel(deep_mlp=(6,), embedding_dim=8),
+    DcnV1Model(deep_mlp=(6,), embedding_dim=4),
+    XDeepFmModel(cin=(3, 2), deep_mlp=(6,), embedding_dim=8),
+    WukongModel(fm_vectors=2, linear_vectors=1, fm_rank=2, fm_mlp=(7,), top_mlp=(6,), embedding_dim=4),
+]
 
 
 def model_of(config, tower=(), schema=SCHEMA):

@@ -134,3 +134,12 @@ def test_another_vocabulary_is_another_data_set(packed, new, tmp_path):
         make(new.parent, output, vocabulary_from=str(other))
     recorded = json.loads((output / "dataset.json").read_text())["preprocessing"]["parameters"]
     assert str(packed) not in json.dumps(recorded)
+
+
+def test_days_of_raw_files_are_what_of_each_is_for_training(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    paths = [str(raw / f"day_{day}") for day in range(3)]
+    split = {"validation": 40, "test": 3}
+    dataset = criteo_tsv_dataset(CriteoTsvData(paths=paths, num_dense=2, num_sparse=3, split=split))
+    assert [(day.name, day.samples) for day in dataset.train.days] == [("day_0", 61), ("day_1", 37)]
+    assert [(day.name, day.samples) for day in dataset.validation.days] == [("day_1", 10), ("day_2", 30)]
