@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dlrm.config.base import Advanced, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import AS_LIST, Advanced, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from dlrm.config.data.paths import InputPath
 
 
@@ -37,6 +37,19 @@ class DistributedConfig(Section):
     """CPU threads of a rank; 0 divides the cores of the host by its ranks."""
 
 
+class MlflowConfig(Section):
+    """Where MLflow keeps runs."""
+
+    uri: str = ""
+    """Of its server or database, which goes into the run's config.yaml: leave secrets to MLflow's own variables. Left out:
+    MLFLOW_TRACKING_URI; without that <run.dir>/mlflow.db, an SQLite file."""
+    experiment: str = "dlrm"
+    """Name of the experiment that the run belongs to."""
+
+
+SinkName = Literal["mlflow"]
+
+
 class LoggingConfig(Section):
     """What is shown and written while training."""
 
@@ -46,5 +59,9 @@ class LoggingConfig(Section):
     """Show progress on the terminal of global rank 0."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    sinks: Annotated[tuple[SinkName, ...], *AS_LIST[1:]] = ()
+    """Services that get the same figures: mlflow (requirements/mlflow.txt). One that fails is told of, and training goes
+    on."""
+    mlflow: Advanced[MlflowConfig] = MlflowConfig()
     heartbeat_s: Advanced[Annotated[PositiveFloat, Field(le=3600)]] = 5.0
     """Seconds between the signs of life that each rank leaves in the run's folder, for `dlrm_main.py status`."""

@@ -39,7 +39,7 @@ class StudyConfig(JobsConfig):
     """Folder for report, table and all runs; runs/<name of the study>.study if left out. With a scheduler, one that all
     hosts share."""
     at_once: PositiveInt = 1
-    """Runs at one time. On this host they share its cores, which disturbs samples/s and nothing else."""
+    """Runs at one time. On this host they share its cores: samples/s are disturbed, and threads decide how sums round."""
     only: NamesIfAny = ()
     """Arms to run; all if left out. The report shows what there is of the others, too."""
     search_only: bool = False
@@ -64,6 +64,8 @@ class Categorical(Section):
     kind: Literal["categorical"] = "categorical"
     values: Levels
     """The values, or levels {label: ..., options: {...}} that each set several options."""
+    sets: NamesIfAny = ()
+    """Options that get a value; the one that the parameter is named after if left out. Labelled levels have their own."""
 
 
 class IntRange(Section):

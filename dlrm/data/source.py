@@ -64,8 +64,10 @@ class Source(ABC):
         num_samples: samples in the split; indices are 0 .. num_samples - 1.
         bad_rows: what becomes of bad values (:class:`~dlrm.data.check.SampleCheck`).
         null_id: the id that stands for an absent one, which messages call null; None: no id does.
+        days_are_mixed: why its days are none, in words; empty if they are.
     """
 
+    days_are_mixed: str = ""
     bad_rows: BadRows = "error"
     null_id: int | None = None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dlrm.run.secondary import Warn, reason, secondary, write_text
+from dlrm.run.sinks.base import Background, numbers_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -54,9 +55,19 @@ class RunRecorder:
         tensorboard: whether to write TensorBoard events, too.
         step: where training goes on: what an earlier process recorded beyond it is forgotten.
         warn: told once of each file that cannot be written, and of records that cannot be read.
+        sinks: get the numbers, too.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0, warn: Warn = lambda text: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool,
+        step: int = 0,
+        warn: Warn = lambda text: None,
+        sinks: Sequence[Background] = (),
+    ) -> None:
+        self._sinks = sinks
         self._folder, self._warn = folder, warn
         self._path = folder / "metrics.jsonl"
         again = self._path.exists()
@@ -81,14 +92,18 @@ class RunRecorder:
         self._entries.append(entry)
         self._write([entry])
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        tag = f"{kind}/{values['task']}" if "task" in values else kind
+        for sink in self._sinks:
+            sink.record(tag, step, numbers_of(values))
         with self._events():
             if self._tensorboard is not None:
-                tag = f"{kind}/{values['task']}" if "task" in values else kind
                 for name, value in numbers.items():
                     self._tensorboard.add_scalar(f"{tag}/{name}", value, step)
 
     def close(self) -> None:
         """Close the files and draw the curves."""
+        for sink in self._sinks:
+            sink.close()
         with self._events():
             if self._tensorboard is not None:
                 self._tensorboard.close()

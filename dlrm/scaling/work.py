@@ -27,11 +27,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 
 from dlrm.data.batch import Batch
+from dlrm.layers.fields import LinearPart
 from dlrm.layers.heads.experts import ExpertLinear, Mixture
 from dlrm.layers.interaction import DotInteraction, ProjectionInteraction
+from dlrm.layers.wukong import OptimisedFM
 from dlrm.lookups.plan import Lookups
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
@@ -72,7 +74,7 @@ class Product:
 def products_of(model: nn.Module, dense: torch.dtype = torch.float32) -> Iterator[list[Product]]:
     """Collect the matrix products of the training steps in the block: forward, and the backward ones that follow from it.
 
-    Known are linear layers, low-rank cross networks, and the products of interactions.
+    Known are linear layers, cross networks, and the products of interactions and of Wukong's factorisation machines.
 
     Args:
         model: sharded or not.
@@ -93,7 +95,8 @@ def products_of(model: nn.Module, dense: torch.dtype = torch.float32) -> Iterato
             handle.remove()
 
 
-_KNOWN = (nn.Linear, ExpertLinear, Mixture, LowRankCrossNet, DotInteraction, ProjectionInteraction)
+_KNOWN: tuple[type[nn.Module], ...] = (nn.Linear, LinearPart, ExpertLinear, Mixture, LowRankCrossNet, VectorCrossNet)
+_KNOWN += (DotInteraction, ProjectionInteraction, OptimisedFM)
 
 
 def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[Product]:
@@ -101,7 +104,8 @@ def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[P
     samples = len(x_BX)
     match module:
         case nn.Linear():
-            yield from _linear(samples, module.in_features, module.out_features, x_BX.requires_grad)
+            rows = x_BX.numel() // module.in_features  # a sample may have several
+            yield from _linear(rows, module.in_features, module.out_features, x_BX.requires_grad)
         case ExpertLinear():
             experts, outputs, columns = module.weight.shape
             sharing = outputs * experts // module.inputs  # outputs of all experts that share an input
@@ -114,6 +118,11 @@ def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[P
             yield Product(tasks, experts, width, samples)
             yield Product(tasks, width, experts, samples)
             yield Product(experts, tasks, width, samples)
+        case LinearPart() if module.weight is not None:
+            yield from _linear(samples, module.weight.shape[1], module.weight.shape[0], False)
+        case VectorCrossNet():
+            for kernel in module.kernels:
+                yield from _linear(samples, len(kernel), 1, True)
         case LowRankCrossNet():
             for w_kernel in module.W_kernels:
                 width, rank = w_kernel.shape
@@ -127,6 +136,12 @@ def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[P
             yield Product(left, module.dim, right, samples)
             yield Product(left, right, module.dim, samples)
             yield Product(module.dim, left, right, samples)
+        case OptimisedFM():
+            vectors, dim = x_BX.shape[1:]
+            for rows, inner in ((vectors, dim), *([] if module.attention is None else [(dim, vectors)])):
+                yield Product(rows, inner, module.rank, samples)
+                yield Product(rows, module.rank, inner, samples)
+                yield Product(inner, rows, module.rank, samples)
 
 
 def _linear(samples: int, inputs: int, outputs: int, input_needs_gradient: bool) -> Iterator[Product]:

@@ -20,7 +20,7 @@ from dlrm.studies.runs import FINAL, SEARCH, TrainingRun, has_diverged
 from dlrm.studies.searching import Searcher
 
 _NO_BUDGET = "not tried: budget_minutes is used up"
-_WITH_ANOTHER = "not run: another seed of the trial has diverged or cannot work"
+_WITH_ANOTHER = "not run: another seed of the trial has failed"
 
 
 @dataclass

@@ -92,7 +92,7 @@ def _run(
         if name not in owners:
             course.only_look(choices.of(name))
     baselines = read_baselines(study.baselines, _any_config(arms)) if study.baselines else []
-    display.say(f"{study.name}: {counted(len(owners), 'arm')}; everything goes to {folder}/")
+    display.say(f"{study.name}: {counted(len(study.arms), 'arm')}; everything goes to {folder}/")
 
     ensembles = Ensembles()
 

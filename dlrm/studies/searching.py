@@ -170,7 +170,7 @@ def _storage(path: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     _cut_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock()))  # type: ignore[arg-type]
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock()))
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,21 +31,21 @@ def levels_of(name: str, parameter: Categorical) -> list[Level]:
     Raises:
         ValueError: two are called alike, or one's options are no mapping.
     """
-    found = [_level(name, value) for value in parameter.values]
+    found = [_level(parameter.sets or (name,), value) for value in parameter.values]
     called = [str(level.shown) for level in found]
     if twice := sorted({one for one in called if called.count(one) > 1}):
         raise ValueError(f"has {twice[0]} twice; give one another label")
     return found
 
 
-def _level(name: str, value: Any) -> Level:
+def _level(options_set: Sequence[str], value: Any) -> Level:
     if isinstance(value, dict) and "label" in value and value.keys() <= {"label", "options"}:
         options = value.get("options") or {}
         if not isinstance(options, dict):
             raise ValueError(f"options of {value['label']} must be a mapping from options to values")
         return Level(str(value["label"]), options)
     shown = value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
-    return Level(shown, {name: value})
+    return Level(shown, dict.fromkeys(options_set, value))
 
 
 def settings_of(space: Space, point: Point) -> dict[str, Any]:

@@ -16,6 +16,8 @@ PARQUET, CSV = "table.parquet", "table.csv"
 DONE, FAILED, MISSING = "done", "failed", "missing"
 SCORES = ("auc", "log_loss", "normalised_entropy", "accuracy", "calibration", "average_precision")
 """Figures of a split."""
+BEST_AUC = "best_reachable_auc"
+"""Of the test samples, where their hidden model is known."""
 MODEL_BYTES, SAMPLES_PER_S, TRAINING_TIME, EXCHANGED = (
     "model_bytes",
     "samples_per_s",
@@ -57,6 +59,8 @@ def figures_of(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
         for name in SCORES if isinstance(found, Mapping) else ():
             if (value := found.get(name)) is not None:  # type: ignore[union-attr]
                 yield split, name, float(value)
+    if (best := summary.get(BEST_AUC)) is not None:
+        yield "test", BEST_AUC, float(best)
     for quantity in (SAMPLES_PER_S, TRAINING_TIME, MODEL_BYTES):
         if (value := summary.get(quantity)) is not None:
             yield "", quantity, float(value)

@@ -20,9 +20,11 @@ from dlrm.data.source import Dataset
 from dlrm.diagnose.job import preflight_lines
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
+from dlrm.format import escaped
 from dlrm.memory import Bytes, MemoryAccount, expected
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.metrics.tasks import Results
+from dlrm.optim.schedule import rate_lines
 from dlrm.run import heartbeat
 from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
@@ -30,6 +32,7 @@ from dlrm.run.log import leave_terminal, open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder, import_tensorboard
 from dlrm.run.results import days_of, record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
+from dlrm.run.sinks.build import open_sinks, require_sinks
 from dlrm.run.summary import leave_behind
 from dlrm.sharding.groups import copies_lines
 from dlrm.signals import tell_before_end
@@ -69,6 +72,8 @@ def run_training(config: Config) -> dict[str, Any]:
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader and config.logging.tensorboard:
         import_tensorboard()  # before the memory that the libraries take is measured
+    if config.logging.sinks:
+        from_rank_0(world.collectives, lambda: require_sinks(config.logging))
     leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
@@ -91,7 +96,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     checkpointing = Checkpointing(config, engine, data, schedule, run, world, display, patience)
     start = checkpointing.find_start(otherwise=lambda: elsewhere or find_elsewhere())
 
-    recorder = _recorder(config.logging, run.path, start.position.step, world, display)
+    recorder = _recorder(config, run.path, start.position.step, world, display)
     job = build_job(
         config,
         dataset,
@@ -106,6 +111,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
     told = (
+        *rate_lines(config),
         *accumulation_lines(config),
         *copies_lines(config.sharding, world),
         *precision_lines(config, world),
@@ -120,6 +126,11 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         reason = job.trainer.fit()
     display.close()
 
+    if (learned := engine.learned_task_weights()) is not None:
+        found = ", ".join(
+            f"{escaped(task)} {weight:.4g}" for task, weight in zip(job.measured.tasks, learned, strict=True)
+        )
+        display.say(f"learned weights of the tasks' losses: {found}")
     test, best = _final_scores(config, job, recorder, display, run.path, world)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
@@ -153,10 +164,11 @@ def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedul
     tell_before_end(lambda name: heartbeat.end(heartbeat.ENDED, f"stopped by {name}", signal=name))
 
 
-def _recorder(config: LoggingConfig, folder: Path, step: int, world: World, display: Display) -> Recorder:
+def _recorder(config: Config, folder: Path, step: int, world: World, display: Display) -> Recorder:
     if not world.is_leader:
         return NoRecorder()
-    return RunRecorder(folder, tensorboard=config.tensorboard, step=step, warn=display.say)
+    sinks = open_sinks(config, folder, display.say)
+    return RunRecorder(folder, tensorboard=config.logging.tensorboard, step=step, warn=display.say, sinks=sinks)
 
 
 def _introduce(
@@ -253,4 +265,6 @@ def summarise(
         **({"days": days_of(job.measured.days)} if job.measured.days else {}),
         **summary_of(validation=job.measured.validation, test=test, best=best),
     }
+    if (learned := job.engine.learned_task_weights()) is not None:
+        summary["task_weights"] = dict(zip(job.measured.tasks, learned, strict=True))
     return summary

@@ -3,6 +3,7 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -16,6 +17,18 @@ def pins(*files):
     pinned = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines if line and not line.startswith("#")]
     assert all(pinned), "every line pins one version"
     return {canonicalize_name(match[1]): match[2] for match in pinned}
+
+
+def test_what_mlflow_needs_is_in_its_file_or_pinned_already():
+    pytest.importorskip("mlflow", reason="requirements/mlflow.txt is not installed")
+    own = pins("mlflow.txt")
+    available = {**pins("runtime.txt"), **own}
+    for name in own:
+        for requirement in map(Requirement, metadata.requires(name) or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert requirement.specifier.contains(available[canonicalize_name(requirement.name)]), requirement
+    runtime = pins("runtime.txt")
+    assert {name for name in own if name in runtime} == {"importlib-metadata", "certifi"}
 
 
 def test_every_dependency_of_the_project_is_pinned_within_its_bounds():

@@ -89,7 +89,8 @@ def translate(found: Mapping[str, Any], config: ModelConfig, schema: Schema) -> 
 def model_shapes(config: ModelConfig, schema: Schema) -> dict[str, tuple[int, ...]]:
     """The weights of this project's model by their names in checkpoints; the tables need no memory for it."""
     model = build_model(config, schema, seed=0)
-    widths, shapes = model.lookups.widths, {}
+    widths = model.lookups.widths
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, weight in model.named_parameters():
         if name.startswith("tables.embedding_bags."):
             table = table_of_weight(name)

@@ -30,6 +30,7 @@ PLANTED_ROWS = (
 
 Shares = Annotated[tuple[Share, ...], *AS_LIST]
 Correlation = Annotated[float, Number, Field(ge=-1, le=1)]
+Teacher = Literal["default", "linear", "factorisation", "cross"]
 
 
 class PlantedData(Section):
@@ -62,6 +63,10 @@ class PlantedData(Section):
     """Give each sample a weight, one of 1/8, 2/8, .. 2, each equally often, whatever the sample is."""
     signal: PositiveFloat = 1.7
     """Standard deviation of the true logit: how much of a label can be known (1.7: best reachable AUC about 0.84)."""
+    teacher: Teacher = "default"
+    """What the true logit is made of: default (first-order effects, bent ones of dense features, products of pairs), or
+    what some models can express and others cannot: linear (first-order effects alone), factorisation (and products of all
+    pairs), cross (first-order effects and products of three)."""
     rank: PositiveInt = 4
     """Width of the hidden vectors whose products the label depends on; each factor is weaker than the one before."""
     seed: NonNegativeInt = 0

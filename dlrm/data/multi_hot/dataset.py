@@ -37,6 +37,7 @@ class MultiHotSource(Source):
     def __init__(self, source: Source, schema: Schema, bags: Bags) -> None:
         super().__init__(source.name, schema, source.num_samples)
         self.bad_rows, self.null_id = source.bad_rows, source.null_id
+        self.days_are_mixed = source.days_are_mixed
         self.source, self.bags = source, bags
 
     def read(self, index_B: torch.Tensor) -> Samples:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dlrm.config.data.packed import BadRows
 from dlrm.data.parquet.columns import ColumnMap
 from dlrm.data.parquet.files import ParquetPart, file_identity, reading
-from dlrm.data.parquet.ids import NO_ID, as_ids
+from dlrm.data.parquet.ids import NO_ID, as_ids, as_vocabulary_ids, looked_up
 from dlrm.errors import DataError
 from dlrm.schema import Schema, SparseFeature
 
@@ -83,7 +83,7 @@ def decode_group(part: ParquetPart, group: int, columns: ColumnMap) -> DecodedGr
             beyond int64.
     """
     _raise_if_changed(part)
-    reader = _GroupReader(part, group)
+    reader = GroupReader(part, group)
     schema = columns.schema
     dense_MN = read_numbers(reader, schema.dense)
     dense_MN[np.isnan(dense_MN)] = columns.dense_missing
@@ -112,7 +112,7 @@ class ColumnReader(Protocol):
         """The error of what is in a column of row ``at``, counted from 0."""
 
 
-class _GroupReader:
+class GroupReader:
     """The columns of a row group. pyarrow's readers are not made for several threads: each decoding has its own."""
 
     def __init__(self, part: ParquetPart, group: int) -> None:
@@ -135,20 +135,17 @@ class _GroupReader:
         return looked_up(values)
 
     def error(self, at: int, column: str, problem: str, hint: str) -> DataError:
+        """The error of what is in a column of row ``at`` of the group, counted from 0."""
         return DataError(self.path, problem, row=self.first_row + at, column=column, hint=hint)
 
     def close(self) -> None:
+        """No more columns are read."""
         self._file.close()
 
 
 def _raise_if_changed(part: ParquetPart) -> None:
     if file_identity(part.path) != part.identity:
         raise DataError(part.path, "was changed while in use", hint="start again, and leave data alone that is read")
-
-
-def looked_up(values: pa.Array) -> pa.Array:
-    """The values of a dictionary's codes; any others as they are."""
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
 def read_numbers(reader: ColumnReader, names: Sequence[str]) -> NDArray[np.float32]:
@@ -175,11 +172,11 @@ def read_ids(
     for i, feature in enumerate(features):
         values = reader.column(feature.name)
         if feature.name in columns.lists:
-            ids_ML, lengths_M = _bags(reader, values, feature, columns.bad_rows)
+            ids_ML, lengths_M = _bags(reader, values, feature, columns)
             assert lengths_MF is not None  # some column holds lists
             lengths_MF[:, i] = lengths_M
         else:
-            ids_ML = _ids(reader, values, feature, columns.bad_rows)[:, None]
+            ids_ML = _ids(reader, values, feature, columns)[:, None]
         if ids_MS.dtype == np.int32 and _needs_int64(ids_ML):
             ids_MS = ids_MS.astype(np.int64)  # an id outside of its table, kept as it is for whoever judges it
         ids_MS[:, at : at + feature.hotness] = ids_ML
@@ -245,27 +242,29 @@ def _ids(
     reader: ColumnReader,
     values: pa.Array,
     feature: SparseFeature,
-    bad_rows: BadRows,
+    columns: ColumnMap,
     row_of: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """int64 (M,), as :func:`~dlrm.data.parquet.ids.as_ids` says.
+    """int64 (M,), as :func:`~dlrm.data.parquet.ids.as_ids` says, or by the column's vocabulary.
 
     Args:
         reader: for messages.
         values: numbers of any type, or nulls.
         feature: whose ids they are.
-        bad_rows: what to do about what is no id.
+        columns: have the vocabularies, and say what to do about what is no id.
         row_of: row (from 0) of each value, where that is not its place.
     """
 
     def refuse(at: int, problem: str, hint: str) -> DataError:
         return reader.error(at if row_of is None else int(row_of[at]), feature.name, problem, hint)
 
-    return as_ids(looked_up(values), rows=feature.rows, bad_rows=bad_rows, refuse=refuse)
+    if (vocabulary := columns.vocabularies.get(feature.name)) is not None:
+        return as_vocabulary_ids(values, vocabulary)
+    return as_ids(looked_up(values), rows=feature.rows, bad_rows=columns.bad_rows, refuse=refuse)
 
 
 def _bags(
-    reader: ColumnReader, values: pa.Array, feature: SparseFeature, bad_rows: BadRows
+    reader: ColumnReader, values: pa.Array, feature: SparseFeature, columns: ColumnMap
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag.
 
@@ -275,14 +274,14 @@ def _bags(
         return np.zeros((reader.rows, feature.hotness), np.int64), np.zeros(reader.rows, np.int64)
     lengths_M = _list_lengths(values)
     long_M = lengths_M > feature.hotness
-    if long_M.any() and bad_rows != "skip":
+    if long_M.any() and columns.bad_rows != "skip":
         at = int(long_M.argmax())
         problem = f"has {lengths_M[at]} ids, more than hotness {feature.hotness}"
         raise reader.error(
             at, feature.name, problem, "shorten the list, or train with a larger data.hotness of the column"
         )
     row_of = np.repeat(np.arange(reader.rows), lengths_M)
-    ids = _ids(reader, values.flatten(), feature, bad_rows, row_of)
+    ids = _ids(reader, values.flatten(), feature, columns, row_of)
     if long_M.any():
         ids, lengths_M = ids[~long_M[row_of]], np.where(long_M, 0, lengths_M)
     elif len(ids) == reader.rows * feature.hotness:

@@ -19,7 +19,7 @@ from dlrm.config.data import PlantedData
 from dlrm.counter_rng import random_bits, stream_key, uniform64
 from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.source import Dataset, Samples, Source
-from dlrm.data.synthetic.hidden_model import CHUNK_SAMPLES, Drawn, HiddenModel
+from dlrm.data.synthetic.hidden_model import CHUNK_SAMPLES, HIGHEST_ORDER, Drawn, HiddenModel
 from dlrm.data.synthetic.ids import task_key
 from dlrm.data.synthetic.weights import SAMPLE_WEIGHT, weights_of
 from dlrm.schema import ONE_TASK, Schema
@@ -83,13 +83,14 @@ class PlantedSource(Source):
         """No file: the options say all."""
         return ()
 
-    def true_logits(self, index_B: torch.Tensor) -> torch.Tensor:
+    def true_logits(self, index_B: torch.Tensor, order: int = HIGHEST_ORDER) -> torch.Tensor:
         """The hidden log-odds of each task's label at these indices; float64 (B, T).
 
-        No score has a higher expected AUC than this one.
+        No score has a higher expected AUC than this one. Of its parts those that multiply at most ``order`` features: about
+        the best score of a model that multiplies no more.
         """
         chunks = index_B.split(CHUNK_SAMPLES)
-        return torch.cat([self._hidden.logits(self._hidden.draw(self._split, chunk_B)) for chunk_B in chunks])
+        return torch.cat([self._hidden.logits(self._hidden.draw(self._split, chunk_B), order) for chunk_B in chunks])
 
 
 def planted_dataset(config: PlantedData) -> Dataset:

@@ -120,7 +120,9 @@ def _of_weights(checkpoint: Checkpoint, config: Config, schema: Schema) -> list[
     columns = f"with the data's {len(schema.dense)} dense column(s) and {len(schema.tasks)} task(s)"
     found = []
     model = build_model(config.model, schema, seed=0)
-    shapes = {weight_name(state_name(table.name)): (table.rows, table.dim) for table in model.lookups.tables}
+    shapes: dict[str, tuple[int, ...]] = {
+        weight_name(state_name(table.name)): (table.rows, table.dim) for table in model.lookups.tables
+    }
     for name, weight in model.named_parameters():
         if not name.startswith("tables.embedding_bags."):
             shapes[name] = tuple(weight.shape)

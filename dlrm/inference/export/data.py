@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
+from dlrm.config.data import ParquetData
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Dataset
 from dlrm.errors import ConfigError, DataError
@@ -39,6 +40,11 @@ def dataset_trained_on(trained: Config, checkpoint: Checkpoint) -> Dataset:
     if weighted := [feature.name for feature in dataset.schema.sparse if feature.weights]:
         message = f"gives weights to the ids of {escaped(weighted[0])}, which an export cannot take: train without them"
         raise ConfigError.at("data.id_weights", message)
+    if isinstance(trained.data, ParquetData) and (texts := trained.data.vocabulary.columns):
+        message = (
+            f"names {escaped(texts[0])}, and an export takes ids, not what they were made of: encode it before training"
+        )
+        raise ConfigError.at("data.vocabulary.columns", message)
     saved = TrainState.of(checkpoint)
     if saved is not None:
         samples, before = dataset.train.num_samples, saved.order.get("data.samples", dataset.train.num_samples)

@@ -21,7 +21,7 @@ from dlrm.studies.report.curves import Entries, learning_curves
 from dlrm.studies.report.looks import METRICS, looks_of
 from dlrm.studies.report.pictures import differences, searches, tradeoff
 from dlrm.studies.statistics import BETTER, ERRORS, WORSE, Estimate, estimate
-from dlrm.studies.table import DONE, EXCHANGED, FAILED, MODEL_BYTES, SAMPLES_PER_S
+from dlrm.studies.table import BEST_AUC, DONE, EXCHANGED, FAILED, MODEL_BYTES, SAMPLES_PER_S
 from dlrm.studies.text import difference_texts, estimate_text
 
 PAGE = "report.html"
@@ -163,6 +163,9 @@ def _arms_table(outcome: Outcome, baselines: Sequence[Baseline]) -> ShownTable:
     columns = [Column("arm"), Column("chosen"), Column("seeds", number=True)]
     columns += [Column(f"validation {METRICS[study.metric]}", number=True)]
     columns += [Column(f"test {METRICS[name]}", number=True) for name in scores]
+    if any(arm.estimate("test", BEST_AUC) for arm in outcome.arms):
+        scores.append(BEST_AUC)
+        columns.append(Column("best reachable test AUC", number=True))
     columns += [Column(f"difference from {first.name}", number=True), Column("verdict")]
     columns += [Column(title, number=True) for title in ("model", "samples/s", "exchanged a step")]
     rows = [list(_arm_row(outcome, arm, scores)) for arm in outcome.arms]

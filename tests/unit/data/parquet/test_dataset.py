@@ -202,8 +202,8 @@ def test_labels_may_be_of_any_type_with_zero_and_one(tmp_path, kind):
 def test_only_mapped_columns_are_read(tmp_path, monkeypatch):
     write(tmp_path / "train.parquet", columns(4) | {"note": ["a", "b", "c", "d"]})
     source = dataset(tmp_path).train
-    read, original = [], decode._GroupReader.column
-    monkeypatch.setattr(decode._GroupReader, "column", lambda self, name: read.append(name) or original(self, name))
+    read, original = [], decode.GroupReader.column
+    monkeypatch.setattr(decode.GroupReader, "column", lambda self, name: read.append(name) or original(self, name))
     everything(source)
     assert sorted(read) == ["label", "large", "small", "x"]
 

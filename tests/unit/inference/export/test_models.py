@@ -16,6 +16,7 @@ from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.features import Features
 from dlrm.schema import Schema, SparseFeature
 from tests.support.exports import write_export
+from tests.support.models import SMALL_MODELS
 from tests.unit.inference.saved_models import random_features, save_model
 
 DEEPFM = ["--model={kind: deepfm, embedding_dim: 8, deep_mlp: [16, 8]}"]
@@ -47,6 +48,13 @@ MODELS = {
     "concatenated halves": [f"--model.embedding={{kind: quotient_remainder, operation: concat, {SMALL}}}"],
     "mmoe": [*TASKS, "--model.heads={kind: mmoe, tower: [4]}"],
     "deepfm, ple": [*DEEPFM, *TASKS, "--model.heads={kind: ple}"],
+    **{
+        f"{kind}{name}": [f"--model={model}", *more]
+        for kind, model in SMALL_MODELS.items()
+        if kind != "deepfm"
+        for name, more in ((", two tasks", TASKS), (" without dense features", ["--data.num_dense=0"]))
+    },
+    "attentive wukong": [f"--model={SMALL_MODELS['wukong']}", "--model.attention_mlp=5"],
     "dropout": ["--model.dropout=0.5"],
     "trained in bf16": ["--precision.dense=bf16"],
     "mean": ["--model.pooling=mean"],
@@ -54,6 +62,7 @@ MODELS = {
 
 
 QUICK = {"compressed and shared tables", "cat, tables of several dims", "deepfm, towers", "without dense features"}
+QUICK |= {"wukong, two tasks"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,11 @@ class _WithSchema:
         return getattr(self._source, name)
 
 
-ONNX = ["dot", "cat, tables of several dims", "dcn", "projection", "deepfm, towers", "without dense features"]
+ONNX = [
+    *("dot", "cat, tables of several dims", "dcn", "projection", "deepfm, towers", "without dense features"),
+    *(f"{kind}, two tasks" for kind in SMALL_MODELS if kind != "deepfm"),
+    *("attentive wukong", "wukong without dense features"),
+]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "dot" else pytest.mark.slow) for name in ONNX])
