@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from dlrm.config.base import Advanced, Fraction, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
 
 Pipeline = Literal["sparse_dist", "base"]
+TaskWeighting = Literal["fixed", "uncertainty"]
 
 
 class TrainConfig(Section):
@@ -46,6 +47,12 @@ class TrainConfig(Section):
     task_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Weights of the tasks' losses in their sum, by name; 1 for what is left out. A missing label adds nothing, so that
     a task with few labels weighs less by itself."""
+    task_weighting: TaskWeighting = "fixed"
+    """fixed: by task_weights. uncertainty: the weights are learned (arXiv:1705.07115), a parameter s a task, of the group
+    task_weighting: exp(-s) * loss + s / 2 for each label."""
+    label_smoothing: Fraction = 0.0
+    """Train on labels that are moved so far towards 1/2 (arXiv:1512.00567, section 7): scores are less extreme, and their
+    mean is no longer the click rate. All metrics are of the labels as they are."""
     pipeline: Advanced[Pipeline] = "sparse_dist"
     """torchrec train pipeline: sparse_dist starts the exchange of the next batch's ids while this one is trained, base does
     one thing after the other; the training is the same."""
@@ -79,6 +86,12 @@ class TrainConfig(Section):
                 f"by_day goes through the days once, and epochs is {self.epochs}: in a second epoch a day would be scored "
                 "that was trained on"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_given_or_learned(self) -> Self:
+        if self.task_weighting != "fixed" and any(weight != 1 for weight in self.task_weights.values()):
+            raise ValueError(f"task_weights are given, and task_weighting {self.task_weighting} learns them: drop one")
         return self
 
     @model_validator(mode="after")
@@ -119,6 +132,9 @@ class EvaluationConfig(Section):
     """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
     target_auc: Annotated[float, Number, Field(gt=0.5, le=1)] | None = None
     """Stop as soon as the validation AUC, of several tasks that of the first, reaches this."""
+    patience: PositiveInt | None = None
+    """Stop when so many evaluations on the validation samples in a row were no better than the best before them, by
+    checkpoint.best or else by auc, of several tasks that of the first. With checkpoint.best that one's state is kept."""
     test: bool = True
     """Score the test samples once, at the end."""
     scores: bool = False

@@ -23,6 +23,7 @@ class PooledColumns(nn.Module):
 
     Attributes:
         names: the features in order.
+        decay: what the columns go through at the end: nothing, or what ``optim.embedding_decay`` puts there.
     """
 
     mean_F1: torch.Tensor
@@ -50,6 +51,7 @@ class PooledColumns(nn.Module):
         """
         super().__init__()
         self.names = list(names)
+        self.decay: nn.Module = nn.Identity()
         self.any_mean = any(mean)
         self._dims, self._padded_dims = list(dims), list(padded_dims or dims)
         self._scaled = False
@@ -80,7 +82,8 @@ class PooledColumns(nn.Module):
             sums_BX = self._without_padding([by_name[name] for name in self.names])
         if self._scaled:
             sums_BX = _ScaledGradient.apply(sums_BX, self.factor_X)  # type: ignore[no-untyped-call]
-        return sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
+        pooled_BX = sums_BX / self._divisors(sparse) if self.any_mean else sums_BX
+        return self.decay(pooled_BX)  # type: ignore[no-any-return]
 
     @property
     def columns(self) -> int:

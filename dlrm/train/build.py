@@ -20,6 +20,7 @@ from dlrm.format import escaped
 from dlrm.metrics.base_rate import BaseRateWatch
 from dlrm.metrics.tasks import Results
 from dlrm.metrics.throughput import ThroughputMeter
+from dlrm.optim.schedule import batch_size_factor
 from dlrm.run.console import Display
 from dlrm.run.recorder import Recorder
 from dlrm.schema import Schema
@@ -74,7 +75,11 @@ def check_options(config: Config, dataset: Dataset) -> None:
     check_weighted(config, schema)
     if config.train.by_day and (why := dataset.train.days_are_mixed):
         raise ConfigError.at("train.by_day", f"has no days in {dataset.train.name}: {why}; preprocess without it")
-    asked = {"checkpoint.best": config.checkpoint.best, "evaluation.target_auc": config.evaluation.target_auc}
+    asked = {
+        "checkpoint.best": config.checkpoint.best,
+        "evaluation.target_auc": config.evaluation.target_auc,
+        "evaluation.patience": config.evaluation.patience,
+    }
     if not dataset.validation.num_samples:
         message = "needs validation samples, and the data have none; leave it out"
         problems = [ConfigProblem(key, "", message) for key, value in asked.items() if value is not None]
@@ -127,12 +132,18 @@ def build_job(
         for split in (dataset.validation, dataset.test)
     )
     measured, loss_and_speed = build_loss_and_speed(
-        config, training, world, recorder, display, total_steps=schedule.total_steps
+        config,
+        training,
+        world,
+        recorder,
+        display,
+        total_steps=schedule.total_steps,
+        learned=engine.learned_task_weights,
     )
     hooks: list[Hook] = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
-        hooks.append(Validation(config.evaluation, score, measured, recorder, display))
+        hooks.append(_validation(config, schedule, score, measured, recorder, display))
     if isinstance(schedule.order, DayOrder):
         days = dataset.train.days
 
@@ -149,8 +160,32 @@ def build_job(
     return Job(trainer, measured, evaluator, training, validation, test, engine)
 
 
+def _validation(
+    config: Config,
+    schedule: Schedule,
+    score: Callable[[], Results],
+    measured: Measured,
+    recorder: Recorder,
+    display: Display,
+) -> Validation:
+    every = config.evaluation.every_steps
+
+    def planned(step: int) -> bool:
+        return schedule.position(step).epoch_ended or (every is not None and step % every == 0)
+
+    metric = config.checkpoint.best or "auc"
+    return Validation(config.evaluation, score, measured, recorder, display, metric=metric, planned=planned)
+
+
 def build_loss_and_speed(
-    config: Config, training: BatchLoader, world: World, recorder: Recorder, display: Display, *, total_steps: int
+    config: Config,
+    training: BatchLoader,
+    world: World,
+    recorder: Recorder,
+    display: Display,
+    *,
+    total_steps: int,
+    learned: Callable[[], list[float] | None] = lambda: None,
 ) -> tuple[Measured, LossAndSpeed]:
     """What every training measures, and the hook that does."""
     tasks = training.source.schema.tasks
@@ -169,6 +204,8 @@ def build_loss_and_speed(
         every_steps=config.logging.every_steps,
         total_steps=total_steps,
         weights=task_weights(config.train, tasks),
+        learned=learned,
+        rate_factor=batch_size_factor(config),
         bad_values=partial(training.bad_values.summed, world.collectives),
     )
 

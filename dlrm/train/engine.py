@@ -14,14 +14,17 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
+from dlrm.format import escaped
 from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.lookups.plan import Lookups, with_table_rows
 from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
-from dlrm.models.base import group_of
+from dlrm.models.base import Model, group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_padded_block
-from dlrm.models.task import MODEL_PREFIX, TrainTask
+from dlrm.models.task import MODEL_PREFIX, TASK_WEIGHTING, TrainTask
+from dlrm.models.task_weighting import UncertaintyWeights
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
+from dlrm.optim.schedule import batch_size_factor
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, padding_factors, table_optimizer
 from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_all_are_trained, check_rate_groups
@@ -64,6 +67,7 @@ class Engine:
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
         lookups: what the model looks up of a sample.
         rows_of_ids: what makes rows of the ids of batches.
+        fill_block: writes initial weights of tables; task: the model with its loss, inside of ``model``.
     """
 
     model: DistributedModelParallel
@@ -80,6 +84,12 @@ class Engine:
     lookups: Lookups
     fill_block: FillBlock
     rows_of_ids: RowsOfIds
+    task: TrainTask
+
+    def learned_task_weights(self) -> list[float] | None:
+        """The weight of each task's loss, where they are learned; the same on every rank."""
+        weighting = self.task.task_weighting
+        return weighting.weights() if isinstance(weighting, UncertaintyWeights) else None
 
     @property
     def widths(self) -> dict[str, int]:
@@ -154,7 +164,8 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)
-    check_rate_groups(config.optim, model.groups, list(model.lookups.widths))
+    task = build_task(model, config, schema)
+    check_rate_groups(config.optim, task.groups, list(model.lookups.widths))
     if config.optim.frozen:
         model.freeze(config.optim.frozen)
     sizes = {
@@ -164,7 +175,6 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     factors = padding_factors(of_tables, sizes, model.lookups.widths)
     fuse_optimizer(model.tables, of_tables, config.optim, factors)
     model.pooling.scale_gradients([1 / factors.get(lookup.table, 1.0) for lookup in model.lookups.lookups])
-    task = TrainTask(model, task_weights(config.train, schema.tasks))
     looked_up = model.lookups.schema
     shapes = Shapes.of(task, config, looked_up, world, scored, exchanged=groups.size > 1, trains=trains)
     plan = make_plan(
@@ -259,8 +269,12 @@ def build_engine(
         data_parallel_tables=replicated,
         factors=planned.factors,
         accumulation_steps=config.train.accumulation_steps,
+        undecayed=[TASK_WEIGHTING],
+        rate_factor=batch_size_factor(config),
     )
     check_all_are_trained(optimizer, [*dense_names, *replicated])
+    if of_tables.initial_state:  # fbgemm starts from zeros
+        optimizer.reset_table_state()
     rows_of_ids = build_growing(
         config,
         with_table_rows(config.model, schema),
@@ -293,6 +307,7 @@ def build_engine(
         lookups=planned.lookups,
         fill_block=fill_block,
         rows_of_ids=rows_of_ids,
+        task=task,
     )
 
 
@@ -307,8 +322,45 @@ def _copies(
     return AveragedCopies(sharded, groups, world.rank, every_steps=config.sharding.sync_steps, followers=followers)
 
 
+def build_task(model: Model, config: Config, schema: Schema) -> TrainTask:
+    """The model with its loss.
+
+    Raises:
+        ConfigError: a weight of a task that the data do not have; weights that are to be learned of a single one; a decay
+            of embeddings of features with several ids.
+    """
+    if config.optim.embedding_decay:
+        _check_rows_are_alone(model.lookups.schema)
+    tasks = schema.tasks
+    weights: list[float] | None = task_weights(config.train, tasks)
+    if config.train.task_weighting == "uncertainty":
+        if len(tasks) == 1:
+            message = (
+                "is uncertainty, which weighs several tasks against each other, and the data have one; leave it out"
+            )
+            raise ConfigError.at("train.task_weighting", message)
+        weights = None
+    return TrainTask(
+        model,
+        weights,
+        tasks=len(tasks),
+        label_smoothing=config.train.label_smoothing,
+        embedding_decay=config.optim.embedding_decay,
+    )
+
+
+def _check_rows_are_alone(looked_up: Schema) -> None:
+    for feature in looked_up.sparse:
+        several, weighted = feature.hotness > 1, looked_up.ids_have_weights
+        if several or weighted:
+            what = "several rows a sample, which all get the gradient of their sum"
+            what = what if several else "rows that are multiplied by weights"
+            message = f"decays rows that are looked up alone, and {escaped(feature.name)} may have {what}; leave it out"
+            raise ConfigError.at("optim.embedding_decay", message)
+
+
 def task_weights(config: TrainConfig, tasks: Sequence[str]) -> list[float]:
-    """The weight of each task's loss in what is trained.
+    """The weight of each task's loss in what is trained; of weights that are learned, that at the start.
 
     Raises:
         ConfigError: a weight of a task that the data do not have.

@@ -94,7 +94,8 @@ def build_growing(
     if not growing:
         return IdsAreRows()
     initial = partial(_initial_rows, config, widths, growing)
-    fresh_rows = FreshRows(_parts(sharded, optimizer, average, set(growing)), initial)
+    parts = _parts(sharded, optimizer, average, set(growing))
+    fresh_rows = FreshRows(parts, initial, initial_state=optimizer.tables.initial_state)
     return GrowingTables(growing, schema, world.collectives, fresh_rows)
 
 

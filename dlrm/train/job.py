@@ -20,9 +20,11 @@ from dlrm.data.source import Dataset
 from dlrm.diagnose.job import preflight_lines
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
+from dlrm.format import escaped
 from dlrm.memory import Bytes, MemoryAccount, expected
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.metrics.tasks import Results
+from dlrm.optim.schedule import rate_lines
 from dlrm.run import heartbeat
 from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
@@ -106,6 +108,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
     told = (
+        *rate_lines(config),
         *accumulation_lines(config),
         *copies_lines(config.sharding, world),
         *precision_lines(config, world),
@@ -120,6 +123,11 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         reason = job.trainer.fit()
     display.close()
 
+    if (learned := engine.learned_task_weights()) is not None:
+        found = ", ".join(
+            f"{escaped(task)} {weight:.4g}" for task, weight in zip(job.measured.tasks, learned, strict=True)
+        )
+        display.say(f"learned weights of the tasks' losses: {found}")
     test, best = _final_scores(config, job, recorder, display, run.path, world)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
@@ -253,4 +261,6 @@ def summarise(
         **({"days": days_of(job.measured.days)} if job.measured.days else {}),
         **summary_of(validation=job.measured.validation, test=test, best=best),
     }
+    if (learned := job.engine.learned_task_weights()) is not None:
+        summary["task_weights"] = dict(zip(job.measured.tasks, learned, strict=True))
     return summary

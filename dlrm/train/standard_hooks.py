@@ -15,7 +15,7 @@ from dlrm.data.check import bad_values_text
 from dlrm.distributed.world import World
 from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.base_rate import BaseRateWatch
-from dlrm.metrics.tasks import Results, deciding
+from dlrm.metrics.tasks import Results, better, deciding
 from dlrm.metrics.throughput import Throughput, ThroughputMeter
 from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
@@ -28,6 +28,7 @@ from dlrm.train.schedule import Position
 from dlrm.train.stepper import StepOutput
 
 TARGET_REACHED = "evaluation.target_auc reached"
+STALLED = "evaluation.patience is over: validation has not become better"
 
 
 @dataclass
@@ -63,10 +64,10 @@ class LossAndSpeed(Hook):
 
     Args:
         world: over whose ranks the loss is averaged.
-        optim: for the learning rates in the records.
+        optim: for the learning rates in the records; rate_factor: of these.
         every_steps: steps between records, each of which costs one all-reduce of four numbers a task.
         total_steps: for the progress.
-        weights: of each task's loss in what is trained.
+        weights: of each task's loss in what is trained; learned: the same where they are learned, or None.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class LossAndSpeed(Hook):
         every_steps: int,
         total_steps: int,
         weights: Sequence[float] = (1.0,),
+        learned: Callable[[], list[float] | None] = lambda: None,
         bad_values: Callable[[], dict[str, int]] = dict,
+        rate_factor: float = 1.0,
     ) -> None:
         self._world = world
         self._optim = optim
@@ -90,6 +93,8 @@ class LossAndSpeed(Hook):
         self._every_steps = every_steps
         self._total_steps = total_steps
         self._weights = weights
+        self._learned = learned
+        self._rate_factor = rate_factor
         self._bad_values = bad_values
         self._position = Position()
         self._recorded_step: int | None = None  # None: another process has trained a part of the window
@@ -157,16 +162,18 @@ class LossAndSpeed(Hook):
             "loss": loss,
             "samples_per_s": round(window.samples_per_s, 1),
             "training_time_s": round(self._measured.throughput.overall().elapsed_s, 3),
-            "lr_dense": learning_rate(optim.schedule, optim.dense.lr, position.step),
-            "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr, position.step),
+            "lr_dense": learning_rate(optim.schedule, optim.dense.lr * self._rate_factor, position.step),
+            "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr * self._rate_factor, position.step),
         }
         if self._recorded_step is not None and labels_T[0]:
             values["accuracy"] = right_T[0] / labels_T[0]
         self._recorder.record("train", position.step, values)
         if len(means_T) > 1:
-            for task, mean, labels in zip(self._measured.tasks, means_T, labels_T, strict=True):
+            learned = self._learned()
+            for t, (task, mean, labels) in enumerate(zip(self._measured.tasks, means_T, labels_T, strict=True)):
                 if labels:
-                    self._recorder.record("train", position.step, {"task": task, "loss": mean})
+                    weight = {} if learned is None else {"weight": learned[t]}
+                    self._recorder.record("train", position.step, {"task": task, "loss": mean, **weight})
         self._display.status(Status(position.step, self._total_steps, loss, window.samples_per_s, "training"))
         if self._recorded_step is not None:
             first = self._recorded_step + 1
@@ -186,8 +193,11 @@ class Validation(Hook):
     """Evaluates on the validation samples every so many steps and at the end of each epoch; may end the training.
 
     Args:
-        config: when, and the AUC to stop at.
+        config: when, the AUC to stop at, and how long to wait for a better result.
         score: evaluates the model; the same results on every rank.
+        metric: by which results are compared.
+        planned: whether a step is one to evaluate at. A run that was stopped elsewhere has evaluated there, too, and goes
+            on as if it had not.
     """
 
     def __init__(
@@ -197,8 +207,13 @@ class Validation(Hook):
         measured: Measured,
         recorder: Recorder,
         display: Display,
+        *,
+        metric: str = "auc",
+        planned: Callable[[int], bool] = lambda step: True,
     ) -> None:
         self._config = config
+        self._metric = metric
+        self._planned = planned
         self._score = score
         self._measured = measured
         self._recorder = recorder
@@ -224,7 +239,22 @@ class Validation(Hook):
 
     def _end_after(self, results: Results) -> str | None:
         target, auc = self._config.target_auc, deciding(results).auc
-        return TARGET_REACHED if target is not None and auc is not None and auc >= target else None
+        if target is not None and auc is not None and auc >= target:
+            return TARGET_REACHED
+        patience = self._config.patience
+        return STALLED if patience is not None and self._since_best() >= patience else None
+
+    def _since_best(self) -> int:
+        """How many of the planned evaluations came after the best one."""
+        found = [results for step, results in self._measured.validation_history if self._planned(step)]
+        values: list[float | None] = [getattr(deciding(results), self._metric) for results in found]
+        best, since = None, 0
+        for value in values:
+            if value is not None and (best is None or better(self._metric, value, best)):
+                best, since = value, 0
+            else:
+                since += 1
+        return since
 
     def on_end(self, position: Position, reason: str) -> None:
         """Evaluate the final weights if the last evaluation was of earlier ones."""

@@ -19,7 +19,6 @@ from dlrm.data.packed.manifest import MANIFEST_NAME, RESTORE, Manifest
 from dlrm.data.packed.naming import read_manifest
 from dlrm.data.packed.remote import fetch_folder, is_remote
 from dlrm.data.packed.write import sha256_of
-from dlrm.data.raw.criteo_tsv import CriteoTsvSource, criteo_tsv_dataset
 from dlrm.data.raw.encoding import RawEncoding, TableDense, table_rows
 from dlrm.data.raw.log_table import log_table
 from dlrm.data.raw.vocabulary import Categories, HashedIds, Vocabulary, reserved_ids
@@ -111,6 +110,8 @@ def encoding_of_data(config: DataConfig, train: Source | None = None) -> RawEnco
         DataError: the data, or a vocabulary of theirs, are missing or damaged.
     """
     if isinstance(config, CriteoTsvData):
+        from dlrm.data.raw.criteo_tsv import CriteoTsvSource, criteo_tsv_dataset  # which takes vocabularies from here
+
         source = criteo_tsv_dataset(config).train if train is None else train
         assert isinstance(source, CriteoTsvSource)
         return source.encoding

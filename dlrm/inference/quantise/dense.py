@@ -26,11 +26,12 @@ from dlrm.inference.export.rebuilt import rebuilt_model
 from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import PROGRAM_NAME, DensePrecision, Manifest
 from dlrm.inference.exported.program import dump_program
+from dlrm.layers.heads.experts import ExpertLinear
 from dlrm.models.base import Model
 from dlrm.train.precision import lowered
 
 _ATEN = torch.ops.aten
-_PRODUCTS = (_ATEN.baddbmm.default, _ATEN.bmm.default, _ATEN.matmul.default, _ATEN.mm.default)
+_PRODUCTS = (_ATEN.bmm.default, _ATEN.matmul.default, _ATEN.mm.default)
 _LARGEST_INPUT, _LARGEST_WEIGHT = 127, 63
 _TINY = 1e-30
 _PREFIX = "model."
@@ -50,9 +51,18 @@ def lowered_dense(folder: ExportFolder, precision: DensePrecision) -> bytes:
     if precision == "fp32":
         return folder.read(PROGRAM_NAME)
     model = rebuilt_model(folder, hint="quantise with the version that exported it")
+    _unroll_experts(model)
     program = _export(folder.manifest, DensePart(model))
     graph = _Lowering(program, model, precision).lowered()
     return dump_program(_without_checks(_export(folder.manifest, graph)))
+
+
+def _unroll_experts(model: Model) -> None:
+    """Have experts compute in linear layers, which can be lowered one by one."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, ExpertLinear):
+                setattr(parent, name, child.unrolled())
 
 
 def _export(manifest: Manifest, part: nn.Module) -> torch.export.ExportedProgram:

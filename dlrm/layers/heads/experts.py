@@ -43,6 +43,31 @@ class ExpertLinear(nn.Module):
         )
         return y_GBO.transpose(0, 1).reshape(-1, experts, outputs)
 
+    def unrolled(self) -> nn.Module:
+        """The same as plain linear layers, for who knows nothing else."""
+        return _Unrolled(self)
+
+
+class _Unrolled(nn.Module):
+    """An :class:`ExpertLinear` as a linear layer for each input."""
+
+    def __init__(self, layer: ExpertLinear) -> None:
+        super().__init__()
+        self._experts, self._outputs, in_features = layer.weight.shape
+        columns = self._experts // layer.inputs * self._outputs
+        self.linears = nn.ModuleList(
+            nn.Linear(in_features, columns, bias=layer.bias is not None) for _ in range(layer.inputs)
+        )
+        for g, linear in enumerate(self.linears):
+            linear.weight.data = layer.weight.detach().view(layer.inputs, columns, in_features)[g].clone()
+            if layer.bias is not None:
+                linear.bias.data = layer.bias.detach().view(layer.inputs, columns)[g].clone()
+
+    def forward(self, x_BGI: torch.Tensor) -> torch.Tensor:
+        """float32 (B, G, in_features) -> float32 (B, E, out_features)."""
+        y_BO = torch.cat([linear(x_BI) for linear, x_BI in zip(self.linears, x_BGI.unbind(1), strict=True)], dim=1)
+        return y_BO.view(-1, self._experts, self._outputs)
+
 
 class Experts(nn.Module):
     """MLPs of one shape: linear layers, each followed by a ReLU.

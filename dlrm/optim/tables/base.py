@@ -22,6 +22,7 @@ class TableOptimizer(ABC):
 
     Attributes:
         kind: as the configuration calls it; lr: rate of a step, before the schedule and a table's own factor.
+        initial_state: what its state starts from, every number of it.
         on_cpu: whether fbgemm has a kernel for the CPU.
         data_parallel: whether :meth:`directions` does for data-parallel tables, which have no kernel, what the kernel does.
         by_row: whether the columns of a row share state, so that the kernel, which sees the columns of one shard only, is
@@ -36,8 +37,8 @@ class TableOptimizer(ABC):
     temporaries = 2
     weight_bytes = BYTES_PER_NUMBER
 
-    def __init__(self, kind: str, lr: float) -> None:
-        self.kind, self.lr = kind, lr
+    def __init__(self, kind: str, lr: float, *, initial_state: float = 0.0) -> None:
+        self.kind, self.lr, self.initial_state = kind, lr, initial_state
 
     @property
     @abstractmethod

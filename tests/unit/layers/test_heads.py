@@ -8,6 +8,7 @@ import torch
 
 from dlrm.config.model import Mmoe, Ple, SharedBottom
 from dlrm.layers.heads import build_heads
+from dlrm.layers.heads.experts import ExpertLinear
 
 SAMPLES, FEATURES, TASKS = 5, 6, 3
 
@@ -89,6 +90,19 @@ def test_ple_is_its_equations(levels, of_task, shared):
     np.testing.assert_allclose(heads(body(inputs())).detach(), by_hand, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("inputs_", "bias"), [(1, True), (2, False), (6, True)])
+def test_unrolled_into_plain_layers_experts_compute_the_same(inputs_, bias):
+    layer = ExpertLinear(4, 3, experts=6, inputs=inputs_, bias=bias)
+    for parameter in layer.parameters():
+        parameter.data.normal_()
+    x_BGI = torch.randn(SAMPLES, inputs_, 4)
+    unrolled = layer.unrolled()
+    torch.testing.assert_close(unrolled(x_BGI), layer(x_BGI))
+    assert {type(module) for module in unrolled.modules() if list(module.parameters(recurse=False))} == {
+        torch.nn.Linear
+    }
+
+
 @pytest.mark.parametrize("config", [Mmoe(), Ple()])
 def test_every_weight_has_a_gradient(config):
     body, heads = built(config)
@@ -121,3 +135,31 @@ def test_with_one_expert_mmoe_is_a_shared_bottom():
         linear.weight.data, linear.bias.data = layer.weight.data[0], layer.bias.data[0]
     towers.load_state_dict(heads.state_dict())
     torch.testing.assert_close(heads(body(inputs())), towers(plain(inputs())))
+
+
+def fitted(config, hidden, steps=150):
+    """The log loss of each of two tasks that have nothing in common, after training on what decides them."""
+    generator = torch.Generator().manual_seed(5)
+    x_BX = torch.randn(512, FEATURES, generator=generator)
+    x_BX[:, 0] = 1.0  # with which a gate can be the same for all samples
+    labels_BT = (x_BX[:, 1:3] > 0).float()
+    body, heads = built(config, hidden, tasks=2)
+    for parameter in itertools.chain(body.parameters(), heads.parameters()):
+        parameter.data *= 0.5
+    optimizer = torch.optim.Adam([*body.parameters(), *heads.parameters()], lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        entropies_BT = torch.nn.functional.binary_cross_entropy_with_logits(
+            heads(body(x_BX)), labels_BT, reduction="none"
+        )
+        entropies_BT.mean().backward()
+        optimizer.step()
+    return entropies_BT.mean(0).tolist()
+
+
+def test_two_tasks_without_anything_in_common_fit_into_experts_but_not_into_one_unit_that_they_share():
+    """One unit tells the sign of one direction; two tasks need two. A coin's entropy is log 2 = 0.69."""
+    shared = fitted(SharedBottom(tower=(4,)), (1,))
+    assert sum(shared) > 0.65
+    for config in (Mmoe(experts=2, tower=(4,)), Ple(levels=1, task_experts=1, shared_experts=1, tower=(4,))):
+        assert max(fitted(config, (1,))) < 0.15, config

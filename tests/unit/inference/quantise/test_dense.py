@@ -39,7 +39,15 @@ MODELS = {
         top_mlp=[96, 1],
         interaction={"kind": "projection", "branch1": [32, 16], "branch2": [32, 24]},
     ),
-    "towers": DlrmModel(embedding_dim=8, bottom_mlp=[64, 8], top_mlp=[96, 32, 1], heads={"tower": [16]}),
+    "towers": DlrmModel(
+        embedding_dim=8, bottom_mlp=[64, 8], top_mlp=[96, 32, 1], heads={"kind": "shared_bottom", "tower": [16]}
+    ),
+    "ple": DlrmModel(
+        embedding_dim=8,
+        bottom_mlp=[64, 8],
+        top_mlp=[96, 32, 1],
+        heads={"kind": "ple", "tower": [16], "task_experts": 1},
+    ),
     "deepfm": DeepFmModel(embedding_dim=8, deep_mlp=[64, 32]),
     "wide_deep": WideDeepModel(embedding_dim=8, deep_mlp=[64, 32]),
     "dcn_v1": DcnV1Model(embedding_dim=8, cross_layers=2, deep_mlp=[64, 32]),
