@@ -162,7 +162,8 @@ def test_weights_text_and_days_work_together_without_dense_features(tmp_path):
     (outcome,) = run_command(["export", str(tmp_path / "one"), "--output", str(tmp_path / "export")])
     assert outcome.exit_code == 2
     assert "data.id_weights: gives weights to the ids of bag, which an export cannot take" in outcome.stderr
-    (outcome,) = run_command([*options, "run.name=text", "data.id_weights={}", "train.max_steps=1"])
+    options[1] = f"data={ {**data, 'id_weights': {}} }"
+    (outcome,) = run_command([*options, "run.name=text", "train.max_steps=1"])
     assert outcome.exit_code == 0, outcome.stderr
     (outcome,) = run_command(["export", str(tmp_path / "text"), "--output", str(tmp_path / "export")])
     assert outcome.exit_code == 2
