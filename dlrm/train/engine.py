@@ -228,7 +228,13 @@ def build_engine(
     )
     check_all_are_trained(optimizer, [*dense_names, *replicated])
     rows_of_ids = build_growing(
-        config, with_table_rows(config.model, schema), world, sharded=sharded, optimizer=optimizer, average=average
+        config,
+        with_table_rows(config.model, schema),
+        world,
+        sizes=sizes,
+        sharded=sharded,
+        optimizer=optimizer,
+        average=average,
     )
     return Engine(
         model=sharded,

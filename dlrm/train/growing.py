@@ -74,6 +74,7 @@ def build_growing(
     schema: Schema,
     world: World,
     *,
+    sizes: Mapping[str, tuple[int, int]],
     sharded: DistributedModelParallel,
     optimizer: TrainingOptimizer,
     average: Averaging,
@@ -84,6 +85,7 @@ def build_growing(
         config: of the run.
         schema: with the tables' rows.
         world: the ranks.
+        sizes: (rows, dim) of each table, by name.
         sharded: the model, whose rows start anew.
         optimizer: whose state of rows does.
         average: of the weights, which does, too.
@@ -91,38 +93,30 @@ def build_growing(
     growing = growing_embeddings(config, schema)
     if not growing:
         return IdsAreRows()
-    initial = partial(_initial_rows, config, {name: _dim(sharded, name) for name in growing}, growing)
+    initial = partial(_initial_rows, config, sizes)
     fresh_rows = FreshRows(_parts(sharded, optimizer, average, set(growing)), initial)
     return GrowingTables(growing, schema, world.collectives, fresh_rows)
 
 
 def _initial_rows(
     config: Config,
-    dims: Mapping[str, int],
-    growing: Mapping[str, GrowingEmbedding],
+    sizes: Mapping[str, tuple[int, int]],
     table: str,
     rows_N: torch.Tensor,
     first_column: int,
     columns: int,
 ) -> torch.Tensor:
+    rows, dim = sizes[table]
     return table_rows(
         rows_N,
         config.run.seed,
         table,
-        rows=growing[table].rows,
-        dim=dims[table],
+        rows=rows,
+        dim=dim,
         col_start=first_column,
         columns=columns,
         bound=config.model.embedding_init_bound,
     )
-
-
-def _dim(sharded: DistributedModelParallel, table: str) -> int:
-    return next(int(weight.shape[1]) for name, weight in _weights(sharded) if table_of_weight(name) == table)
-
-
-def _weights(sharded: DistributedModelParallel) -> list[tuple[str, torch.Tensor | ShardedTensor]]:
-    return [(name, weight) for name, weight in sharded.state_dict().items() if ".embedding_bags." in name]
 
 
 def _parts(
@@ -132,8 +126,8 @@ def _parts(
     fused = {(shard.table, shard.first_row, shard.first_column): shard.states for shard in fused_shards(sharded)}
     unfused = optimizer.unfused_state()
     found: dict[str, list[TablePart]] = defaultdict(list)
-    for name, weight in _weights(sharded):
-        table = table_of_weight(name)
+    for name, weight in sharded.state_dict().items():
+        table = table_of_weight(name) if ".embedding_bags." in name else ""
         if table not in tables:
             continue
         if isinstance(weight, ShardedTensor):
