@@ -35,6 +35,7 @@ def train(
     image: str = "",
     mounts: Optional[List[str]] = None,
     env: Optional[Dict[str, str]] = None,
+    error_file: str = "",
     run_dir: str = "",
     log_dir: str = "",
     max_retries: int = 3,
@@ -60,6 +61,7 @@ def train(
         image: container image, for schedulers that use one
         mounts: of containers, e.g. type=volume,src=claim,dst=/data or type=bind,src=/shared,dst=/shared
         env: environment variables, e.g. NCCL_DEBUG=INFO,NCCL_IB_HCA=mlx5_0
+        error_file: each host leaves there why the job failed, in a file of this name with a dot and the host's
         run_dir: folder of the runs that all hosts share, an absolute path; run.dir of the configuration if left out
         log_dir: folder for what each rank prints, a file each, beside the terminal
         max_retries: how often the scheduler starts the job again after it failed; mistakes of the user are not tried again
@@ -88,6 +90,7 @@ def train(
         image=image,
         mounts=mounts,
         env=env,
+        error_file=error_file,
     )
     parts.check("train", hosts, host, config, script_args, run_dir=run_dir)
     return parts.job(name, "train", argv, hosts, host, options, rdzv_port=rdzv_port, max_retries=max_retries)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from dlrm.format import printable
 
 USER_ERROR_EXIT_CODE = 2
+DIVERGED = "training has diverged"
+"""What the line of every :class:`DivergedError` says, by which those who read the line know it."""
 
 
 class DlrmError(Exception):
@@ -119,7 +121,7 @@ class DivergedError(DlrmError):
 
     def __str__(self) -> str:
         return (
-            f"{self.found}: training has diverged; lower the learning rates (optim.dense.lr, optim.sparse.lr), warm up "
+            f"{self.found}: {DIVERGED}; lower the learning rates (optim.dense.lr, optim.sparse.lr), warm up "
             "longer or set optim.clip_norm"
         )
 

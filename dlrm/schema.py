@@ -27,14 +27,18 @@ class SparseFeature:
     """A categorical feature and the size of its embedding table.
 
     Attributes:
-        name: column name; also the name of its table.
+        name: column name; also the name of its table, unless ``table`` says otherwise.
         rows: number of distinct ids; valid ids are 0 .. rows - 1.
         hotness: ids per sample (1 for one-hot).
+        table: the name of its table, where that is another.
+        weights: the column of the ids' weights, by which their embeddings are multiplied; none if empty.
     """
 
     name: str
     rows: int
     hotness: int = 1
+    weights: str = ""
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,26 @@ class Schema:
     Attributes:
         dense: names of the numbers; sparse: features; tasks: what is predicted, T names of the columns of the labels. The
             first task decides where one number is needed: which checkpoint is the best, when the target is reached.
+        sample_weight: the column of the samples' weights, by which their losses are multiplied; none if empty.
     """
 
     dense: tuple[str, ...]
     sparse: tuple[SparseFeature, ...]
     tasks: tuple[str, ...] = ONE_TASK
+    sample_weight: str = ""
+
+    @property
+    def ids_have_weights(self) -> bool:
+        """Whether those of any feature have; in batches the ids of all features have them then, 1 where none is given."""
+        return any(feature.weights for feature in self.sparse)
+
+    @property
+    def by_table(self) -> dict[str, list[SparseFeature]]:
+        """The features of each table, by its name; one each where no table is shared."""
+        found: dict[str, list[SparseFeature]] = {}
+        for feature in self.sparse:
+            found.setdefault(feature.table or feature.name, []).append(feature)
+        return found
 
     @property
     def ids_per_sample(self) -> int:

@@ -11,7 +11,7 @@ as soon as it is submitted; with ``--attach`` nothing is submitted, and the job 
   cancel, the exit code is 69 (EX_UNAVAILABLE), and the job is left to it.
 * Files that torchx's Slurm writes into the current folder go to that of FILE when the job has ended.
 
-``dlrm_main.py scale`` starts one for each job (dlrm/scaling/experiments/jobs.py).
+``dlrm_main.py scale`` starts one for each job (dlrm/jobs/processes.py).
 """
 
 from __future__ import annotations

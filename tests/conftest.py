@@ -1,5 +1,7 @@
 import gc
+import hashlib
 import logging
+import os
 import secrets
 import signal
 from dataclasses import dataclass
@@ -19,6 +21,16 @@ LONGEST = ("launch/test_slurm.py", "e2e/test_extending.py", "e2e/test_resume.py"
 LONGEST += ("launch/test_lost_host.py", "e2e/test_scale.py", "launch/test_status.py", "launch/test_elastic.py")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--share",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run one test in N; which ones follows from SHARE_SEED (CI: the commit), so that in time all have their turn",
+    )
+
+
 def pytest_configure():
     gc.disable()  # until all tests are collected: importing and making them makes hardly any garbage
 
@@ -35,9 +47,18 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if (share := config.getoption("--share")) > 1:
+        taken = [item for item in items if is_taken(item.nodeid, share)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in taken])
+        items[:] = taken
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
+
+
+def is_taken(test, share):
+    text = f"{os.environ.get('SHARE_SEED', '')} {test}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % share == 0
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,9 +23,11 @@ from dlrm.config.checkpoint_commands import (
     VerifyConfig,
 )
 from dlrm.config.describe import help_text, options
+from dlrm.config.diagnose import DiagnoseConfig
 from dlrm.config.evaluate import REFUSED, EvaluateConfig, EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportModelConfig, ExportRequest
+from dlrm.config.layers import command_line_layer
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
@@ -34,6 +36,7 @@ from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
+from dlrm.config.study import StudyConfig
 from dlrm.errors import ConfigError, ConfigProblem
 
 
@@ -47,6 +50,8 @@ class Command:
         positional: the options that words without ``--`` or ``=`` are the values of, in order; one whose value is a list
             takes all that are left.
         from_file: whether options may be in a YAML file, ``--config FILE``.
+        beside: the name of a file that is read in its place where it is not given, in the folder that the first positional
+            option names, if that is given.
         foreign: the option that holds all words after ``--``, which are another program's.
         hidden: sections that cannot be given.
         later: makes of the words what stands for a configuration that is known only when a file of theirs has been read.
@@ -56,6 +61,7 @@ class Command:
     options: type[Section] | None = None
     positional: tuple[str, ...] = ()
     from_file: bool = True
+    beside: str = ""
     foreign: str = ""
     hidden: tuple[str, ...] = ()
     later: Callable[[tuple[str, ...]], Section] | None = None
@@ -100,6 +106,12 @@ COMMANDS = {
         ("experiment",),
         from_file=False,
     ),
+    "study": Command(
+        "compare configurations: search on validation samples, train what is chosen anew, score test samples once",
+        StudyConfig,
+        ("study",),
+        from_file=False,
+    ),
     "plan": Command(
         "plan a configuration for a cluster that need not be there: tables, memory, time, cost", PlanConfig
     ),
@@ -107,6 +119,12 @@ COMMANDS = {
         "measure what this machine can do, for the times that plan says", CalibrateConfig, ("output",)
     ),
     "report": Command("show an experiment's table as a page", ReportConfig, ("results",), from_file=False),
+    "diagnose": Command(
+        "say why a model learns nothing, or too much: what is wrong with data, and what a run's figures show",
+        DiagnoseConfig,
+        ("path",),
+        beside="config.yaml",
+    ),
     "status": Command(
         "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
     ),
@@ -157,7 +175,16 @@ class Request:
         command = COMMANDS[self.command]
         assert command.options is not None, f"{self.command} has no configuration"
         words = self._named(command)
-        return command.later(words) if command.later else load_options(command.options, self.config_path, words)
+        if command.later:
+            return command.later(words)
+        return load_options(command.options, self.config_path or self._beside(command, words), words)
+
+    def _beside(self, command: Command, words: tuple[str, ...]) -> str | None:
+        """The file that stands in for ``--config``."""
+        if not command.beside:
+            return None
+        folder = command_line_layer(words).values.get(command.positional[0])
+        return f"{folder}/{command.beside}" if folder else None
 
     def _named(self, command: Command) -> tuple[str, ...]:
         """The words with the names of the options that words on their own are the values of."""

@@ -12,6 +12,7 @@ from dlrm.config.bench_inference import BenchInferenceConfig
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import CheckpointCommand, DiffConfig, ImportConfig, ListConfig, ShowConfig
+from dlrm.config.diagnose import DiagnoseConfig
 from dlrm.config.evaluate import EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
 from dlrm.config.export import ExportRequest
@@ -23,6 +24,7 @@ from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
 from dlrm.config.status import StatusConfig
+from dlrm.config.study import StudyConfig
 from dlrm.signals import raise_on_ctrl_c
 from dlrm.streams import outlive_reader
 
@@ -78,6 +80,10 @@ def run(config: Section) -> None:
             from dlrm.scaling.plan.job import run_plan
 
             work = partial(run_plan, config)
+        case DiagnoseConfig():  # and this
+            from dlrm.diagnose.job import run_diagnosis
+
+            work = partial(run_diagnosis, config)
         case EvaluateRequest():
             from dlrm.inference.evaluate.job import run_evaluation
 
@@ -86,6 +92,10 @@ def run(config: Section) -> None:
             from dlrm.scaling.experiments.job import run_scale
 
             work = partial(run_scale, config)
+        case StudyConfig():
+            from dlrm.studies.job import run_study
+
+            work = partial(run_study, config)
         case Config():
             from dlrm.train.job import run_training
 

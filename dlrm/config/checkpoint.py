@@ -88,6 +88,27 @@ class CheckpointConfig(Section):
     """Seconds, about, between two looks at clock and signals, each of which costs a small all-reduce."""
 
 
+class WarmStartConfig(Section):
+    """Begin a new training with weights of another one whose data, vocabularies or model may differ.
+
+    Step, schedule and order begin anew. Where the run itself goes on from a checkpoint of its own, this counts no more.
+    """
+
+    checkpoint: Address = NO_CHECKPOINT
+    """The path of a checkpoint, or of a run or its checkpoints for the newest good one; none: no warm start."""
+    rows: Literal["auto", "values", "ids"] = "auto"
+    """Which row of a table is which of the checkpoint's: the one of the same raw value, as both data sets' vocabularies
+    say (values), or of the same number (ids). auto: values where both have vocabularies, ids where neither has."""
+    data: InputPath = ""
+    """Packed data set with the vocabularies of the checkpoint's tables; left out: the data that it was trained on."""
+    optimizer: bool = False
+    """Take over the state of optimizers as well, of tables row by row."""
+    average: bool = False
+    """Take the averaged weights where the checkpoint has them (train.average_decay)."""
+    strict: bool = True
+    """Refuse a checkpoint if a table or a dense parameter does not fit it; false: such ones begin as a new model's do."""
+
+
 class ResumeConfig(Section):
     """Where training begins. ``--resume auto`` and ``--resume job`` mean resume.checkpoint: auto and resume.job: true."""
 

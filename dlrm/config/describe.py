@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import textwrap
 import types
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from dlrm.config.base import Section, is_advanced
 from dlrm.format import counted
+
+_FEW = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def help_text(root: type[Section], width: int = 110, *, everything: bool = False
 
     Advanced ones are only in ``everything``, and those of the sections ``without`` nowhere.
     """
-    told = [option for option in options(root) if option.path.partition(".")[0] not in without]
+    told = [option for option in _each_once(options(root)) if option.path.partition(".")[0] not in without]
     lines: list[str] = []
     heading, introduced = "", set()
     shown = [option for option in told if everything or not option.advanced]
@@ -66,6 +68,39 @@ def help_text(root: type[Section], width: int = 110, *, everything: bool = False
     if left := len({option.path for option in told}) - len({option.path for option in shown}):
         lines += ["", f"{counted(left, 'more option')} that few need: --help-all shows them"]
     return "\n".join(lines).strip("\n")
+
+
+def _each_once(every: Sequence[Option]) -> Iterator[Option]:
+    """What most kinds of one thing have alike is one option of them all, and is told once.
+
+    Few kinds that have an option alike keep it each for itself, so that all options of a kind stand together.
+    """
+    kinds = {option.path: option.type_name.count("|") + 1 for option in every if option.path.endswith(".kind")}
+    alike: dict[tuple[str, ...], list[Option]] = {}
+    for option in every:
+        alike.setdefault((option.path, option.type_name, option.default, option.meaning), []).append(option)
+    told: set[Option] = set()
+    for option in every:
+        found = alike[(option.path, option.type_name, option.default, option.meaning)]
+        variants = list(dict.fromkeys(other.variant for other in found))
+        around = _kinds_around(option.path, kinds)
+        if 1 < len(variants) == around:
+            option = replace(option, variant="", about="")
+        elif len(variants) > max(_FEW, around // 2):
+            names = ", ".join(variant.removeprefix("kind ") for variant in variants)
+            option = replace(option, variant=f"kinds {names}", about="")
+        if option not in told:
+            told.add(option)
+            yield option
+
+
+def _kinds_around(path: str, kinds: Mapping[str, int]) -> int:
+    """How many kinds there are of the nearest thing around an option that has kinds."""
+    while path:
+        path = path.rpartition(".")[0]
+        if f"{path}.kind" in kinds:
+            return kinds[f"{path}.kind"]
+    return 1
 
 
 def defaults(root: type[Section]) -> dict[str, Any]:

@@ -23,9 +23,10 @@ REFUSED = {
     "optim": "is for training: leave it out",
     "checkpoint": "is about saving, and nothing is saved here: leave it out (the checkpoint to score is PATH)",
     "resume": "is about going on with training: leave it out (the checkpoint to score is PATH)",
+    "warm_start": "is about the beginning of a training: leave it out (the checkpoint to score is PATH)",
 }
 """Sections of a run's configuration that cannot be given, and why."""
-_NOT_TAKEN_OVER = ("checkpoint", "resume")
+_NOT_TAKEN_OVER = ("checkpoint", "resume", "warm_start")
 
 
 def _told_by_suffix(path: str) -> str:

@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from dlrm.config.base import Advanced, NamesIfAny, PositiveFloat, PositiveInt, Section, Sizes, SizesIfAny
+from dlrm.config.base import NamesIfAny, PositiveFloat, PositiveInt, Section, Sizes, SizesIfAny
 from dlrm.config.data.paths import InputPath
+from dlrm.config.jobs import LOCAL, JobsConfig
 
-LOCAL = "local"
 
-
-class ScaleConfig(Section):
+class ScaleConfig(JobsConfig):
     """Run an experiment: each point of a matrix of configurations, so many times, and all figures as one table.
 
     Started again with the same output, it goes on: what is finished stays.
@@ -24,14 +23,6 @@ class ScaleConfig(Section):
     output: InputPath = ""
     """Folder for the table and for all that the points leave; runs/<name of the experiment>.scale if left out. With a
     scheduler, one that all hosts share."""
-    scheduler: str = LOCAL
-    """Where the jobs run: local (this host, one after the other), or a scheduler of torchx: slurm, kubernetes, aws_batch,
-    ray."""
-    scheduler_args: str = ""
-    """Settings of the scheduler, as of torchx run -cfg: partition=main,time=60."""
-    component_args: str = ""
-    """Further arguments of the component components/dlrm.py:benchmark, as one text behind an equals sign:
-    --component_args='--cpu 8 --gpu 0 --image IMAGE'."""
     machine: InputPath = ""
     """Calibration of the hosts (what `calibrate` wrote): every point is predicted beside what is measured."""
     device: str = ""
@@ -46,14 +37,6 @@ class ScaleConfig(Section):
     """Names of points to run, as --dry_run shows them; * stands for anything. All if left out."""
     repeats: PositiveInt | None = None
     """How often each point is run, in the place of the file's."""
-    timeout_s: PositiveFloat | None = None
-    """Seconds after which a job is ended, in the place of the file's."""
-    retry: bool = True
-    """Run again what has failed before; false: it stays failed."""
-    dry_run: bool = False
-    """Check the experiment, show its points, and run none."""
-    poll_s: Advanced[PositiveFloat] = 0.2
-    """Seconds between two looks at the jobs."""
 
     @model_validator(mode="after")
     def _predictions_have_a_machine(self) -> Self:
@@ -70,10 +53,6 @@ class ScaleConfig(Section):
         if self.scheduler == LOCAL and self.at_once > 1:
             raise ValueError(
                 "at_once is for a scheduler: jobs that share this host would measure each other; set it to 1"
-            )
-        if self.scheduler == LOCAL and (self.scheduler_args or self.component_args):
-            raise ValueError(
-                "scheduler_args and component_args are for a scheduler: set scheduler, too (scheduler=slurm)"
             )
         return self
 

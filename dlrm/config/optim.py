@@ -6,7 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import (
+    Fraction,
+    NamesIfAny,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 
 
 class Sgd(Section):
@@ -22,7 +31,7 @@ class Sgd(Section):
 
 
 # The tables' optimizers have no weight decay: fbgemm 1.8's SGD and Adagrad have none, and its row-wise Adagrad takes one
-# that its CPU kernel ignores.
+# that its CPU kernel ignores. ``embedding_decay`` is one that all of them do.
 
 
 class SparseSgd(Section):
@@ -41,6 +50,8 @@ class Adagrad(Section):
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
+    initial_accumulator: NonNegativeFloat = 0.0
+    """What the sums of squared gradients start from: the first steps are smaller for it."""
     weight_decay: NonNegativeFloat = 0.0
     """L2 penalty added to the gradient."""
 
@@ -53,6 +64,8 @@ class SparseAdagrad(Section):
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
+    initial_accumulator: NonNegativeFloat = 0.0
+    """What the sums of squared gradients start from: the first steps are smaller for it."""
 
 
 class RowwiseAdagrad(Section):
@@ -63,6 +76,8 @@ class RowwiseAdagrad(Section):
     """Learning rate of a step with the whole global batch (loss averaged over it)."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator."""
+    initial_accumulator: NonNegativeFloat = 0.0
+    """What the sums of squared gradients start from: the first steps are smaller for it."""
 
 
 class Adam(Section):
@@ -115,21 +130,18 @@ DenseOptimizer = Annotated[Sgd | Adagrad | Adam | AdamW, Field(discriminator="ki
 SparseOptimizer = Annotated[SparseSgd | SparseAdagrad | RowwiseAdagrad | SparseAdam, Field(discriminator="kind")]
 
 
-class Schedule(Section):
-    """Learning rate over steps, as a factor on every rate; step counts from 1.
-
-    Linear warm-up to the base rate over ``warmup_steps``, then the base rate, then, for the ``decay_steps`` after
-    ``decay_start_step``, base * ((decay_steps - (step - decay_start_step)) / decay_steps)^2, then the minimum.
-    """
-
+class _WarmUp(Section):
     warmup_steps: NonNegativeInt = 0
     """Steps of linear warm-up; 0 starts at the base rate."""
+    min_lr: NonNegativeFloat = 1e-7
+    """Decay ends at this rate (absolute, for every group); a base rate below it stays as it is."""
+
+
+class _Decay(_WarmUp):
     decay_start_step: NonNegativeInt | None = None
     """Step after which the rate decays; none: never."""
     decay_steps: PositiveInt | None = None
-    """Steps of quadratic decay."""
-    min_lr: NonNegativeFloat = 1e-7
-    """Decay ends at this rate (absolute, for every group)."""
+    """Steps of decay."""
 
     @model_validator(mode="after")
     def _complete_and_ordered(self) -> Self:
@@ -142,6 +154,78 @@ class Schedule(Section):
         return self
 
 
+class Schedule(_Decay):
+    """Learning rate over steps, as a factor on every rate; step counts from 1.
+
+    Linear warm-up to the base rate over ``warmup_steps``, then the base rate, then, for the ``decay_steps`` after
+    ``decay_start_step``, base * ((decay_steps - (step - decay_start_step)) / decay_steps)^2, then the minimum.
+    """
+
+    kind: Literal["quadratic"] = "quadratic"
+
+
+class LinearSchedule(_Decay):
+    """The same with a linear decay: base * (decay_steps - (step - decay_start_step)) / decay_steps."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class CosineSchedule(_Decay):
+    """The same with half a cosine from the base rate to min_lr (arXiv:1608.03983, equation 5, without restarts)."""
+
+    kind: Literal["cosine"] = "cosine"
+
+
+class _RepeatedDecay(_WarmUp):
+    decay_start_step: NonNegativeInt = 0
+    """Step after which the rate decays."""
+    every_steps: PositiveInt
+    """Steps after which the rate has been multiplied by factor once more."""
+    factor: Share = 0.1
+    """Factor on the rate."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if 0 < self.decay_start_step < self.warmup_steps:
+            raise ValueError(
+                f"decay_start_step ({self.decay_start_step}) lies inside the warm-up ({self.warmup_steps} steps)"
+            )
+        return self
+
+
+class StepSchedule(_RepeatedDecay):
+    """Linear warm-up, then the base rate in steps down.
+
+    It is multiplied by ``factor`` whenever ``every_steps`` steps have passed since the later of warm-up and
+    ``decay_start_step``.
+    """
+
+    kind: Literal["step"] = "step"
+
+
+class ExponentialSchedule(_RepeatedDecay):
+    """The same without jumps: base * factor^(steps since then / every_steps)."""
+
+    kind: Literal["exponential"] = "exponential"
+
+
+class InverseSqrtSchedule(_WarmUp):
+    """Linear warm-up to the base rate, then base * sqrt(warmup_steps / step) (arXiv:1706.03762, equation 3)."""
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+    warmup_steps: PositiveInt = 1
+    """Steps of linear warm-up, and those after which the rate is the base rate."""
+
+
+LearningRates = Annotated[
+    Schedule | LinearSchedule | CosineSchedule | StepSchedule | ExponentialSchedule | InverseSqrtSchedule,
+    Field(discriminator="kind"),
+]
+
+
+LrRule = Literal["linear", "sqrt"]
+
+
 class OptimConfig(Section):
     """Optimizers, their schedule and clipping."""
 
@@ -149,6 +233,23 @@ class OptimConfig(Section):
     sparse: SparseOptimizer = RowwiseAdagrad(lr=0.05)
     lr_scale: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Factor on the rate of a group: a part of the model (of dlrm: bottom_mlp, interaction, top_mlp), or a table."""
-    schedule: Schedule = Schedule()
+    lr_base_batch: PositiveInt | None = None
+    """The global batch size that the rates are meant for: with another one they are scaled by lr_rule. Left out: they are
+    taken as they are."""
+    lr_rule: LrRule | None = None
+    """With b = train.global_batch_size / lr_base_batch, both rates are multiplied by b (linear, arXiv:1706.02677) or
+    sqrt(b) (sqrt, arXiv:2205.10287, for Adagrad and Adam); min_lr is not."""
+    frozen: NamesIfAny = ()
+    """Groups and tables (as in lr_scale) that are not trained: their weights and, of tables, their optimizer state stay."""
+    schedule: LearningRates = Schedule()
     clip_norm: PositiveFloat | None = None
     """Clip the gradient of the MLPs to this L2 norm (the tables' gradients never leave the fused kernel)."""
+    embedding_decay: NonNegativeFloat = 0.0
+    """L2 penalty of the rows that a batch looks up: half of this times the sum of their squares, averaged over the samples,
+    is added to the loss. A row decays as often as it occurs. Only for features with one id a sample at most."""
+
+    @model_validator(mode="after")
+    def _rule_has_a_base(self) -> Self:
+        if (self.lr_base_batch is None) != (self.lr_rule is None):
+            raise ValueError("lr_base_batch and lr_rule go together: give both or neither")
+        return self

@@ -19,11 +19,14 @@ class ExchangeConfig(Section):
 
 
 class PrecisionConfig(Section):
-    """Number formats. Weights, optimizer state, the last layer with its logits, loss and metrics are always float32."""
+    """Number formats. Weights of layers, optimizer state, the last layer with its logits, loss and metrics are float32."""
 
     dense: Literal["fp32", "bf16"] = "fp32"
     """What the layers outside of tables compute in. bf16 needs a device with instructions for it to be faster: a GPU, or
     a CPU with AVX512-BF16 or AMX."""
+    tables: Literal["fp32", "fp16"] = "fp32"
+    """Format of the tables' weights; what is pooled of them, and their optimizer's state, stay float32. Updates in fp16 are
+    rounded to the nearest number on CPU, and at random (stochastic rounding) on CUDA (docs/tables.md)."""
     tf32: bool = False
     """Let CUDA round the inputs of float32 matrix products to 10 bits after the point (TF32), which is faster; nothing
     on CPU."""

@@ -86,6 +86,10 @@ class PreprocessConfig(Section):
         ContiguousVocabulary | HashedCategories, Field(discriminator="kind")
     ] = ContiguousVocabulary()  # fmt: skip
     dense: FixedDense = FixedDense()
+    vocabulary_from: InputPath = ""
+    """Folder of a data set that preprocess has written: categories get its ids (those that it does not know the id of
+    unseen ones), dense values its transform, and nothing is fitted. num_dense, num_sparse, categories and dense are as it
+    has them. Without split all rows are for training."""
     shuffle: bool = False
     """Shuffle the training rows over all training parts, out of core; the same rows for the same seed."""
     seed: NonNegativeInt = 0

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from dlrm.config.base import Advanced, Fraction, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
 
 Pipeline = Literal["sparse_dist", "base"]
+TaskWeighting = Literal["fixed", "uncertainty"]
 
 
 class TrainConfig(Section):
@@ -26,6 +27,9 @@ class TrainConfig(Section):
     """Stop after this many steps in total."""
     shuffle: bool = True
     """Another seeded order of the training samples in each epoch; false: as stored."""
+    by_day: bool = False
+    """Train the parts of the training data (files, days) one after the other, in the order of the data, each shuffled by
+    itself. Before a part is trained, all but the first, its samples are scored (progressive validation). One epoch."""
     shuffle_block_samples: NonNegativeInt = 0
     """Shuffle stored blocks of so many samples and the samples within them, instead of all samples one by one (0): reads
     stay local, which matters when the data does not fit into memory."""
@@ -43,6 +47,12 @@ class TrainConfig(Section):
     task_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Weights of the tasks' losses in their sum, by name; 1 for what is left out. A missing label adds nothing, so that
     a task with few labels weighs less by itself."""
+    task_weighting: TaskWeighting = "fixed"
+    """fixed: by task_weights. uncertainty: the weights are learned (arXiv:1705.07115), a parameter s a task, of the group
+    task_weighting: exp(-s) * loss + s / 2 for each label."""
+    label_smoothing: Fraction = 0.0
+    """Train on labels that are moved so far towards 1/2 (arXiv:1512.00567, section 7): scores are less extreme, and their
+    mean is no longer the click rate. All metrics are of the labels as they are."""
     pipeline: Advanced[Pipeline] = "sparse_dist"
     """torchrec train pipeline: sparse_dist starts the exchange of the next batch's ids while this one is trained, base does
     one thing after the other; the training is the same."""
@@ -70,6 +80,21 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _days_pass_once(self) -> Self:
+        if self.by_day and self.epochs > 1:
+            raise ValueError(
+                f"by_day goes through the days once, and epochs is {self.epochs}: in a second epoch a day would be scored "
+                "that was trained on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_given_or_learned(self) -> Self:
+        if self.task_weighting != "fixed" and any(weight != 1 for weight in self.task_weights.values()):
+            raise ValueError(f"task_weights are given, and task_weighting {self.task_weighting} learns them: drop one")
+        return self
+
+    @model_validator(mode="after")
     def _blocks_are_for_shuffling(self) -> Self:
         if self.shuffle_block_samples and not self.shuffle:
             raise ValueError(
@@ -79,15 +104,39 @@ class TrainConfig(Section):
         return self
 
 
+class PreflightConfig(Section):
+    """A look at samples of all splits before a training from the beginning, by rank 0.
+
+    It looks for what makes a training useless: constant or exchanged labels, a feature that tells the label, validation
+    samples that were trained on, and others. What is found is told, and training goes on. ``diagnose`` looks longer.
+    """
+
+    enabled: bool = True
+    """Look at all; without, nothing is read before training."""
+    samples: PositiveInt = 16_384
+    """Training samples to look at, spread over all of them, and half as many of validation and test each."""
+    time_limit_s: PositiveFloat = 2.0
+    """Seconds after which no more samples are read; the others wait for rank 0."""
+
+
 class EvaluationConfig(Section):
     """When and how to score the validation and test samples; each sample is scored exactly once."""
 
     global_batch_size: PositiveInt | None = None
     """Samples of one evaluation batch over all ranks together; train.global_batch_size over train.accumulation_steps if
     left out."""
+    weighted: bool = False
+    """Count each sample by its weight in AUC, log loss, normalised entropy, calibration and the others, as scikit-learn's
+    sample_weight does (data.sample_weight or data.sample_weights); false: count each once, but those of weight 0."""
     every_steps: PositiveInt | None = None
     """Evaluate on the validation samples every so many steps, besides the end of each epoch."""
     target_auc: Annotated[float, Number, Field(gt=0.5, le=1)] | None = None
     """Stop as soon as the validation AUC, of several tasks that of the first, reaches this."""
+    patience: PositiveInt | None = None
+    """Stop when so many evaluations on the validation samples in a row were no better than the best before them, by
+    checkpoint.best or else by auc, of several tasks that of the first. With checkpoint.best that one's state is kept."""
     test: bool = True
     """Score the test samples once, at the end."""
+    scores: bool = False
+    """Keep the score of every sample of the end's evaluations, in order, in the run's folder: validation_scores.parquet,
+    and test_scores.parquet where test samples are scored."""

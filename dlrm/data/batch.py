@@ -34,12 +34,13 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
     Attributes:
         dense: float32 (B, N).
         sparse: ids by feature, int32 where that holds those of all tables or else int64, feature-major, as torchrec wants
-            them; bags of padding are empty.
+            them; bags of padding are empty. With weights, float32, where the schema's ids have them.
         labels: float32 (B, T), 0 or 1 (0 for padding and where the label of a task is missing).
-        weights: float32 (B, T), 1 for a label, 0 for padding and missing labels.
+        weights: float32 (B, T), the sample's weight for a label, 0 for padding and missing labels.
         loss_scale: float32 (), ranks / samples of the global batch: the mean over ranks (which DDP and torchrec's
             gradient division both take) of loss_scale * sum of the rank's losses is the mean loss of the global batch.
             Skipped samples and missing labels are among them, as no rank knows of another's: they count as a loss of 0.
+            So do samples with a weight: their number divides, not the sum of their weights.
         ends_step: whether it is the last micro-batch of its global batch, or the whole.
         constant: of "lengths" (of the bags) and "weights" those that other batches share, so that a device keeps them.
         fresh_rows: of growing tables, by name, the rows that start anew before this batch looks any up; int64, on the CPU.
@@ -67,6 +68,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # torchrec is untyped here
             sparse=KeyedJaggedTensor(
                 keys=self.sparse.keys(),
                 values=there(self.sparse.values()),
+                weights=None if self.sparse.weights_or_none() is None else there(self.sparse.weights()),
                 lengths=there(self.sparse.lengths(), "lengths"),
                 stride=self.sparse.stride(),
                 length_per_key=self.sparse.length_per_key(),
@@ -161,19 +163,26 @@ def _sparse(samples: Samples, schema: Schema, size: int, pin_memory: bool) -> Ke
     names = [feature.name for feature in schema.sparse]
     hotness_F = tuple(feature.hotness for feature in schema.sparse)
     count, dtype = len(samples), _ID_TYPES[schema.id_bytes]
+    weights_BS = samples.id_weights_BS
     if samples.lengths_BF is None:
         return KeyedJaggedTensor(
             keys=names,
             values=_feature_major(samples.ids_BS, hotness_F, dtype, pin_memory),
+            weights=None if weights_BS is None else _feature_major(weights_BS, hotness_F, torch.float32, pin_memory),
             lengths=_full_lengths(hotness_F, count, size, pin_memory),
             stride=size,
             length_per_key=[hotness * count for hotness in hotness_F],
         )
     lengths_FB = _placed(samples.lengths_BF, size, False).t().contiguous()
     values = _feature_major_ragged(samples.ids_BS, samples.lengths_BF, hotness_F).to(dtype)
+    weights = None
+    if weights_BS is not None:
+        weights = _feature_major_ragged(weights_BS, samples.lengths_BF, hotness_F)
+        weights = _placed(weights, len(weights), pin_memory)
     return KeyedJaggedTensor(
         keys=names,
         values=_placed(values, len(values), pin_memory),
+        weights=weights,
         lengths=_placed(lengths_FB.view(-1), lengths_FB.numel(), pin_memory),
         stride=size,
         length_per_key=lengths_FB.sum(1).tolist(),
@@ -191,7 +200,7 @@ def _full_lengths(hotness_F: tuple[int, ...], count: int, size: int, pin_memory:
 def _feature_major(
     ids_BS: torch.Tensor, hotness_F: tuple[int, ...], dtype: torch.dtype, pin_memory: bool
 ) -> torch.Tensor:
-    """All ids of feature 0 over the batch, then all of feature 1, ...; (B * S,)."""
+    """All ids of feature 0 over the batch, then all of feature 1, ...; (B * S,). Or their weights."""
     one_hot = max(hotness_F) == 1
     if one_hot and not pin_memory and ids_BS.dtype == dtype and ids_BS.t().is_contiguous():
         return ids_BS.t().reshape(-1)  # what is generated feature by feature lies so already
@@ -210,6 +219,6 @@ def _feature_major(
 
 
 def _feature_major_ragged(ids_BS: torch.Tensor, lengths_BF: torch.Tensor, hotness_F: tuple[int, ...]) -> torch.Tensor:
-    """The ids within the bags' lengths, in the same order."""
+    """The ids, or their weights, within the bags' lengths, in the same order."""
     bags = zip(ids_BS.split(hotness_F, dim=1), lengths_BF.t(), strict=True)
     return torch.cat([ids_BL[torch.arange(ids_BL.shape[1]) < length_B[:, None]] for ids_BL, length_B in bags])

@@ -23,6 +23,7 @@ from dlrm.format import escaped
 from dlrm.schema import Schema
 
 SKIPPED = "skipped samples"
+_SKIP = "or, where the data has the option, set data.bad_rows to skip"
 
 
 class BadValueCounts:
@@ -30,13 +31,14 @@ class BadValueCounts:
 
     Attributes:
         columns: names of what is counted: dense columns (not finite), tables (ids outside), where ids may be null tables
-            once more (nulls), the labels (neither 0 nor 1) and, last, the samples that were skipped for any of these.
+            once more (nulls), the labels (neither 0 nor 1), weights of samples and of ids where there are some (negative or
+            not finite) and, last, the samples that were skipped for any of these.
     """
 
     def __init__(self, schema: Schema, *, nulls: bool = False) -> None:
         tables = [feature.name for feature in schema.sparse]
         null_tables = [f"{name} (null)" for name in tables] if nulls else []
-        self.columns = (*schema.dense, *tables, *null_tables, *schema.tasks, SKIPPED)
+        self.columns = (*schema.dense, *tables, *null_tables, *schema.tasks, *weight_columns(schema), SKIPPED)
         self._counts_C = torch.zeros(len(self.columns), dtype=torch.int64)
         self._lock = threading.Lock()
 
@@ -71,12 +73,19 @@ def bad_values_text(counts: dict[str, int]) -> str:
     return ", ".join(f"{escaped(column)}: {count:,}" for column, count in counts.items())
 
 
+def weight_columns(schema: Schema) -> list[str]:
+    """What counts of bad values call the columns of weights; the same one may give the ids of several features theirs."""
+    of_ids = [f"{feature.name} (weights)" for feature in schema.sparse if feature.weights]
+    return [schema.sample_weight, *of_ids] if schema.sample_weight else of_ids
+
+
 class SampleCheck:
     """Checks samples of one source against its schema. Threads may share one.
 
     What becomes of a bad value is the source's policy, ``bad_rows``. ``error``; ``hash``: a bad id modulo the table's rows;
     ``clamp``: the nearest valid id; ``skip``: the sample keeps its place in the batch, with empty bags and weight 0. A
-    dense value that is not finite and a label other than 0 and 1 are errors unless they are skipped. Of the labels of
+    dense value that is not finite, a label other than 0 and 1 and a weight that is negative or not finite are errors unless
+    they are skipped. Of the labels of
     several tasks some may be missing (NaN), but not all of a sample.
 
     Args:
@@ -98,6 +107,9 @@ class SampleCheck:
             torch.int32: self._rows_S.clamp(max=2**31).numpy().astype(np.uint32),
             torch.int64: self._rows_S.numpy().astype(np.uint64),
         }
+        self._weighted = [number for number, feature in enumerate(sparse) if feature.weights]
+        self._weights_names = [feature.weights for feature in sparse]
+        self._sample_weight = source.schema.sample_weight
         self.counts = BadValueCounts(source.schema, nulls=self._null_id is not None)
 
     def __call__(self, samples: Samples, index_B: torch.Tensor) -> Samples:
@@ -108,12 +120,14 @@ class SampleCheck:
             index_B: int64, the indices that were asked for; errors name the file and row they stand for.
 
         Raises:
-            DataError: an id outside of its table, a dense value that is not finite, a label other than 0 and 1.
+            DataError: an id outside of its table, a dense value that is not finite, a label other than 0 and 1, a weight
+                that is negative or not finite.
         """
         bound_S = self._bounds[samples.ids_BS.dtype]
         ids_BS = samples.ids_BS.numpy().view(bound_S.dtype)
         bits_BN = samples.dense_BN.numpy().view(np.uint32)
-        if _all_good(ids_BS, bound_S, bits_BN, samples.labels_BT.numpy(), len(self._tasks) - 1):
+        good = _all_good(ids_BS, bound_S, bits_BN, samples.labels_BT.numpy(), len(self._tasks) - 1)
+        if good and not _are_bad(samples.weights_B).any() and not _are_bad(samples.id_weights_BS).any():
             return samples
         return self._apply_policy(samples, index_B)
 
@@ -126,9 +140,11 @@ class SampleCheck:
             self._refuse_ids(samples, bad_ids_BS, index_B)
         if self._policy == "skip":
             bad_B = bad_ids_BS.any(1) | bad_dense_BN.any(1) | bad_labels_BT.any(1)
+            bad_B |= _are_bad(samples.weights_B).view(-1) | _are_bad(samples.id_weights_BS).any(1)
             self._count(samples, bad_ids_BS, bad_dense_BN, bad_labels_BT, bad_B)
             return self._skipped(samples, bad_B)
         self._refuse_others(samples, bad_dense_BN, bad_labels_BT, index_B)
+        self._refuse_weights(samples, index_B)
         self._count(samples, bad_ids_BS, bad_dense_BN, bad_labels_BT, torch.zeros(len(samples), dtype=torch.bool))
         return replace(samples, ids_BS=mended(ids_BS, self._rows_S, self._policy).to(ids_BS.dtype))
 
@@ -143,12 +159,14 @@ class SampleCheck:
     def _skipped(self, samples: Samples, bad_B: torch.Tensor) -> Samples:
         lengths_BF = self._hotness_F.expand(len(samples), -1) if samples.lengths_BF is None else samples.lengths_BF
         weights_B = torch.ones(len(samples)) if samples.weights_B is None else samples.weights_B
+        id_weights_BS = samples.id_weights_BS
         return Samples(
             dense_BN=samples.dense_BN.masked_fill(bad_B[:, None], 0),
             ids_BS=samples.ids_BS.masked_fill(bad_B[:, None], 0),
             labels_BT=samples.labels_BT.masked_fill(bad_B[:, None], 0),
             lengths_BF=lengths_BF.masked_fill(bad_B[:, None], 0),
             weights_B=weights_B.masked_fill(bad_B, 0),
+            id_weights_BS=None if id_weights_BS is None else id_weights_BS.masked_fill(bad_B[:, None], 0),
         )
 
     def _count(
@@ -163,7 +181,10 @@ class SampleCheck:
         if self._null_id is not None:
             null_BS = samples.ids_BS == self._null_id
             by_table = [self._by_table(ids_BS & ~null_BS), self._by_table(null_BS)]
-        self.counts.add(torch.cat([dense_BN.sum(0), *by_table, labels_BT.sum(0), skip_B.sum()[None]]))
+        weights = [_are_bad(samples.weights_B).sum()[None]] if self._sample_weight else []
+        if self._weighted:
+            weights.append(self._by_table(_are_bad(samples.id_weights_BS))[self._weighted])
+        self.counts.add(torch.cat([dense_BN.sum(0), *by_table, labels_BT.sum(0), *weights, skip_B.sum()[None]]))
 
     def _by_table(self, bad_BS: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(self._hotness_F), dtype=torch.int64).index_add_(0, self._feature_S, bad_BS.sum(0))
@@ -183,7 +204,7 @@ class SampleCheck:
     def _refuse_others(
         self, samples: Samples, bad_BN: torch.Tensor, bad_labels_BT: torch.Tensor, index_B: torch.Tensor
     ) -> None:
-        hint = "mend the data or, where the data has the option, set data.bad_rows to skip"
+        hint = "mend the data " + _SKIP
         if bad_BN.any():
             at, column = bad_BN.nonzero()[0].tolist()
             problem = f"{samples.dense_BN[at, column].item()} is not finite"
@@ -194,9 +215,32 @@ class SampleCheck:
             problem = "the label is missing (null or NaN)" if math.isnan(label) else f"{label} is neither 0 nor 1"
             raise self._error(index_B[at], self._tasks[task], problem, hint)
 
+    def _refuse_weights(self, samples: Samples, index_B: torch.Tensor) -> None:
+        found = ((samples.weights_B, self._sample_weight), (samples.id_weights_BS, ""))
+        for weights, column in found:
+            bad = _are_bad(weights)
+            if not bad.any() or weights is None:
+                continue
+            at, *place = bad.nonzero()[0].tolist()
+            column = column or self._weights_names[int(self._feature_S[place[0]])]
+            weight = weights[at, place[0]].item() if place else weights[at].item()
+            problem = (
+                "the weight is missing (null or NaN)" if math.isnan(weight) else f"the weight {weight:g} is infinite"
+            )
+            if weight < 0:
+                problem = f"the weight {weight:g} is negative"
+            raise self._error(
+                index_B[at], column, problem, "a weight is a finite number from 0 on: mend the data, " + _SKIP
+            )
+
     def _error(self, index: torch.Tensor, column: str, problem: str, hint: str) -> DataError:
         path, row = self._source.locate(int(index.item()), column)
         return DataError(path, problem, row=row, column=column, hint=hint)
+
+
+def _are_bad(weights: torch.Tensor | None) -> torch.Tensor:
+    """Which weights (bool, of their shape) are negative or not finite; without weights one that is not."""
+    return torch.zeros(1, 1, dtype=torch.bool) if weights is None else ~((weights >= 0) & (weights < math.inf))
 
 
 @compiled

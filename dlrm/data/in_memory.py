@@ -7,7 +7,7 @@ import os
 import torch
 
 from dlrm.data.fingerprint import FileFingerprint, fingerprint_of
-from dlrm.data.source import Samples, Source
+from dlrm.data.source import Day, Samples, Source
 from dlrm.schema import Schema
 
 
@@ -21,6 +21,7 @@ class InMemorySource(Source):
         ids_MS: an integer type (M, S), S = schema.ids_per_sample, each id within its table.
         labels_MT: an integer type (M, T), 0 or 1.
         paths: the files that they were read from.
+        days: see :attr:`~dlrm.data.source.Source.days`; one if left out.
     """
 
     def __init__(
@@ -31,10 +32,16 @@ class InMemorySource(Source):
         ids_MS: torch.Tensor,
         labels_MT: torch.Tensor,
         paths: tuple[str, ...] = (),
+        days: tuple[Day, ...] = (),
     ) -> None:
         super().__init__(name, schema, labels_MT.shape[0])
         self.dense_MN, self.ids_MS, self.labels_MT = dense_MN, ids_MS, labels_MT
-        self._paths = paths
+        self._paths, self._days = paths, days
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """The parts of the split."""
+        return self._days or super().days
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64 (B,)), in this order."""

@@ -55,7 +55,6 @@ class BatchLoader:
         self._prefetch_batches = prefetch_batches
         self._read_threads = read_threads
         self._check = SampleCheck(source)
-        self._parts = accumulation_steps
         self._micro_order = order.micro_batches(accumulation_steps)
 
     @property
@@ -80,7 +79,7 @@ class BatchLoader:
 
     def _numbers(self, k: int) -> range:
         """The micro-batches of global batch ``k``."""
-        return range(k * self._parts, min((k + 1) * self._parts, self._micro_order.num_batches))
+        return self.order.micro_numbers(k, self._micro_order)
 
     def _micro_batch(self, epoch: int, k: int, j: int) -> Batch:
         """Micro-batch ``j`` of the epoch, a part of global batch ``k``, over all of whose samples the loss is averaged."""

@@ -127,7 +127,7 @@ class SampleOrder:
     """The global batches of an epoch as indices into a source.
 
     Args:
-        num_samples: samples of the source.
+        num_samples: samples of the source, or of a stretch of it.
         global_batch_size: samples of a batch over all ranks; the last batch holds what remains.
         seed: seed of the permutations.
         shuffle: another permutation in each epoch; false: as stored.
@@ -135,6 +135,7 @@ class SampleOrder:
             (:class:`ShuffledInBlocks`) instead of all samples one by one (0).
         window_blocks: blocks whose samples are mixed with each other.
         drop_last: leave out a last batch that is not full.
+        first: the sample that a stretch begins with.
     """
 
     def __init__(
@@ -147,7 +148,9 @@ class SampleOrder:
         block_samples: int = 0,
         window_blocks: int = 64,
         drop_last: bool = False,
+        first: int = 0,
     ) -> None:
+        self._first_sample = first
         self._num_samples = num_samples
         self.global_batch_size = global_batch_size
         self._sampler: Sampler = Sequential()
@@ -168,6 +171,11 @@ class SampleOrder:
         cut.global_batch_size = self.global_batch_size // parts
         cut.num_batches = -(-self._num_samples // cut.global_batch_size)
         return cut
+
+    def micro_numbers(self, batch: int, micro: SampleOrder) -> range:
+        """The numbers of a batch's parts in an order of :meth:`micro_batches`; the last batch may have fewer of them."""
+        parts = self.global_batch_size // micro.global_batch_size
+        return range(batch * parts, min((batch + 1) * parts, micro.num_batches))
 
     def samples_before(self, batch: int) -> int:
         """Samples of the global batches before ``batch`` over all ranks; for ``num_batches``, those of an epoch."""
@@ -190,4 +198,5 @@ class SampleOrder:
         """
         count, share = self.samples_in(batch), self.rank_size(batch, world_size)
         first = batch * self.global_batch_size
-        return self._sampler.indices(epoch, first + min(rank * share, count), first + min((rank + 1) * share, count))
+        start, stop = first + min(rank * share, count), first + min((rank + 1) * share, count)
+        return self._sampler.indices(epoch, start, stop) + self._first_sample

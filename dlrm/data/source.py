@@ -26,7 +26,10 @@ class Samples:
         labels_BT: float32 (B, T), 0 or 1. NaN is the missing label of one of several tasks: the sample trains the others.
         lengths_BF: int32 (B, F), ids of each bag, at most the feature's hotness; None where every bag has as many as
             that. What lies beyond a bag's length in ``ids_BS`` is 0 and no id.
-        weights_B: float32 (B,), 1 for a sample that counts, 0 for one that is skipped; None where all count.
+        weights_B: float32 (B,), not negative: what a sample's losses are multiplied by, 0 for one that is skipped; None
+            where all weigh 1.
+        id_weights_BS: float32 (B, S), not negative: what the embedding of each id is multiplied by, 1 for features whose
+            ids have no weights; None where those of no feature have.
     """
 
     dense_BN: torch.Tensor
@@ -34,9 +37,22 @@ class Samples:
     labels_BT: torch.Tensor
     lengths_BF: torch.Tensor | None = None
     weights_B: torch.Tensor | None = None
+    id_weights_BS: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels_BT.shape[0]
+
+
+@dataclass(frozen=True)
+class Day:
+    """Consecutive samples of a split that belong together: those of a file, of a day.
+
+    Attributes:
+        name: of it; samples: how many, one at least.
+    """
+
+    name: str
+    samples: int
 
 
 class Source(ABC):
@@ -48,8 +64,10 @@ class Source(ABC):
         num_samples: samples in the split; indices are 0 .. num_samples - 1.
         bad_rows: what becomes of bad values (:class:`~dlrm.data.check.SampleCheck`).
         null_id: the id that stands for an absent one, which messages call null; None: no id does.
+        days_are_mixed: why its days are none, in words; empty if they are.
     """
 
+    days_are_mixed: str = ""
     bad_rows: BadRows = "error"
     null_id: int | None = None
 
@@ -68,6 +86,11 @@ class Source(ABC):
         Raises:
             DataError: a sample cannot be read or must not be trained on.
         """
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """The parts of the split, in order; together they are all samples. One where it has no parts."""
+        return (Day(self.name, self.num_samples),)
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """Where a person finds the value of ``column`` (a name of the schema) of a sample.

@@ -17,7 +17,7 @@ class MLP(nn.Module):
 
     Attributes:
         linears: the layers; their names, and so their initial weights, do not depend on dropout.
-        gives_logits: whether no ReLU follows the last one.
+        gives_logits: whether the last one's outputs are logits, which stay float32 whatever the rest computes in.
         out_features: size of the last one.
     """
 
@@ -30,6 +30,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         seed: int = 0,
         rank: int = 0,
+        gives_logits: bool | None = None,
     ) -> None:
         """Make the layers.
 
@@ -40,6 +41,7 @@ class MLP(nn.Module):
             dropout: share of the hidden units (all outputs but the last layer's) dropped in training.
             seed: of dropout.
             rank: which part of the global batch this process computes; see :class:`~dlrm.layers.dropout.SampleDropout`.
+            gives_logits: whether the output are logits; where no ReLU is last they are, unless said otherwise.
         """
         super().__init__()
         self.linears = nn.ModuleList(
@@ -49,7 +51,7 @@ class MLP(nn.Module):
             SampleDropout(dropout, key=stream_key(seed, "dropout", layer), rank=rank) if dropout else nn.Identity()
             for layer in range(len(sizes) - 1)
         )
-        self.gives_logits = not relu_last
+        self.gives_logits = not relu_last if gives_logits is None else gives_logits
         self.last = nn.ReLU() if relu_last else nn.Identity()
         self.out_features = sizes[-1]
 

@@ -88,7 +88,7 @@ class BaseRateWatch:
             if step - block.first_step + 1 < BLOCK_STEPS or min(positives, labels - positives) < _RARER_SAMPLES:
                 continue
             del self._blocks[task]
-            entropy = losses / labels / coin_entropy(round(positives), round(labels))
+            entropy = losses / labels / coin_entropy(positives, labels)
             lines.append(self._judge("training", task, step, entropy, positives, labels, last=False))
         return "".join(lines)  # at most one is not empty
 

@@ -7,6 +7,11 @@ takes up to 170 MiB more for a moment (measured on CPU).
 
 The AUC and everything counted are the same bit for bit for any order of the samples and any number of ranks; log loss
 and sums of predictions agree to float64 rounding.
+
+With weights each sample counts as much as its weight says in every figure, as with scikit-learn's ``sample_weight``; those
+that are sums of weights agree to float64 rounding then. The histogram counts whole numbers of 2^-24, to which weights are
+rounded there, so that AUC and average precision stay the same bit for bit. (A weight of 1e-4 has three digits of them, one
+from 1 on all that float32 has.)
 """
 
 from __future__ import annotations
@@ -17,10 +22,12 @@ from dataclasses import asdict, dataclass
 import torch
 
 from dlrm.distributed.collectives import Collectives
-from dlrm.errors import DivergedError
+from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.score_histogram import CAPACITY_CELLS, ScoreHistogram
 
 BUFFER_SAMPLES = 1 << 20
+_UNITS = 1 << 24  # of a weight of 1 in the histogram
+_MOST_WEIGHT = 2.0**62 / _UNITS
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class BinaryResult:
     """Metrics of a set of samples; None where the set does not define one.
 
     Attributes:
-        samples: samples scored, padding excluded.
+        samples: samples scored, padding excluded; those of weight 0 are, too.
         positives: samples with label 1.
         auc: area under the ROC curve of the float32 logits, ties counting one half. None with a single class.
             (Probabilities in float32 would tie logits that sigmoid rounds together, above 17 all of them.)
@@ -42,6 +49,7 @@ class BinaryResult:
         mean_prediction: mean predicted probability.
         average_precision: area under the precision-recall curve (AUPRC) as scikit-learn sums it. None without positives.
         average_precision_error_bound: how far it can be from the unbinned scores' at most.
+        weight: sum of the samples' weights, by which all figures but ``samples`` and ``positives`` are made; None without.
     """
 
     samples: int
@@ -56,10 +64,11 @@ class BinaryResult:
     mean_prediction: float | None
     average_precision: float | None = None
     average_precision_error_bound: float | None = None
+    weight: float | None = None
 
     def to_dict(self) -> dict[str, int | float | None]:
-        """The fields by name, ready for JSON."""
-        return asdict(self)
+        """The fields by name, ready for JSON; without a weight where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "weight" or value is not None}
 
 
 class BinaryMetrics:
@@ -75,19 +84,23 @@ class BinaryMetrics:
         *,
         buffer_samples: int = BUFFER_SAMPLES,
         histogram_cells: int = CAPACITY_CELLS,
+        weighted: bool = False,
     ) -> None:
         """Nothing counted yet.
 
         Args:
             device: where predictions are and metrics are kept.
+            weighted: count each sample by its weight, not once.
             buffer_samples: predictions collected between two foldings, 12 bytes each.
             histogram_cells: see :class:`~dlrm.metrics.score_histogram.ScoreHistogram`.
         """
         self.histogram = ScoreHistogram(device, capacity_cells=histogram_cells)
         self._buffer_3M = torch.empty(3, buffer_samples, device=device)  # logits, labels, weights
         self._buffered = 0
-        self._counts_4 = torch.zeros(4, dtype=torch.int64, device=device)  # samples, positives, correct, non-finite
-        self._sums_2 = torch.zeros(2, dtype=torch.float64, device=device)  # log loss, predicted probability
+        self._counts_3 = torch.zeros(3, dtype=torch.int64, device=device)  # samples, positives, non-finite
+        # log loss, predicted probability, weights, of them those of positives and of correct predictions; times the weights
+        self._sums_5 = torch.zeros(5, dtype=torch.float64, device=device)
+        self._weighted = weighted
         self._reduced = False
 
     @torch.no_grad()
@@ -97,7 +110,7 @@ class BinaryMetrics:
         Args:
             logits_B: (B,), any floating type; rounded to float32.
             labels_B: (B,), 0 or 1.
-            weights_B: (B,), 0 for padding, which is ignored whatever its logit; else 1.
+            weights_B: (B,), finite; 0 for padding, which is ignored whatever its logit, else the sample's weight.
 
         Raises:
             ValueError: the shapes differ.
@@ -129,8 +142,8 @@ class BinaryMetrics:
         self._fold()
         other._fold()
         self.histogram.merge(other.histogram)
-        self._counts_4 = self._counts_4 + other._counts_4
-        self._sums_2 = self._sums_2 + other._sums_2
+        self._counts_3 = self._counts_3 + other._counts_3
+        self._sums_5 = self._sums_5 + other._sums_5
 
     def all_reduce(self, collectives: Collectives) -> None:
         """Replace what this rank has counted by the sum over all ranks; once, after all updates.
@@ -142,23 +155,27 @@ class BinaryMetrics:
         self._fold()
         self._reduced = True
         self.histogram.all_reduce(collectives)
-        collectives.all_reduce_sum_(self._counts_4)
-        collectives.all_reduce_sum_(self._sums_2)
+        collectives.all_reduce_sum_(self._counts_3)
+        collectives.all_reduce_sum_(self._sums_5)
 
     def compute(self) -> BinaryResult:
         """The metrics of everything counted.
 
         Raises:
             DivergedError: a prediction was NaN or infinite. After ``all_reduce`` it is raised on every rank alike.
+            DataError: the weights are too large to be summed up.
         """
         self._fold()
-        samples, positives, correct, non_finite = self._counts_4.tolist()
-        loss_sum, prediction_sum = self._sums_2.tolist()
+        samples, positives, non_finite = self._counts_3.tolist()
+        loss_sum, prediction_sum, weight, positive_weight, correct = self._sums_5.tolist()
         if non_finite:
             raise DivergedError(f"{non_finite} of {samples + non_finite} predictions are NaN or infinite")
+        if weight >= _MOST_WEIGHT:
+            problem = f"have weights that sum up to {weight:.3g}, and {_MOST_WEIGHT:.3g} is the most"
+            raise DataError("samples", problem, hint="scale the weights, or set evaluation.weighted to false")
         auc, precision = self.histogram.auc(), self.histogram.average_precision()
-        entropy = coin_entropy(positives, samples)
-        log_loss = _ratio(loss_sum, samples)
+        entropy = coin_entropy(positive_weight, weight)
+        log_loss = _ratio(loss_sum, weight)
         return BinaryResult(
             samples=samples,
             positives=positives,
@@ -166,12 +183,13 @@ class BinaryMetrics:
             auc_error_bound=auc.error_bound if auc else None,
             log_loss=log_loss,
             normalised_entropy=_ratio(log_loss, entropy) if log_loss is not None else None,
-            accuracy=_ratio(correct, samples),
-            calibration=_ratio(prediction_sum, positives),
-            click_rate=_ratio(positives, samples),
-            mean_prediction=_ratio(prediction_sum, samples),
+            accuracy=_ratio(correct, weight),
+            calibration=_ratio(prediction_sum, positive_weight),
+            click_rate=_ratio(positive_weight, weight),
+            mean_prediction=_ratio(prediction_sum, weight),
             average_precision=precision.value if precision else None,
             average_precision_error_bound=precision.error_bound if precision else None,
+            weight=weight if self._weighted else None,
         )
 
     def _require_local(self) -> None:
@@ -192,17 +210,25 @@ class BinaryMetrics:
         logits_K, positive_K = logits_M[kept_M], labels_M[kept_M] > 0.5
         exact_K = logits_K.to(torch.float64)
         losses_K = -torch.nn.functional.logsigmoid(torch.where(positive_K, exact_K, -exact_K))
-        correct = ((logits_K > 0) == positive_K).sum()
-        self._sums_2 = self._sums_2 + torch.stack((losses_K.sum(), exact_K.sigmoid().sum()))
-        self._counts_4 = self._counts_4 + torch.stack((kept_M.sum(), positive_K.sum(), correct, non_finite))
-        self.histogram.add(logits_K, positive_K)
+        correct_K = (logits_K > 0) == positive_K
+        self._counts_3 = self._counts_3 + torch.stack((kept_M.sum(), positive_K.sum(), non_finite))
+        summed, counts_K = (losses_K, exact_K.sigmoid(), kept_M[kept_M], positive_K, correct_K), None
+        if self._weighted:
+            weights_K = weights_M[kept_M].to(torch.float64)
+            summed = tuple(weights_K * values_K for values_K in summed)
+            counts_K = (weights_K * _UNITS).round_().to(torch.int64)
+        self._sums_5 = self._sums_5 + torch.stack([values_K.sum(dtype=torch.float64) for values_K in summed])
+        self.histogram.add(logits_K, positive_K, counts_K)
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None
 
 
-def coin_entropy(positives: int, samples: int) -> float:
-    """Entropy in nats of a coin that shows heads ``positives`` times in ``samples``; 0 where only one side shows."""
+def coin_entropy(positives: float, samples: float) -> float:
+    """Entropy in nats of a coin that shows heads ``positives`` times in ``samples``; 0 where only one side shows.
+
+    Numbers of samples, or sums of their weights.
+    """
     counts = [count for count in (positives, samples - positives) if count]
     return sum(-count / samples * math.log(count / samples) for count in counts) if len(counts) == 2 else 0.0

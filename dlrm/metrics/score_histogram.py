@@ -34,6 +34,7 @@ from dlrm.distributed.collectives import Collectives
 
 CAPACITY_CELLS = 1 << 21
 _KEY_BITS = 32
+_LIMB_BITS = 21  # a third of what int64 holds without its sign
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,16 @@ class ScoreHistogram:
         self.cells_C = torch.empty(0, dtype=torch.int64, device=device)
         self.counts_C = torch.empty(0, dtype=torch.int64, device=device)
 
-    def add(self, scores_B: torch.Tensor, positive_B: torch.Tensor) -> None:
+    def add(self, scores_B: torch.Tensor, positive_B: torch.Tensor, counts_B: torch.Tensor | None = None) -> None:
         """Count samples; waits for the device, so hand over many at a time.
 
         Args:
             scores_B: float32 (B,), finite.
             positive_B: bool (B,).
+            counts_B: int64 (B,), how often each counts; once if left out.
         """
         cells_B = (positive_B.to(torch.int64) << _KEY_BITS) | _order_keys(scores_B)
-        self._merge(0, cells_B, torch.ones_like(cells_B))
+        self._merge(0, cells_B, torch.ones_like(cells_B) if counts_B is None else counts_B)
 
     def merge(self, other: ScoreHistogram) -> None:
         """Add another histogram's counts to this one's."""
@@ -116,7 +118,7 @@ class ScoreHistogram:
     def auc(self) -> Auc | None:
         """Probability that a positive scores above a negative, a tie counting one half; None with a single class.
 
-        Integer arithmetic up to the last division. Exact up to 2^32 positives.
+        Integer arithmetic up to the last division. Exact while the counts of all cells sum up to less than 2^62.
         """
         first_positive = 1 << (_KEY_BITS - self.level)
         split = int(torch.searchsorted(self.cells_C, first_positive))
@@ -197,7 +199,13 @@ def _sum_runs(cells_C: torch.Tensor, counts_C: torch.Tensor) -> tuple[torch.Tens
 
 
 def _exact_dot(a: torch.Tensor, b: torch.Tensor) -> int:
-    """Dot product of non-negative int64 vectors, exact beyond 2^63 while the sum of ``a`` stays below 2^32."""
-    low = int((a * (b & 0x7FFFFFFF)).sum())
-    high = int((a * (b >> 31)).sum())
-    return (high << 31) + low
+    """Dot product of int64 vectors that are not negative, exact whatever it is: up to 2^21 products of 21 bits each."""
+    return sum(
+        int((part_a * part_b).sum()) << (_LIMB_BITS * (i + j))
+        for i, part_a in enumerate(_limbs(a))
+        for j, part_b in enumerate(_limbs(b))
+    )
+
+
+def _limbs(values: torch.Tensor) -> list[torch.Tensor]:
+    return [(values >> shift) & ((1 << _LIMB_BITS) - 1) for shift in (0, _LIMB_BITS, 2 * _LIMB_BITS)]

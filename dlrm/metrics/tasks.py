@@ -13,6 +13,14 @@ Results = dict[str, BinaryResult]
 """By name of the task, in the order of the schema: the first decides."""
 
 
+_HIGHER_IS_BETTER = {"auc": True, "log_loss": False, "normalised_entropy": False}
+
+
+def better(metric: str, value: float, than: float) -> bool:
+    """Whether a value of a metric is better than another."""
+    return value > than if _HIGHER_IS_BETTER[metric] else value < than
+
+
 def deciding(results: Results) -> BinaryResult:
     """The result of the first task: what checkpoints are compared by, and a target is reached with."""
     return next(iter(results.values()))
@@ -23,10 +31,11 @@ class TaskMetrics:
 
     Args:
         tasks: T names; device: where predictions are.
+        weighted: count each sample by its weight, not once.
     """
 
-    def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
-        self._by_task = {task: BinaryMetrics(device) for task in tasks}
+    def __init__(self, tasks: Sequence[str], device: torch.device, *, weighted: bool = False) -> None:
+        self._by_task = {task: BinaryMetrics(device, weighted=weighted) for task in tasks}
 
     def update(self, logits_BT: torch.Tensor, labels_BT: torch.Tensor, weights_BT: torch.Tensor) -> None:
         """Count a batch.
@@ -34,7 +43,7 @@ class TaskMetrics:
         Args:
             logits_BT: (B, T), any floating type.
             labels_BT: (B, T), 0 or 1.
-            weights_BT: (B, T), 0 for padding and missing labels, else 1.
+            weights_BT: (B, T), 0 for padding and missing labels, else the sample's weight.
 
         Raises:
             ValueError: the shapes differ.

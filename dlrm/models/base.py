@@ -27,6 +27,7 @@ class Model(nn.Module):
         pooling: puts what they return side by side: ``pooling(tables(sparse), sparse)``. The rest of the model, which takes
             that, is its *dense part*; an export begins here.
         fields: makes of it the vectors of the features, where tables hold something else than these.
+        lookups: what ``sparse`` has to be of the ids of a sample.
     """
 
     tables: EmbeddingBagCollection
@@ -42,12 +43,27 @@ class Model(nn.Module):
         self.tables = embedding.tables
         self.pooling = embedding.pooling
         self.fields = embedding.fields
+        self.lookups = embedding.lookups
 
     @property
     def groups(self) -> list[str]:
         """The groups of weights outside of the tables, in the order in which they were defined."""
         names = (group_of(name) for name, _ in self.named_parameters())
         return list(dict.fromkeys(name for name in names if name != TABLES))
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Leave groups and tables untrained; before the model is sharded.
+
+        Parameters of a group have no gradient. A table's pooled embeddings have one of zeros, which leaves rows and state
+        as they are under every table optimizer but Adam: fbgemm's kernels know nothing of tables that are not trained.
+
+        Args:
+            names: of groups and tables.
+        """
+        for name, parameter in self.named_parameters():
+            if group_of(name) != TABLES and group_of(name) in names:
+                parameter.requires_grad_(False)
+        self.pooling.freeze([lookup.name for lookup in self.lookups.lookups if lookup.table in names])
 
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """The logit of each task for each sample.
@@ -57,7 +73,7 @@ class Model(nn.Module):
 
         Args:
             dense_BN: float32 (B, N); N is 0 where the data have no dense features.
-            sparse: ids of every feature; empty bags are pooled to zeros.
+            sparse: what is looked up of the ids of every feature; empty bags are pooled to zeros.
 
         Returns:
             float32 (B, T), T = len(schema.tasks).

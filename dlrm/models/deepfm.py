@@ -7,8 +7,8 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import DeepFmModel
-from dlrm.layers.heads import TaskTowers, build_heads
-from dlrm.layers.mlp import MLP
+from dlrm.layers.fields import DenseFields, pair_products
+from dlrm.layers.heads import build_heads
 from dlrm.models.base import Model
 from dlrm.models.tables import Embedding
 from dlrm.schema import Schema
@@ -22,7 +22,8 @@ class DeepFM(Model):
 
     Attributes:
         tables, dense_fields, deep_mlp, heads: the parts with weights; ``dense_fields`` is None without dense features.
-            Tasks share the first two sums; ``deep_mlp`` has an output a task, or each task a tower in ``heads``.
+            Tasks share the first two sums; ``deep_mlp`` and ``heads`` are of
+            :func:`~dlrm.layers.heads.build.build_heads`.
     """
 
     lower_precision = ("deep_mlp", "heads")
@@ -32,8 +33,8 @@ class DeepFM(Model):
         *,
         embedding: Embedding,
         dense_fields: DenseFields | None,
-        deep_mlp: MLP,
-        heads: TaskTowers | nn.Identity,
+        deep_mlp: nn.Module,
+        heads: nn.Module,
     ) -> None:
         super().__init__(embedding)
         self.dense_fields = dense_fields
@@ -50,29 +51,6 @@ class DeepFM(Model):
         vectors_BVD, weights_BV = rows_BVD[..., :-1], rows_BVD[..., -1]
         shared_B = weights_BV.sum(1) + pair_products(vectors_BVD)
         return shared_B.unsqueeze(1) + self.heads(self.deep_mlp(vectors_BVD.flatten(1)))  # type: ignore[no-any-return]
-
-
-class DenseFields(nn.Module):
-    """A row of weights for each dense feature, times its value.
-
-    Attributes:
-        weight: float32 (N, D).
-    """
-
-    initial_std = 0.01
-
-    def __init__(self, features: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(features, dim))
-
-    def forward(self, dense_BN: torch.Tensor) -> torch.Tensor:
-        """float32 (B, N) -> float32 (B, N, D)."""
-        return dense_BN.unsqueeze(2) * self.weight
-
-
-def pair_products(vectors_BVD: torch.Tensor) -> torch.Tensor:
-    """The sum of the products of all pairs of vectors, (B,), in time linear in their number (Rendle 2010, lemma 3.1)."""
-    return (vectors_BVD.sum(1).square() - vectors_BVD.square().sum(1)).sum(1) / 2
 
 
 def build(config: DeepFmModel, schema: Schema, embedding: Embedding, *, seed: int, rank: int) -> DeepFM:

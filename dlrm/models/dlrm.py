@@ -11,7 +11,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.model import BOTTOM_MLP, DlrmModel, DotInteraction
 from dlrm.errors import ConfigError
-from dlrm.layers.heads import TaskTowers, build_heads
+from dlrm.layers.heads import build_heads
 from dlrm.layers.interaction import Interaction, build_interaction
 from dlrm.layers.mlp import MLP
 from dlrm.models.base import Model
@@ -26,7 +26,8 @@ class DLRM(Model):
         bottom_mlp, tables, interaction, top_mlp, heads: the parts with weights, named as options and reports name them.
             Sharding puts a sharded collection in the place of ``tables``. Where there are no dense features ``bottom_mlp``
             passes them, float32 (B, 0), on as they are.
-            The last layer of ``top_mlp`` has a logit a task, and ``heads`` passes them on, unless tasks have towers.
+            The last layer of ``top_mlp`` has a logit a task, and ``heads`` passes them on, unless tasks have towers;
+            see :func:`~dlrm.layers.heads.build.build_heads`.
     """
 
     lower_precision = ("bottom_mlp", "interaction", "top_mlp", "heads")
@@ -37,8 +38,8 @@ class DLRM(Model):
         embedding: Embedding,
         bottom_mlp: MLP | nn.Identity,
         interaction: Interaction,
-        top_mlp: MLP,
-        heads: TaskTowers | nn.Identity,
+        top_mlp: nn.Module,
+        heads: nn.Module,
     ) -> None:
         super().__init__(embedding)
         self.bottom_mlp = bottom_mlp

@@ -1,10 +1,12 @@
 """Initial weights (those of arXiv:1906.00091), each a pure function of the seed and of what the weight is.
 
 - Linear layers with n inputs and m outputs: weights normal with standard deviation sqrt(2 / (m + n)) (Xavier), biases
-  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers.
-- Cross layers: both factors of the weight matrix like the weights of linear layers, biases 0.
+  normal with sqrt(1 / m). The branches of the projection interaction consist of such layers, and so do experts and gates.
+- Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
+- Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
-- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound.
+- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound; padding 0. That rows of n
+  are products of two tables' rows changes little: their bounds' product is about sqrt(1 / n), too.
 
 Weights of tables follow from (seed, table, row, column) alone, so that every shard of every plan holds the same
 numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from (seed, parameter name).
@@ -13,14 +15,15 @@ numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
-from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
+from dlrm.layers.heads.experts import ExpertLinear
 from dlrm.models.base import TABLES, Model, group_of
 from dlrm.table_names import table_name
 
@@ -29,6 +32,7 @@ from dlrm.table_names import table_name
 # GPU wants large kernels.
 _CHUNK_CPU = 1 << 15
 _CHUNK_GPU = 1 << 24
+_CROSS_NETS = (LowRankCrossNet, VectorCrossNet)
 
 
 def initialise_dense(model: Model, seed: int) -> None:
@@ -41,18 +45,38 @@ def initialise_dense(model: Model, seed: int) -> None:
     Raises:
         TypeError: the model has a parameter for which no rule is known.
     """
-    for name, parameter, std in _dense_parameters(model):
+    for name, parameter, mean, std in _dense_parameters(model):
         with torch.no_grad():
-            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std)
+            parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std + mean)
 
 
-def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, bound: float | None) -> None:
-    """Draw every weight of tables that are not sharded, in place."""
+def initialise_tables(
+    tables: EmbeddingBagCollection, widths: Mapping[str, int], seed: int, *, bound: float | None
+) -> None:
+    """Draw every weight of tables that are not sharded, in place; ``widths`` without their padding, by table."""
     for config in tables.embedding_bag_configs():
-        rows, dim = config.num_embeddings, config.embedding_dim
-        weight = tables.embedding_bags[config.name].weight
+        name, weight = table_name(config.name), tables.embedding_bags[config.name].weight
+        rows, dim = config.num_embeddings, widths[name]
+        fill_padded_block(weight, seed, name, rows=rows, dim=dim, row_start=0, col_start=0, bound=bound)
+
+
+def fill_padded_block(
+    out: torch.Tensor, seed: int, name: str, *, rows: int, dim: int, row_start: int, col_start: int, bound: float | None
+) -> None:
+    """:func:`fill_table_block` where the block may have columns beyond ``dim``, the table's padding: zeros."""
+    columns = max(0, min(out.shape[1], dim - col_start))
+    with torch.no_grad():
+        out[:, columns:] = 0
+    if columns:
         fill_table_block(
-            weight, seed, table_name(config.name), rows=rows, dim=dim, row_start=0, col_start=0, bound=bound
+            out[:, :columns],
+            seed,
+            name,
+            rows=rows,
+            dim=dim,
+            row_start=row_start,
+            col_start=col_start,
+            bound=bound,
         )
 
 
@@ -144,19 +168,24 @@ def table_rows(
     return uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
 
 
-def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """(name, parameter, standard deviation) of every parameter outside of the tables."""
+def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:
+    """(name, parameter, mean, standard deviation) of every parameter outside of the tables."""
     for prefix, module in model.named_modules():
         if group_of(prefix) == TABLES:
             continue
-        crossnet = prefix.rpartition(".")[0]
+        holder, _, role = prefix.rpartition(".")
+        crosses = isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(holder), _CROSS_NETS)
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if isinstance(module, nn.Linear):
-                yield name, parameter, _std(parameter)
-            elif isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(crossnet), LowRankCrossNet):
-                yield name, parameter, 0.0 if parameter.ndim == 1 else _std(parameter)
+                yield name, parameter, 0.0, _std(parameter)
+            elif isinstance(module, ExpertLinear):
+                yield name, parameter, 0.0, _std(parameter[0])
+            elif crosses:
+                yield name, parameter, 0.0, 0.0 if role == "bias" else _std(parameter)
+            elif isinstance(module, nn.LayerNorm):
+                yield name, parameter, float(name.endswith(".weight")), 0.0
             elif (std := getattr(module, "initial_std", None)) is not None:
-                yield name, parameter, std
+                yield name, parameter, 0.0, std
             else:
                 raise TypeError(
                     f"no rule for the initial value of {name}: give {type(module).__name__} an initial_std, or "
@@ -164,7 +193,7 @@ def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]
                 )
 
 
-def _std(parameter: nn.Parameter) -> float:
+def _std(parameter: torch.Tensor) -> float:
     return math.sqrt((2.0 if parameter.ndim == 2 else 1.0) / sum(parameter.shape))
 
 

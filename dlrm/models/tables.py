@@ -1,31 +1,32 @@
 """The embedding tables: from the configuration and the schema to torchrec's EmbeddingBagCollection.
 
-Each sparse feature has one table, and both have the feature's name; where that is no name for a module, torchrec knows the
-table by another (:mod:`dlrm.table_names`).
+What is looked up of a sample, in which tables, is :mod:`dlrm.lookups`' to say. Where a table's name is no name for a
+module, torchrec knows it by another (:mod:`dlrm.table_names`).
+
+fbgemm's kernels take rows of certain widths only. Rows of another width are padded with columns of zeros, which stay zero:
+nothing looks at them, so that their gradients are zeros. A *padded width* is that of the memory; without the word the width
+is the configured one, with which all is computed, counted and saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dlrm.config.model import ModelConfig, TableOverride
-from dlrm.config.model.growing import GrowingEmbedding
-from dlrm.errors import ConfigError, ConfigProblem
-from dlrm.format import did_you_mean
+from dlrm.config.model import ModelConfig
+from dlrm.errors import ConfigError
+from dlrm.layers.combined import build_fields
 from dlrm.layers.pooling import PooledColumns
-from dlrm.schema import Schema, SparseFeature
+from dlrm.lookups.plan import Lookups, Table, lookups_of
+from dlrm.schema import Schema
 from dlrm.table_names import module_name
 
 DIM_MULTIPLE = 4
 """fbgemm's fused kernels take only rows whose width is a multiple of this."""
-MOST_ROWS = 2**40
-"""Beyond it, sizes of tables overflow what torch counts with."""
 
 
 @dataclass(frozen=True)
@@ -36,120 +37,92 @@ class Embedding:
         tables: all tables. pooling: puts what they return side by side.
         fields: makes of these columns the vectors of the features.
         dims: widths of the vectors, in the order of ``schema.sparse``.
+        lookups: what is looked up in the tables, and how it comes from ids.
     """
 
     tables: EmbeddingBagCollection
     pooling: PooledColumns
     fields: nn.Module
     dims: tuple[int, ...]
+    lookups: Lookups
 
 
-def build_embedding(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> Embedding:
-    """The tables and what follows them; see :func:`build_tables`.
-
-    Raises:
-        ConfigError: see :func:`embedding_bag_configs`.
-    """
-    tables = build_tables(config, schema, device=device)
-    dims = tuple(table.embedding_dim for table in tables.embedding_bag_configs())
-    return Embedding(tables, build_pooling(config, schema), nn.Identity(), dims)
-
-
-def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[EmbeddingBagConfig]:
-    """What torchrec must know of each table, in the order of ``schema.sparse``.
-
-    Raises:
-        ConfigError: overrides for tables that the data does not have, widths that fbgemm does not take, or data
-            without sparse features.
-    """
-    problems = [*_unknown_tables(config, schema), *_bad_dims(config), *_unbounded(config, schema)]
-    if not schema.sparse:
-        problems.append(ConfigProblem("data", "", "has no sparse feature: this model needs at least one table"))
-    if problems:
-        raise ConfigError(problems)
-    return [_table(config, feature) for feature in schema.sparse]
-
-
-def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> EmbeddingBagCollection:
-    """The tables as one module: KeyedJaggedTensor -> KeyedTensor of summed embeddings, float32 (B, X).
+def build_embedding(
+    config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta", half: bool = False
+) -> Embedding:
+    """The tables and what follows them.
 
     Args:
-        config: widths.
-        schema: names and rows.
-        device: where the weights live. On ``meta`` they have no memory: DistributedModelParallel gives each rank its
+        config: kinds and widths.
+        schema: of the data.
+        device: where the tables live. On ``meta`` they have no memory: DistributedModelParallel gives each rank its
             shards, which :func:`dlrm.models.init.fill_table_block` then fills.
+        half: whether their weights are float16.
 
     Raises:
-        ConfigError: see :func:`embedding_bag_configs`.
+        ConfigError: see :func:`dlrm.lookups.plan.lookups_of`.
     """
-    return EmbeddingBagCollection(tables=embedding_bag_configs(config, schema), device=torch.device(device))
-
-
-def build_pooling(config: ModelConfig, schema: Schema) -> PooledColumns:
-    """What turns the output of the tables into one tensor."""
-    names = [feature.name for feature in schema.sparse]
-    return PooledColumns(
-        names=names,
-        dims=[table.embedding_dim for table in embedding_bag_configs(config, schema)],
-        mean=[(_override(config, name).pooling or config.pooling) == "mean" for name in names],
+    lookups = lookups_of(config, schema)
+    return Embedding(
+        tables=build_tables(lookups, device=device, half=half),
+        pooling=build_pooling(lookups),
+        fields=build_fields([(field.widths, field.operation, field.dim) for field in lookups.fields]),
+        dims=tuple(field.dim for field in lookups.fields),
+        lookups=lookups,
     )
 
 
-def _table(config: ModelConfig, feature: SparseFeature) -> EmbeddingBagConfig:
+def build_tables(
+    lookups: Lookups, *, device: str | torch.device = "meta", half: bool = False
+) -> EmbeddingBagCollection:
+    """The tables as one module: KeyedJaggedTensor of rows -> KeyedTensor of summed embeddings, float32 (B, X)."""
+    return EmbeddingBagCollection(
+        tables=[_table(table, DataType.FP16 if half else DataType.FP32) for table in lookups.tables],
+        is_weighted=lookups.features.ids_have_weights,
+        device=torch.device(device),
+    )
+
+
+def build_pooling(lookups: Lookups) -> PooledColumns:
+    """What turns the output of the tables into one tensor."""
+    widths = lookups.widths
+    dims = [widths[lookup.table] for lookup in lookups.lookups]
+    return PooledColumns(
+        names=[lookup.name for lookup in lookups.lookups],
+        dims=dims,
+        mean=[lookup.mean for lookup in lookups.lookups],
+        padded_dims=[padded_width(dim) for dim in dims],
+        rows_per_id=[lookup.rule.rows_per_id for lookup in lookups.lookups],
+    )
+
+
+def check_row_width(config: ModelConfig, columns: int, holds: str) -> None:
+    """See that rows have room for what a model keeps in them.
+
+    Args:
+        config: of the model.
+        columns: what that takes at least.
+        holds: what that is, in words.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    if config.embedding_dim < columns:
+        message = f"is {config.embedding_dim}, but a row of {config.kind} holds {holds} here: it needs {columns}"
+        raise ConfigError.at("model.embedding_dim", message)
+
+
+def padded_width(dim: int) -> int:
+    """The columns that rows of this width have in memory."""
+    return dim + -dim % DIM_MULTIPLE
+
+
+def _table(table: Table, numbers: DataType) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
-        name=module_name(feature.name),
-        feature_names=[feature.name],
-        num_embeddings=_rows(config, feature),
-        embedding_dim=_override(config, feature.name).embedding_dim or config.embedding_dim,
+        name=module_name(table.name),
+        feature_names=list(table.lookups),
+        num_embeddings=table.rows,
+        embedding_dim=padded_width(table.dim),
+        data_type=numbers,
         pooling=PoolingType.SUM,  # PooledColumns makes the mean; it says why
     )
-
-
-def with_table_rows(config: ModelConfig, schema: Schema) -> Schema:
-    """The schema with the rows that tables have in the place of how many ids the data may have."""
-    return replace(schema, sparse=tuple(replace(feature, rows=_rows(config, feature)) for feature in schema.sparse))
-
-
-def _rows(config: ModelConfig, feature: SparseFeature) -> int:
-    embedding = config.embedding_of(feature.name)
-    return embedding.rows if isinstance(embedding, GrowingEmbedding) else feature.rows
-
-
-def _override(config: ModelConfig, name: str) -> TableOverride:
-    return config.tables.get(name, TableOverride())
-
-
-def _unknown_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigProblem]:
-    known = [feature.name for feature in schema.sparse]
-    for name in config.tables:
-        if name not in known:
-            hint = did_you_mean(name, known, cutoff=0.5) or f"there are {len(known)}: {_shortened(known)}"
-            yield ConfigProblem(f"model.tables.{name}", "", f"the data has no such table; {hint}")
-
-
-def _unbounded(config: ModelConfig, schema: Schema) -> Iterator[ConfigProblem]:
-    for feature in schema.sparse:
-        if _rows(config, feature) > MOST_ROWS:
-            message = (
-                f"may have {feature.rows:,} ids, and a table has {MOST_ROWS:,} rows at most: let it grow "
-                f"(model.tables.{feature.name}.embedding: {{kind: growing, rows: ...}})"
-            )
-            yield ConfigProblem(f"data column {feature.name}", "", message)
-
-
-def _bad_dims(config: ModelConfig) -> Iterator[ConfigProblem]:
-    dims = {"model.embedding_dim": config.embedding_dim}
-    dims |= {
-        f"model.tables.{name}.embedding_dim": table.embedding_dim
-        for name, table in config.tables.items()
-        if table.embedding_dim is not None
-    }
-    for key, dim in dims.items():
-        if dim % DIM_MULTIPLE:
-            larger = dim + -dim % DIM_MULTIPLE
-            message = f"is {dim}, fbgemm's kernels take multiples of {DIM_MULTIPLE} only: {larger} is the next"
-            yield ConfigProblem(key, "", message)
-
-
-def _shortened(names: list[str], shown: int = 4) -> str:
-    return ", ".join(names) if len(names) <= shown else f"{', '.join(names[: shown - 1])}, ..., {names[-1]}"

@@ -17,7 +17,6 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from dlrm.distributed.internals import FakeTensors
 from dlrm.models.task import TrainTask
 from dlrm.schema import Schema
-from dlrm.table_names import table_name
 
 
 def twin_of(task: TrainTask, fake: FakeTensors, device: torch.device, *, exchanged: bool) -> TrainTask:
@@ -30,11 +29,11 @@ def twin_of(task: TrainTask, fake: FakeTensors, device: torch.device, *, exchang
 
 
 class PooledEmbeddings(nn.Module):
-    """Stands in for the tables: their output, float32 (B, X), in the model's order."""
+    """Stands in for the tables: their output, float32 (B, X), a column block for each feature of a table."""
 
     def __init__(self, configs: Iterable[Any], device: torch.device, *, exchanged: bool) -> None:
         super().__init__()
-        self._dims = {table_name(config.name): config.embedding_dim for config in configs}
+        self._dims = {name: config.embedding_dim for config in configs for name in config.feature_names}
         self._exchanged = exchanged
         self._weight = torch.zeros((), device=device, requires_grad=True)
 
@@ -82,6 +81,7 @@ def fake_batch(schema: Schema, samples: int, device: torch.device) -> FakeBatch:
     sparse = KeyedJaggedTensor(
         keys=names,
         values=torch.zeros(ids, dtype=torch.int32, device=device),
+        weights=torch.zeros(ids, device=device) if schema.ids_have_weights else None,
         lengths=torch.zeros(len(names) * samples, dtype=torch.int32, device=device),
         stride=samples,
     )

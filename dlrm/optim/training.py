@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
-from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, OptimConfig, Schedule, Sgd
+from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, LearningRates, OptimConfig, Sgd, SparseAdam
 from dlrm.distributed.internals import ShardedTensor, kernels_of_optimizer, set_trained_steps
 from dlrm.errors import ConfigError, ConfigProblem
-from dlrm.format import did_you_mean
+from dlrm.format import did_you_mean, escaped
 from dlrm.optim.schedule import learning_rate
-from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.base import NO_FACTORS, TableOptimizer, table_rate
 from dlrm.optim.tables.data_parallel import DataParallelTables
 from dlrm.table_names import table_of_weight
 
@@ -26,8 +26,9 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
     ``zero_grad`` (which hands the rate to the kernels) first, so :meth:`set_step` belongs before ``pipeline.progress``.
 
     Args:
-        optimizers: the parts, each with its base rates in its parameter groups.
+        optimizers: the parts, each with its rates in its parameter groups.
         schedule: factor over steps.
+        rate_factor: of all rates at all steps.
         clipped: parameters whose joint gradient norm is clipped; the tables' gradients never leave the fused kernels.
         clip_norm: largest L2 norm of that gradient; None does not clip.
         accumulation_steps: micro-batches of a step.
@@ -46,7 +47,8 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         table_optimizers: list[KeyedOptimizer],
         tables: TableOptimizer,
         kernels: list[Any],
-        schedule: Schedule,
+        schedule: LearningRates,
+        rate_factor: float,
         clipped: list[torch.Tensor],
         clip_norm: float | None,
         accumulation_steps: int = 1,
@@ -61,7 +63,7 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         self.ends_step = True
         self._table_optimizers = table_optimizers
         self._groups: list[dict[str, Any]] = [group for part in optimizers for group in part.param_groups]
-        self._base_rates = [float(group["lr"]) for group in self._groups]
+        self._base_rates = [float(group["lr"]) * rate_factor for group in self._groups]
 
     def set_step(self, step: int) -> None:
         """Set every group's rate, and every kernel's count, to that of ``step``: about to be trained, counted from 1."""
@@ -95,12 +97,12 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         return [part for _, part in self.optimizers] if self.ends_step else self._table_optimizers
 
     def reset_table_state(self) -> None:
-        """Zero the accumulators of all tables, or the moments (Adam goes on counting its steps)."""
+        """Put the accumulators of all tables back to where they started, or the moments (Adam goes on counting steps)."""
         for optimizer in self._table_optimizers:
             for state in optimizer.state.values():
                 for value in state.values():
                     for part in _local_parts(value):
-                        part.zero_()
+                        part.fill_(self.tables.initial_state)
 
 
 def build_optimizer(
@@ -110,7 +112,10 @@ def build_optimizer(
     fused: KeyedOptimizer,
     groups: Mapping[str, Mapping[str, torch.Tensor]],
     data_parallel_tables: Mapping[str, torch.Tensor],
+    factors: Mapping[str, float] = NO_FACTORS,
     accumulation_steps: int = 1,
+    undecayed: Collection[str] = (),
+    rate_factor: float = 1.0,
 ) -> TrainingOptimizer:
     """The optimizer of a sharded model.
 
@@ -120,24 +125,30 @@ def build_optimizer(
         fused: the optimizer of the sharded tables, from DistributedModelParallel.
         groups: the model's groups of replicated parameters, each by full name.
         data_parallel_tables: weights of data-parallel tables by full name, ``....<module name>.weight``.
+        factors: of the rates of tables, beside the configured ones.
         accumulation_steps: micro-batches of a step.
+        undecayed: groups to which ``optim.dense.weight_decay`` does not apply.
+        rate_factor: of all rates, for the size of the batches.
     """
     of_tables: list[KeyedOptimizer] = [fused]
     of_rate: dict[float, dict[str, torch.Tensor]] = {}
     for name, weight in data_parallel_tables.items():
-        of_rate.setdefault(optimizer.lr * config.lr_scale.get(table_of_weight(name), 1.0), {})[name] = weight
+        of_rate.setdefault(table_rate(optimizer, config, table_of_weight(name), factors), {})[name] = weight
     for lr, weights in of_rate.items():
         of_tables.append(KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr)))
     dense: list[KeyedOptimizer] = []
     for group, params in groups.items():
         lr = config.dense.lr * config.lr_scale.get(group, 1.0)
-        dense.append(KeyedOptimizerWrapper(dict(params), partial(dense_optimizer, config.dense, lr=lr)))
+        # A decay would pull what weighs the tasks towards what it started from.
+        of_group = config.dense.model_copy(update={"weight_decay": 0.0}) if group in undecayed else config.dense
+        dense.append(KeyedOptimizerWrapper(dict(params), partial(dense_optimizer, of_group, lr=lr)))
     return TrainingOptimizer(
         [*of_tables, *dense],
         table_optimizers=of_tables,
         tables=optimizer,
         kernels=list(kernels_of_optimizer(fused)),
         schedule=config.schedule,
+        rate_factor=rate_factor,
         clipped=[param for params in groups.values() for param in params.values()],
         clip_norm=config.clip_norm,
         accumulation_steps=accumulation_steps,
@@ -151,10 +162,10 @@ def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
 
 
 def check_rate_groups(config: OptimConfig, groups: Sequence[str], tables: Sequence[str]) -> None:
-    """Refuse rate factors for groups that do not exist, or that are two.
+    """Refuse rate factors for groups that do not exist, or that are two, and groups that cannot be frozen.
 
     Args:
-        config: the factors by group.
+        config: the factors by group, and what is frozen.
         groups: of the model.
         tables: their names.
 
@@ -162,14 +173,26 @@ def check_rate_groups(config: OptimConfig, groups: Sequence[str], tables: Sequen
         ConfigError: names each key and the nearest group.
     """
     problems = []
-    for name in config.lr_scale:
+    named = {f"optim.lr_scale.{name}": name for name in config.lr_scale}
+    named |= {f"optim.frozen.{i}": name for i, name in enumerate(config.frozen)}
+    for key, name in named.items():
+        called = "" if key.endswith(f".{name}") else f"{escaped(name)} "  # where the key does not say it
         if name in groups and name in tables:
-            message = "is a part of the model as well as a table here: rename the column"
-            problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", message))
+            message = f"{called}is a part of the model as well as a table here: rename the column"
+            problems.append(ConfigProblem(key, "", message))
         elif name not in (*groups, *tables):
             all_groups = f"groups are {', '.join(groups)} and the tables {tables[0]} .. {tables[-1]}"
             hint = did_you_mean(name, [*groups, *tables]) or all_groups
-            problems.append(ConfigProblem(f"optim.lr_scale.{name}", "", f"is no group of parameters; {hint}"))
+            problems.append(ConfigProblem(key, "", f"{called}is no group of parameters; {hint}"))
+    frozen_tables = sorted(set(config.frozen).intersection(tables))
+    if frozen_tables and isinstance(config.sparse, SparseAdam):
+        message = (
+            f"names the table {escaped(frozen_tables[0])}, and Adam's moments of a table would decay all the same; use "
+            "rowwise_adagrad, adagrad or sgd for optim.sparse.kind"
+        )
+        problems.append(ConfigProblem("optim.frozen", "", message))
+    if {*groups, *tables} <= set(config.frozen):
+        problems.append(ConfigProblem("optim.frozen", "", "names every group and table: nothing would be trained"))
     if problems:
         raise ConfigError(problems)
 
@@ -207,5 +230,8 @@ def _lazy_optimizer(config: DenseOptimizer, tensors: list[torch.Tensor], *, lr: 
         betas = (config.beta1, config.beta2)
         return kind(tensors, lr=lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
     if isinstance(config, Adagrad):
-        return torch.optim.Adagrad(tensors, lr=lr, eps=config.eps, weight_decay=config.weight_decay)
+        start = config.initial_accumulator
+        return torch.optim.Adagrad(
+            tensors, lr=lr, eps=config.eps, weight_decay=config.weight_decay, initial_accumulator_value=start
+        )
     return torch.optim.SGD(tensors, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)

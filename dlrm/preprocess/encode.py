@@ -9,7 +9,7 @@ categories get the ids that :func:`dlrm.data.raw.vocabulary.hashed_ids` gives wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from dlrm.compiled import compiled
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.prepare import ContiguousVocabulary
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY
-from dlrm.data.raw.vocabulary import MISSING_ID, NO_ID, UNSEEN_ID, hashed_ids
+from dlrm.data.raw.vocabulary import NO_ID, Reserved, hashed_ids, reserved_ids
 from dlrm.errors import ConfigError
 from dlrm.preprocess.records import Bools, Int64s, UInt32s
 
@@ -77,27 +77,6 @@ class Encoder:
         ):
             column.encode(categories_M, missing_M, ids_M)
         return np.ascontiguousarray(ids_FM.T)
-
-
-class Reserved(NamedTuple):
-    """The ids of a missing category, of one that is not in the vocabulary, and of the lowest value in it."""
-
-    missing: int
-    absent: int
-    first: int
-
-
-def reserved_ids(values_K: UInt32s, reserved: Literal["separate", "mlperf"]) -> Reserved:
-    """The ids that are set apart with a vocabulary, :data:`NO_ID` where there is none.
-
-    Args:
-        values_K: uint32 (K,), ascending.
-        reserved: as configured.
-    """
-    if reserved == "separate":
-        return Reserved(MISSING_ID, UNSEEN_ID, UNSEEN_ID + 1)
-    has_0 = len(values_K) > 0 and values_K[0] == 0  # what a missing category is then
-    return Reserved(0 if has_0 else NO_ID, NO_ID, 0)
 
 
 class _Column(Protocol):

@@ -33,6 +33,7 @@ from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.distributed.world import RankInfo, joined_world
 from dlrm.errors import DataError, DlrmError
 from dlrm.preprocess.encode import Encoder
+from dlrm.preprocess.fixed_vocabulary import adopt, check_vocabularies, copy_vocabularies
 from dlrm.preprocess.job_context import JobContext, Source, check_room, disk_errors, extent_of, peak_bytes
 from dlrm.preprocess.job_state import State, begin, finished_output, parameters, source_records
 from dlrm.preprocess.overwrite import data_set_files, make_way
@@ -79,6 +80,7 @@ def _keep_freed_memory() -> None:
 
 def preprocess(config: PreprocessConfig, collectives: Collectives, *, chunk_bytes: int) -> None:
     """Preprocess with chunks of any size; otherwise as :func:`run_preprocess`."""
+    config = together(collectives, partial(adopt, config))
     work = WorkFolder(Path(config.output).expanduser())
     with shown_progress(collectives.rank == 0) as progress, ExitStack() as lock:
         begun = from_rank_0(collectives, partial(_begin, config, work, lock, chunk_bytes, collectives.world_size))
@@ -124,7 +126,9 @@ def _begin(config: PreprocessConfig, work: WorkFolder, lock: ExitStack, chunk_by
             return None
         try:
             parts = estimated_parts(config, sources)
-            check_split(config.split, parts)
+            if config.split.train or not config.vocabulary_from:
+                check_split(config.split, parts)
+            check_vocabularies(config)
             check_room(work.output, peak_bytes(config, [part.rows for part in parts], ranks=ranks))
             state = begin(config, sources, work, chunk_bytes)
         except DlrmError:
@@ -175,7 +179,9 @@ def _run_steps(job: JobContext, collectives: Collectives) -> None:
     on_every_rank(partial(parse_files, job))
     counts, plan = on_every_rank(partial(_plan, job))
     categories = job.config.categories
-    if isinstance(categories, ContiguousVocabulary):
+    if job.config.vocabulary_from:
+        on_every_rank(partial(copy_vocabularies, job))
+    elif isinstance(categories, ContiguousVocabulary):
         on_every_rank(partial(keep_training_values, job, categories, plan))
         on_every_rank(partial(write_vocabularies, job, categories, plan))
         on_every_rank(partial(forget_values, job))

@@ -121,7 +121,7 @@ def peak_bytes(config: PreprocessConfig, part_rows: Sequence[int], *, ranks: int
     packed = 4 * config.num_dense + (8 if wide else 4) * config.num_sparse + 4
     rows = sum(part_rows)
     parsed = record_type(config).itemsize
-    values = 0 if hashed else 4 * config.num_sparse
+    values = 0 if hashed or config.vocabulary_from else 4 * config.num_sparse
     if reclaims(config, ranks):
         writing = rows * max(parsed, packed) + max(part_rows, default=0) * packed
     else:

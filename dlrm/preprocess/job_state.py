@@ -18,6 +18,7 @@ from dlrm.data.packed.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from dlrm.data.packed.own import MOVE_AWAY, find_foreign
 from dlrm.errors import ConfigError, DataError
 from dlrm.files import UNFINISHED
+from dlrm.preprocess.fixed_vocabulary import vocabulary_digest
 from dlrm.preprocess.job_context import Source, check_room, peak_bytes
 from dlrm.preprocess.overwrite import (
     check_replaceable,
@@ -56,7 +57,8 @@ class State:
 def parameters(config: PreprocessConfig) -> dict[str, Any]:
     """The options that shape the bytes of the output."""
     shaping = {"num_dense", "num_sparse", "parts", "split", "categories", "dense", "shuffle", "bad_rows"}
-    return config.model_dump(mode="json", include=shaping | ({"seed"} if config.shuffle else set()))
+    found = config.model_dump(mode="json", include=shaping | ({"seed"} if config.shuffle else set()))
+    return found | {"vocabulary_from": vocabulary_digest(config)} if config.vocabulary_from else found
 
 
 def source_records(sources: Sequence[SourceFile]) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ class _FileParser:
     def _write(self, chunk: int, first_line: int, parsed: ParsedChunk) -> None:
         """Write the chunk's files, that of its rows last: with it the chunk is there."""
         config, work, records_M = self._job.config, self._job.work, parsed.records_M
-        if isinstance(config.categories, ContiguousVocabulary):
+        if isinstance(config.categories, ContiguousVocabulary) and not config.vocabulary_from:
             write_values(work.values(self._file, chunk), records_M, config.categories)
         ends_B = np.array([len(records_M)])
         if config.shuffle:

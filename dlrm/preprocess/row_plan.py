@@ -23,6 +23,7 @@ from dlrm.config.data.packed import PartSplit
 from dlrm.config.prepare import EqualParts, PreprocessConfig
 from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
 from dlrm.errors import ConfigError, DataError
+from dlrm.preprocess.fixed_vocabulary import split_of
 from dlrm.preprocess.job_context import JobContext, Source
 from dlrm.preprocess.parse import malformed_lines
 from dlrm.preprocess.records import Bools
@@ -208,8 +209,7 @@ def plan_rows(job: JobContext, counts: Sequence[Sequence[ChunkCounts]]) -> RowPl
     if not start:
         raise _no_row(job, sum(count.skipped_rows for of_file in counts for count in of_file))
     parts = _parts(job, [sum(count.rows for count in of_file) for of_file in counts])
-    split = resolve_split(job.config.split, parts, "split")
-    return RowPlan(chunks, parts, split, shuffle=job.config.shuffle)
+    return RowPlan(chunks, parts, split_of(job.config, parts), shuffle=job.config.shuffle)
 
 
 def read_counts(job: JobContext, file: int) -> list[ChunkCounts]:

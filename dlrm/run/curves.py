@@ -11,7 +11,9 @@ mpl.use("Agg")  # no display on training hosts
 
 from matplotlib.figure import Figure
 
-_COLOURS = {"train": "C0", "validation": "C1", "test": "C2"}  # the same in every figure
+from dlrm.run.results import NEXT_DAY
+
+_COLOURS = {"train": "C0", "validation": "C1", "test": "C2", NEXT_DAY: "C3"}  # the same in every figure
 _STYLES = ("-", "--", "-.", ":")  # of tasks
 
 
@@ -26,9 +28,11 @@ def draw_curves(entries: list[dict[str, Any]]) -> Figure:
     _line(loss, entries, "train", "loss", "training", marker="")
     _line(loss, entries, "validation", "log_loss", "validation")
     _line(loss, entries, "test", "log_loss", "test")
+    _line(loss, entries, NEXT_DAY, "log_loss", "next day")
     loss.set(title="Log loss", xlabel="step")
     _line(auc, entries, "validation", "auc", "validation")
     _line(auc, entries, "test", "auc", "test")
+    _line(auc, entries, NEXT_DAY, "auc", "next day")
     for entry in entries:
         if entry["kind"] == "test" and entry.get("best_reachable_auc") is not None:
             of_task = f", {entry['task']}" if "task" in entry else ""

@@ -157,9 +157,10 @@ def _find_or_make(config: Config, launchers: list[str], job: Job) -> RunFolder:
         return RunFolder(folder, continued=True, restarted=True)
     if config.resume.checkpoint == NEWEST and is_run(parent / name):
         return RunFolder(parent / name, continued=True)
-    if config.run.overwrite and _is_inside(config.resume.checkpoint, parent / name):
-        message = f"would remove {config.resume.checkpoint}, from which training is to go on; use another run.name"
-        raise ConfigError.at("run.overwrite", message)
+    for beginning in (config.resume.checkpoint, config.warm_start.checkpoint):
+        if config.run.overwrite and _is_inside(beginning, parent / name):
+            message = f"would remove {beginning}, from which training is to go on; use another run.name"
+            raise ConfigError.at("run.overwrite", message)
     if config.run.overwrite and config.checkpoint.enabled and config.checkpoint.dir is not None:
         require_no_checkpoints(f"{config.checkpoint.dir.rstrip('/')}/{name}")  # before anything is removed
     return RunFolder(_fresh_folder(parent, name, overwrite=config.run.overwrite))

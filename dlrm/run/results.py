@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from dlrm.format import escaped
 from dlrm.metrics.binary import BinaryResult
 from dlrm.metrics.tasks import Results, deciding
 from dlrm.run.recorder import Recorder
+
+NEXT_DAY = "next_day"
+"""The kind of the records of days that were scored before they were trained on."""
 
 
 def by_task(results: Results) -> Iterator[tuple[str, BinaryResult]]:
@@ -26,12 +30,20 @@ def _text(result: BinaryResult) -> str:
     return "  ".join(f"{name} {'-' if value is None else format(value, '.5f')}" for name, value in shown.items())
 
 
-def record_results(recorder: Recorder, kind: str, step: int, results: Results, best: Results | None = None) -> None:
-    """Record an entry a task, with the best reachable AUC where it is known."""
+def record_results(
+    recorder: Recorder,
+    kind: str,
+    step: int,
+    results: Results,
+    best: Results | None = None,
+    *,
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Record an entry a task, with the best reachable AUC where it is known; ``about`` is said in each."""
     for task, result in by_task(results):
         named = {"task": task} if task else {}
         reachable = {} if best is None else {"best_reachable_auc": (best[task] if task else deciding(best)).auc}
-        recorder.record(kind, step, {**named, **result.to_dict(), **reachable})
+        recorder.record(kind, step, {**about, **named, **result.to_dict(), **reachable})
 
 
 def summary_of(*, validation: Results | None, test: Results | None, best: Results | None) -> dict[str, Any]:
@@ -44,6 +56,15 @@ def summary_of(*, validation: Results | None, test: Results | None, best: Result
             for task in tasks
         }
     return summary
+
+
+def days_of(days: Sequence[tuple[int, str, Results]]) -> list[dict[str, Any]]:
+    """What summary.json says of days that were scored before they were trained on; an entry a day and task."""
+    return [
+        {"day": day, "step": step, **({"task": task} if task else {}), **result.to_dict()}
+        for step, day, results in days
+        for task, result in by_task(results)
+    ]
 
 
 def _of_task(validation: BinaryResult | None, test: BinaryResult | None, best: BinaryResult | None) -> dict[str, Any]:
@@ -67,3 +88,6 @@ def table_rows(summary: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if found.get("best_reachable_auc") is not None:
             reachable = {name: found[f"best_reachable_{name}"] for name in ("auc", "log_loss")}
             yield f"best reachable (test){of_task}", reachable
+    for found in summary.get("days", ()):
+        of_task = f", {escaped(found['task'])}" if "task" in found else ""
+        yield f"{escaped(found['day'])}{of_task}, before it was trained on", found

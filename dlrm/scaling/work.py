@@ -27,10 +27,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
 
 from dlrm.data.batch import Batch
+from dlrm.layers.fields import LinearPart
+from dlrm.layers.heads.experts import ExpertLinear, Mixture
 from dlrm.layers.interaction import DotInteraction, ProjectionInteraction
+from dlrm.layers.wukong import OptimisedFM
+from dlrm.lookups.plan import Lookups
 from dlrm.models.base import Model
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.train.precision import lowered
@@ -70,7 +74,7 @@ class Product:
 def products_of(model: nn.Module, dense: torch.dtype = torch.float32) -> Iterator[list[Product]]:
     """Collect the matrix products of the training steps in the block: forward, and the backward ones that follow from it.
 
-    Known are linear layers, low-rank cross networks, and the products of interactions.
+    Known are linear layers, cross networks, and the products of interactions and of Wukong's factorisation machines.
 
     Args:
         model: sharded or not.
@@ -91,7 +95,8 @@ def products_of(model: nn.Module, dense: torch.dtype = torch.float32) -> Iterato
             handle.remove()
 
 
-_KNOWN = (nn.Linear, LowRankCrossNet, DotInteraction, ProjectionInteraction)
+_KNOWN = (nn.Linear, LinearPart, ExpertLinear, Mixture, LowRankCrossNet, VectorCrossNet)
+_KNOWN += (DotInteraction, ProjectionInteraction, OptimisedFM)
 
 
 def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[Product]:
@@ -99,7 +104,25 @@ def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[P
     samples = len(x_BX)
     match module:
         case nn.Linear():
-            yield from _linear(samples, module.in_features, module.out_features, x_BX.requires_grad)
+            rows = x_BX.numel() // module.in_features  # a sample may have several
+            yield from _linear(rows, module.in_features, module.out_features, x_BX.requires_grad)
+        case ExpertLinear():
+            experts, outputs, columns = module.weight.shape
+            sharing = outputs * experts // module.inputs  # outputs of all experts that share an input
+            products = _linear(samples, columns, sharing, x_BX.requires_grad)
+            yield from (replace(product, batch=module.inputs) for product in products)
+        case Mixture():
+            weights_BTE, outputs_BEH = inputs
+            _, tasks, experts = weights_BTE.shape
+            width = outputs_BEH.shape[2]
+            yield Product(tasks, experts, width, samples)
+            yield Product(tasks, width, experts, samples)
+            yield Product(experts, tasks, width, samples)
+        case LinearPart() if module.weight is not None:
+            yield from _linear(samples, module.weight.shape[1], module.weight.shape[0], False)
+        case VectorCrossNet():
+            for kernel in module.kernels:
+                yield from _linear(samples, len(kernel), 1, True)
         case LowRankCrossNet():
             for w_kernel in module.W_kernels:
                 width, rank = w_kernel.shape
@@ -113,6 +136,12 @@ def _products(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Iterator[P
             yield Product(left, module.dim, right, samples)
             yield Product(left, right, module.dim, samples)
             yield Product(module.dim, left, right, samples)
+        case OptimisedFM():
+            vectors, dim = x_BX.shape[1:]
+            for rows, inner in ((vectors, dim), *([] if module.attention is None else [(dim, vectors)])):
+                yield Product(rows, inner, module.rank, samples)
+                yield Product(rows, module.rank, inner, samples)
+                yield Product(inner, rows, module.rank, samples)
 
 
 def _linear(samples: int, inputs: int, outputs: int, input_needs_gradient: bool) -> Iterator[Product]:
@@ -130,10 +159,13 @@ class TableUse:
     ids_per_sample: float
 
 
-def ids_per_sample(batch: Batch) -> list[float]:
-    """The mean number of ids of each feature, in the order of the batch."""
+def ids_per_sample(batch: Batch, lookups: Lookups) -> list[float]:
+    """The mean number of rows that a sample looks up in each table, in their order."""
     counts = batch.sparse.length_per_key()
-    return [count / batch.sparse.stride() for count in counts]
+    found = dict.fromkeys((table.name for table in lookups.tables), 0.0)
+    for lookup in lookups.lookups:
+        found[lookup.table] += counts[lookup.feature] * lookup.rule.rows_per_id / batch.sparse.stride()
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -180,7 +212,7 @@ def work_per_sample(
     ids = sum(table.ids_per_sample for table in tables)
     pooled = sum(table.dim for table in tables)
     rows = sum(
-        table.ids_per_sample * (3 * table.dim * BYTES_PER_NUMBER + 2 * _state_bytes(optimizer, table.dim))
+        table.ids_per_sample * (3 * table.dim * optimizer.weight_bytes + 2 * _state_bytes(optimizer, table.dim))
         for table in tables
     )
     batch_bytes = dense_features * BYTES_PER_NUMBER + ids * id_bytes
@@ -199,4 +231,4 @@ def work_per_sample(
 
 def _state_bytes(optimizer: TableOptimizer, dim: int) -> int:
     """Of the state of a row."""
-    return optimizer.block_bytes(1, dim) - dim * BYTES_PER_NUMBER
+    return optimizer.block_bytes(1, dim) - dim * optimizer.weight_bytes

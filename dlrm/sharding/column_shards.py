@@ -7,8 +7,8 @@ another algorithm, and its state cannot be given to another plan.
 
 So here such tables are only looked up by the fused kernel. In the backward pass, in its place:
 
-1. From the ids of the global batch and the gradient of the pooled embeddings (that of a bag is that of each id in it,
-   since the tables all sum) each rank adds up the gradient of every row that its shards meet.
+1. From the ids of the global batch and the gradient of the pooled embeddings (that of a bag, times the id's weight, is that
+   of each id in it, since the tables all sum) each rank adds up the gradient of every row that its shards meet.
 2. The ranks that hold shards of the same rows sum the squares of these gradients: one float32 a touched row. They have
    been sent the same ids, so their touched rows are the same and in the same order.
 3. Each adds the sum, divided by the D of the whole table, to its copy of the accumulators, and updates its columns.
@@ -26,7 +26,7 @@ Terms: a *block* is a range of rows of a table over all of its columns, a *piece
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -94,15 +94,16 @@ class _Piece:
         kernel: fbgemm's module; it knows the learning rate.
         weight_RC, sums_R: views of the weights and the accumulators in it.
         dim: columns of the whole table.
-        feature, columns: where its ids are among those of the lookup, and its columns in the lookup's output.
+        features, columns: where the ids of each of its features are among those of the lookup, and its columns for that
+            feature in the lookup's output.
     """
 
     kernel: Any
     weight_RC: torch.Tensor
     sums_R: torch.Tensor
     dim: int
-    feature: int
-    columns: slice
+    features: tuple[int, ...]
+    columns: tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,15 @@ class _LookupUpdate:
             self._apply(pieces, touched[block])
 
     def _add_up(self, pieces: list[_Piece], ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> _Touched:
-        ids_N, bags_N = _ids_and_bags(ids, pieces[0].feature)  # those of the other pieces are the same
-        rows_U, place_N, bags_N = _gathered_by_row(ids_N, bags_N)
+        ids_N, bags_N, weights_N = _ids_and_bags_of(ids, pieces[0].features)  # those of the other pieces are the same
+        rows_U, place_N, order_N = _gathered_by_row(ids_N)
+        bags_N = bags_N.index_select(0, order_N)
         squares_U = gradient_BX.new_zeros(len(rows_U), dtype=torch.float32)
         gradients_UC = []
         for piece in pieces:
-            gradient_NC = gradient_BX[:, piece.columns].index_select(0, bags_N).float()
+            gradient_NC = _one_below_the_other(gradient_BX, piece.columns).index_select(0, bags_N).float()
+            if weights_N is not None:
+                gradient_NC *= weights_N.index_select(0, order_N)[:, None]
             gradient_UC = gradient_NC.new_zeros(len(rows_U), gradient_NC.shape[1])
             gradient_UC.index_add_(0, place_N, gradient_NC)
             squares_U += gradient_UC.square().sum(dim=1)
@@ -185,17 +189,37 @@ class _LookupUpdate:
             piece.weight_RC.index_add_(0, rows_U, gradient_UC * rates_U[:, None], alpha=-1)
 
 
-def _ids_and_bags(ids: KeyedJaggedTensor, feature: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of a feature, and the bag (sample) that each is in, both int64 (N,)."""
+def _ids_and_bags(ids: KeyedJaggedTensor, feature: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The ids of a feature, the bag (sample) that each is in, both int64 (N,), and their weights if ids have some."""
     offsets = ids.offset_per_key()
-    ids_N = ids.values()[offsets[feature] : offsets[feature + 1]].long()
+    own = slice(offsets[feature], offsets[feature + 1])
+    ids_N = ids.values()[own].long()
     lengths_B = ids.lengths().view(len(offsets) - 1, -1)[feature]
     bags_N = torch.arange(len(lengths_B), device=ids_N.device).repeat_interleave(lengths_B, output_size=len(ids_N))
-    return ids_N, bags_N
+    weights = ids.weights_or_none()
+    return ids_N, bags_N, None if weights is None else weights[own]
 
 
-def _gathered_by_row(ids_N: torch.Tensor, bags_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The ids in ascending order: rows_U (see :class:`_Touched`), the place of each id among these, and its bag."""
+def _ids_and_bags_of(
+    ids: KeyedJaggedTensor, features: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Those of all features of a table; bags of the second are counted after those of the first."""
+    found = [_ids_and_bags(ids, feature) for feature in features]
+    if len(found) == 1:
+        return found[0]
+    bags = [bags_N + number * ids.stride() for number, (_, bags_N, _) in enumerate(found)]
+    weights = [weights_N for _, _, weights_N in found if weights_N is not None]
+    return torch.cat([ids_N for ids_N, _, _ in found]), torch.cat(bags), torch.cat(weights) if weights else None
+
+
+def _one_below_the_other(gradient_BX: torch.Tensor, columns: Sequence[slice]) -> torch.Tensor:
+    """The columns of each feature as rows, those of the first feature first."""
+    parts = [gradient_BX[:, of_feature] for of_feature in columns]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _gathered_by_row(ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The ids in ascending order: rows_U (see :class:`_Touched`), the place of each id among these, and where it was."""
     sorted_N, order_N = ids_N.sort(stable=True)
     is_new_N = torch.ones_like(sorted_N)
     is_new_N[1:] = sorted_N[1:] != sorted_N[:-1]
@@ -203,7 +227,7 @@ def _gathered_by_row(ids_N: torch.Tensor, bags_N: torch.Tensor) -> tuple[torch.T
     rows_U = sorted_N.scatter(0, place_N, sorted_N)
     if rows_U.device.type in _COUNT_ROWS_ON and len(rows_U):
         rows_U = rows_U[: int(place_N[-1]) + 1]
-    return rows_U, place_N, bags_N.index_select(0, order_N)
+    return rows_U, place_N, order_N
 
 
 def _all_reduce_together(tensors: list[torch.Tensor], group: dist.ProcessGroup) -> None:
@@ -262,8 +286,10 @@ def _pieces_by_block(lookup: GroupedPooledEmbeddingsLookup) -> dict[_Block, list
             kernel.split_optimizer_states(),
         )
         for table, weight_RC, (sums_R, *_) in zip(tables, weights, states, strict=True):
-            columns = slice(column, column + table.local_cols)
-            piece = _Piece(kernel, weight_RC, sums_R, table.embedding_dim, feature, columns)
+            features = tuple(range(feature, feature + len(table.feature_names)))
+            starts = [column + number * table.local_cols for number in range(len(features))]
+            columns = tuple(slice(start, start + table.local_cols) for start in starts)
+            piece = _Piece(kernel, weight_RC, sums_R, table.embedding_dim, features, columns)
             pieces.setdefault(_block(table.name, table.local_metadata), []).append(piece)
-            feature, column = feature + 1, columns.stop  # one feature a table
+            feature, column = feature + len(features), columns[-1].stop
     return dict(sorted(pieces.items()))

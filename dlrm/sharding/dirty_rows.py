@@ -89,22 +89,24 @@ class _LookupMap:
     """One byte for each row of each shard of a lookup, 1 for dirty ones."""
 
     def __init__(self, lookup: GroupedPooledEmbeddingsLookup) -> None:
-        # One feature a table, so the features of a lookup are its shards, in this order.
-        features = []
+        shards: list[Shard] = []
+        shard_F = []  # the features of a lookup are those of its shards, in this order
         kernels = kernels_of(lookup)
         for config, _ in kernels:
             for table in config.embedding_tables:
                 first_row, first_column = table.local_metadata.shard_offsets
-                features.append(
+                shard_F += [len(shards)] * len(table.feature_names)
+                shards.append(
                     Shard(table_name(table.name), first_row, first_column, table.local_rows, table.local_cols)
                 )
-        self._ends = np.cumsum([shard.rows for shard in features])
+        ends = np.cumsum([shard.rows for shard in shards])
         device = kernels[0][1].current_device
-        self._marks = torch.zeros(int(self._ends[-1]), dtype=torch.uint8, device=device)
-        self._bases_F = torch.from_numpy(np.concatenate(([0], self._ends[:-1]))).to(device)
+        self._marks = torch.zeros(int(ends[-1]), dtype=torch.uint8, device=device)
+        self._ends_F = ends[shard_F]
+        self._bases_F = torch.from_numpy(np.concatenate(([0], ends[:-1]))[shard_F]).to(device)
         self._part = {
             shard: self._marks[end - shard.rows : end]
-            for shard, end in zip(features, self._ends.tolist(), strict=True)
+            for shard, end in zip(shards, ends.tolist(), strict=True)
             if shard.rows
         }
         lookup.register_forward_pre_hook(self._mark)
@@ -140,7 +142,7 @@ class _LookupMap:
             self._mark_on_device(ids)
         else:
             ends_F = np.asarray(ids.offset_per_key()[1:])
-            _mark_rows(ids.values().numpy(), ends_F, self._bases_F.numpy(), self._ends, self._marks.numpy())
+            _mark_rows(ids.values().numpy(), ends_F, self._bases_F.numpy(), self._ends_F, self._marks.numpy())
 
     def _mark_on_device(self, ids: KeyedJaggedTensor) -> None:
         """Four kernels, none of which the host waits for."""

@@ -31,7 +31,7 @@ class Piece:
         rows, columns: of the piece.
         sharding: sharding type; kernel: compute kernel; cache_share: of its rows, on the device.
         primary: whether it begins at the table's first column (there a checkpoint finds the state of whole rows).
-        hotness: most ids of a sample.
+        hotness: most ids of a sample, of all features of the table; features: how many these are.
         saved: whether checkpoints hold it: where there are several copies of the tables, those of one.
     """
 
@@ -42,6 +42,7 @@ class Piece:
     cache_share: float
     primary: bool
     hotness: int
+    features: int = 1
     saved: bool = True
 
     @property
@@ -64,38 +65,42 @@ def pieces_of(
     """
     position, saved = (rank, True) if groups is None else (groups.position_of(rank), groups.copy_of(rank) == 0)
     by_table = {name: parameter for module_plan in plan.plan.values() for name, parameter in module_plan.items()}
-    hotness = {feature.name: feature.hotness for feature in schema.sparse}
+    asked = {
+        table: (sum(feature.hotness for feature in features), len(features))
+        for table, features in schema.by_table.items()
+    }
     return [
         piece
         for table, (rows, columns) in sizes.items()
-        for piece in _pieces(by_table[module_name(table)], rows, columns, hotness[table], position, saved=saved)
+        for piece in _pieces(by_table[module_name(table)], rows, columns, asked[table], position, saved=saved)
     ]
 
 
 def _pieces(
-    parameter: ParameterSharding, rows: int, columns: int, hotness: int, position: int, *, saved: bool
+    parameter: ParameterSharding, rows: int, columns: int, asked: tuple[int, int], position: int, *, saved: bool
 ) -> Iterator[Piece]:
+    hotness, features = asked
     share = parameter.cache_params.load_factor if parameter.cache_params else None
     common = (parameter.sharding_type, parameter.compute_kernel, share or _DEFAULT_CACHE_SHARE)
     if parameter.sharding_type == _DATA_PARALLEL:
-        yield Piece(rows, columns, *common, primary=True, hotness=hotness)
+        yield Piece(rows, columns, *common, primary=True, hotness=hotness, features=features)
         return
     for shard in parameter.sharding_spec.shards:
         if shard.placement.rank() == position and shard.shard_sizes[0]:
             primary = shard.shard_offsets[1] == 0
             rows, columns = shard.shard_sizes
-            yield Piece(rows, columns, *common, primary=primary, hotness=hotness, saved=saved)
+            yield Piece(rows, columns, *common, primary=primary, hotness=hotness, features=features, saved=saved)
 
 
-def weight_bytes(piece: Piece, *, on_cpu: bool) -> Bytes:
+def weight_bytes(piece: Piece, optimizer: TableOptimizer, *, on_cpu: bool) -> Bytes:
     """Of its weights, cached ones aside."""
-    return _placed(piece, piece.rows * piece.columns * BYTES_PER_NUMBER, on_cpu=on_cpu)
+    return _placed(piece, piece.rows * piece.columns * optimizer.weight_bytes, on_cpu=on_cpu)
 
 
 def state_bytes(piece: Piece, optimizer: TableOptimizer, *, on_cpu: bool) -> Bytes:
     """Of the optimizer's state."""
     of_both = optimizer.block_bytes(piece.rows, piece.columns)
-    return _placed(piece, of_both - piece.rows * piece.columns * BYTES_PER_NUMBER, on_cpu=on_cpu)
+    return _placed(piece, of_both - piece.rows * piece.columns * optimizer.weight_bytes, on_cpu=on_cpu)
 
 
 def _placed(piece: Piece, size: int, *, on_cpu: bool) -> Bytes:
@@ -103,10 +108,10 @@ def _placed(piece: Piece, size: int, *, on_cpu: bool) -> Bytes:
     return Bytes(host=size) if on_cpu or piece.kernel in _ON_HOST else Bytes(device=size)
 
 
-def cache_bytes(piece: Piece) -> int:
+def cache_bytes(piece: Piece, optimizer: TableOptimizer) -> int:
     """Of its rows on the device, where the kernel caches them."""
     cached = piece.rows * piece.cache_share if piece.kernel == _CACHING else 0
-    return int(cached) * piece.columns * BYTES_PER_NUMBER
+    return int(cached) * piece.columns * optimizer.weight_bytes
 
 
 def gradient_bytes(piece: Piece, optimizer: TableOptimizer) -> int:
@@ -123,10 +128,9 @@ def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:
     if not piece.saved:
         return 0
     state = optimizer.state_shapes(piece.rows, piece.columns).values()
-    numbers = piece.rows * piece.columns
-    for shape in state:
-        numbers += math.prod(shape) if len(shape) > 1 or piece.primary else 0
-    return numbers * BYTES_PER_NUMBER // (ranks if piece.replicated else 1)
+    numbers = sum(math.prod(shape) if len(shape) > 1 or piece.primary else 0 for shape in state)
+    size = piece.rows * piece.columns * optimizer.weight_bytes + numbers * BYTES_PER_NUMBER
+    return size // (ranks if piece.replicated else 1)
 
 
 def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: int) -> int:
@@ -134,7 +138,7 @@ def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: in
 
     Args:
         pieces: what the rank holds.
-        columns: X, of all tables.
+        columns: X, of all features.
         samples: B, of a rank's part of a batch.
         ranks: that exchange with each other.
     """
@@ -142,7 +146,7 @@ def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: in
         return 0
     pooled = samples * columns * BYTES_PER_NUMBER  # what the dense part gets
     sharded = [piece for piece in pieces if not piece.replicated]
-    looked_up = ranks * samples * sum(piece.columns for piece in sharded) * BYTES_PER_NUMBER
+    looked_up = ranks * samples * sum(piece.columns * piece.features for piece in sharded) * BYTES_PER_NUMBER
     ids = sum(_ids(piece, samples=samples, ranks=ranks) for piece in sharded) * _BYTES_PER_ID
     return max(0, looked_up - pooled) + 2 * ids  # those of two batches: the pipeline is one ahead
 

@@ -20,7 +20,7 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.format import did_you_mean, first_line
-from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
@@ -31,6 +31,9 @@ from dlrm.table_names import module_name, table_name
 _GIB = 1024**3
 _MOST_ROWS_ON_CPU = 2**31 - 2  # embedding_backward_split_cpu_template.cpp: below 2^31 - 1
 _CACHED: Kernel = "fused_uvm_caching"
+_CUT_INTO_COLUMNS = tuple(
+    kind.value for kind in (ShardingType.COLUMN_WISE, ShardingType.TABLE_COLUMN_WISE, ShardingType.GRID_SHARD)
+)
 _ON_DEVICES: tuple[Kernel, ...] = ("dense", "fused")
 _DOES_NOT_FIT = (  # the last: the planner's word for tables that fit in sum, but not one by one
     PlannerErrorType.INSUFFICIENT_STORAGE,
@@ -118,7 +121,7 @@ def make_plan(
     def plan() -> ShardingPlan:
         if config.id_statistics:
             known = statistics_of(schema, read_statistics(config.id_statistics))
-            add_statistics(constraints, known, samples=rank_batch_size * group.size)
+            add_statistics(constraints, known, schema.by_table, samples=rank_batch_size * group.size)
         _check_room_on_host(hardware, config, reserve)
         try:
             return plan_for(hardware)
@@ -175,20 +178,20 @@ def table_constraints(
     Raises:
         ConfigError: constraints for tables that do not exist, or sharding types that all change the optimizer.
     """
-    unknown = list(_unknown_tables(config, [feature.name for feature in schema.sparse]))
+    unknown = list(_unknown_tables(config, list(schema.by_table)))
     if unknown:
         raise ConfigError(unknown)
     constraints = {}
-    for feature in schema.sparse:
-        own = config.tables.get(feature.name)
-        key = f"sharding.tables.{feature.name}.types" if own and own.types else "sharding.types"
+    for table, features in schema.by_table.items():
+        own = config.tables.get(table)
+        key = f"sharding.tables.{table}.types" if own and own.types else "sharding.types"
         kinds = own.types if own and own.types else config.types
         kernels = own.kernels if own and own.kernels else config.kernels
-        constraints[module_name(feature.name)] = ParameterConstraints(
-            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), feature.rows, rank_info),
+        constraints[module_name(table)] = ParameterConstraints(
+            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), features[0].rows, rank_info),
             compute_kernels=list(kernels) if kernels else None,
             min_partition=config.min_column_width,
-            pooling_factors=[float(feature.hotness)],
+            pooling_factors=[float(feature.hotness) for feature in features],
         )
     return constraints
 
@@ -293,7 +296,12 @@ def add_caches(config: ShardingConfig, constraints: Mapping[str, ParameterConstr
 def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, key: str) -> list[str]:
     """The sharding types under which ``optimizer`` does what it does on one device."""
     unfaithful = set() if optimizer.data_parallel else {ShardingType.DATA_PARALLEL.value}
+    if optimizer.weight_bytes < BYTES_PER_NUMBER:
+        unfaithful = {ShardingType.DATA_PARALLEL.value, *(_CUT_INTO_COLUMNS if optimizer.by_row else ())}
     faithful: list[str] = [kind for kind in kinds if kind not in unfaithful]
+    if not faithful and optimizer.weight_bytes < BYTES_PER_NUMBER:
+        message = f"{', '.join(kinds)} has no kernel that updates float16 tables by {optimizer.kind} as others do"
+        raise ConfigError.at(key, f"{message}; add table_wise or row_wise, or use precision.tables fp32")
     if not faithful:
         raise ConfigError.at(
             key,

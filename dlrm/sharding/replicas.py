@@ -44,6 +44,11 @@ class Replicas(DefaultDataParallelWrapper):  # type: ignore[misc]  # torchrec is
         self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device, ddp_ignore_param_names: set[str]
     ) -> None:
         module = dmp._dmp_wrapped_module
+        if not any(
+            weight.requires_grad for name, weight in module.named_parameters() if name not in ddp_ignore_param_names
+        ):
+            dmp._dmp_wrapped_module = module.to(device)  # all are frozen, and equal on all ranks from the start
+            return
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ddp_ignore_param_names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames broadcast_buffers, 2.12 knows only this

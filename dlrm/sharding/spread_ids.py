@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torchrec.distributed.planner import ParameterConstraints
 from torchrec.distributed.types import CacheStatistics
 
 from dlrm.data.id_statistics.base import IdStatistics
+from dlrm.schema import SparseFeature
 from dlrm.table_names import table_name
 
 _PARTS = 20
@@ -42,18 +43,24 @@ class CachedIds(CacheStatistics):  # type: ignore[misc]  # torchrec is untyped h
 
 
 def add_statistics(
-    constraints: Mapping[str, ParameterConstraints], known: Mapping[str, IdStatistics], *, samples: int
+    constraints: Mapping[str, ParameterConstraints],
+    known: Mapping[str, IdStatistics],
+    features: Mapping[str, Sequence[SparseFeature]],
+    *,
+    samples: int,
 ) -> None:
     """Weigh tables by how their ids are spread.
 
     Args:
         constraints: by module name; tables that are cached get what caches hold.
-        known: statistics, by table.
+        known: statistics, by feature.
+        features: of each table. Of several the one that looks most up says what a cache holds.
         samples: whose ids are looked up at once, of all ranks that share the tables.
     """
     for module, constraint in constraints.items():
-        statistics = known[table_name(module)]
-        constraint.pooling_factors = [max(statistics.ids_per_sample, _FEWEST_IDS)]
+        of_table = [known[feature.name] for feature in features[table_name(module)]]
+        constraint.pooling_factors = [max(statistics.ids_per_sample, _FEWEST_IDS) for statistics in of_table]
         if constraint.cache_params is not None:
-            lookups = statistics.distinct(samples * statistics.ids_per_sample)
-            constraint.cache_params.stats = CachedIds(statistics, lookups)
+            lookups = [statistics.distinct(samples * statistics.ids_per_sample) for statistics in of_table]
+            most = of_table[lookups.index(max(lookups))]
+            constraint.cache_params.stats = CachedIds(most, sum(lookups))

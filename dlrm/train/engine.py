@@ -14,15 +14,19 @@ from dlrm.config import Config
 from dlrm.config.train import TrainConfig
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
+from dlrm.format import escaped
+from dlrm.lookups.jagged import RowsLookedUp
+from dlrm.lookups.plan import Lookups, with_table_rows
 from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
-from dlrm.models.base import group_of
+from dlrm.models.base import Model, group_of
 from dlrm.models.build import build_model
-from dlrm.models.init import fill_table_block
-from dlrm.models.tables import with_table_rows
-from dlrm.models.task import MODEL_PREFIX, TrainTask
+from dlrm.models.init import fill_padded_block
+from dlrm.models.task import MODEL_PREFIX, TASK_WEIGHTING, TrainTask
+from dlrm.models.task_weighting import UncertaintyWeights
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
+from dlrm.optim.schedule import batch_size_factor
 from dlrm.optim.tables.base import TableOptimizer
-from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, table_optimizer
+from dlrm.optim.tables.build import check_table_optimizer, fuse_optimizer, padding_factors, table_optimizer
 from dlrm.optim.training import TrainingOptimizer, build_optimizer, check_all_are_trained, check_rate_groups
 from dlrm.schema import Schema
 from dlrm.sharding.column_shards import train_column_shards
@@ -46,7 +50,7 @@ from dlrm.sharding.wrap import (
 from dlrm.table_names import table_name
 from dlrm.train.growing import build_growing, check_growing
 from dlrm.train.memory import Shapes, account, reserve
-from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
+from dlrm.train.precision import DTYPES, allow_tf32, check_half_tables, lower_dense
 from dlrm.train.stepper import Stepper
 
 
@@ -61,7 +65,9 @@ class Engine:
         copies: of the tables.
         memory: what this rank will take, its process aside; hardware: that was planned for.
         dense_weights, table_weights: numbers of weights outside of tables and in them, each counted once.
+        lookups: what the model looks up of a sample.
         rows_of_ids: what makes rows of the ids of batches.
+        fill_block: writes initial weights of tables; task: the model with its loss, inside of ``model``.
     """
 
     model: DistributedModelParallel
@@ -75,8 +81,20 @@ class Engine:
     hardware: Hardware
     dense_weights: int
     table_weights: int
+    lookups: Lookups
     fill_block: FillBlock
     rows_of_ids: RowsOfIds
+    task: TrainTask
+
+    def learned_task_weights(self) -> list[float] | None:
+        """The weight of each task's loss, where they are learned; the same on every rank."""
+        weighting = self.task.task_weighting
+        return weighting.weights() if isinstance(weighting, UncertaintyWeights) else None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of the rows of each table, without padding."""
+        return self.lookups.widths
 
     def reset_tables(self) -> None:
         """Put tables and their optimizer state back to where they started."""
@@ -90,7 +108,9 @@ class PlannedModel:
     """A model that takes no memory yet, but for its dense parameters.
 
     Attributes:
-        task: with the loss; tables: what trains its tables; sizes: (rows, dim) of each table, by name.
+        task: with the loss.
+        tables: what trains its tables; sizes: (rows, padded width) of each table, by name.
+        factors: of the rates of padded tables.
         groups: of ranks that share a copy of the tables.
         plan: where the tables are to be, in each group; sharder: puts them there.
         memory_of: what a rank will take, its process aside.
@@ -99,10 +119,21 @@ class PlannedModel:
     task: TrainTask
     tables: TableOptimizer
     sizes: dict[str, tuple[int, int]]
+    factors: dict[str, float]
     groups: Groups
     plan: ShardingPlan
     sharder: TableSharder
     memory_of: Callable[[int], MemoryAccount]
+
+    @property
+    def lookups(self) -> Lookups:
+        """What is looked up of a sample."""
+        return self.task.model.lookups
+
+    @property
+    def schema(self) -> Schema:
+        """The lookups as features, which is what the tables see of the data."""
+        return self.lookups.schema
 
     @property
     def placements(self) -> list[TablePlacement]:
@@ -125,25 +156,32 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     """
     schema = with_table_rows(config.model, schema)
     groups = find_groups(config, world)
-    of_tables = table_optimizer(config.optim.sparse)
+    check_half_tables(config, copies=groups.copies)
+    half = config.precision.tables == "fp16"
+    of_tables = table_optimizer(config.optim.sparse, weight_bytes=2 if half else 4)
     check_table_optimizer(of_tables, world.device)
-    model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
+    model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank, half_tables=half)
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
     sharder = build_sharder(config.precision.exchange)
-    check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
-    fuse_optimizer(model.tables, of_tables, config.optim)
+    task = build_task(model, config, schema)
+    check_rate_groups(config.optim, task.groups, list(model.lookups.widths))
+    if config.optim.frozen:
+        model.freeze(config.optim.frozen)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()
     }
-    task = TrainTask(model, task_weights(config.train, schema.tasks))
-    shapes = Shapes.of(task, config, schema, world, scored, exchanged=groups.size > 1, trains=trains)
+    factors = padding_factors(of_tables, sizes, model.lookups.widths)
+    fuse_optimizer(model.tables, of_tables, config.optim, factors)
+    model.pooling.scale_gradients([1 / factors.get(lookup.table, 1.0) for lookup in model.lookups.lookups])
+    looked_up = model.lookups.schema
+    shapes = Shapes.of(task, config, looked_up, world, scored, exchanged=groups.size > 1, trains=trains)
     plan = make_plan(
         task,
         config=config.sharding,
         optimizer=of_tables,
-        schema=schema,
+        schema=looked_up,
         world=world,
         rank_batch_size=config.train.micro_batch_size // world.size,
         sharder=sharder,
@@ -154,9 +192,9 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     check_growing(config, schema, plan)
 
     def memory_of(rank: int) -> MemoryAccount:
-        return account(config, shapes, pieces_of(plan, sizes, schema, rank, groups), of_tables, world, groups)
+        return account(config, shapes, pieces_of(plan, sizes, looked_up, rank, groups), of_tables, world, groups)
 
-    return PlannedModel(task, of_tables, sizes, groups, plan, sharder, memory_of)
+    return PlannedModel(task, of_tables, sizes, factors, groups, plan, sharder, memory_of)
 
 
 def find_groups(config: Config, world: World) -> Groups:
@@ -193,10 +231,13 @@ def build_engine(
     memory = planned.memory_of(world.rank)
     expect(memory.with_part(PROCESS, process))  # before there are tables, with which memory runs out most often
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
-    table_weights = sum(rows * dim for rows, dim in sizes.values())
-    dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights
-    dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
-    fill_block = _block_filler(config, sizes)
+    widths = planned.lookups.widths
+    table_weights = sum(rows * widths[name] for name, (rows, _) in sizes.items())
+    dense_weights = sum(p.numel() for n, p in task.named_parameters() if ".embedding_bags." not in n)
+    dense_names = [
+        name for name, weight in task.named_parameters() if ".embedding_bags." not in name and weight.requires_grad
+    ]
+    fill_block = _block_filler(config, sizes, widths)
     sharded = shard_model(
         task,
         plan=plan,
@@ -213,6 +254,8 @@ def build_engine(
     dense, replicated = split_parameters(sharded, plan)
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in dense.items():
+        if not parameter.requires_grad:  # frozen
+            continue
         groups.setdefault(group_of(name.removeprefix(MODEL_PREFIX)), {})[name] = parameter
     average: Averaging = NoAverage()
     if config.train.average_decay > 0:
@@ -224,14 +267,19 @@ def build_engine(
         fused=sharded.fused_optimizer,
         groups=groups,
         data_parallel_tables=replicated,
+        factors=planned.factors,
         accumulation_steps=config.train.accumulation_steps,
+        undecayed=[TASK_WEIGHTING],
+        rate_factor=batch_size_factor(config),
     )
     check_all_are_trained(optimizer, [*dense_names, *replicated])
+    if of_tables.initial_state:  # fbgemm starts from zeros
+        optimizer.reset_table_state()
     rows_of_ids = build_growing(
         config,
         with_table_rows(config.model, schema),
         world,
-        sizes=sizes,
+        widths=widths,
         sharded=sharded,
         optimizer=optimizer,
         average=average,
@@ -239,7 +287,15 @@ def build_engine(
     return Engine(
         model=sharded,
         optimizer=optimizer,
-        stepper=Stepper(sharded, optimizer, world.device, config.train.pipeline, copies, rows_of_ids),
+        stepper=Stepper(
+            sharded,
+            optimizer,
+            world.device,
+            config.train.pipeline,
+            copies,
+            rows_of_ids=rows_of_ids,
+            lookups=None if planned.lookups.are_ids else RowsLookedUp(planned.lookups),
+        ),
         average=average,
         plan=plan,
         placements=planned.placements,
@@ -248,8 +304,10 @@ def build_engine(
         hardware=hardware_of(config.sharding, world),
         dense_weights=dense_weights,
         table_weights=table_weights,
+        lookups=planned.lookups,
         fill_block=fill_block,
         rows_of_ids=rows_of_ids,
+        task=task,
     )
 
 
@@ -264,8 +322,45 @@ def _copies(
     return AveragedCopies(sharded, groups, world.rank, every_steps=config.sharding.sync_steps, followers=followers)
 
 
+def build_task(model: Model, config: Config, schema: Schema) -> TrainTask:
+    """The model with its loss.
+
+    Raises:
+        ConfigError: a weight of a task that the data do not have; weights that are to be learned of a single one; a decay
+            of embeddings of features with several ids.
+    """
+    if config.optim.embedding_decay:
+        _check_rows_are_alone(model.lookups.schema)
+    tasks = schema.tasks
+    weights: list[float] | None = task_weights(config.train, tasks)
+    if config.train.task_weighting == "uncertainty":
+        if len(tasks) == 1:
+            message = (
+                "is uncertainty, which weighs several tasks against each other, and the data have one; leave it out"
+            )
+            raise ConfigError.at("train.task_weighting", message)
+        weights = None
+    return TrainTask(
+        model,
+        weights,
+        tasks=len(tasks),
+        label_smoothing=config.train.label_smoothing,
+        embedding_decay=config.optim.embedding_decay,
+    )
+
+
+def _check_rows_are_alone(looked_up: Schema) -> None:
+    for feature in looked_up.sparse:
+        several, weighted = feature.hotness > 1, looked_up.ids_have_weights
+        if several or weighted:
+            what = "several rows a sample, which all get the gradient of their sum"
+            what = what if several else "rows that are multiplied by weights"
+            message = f"decays rows that are looked up alone, and {escaped(feature.name)} may have {what}; leave it out"
+            raise ConfigError.at("optim.embedding_decay", message)
+
+
 def task_weights(config: TrainConfig, tasks: Sequence[str]) -> list[float]:
-    """The weight of each task's loss in what is trained.
+    """The weight of each task's loss in what is trained; of weights that are learned, that at the start.
 
     Raises:
         ConfigError: a weight of a task that the data do not have.
@@ -277,17 +372,16 @@ def task_weights(config: TrainConfig, tasks: Sequence[str]) -> list[float]:
     return [config.task_weights.get(task, 1.0) for task in tasks]
 
 
-def _block_filler(config: Config, sizes: dict[str, tuple[int, int]]) -> FillBlock:
+def _block_filler(config: Config, sizes: dict[str, tuple[int, int]], widths: dict[str, int]) -> FillBlock:
     """What writes the initial weights of any part of any table."""
 
     def fill(table: str, block_RC: torch.Tensor, first_row: int, first_column: int) -> None:
-        rows, dim = sizes[table]
-        fill_table_block(
+        fill_padded_block(
             block_RC,
             config.run.seed,
             table,
-            rows=rows,
-            dim=dim,
+            rows=sizes[table][0],
+            dim=widths[table],
             row_start=first_row,
             col_start=first_column,
             bound=config.model.embedding_init_bound,

@@ -35,15 +35,23 @@ class Evaluator:
         average: whose weights are evaluated.
         world: ranks, over which the figures are summed.
         say: tells a person why there is nothing to score.
+        weighted: count each sample by its weight, not once.
     """
 
     def __init__(
-        self, stepper: Stepper, average: Averaging, world: World, say: Callable[[str], None] = lambda text: None
+        self,
+        stepper: Stepper,
+        average: Averaging,
+        world: World,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        weighted: bool = False,
     ) -> None:
         self._stepper = stepper
         self._average = average
         self._world = world
         self._say = say
+        self._weighted = weighted
 
     def evaluate(self, loader: BatchLoader, watcher: Watcher | None = None) -> Results:
         """The model's figures over all samples of all ranks; the same on every rank.
@@ -53,7 +61,7 @@ class Evaluator:
             watcher: sees each batch and its scores.
         """
         watcher = watcher or Watcher()
-        metrics = TaskMetrics(loader.source.schema.tasks, self._world.device)
+        metrics = TaskMetrics(loader.source.schema.tasks, self._world.device, weighted=self._weighted)
         loader.bad_values.clear()
         self._stepper.agree()  # before weights and averages change places
         with activity.during(activity.EVALUATING), self._average.applied():
@@ -64,7 +72,8 @@ class Evaluator:
         results = metrics.compute()
         if not any(result.samples for result in results.values()) and loader.source.num_samples:
             causes = bad_values_text(loader.bad_values.summed(self._world.collectives))
-            self._say(f"{loader.source.name}: no score, as every sample was skipped (data.bad_rows: skip): {causes}")
+            why = f"was skipped (data.bad_rows: skip): {causes}" if causes else "has weight 0"
+            self._say(f"{loader.source.name}: no score, as every sample {why}")
         return results
 
     def best_reachable(self, loader: BatchLoader) -> Results | None:
@@ -72,14 +81,17 @@ class Evaluator:
         source = loader.source
         if not source.num_samples:
             return None
-        metrics = TaskMetrics(source.schema.tasks, torch.device("cpu"))
+        metrics = TaskMetrics(source.schema.tasks, torch.device("cpu"), weighted=self._weighted)
         for k in range(loader.order.num_batches):
             index_B = loader.order.indices(0, k, self._world.rank, self._world.size)
             logits_BT = source.true_logits(index_B)
             if logits_BT is None:  # for every batch, on every rank
                 return None
-            labels_BT = source.read(index_B).labels_BT
+            samples = source.read(index_B)
+            labels_BT, weights_B = samples.labels_BT, samples.weights_B
+            weights_BT = (~labels_BT.isnan()).float()
             activity.advance()
-            metrics.update(logits_BT.float(), labels_BT.nan_to_num(), (~labels_BT.isnan()).float())
+            weights_BT = weights_BT if weights_B is None else weights_BT * weights_B[:, None]
+            metrics.update(logits_BT.float(), labels_BT.nan_to_num(), weights_BT)
         metrics.all_reduce(self._world.collectives)
         return metrics.compute()

@@ -74,7 +74,7 @@ def build_growing(
     schema: Schema,
     world: World,
     *,
-    sizes: Mapping[str, tuple[int, int]],
+    widths: Mapping[str, int],
     sharded: DistributedModelParallel,
     optimizer: TrainingOptimizer,
     average: Averaging,
@@ -84,8 +84,8 @@ def build_growing(
     Args:
         config: of the run.
         schema: with the tables' rows.
+        widths: of the rows of each table, without padding.
         world: the ranks.
-        sizes: (rows, dim) of each table, by name.
         sharded: the model, whose rows start anew.
         optimizer: whose state of rows does.
         average: of the weights, which does, too.
@@ -93,30 +93,39 @@ def build_growing(
     growing = growing_embeddings(config, schema)
     if not growing:
         return IdsAreRows()
-    initial = partial(_initial_rows, config, sizes)
-    fresh_rows = FreshRows(_parts(sharded, optimizer, average, set(growing)), initial)
+    initial = partial(_initial_rows, config, widths, growing)
+    parts = _parts(sharded, optimizer, average, set(growing))
+    fresh_rows = FreshRows(parts, initial, initial_state=optimizer.tables.initial_state)
     return GrowingTables(growing, schema, world.collectives, fresh_rows)
 
 
 def _initial_rows(
     config: Config,
-    sizes: Mapping[str, tuple[int, int]],
+    widths: Mapping[str, int],
+    growing: Mapping[str, GrowingEmbedding],
     table: str,
     rows_N: torch.Tensor,
     first_column: int,
     columns: int,
 ) -> torch.Tensor:
-    rows, dim = sizes[table]
-    return table_rows(
+    width = widths[table]
+    wanted = max(0, min(columns, width - first_column))
+    rows_NC = torch.zeros(len(rows_N), columns, device=rows_N.device)  # columns of padding stay zero
+    rows_NC[:, :wanted] = table_rows(
         rows_N,
         config.run.seed,
         table,
-        rows=rows,
-        dim=dim,
+        rows=growing[table].rows,
+        dim=width,
         col_start=first_column,
-        columns=columns,
+        columns=wanted,
         bound=config.model.embedding_init_bound,
     )
+    return rows_NC
+
+
+def _weights(sharded: DistributedModelParallel) -> list[tuple[str, torch.Tensor | ShardedTensor]]:
+    return [(name, weight) for name, weight in sharded.state_dict().items() if ".embedding_bags." in name]
 
 
 def _parts(
@@ -126,8 +135,8 @@ def _parts(
     fused = {(shard.table, shard.first_row, shard.first_column): shard.states for shard in fused_shards(sharded)}
     unfused = optimizer.unfused_state()
     found: dict[str, list[TablePart]] = defaultdict(list)
-    for name, weight in sharded.state_dict().items():
-        table = table_of_weight(name) if ".embedding_bags." in name else ""
+    for name, weight in _weights(sharded):
+        table = table_of_weight(name)
         if table not in tables:
             continue
         if isinstance(weight, ShardedTensor):

@@ -11,20 +11,26 @@ import rich.console
 
 from dlrm import activity
 from dlrm.config import Config
+from dlrm.config.checkpoint import NO_CHECKPOINT
 from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
+from dlrm.data.loader import BatchLoader
+from dlrm.data.source import Dataset
+from dlrm.diagnose.job import preflight_lines
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
+from dlrm.format import escaped
 from dlrm.memory import Bytes, MemoryAccount, expected
 from dlrm.metrics.memory import PeakMemory, peak_memory
 from dlrm.metrics.tasks import Results
+from dlrm.optim.schedule import rate_lines
 from dlrm.run import heartbeat
 from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
 from dlrm.run.log import leave_terminal, open_log
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder, import_tensorboard
-from dlrm.run.results import record_results, result_lines, summary_of
+from dlrm.run.results import days_of, record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
 from dlrm.run.summary import leave_behind
 from dlrm.sharding.groups import copies_lines
@@ -33,11 +39,15 @@ from dlrm.train.build import Job, build_job, check_options
 from dlrm.train.checkpointing.resume import patience_with_storage, start_elsewhere
 from dlrm.train.checkpointing.run_checkpoints import Checkpointing
 from dlrm.train.checkpointing.train_state import TrainingData
+from dlrm.train.checkpointing.warm_start import start_warm
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.growing import growing_lines
 from dlrm.train.memory import of_most, process_bytes, scored_samples
 from dlrm.train.precision import precision_lines
 from dlrm.train.schedule import Schedule, accumulation_lines
+from dlrm.train.scores import KeptScores
+
+_WEIGHT_BYTES = 4  # weights are float32, whatever is computed or sent in fewer bits
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -64,14 +74,17 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
-    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
+    days = tuple(day.samples for day in dataset.train.days)
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples, days=days)
     process = Bytes(host=process_bytes(config, dataset, world))
     engine = build_engine(config, dataset.schema, world, scored=scored_samples(config, dataset), process=process)
     accounts = world.collectives.all_gather_object(expected())
 
-    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint))
+    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint), days)
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
+    if config.warm_start.checkpoint != NO_CHECKPOINT:
+        find_elsewhere = partial(start_warm, config, engine, dataset.train, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
     elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
     run = open_run_folder(config, world)
@@ -95,19 +108,27 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
     told = (
+        *rate_lines(config),
         *accumulation_lines(config),
         *copies_lines(config.sharding, world),
         *precision_lines(config, world),
         *growing_lines(config, dataset.schema),
     )
-    for line in (*told, *run.lines, *start.lines):
+    if start.table is not None:
+        display.show(start.table)
+    for line in (*told, *run.lines, *start.lines, *_preflight(config, dataset, start.position.step, world)):
         display.say(line)
 
     with checkpointing.watched():
         reason = job.trainer.fit()
     display.close()
 
-    test, best = _final_scores(config, job, recorder, display)
+    if (learned := engine.learned_task_weights()) is not None:
+        found = ", ".join(
+            f"{escaped(task)} {weight:.4g}" for task, weight in zip(job.measured.tasks, learned, strict=True)
+        )
+        display.say(f"learned weights of the tasks' losses: {found}")
+    test, best = _final_scores(config, job, recorder, display, run.path, world)
     memory = world.collectives.all_gather_object(peak_memory(world.device))
     summary = summarise(config, job, world, reason=reason, test=test, best=best, memory=memory, folder=run.path)
     summary["expected_memory"] = of_most(accounts).to_dict()
@@ -115,6 +136,13 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     if world.is_leader:
         leave_behind(summary, run.path, recorder, display)
     return summary
+
+
+def _preflight(config: Config, dataset: Dataset, step: int, world: World) -> list[str]:
+    """What rank 0 finds in the data before their first sample is trained on; the others wait for it."""
+    if not config.preflight.enabled or step:
+        return []
+    return from_rank_0(world.collectives, lambda: preflight_lines(config, dataset))
 
 
 def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedule, display: Display) -> None:
@@ -163,12 +191,22 @@ def _introduce(
 
 
 def _final_scores(
-    config: Config, job: Job, recorder: Recorder, display: Display
+    config: Config, job: Job, recorder: Recorder, display: Display, folder: Path, world: World
 ) -> tuple[Results | None, Results | None]:
     """The model's figures on the test samples and the best reachable ones, each None where there is nothing to score."""
+
+    def scored(loader: BatchLoader, name: str) -> Results:
+        if not config.evaluation.scores:
+            return job.evaluator.evaluate(loader)
+        path = folder / f"{name}_scores.parquet"
+        with KeptScores(path, loader.order, loader.source.schema.tasks, world) as kept:
+            return job.evaluator.evaluate(loader, kept)
+
+    if config.evaluation.scores and job.validation.source.num_samples:
+        scored(job.validation, "validation")
     if not config.evaluation.test or job.test.source.num_samples == 0:
         return None, None
-    test = job.evaluator.evaluate(job.test)
+    test = scored(job.test, "test")
     with activity.during(activity.EVALUATING):
         best = job.evaluator.best_reachable(job.test)
     record_results(recorder, "test", job.trainer.position.step, test, best)
@@ -216,9 +254,13 @@ def summarise(
         "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
         "dense_weights": job.engine.dense_weights,
         "table_weights": job.engine.table_weights,
+        "model_bytes": _WEIGHT_BYTES * (job.engine.dense_weights + job.engine.table_weights),
         "precision": to_plain(config.precision),
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,
+        **({"days": days_of(job.measured.days)} if job.measured.days else {}),
         **summary_of(validation=job.measured.validation, test=test, best=best),
     }
+    if (learned := job.engine.learned_task_weights()) is not None:
+        summary["task_weights"] = dict(zip(job.measured.tasks, learned, strict=True))
     return summary

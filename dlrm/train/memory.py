@@ -68,9 +68,9 @@ class Shapes:
     """What the memory of a rank follows from, besides the configuration and the plan.
 
     Attributes:
-        schema: of the data.
+        schema: of what is looked up.
         model: its class.
-        tables: (rows, columns) of each table; columns: X, of all of them.
+        tables: (rows, columns) of each table; columns: X, of the pooled embeddings of all features.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch or micro-batch, 0 if nothing is trained.
         evaluation_samples: of an evaluation batch, 0 without one.
@@ -81,16 +81,12 @@ class Shapes:
     schema: Schema
     model: str
     tables: tuple[tuple[int, int], ...]
+    columns: int
     dense_weights: int
     samples: int
     evaluation_samples: int
     footprint: Activations
     scored: int = 0
-
-    @property
-    def columns(self) -> int:
-        """X, the width of pooled embeddings."""
-        return sum(columns for _, columns in self.tables)
 
     @classmethod
     def of(
@@ -109,7 +105,7 @@ class Shapes:
         Args:
             task: the model with its loss.
             config: of the run.
-            schema: of the data.
+            schema: of what is looked up.
             world: the ranks.
             scored: samples of the largest split that is evaluated, of all ranks.
             exchanged: whether ranks exchange embeddings with others; if left out, where there are others.
@@ -125,6 +121,7 @@ class Shapes:
             schema=schema,
             model=type(task.model).__name__,
             tables=tables,
+            columns=sum(table.embedding_dim * len(table.feature_names) for table in configs),
             dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,
@@ -219,9 +216,9 @@ def _id_maps(config: Config, shapes: Shapes, ranks: int) -> int:
 
 def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:
     return {
-        TABLES: sum((of_tables.weight_bytes(piece, on_cpu=on_cpu) for piece in pieces), Bytes()),
+        TABLES: sum((of_tables.weight_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
         TABLE_STATE: sum((of_tables.state_bytes(piece, optimizer, on_cpu=on_cpu) for piece in pieces), Bytes()),
-        CACHES: Bytes(device=0 if on_cpu else sum(map(of_tables.cache_bytes, pieces))),
+        CACHES: Bytes(device=0 if on_cpu else sum(of_tables.cache_bytes(piece, optimizer) for piece in pieces)),
         TABLE_GRADIENTS: _placed(sum(of_tables.gradient_bytes(piece, optimizer) for piece in pieces), on_cpu=on_cpu),
     }
 
@@ -278,10 +275,10 @@ def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], *, ranks: 
 
 
 def batch_bytes(schema: Schema, samples: int) -> int:
-    """Of a batch: dense features, ids, their counts, labels and weights."""
+    """Of a batch: dense features, ids and the weights of ids, their counts, labels and weights."""
     return samples * (
         len(schema.dense) * _FLOAT
-        + schema.ids_per_sample * schema.id_bytes
+        + schema.ids_per_sample * (schema.id_bytes + _FLOAT * schema.ids_have_weights)
         + len(schema.sparse) * 4
         + 2 * len(schema.tasks) * _FLOAT
     )
@@ -313,7 +310,8 @@ def process_bytes(config: Config, dataset: Dataset, world: World) -> int:
 
 def scored_samples(config: Config, dataset: Dataset) -> int:
     """Samples of the largest split that is evaluated."""
-    return max(dataset.validation.num_samples, dataset.test.num_samples if config.evaluation.test else 0)
+    scored = [dataset.validation.num_samples, dataset.test.num_samples if config.evaluation.test else 0]
+    return max(*scored, *(day.samples for day in dataset.train.days if config.train.by_day))
 
 
 def of_most(accounts: Sequence[MemoryAccount]) -> MemoryAccount:

@@ -88,3 +88,27 @@ def precision_lines(config: Config, world: World) -> list[str]:
 
 def _word(value: object) -> str:
     return str(value).lower()
+
+
+def check_half_tables(config: Config, *, copies: int) -> None:
+    """Refuse what would round tables in float16 once more than their updates do.
+
+    Args:
+        config: of the run.
+        copies: of the tables.
+
+    Raises:
+        ConfigError: averages of weights, or of copies of the tables; delta checkpoints that quantise.
+    """
+    if config.precision.tables == "fp32":
+        return
+    why = "is {}, and precision.tables is fp16, in which {}; use {} or fp32 tables"
+    if config.train.average_decay > 0:
+        parts = f"{config.train.average_decay:g}", "an average that moves slowly would stand still", "0"
+        raise ConfigError.at("train.average_decay", why.format(*parts))
+    if copies > 1:
+        parts = str(config.sharding.group_size), "copies of tables would be rounded when they are averaged", "one copy"
+        raise ConfigError.at("sharding.group_size", why.format(*parts))
+    if config.checkpoint.enabled and config.checkpoint.full_every > 1 and config.checkpoint.increment_bits == 8:
+        parts = "8", "a weight has 16 bits already", "32"
+        raise ConfigError.at("checkpoint.increment_bits", why.format(*parts))

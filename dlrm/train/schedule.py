@@ -6,10 +6,13 @@ never counted beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dlrm.config import Config
 from dlrm.config.train import TrainConfig
+from dlrm.data.day_order import DayOrder
 from dlrm.data.order import SampleOrder
 from dlrm.errors import ConfigError
 
@@ -53,20 +56,32 @@ class Schedule:
     max_steps: int | None = None
 
     @classmethod
-    def of(cls, config: TrainConfig, *, seed: int, num_samples: int) -> Schedule:
-        """The schedule of a run that trains on so many samples; ``seed`` is that of their order.
+    def of(cls, config: TrainConfig, *, seed: int, num_samples: int, days: Sequence[int] = ()) -> Schedule:
+        """The schedule of a run that trains on so many samples.
+
+        Args:
+            config: how.
+            seed: of the order of the samples.
+            num_samples: how many there are.
+            days: how many of them each day has, where they are trained by day.
 
         Raises:
-            ConfigError: there is no global batch to train.
+            ConfigError: there is no global batch to train, or no days.
         """
-        order = SampleOrder(
-            num_samples,
-            global_batch_size=config.global_batch_size,
-            seed=seed,
-            shuffle=config.shuffle,
-            block_samples=config.shuffle_block_samples,
-            window_blocks=config.shuffle_window_blocks,
-            drop_last=config.drop_last,
+        options: dict[str, Any] = {
+            "global_batch_size": config.global_batch_size,
+            "shuffle": config.shuffle,
+            "block_samples": config.shuffle_block_samples,
+            "window_blocks": config.shuffle_window_blocks,
+            "drop_last": config.drop_last,
+        }
+        if config.by_day and len(days) < 2:
+            message = (
+                "needs training data in two parts or more (of packed data, or files); the data have one: leave it out"
+            )
+            raise ConfigError.at("train.by_day", message)
+        order = (
+            DayOrder.of(days, seed=seed, **options) if config.by_day else SampleOrder(num_samples, seed=seed, **options)
         )
         if not order.num_batches:
             message = f"leaves no batch of {config.global_batch_size} out of {num_samples} samples; set it to false"

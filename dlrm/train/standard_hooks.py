@@ -15,7 +15,7 @@ from dlrm.data.check import bad_values_text
 from dlrm.distributed.world import World
 from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.base_rate import BaseRateWatch
-from dlrm.metrics.tasks import Results, deciding
+from dlrm.metrics.tasks import Results, better, deciding
 from dlrm.metrics.throughput import Throughput, ThroughputMeter
 from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
@@ -28,6 +28,7 @@ from dlrm.train.schedule import Position
 from dlrm.train.stepper import StepOutput
 
 TARGET_REACHED = "evaluation.target_auc reached"
+STALLED = "evaluation.patience is over: validation has not become better"
 
 
 @dataclass
@@ -37,9 +38,11 @@ class Measured:
     Attributes:
         throughput: training time only; before: of earlier processes of the run.
         last_loss: mean loss of the last recorded window.
-        loss_sums_2T: float64 on the device, each task's sum of losses and number of labels of this rank since a record.
+        loss_sums_2T: float64 on the device, each task's sum of losses and number of labels of this rank since a record;
+            with weights of samples, sums of weighted losses and of weights.
         unrecorded: whether anything was trained since then.
         tasks: their names; validation: of the last evaluation, and the step it was made at.
+        days: of each day that was scored before it was trained on the step, its name and the results.
         base_rate: whether the model has become worse than none.
     """
 
@@ -52,6 +55,7 @@ class Measured:
     validation: Results | None = None
     validation_step: int | None = None
     validation_history: list[tuple[int, Results]] = field(default_factory=list)
+    days: list[tuple[int, str, Results]] = field(default_factory=list)
     base_rate: BaseRateWatch = field(default_factory=BaseRateWatch)
 
 
@@ -60,10 +64,10 @@ class LossAndSpeed(Hook):
 
     Args:
         world: over whose ranks the loss is averaged.
-        optim: for the learning rates in the records.
-        every_steps: steps between records, each of which costs one all-reduce of three numbers a task.
+        optim: for the learning rates in the records; rate_factor: of these.
+        every_steps: steps between records, each of which costs one all-reduce of four numbers a task.
         total_steps: for the progress.
-        weights: of each task's loss in what is trained.
+        weights: of each task's loss in what is trained; learned: the same where they are learned, or None.
     """
 
     def __init__(
@@ -77,7 +81,9 @@ class LossAndSpeed(Hook):
         every_steps: int,
         total_steps: int,
         weights: Sequence[float] = (1.0,),
+        learned: Callable[[], list[float] | None] = lambda: None,
         bad_values: Callable[[], dict[str, int]] = dict,
+        rate_factor: float = 1.0,
     ) -> None:
         self._world = world
         self._optim = optim
@@ -87,10 +93,13 @@ class LossAndSpeed(Hook):
         self._every_steps = every_steps
         self._total_steps = total_steps
         self._weights = weights
+        self._learned = learned
+        self._rate_factor = rate_factor
         self._bad_values = bad_values
         self._position = Position()
         self._recorded_step: int | None = None  # None: another process has trained a part of the window
-        self._positives_1T = torch.zeros_like(measured.loss_sums_2T[:1])
+        # By weight the positives, and the samples that were predicted right; not by weight the labels.
+        self._counts_3T = torch.zeros(3, *measured.loss_sums_2T.shape[1:]).to(measured.loss_sums_2T)
 
     def on_start(self, position: Position) -> None:
         """Training time starts here, so that set-up does not count."""
@@ -112,7 +121,10 @@ class LossAndSpeed(Hook):
         self._measured.loss_sums_2T[1] += output.weights_BT.sum(
             0
         )  # without padding, skipped samples and missing labels
-        self._positives_1T += (output.labels_BT * output.weights_BT).sum(0)
+        right_BT = (output.logits_BT > 0) == (output.labels_BT > 0.5)
+        self._counts_3T[0] += (output.labels_BT * output.weights_BT).sum(0)
+        self._counts_3T[1] += (right_BT * output.weights_BT).sum(0)
+        self._counts_3T[2] += output.weights_BT.count_nonzero(0)
         if position.step % self._every_steps == 0:
             self._record()
 
@@ -123,16 +135,18 @@ class LossAndSpeed(Hook):
         self._measured.throughput.stop()
 
     def _record(self) -> None:
-        sums_3T = torch.cat([self._measured.loss_sums_2T, self._positives_1T])
-        self._world.collectives.all_reduce_sum_(sums_3T)
-        losses_T, labels_T, _ = sums = sums_3T.tolist()
+        sums_5T = torch.cat([self._measured.loss_sums_2T, self._counts_3T])
+        self._world.collectives.all_reduce_sum_(sums_5T)
+        losses_T, labels_T, _, right_T, _ = sums_5T.tolist()
         self._measured.loss_sums_2T.zero_()
-        self._positives_1T.zero_()
+        self._counts_3T.zero_()
         self._measured.unrecorded = False
         if not any(labels_T):  # of all ranks together, so that all of them leave
             causes = bad_values_text(self._bad_values())
             problem = (
                 f"every sample of the steps up to {self._position.step} was skipped (data.bad_rows: skip): {causes}"
+                if causes
+                else f"every sample of the steps up to {self._position.step} has weight 0"
             )
             raise DataError("training samples", problem, hint="check data.rows and the files: nothing is trained on")
         means_T = [losses / labels if labels else 0.0 for losses, labels in zip(losses_T, labels_T, strict=True)]
@@ -148,28 +162,42 @@ class LossAndSpeed(Hook):
             "loss": loss,
             "samples_per_s": round(window.samples_per_s, 1),
             "training_time_s": round(self._measured.throughput.overall().elapsed_s, 3),
-            "lr_dense": learning_rate(optim.schedule, optim.dense.lr, position.step),
-            "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr, position.step),
+            "lr_dense": learning_rate(optim.schedule, optim.dense.lr * self._rate_factor, position.step),
+            "lr_sparse": learning_rate(optim.schedule, optim.sparse.lr * self._rate_factor, position.step),
         }
+        if self._recorded_step is not None and labels_T[0]:
+            values["accuracy"] = right_T[0] / labels_T[0]
         self._recorder.record("train", position.step, values)
         if len(means_T) > 1:
-            for task, mean, labels in zip(self._measured.tasks, means_T, labels_T, strict=True):
+            learned = self._learned()
+            for t, (task, mean, labels) in enumerate(zip(self._measured.tasks, means_T, labels_T, strict=True)):
                 if labels:
-                    self._recorder.record("train", position.step, {"task": task, "loss": mean})
+                    weight = {} if learned is None else {"weight": learned[t]}
+                    self._recorder.record("train", position.step, {"task": task, "loss": mean, **weight})
         self._display.status(Status(position.step, self._total_steps, loss, window.samples_per_s, "training"))
         if self._recorded_step is not None:
             first = self._recorded_step + 1
-            if line := self._measured.base_rate.trained(first, position.step, sums):
+            if line := self._measured.base_rate.trained(first, position.step, _as_counted(sums_5T)):
                 self._display.say(line)
         self._recorded_step = position.step
+
+
+def _as_counted(sums_5T: torch.Tensor) -> list[list[float]]:
+    """Losses, labels and positives, of sums of them by weight scaled to the number of labels, the last row."""
+    losses_T, weights_T, positives_T, _, labels_T = sums_5T
+    scale_T = torch.where(weights_T > 0, labels_T / weights_T, 0)
+    return [(losses_T * scale_T).tolist(), labels_T.tolist(), (positives_T * scale_T).tolist()]
 
 
 class Validation(Hook):
     """Evaluates on the validation samples every so many steps and at the end of each epoch; may end the training.
 
     Args:
-        config: when, and the AUC to stop at.
+        config: when, the AUC to stop at, and how long to wait for a better result.
         score: evaluates the model; the same results on every rank.
+        metric: by which results are compared.
+        planned: whether a step is one to evaluate at. A run that was stopped elsewhere has evaluated there, too, and goes
+            on as if it had not.
     """
 
     def __init__(
@@ -179,8 +207,13 @@ class Validation(Hook):
         measured: Measured,
         recorder: Recorder,
         display: Display,
+        *,
+        metric: str = "auc",
+        planned: Callable[[int], bool] = lambda step: True,
     ) -> None:
         self._config = config
+        self._metric = metric
+        self._planned = planned
         self._score = score
         self._measured = measured
         self._recorder = recorder
@@ -206,7 +239,22 @@ class Validation(Hook):
 
     def _end_after(self, results: Results) -> str | None:
         target, auc = self._config.target_auc, deciding(results).auc
-        return TARGET_REACHED if target is not None and auc is not None and auc >= target else None
+        if target is not None and auc is not None and auc >= target:
+            return TARGET_REACHED
+        patience = self._config.patience
+        return STALLED if patience is not None and self._since_best() >= patience else None
+
+    def _since_best(self) -> int:
+        """How many of the planned evaluations came after the best one."""
+        found = [results for step, results in self._measured.validation_history if self._planned(step)]
+        values: list[float | None] = [getattr(deciding(results), self._metric) for results in found]
+        best, since = None, 0
+        for value in values:
+            if value is not None and (best is None or better(self._metric, value, best)):
+                best, since = value, 0
+            else:
+                since += 1
+        return since
 
     def on_end(self, position: Position, reason: str) -> None:
         """Evaluate the final weights if the last evaluation was of earlier ones."""

@@ -8,7 +8,7 @@ batch it was given has been trained and nothing is in flight.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineBase
 from dlrm.activity import Awaited
 from dlrm.config.train import Pipeline
 from dlrm.data.batch import Batch
+from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.optim.training import TrainingOptimizer
 from dlrm.sharding.copies import ONE_COPY, Copies
 from dlrm.sharding.growing.tables import IdsAreRows, RowsOfIds
@@ -56,7 +57,8 @@ class Stepper:
         device: where it computes.
         pipeline: what runs beside what.
         copies: of the model's tables.
-        rows_of_ids: makes rows of the ids of batches.
+        rows_of_ids: makes rows of the ids of growing tables.
+        lookups: what the model looks up of these, where it is something else.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class Stepper:
         pipeline: Pipeline,
         copies: Copies = ONE_COPY,
         rows_of_ids: RowsOfIds | None = None,
+        lookups: RowsLookedUp | None = None,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._copies = copies
         self._rows_of_ids = rows_of_ids or IdsAreRows()
+        self._lookups = lookups
         kind = SparseDistPipeline if pipeline == "sparse_dist" else TrainPipelineBase
         self._pipeline = kind(model, optimizer, device)
         model.register_forward_pre_hook(self._begin)
@@ -87,7 +91,7 @@ class Stepper:
             The output of each step, as soon as the global batch has been trained.
         """
         self._model.train()
-        batches = self._rows_of_ids.admitted(Awaited(batches), first_step)
+        batches = self._looked_up(self._rows_of_ids.admitted(Awaited(batches), first_step))
         step = first_step
         parts: list[StepOutput] = []
         while True:
@@ -108,7 +112,7 @@ class Stepper:
         """Run every batch forward only; the model is left in training mode."""
         self.agree()
         self._model.eval()
-        batches = self._rows_of_ids.looked_up(Awaited(batches))
+        batches = self._looked_up(self._rows_of_ids.looked_up(Awaited(batches)))
         try:
             while True:
                 with torch.no_grad():
@@ -129,6 +133,12 @@ class Stepper:
         self._optimizer.ends_step = inputs[0].ends_step
         sum_over_ranks(self._model, now=inputs[0].ends_step)
         self._rows_of_ids.begin(inputs[0])
+
+    def _looked_up(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches as the model looks them up."""
+        if (rows := self._lookups) is None:
+            return batches
+        return (replace(batch, sparse=rows(batch.sparse, constant="lengths" in batch.constant)) for batch in batches)
 
     def _progress(self, batches: Iterator[Batch]) -> Any:
         try:

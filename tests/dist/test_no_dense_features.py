@@ -2,16 +2,8 @@
 
 import pytest
 
-from dlrm.config import load_config
-from dlrm.data.build import build_dataset
-from dlrm.run.console import Silent
-from dlrm.run.recorder import NoRecorder
-from dlrm.train.build import build_job
-from dlrm.train.engine import build_engine
-from dlrm.train.schedule import BEGINNING, Schedule
 from tests.support.ranks import run_ranks
-from tests.support.training import this_world
-from tests.support.whole_state import fill_state, gather_state
+from tests.support.training import trained
 
 SMALL = [
     "data={kind: random, num_dense: 0, rows: [7, 50, 300, 40], hotness: [1, 2, 1, 3], random_hotness: true}",
@@ -31,28 +23,13 @@ RUNS = {
 LENGTH, STOP = 6, 3
 
 
-def trained(options, steps, start=None):
-    """State, position and validation after so many steps."""
-    config = load_config(None, [*SMALL, *options, f"train.max_steps={steps}", "train.epochs=9"])
-    world, dataset = this_world(), build_dataset(config.data)
-    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
-    engine = build_engine(config, dataset.schema, world)
-    state, position = start or (None, BEGINNING)
-    job = build_job(config, dataset, schedule, engine, world, NoRecorder(), Silent(), start=position)
-    if state is not None:
-        fill_state(engine, state)
-    job.trainer.fit()
-    assert job.trainer.position.step == steps
-    return gather_state(engine, world.collectives), job.trainer.position, job.measured.validation["label"].log_loss
-
-
 def runs(rank, world_size, resumed):
     """The last state and validation loss of each run; those in ``resumed`` end the same to the bit if they are stopped."""
     ends = {}
     for name, options in RUNS.items():
-        state, _, loss = trained(options, LENGTH)
+        state, _, loss = trained([*SMALL, *options], LENGTH)
         if name in resumed:
-            again, _, loss_again = trained(options, LENGTH, trained(options, STOP)[:2])
+            again, _, loss_again = trained([*SMALL, *options], LENGTH, trained([*SMALL, *options], STOP)[:2])
             assert again.keys() == state.keys()
             assert all(again[key].equal(value) for key, value in state.items())
             assert loss_again == loss

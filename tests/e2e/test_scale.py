@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from dlrm.scaling.experiments.jobs import ROOT
+from dlrm.jobs.processes import ROOT
 from tests.support.command import run_command
 from tests.support.elastic_job import NOT_PASSED, await_all_gone, await_true
 

@@ -19,7 +19,9 @@ from dlrm.inference.export.job import ExportJob
 from dlrm.inference.export.update import Update
 from dlrm.inference.export.write import MAX_FILE_BYTES, FolderWriter, new_export
 from dlrm.inference.exported.manifest import Manifest
+from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.models.build import build_model
+from dlrm.models.tables import DIM_MULTIPLE
 from dlrm.table_names import module_name, state_name
 from dlrm.train.checkpointing.load import saved_config
 from tests.support.command import run_command
@@ -108,11 +110,14 @@ class TrainersModel:
         (outcome,) = run_command(["checkpoint", "export", str(run), str(file), "--optimizer", "--overwrite"])
         assert outcome.exit_code == 0, outcome.stderr
         weights = load_file(file)
-        names = {
-            f"tables.embedding_bags.{module_name(feature.name)}.weight": f"tables.{state_name(feature.name)}.weight"
-            for feature in self.schema.sparse
+        tables = {
+            f"tables.embedding_bags.{module_name(table.name)}.weight": f"tables.{state_name(table.name)}.weight"
+            for table in self.model.lookups.tables
         }
-        state = {name: weights[prefix + names.get(name, name)] for name in self.model.state_dict()}
+        state = {name: weights[prefix + tables.get(name, name)] for name in self.model.state_dict()}
+        for name in tables:
+            padding = -state[name].shape[1] % DIM_MULTIPLE
+            state[name] = torch.nn.functional.pad(state[name], (0, padding))
         self.model.load_state_dict(state)
 
     @torch.no_grad()
@@ -120,5 +125,5 @@ class TrainersModel:
         """float32 (B, T)."""
         size = len(samples)
         batch = make_batch(samples, self.schema, size=size, global_samples=size, world_size=1)
-        logits_BT: torch.Tensor = self.model(batch.dense, batch.sparse)
+        logits_BT: torch.Tensor = self.model(batch.dense, RowsLookedUp(self.model.lookups)(batch.sparse))
         return logits_BT

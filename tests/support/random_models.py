@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class BagSource(Source):
         ids_MS: likewise.
         lengths_MF: likewise.
         labels_MT: likewise.
+        weights_M: likewise; None where the schema says so.
+        id_weights_MS: likewise.
     """
 
     def __init__(
@@ -54,13 +56,23 @@ class BagSource(Source):
         ids_MS: torch.Tensor,
         lengths_MF: torch.Tensor,
         labels_MT: torch.Tensor,
+        weights_M: torch.Tensor | None = None,
+        id_weights_MS: torch.Tensor | None = None,
     ) -> None:
         super().__init__("random bags", schema, len(labels_MT))
         self.dense_MN, self.ids_MS, self.lengths_MF, self.labels_MT = dense_MN, ids_MS, lengths_MF, labels_MT
+        self.weights_M, self.id_weights_MS = weights_M, id_weights_MS
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices."""
-        return Samples(self.dense_MN[index_B], self.ids_MS[index_B], self.labels_MT[index_B], self.lengths_MF[index_B])
+        return Samples(
+            self.dense_MN[index_B],
+            self.ids_MS[index_B],
+            self.labels_MT[index_B],
+            self.lengths_MF[index_B],
+            None if self.weights_M is None else self.weights_M[index_B],
+            None if self.id_weights_MS is None else self.id_weights_MS[index_B],
+        )
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """None: no file is read."""
@@ -160,6 +172,31 @@ def _random_bags(random: np.random.Generator, schema: Schema) -> BagSource:
         ids_MS=torch.from_numpy(np.concatenate(ids, axis=1)),
         lengths_MF=torch.from_numpy(np.stack(lengths, axis=1).astype(np.int32)),
         labels_MT=torch.from_numpy((random.random((samples, 1)) < 0.4).astype(np.float32)),
+    )
+
+
+def weighted(model: RandomModel) -> RandomModel:
+    """The model with weights of samples, and of the ids of all features but the first, some of each 0."""
+    random = np.random.default_rng([model.seed, 1])
+    source = model.source
+    first, *others = source.schema.sparse
+    features = [replace(feature, weights=f"{feature.name}_weights") for feature in others]
+    weights_M, id_weights_MS = (
+        torch.from_numpy(random.uniform(0, 2, shape) * (random.random(shape) > 0.1)).float()
+        for shape in (source.num_samples, tuple(source.ids_MS.shape))
+    )
+    id_weights_MS[:, : first.hotness] = 1
+    return replace(
+        model,
+        source=BagSource(
+            replace(source.schema, sparse=(first, *features), sample_weight="weight"),
+            source.dense_MN,
+            source.ids_MS,
+            source.lengths_MF,
+            source.labels_MT,
+            weights_M,
+            id_weights_MS if features else None,
+        ),
     )
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from dlrm.config import Config
+from dlrm.config import Config, load_config
+from dlrm.data.build import build_dataset
 from dlrm.data.in_memory import InMemorySource
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.distributed.world import RankInfo, World
+from dlrm.run.console import Silent
+from dlrm.run.recorder import NoRecorder
 from dlrm.schema import Schema
+from dlrm.train.build import build_job
 from dlrm.train.engine import build_engine
+from dlrm.train.schedule import BEGINNING, Position, Schedule
+from tests.support.whole_state import fill_state, gather_state
 
 ROWS = (7, 50, 300, 40)
 
@@ -63,3 +70,32 @@ def training_losses(rank: int, world_size: int, config: Config, num_samples: int
             losses.append(loss.item())
         epoch += 1
     return losses
+
+
+def trained(
+    options: Sequence[str], steps: int, start: tuple[dict[str, torch.Tensor], Position] | None = None
+) -> tuple[dict[str, torch.Tensor], Position, float]:
+    """The whole job on this rank: what it ends with after so many steps in all.
+
+    Args:
+        options: of the configuration, with validation.
+        steps: of training.
+        start: the first two of what an earlier part returned.
+
+    Returns:
+        The whole state, the position, and the log loss of the last validation (of the task ``label``).
+    """
+    config = load_config(None, [*options, f"train.max_steps={steps}", "train.epochs=9"])
+    world, dataset = this_world(), build_dataset(config.data)
+    schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=dataset.train.num_samples)
+    engine = build_engine(config, dataset.schema, world)
+    state, position = start or (None, BEGINNING)
+    job = build_job(config, dataset, schedule, engine, world, NoRecorder(), Silent(), start=position)
+    if state is not None:
+        fill_state(engine, state)
+    job.trainer.fit()
+    assert job.trainer.position.step == steps
+    assert job.measured.validation is not None
+    log_loss = job.measured.validation["label"].log_loss
+    assert log_loss is not None
+    return gather_state(engine, world.collectives), job.trainer.position, log_loss

@@ -148,8 +148,9 @@ def train_by_hand(model: RandomModel, copies: CopiesByHand = CopiesByHand()) -> 
                 pooled = [count_BR @ table.value for count_BR, table in zip(counts, tables, strict=True)]
                 vectors = [bottom.forward(samples.dense_BN.numpy().astype(np.float64)), *pooled]
                 logits = top.forward(np.concatenate(vectors, axis=1))[:, 0]
-                losses[-1] += float(np.sum(np.logaddexp(0, logits) - labels * logits)) / len(of_batch)
-                gradient = (1 / (1 + np.exp(-logits)) - labels) / len(of_batch)
+                weights = np.ones_like(labels) if samples.weights_B is None else samples.weights_B.numpy().astype(float)
+                losses[-1] += float(np.sum(weights * (np.logaddexp(0, logits) - labels * logits))) / len(of_batch)
+                gradient = weights * (1 / (1 + np.exp(-logits)) - labels) / len(of_batch)
                 widths = np.cumsum([vector.shape[1] for vector in vectors])[:-1]
                 of_bottom, *of_tables = np.split(top.backward(gradient[:, None]), widths, axis=1)
                 bottom.backward(of_bottom)
@@ -190,8 +191,12 @@ def _counts(model: RandomModel, samples: Any, means: list[bool]) -> list[Array]:
     for number, (feature, mean) in enumerate(zip(model.source.schema.sparse, means, strict=True)):
         count_BR = np.zeros((len(samples), feature.rows))
         for sample, length in enumerate(samples.lengths_BF[:, number].tolist()):
-            for row in samples.ids_BS[sample, begin : begin + length].tolist():
-                count_BR[sample, row] += 1 / length if mean else 1
+            bag = slice(begin, begin + length)
+            rows = samples.ids_BS[sample, bag].tolist()
+            weights = [1.0] * length if samples.id_weights_BS is None else samples.id_weights_BS[sample, bag].tolist()
+            whole = sum(weights) if mean else 1
+            for row, weight in zip(rows, weights, strict=True):
+                count_BR[sample, row] += weight / whole if whole else 0
         counts.append(count_BR)
         begin += feature.hotness
     return counts

@@ -89,11 +89,14 @@ def translate(found: Mapping[str, Any], config: ModelConfig, schema: Schema) -> 
 def model_shapes(config: ModelConfig, schema: Schema) -> dict[str, tuple[int, ...]]:
     """The weights of this project's model by their names in checkpoints; the tables need no memory for it."""
     model = build_model(config, schema, seed=0)
-    shapes = {}
+    widths = model.lookups.widths
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, weight in model.named_parameters():
         if name.startswith("tables.embedding_bags."):
-            name = weight_name(state_name(table_of_weight(name)))
-        shapes[name] = tuple(weight.shape)
+            table = table_of_weight(name)
+            shapes[weight_name(state_name(table))] = (weight.shape[0], widths[table])
+        else:
+            shapes[name] = tuple(weight.shape)
     return shapes
 
 
@@ -105,12 +108,18 @@ def unlike(config: DlrmModel, schema: Schema) -> Iterator[str]:
         yield f"no model there has the interaction {config.interaction.kind}: choose one of {', '.join(_MODELS)}"
     if isinstance(config.interaction, DotInteraction) and config.interaction.self_interaction:
         yield "model.interaction.self_interaction is true, no model there multiplies a vector with itself"
+    if config.embedding.kind != "full" or any(table.embedding for table in config.tables.values()):
+        yield "model.embedding is not full everywhere, tables there have a row for each id"
+    if config.shared_tables:
+        yield "model.shared_tables is set, each feature has a table of its own there"
     means = [name for name, table in config.tables.items() if table.pooling == "mean"]
     if config.pooling == "mean" or means:
         yield f"model.{'pooling' if config.pooling == 'mean' else f'tables.{means[0]}.pooling'} is mean, tables there sum"
     if len(schema.tasks) > 1:
         yield f"the data have {len(schema.tasks)} tasks, models there have one logit"
-    if config.heads.tower:
+    if config.heads.kind != "shared_bottom":
+        yield f"model.heads.kind is {config.heads.kind}, models there have one MLP"
+    elif config.heads.tower:
         yield "model.heads.tower is set, no model there has towers"
     if len(config.top_mlp) < 2:
         yield "model.top_mlp has one layer, over_arch has at least two"

@@ -94,6 +94,9 @@ class PackedData(Section):
     tasks: ColumnsIfAny = ()
     """Names of the columns of ``<part>_labels.npy``, of several that dataset.json does not name. The first decides
     which checkpoint is the best. -1 is a label that is missing: the sample trains the other tasks."""
+    sample_weights: bool = False
+    """Multiply the losses of each sample by its weight in ``<part>_weights.npy``, float32 (rows,), finite numbers from 0
+    on; the sum is still divided by the number of samples. A weight of 0 is as if the sample were not there."""
     split: PartSplit = PartSplit()
     multi_hot: Annotated[
         OneHot | MultiHotFiles | MlperfMultiHot | HashedMultiHot, Field(discriminator="kind")

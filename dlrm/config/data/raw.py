@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dlrm.config.base import NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Sizes
-from dlrm.config.data.paths import InputPaths
+from dlrm.config.data.paths import InputPath, InputPaths
 
 
 def _some(value: object) -> object:
@@ -116,6 +116,10 @@ class CriteoTsvData(Section):
         VocabularyCategories | HashedCategories | IdCategories, Field(discriminator="kind")
     ] = VocabularyCategories()  # fmt: skip
     dense: DenseTransform = DenseTransform()
+    vocabulary_from: InputPath = ""
+    """Folder of a data set that preprocess has written: categories and dense values are encoded as it has them, categories
+    that it does not know get the id of unseen ones, and nothing is fitted. num_dense, num_sparse, categories and dense are
+    as it has them."""
 
     @model_validator(mode="after")
     def _files_and_one_table_per_column(self) -> Self:

@@ -30,6 +30,7 @@ PLANTED_ROWS = (
 
 Shares = Annotated[tuple[Share, ...], *AS_LIST]
 Correlation = Annotated[float, Number, Field(ge=-1, le=1)]
+Teacher = Literal["default", "linear", "factorisation", "cross"]
 
 
 class PlantedData(Section):
@@ -58,8 +59,14 @@ class PlantedData(Section):
     """Correlation of their true logits with that of the first task. What remains of each is a hidden model of its own."""
     task_missing: Fraction = 0.0
     """Share of their labels that are missing."""
+    sample_weights: bool = False
+    """Give each sample a weight, one of 1/8, 2/8, .. 2, each equally often, whatever the sample is."""
     signal: PositiveFloat = 1.7
     """Standard deviation of the true logit: how much of a label can be known (1.7: best reachable AUC about 0.84)."""
+    teacher: Teacher = "default"
+    """What the true logit is made of: default (first-order effects, bent ones of dense features, products of pairs), or
+    what some models can express and others cannot: linear (first-order effects alone), factorisation (and products of all
+    pairs), cross (first-order effects and products of three)."""
     rank: PositiveInt = 4
     """Width of the hidden vectors whose products the label depends on; each factor is weaker than the one before."""
     seed: NonNegativeInt = 0
@@ -123,6 +130,9 @@ class RandomData(Section):
     """Ids per sample of each sparse feature; a single number is meant for all."""
     random_hotness: bool = False
     """Draw the number of ids of each bag from 1 .. hotness instead of always taking hotness."""
+    id_weights: bool = False
+    """Give each id a weight, one of 1/8, 2/8, .. 2, each equally often: embeddings are multiplied by it before they are
+    pooled."""
     ids: Annotated[UniformIds | ZipfIds | TraceIds, Field(discriminator="kind")] = UniformIds()
     click_rate: Share = 0.5
     """Share of positive labels."""

@@ -6,10 +6,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dlrm.config.model.base import ModelSection, Pooling, TableOverride
+from dlrm.config.model.base import EqualWidths, ModelSection, Pooling, TableOverride
+from dlrm.config.model.compressed import FrequencyCapped, HashedEmbedding, MixedDim, QuotientRemainder
+from dlrm.config.model.dcn_v1 import DcnV1Model
 from dlrm.config.model.deepfm import DeepFmModel
 from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
+from dlrm.config.model.finalmlp import FinalMlpModel
+from dlrm.config.model.fm import FmModel
+from dlrm.config.model.growing import GrowingEmbedding
+from dlrm.config.model.heads import Heads, Mmoe, Ple, SharedBottom
 from dlrm.config.model.interactions import (
     CatInteraction,
     DcnInteraction,
@@ -17,21 +23,54 @@ from dlrm.config.model.interactions import (
     Interaction,
     ProjectionInteraction,
 )
+from dlrm.config.model.lr import LrModel
+from dlrm.config.model.wide_deep import WideDeepModel
+from dlrm.config.model.wukong import WukongModel
+from dlrm.config.model.xdeepfm import XDeepFmModel
 
 __all__ = [
     "BOTTOM_MLP",
     "CatInteraction",
     "DcnInteraction",
+    "DcnV1Model",
     "DeepFmModel",
     "DlrmModel",
     "DotInteraction",
+    "EmbeddingConfig",
+    "EqualWidths",
+    "FinalMlpModel",
+    "FmModel",
+    "FrequencyCapped",
+    "FullEmbedding",
+    "GrowingEmbedding",
+    "HashedEmbedding",
+    "Heads",
     "Interaction",
+    "LrModel",
+    "MixedDim",
+    "Mmoe",
     "ModelConfig",
     "ModelSection",
+    "Ple",
     "Pooling",
     "ProjectionInteraction",
+    "QuotientRemainder",
     "SharedBottom",
     "TableOverride",
+    "WideDeepModel",
+    "WukongModel",
+    "XDeepFmModel",
 ]
 
-ModelConfig = Annotated[DlrmModel | DeepFmModel, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    DlrmModel
+    | DeepFmModel
+    | LrModel
+    | FmModel
+    | WideDeepModel
+    | DcnV1Model
+    | XDeepFmModel
+    | FinalMlpModel
+    | WukongModel,
+    Field(discriminator="kind"),
+]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dlrm.config.base import Fraction, PositiveFloat, PositiveInt, Section
+from dlrm.config.base import Columns, Fraction, PositiveFloat, PositiveInt, Section
 from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 
 Pooling = Literal["sum", "mean"]
@@ -37,6 +37,8 @@ class ModelSection(Section):
     embedding: EmbeddingConfig = FullEmbedding()
     tables: dict[str, TableOverride] = Field(default_factory=dict)
     """Overrides for single tables, by name."""
+    shared_tables: dict[str, Columns] = Field(default_factory=dict)
+    """Tables of several features whose ids mean the same, by a name for the table: {items: [clicked, bought]}."""
 
     def embedding_of(self, table: str) -> EmbeddingConfig:
         """How the ids of a feature become rows of its table."""
@@ -47,3 +49,31 @@ class ModelSection(Section):
     def other_width(self) -> str:
         """The first table whose rows have another width than the rest; empty if all are equal."""
         return next((name for name, t in self.tables.items() if t.embedding_dim not in (None, self.embedding_dim)), "")
+
+
+class EqualWidths(ModelSection):
+    """Options of a model whose tables have rows of one width."""
+
+    why_equal: ClassVar[str] = "multiplies the vectors of all fields"
+    """What the model does with them that needs it."""
+
+    @model_validator(mode="after")
+    def _widths_are_equal(self) -> Self:
+        if self.other_width:
+            kind = type(self).model_fields["kind"].default
+            raise ValueError(
+                f"tables.{self.other_width}.embedding_dim differs from embedding_dim: {kind} {self.why_equal}, so that "
+                "they need equal dimensions"
+            )
+        return self
+
+
+class WithoutHiddenUnits(EqualWidths):
+    """Options of a model that has no hidden layer."""
+
+    @model_validator(mode="after")
+    def _nothing_is_dropped(self) -> Self:
+        if self.dropout:
+            kind = type(self).model_fields["kind"].default
+            raise ValueError(f"dropout is {self.dropout}, but {kind} has no hidden units to drop: leave it out")
+        return self

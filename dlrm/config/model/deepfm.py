@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
-
-from pydantic import model_validator
+from typing import Literal
 
 from dlrm.config.base import Sizes
-from dlrm.config.model.base import ModelSection
-from dlrm.config.model.heads import SharedBottom
+from dlrm.config.model.base import EqualWidths
+from dlrm.config.model.heads import Heads, SharedBottom
 
 
-class DeepFmModel(ModelSection):
+class DeepFmModel(EqualWidths):
     """DeepFM (arXiv:1703.04247): a factorization machine and an MLP on the same field vectors; the logit is their sum.
 
     A row of a table holds an id's vector and, as its last number, its first-order weight: one look-up brings both. Each
@@ -21,13 +19,4 @@ class DeepFmModel(ModelSection):
     kind: Literal["deepfm"] = "deepfm"
     deep_mlp: Sizes = (400, 400, 400)
     """Sizes of the hidden layers of the MLP on all field vectors; the logits' layer follows."""
-    heads: SharedBottom = SharedBottom()
-
-    @model_validator(mode="after")
-    def _widths_are_equal(self) -> Self:
-        if self.other_width:
-            raise ValueError(
-                f"tables.{self.other_width}.embedding_dim differs from embedding_dim: deepfm multiplies the vectors of all "
-                "fields, so that they need equal dimensions"
-            )
-        return self
+    heads: Heads = SharedBottom()

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dlrm.config.base import Section
+from dlrm.config.model.compressed import FrequencyCapped, HashedEmbedding, MixedDim, QuotientRemainder
 from dlrm.config.model.growing import GrowingEmbedding
 
 
@@ -16,4 +17,7 @@ class FullEmbedding(Section):
     kind: Literal["full"] = "full"
 
 
-EmbeddingConfig = Annotated[FullEmbedding | GrowingEmbedding, Field(discriminator="kind")]
+EmbeddingConfig = Annotated[
+    FullEmbedding | HashedEmbedding | QuotientRemainder | FrequencyCapped | MixedDim | GrowingEmbedding,
+    Field(discriminator="kind"),
+]

@@ -13,7 +13,7 @@ from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.multi_hot.hashed import HashedBags
 from dlrm.data.multi_hot.lookup import LookupBags
 from dlrm.data.multi_hot.recipe import Recipe
-from dlrm.data.source import Dataset, Samples, Source
+from dlrm.data.source import Dataset, Day, Samples, Source
 from dlrm.errors import ConfigError
 from dlrm.schema import Schema
 
@@ -37,12 +37,18 @@ class MultiHotSource(Source):
     def __init__(self, source: Source, schema: Schema, bags: Bags) -> None:
         super().__init__(source.name, schema, source.num_samples)
         self.bad_rows, self.null_id = source.bad_rows, source.null_id
+        self.days_are_mixed = source.days_are_mixed
         self.source, self.bags = source, bags
 
     def read(self, index_B: torch.Tensor) -> Samples:
         """The samples at these indices (int64 (B,)), in this order."""
         samples = self.source.read(index_B)
         return replace(samples, ids_BS=self.bags.expand(samples.ids_BS))
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """Those of the one-hot samples."""
+        return self.source.days
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """Where a person finds the one-hot value of ``column`` of a sample: the file and its 1-based row."""

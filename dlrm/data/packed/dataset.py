@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot, PackedData, PartSplit
 from dlrm.data.multi_hot.dataset import multi_hot_dataset
 from dlrm.data.packed.folder import PackedFolder, open_packed
+from dlrm.data.packed.manifest import Manifest
 from dlrm.data.packed.source import PackedSource
 from dlrm.data.packed.split import Part, ResolvedSplit, resolve_split
 from dlrm.data.source import Dataset
@@ -26,6 +28,7 @@ def packed_dataset(config: PackedData) -> Dataset:
         rows=config.rows,
         may_be_smaller=config.bad_rows != "error",
         multi_hot=multi_hot.kind == "files",
+        weights=config.sample_weights,
         cache_dir=config.cache_dir,
         tasks=config.tasks,
     )
@@ -36,7 +39,15 @@ def packed_dataset(config: PackedData) -> Dataset:
         validation=source(f"{config.path} (validation)", spans=split.validation),
         test=source(f"{config.path} (test)", spans=split.test),
     )
+    if folder.manifest is not None and is_shuffled(folder.manifest):
+        dataset.train.days_are_mixed = "it was preprocessed with shuffle, which mixes the rows of all training days"
     return multi_hot_dataset(dataset, multi_hot) if isinstance(multi_hot, MlperfMultiHot | HashedMultiHot) else dataset
+
+
+def is_shuffled(manifest: Manifest) -> bool:
+    """Whether ``preprocess`` has shuffled the training rows over their parts."""
+    parameters = manifest.preprocessing.get("parameters")
+    return isinstance(parameters, Mapping) and parameters.get("shuffle") is True
 
 
 def choose_split(folder: PackedFolder, config: PartSplit, key: str = "data.split") -> ResolvedSplit:

@@ -7,7 +7,7 @@ is in the rows is checked when they are read; checksums are ``dlrm_main.py inspe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,8 +28,12 @@ _TYPES: dict[FileKind, tuple[str, ...]] = {
     "sparse": ("<i4", "<i8"),
     "labels": ("<i4",),
     "multi_hot": ("<i4",),
+    "weights": ("<f4",),
 }
 """Types of the files, as NumPy writes them."""
+_OPTIONAL: tuple[FileKind, ...] = ("multi_hot", "weights")
+SAMPLE_WEIGHT = "weight"
+"""What the column of weights is called, which has no name."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class PackedPart:
         sparse_MF: int32 or int64 (M, F); (M, 0) where multi-hot files were asked for and there is no one-hot one.
         labels_MT: int32 (M, T).
         multi_hot: int32 (M, hotness) by sparse feature, possibly unaligned; None where it was not asked for.
+        weights_M1: float32 (M, 1), of the samples; None where they were not asked for.
         paths: the files; files: the same, opened; checksums: SHA-256 of those that dataset.json records.
     """
 
@@ -53,6 +58,7 @@ class PackedPart:
     paths: dict[FileKind, str]
     files: dict[FileKind, MappedFile]
     checksums: dict[FileKind, str]
+    weights_M1: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def open_packed(
     rows: Sequence[int] | None = None,
     may_be_smaller: bool = False,
     multi_hot: bool = False,
+    weights: bool = False,
     cache_dir: str = "~/.cache/dlrm",
     tasks: Sequence[str] | None = None,
     rows_key: str = "data.rows",
@@ -88,6 +95,7 @@ def open_packed(
         rows: table size of each sparse feature, one for all or none; needed where there is no dataset.json.
         may_be_smaller: whether ``rows`` may be smaller than dataset.json says, because ids beyond will be dealt with.
         multi_hot: take the ids of the multi-hot files.
+        weights: take the weights of the samples, too.
         cache_dir: where files of a remote data set are kept.
         tasks: names of the columns of the labels, where they are several and there is no dataset.json that says; they are
             numbered if left out.
@@ -98,22 +106,28 @@ def open_packed(
         ConfigError: ``rows`` does not fit them.
     """
     needed: tuple[FileKind, ...] = ("dense", "labels", "multi_hot" if multi_hot else "sparse")
+    needed = (*needed, "weights") if weights else needed
     folder = fetch_folder(path, cache_dir, needed) if is_remote(path) else path
     manifest = read_manifest(folder)
     found = find_parts(folder, manifest, needed)
-    parts = tuple(_open_part(files, multi_hot=multi_hot) for files in found)
+    unasked = [kind for kind in _OPTIONAL if kind not in needed]
+    parts = tuple(_open_part(files, unasked) for files in found)
     _check_columns(parts, manifest)
     if multi_hot:
         _check_hotness(parts, manifest)
     hotness = _hotness(parts[0]) if multi_hot else None
-    schema = replace(_schema(parts[0], manifest, hotness, rows, rows_key), tasks=_tasks(parts[0], manifest, tasks))
+    schema = replace(
+        _schema(parts[0], manifest, hotness, rows, rows_key),
+        tasks=_tasks(parts[0], manifest, tasks),
+        sample_weight=SAMPLE_WEIGHT if weights else "",
+    )
     if manifest is not None and not may_be_smaller:
         _check_tables(schema, manifest, rows_key)
     return PackedFolder(folder, manifest, schema, parts)
 
 
-def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
-    wanted = {kind: path for kind, path in part.paths.items() if kind != "multi_hot" or multi_hot}
+def _open_part(part: PartFiles, unasked: Container[FileKind]) -> PackedPart:
+    wanted = {kind: path for kind, path in part.paths.items() if kind not in unasked}
     files = {kind: MappedFile(path) for kind, path in wanted.items()}
     if part.record is not None:
         _check_sizes(files, part)
@@ -125,7 +139,10 @@ def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
     rows = part.record.rows if part.record is not None else len(arrays["dense"])
     for kind, array_MX in arrays.items():
         _check_rows(files[kind].path, array_MX, rows, part)
-    members = map_members(files["multi_hot"], _TYPES["multi_hot"]) if multi_hot else None
+    if (weights := arrays.get("weights")) is not None and weights.shape[1] != 1:
+        problem = f"has {weights.shape[1]} columns, and a sample has one weight"
+        raise DataError(files["weights"].path, problem, hint=PREPARE_AGAIN)
+    members = map_members(files["multi_hot"], _TYPES["multi_hot"]) if "multi_hot" in files else None
     for feature, array_ML in enumerate(members or ()):
         _check_rows(f"{files['multi_hot'].path}:{feature}.npy", array_ML, rows, part)
     return PackedPart(
@@ -137,6 +154,7 @@ def _open_part(part: PartFiles, *, multi_hot: bool) -> PackedPart:
         multi_hot=members,
         paths=wanted,
         files=files,
+        weights_M1=weights,
         checksums={} if part.record is None else {kind: file.sha256 for kind, file in part.record.files.items()},
     )
 

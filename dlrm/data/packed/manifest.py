@@ -2,8 +2,8 @@
 
 A *part* (``day_0``) is three row-aligned files: ``<part>_dense.npy`` float32 (M, N), ``<part>_sparse.npy`` int32 or int64
 (M, F), ``<part>_labels.npy`` int32 (M, T), T = 1 unless ``tasks`` names several; and optionally
-``<part>_sparse_multi_hot.npz`` with keys "0" .. "F-1", int32 (M, hotness). File names in a manifest are relative to its
-folder and may not leave it.
+``<part>_sparse_multi_hot.npz`` with keys "0" .. "F-1", int32 (M, hotness), and ``<part>_weights.npy`` float32 (M,). File
+names in a manifest are relative to its folder and may not leave it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ FORMAT: Literal["dlrm-packed"] = "dlrm-packed"
 VERSION: Literal[1] = 1
 RESTORE = "restore it or preprocess again"
 
-FileKind = Literal["dense", "sparse", "labels", "multi_hot"]
+FileKind = Literal["dense", "sparse", "labels", "multi_hot", "weights"]
 SUFFIXES: dict[FileKind, str] = {
     "dense": "_dense.npy",
     "sparse": "_sparse.npy",
     "labels": "_labels.npy",
     "multi_hot": "_sparse_multi_hot.npz",
+    "weights": "_weights.npy",
 }
 """What follows the part's name in the names of its files."""
 

@@ -21,6 +21,10 @@ from dlrm.errors import DataError
 CONTIGUOUS_SUFFIX = "_sparse_contig_freq.npy"
 _NAMED = re.compile(r"^(?P<part>.+)(?P<suffix>_dense\.npy|_sparse\.npy|_labels\.npy|_sparse_contig_freq\.npy)$")
 _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)$")
+_HINTS: dict[FileKind, str] = {
+    "multi_hot": "write it with dlrm_main.py materialize",
+    "weights": "write the weight of each row there, or set data.sample_weights to false",
+}
 _MAX_MANIFEST_BYTES = 1 << 26
 
 
@@ -118,7 +122,7 @@ def _whole(part: PartFiles, needed: Sequence[FileKind], folder: str, root: str) 
     paths = {**by_name, **part.paths}
     for kind, path in paths.items():
         if kind in needed and not os.path.lexists(path):
-            hint = "write it with dlrm_main.py materialize" if kind == "multi_hot" else PREPARE_AGAIN
+            hint = _HINTS.get(kind, PREPARE_AGAIN)
             raise DataError(path, f"is missing (the {kind} file of part {part.name})", hint=hint)
         if os.path.commonpath([root, os.path.realpath(path)]) != root:
             raise DataError(path, "is a link that leaves the folder", hint="put the file itself there")

@@ -7,6 +7,7 @@ between reads, so that any number of threads may read at once.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from dlrm.data.packed.arrays import MappedFile
 from dlrm.data.packed.folder import PackedPart
 from dlrm.data.packed.manifest import FileKind
 from dlrm.data.packed.split import Span
-from dlrm.data.source import Samples, Source
+from dlrm.data.source import Day, Samples, Source
 from dlrm.schema import Schema
 
 MISSING = -1
@@ -77,6 +78,7 @@ class PackedSource(Source):
         dense_BN = np.empty((size, len(self.schema.dense)), dtype=np.float32)
         ids_BS = np.empty((size, self.schema.ids_per_sample), dtype=self._id_type)
         labels_BT = np.empty((size, len(self.schema.tasks)), dtype=np.float32)
+        weights_B1 = np.empty((size, 1), dtype=np.float32) if self.schema.sample_weight else None
         checked = set[int]()
         for piece in self._pieces(index_B.numpy()):
             part = self._parts[piece.span]
@@ -85,13 +87,23 @@ class PackedSource(Source):
                 checked.add(piece.span)
             _copy_rows(part.files["dense"], part.dense_MN, piece, dense_BN)
             _copy_rows(part.files["labels"], part.labels_MT, piece, labels_BT)
+            if weights_B1 is not None and part.weights_M1 is not None:
+                _copy_rows(part.files["weights"], part.weights_M1, piece, weights_B1)
             column = 0
             for ids_ML in _ids(part):
                 _copy_rows(part.files[_id_kind(part)], ids_ML, piece, ids_BS[:, column : column + ids_ML.shape[1]])
                 column += ids_ML.shape[1]
         if len(self.schema.tasks) > 1:
             labels_BT[labels_BT == MISSING] = np.nan
-        return Samples(torch.from_numpy(dense_BN), torch.from_numpy(ids_BS), torch.from_numpy(labels_BT))
+        weights_B = None if weights_B1 is None else torch.from_numpy(weights_B1[:, 0])
+        dense, ids, labels = map(torch.from_numpy, (dense_BN, ids_BS, labels_BT))
+        return Samples(dense, ids, labels, weights_B=weights_B)
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """The parts; rows of a part that follow each other are one day."""
+        runs = itertools.groupby(self._spans, key=lambda span: span.part)
+        return tuple(Day(part, sum(map(len, spans))) for part, spans in runs)
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The file that holds ``column`` (a name of the schema) of a sample, and its 1-based row there.
@@ -106,6 +118,8 @@ class PackedSource(Source):
             kind = "labels"
         elif column in self.schema.dense:
             kind = "dense"
+        elif column and column == self.schema.sample_weight:
+            kind = "weights"
         part.files[kind].check_unchanged()
         return part.paths[kind], index + self._shifts[number] + 1
 
@@ -128,7 +142,7 @@ class PackedSource(Source):
                 rows="" if len(span) == part.rows else f"{span.start} .. {span.stop - 1}",
             )
             for span, part in zip(self._spans, self._parts, strict=True)
-            for kind in ("dense", _id_kind(part), "labels")
+            for kind in _kinds(part)
         )
 
     def _pieces(self, index_B: NDArray[np.int64]) -> Iterator[_Piece]:
@@ -158,6 +172,12 @@ def _check_unchanged(part: PackedPart) -> None:
 def _ids(part: PackedPart) -> tuple[NDArray[np.int32] | NDArray[np.int64], ...]:
     """The arrays whose columns, one after the other, are the ids of a sample."""
     return part.multi_hot if part.multi_hot is not None else (part.sparse_MF,)
+
+
+def _kinds(part: PackedPart) -> tuple[FileKind, ...]:
+    """The files that samples are read from."""
+    kinds: tuple[FileKind, ...] = ("dense", _id_kind(part), "labels")
+    return kinds if part.weights_M1 is None else (*kinds, "weights")
 
 
 def _id_kind(part: PackedPart) -> FileKind:

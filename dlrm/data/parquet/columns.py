@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -26,12 +26,16 @@ class ColumnMap:
         dense_missing: stands for a null or NaN in a dense column.
         bad_rows: what to do about what is no id, and about lists longer than their hotness.
         lists: the sparse columns that hold lists; known once the files are.
+        texts: the sparse columns whose values become ids by a vocabulary; None where none can have one.
+        vocabularies: these, by column, as text in ascending order; known once their files were read.
     """
 
     schema: Schema
     dense_missing: float
     bad_rows: BadRows = "error"
     lists: frozenset[str] = frozenset()
+    texts: frozenset[str] | None = None
+    vocabularies: Mapping[str, pa.Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ParquetData) -> ColumnMap:
@@ -39,20 +43,27 @@ class ColumnMap:
         count = len(config.sparse)
         rows = config.rows * count if len(config.rows) == 1 else config.rows
         hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
-        sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, strict=True))
-        return cls(Schema(config.dense, sparse, config.tasks or (config.label,)), config.dense_missing, config.bad_rows)
+        weights = [config.id_weights.get(name, "") for name in config.sparse]
+        sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, weights, strict=True))
+        schema = Schema(config.dense, sparse, config.tasks or (config.label,), config.sample_weight or "")
+        return cls(schema, config.dense_missing, config.bad_rows, texts=frozenset(config.vocabulary.columns))
 
     @property
     def names(self) -> tuple[str, ...]:
         """All columns to read."""
-        return (*self.schema.tasks, *self.schema.dense, *(feature.name for feature in self.schema.sparse))
+        sparse = self.schema.sparse
+        weights = (self.schema.sample_weight, *(feature.weights for feature in sparse))
+        names = (*self.schema.tasks, *self.schema.dense, *(feature.name for feature in sparse))
+        return (*names, *dict.fromkeys(name for name in weights if name))
 
     def decoded_bytes(self, rows: int) -> int:
         """Bytes of ``rows`` samples once decoded (:class:`~dlrm.data.parquet.decode.DecodedGroup`)."""
         schema = self.schema
         id_bytes = 8 if max(feature.rows for feature in schema.sparse) > _INT32_IDS else 4
         lengths = 4 * len(schema.sparse) if self.lists else 0
-        return rows * (4 * len(schema.tasks) + 4 * len(schema.dense) + id_bytes * schema.ids_per_sample + lengths)
+        weights = 4 * bool(schema.sample_weight) + 4 * schema.ids_per_sample * schema.ids_have_weights
+        numbers = 4 * len(schema.tasks) + 4 * len(schema.dense) + weights
+        return rows * (numbers + id_bytes * schema.ids_per_sample + lengths)
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -121,7 +132,8 @@ def mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
         if missing:
             yield "data.sparse", missing
         elif kind is not None:
-            yield from _sparse_mistakes(feature, kind)
+            yield from _sparse_mistakes(columns, found, feature, kind)
+    yield from _weight_mistakes(columns.schema, found)
 
 
 def kind_of(found: pa.Schema, name: str) -> tuple[pa.DataType | None, str]:
@@ -138,14 +150,63 @@ def _values_kind(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType) -> Iterator[tuple[str, str]]:
+def fault_in_values(found: pa.Schema, name: str) -> str:
+    """Why the values of a column can have no vocabulary, in words; empty if they can."""
+    kind, missing = kind_of(found, name)
+    if kind is None:
+        return missing
+    values = _values_kind(kind.value_type) if is_list(kind) else kind
+    types = pa.types
+    good = _is_text(values) or types.is_integer(values) or types.is_boolean(values) or types.is_null(values)
+    return "" if good else f"column {name} is {kind}, neither text nor whole numbers"
+
+
+def _sparse_mistakes(
+    columns: ColumnMap, found: pa.Schema, feature: SparseFeature, kind: pa.DataType
+) -> Iterator[tuple[str, str]]:
     ids = _values_kind(kind.value_type) if is_list(kind) else kind
-    if not is_number(ids):
+    if columns.texts and feature.name in columns.texts:
+        if fault := fault_in_values(found, feature.name):
+            yield "data.vocabulary.columns", fault
+            return
+    elif not is_number(ids):
         held = f"lists of {_named(ids)}" if is_list(kind) else _named(ids)
-        yield "data.sparse", f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
-    elif feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
+        message = f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
+        named = columns.texts is not None and _is_text(ids)
+        yield "data.sparse", f"{message}, or name it in data.vocabulary.columns" if named else message
+        return
+    if feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
         message = f"column {feature.name} holds one id a row ({kind}), not lists: hotness {feature.hotness} must be 1"
         yield "data.hotness", message
+
+
+def _weight_mistakes(schema: Schema, found: pa.Schema) -> Iterator[tuple[str, str]]:
+    if name := schema.sample_weight:
+        kind, missing = kind_of(found, name)
+        if missing or kind is None:
+            yield "data.sample_weight", missing
+        elif not is_number(kind):
+            yield "data.sample_weight", f"column {name} is {_named(kind)}, not numbers: a sample has one weight"
+    for feature in schema.sparse:
+        if not feature.weights:
+            continue
+        kind, missing = kind_of(found, feature.weights)
+        ids, _ = kind_of(found, feature.name)
+        if missing or kind is None:
+            yield "data.id_weights", missing
+            continue
+        if not is_number(_values_kind(kind.value_type) if is_list(kind) else kind):
+            yield "data.id_weights", f"column {feature.weights} is {_named(kind)}, not numbers: an id has one weight"
+        elif (
+            ids is not None
+            and not pa.types.is_null(kind)
+            and not pa.types.is_null(ids)
+            and is_list(kind) != is_list(ids)
+        ):
+            message = (
+                f"column {feature.weights} is {kind}, but {feature.name} is {ids}: both hold lists, or neither does"
+            )
+            yield "data.id_weights", message
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -162,8 +223,11 @@ def is_number(kind: pa.DataType) -> bool:
 
 def _named(kind: pa.DataType) -> str:
     """A type as people call it."""
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return f"text ({kind})" if text else str(kind)
+    return f"text ({kind})" if _is_text(kind) else str(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

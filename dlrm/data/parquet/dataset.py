@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain
 
@@ -19,7 +19,8 @@ from dlrm.data.parquet.columns import ColumnMap, mapping_problems, with_lists
 from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
 from dlrm.data.parquet.files import ParquetPart, find_files, nothing_found, open_part, probe
 from dlrm.data.parquet.ids import NULL_ID
-from dlrm.data.source import Dataset, Samples, Source
+from dlrm.data.parquet.vocabulary import find_vocabularies, open_vocabulary_files
+from dlrm.data.source import Dataset, Day, Samples, Source
 from dlrm.errors import ConfigError, DataError
 
 _SPLITS = ("train", "validation", "test")
@@ -49,13 +50,22 @@ class ParquetSource(Source):
         folder: from which the files are named; parts: the files, in order.
         columns: which of their columns are for what.
         cache: where decoded row groups are kept.
+        vocabulary_files: from which ids were made besides.
     """
 
     null_id = NULL_ID
 
     def __init__(
-        self, name: str, folder: str, parts: Sequence[ParquetPart], columns: ColumnMap, cache: GroupCache
+        self,
+        name: str,
+        folder: str,
+        parts: Sequence[ParquetPart],
+        columns: ColumnMap,
+        cache: GroupCache,
+        vocabulary_files: Sequence[ParquetPart] = (),
     ) -> None:
+        own = {os.path.realpath(part.path) for part in parts}
+        self._vocabulary_files = [part for part in vocabulary_files if os.path.realpath(part.path) not in own]
         self._folder, self._parts = folder, tuple(parts)
         self.columns = columns
         self._cache = cache
@@ -64,6 +74,11 @@ class ParquetSource(Source):
         self._start_G = np.array(starts, np.int64)
         super().__init__(name, columns.schema, num_samples)
         self.bad_rows = columns.bad_rows
+
+    @property
+    def days(self) -> tuple[Day, ...]:
+        """The files that have rows."""
+        return tuple(Day(os.path.relpath(part.path, self._folder), part.rows) for part in self._parts if part.rows)
 
     def locate(self, index: int, column: str) -> tuple[str, int]:
         """The file and the 1-based row in it of a sample; every column of a row is in the same file."""
@@ -91,14 +106,15 @@ class ParquetSource(Source):
             ids_BS=torch.from_numpy(found.ids_MS),
             labels_BT=torch.from_numpy(found.labels_MT),
             lengths_BF=None if found.lengths_MF is None else torch.from_numpy(found.lengths_MF),
+            weights_B=None if found.weights_M is None else torch.from_numpy(found.weights_M),
+            id_weights_BS=None if found.id_weights_MS is None else torch.from_numpy(found.id_weights_MS),
         )
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
-        """The files, known by their footers among others."""
-        return tuple(
-            fingerprint_of(part.path, os.path.relpath(part.path, self._folder), tail_bytes=part.footer_bytes)
-            for part in self._parts
-        )
+        """The files, known by their footers among others; then those of vocabularies that are not among them."""
+        named = [(part, os.path.relpath(part.path, self._folder)) for part in self._parts]
+        named += [(part, f"vocabulary/{os.path.basename(part.path)}") for part in self._vocabulary_files]
+        return tuple(fingerprint_of(part.path, name, tail_bytes=part.footer_bytes) for part, name in named)
 
     def _take(self, index: NDArray[np.int64]) -> DecodedGroup:
         """Samples of one row group, or none."""
@@ -122,7 +138,7 @@ def parquet_dataset(config: ParquetData) -> Dataset:
 
     Raises:
         ConfigError: no file to train on, a file in two splits, a column that is not there or of a type that will not do,
-            a row group that is larger than the cache.
+            a row group that is larger than the cache, a table with too few rows for its vocabulary.
         DataError: a file that cannot be read, is empty, cut off, encrypted or not Parquet; files without a row.
     """
     columns = ColumnMap.of(config)
@@ -130,11 +146,14 @@ def parquet_dataset(config: ParquetData) -> Dataset:
     _check_paths(config, paths)
     parts = {split: [_checked_part(path, columns) for path in found] for split, found in paths.items()}
     columns = with_lists(columns, list(chain.from_iterable(parts.values())))
+    vocabulary_files = open_vocabulary_files(config)
+    columns = replace(columns, vocabularies=find_vocabularies(config, columns, vocabulary_files))
     cache = GroupCache(int(config.cache_gib * 2**30))
     for split, opened in parts.items():
         _check_rows(split, opened, columns, cache)
     train, validation, test = (
-        ParquetSource(f"{config.path} ({split} files)", config.path, parts[split], columns, cache) for split in _SPLITS
+        ParquetSource(f"{config.path} ({split} files)", config.path, parts[split], columns, cache, vocabulary_files)
+        for split in _SPLITS
     )
     return Dataset(train=train, validation=validation, test=test)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dlrm.config.data.packed import BadRows
 from dlrm.data.parquet.columns import ColumnMap
 from dlrm.data.parquet.files import ParquetPart, file_identity, reading
-from dlrm.data.parquet.ids import NO_ID, as_ids
+from dlrm.data.parquet.ids import NO_ID, as_ids, as_vocabulary_ids, looked_up
 from dlrm.errors import DataError
 from dlrm.schema import Schema, SparseFeature
 
@@ -31,40 +31,37 @@ class DecodedGroup:
         ids_MS: int32, or int64 where an id or a table needs it, (M, S), S = schema.ids_per_sample; 0 beyond a bag's end.
         labels_MT: float32 (M, T); NaN where null.
         lengths_MF: int32 (M, F), ids of each bag; None where no column holds lists.
+        weights_M: float32 (M,), NaN where null; None where samples have none.
+        id_weights_MS: float32 (M, S), NaN where null, 0 beyond a bag's end, 1 for features whose ids have no weights; None
+            where those of no feature have.
     """
 
     dense_MN: NDArray[np.float32]
     ids_MS: NDArray[np.int32] | NDArray[np.int64]
     labels_MT: NDArray[np.float32]
-    lengths_MF: NDArray[np.int32] | None
+    lengths_MF: NDArray[np.int32] | None = None
+    weights_M: NDArray[np.float32] | None = None
+    id_weights_MS: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        lengths = 0 if self.lengths_MF is None else self.lengths_MF.nbytes
-        return self.dense_MN.nbytes + self.ids_MS.nbytes + self.labels_MT.nbytes + lengths
+        return sum(array.nbytes for array in vars(self).values() if array is not None)
 
     def take(self, rows_B: NDArray[np.int64]) -> DecodedGroup:
         """A copy of the samples at these places, in this order."""
-        return DecodedGroup(
-            dense_MN=self.dense_MN.take(rows_B, axis=0),
-            ids_MS=self.ids_MS.take(rows_B, axis=0),
-            labels_MT=self.labels_MT.take(rows_B, axis=0),
-            lengths_MF=None if self.lengths_MF is None else self.lengths_MF.take(rows_B, axis=0),
-        )
+        arrays: dict[str, Any] = vars(self)
+        taken = {name: array.take(rows_B, axis=0) for name, array in arrays.items() if array is not None}
+        return DecodedGroup(**taken)
 
 
 def joined(groups: Sequence[DecodedGroup]) -> DecodedGroup:
     """The samples of groups of one schema, one group after the other; at least one group."""
     if len(groups) == 1:
         return groups[0]
-    lengths = [group.lengths_MF for group in groups if group.lengths_MF is not None]  # of all groups or of none
-    return DecodedGroup(
-        dense_MN=np.concatenate([group.dense_MN for group in groups]),
-        ids_MS=np.concatenate([group.ids_MS for group in groups]),
-        labels_MT=np.concatenate([group.labels_MT for group in groups]),
-        lengths_MF=np.concatenate(lengths) if lengths else None,
-    )
+    there = [name for name, array in vars(groups[0]).items() if array is not None]  # in all groups
+    parts: dict[str, Any] = {name: np.concatenate([getattr(group, name) for group in groups]) for name in there}
+    return DecodedGroup(**parts)
 
 
 def no_samples(schema: Schema) -> DecodedGroup:
@@ -73,7 +70,8 @@ def no_samples(schema: Schema) -> DecodedGroup:
         dense_MN=np.empty((0, len(schema.dense)), np.float32),
         ids_MS=np.empty((0, schema.ids_per_sample), np.int32),
         labels_MT=np.empty((0, len(schema.tasks)), np.float32),
-        lengths_MF=None,
+        weights_M=np.empty(0, np.float32) if schema.sample_weight else None,
+        id_weights_MS=np.empty((0, schema.ids_per_sample), np.float32) if schema.ids_have_weights else None,
     )
 
 
@@ -85,15 +83,17 @@ def decode_group(part: ParquetPart, group: int, columns: ColumnMap) -> DecodedGr
             beyond int64.
     """
     _raise_if_changed(part)
-    reader = _GroupReader(part, group)
+    reader = GroupReader(part, group)
     schema = columns.schema
     dense_MN = read_numbers(reader, schema.dense)
     dense_MN[np.isnan(dense_MN)] = columns.dense_missing
     ids_MS, lengths_MF = read_ids(reader, columns)
     labels_MT = read_numbers(reader, schema.tasks)
+    weights_M = read_numbers(reader, [schema.sample_weight])[:, 0] if schema.sample_weight else None
+    id_weights_MS = read_id_weights(reader, columns) if schema.ids_have_weights else None
     reader.close()
     _raise_if_changed(part)
-    return DecodedGroup(dense_MN, ids_MS, labels_MT, lengths_MF)
+    return DecodedGroup(dense_MN, ids_MS, labels_MT, lengths_MF, weights_M, id_weights_MS)
 
 
 class ColumnReader(Protocol):
@@ -112,7 +112,7 @@ class ColumnReader(Protocol):
         """The error of what is in a column of row ``at``, counted from 0."""
 
 
-class _GroupReader:
+class GroupReader:
     """The columns of a row group. pyarrow's readers are not made for several threads: each decoding has its own."""
 
     def __init__(self, part: ParquetPart, group: int) -> None:
@@ -135,20 +135,17 @@ class _GroupReader:
         return looked_up(values)
 
     def error(self, at: int, column: str, problem: str, hint: str) -> DataError:
+        """The error of what is in a column of row ``at`` of the group, counted from 0."""
         return DataError(self.path, problem, row=self.first_row + at, column=column, hint=hint)
 
     def close(self) -> None:
+        """No more columns are read."""
         self._file.close()
 
 
 def _raise_if_changed(part: ParquetPart) -> None:
     if file_identity(part.path) != part.identity:
         raise DataError(part.path, "was changed while in use", hint="start again, and leave data alone that is read")
-
-
-def looked_up(values: pa.Array) -> pa.Array:
-    """The values of a dictionary's codes; any others as they are."""
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
 def read_numbers(reader: ColumnReader, names: Sequence[str]) -> NDArray[np.float32]:
@@ -175,16 +172,66 @@ def read_ids(
     for i, feature in enumerate(features):
         values = reader.column(feature.name)
         if feature.name in columns.lists:
-            ids_ML, lengths_M = _bags(reader, values, feature, columns.bad_rows)
+            ids_ML, lengths_M = _bags(reader, values, feature, columns)
             assert lengths_MF is not None  # some column holds lists
             lengths_MF[:, i] = lengths_M
         else:
-            ids_ML = _ids(reader, values, feature, columns.bad_rows)[:, None]
+            ids_ML = _ids(reader, values, feature, columns)[:, None]
         if ids_MS.dtype == np.int32 and _needs_int64(ids_ML):
             ids_MS = ids_MS.astype(np.int64)  # an id outside of its table, kept as it is for whoever judges it
         ids_MS[:, at : at + feature.hotness] = ids_ML
         at += feature.hotness
     return ids_MS, lengths_MF
+
+
+def read_id_weights(reader: ColumnReader, columns: ColumnMap) -> NDArray[np.float32]:
+    """``id_weights_MS`` of :class:`DecodedGroup`.
+
+    Raises:
+        DataError: a row has another number of weights than of ids, and such rows are not skipped.
+    """
+    weights_MS = np.ones((reader.rows, columns.schema.ids_per_sample), np.float32)
+    at = 0
+    for feature in columns.schema.sparse:
+        own_ML = weights_MS[:, at : at + feature.hotness]
+        if feature.weights and feature.name in columns.lists:
+            own_ML[:] = _bag_weights(reader, feature, columns.bad_rows)
+        elif feature.weights:
+            own_ML[:] = read_numbers(reader, [feature.weights])
+        at += feature.hotness
+    return weights_MS
+
+
+def _bag_weights(reader: ColumnReader, feature: SparseFeature, bad_rows: BadRows) -> NDArray[np.float32]:
+    """float32 (M, hotness): the weights of each bag, 0 beyond its end; NaN first where they are not as many as its ids.
+
+    What a longer list than that has beyond is left out: its ids are refused or skipped.
+    """
+    ids, values = reader.column(feature.name), reader.column(feature.weights)
+    ids_M, weights_M = _list_lengths(ids), _list_lengths(values)
+    unequal_M = ids_M != weights_M
+    if unequal_M.any() and bad_rows != "skip":
+        at = int(unequal_M.argmax())
+        problem = f"has {weights_M[at]} weights for the {ids_M[at]} ids of {feature.name}"
+        raise reader.error(at, feature.weights, problem, "give each id one weight, or set data.bad_rows to skip")
+    found_ML = np.zeros((reader.rows, feature.hotness), np.float32)
+    if weights_M.any():
+        flat = np.array(pc.fill_null(values.flatten().cast(pa.float32(), safe=False), np.nan), np.float32)
+        starts_M = weights_M.cumsum() - weights_M
+        place_W = np.arange(len(flat)) - np.repeat(starts_M, weights_M)
+        found_ML[np.arange(feature.hotness) < weights_M[:, None]] = flat[place_W < feature.hotness]
+    found_ML[unequal_M, 0] = np.nan
+    return found_ML
+
+
+def _list_lengths(values: pa.Array) -> NDArray[np.int64]:
+    """int64 (M,), 0 for a null list."""
+    if pa.types.is_null(values.type):
+        return np.zeros(len(values), np.int64)
+    lengths_M: NDArray[np.int64] = (
+        pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    )
+    return lengths_M
 
 
 def _needs_int64(ids: NDArray[np.int64]) -> bool:
@@ -195,27 +242,29 @@ def _ids(
     reader: ColumnReader,
     values: pa.Array,
     feature: SparseFeature,
-    bad_rows: BadRows,
+    columns: ColumnMap,
     row_of: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """int64 (M,), as :func:`~dlrm.data.parquet.ids.as_ids` says.
+    """int64 (M,), as :func:`~dlrm.data.parquet.ids.as_ids` says, or by the column's vocabulary.
 
     Args:
         reader: for messages.
         values: numbers of any type, or nulls.
         feature: whose ids they are.
-        bad_rows: what to do about what is no id.
+        columns: have the vocabularies, and say what to do about what is no id.
         row_of: row (from 0) of each value, where that is not its place.
     """
 
     def refuse(at: int, problem: str, hint: str) -> DataError:
         return reader.error(at if row_of is None else int(row_of[at]), feature.name, problem, hint)
 
-    return as_ids(looked_up(values), rows=feature.rows, bad_rows=bad_rows, refuse=refuse)
+    if (vocabulary := columns.vocabularies.get(feature.name)) is not None:
+        return as_vocabulary_ids(values, vocabulary)
+    return as_ids(looked_up(values), rows=feature.rows, bad_rows=columns.bad_rows, refuse=refuse)
 
 
 def _bags(
-    reader: ColumnReader, values: pa.Array, feature: SparseFeature, bad_rows: BadRows
+    reader: ColumnReader, values: pa.Array, feature: SparseFeature, columns: ColumnMap
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag.
 
@@ -223,16 +272,16 @@ def _bags(
     """
     if pa.types.is_null(values.type):
         return np.zeros((reader.rows, feature.hotness), np.int64), np.zeros(reader.rows, np.int64)
-    lengths_M = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    lengths_M = _list_lengths(values)
     long_M = lengths_M > feature.hotness
-    if long_M.any() and bad_rows != "skip":
+    if long_M.any() and columns.bad_rows != "skip":
         at = int(long_M.argmax())
         problem = f"has {lengths_M[at]} ids, more than hotness {feature.hotness}"
         raise reader.error(
             at, feature.name, problem, "shorten the list, or train with a larger data.hotness of the column"
         )
     row_of = np.repeat(np.arange(reader.rows), lengths_M)
-    ids = _ids(reader, values.flatten(), feature, bad_rows, row_of)
+    ids = _ids(reader, values.flatten(), feature, columns, row_of)
     if long_M.any():
         ids, lengths_M = ids[~long_M[row_of]], np.where(long_M, 0, lengths_M)
     elif len(ids) == reader.rows * feature.hotness:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dlrm.config.data.packed import BadRows
+from dlrm.data.raw.vocabulary import MISSING_ID, UNSEEN_ID
 from dlrm.errors import DataError
 
 NULL_ID = -1
@@ -25,6 +26,9 @@ of every table as well."""
 
 _INT64_MAX = np.iinfo(np.int64).max
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
+
+FIRST_VALUE_ID = UNSEEN_ID + 1
+"""The lowest id of a value of a vocabulary."""
 
 Refuse = Callable[[int, str, str], DataError]
 """Makes the error of the value at some place, of what is wrong with it and the hint."""
@@ -50,6 +54,26 @@ def as_ids(values: pa.Array, *, rows: int, bad_rows: BadRows, refuse: Refuse) ->
         values = _within_int64(values, rows, bad_rows, refuse)
     ids: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64()), NULL_ID).to_numpy(zero_copy_only=False)
     return ids
+
+
+def as_vocabulary_ids(values: pa.Array, vocabulary: pa.Array) -> NDArray[np.int64]:
+    """int64 (M,): :data:`MISSING_ID` where null, :data:`UNSEEN_ID` where not in the vocabulary, else from 2 on."""
+    text = as_text(values)
+    place = pc.index_in(text, value_set=vocabulary)
+    ids = pc.if_else(
+        pc.is_null(text), MISSING_ID, pc.fill_null(pc.add(place.cast(pa.int64()), FIRST_VALUE_ID), UNSEEN_ID)
+    )
+    return ids.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def as_text(values: pa.Array) -> pa.Array:
+    """Text and whole numbers as one type, so that it does not matter how a file stores them."""
+    return looked_up(values).cast(pa.large_string())
+
+
+def looked_up(values: pa.Array) -> pa.Array:
+    """The values of a dictionary's codes; any others as they are."""
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
 def _within_int64(values: pa.Array, rows: int, bad_rows: BadRows, refuse: Refuse) -> pa.Array:

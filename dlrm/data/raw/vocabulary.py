@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,27 @@ UNSEEN_ID = 1
 NO_ID = -1
 """Where there is no id for a missing category, or for one that is not in the vocabulary."""
 _FIRST_KEPT_ID = 2
+
+
+class Reserved(NamedTuple):
+    """The ids of a missing category, of one that is not in the vocabulary, and of the lowest value in it."""
+
+    missing: int
+    absent: int
+    first: int
+
+
+def reserved_ids(values_K: npt.NDArray[np.uint32], reserved: Literal["separate", "mlperf"]) -> Reserved:
+    """The ids that are set apart with a vocabulary, :data:`NO_ID` where there is none.
+
+    Args:
+        values_K: uint32 (K,), ascending.
+        reserved: as configured.
+    """
+    if reserved == "separate":
+        return Reserved(MISSING_ID, UNSEEN_ID, UNSEEN_ID + 1)
+    has_0 = len(values_K) > 0 and values_K[0] == 0  # what a missing category is then
+    return Reserved(0 if has_0 else NO_ID, NO_ID, 0)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,12 @@ linear map of the dense features:
   average, so that what an id does can be learned from the samples it occurs in, however large its table is.
 - a, b, c and d give each part its share of the logit's variance (``_SHARES``), together ``signal`` squared.
 
+That is the teacher ``default``. The others have straight f_n, no fourth part, and shares that make clear what a model must
+express: ``linear`` has the first two parts alone; ``factorisation`` has the third as well; ``cross`` has instead
+e * sum_r A_r B_r C_r, where A, B and C are the sums of the vectors of every third table. Vectors are centred and tables
+are drawn independently, so that given two ids the mean of such a product is 0: no sum of functions of two features follows
+any of it, and the best that a model of pairs can do is the true logit without it.
+
 Each of several tasks has such a sum u_t over the same ids and dense features, with effects of its own. The logit of the
 first task is u_0 + bias_0, those of the others are correlation * u_0 + sqrt(1 - correlation^2) * u_t + bias_t.
 
@@ -29,17 +35,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from dlrm.config.data import PlantedData
+from dlrm.config.data.synthetic import Teacher
 from dlrm.counter_rng import random_bits, stream_key, uniform64
 from dlrm.data.synthetic.ids import task_key
 
-# Shares of the variance of the logit: a, b, c, d above. A linear model reaches neither c nor d, nor the V in a.
-_SHARES = (0.30, 0.48, 0.18, 0.04)
+Part = Literal["dense", "ids", "pairs", "mapped", "triples"]
+# Shares of the variance of the logit: a, b, c, d, e above. Of the default teacher a linear model reaches neither c nor d,
+# nor the V in a.
+_SHARES: dict[Teacher, dict[Part, float]] = {
+    "default": {"dense": 0.30, "ids": 0.48, "pairs": 0.18, "mapped": 0.04},
+    "linear": {"dense": 0.30, "ids": 0.70},
+    "factorisation": {"dense": 0.15, "ids": 0.35, "pairs": 0.50},
+    "cross": {"dense": 0.15, "ids": 0.35, "triples": 0.50},
+}
 _FAMILIAR_PROBABILITY = 0.05
 _WEIGHT_SPREAD = 2.0
+_ORDERS: dict[Part, int] = {"dense": 1, "ids": 1, "pairs": 2, "mapped": 2, "triples": 3}
+HIGHEST_ORDER = 3
 _MAX_BEND = 0.4  # radians from the straight line (0) towards the V shape (pi / 2)
 _DENSE_LEVELS = 1024
 _LANES = 4  # 16-bit numbers in a draw of 64 bits
@@ -143,16 +160,17 @@ class DenseEffects:
         rank: R, width of the linear map.
         seed: of the hidden model.
         task: its number.
+        max_bend: radians from the straight line; 0 for straight lines.
     """
 
-    def __init__(self, levels: DenseLevels, rank: int, seed: int, task: int) -> None:
+    def __init__(self, levels: DenseLevels, rank: int, seed: int, task: int, max_bend: float) -> None:
         standard_NK = levels.standard_NK
         num_dense = len(standard_NK)
 
         def hidden(name: str, *shape: int) -> torch.Tensor:
             return _hidden_uniform(seed, f"dense {name}", *shape, task=task)
 
-        bend_N1 = _MAX_BEND * (2 * hidden("bend", num_dense, 1) - 1)
+        bend_N1 = max_bend * (2 * hidden("bend", num_dense, 1) - 1)
         effect_NK = bend_N1.cos() * standard_NK + bend_N1.sin() * _standardised(standard_NK.abs())
         sign_N1 = torch.where(hidden("sign", num_dense, 1) < 0.5, -1.0, 1.0)
         weight_N1 = _spread(hidden("weight", num_dense, 1)) * sign_N1
@@ -205,7 +223,9 @@ class HiddenLogit:
     def __init__(self, config: PlantedData, draws: Draws, calibration: Sequence[Drawn], task: int) -> None:
         tables = len(config.rows)
         self._zipf, self._rank = draws.zipf, config.rank
-        self._dense = DenseEffects(draws.dense, config.rank, config.seed, task)
+        self._shares = _SHARES[config.teacher]
+        max_bend = _MAX_BEND if config.teacher == "default" else 0.0
+        self._dense = DenseEffects(draws.dense, config.rank, config.seed, task, max_bend)
         self._effects_key = task_key(task, config.seed, "planted", "hidden", "effects")
         self._draws = -(-config.rank // _LANES)
         first_row_F = torch.tensor([0, *config.rows[:-1]]).cumsum(0)
@@ -216,25 +236,30 @@ class HiddenLogit:
         self._centre_FR1 = torch.zeros(tables, config.rank, 1)
         self.calibrated_B = self._calibrate(calibration, config.signal)
 
-    def __call__(self, drawn: Drawn, bias: float) -> torch.Tensor:
-        """u_t + bias; float64 (B,)."""
+    def __call__(self, drawn: Drawn, bias: float, order: int = HIGHEST_ORDER) -> torch.Tensor:
+        """u_t + bias, of its parts those that multiply at most ``order`` features; float64 (B,)."""
         logit_B = torch.full((drawn.ids_FB.shape[1],), bias, dtype=torch.float64)
-        for part_B, mean, weight in zip(self._parts(drawn), self._means, self._weights, strict=True):
-            logit_B += (part_B - mean) * weight
+        parts = zip(self._shares, self._parts(drawn), self._means, self._weights, strict=True)
+        for name, part_B, mean, weight in parts:
+            if _ORDERS[name] <= order:
+                logit_B += (part_B - mean) * weight
         return logit_B
 
     def _parts(self, drawn: Drawn) -> tuple[torch.Tensor, ...]:
-        """The four sums of the formula, in the order of ``_SHARES`` and without their weights; float64 (B,) each."""
+        """The sums of the formula that the teacher has, in the order of its shares, without their weights; float64 (B,)."""
         vectors_FRB = self._vectors(drawn.ids_FB) - self._centre_FR1
         total_RB = vectors_FRB.sum(0, dtype=torch.float64)
+        triples_B = _triples(vectors_FRB) if "triples" in self._shares else None
         # Rendle's lemma 3.1: all pairs in linear time. float32 rounds the squares, but to whole numbers all the same.
         squares_B = vectors_FRB.square_().sum((0, 1), dtype=torch.float64)
-        return (
-            self._dense.effects(drawn.levels_NB),
-            total_RB.sum(0),
-            total_RB.square().sum(0) - squares_B,
-            (total_RB * self._dense.mapped(drawn.levels_NB)).sum(0),
-        )
+        parts: dict[Part, torch.Tensor | None] = {
+            "dense": self._dense.effects(drawn.levels_NB),
+            "ids": total_RB.sum(0),
+            "pairs": total_RB.square().sum(0) - squares_B,
+            "mapped": (total_RB * self._dense.mapped(drawn.levels_NB)).sum(0),
+            "triples": triples_B,
+        }
+        return tuple(part for name in self._shares if (part := parts[name]) is not None)
 
     def _vectors(self, ids_FB: torch.Tensor) -> torch.Tensor:
         """Hidden vectors of the ids before centring; float32 (F, R, B), whole numbers."""
@@ -253,7 +278,7 @@ class HiddenLogit:
         parts_PB = torch.cat([torch.stack(self._parts(chunk)) for chunk in chunks], dim=1)
         means_P, std_P = parts_PB.mean(1), parts_PB.std(1)
         # A part that never varies (products of a single table, say) has nothing to say: the others fill its share.
-        weights_P = torch.tensor(_SHARES, dtype=torch.float64).sqrt() / std_P
+        weights_P = torch.tensor(list(self._shares.values()), dtype=torch.float64).sqrt() / std_P
         weights_P[std_P == 0] = 0.0
         centred_B = ((parts_PB - means_P[:, None]) * weights_P[:, None]).sum(0)
         weights_P *= signal / centred_B.std()
@@ -282,19 +307,29 @@ class HiddenModel:
         for logit, rate in zip(self._logits[1:], rates[:others], strict=True):
             self._biases.append(_bias_for_rate(self._shared * first_B + self._own * logit.calibrated_B, rate))
 
-    def logits(self, drawn: Drawn) -> torch.Tensor:
-        """Log-odds of a label of 1, for each task; float64 (B, T)."""
+    def logits(self, drawn: Drawn, order: int = HIGHEST_ORDER) -> torch.Tensor:
+        """Log-odds of a label of 1 for each task, of parts that multiply at most ``order`` features; float64 (B, T)."""
         first, *others = self._logits
-        columns = [first(drawn, self._biases[0])]
+        columns = [first(drawn, self._biases[0], order)]
         for logit, bias in zip(others, self._biases[1:], strict=True):
             shared_B = columns[0] - self._biases[0]
-            columns.append(self._shared * shared_B + self._own * logit(drawn, 0.0) + bias)
+            columns.append(self._shared * shared_B + self._own * logit(drawn, 0.0, order) + bias)
         return torch.stack(columns, dim=1)
 
 
 def _hidden_uniform(seed: int, name: str, *shape: int, task: int = 0) -> torch.Tensor:
     """float64 in [0, 1) of the given shape, fixed properties of the hidden model or of a task's part of it."""
     return uniform64(task_key(task, seed, "planted", "hidden", name), torch.arange(math.prod(shape))).view(shape)
+
+
+def _triples(vectors_FRB: torch.Tensor) -> torch.Tensor:
+    """sum_r A_r B_r C_r, float64 (B,); 0 with fewer than three tables."""
+    first_RB, second_RB, third_RB = (vectors_FRB[group::3].sum(0, dtype=torch.float64) for group in range(3))
+    products_RB = first_RB * second_RB * third_RB
+    total_B = torch.zeros_like(products_RB[0])
+    for products_B in products_RB:  # one after the other: of many numbers these sums may be rounded
+        total_B += products_B
+    return total_B
 
 
 def _spread(uniform: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ numbers.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -27,6 +28,7 @@ from dlrm.data.synthetic.ids import (
     samples_of,
     task_key,
 )
+from dlrm.data.synthetic.weights import id_weights_of, weights_of
 from dlrm.errors import ConfigError
 from dlrm.schema import ONE_TASK, Schema
 
@@ -52,6 +54,9 @@ class NoiseSource(Source):
         _check_rows(config)
         self._config = config
         schema = Schema.numbered(config.num_dense, config.rows, hotness_of(config), config.tasks or ONE_TASK)
+        if config.id_weights:
+            sparse = tuple(replace(feature, weights=id_weights_of(feature.name)) for feature in schema.sparse)
+            schema = replace(schema, sparse=sparse)
         super().__init__(f"random {split} data", schema, samples_of(config, split))
         self._ids = ids if ids is not None else id_draws(config)[split]
         self._lengths = BagLengths(config, split) if config.random_hotness else None
@@ -59,6 +64,7 @@ class NoiseSource(Source):
         self._feature_S = torch.arange(len(hotness)).repeat_interleave(torch.tensor(hotness))
         self._place_S = torch.cat([torch.arange(hot) for hot in hotness])
         self._features_key = stream_key(config.seed, "noise", split, "features")
+        self._weights_key = stream_key(config.seed, "noise", split, "id weights")
         tasks = range(len(self.schema.tasks))
         self._label_keys = [task_key(task, config.seed, "noise", split, "label") for task in tasks]
 
@@ -75,7 +81,11 @@ class NoiseSource(Source):
         lengths_BF = self._lengths(index_B) if self._lengths is not None else None
         if lengths_BF is not None:
             ids_BS.masked_fill_(lengths_BF[:, self._feature_S] <= self._place_S, 0)
-        return Samples(dense_BN=dense_BN, ids_BS=ids_BS, labels_BT=self.labels(index_B), lengths_BF=lengths_BF)
+        id_weights_BS = None
+        if self._config.id_weights:
+            lanes_BS = random_lanes(self._weights_key, index_B, lanes=ids_per_sample, start=0, stop=ids_per_sample)
+            id_weights_BS = weights_of(lanes_BS)
+        return Samples(dense_BN, ids_BS, self.labels(index_B), lengths_BF, id_weights_BS=id_weights_BS)
 
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """The profile of a trace, where the ids are of one."""

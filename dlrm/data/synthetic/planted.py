@@ -10,16 +10,18 @@ Every sample is a pure function of (seed, split, index), bit for bit, in whateve
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from dlrm.config.data import PlantedData
-from dlrm.counter_rng import uniform64
+from dlrm.counter_rng import random_bits, stream_key, uniform64
 from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.source import Dataset, Samples, Source
-from dlrm.data.synthetic.hidden_model import CHUNK_SAMPLES, Drawn, HiddenModel
+from dlrm.data.synthetic.hidden_model import CHUNK_SAMPLES, HIGHEST_ORDER, Drawn, HiddenModel
 from dlrm.data.synthetic.ids import task_key
+from dlrm.data.synthetic.weights import SAMPLE_WEIGHT, weights_of
 from dlrm.schema import ONE_TASK, Schema
 
 Split = Literal["train", "validation", "test"]
@@ -44,9 +46,12 @@ class PlantedSource(Source):
             "test": config.test_samples,
         }[split]
         schema = Schema.numbered(config.num_dense, config.rows, tasks=config.tasks or ONE_TASK)
+        if config.sample_weights:
+            schema = replace(schema, sample_weight=SAMPLE_WEIGHT)
         super().__init__(f"planted {split} data", schema, num_samples)
         tasks = range(len(schema.tasks))
         self._label_keys = [task_key(task, config.seed, "planted", split, "label") for task in tasks]
+        self._weight_key = stream_key(config.seed, "planted", split, "weight")
         self._missing_keys = [task_key(task, config.seed, "planted", split, "missing") for task in tasks[1:]]
 
     def read(self, index_B: torch.Tensor) -> Samples:
@@ -61,7 +66,8 @@ class PlantedSource(Source):
             ids_FB[:, chunk] = drawn.ids_FB
             dense_NB[:, chunk] = self._hidden.draw.dense.values(drawn.levels_NB)
             labels_BT[chunk] = self._labels(index_B[chunk], drawn)
-        return Samples(dense_BN=dense_NB.t().contiguous(), ids_BS=ids_FB.t(), labels_BT=labels_BT)
+        weights_B = weights_of(random_bits(self._weight_key, index_B)) if self._config.sample_weights else None
+        return Samples(dense_NB.t().contiguous(), ids_FB.t(), labels_BT, weights_B=weights_B)
 
     def _labels(self, index_B: torch.Tensor, drawn: Drawn) -> torch.Tensor:
         """float32 (B, T), NaN where missing."""
@@ -77,13 +83,14 @@ class PlantedSource(Source):
         """No file: the options say all."""
         return ()
 
-    def true_logits(self, index_B: torch.Tensor) -> torch.Tensor:
+    def true_logits(self, index_B: torch.Tensor, order: int = HIGHEST_ORDER) -> torch.Tensor:
         """The hidden log-odds of each task's label at these indices; float64 (B, T).
 
-        No score has a higher expected AUC than this one.
+        No score has a higher expected AUC than this one. Of its parts those that multiply at most ``order`` features: about
+        the best score of a model that multiplies no more.
         """
         chunks = index_B.split(CHUNK_SAMPLES)
-        return torch.cat([self._hidden.logits(self._hidden.draw(self._split, chunk_B)) for chunk_B in chunks])
+        return torch.cat([self._hidden.logits(self._hidden.draw(self._split, chunk_B), order) for chunk_B in chunks])
 
 
 def planted_dataset(config: PlantedData) -> Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrm.data.packed.arrays import PREPARE_AGAIN
+from dlrm.data.packed.folder import SAMPLE_WEIGHT
 from dlrm.data.packed.source import MISSING
 from dlrm.errors import DataError
 
@@ -54,6 +55,28 @@ class DenseCheck:
             raise DataError(
                 self._path, problem, row=first_row + int(row) + 1, column=self._names[column], hint=PREPARE_AGAIN
             )
+
+    def end(self, rows: int) -> None:
+        """Nothing more."""
+
+
+class WeightsCheck:
+    """Every weight of a sample is finite and not negative.
+
+    Args:
+        path: how messages call the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def block(self, values_MC: NDArray[Any], first_row: int) -> None:
+        """Look at float32 weights."""
+        good_M = (values_MC[:, 0] >= 0) & np.isfinite(values_MC[:, 0])
+        if not good_M.all():
+            row = int(good_M.argmin())
+            problem = f"{values_MC[row, 0]} is no weight: a finite number from 0 on"
+            raise DataError(self._path, problem, row=first_row + row + 1, column=SAMPLE_WEIGHT, hint=PREPARE_AGAIN)
 
     def end(self, rows: int) -> None:
         """Nothing more."""

@@ -23,7 +23,14 @@ from dlrm.data.packed.manifest import SUFFIXES, FileKind, FileRecord, Manifest, 
 from dlrm.data.packed.naming import find_parts
 from dlrm.data.packed.npz import list_members, map_members
 from dlrm.dataset_tools.inspect.figures import reserved_ids
-from dlrm.dataset_tools.inspect.values import DenseCheck, IdsCheck, LabelsCheck, ValueCheck, VocabularyCheck
+from dlrm.dataset_tools.inspect.values import (
+    DenseCheck,
+    IdsCheck,
+    LabelsCheck,
+    ValueCheck,
+    VocabularyCheck,
+    WeightsCheck,
+)
 from dlrm.errors import DataError
 from dlrm.schema import ONE_TASK
 
@@ -33,7 +40,9 @@ _TYPES: dict[FileKind, tuple[str, ...]] = {
     "sparse": ("<i4", "<i8"),
     "labels": ("<i4",),
     "multi_hot": ("<i4",),
+    "weights": ("<f4",),
 }
+_MAY_BE_UNLISTED: tuple[FileKind, ...] = ("multi_hot", "weights")
 
 Progress = Callable[[int], None]
 """Told the number of bytes that were read."""
@@ -186,9 +195,10 @@ def _tasks(folder: str, manifest: Manifest | None) -> Iterator[_Task]:
         expected = _recorded(manifest, part)
         for kind, record in part.files.items():
             yield _Task(partial(_locate, folder, manifest, part, kind), record, partial(_arrays, kind, expected))
-        unlisted = os.path.join(folder, part.name + SUFFIXES["multi_hot"])
-        if "multi_hot" not in part.files and os.path.exists(unlisted):
-            yield _Task(partial(str, unlisted), None, partial(_arrays, "multi_hot", expected))
+        for kind in _MAY_BE_UNLISTED:
+            unlisted = os.path.join(folder, part.name + SUFFIXES[kind])
+            if kind not in part.files and os.path.exists(unlisted):
+                yield _Task(partial(str, unlisted), None, partial(_arrays, kind, expected))
     sizes = {feature.name: feature.rows for feature in manifest.sparse}
     for name, record in manifest.vocabularies.items():
         path = partial(os.path.join, folder, record.name)
@@ -219,9 +229,10 @@ def _unrecorded(folder: str) -> Iterator[_Task]:
     for part in find_parts(folder, None, ("dense", "labels")):
         expected = _Expected(_rows_of(part.paths["dense"]), None, None, None, None, None, None)
         paths = dict(part.paths)
-        multi_hot = os.path.join(folder, part.name + SUFFIXES["multi_hot"])
-        if os.path.exists(multi_hot):
-            paths["multi_hot"] = multi_hot
+        for kind in _MAY_BE_UNLISTED:
+            path = os.path.join(folder, part.name + SUFFIXES[kind])
+            if os.path.exists(path):
+                paths[kind] = path
         for kind, path in paths.items():
             yield _Task(partial(str, path), None, partial(_arrays, kind, expected))
 
@@ -239,6 +250,9 @@ def _arrays(kind: FileKind, expected: _Expected, file: MappedFile) -> list[_Arra
     if kind == "multi_hot":
         return _multi_hot_arrays(expected, file)
     values_MC = map_array(file, _TYPES[kind], may_be_empty=kind == "dense")
+    if kind == "weights":
+        _check_shape(file.path, values_MC, expected.rows, 1)
+        return [_Array(file.path, 0, file.size, values_MC, WeightsCheck(file.path))]
     names = {"dense": expected.dense, "sparse": expected.sparse, "labels": expected.tasks}[kind]
     if names is None and kind == "labels" and values_MC.shape[1] == 1:
         names = ONE_TASK

@@ -15,6 +15,7 @@ from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import Precision
 from dlrm.inference.exported.tables import feature_major, read_tables, starts_of_tables
 from dlrm.inference.features import Features
+from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.models.base import Model
 from dlrm.schema import Schema
 from dlrm.table_names import module_name
@@ -36,6 +37,7 @@ class Plain:
     def __init__(self, model: Model, schema: Schema, requests: Requests, *, given: Given) -> None:
         self.rows = len(requests.features[0])
         self._model, self._requests, self._given = model, requests, given
+        self._rows_of_ids = None if model.lookups.are_ids else RowsLookedUp(model.lookups)
         self._names = [feature.name for feature in schema.sparse]
         self._hotness_F = torch.tensor([feature.hotness for feature in schema.sparse], dtype=torch.int32)
         self._parts = tuple(feature.hotness for feature in schema.sparse)
@@ -58,6 +60,8 @@ class Plain:
             lengths = features.lengths_BF.t().reshape(-1)
         values = feature_major(features, self._parts)
         sparse = KeyedJaggedTensor(keys=self._names, values=values, lengths=lengths)
+        if self._rows_of_ids is not None:
+            sparse = self._rows_of_ids(sparse)
         logits_BT: torch.Tensor = self._model(features.dense_BN, sparse)
         return logits_BT.sigmoid()
 
@@ -75,11 +79,12 @@ def trainers_model(folder: ExportFolder) -> Model:
     hint = "export it again, or leave it out with --rounds 0"
     model = rebuilt_model(folder, tables_device="cpu", hint=hint)
     weights, (starts, _) = read_tables(folder), starts_of_tables(manifest)
-    for feature, table, start in zip(manifest.sparse, manifest.tables, starts, strict=True):
-        stored_RC = weights[start : start + table.row_bytes * feature.rows].view(table.stored_dtype)
-        bag = model.tables.embedding_bags[module_name(feature.name)]
+    for (name, rows, table), start in zip(manifest.named_tables, starts, strict=True):
+        stored_RC = weights[start : start + table.row_bytes * rows].view(table.stored_dtype)
+        bag = model.tables.embedding_bags[module_name(name)]
         with torch.no_grad():
-            bag.weight.copy_(numbers_of(stored_RC.view(feature.rows, -1), table.precision))
+            bag.weight.zero_()  # the padding
+            bag.weight[:, : table.dim] = numbers_of(stored_RC.view(rows, -1), table.precision)
     return model
 
 

@@ -27,7 +27,7 @@ from dlrm.inference.evaluate.written import require_writable, write
 from dlrm.memory import SLICES, Bytes, expect, expected
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.log import leave_terminal
-from dlrm.train.build import build_loader
+from dlrm.train.build import build_loader, check_weighted
 from dlrm.train.checkpointing.load import has_average, load_weights
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.evaluator import Evaluator
@@ -69,6 +69,7 @@ def evaluate(found: Found, world: World, display: Display) -> Evaluation:
 
     def see_whether_it_fits() -> bool:
         require_fit(checkpoint, config, source.schema, data=source.name)
+        check_weighted(config, source.schema)
         return config.average and has_average(open_reader(checkpoint))
 
     averaged = together(world.collectives, see_whether_it_fits)
@@ -84,8 +85,9 @@ def evaluate(found: Found, world: World, display: Display) -> Evaluation:
     progress = Progress(display, loader.order, passes=1 + bool(columns), what="evaluate")
     sliced = None
     if columns:
-        sliced = SliceScores(_slicings(columns, config, loader, progress, world), source.schema.tasks)
-    evaluator = Evaluator(engine.stepper, engine.average, world, display.say)
+        slicings = _slicings(columns, config, loader, progress, world)
+        sliced = SliceScores(slicings, source.schema.tasks, weighted=config.evaluation.weighted)
+    evaluator = Evaluator(engine.stepper, engine.average, world, display.say, weighted=config.evaluation.weighted)
     results = evaluator.evaluate(loader, Watchers([sliced, progress] if sliced else [progress]))
     bad_values = loader.bad_values.summed(world.collectives)
     if bad_values:

@@ -11,11 +11,11 @@ from dlrm.config.sharding import ShardingConfig
 from dlrm.distributed.world import World
 from dlrm.errors import DataError
 from dlrm.format import escaped
+from dlrm.lookups.plan import Lookups, lookups_of, with_table_rows
 from dlrm.models.build import build_model
-from dlrm.models.tables import with_table_rows
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.table_names import state_name, table_of_weight
+from dlrm.table_names import state_name
 
 _MOST_DIFFERENCES = 3
 _HINT = "give data with the columns that were trained on (--data.path, --data.kind, ...)"
@@ -71,42 +71,39 @@ def require_fit(checkpoint: Checkpoint, config: Config, schema: Schema, *, data:
         DataError: they are not; what differs first.
         ConfigError: no such model can be built on these columns.
     """
-    differences = _of_tables(checkpoint, with_table_rows(config.model, schema)) or _of_weights(
-        checkpoint, config, schema
-    )
+    schema = with_table_rows(config.model, schema)
+    differences = _of_tables(checkpoint, lookups_of(config.model, schema)) or _of_weights(checkpoint, config, schema)
     if differences:
         more = len(differences) - _MOST_DIFFERENCES
         told = "; ".join(differences[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise DataError(data, f"does not fit {escaped(checkpoint.path, 300)}: {told}", hint=_HINT)
 
 
-def _of_tables(checkpoint: Checkpoint, schema: Schema) -> list[str]:
+def _of_tables(checkpoint: Checkpoint, lookups: Lookups) -> list[str]:
     stored = open_reader(checkpoint).tensors
-    here = {weight_name(state_name(feature.name)): feature for feature in schema.sparse}
+    here = {weight_name(state_name(table.name)): table for table in lookups.tables}
     found = []
-    for name, feature in here.items():
+    for name, table in here.items():
         if name not in stored:
-            found.append(f"the data have column {escaped(feature.name)}, the checkpoint has no table of that name")
-        elif (rows := stored[name].shape[0]) != feature.rows:
-            found.append(
-                f"table {escaped(feature.name)} has {rows:,} rows in the checkpoint, {feature.rows:,} by the data"
-            )
+            found.append(f"the data have column {escaped(table.name)}, the checkpoint has no table of that name")
+        elif (rows := stored[name].shape[0]) != table.rows:
+            found.append(f"table {escaped(table.name)} has {rows:,} rows in the checkpoint, {table.rows:,} by the data")
     tables = [name for name in stored if name.startswith("tables.") and name.endswith(".weight")]
     found += [
         f"the checkpoint has table {_named(name)}, the data have no such column" for name in tables if name not in here
     ]
-    return found or _of_order(checkpoint, schema)
+    return found or _of_order(checkpoint, lookups)
 
 
 def _named(weight: str) -> str:
     return escaped(weight.removeprefix("tables.").removesuffix(".weight"))
 
 
-def _of_order(checkpoint: Checkpoint, schema: Schema) -> list[str]:
+def _of_order(checkpoint: Checkpoint, lookups: Lookups) -> list[str]:
     """Tables in another order: interactions and MLPs take their columns by place."""
     plan = checkpoint.metadata.get("plan")
     placed = [table.get("table") for table in plan if isinstance(table, dict)] if isinstance(plan, list) else []
-    names = [feature.name for feature in schema.sparse]
+    names = [table.name for table in lookups.tables]
     if sorted(map(str, placed)) != sorted(names):  # nothing is known of it
         return []
     pairs = zip(placed, names, strict=True)
@@ -122,14 +119,17 @@ def _of_weights(checkpoint: Checkpoint, config: Config, schema: Schema) -> list[
     stored = open_reader(checkpoint).tensors
     columns = f"with the data's {len(schema.dense)} dense column(s) and {len(schema.tasks)} task(s)"
     found = []
-    for full_name, weight in build_model(config.model, schema, seed=0).named_parameters():
-        if full_name.startswith("tables.embedding_bags."):
-            name = weight_name(state_name(table_of_weight(full_name)))
-        else:
-            name = full_name
+    model = build_model(config.model, schema, seed=0)
+    shapes: dict[str, tuple[int, ...]] = {
+        weight_name(state_name(table.name)): (table.rows, table.dim) for table in model.lookups.tables
+    }
+    for name, weight in model.named_parameters():
+        if not name.startswith("tables.embedding_bags."):
+            shapes[name] = tuple(weight.shape)
+    for name, shape in shapes.items():
         if name not in stored:
             found.append(f"{columns} there is {escaped(name)}, which is not in the checkpoint")
-        elif stored[name].shape != tuple(weight.shape):
-            sizes = " x ".join(map(str, stored[name].shape)), " x ".join(map(str, weight.shape))
+        elif stored[name].shape != shape:
+            sizes = " x ".join(map(str, stored[name].shape)), " x ".join(map(str, shape))
             found.append(f"{escaped(name)} is {sizes[0]} in the checkpoint, {sizes[1]} {columns}")
     return found

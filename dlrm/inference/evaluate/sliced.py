@@ -57,12 +57,13 @@ class SliceScores(Watcher):
     Args:
         slicings: by each of several columns.
         tasks: names.
+        weighted: count each sample by its weight, not once.
     """
 
-    def __init__(self, slicings: Sequence[Slicing], tasks: Sequence[str]) -> None:
+    def __init__(self, slicings: Sequence[Slicing], tasks: Sequence[str], *, weighted: bool = False) -> None:
         self._slicings, self._tasks = slicings, tasks
         self._ahead: deque[list[torch.Tensor]] = deque()  # of batches that are not scored yet, by slicing
-        self._metrics = [[[_metrics() for _ in tasks] for _ in slicing.labels] for slicing in slicings]
+        self._metrics = [[[_metrics(weighted) for _ in tasks] for _ in slicing.labels] for slicing in slicings]
 
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same, of each of which it is kept what belongs to which slice until it is scored."""
@@ -95,8 +96,9 @@ class SliceScores(Watcher):
         return found
 
 
-def _metrics() -> BinaryMetrics:
-    return BinaryMetrics(torch.device("cpu"), buffer_samples=_BUFFER_SAMPLES, histogram_cells=CELLS)
+def _metrics(weighted: bool) -> BinaryMetrics:
+    sizes = {"buffer_samples": _BUFFER_SAMPLES, "histogram_cells": CELLS}
+    return BinaryMetrics(torch.device("cpu"), **sizes, weighted=weighted)
 
 
 def _summed(metrics: BinaryMetrics, collectives: Collectives) -> BinaryResult:

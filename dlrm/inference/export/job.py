@@ -39,6 +39,7 @@ from dlrm.inference.exported.folder import open_export
 from dlrm.inference.exported.manifest import (
     PROGRAM_NAME,
     VOCABULARIES_NAME,
+    LookupRecord,
     Manifest,
     PieceRecord,
     SourceRecord,
@@ -50,7 +51,6 @@ from dlrm.inference.raw import preprocessing_of
 from dlrm.models.base import Model
 from dlrm.models.build import build_model
 from dlrm.run.environment import package_versions
-from dlrm.schema import Schema
 from dlrm.train.checkpointing.load import saved_config
 
 
@@ -149,7 +149,7 @@ class ExportJob:
         self._dataset = dataset_trained_on(trained, reader.checkpoint)
         schema = self._dataset.schema
         self._model = build_model(trained.model, schema, seed=trained.run.seed)
-        tables = table_records(self._model, schema)
+        tables = table_records(self._model)
         self._tables = update.tables(tables) if update else tables
         self._weights = Weights.of(reader, average=average and update is None)
         self._weights.dense(self._model)
@@ -157,7 +157,7 @@ class ExportJob:
     @property
     def table_bytes(self) -> int:
         """Of all tables, which are most of what is written."""
-        rows = (feature.rows for feature in self._dataset.schema.sparse)
+        rows = (table.rows for table in self._model.lookups.tables)
         return sum(table.row_bytes * count for table, count in zip(self._tables, rows, strict=True))
 
     def run(self, progress: Progress = ignore) -> Manifest:
@@ -170,7 +170,7 @@ class ExportJob:
         program = export_dense(
             DensePart(self._model),
             dense_features=len(schema.dense),
-            pooled_columns=sum(table.dim for table in self._tables),
+            pooled_columns=self._model.pooling.columns,
         )
         writer.add(PROGRAM_NAME, dump_program(program))
         compiled = None
@@ -188,6 +188,7 @@ class ExportJob:
             ),
             tasks=schema.tasks,
             tables=self._tables,
+            lookups=lookup_records(self._model),
             preprocessing=preprocessing.record,
             files=(),
             source=_source(self._trained, self._reader, self._weights),
@@ -211,24 +212,42 @@ class ExportJob:
         )
 
 
-def table_records(model: Model, schema: Schema) -> tuple[TableRecord, ...]:
+def table_records(model: Model) -> tuple[TableRecord, ...]:
     """What an export's manifest says of the tables of a model."""
-    dims = [table.embedding_dim for table in model.tables.embedding_bag_configs()]
-    means = model.pooling.mean_F1.flatten().tolist()
-    return tuple(TableRecord(dim=dim, pooling="mean" if mean else "sum") for dim, mean in zip(dims, means, strict=True))
+    lookups = model.lookups
+    if lookups.are_ids:
+        means = [lookup.mean for lookup in lookups.lookups]
+        pairs = zip(lookups.tables, means, strict=True)
+        return tuple(TableRecord(dim=table.dim, pooling="mean" if mean else "sum") for table, mean in pairs)
+    return tuple(TableRecord(name=table.name, rows=table.rows, dim=table.dim) for table in lookups.tables)
+
+
+def lookup_records(model: Model) -> tuple[LookupRecord, ...] | None:
+    """What it says of what is looked up; nothing where ids are rows."""
+    if model.lookups.are_ids:
+        return None
+    numbers = {table.name: number for number, table in enumerate(model.lookups.tables)}
+    return tuple(
+        LookupRecord(
+            feature=lookup.feature,
+            table=numbers[lookup.table],
+            rule=lookup.rule.kind,
+            size=lookup.rule.size,
+            keys=lookup.rule.keys,
+            first=lookup.rule.first,
+            mean=lookup.mean,
+        )
+        for lookup in model.lookups.lookups
+    )
 
 
 def write_tables(
     weights: Weights, manifest: Manifest, writer: FolderWriter, *, max_file_bytes: int, progress: Progress
 ) -> None:
     """Write the tables as they are in the checkpoint, in memory of a few chunks."""
-    rows = [feature.rows for feature in manifest.sparse]
-    weights.check(
-        {
-            weights.table(feature.name): (feature.rows, table.dim)
-            for feature, table in zip(manifest.sparse, manifest.tables, strict=True)
-        }
-    )
+    tables = manifest.named_tables
+    rows = [table.rows for table in tables]
+    weights.check({weights.table(name): (rows, table.dim) for name, rows, table in tables})
     for number, pieces in enumerate(divide(manifest.tables, rows, max_file_bytes)):
         name = table_file_name(number)
         mapped = mapped_pieces(writer.path / name, manifest, pieces)
@@ -242,11 +261,9 @@ def _targets(
     """Tensors of the checkpoint whose shards are the pieces' memory."""
     found = []
     for piece, tensor in zip(pieces, mapped, strict=True):
-        feature, table = manifest.sparse[piece.table], manifest.tables[piece.table]
+        name, rows, table = manifest.named_tables[piece.table]
         shard = Shard((piece.first_row, 0), tensor)
-        found.append(
-            GlobalTensor(weights.table(feature.name), (feature.rows, table.dim), tensor.dtype, shards=(shard,))
-        )
+        found.append(GlobalTensor(weights.table(name), (rows, table.dim), tensor.dtype, shards=(shard,)))
     return found
 
 

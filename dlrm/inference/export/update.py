@@ -100,7 +100,8 @@ def update_tables(update: Update, manifest: Manifest, writer: FolderWriter, prog
         CheckpointError: a delta is damaged.
     """
     before = update.previous.manifest
-    if (before.sparse, before.tasks, before.dense) != (manifest.sparse, manifest.tasks, manifest.dense):
+    kept = "sparse", "tasks", "dense", "lookups"
+    if any(getattr(before, name) != getattr(manifest, name) for name in kept):
         raise ExportError(str(update.previous.path), "has other columns than the checkpoint's data", hint=_ANEW)
     files = [file for file in before.files if file.pieces is not None]
     by_table: dict[int, Pieces] = defaultdict(list)
@@ -114,18 +115,18 @@ def update_tables(update: Update, manifest: Manifest, writer: FolderWriter, prog
     changed = sum(_update_table(update, number, by_table[number], sizes.append) for number in tables)
     for file in files:
         writer.finish(file.name, file.pieces)
-    return Changes(changed, sum(feature.rows for feature in manifest.sparse), sum(sizes))
+    return Changes(changed, sum(table.rows for table in manifest.named_tables), sum(sizes))
 
 
 def _update_table(update: Update, number: int, pieces: Pieces, progress: Progress) -> int:
     """The number of rows that were changed."""
-    feature, table = update.previous.manifest.sparse[number], update.previous.manifest.tables[number]
-    touched_R = torch.zeros(feature.rows, dtype=torch.bool)
+    name, rows, table = update.previous.manifest.named_tables[number]
+    touched_R = torch.zeros(rows, dtype=torch.bool)
     for delta in update.deltas:
-        for found in changed_rows(delta, state_name(feature.name), table.dim, progress):
+        for found in changed_rows(delta, state_name(name), table.dim, progress):
             touched_R[found.rows_N] = True
             for piece, tensor in pieces:
-                _write_rows(found, piece, tensor, table, path=delta.checkpoint.path, name=feature.name)
+                _write_rows(found, piece, tensor, table, path=delta.checkpoint.path, name=name)
     return int(touched_R.sum())
 
 

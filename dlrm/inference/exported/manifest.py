@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ from dlrm.checkpoint.manifest import Checksum, Count, Record, parse_record
 from dlrm.checkpoint.safetensors_format import Entry, layout
 from dlrm.errors import ExportError
 from dlrm.inference.raw.record import MOST_IDS, Hotness, PreprocessingRecord
+from dlrm.lookups.rule import MOST_FUNCTIONS, Rule, RuleKind
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import state_name
 
@@ -44,6 +45,7 @@ DensePrecision = Literal["fp32", "bf16", "int8"]
 FILE_NAME = r"^[a-z0-9][a-z0-9_]{0,60}\.(pt2|onnx|safetensors)$"
 FileName = Annotated[str, Field(pattern=FILE_NAME)]
 Positive = Annotated[int, Field(gt=0, lt=2**48)]
+Key = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 SCALE_AND_BIAS_BYTES = 4
 """Of a row in ``int8`` or ``int4``: two numbers of float16."""
@@ -59,12 +61,15 @@ class SparseRecord(Record):
 
 
 class TableRecord(Record):
-    """The table of a sparse feature.
+    """A table: that of a sparse feature, in their order, unless the manifest has ``lookups``.
 
     Attributes:
+        name, rows: those of the feature, unless they are given, as they are where there are lookups.
         dim: D; pooling: what becomes of the embeddings of a bag; precision: of its rows.
     """
 
+    name: str | None = None
+    rows: Positive | None = None
     dim: Positive
     pooling: Literal["sum", "mean"] = "sum"
     precision: Precision = "fp32"
@@ -87,11 +92,48 @@ class TableRecord(Record):
         return self.stored_columns * self.stored_dtype.itemsize
 
 
+class LookupRecord(Record):
+    """What is looked up of the ids of a sparse feature; see :class:`dlrm.lookups.plan.Lookup`.
+
+    Attributes:
+        feature, table: which, counted from 0.
+        rule, size, keys, first: how ids become rows (:class:`dlrm.lookups.rule.Rule`).
+        mean: whether the embeddings of a bag are averaged.
+    """
+
+    feature: Count
+    table: Count
+    rule: RuleKind = "id"
+    size: Positive = 1
+    keys: Annotated[tuple[Key, ...], Field(max_length=MOST_FUNCTIONS)] = ()
+    first: Count = 0
+    mean: bool = False
+
+    @property
+    def ids_to_rows(self) -> Rule:
+        """The rule."""
+        return Rule(self.rule, self.size, self.keys, self.first)
+
+    def rows_needed(self, ids: int) -> int:
+        """Of the table, where there are so many ids."""
+        return {"id": ids, "remainder": self.size, "quotient": -(-ids // self.size), "hash": self.first + self.size}[
+            self.rule
+        ]
+
+
+class NamedTable(NamedTuple):
+    """A table with its name and its number of rows."""
+
+    name: str
+    rows: int
+    record: TableRecord
+
+
 class PieceRecord(Record):
     """Consecutive rows of a table.
 
     Attributes:
-        table: which, counted from 0 in the order of the sparse features; first_row, rows: which of its rows.
+        table: which, counted from 0; first_row, rows: which of its rows.
     """
 
     table: Count
@@ -144,7 +186,10 @@ class Manifest(Record):
 
     Attributes:
         dense, sparse, tasks: the columns of the features and what is predicted (:class:`dlrm.schema.Schema`).
-        tables: one for each sparse feature, in order; dense_precision: what the weights of the dense part are.
+        tables: one for each sparse feature, in order, or those of ``lookups``.
+        lookups: what is looked up, in the order of the columns that the dense part takes; left out where the ids of each
+            feature are the rows of its table.
+        dense_precision: what the weights of the dense part are.
         preprocessing: how raw rows become features (:mod:`dlrm.inference.raw`).
     """
 
@@ -154,6 +199,7 @@ class Manifest(Record):
     sparse: Annotated[tuple[SparseRecord, ...], Field(min_length=1)]
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     tables: tuple[TableRecord, ...]
+    lookups: Annotated[tuple[LookupRecord, ...], Field(min_length=1)] | None = None
     dense_precision: DensePrecision = "fp32"
     preprocessing: PreprocessingRecord
     files: tuple[FileRecord, ...]
@@ -169,12 +215,33 @@ class Manifest(Record):
     @property
     def table_bytes(self) -> int:
         """Of all tables."""
-        return sum(table.row_bytes * feature.rows for table, feature in zip(self.tables, self.sparse, strict=True))
+        return sum(table.row_bytes * rows for _, rows, table in self.named_tables)
+
+    @property
+    def named_tables(self) -> tuple[NamedTable, ...]:
+        """The tables with their names and rows."""
+        if self.lookups is not None:
+            return tuple(NamedTable(table.name or "", table.rows or 0, table) for table in self.tables)
+        pairs = zip(self.sparse, self.tables, strict=True)
+        return tuple(NamedTable(feature.name, feature.rows, table) for feature, table in pairs)
+
+    @property
+    def looked_up(self) -> tuple[LookupRecord, ...]:
+        """What is looked up, in any case."""
+        if self.lookups is not None:
+            return self.lookups
+        pooling = [table.pooling == "mean" for table in self.tables]
+        return tuple(LookupRecord(feature=place, table=place, mean=mean) for place, mean in enumerate(pooling))
 
     @property
     def pooled_columns(self) -> int:
-        """X, columns of the pooled embeddings of all tables."""
-        return sum(table.dim for table in self.tables)
+        """X, columns of what all lookups return."""
+        return sum(self.tables[lookup.table].dim for lookup in self.looked_up)
+
+    @property
+    def tables_of_columns(self) -> list[int]:
+        """The number of the table that each of these columns is of."""
+        return [lookup.table for lookup in self.looked_up for _ in range(self.tables[lookup.table].dim)]
 
     def file(self, name: str) -> FileRecord | None:
         """A file's record; None if there is no such file."""
@@ -194,7 +261,8 @@ class Manifest(Record):
 
         Where the name has an @ of its own the row always follows, so that no two pieces are called the same.
         """
-        name = state_name(self.sparse[piece.table].name)
+        record = self.tables[piece.table]
+        name = state_name(self.sparse[piece.table].name if self.lookups is None else record.name or "")
         return f"{name}@{piece.first_row}" if piece.first_row or "@" in name else name
 
 
@@ -233,8 +301,8 @@ def _contradiction(manifest: Manifest) -> str:
         twice = [name for name, count in Counter(found).items() if count > 1]
         if twice:
             return f"{kind} {twice[0]!a} is listed twice"
-    if len(manifest.tables) != len(manifest.sparse):
-        return f"there are {len(manifest.sparse)} sparse features and {len(manifest.tables)} tables"
+    if fault := _fault_in_lookups(manifest):
+        return fault
     if manifest.file(PROGRAM_NAME) is None:
         return f"{PROGRAM_NAME} is not listed"
     if odd := next((table for table in manifest.tables if table.precision == "int4" and table.dim % 2), None):
@@ -247,14 +315,36 @@ def _contradiction(manifest: Manifest) -> str:
             covered[piece.table] += piece.rows
         if file.pieces is not None and file.bytes != _bytes(manifest, file.pieces):
             return f"{file.name} has {file.bytes} bytes, its tables {_bytes(manifest, file.pieces)}"
-    for feature, rows in zip(manifest.sparse, covered, strict=True):
-        if rows != feature.rows:
-            return f"of the table of {feature.name!a} {rows} rows are listed, not {feature.rows}"
+    for table, rows in zip(manifest.named_tables, covered, strict=True):
+        if rows != table.rows:
+            return f"of table {table.name!a} {rows} rows are listed, not {table.rows}"
     if (ids := sum(feature.hotness for feature in manifest.sparse)) > MOST_IDS:
         return f"a row has {ids:,} ids, more than {MOST_IDS:,}"
     if manifest.preprocessing.table_rows != tuple(feature.rows for feature in manifest.sparse):
         return "its raw rows become ids of other tables"
     return ""
+
+
+def _fault_in_lookups(manifest: Manifest) -> str:
+    """What is wrong with tables and lookups: a lookup must find whatever row its rule may give."""
+    given = [(table.name, table.rows) for table in manifest.tables]
+    if manifest.lookups is None:
+        if len(manifest.tables) != len(manifest.sparse):
+            return f"there are {len(manifest.sparse)} sparse features and {len(manifest.tables)} tables"
+        return "tables have names, and there are no lookups" if any(part for pair in given for part in pair) else ""
+    if not all(name and rows for name, rows in given) or len({name for name, _ in given}) < len(given):
+        return "its lookups are of tables without names of their own, or without rows"
+    ids = 0
+    for number, lookup in enumerate(manifest.lookups):
+        if lookup.feature >= len(manifest.sparse) or lookup.table >= len(manifest.tables):
+            return f"lookup {number} is of a feature or a table that there is none of"
+        feature, table = manifest.sparse[lookup.feature], manifest.tables[lookup.table]
+        if (lookup.rule == "hash") != bool(lookup.keys):
+            return f"lookup {number} has keys, and rule {lookup.rule}"
+        if lookup.rows_needed(feature.rows) > (table.rows or 0):
+            return f"lookup {number} has rows that table {table.name!a} has not"
+        ids += feature.hotness * lookup.ids_to_rows.rows_per_id
+    return f"a row looks {ids:,} rows up, more than {MOST_IDS:,}" if ids > MOST_IDS else ""
 
 
 def _bytes(manifest: Manifest, pieces: tuple[PieceRecord, ...]) -> int:

@@ -68,10 +68,7 @@ def require_memory(size: int, path: str, what: str) -> None:
 
 def starts_of_tables(manifest: Manifest) -> tuple[list[int], int]:
     """The byte in memory where each table starts, and how many bytes there are."""
-    sizes = [
-        -(-table.row_bytes * feature.rows // _ALIGNMENT) * _ALIGNMENT
-        for table, feature in zip(manifest.tables, manifest.sparse, strict=True)
-    ]
+    sizes = [-(-table.row_bytes * rows // _ALIGNMENT) * _ALIGNMENT for _, rows, table in manifest.named_tables]
     ends = list(accumulate(sizes, initial=0))
     return ends[:-1], ends[-1]
 
@@ -99,15 +96,20 @@ class Lookup:
     """
 
     def __init__(self, manifest: Manifest, weights: torch.Tensor) -> None:
-        tables = manifest.tables
-        self._features = len(tables)
-        self._hotness_F = tuple(feature.hotness for feature in manifest.sparse)
+        lookups = manifest.looked_up
+        self._rows_of_ids = None if manifest.lookups is None else RowsOfFeatures(manifest)
+        self._features = len(lookups)
+        self._hotness_F = tuple(
+            manifest.sparse[lookup.feature].hotness * lookup.ids_to_rows.rows_per_id for lookup in lookups
+        )
         # The kernel counts with int32 where ids are int32.
-        self._id_type = torch.int32 if manifest.columns.id_bytes == 4 else torch.int64
-        dims = [table.dim for table in tables]
-        self._mean_F = torch.tensor([table.pooling == "mean" for table in tables])
+        most_rows = max(table.rows for table in manifest.named_tables)
+        self._id_type = torch.int32 if most_rows < 2**31 else torch.int64
+        dims = [manifest.tables[lookup.table].dim for lookup in lookups]
+        self._mean_F = torch.tensor([lookup.mean for lookup in lookups])
+        self._rows_per_id_F1 = torch.tensor([[lookup.ids_to_rows.rows_per_id] for lookup in lookups])
         self._any_mean = bool(self._mean_F.any())
-        self._table_of_X = torch.arange(len(tables)).repeat_interleave(torch.tensor(dims))
+        self._table_of_X = torch.arange(len(lookups)).repeat_interleave(torch.tensor(dims))
         self._kernel = _kernel(manifest, weights)
 
     def __call__(self, features: Features, size: int) -> torch.Tensor:
@@ -120,6 +122,8 @@ class Lookup:
         Returns:
             float32 (B, X): sums, or means where a table has that pooling; zeros for empty bags.
         """
+        if self._rows_of_ids is not None:
+            features = self._rows_of_ids(features)
         ids = feature_major(features, self._hotness_F).to(self._id_type)
         if features.lengths_BF is None:
             offsets = _full_offsets(self._hotness_F, len(features), size, self._id_type)
@@ -130,13 +134,14 @@ class Lookup:
         pooled_BX: torch.Tensor = self._kernel(indices=ids, offsets=offsets)
         if not self._any_mean:
             return pooled_BX
-        lengths_FB = (offsets[1:] - offsets[:-1]).view(self._features, size)
+        lengths_FB = (offsets[1:] - offsets[:-1]).view(self._features, size) // self._rows_per_id_F1
         divisors_FB = torch.where(self._mean_F[:, None], lengths_FB.clamp(min=1), 1)
         return pooled_BX / divisors_FB.index_select(0, self._table_of_X).t()
 
 
 def _kernel(manifest: Manifest, weights: torch.Tensor) -> Callable[..., torch.Tensor]:
-    tables = manifest.tables
+    lookups = [lookup.table for lookup in manifest.looked_up]  # to the kernel a table that two share is two tables
+    tables = [manifest.tables[table] for table in lookups]
     widest: dict[Precision, int] = {"fp32": 0, "fp16": 0, "int8": 0, "int4": 0}
     for table in tables:
         widest[table.precision] = max(widest[table.precision], table.dim)
@@ -146,7 +151,7 @@ def _kernel(manifest: Manifest, weights: torch.Tensor) -> Callable[..., torch.Te
         "dev_weights": weights,
         "uvm_weights": torch.empty(0, dtype=torch.uint8),
         "weights_placements": torch.full((len(tables),), int(EmbeddingLocation.HOST), dtype=torch.int32),
-        "weights_offsets": torch.tensor(starts, dtype=torch.int64),
+        "weights_offsets": torch.tensor([starts[table] for table in lookups], dtype=torch.int64),
         "weights_tys": torch.tensor(
             [sparse_type_to_int(_TYPES[table.precision]) for table in tables], dtype=torch.uint8
         ),
@@ -169,6 +174,31 @@ def _kernel(manifest: Manifest, weights: torch.Tensor) -> Callable[..., torch.Te
         return pooled_BX
 
     return kernel
+
+
+class RowsOfFeatures:
+    """Makes rows of the ids of features, as the manifest's lookups say."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._lookups = manifest.looked_up
+        self._rules = [lookup.ids_to_rows for lookup in self._lookups]
+        self._parts = [feature.hotness for feature in manifest.sparse]
+        self._feature_L = torch.tensor([lookup.feature for lookup in self._lookups])
+        self._rows_per_id_L = torch.tensor([rule.rows_per_id for rule in self._rules], dtype=torch.int32)
+
+    def __call__(self, features: Features) -> Features:
+        """The same rows, with a feature for each lookup; what lies beyond a bag's length is no row."""
+        of_features = features.ids_BS.split(self._parts, dim=1)
+        found = []
+        for lookup, rule in zip(self._lookups, self._rules, strict=True):
+            ids_BL = of_features[lookup.feature]
+            rows_BL = torch.empty(len(ids_BL), ids_BL.shape[1] * rule.rows_per_id, dtype=torch.int64)
+            rule.rows(ids_BL.reshape(-1), rows_BL.view(-1))
+            found.append(rows_BL)
+        lengths_BL = None
+        if features.lengths_BF is not None:
+            lengths_BL = features.lengths_BF[:, self._feature_L] * self._rows_per_id_L
+        return Features(features.dense_BN, torch.cat(found, dim=1), lengths_BL)
 
 
 @lru_cache(maxsize=64)

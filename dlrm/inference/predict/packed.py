@@ -15,6 +15,7 @@ from dlrm.config.predict import PredictConfig
 from dlrm.data.multi_hot.dataset import make_bags
 from dlrm.data.packed.dataset import choose_split
 from dlrm.data.packed.folder import PackedFolder, open_packed
+from dlrm.data.packed.raw_encoding import recorded_encoding
 from dlrm.data.packed.remote import is_remote
 from dlrm.data.packed.source import PackedSource
 from dlrm.data.packed.split import Span
@@ -27,7 +28,6 @@ from dlrm.inference.raw import Preprocessing
 from dlrm.inference.raw.criteo import CriteoPreprocessing
 from dlrm.inference.raw.encoding_record import criteo_record, vocabulary_arrays
 from dlrm.inference.raw.preprocessing import CACHE_DIR
-from dlrm.preprocess.raw_encoding import recorded_encoding
 from dlrm.schema import Schema
 
 

@@ -34,7 +34,7 @@ def precisions_of(manifest: Manifest, wanted: Mapping[str, TablePrecision]) -> t
     Raises:
         ConfigError: names that no table has.
     """
-    names = [feature.name for feature in manifest.sparse]
+    names = [table.name for table in manifest.named_tables]
     problems = []
     for name in wanted:
         if name not in (*names, ALL):
@@ -56,9 +56,9 @@ def possible(precision: Precision, dim: int) -> Precision:
 def odd_tables(manifest: Manifest, wanted: Mapping[str, TablePrecision]) -> list[str]:
     """Which tables are int8 although int4 was asked for, in words."""
     return [
-        f"{escaped(feature.name)}: int8 in the place of int4, which takes an even number of columns ({table.dim} here)"
-        for feature, table in zip(manifest.sparse, manifest.tables, strict=True)
-        if table.dim % 2 and wanted.get(feature.name, wanted.get(ALL)) == "int4"
+        f"{escaped(name)}: int8 in the place of int4, which takes an even number of columns ({table.dim} here)"
+        for name, _, table in manifest.named_tables
+        if table.dim % 2 and wanted.get(name, wanted.get(ALL)) == "int4"
     ]
 
 

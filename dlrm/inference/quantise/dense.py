@@ -26,6 +26,7 @@ from dlrm.inference.export.rebuilt import rebuilt_model
 from dlrm.inference.exported.folder import ExportFolder
 from dlrm.inference.exported.manifest import PROGRAM_NAME, DensePrecision, Manifest
 from dlrm.inference.exported.program import dump_program
+from dlrm.layers.heads.experts import ExpertLinear
 from dlrm.models.base import Model
 from dlrm.train.precision import lowered
 
@@ -50,9 +51,18 @@ def lowered_dense(folder: ExportFolder, precision: DensePrecision) -> bytes:
     if precision == "fp32":
         return folder.read(PROGRAM_NAME)
     model = rebuilt_model(folder, hint="quantise with the version that exported it")
+    _unroll_experts(model)
     program = _export(folder.manifest, DensePart(model))
     graph = _Lowering(program, model, precision).lowered()
     return dump_program(_without_checks(_export(folder.manifest, graph)))
+
+
+def _unroll_experts(model: Model) -> None:
+    """Have experts compute in linear layers, which can be lowered one by one."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, ExpertLinear):
+                setattr(parent, name, child.unrolled())
 
 
 def _export(manifest: Manifest, part: nn.Module) -> torch.export.ExportedProgram:
@@ -179,7 +189,11 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", bias_O.clone())
 
     def forward(self, x_BI: torch.Tensor) -> torch.Tensor:
-        """float32 (B, inputs) -> float32 (B, outputs)."""
+        """float32 (B, inputs) -> float32 (B, outputs); dimensions between the two are more rows."""
+        if x_BI.dim() > 2:
+            rows: torch.Tensor = self(x_BI.flatten(0, -2))
+            more_rows: torch.Tensor = rows.unflatten(0, x_BI.shape[:-1])
+            return more_rows
         scale_B1 = _scale(x_BI, _LARGEST_INPUT)
         integers_BI = (x_BI / scale_B1).round().to(torch.int8)
         sums_BO = torch._int_mm(integers_BI, self.weight.t())

@@ -37,7 +37,7 @@ def table_bytes(manifest: Manifest, mix: Mix) -> int:
 def size_of(manifest: Manifest, number: int, precision: Precision) -> int:
     """Bytes of the rows of a table."""
     table = manifest.tables[number].model_copy(update={"precision": precision})
-    return table.row_bytes * manifest.sparse[number].rows
+    return table.row_bytes * manifest.named_tables[number].rows
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ class MixScorer:
         self._scored = scored
         self._dense = variants.dense(dense)
         used = sorted({precision for table in choices(manifest) for precision in table}, key=PRECISIONS.index)
-        count = len(manifest.tables)
         uniform = [[possible(precision, table.dim) for table in manifest.tables] for precision in used]
         self._lookups = dict(zip(used, variants.lookups(uniform), strict=True))
-        self._table_of_X = torch.arange(count).repeat_interleave(torch.tensor([t.dim for t in manifest.tables]))
+        self._table_of_X = torch.tensor(manifest.tables_of_columns)
         self._reference_T = log_losses(variants.base.logits(scored.features), scored)
         self.plain = tuple(possible("fp32", table.dim) for table in manifest.tables)
         (self._before_RT,) = self._logits([self.plain])

@@ -17,7 +17,7 @@ from dlrm.format import escaped
 from dlrm.inference.exported.predictor import Predictor
 from dlrm.inference.features import Features
 from dlrm.metrics.tasks import Results, TaskMetrics
-from dlrm.schema import Schema
+from dlrm.schema import Schema, SparseFeature
 
 _ROWS_AT_ONCE = 8192
 
@@ -90,12 +90,14 @@ def require_columns(found: Schema, expected: Schema) -> None:
 def _words(column: object) -> str:
     if isinstance(column, str):
         return column
-    return f"{column.name} ({column.rows:,} rows, {column.hotness} ids)"  # type: ignore[attr-defined]
+    assert isinstance(column, SparseFeature)
+    weighted = ", with weights" if column.weights else ""
+    return f"{column.name} ({column.rows:,} rows, {column.hotness} ids{weighted})"
 
 
 def _weights(samples: Samples) -> torch.Tensor:
     weights_BT = (~samples.labels_BT.isnan()).float()
-    return weights_BT if samples.weights_B is None else weights_BT * samples.weights_B[:, None]
+    return weights_BT if samples.weights_B is None else weights_BT * (samples.weights_B[:, None] > 0)
 
 
 def figures(logits_RT: torch.Tensor, scored: Scored, schema: Schema) -> Results:

@@ -49,7 +49,7 @@ def _write_file(
                     weights_RD,
                     target.tables[piece.table].precision,
                     path=str(source.path),
-                    table=target.sparse[piece.table].name,
+                    table=target.named_tables[piece.table].name,
                     first_row=piece.first_row + start,
                 )
             except ExportError as error:  # of a file that was changed, that is what is to be said
@@ -106,13 +106,13 @@ def tables_in_memory(source: Manifest, weights: torch.Tensor, target: Manifest, 
     starts, size = starts_of_tables(target)
     memory = torch.empty(size, dtype=torch.uint8)
     for number, (first, start) in enumerate(zip(starts_of_tables(source)[0], starts, strict=True)):
-        before, after, feature = source.tables[number], target.tables[number], source.sparse[number]
-        weights_RD = weights[first : first + before.row_bytes * feature.rows].view(torch.float32).view(-1, before.dim)
-        stored = memory[start : start + after.row_bytes * feature.rows].view(after.stored_dtype)
-        stored = stored.view(feature.rows, after.stored_columns)
+        before, (name, rows, after) = source.tables[number], target.named_tables[number]
+        weights_RD = weights[first : first + before.row_bytes * rows].view(torch.float32).view(-1, before.dim)
+        stored = memory[start : start + after.row_bytes * rows].view(after.stored_dtype)
+        stored = stored.view(rows, after.stored_columns)
         most = max(1, _BYTES_AT_ONCE // before.row_bytes)
-        for row in range(0, feature.rows, most):
+        for row in range(0, rows, most):
             stored[row : row + most] = stored_rows(
-                weights_RD[row : row + most], after.precision, path=path, table=feature.name, first_row=row
+                weights_RD[row : row + most], after.precision, path=path, table=name, first_row=row
             )
     return memory

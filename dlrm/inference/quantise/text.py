@@ -76,10 +76,10 @@ def budget_table(found: Found, manifest: Manifest) -> Table:
     for name in ("bytes", *PRECISIONS[1:]):
         table.add_column(name, justify="right")
     table.add_column("chosen")
-    for number, (feature, costs) in enumerate(zip(manifest.sparse, found.alone, strict=True)):
+    for number, (named, costs) in enumerate(zip(manifest.named_tables, found.alone, strict=True)):
         rises = [f"{costs[name].rise:+.7f}" if name in costs else "" for name in PRECISIONS[1:]]
         size = byte_size(size_of(manifest, number, "fp32"))
-        table.add_row(Text(escaped(feature.name, 40)), size, *rises, found.mix[number])
+        table.add_row(Text(escaped(named.name, 40)), size, *rises, found.mix[number])
     return table
 
 
@@ -89,11 +89,11 @@ def budget_content(found: Found, manifest: Manifest) -> dict[str, Any]:
         "validation_log_loss_rise": found.rise,
         "table_bytes": table_bytes(manifest, found.mix),
         "tables": {
-            feature.name: {
+            table.name: {
                 "chosen": found.mix[number],
                 "alone": {name: asdict(cost) for name, cost in found.alone[number].items()},
             }
-            for number, feature in enumerate(manifest.sparse)
+            for number, table in enumerate(manifest.named_tables)
         },
     }
 

@@ -8,8 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dlrm.data.parquet.columns import ColumnMap, is_list, is_number, kind_of, mistakes
-from dlrm.data.parquet.decode import looked_up
-from dlrm.data.parquet.ids import as_ids
+from dlrm.data.parquet.ids import as_ids, looked_up
 from dlrm.data.raw.malformed import MAX_DECIMAL_DIGITS, MAX_HEX_DIGITS
 from dlrm.data.raw.raw_rows import MISSING_CATEGORY, MISSING_INTEGER, Int64s
 from dlrm.data.raw.tsv_parse import hexadecimals

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from dlrm.config.data import CriteoTsvData, DataConfig, PackedData, ParquetData
 from dlrm.config.data.packed import BadRows, HashedMultiHot, MlperfMultiHot
 from dlrm.data.multi_hot.dataset import MultiHotSource
-from dlrm.data.packed.naming import read_manifest
-from dlrm.data.packed.remote import fetch_folder, is_remote
+from dlrm.data.packed.raw_encoding import encoding_of_data
 from dlrm.data.parquet.dataset import ParquetSource
 from dlrm.data.raw.criteo_tsv import CriteoTsvSource
-from dlrm.data.raw.encoding import RawEncoding
 from dlrm.data.source import Dataset, Source
 from dlrm.errors import ConfigError
 from dlrm.inference.raw.criteo import CriteoPreprocessing
@@ -19,7 +15,6 @@ from dlrm.inference.raw.encoded import EncodedPreprocessing
 from dlrm.inference.raw.encoding_record import criteo_record
 from dlrm.inference.raw.preprocessing import Preprocessing
 from dlrm.inference.raw.record import MOST_HOTNESS, MOST_IDS, BagsRecord, Beyond, EncodedRecord, IdColumnRecord
-from dlrm.preprocess.raw_encoding import recorded_encoding
 from dlrm.schema import Schema
 
 
@@ -65,21 +60,12 @@ def _of_packed(config: PackedData, source: Source) -> Preprocessing:
         assert isinstance(source, MultiHotSource)
         one_hot = source.source.schema
         bags = BagsRecord(kind=made.kind, hotness=made.hotness, distribution=made.distribution, seed=made.seed)
-    encoding = _encoding(config) if made.kind != "files" else None
+    encoding = encoding_of_data(config) if made.kind != "files" else None
     if encoding is None:
         return EncodedPreprocessing(_encoded(one_hot, beyond=beyond, bags=bags))
     rows = [feature.rows for feature in one_hot.sparse]
     record = criteo_record(encoding, tasks=one_hot.tasks, rows=rows, beyond=beyond, bags=bags)
     return CriteoPreprocessing(record, encoding)
-
-
-def _encoding(config: PackedData) -> RawEncoding | None:
-    """By which ``preprocess`` made the data set, if it did."""
-    folder = config.path
-    if is_remote(folder):
-        folder = fetch_folder(folder, config.cache_dir, (), vocabularies=True)
-    manifest = read_manifest(os.path.expanduser(folder))
-    return None if manifest is None else recorded_encoding(manifest, folder)
 
 
 def _encoded(

@@ -14,7 +14,7 @@ class TableAdagrad(TableOptimizer):
     """Adagrad of tables, one accumulator a weight."""
 
     def __init__(self, config: SparseAdagrad) -> None:
-        super().__init__(config.kind, config.lr)
+        super().__init__(config.kind, config.lr, initial_state=config.initial_accumulator)
         self.eps = config.eps
 
     @property

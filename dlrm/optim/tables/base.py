@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from dlrm.config.optim import OptimConfig
+
 BYTES_PER_NUMBER = 4
-"""Weights and state are float32."""
+"""State is float32, and weights are unless ``precision.tables`` says otherwise."""
+NO_FACTORS: Mapping[str, float] = {}
+"""Every table learns at its own rate."""
 
 
 class TableOptimizer(ABC):
@@ -17,10 +22,12 @@ class TableOptimizer(ABC):
 
     Attributes:
         kind: as the configuration calls it; lr: rate of a step, before the schedule and a table's own factor.
+        initial_state: what its state starts from, every number of it.
         on_cpu: whether fbgemm has a kernel for the CPU.
         data_parallel: whether :meth:`directions` does for data-parallel tables, which have no kernel, what the kernel does.
         by_row: whether the columns of a row share state, so that the kernel, which sees the columns of one shard only, is
             another algorithm where a table is cut into columns (:mod:`dlrm.sharding.column_shards` takes its place there).
+        weight_bytes: of a weight of the tables.
         temporaries: how often :meth:`directions` takes the memory of all its tables at once, its result included.
     """
 
@@ -28,9 +35,10 @@ class TableOptimizer(ABC):
     data_parallel = True
     by_row = False
     temporaries = 2
+    weight_bytes = BYTES_PER_NUMBER
 
-    def __init__(self, kind: str, lr: float) -> None:
-        self.kind, self.lr = kind, lr
+    def __init__(self, kind: str, lr: float, *, initial_state: float = 0.0) -> None:
+        self.kind, self.lr, self.initial_state = kind, lr, initial_state
 
     @property
     @abstractmethod
@@ -55,7 +63,22 @@ class TableOptimizer(ABC):
             Of each table (R, D).
         """
 
+    def padding_factor(self, dim: int, padded: int) -> float:
+        """By which the rate of a table is multiplied whose rows of ``dim`` numbers are padded to so many.
+
+        A kernel takes the mean of a row's squared gradients over the padding, too. Where gradients come multiplied by the
+        inverse of this, that is the mean over the row itself, and the update is its own once this factor makes up for them.
+        """
+        return math.sqrt(dim / padded) if self.by_row else 1.0
+
     def block_bytes(self, rows: int, columns: int) -> int:
         """Bytes of the weights and the state of a block of a table."""
-        numbers = rows * columns + sum(math.prod(shape) for shape in self.state_shapes(rows, columns).values())
-        return numbers * BYTES_PER_NUMBER
+        state = sum(math.prod(shape) for shape in self.state_shapes(rows, columns).values())
+        return rows * columns * self.weight_bytes + state * BYTES_PER_NUMBER
+
+
+def table_rate(
+    optimizer: TableOptimizer, config: OptimConfig, table: str, factors: Mapping[str, float] = NO_FACTORS
+) -> float:
+    """The rate of a table before the schedule, as what trains it is told; ``factors`` are beside the configured ones."""
+    return optimizer.lr * config.lr_scale.get(table, 1.0) * factors.get(table, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -10,14 +12,20 @@ from dlrm.distributed.internals import apply_optimizer_in_backward
 from dlrm.errors import ConfigError
 from dlrm.optim.tables.adagrad import TableAdagrad
 from dlrm.optim.tables.adam import TableAdam
-from dlrm.optim.tables.base import TableOptimizer
+from dlrm.optim.tables.base import BYTES_PER_NUMBER, NO_FACTORS, TableOptimizer, table_rate
 from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
 from dlrm.optim.tables.sgd import TableSgd
 from dlrm.table_names import table_name
 
 
-def table_optimizer(config: SparseOptimizer) -> TableOptimizer:
-    """The configured optimizer."""
+def table_optimizer(config: SparseOptimizer, *, weight_bytes: int = BYTES_PER_NUMBER) -> TableOptimizer:
+    """The configured optimizer, of tables whose weights have so many bytes."""
+    optimizer = _table_optimizer(config)
+    optimizer.weight_bytes = weight_bytes
+    return optimizer
+
+
+def _table_optimizer(config: SparseOptimizer) -> TableOptimizer:
     match config:
         case SparseSgd():
             return TableSgd(config)
@@ -41,13 +49,37 @@ def check_table_optimizer(optimizer: TableOptimizer, device: torch.device) -> No
         raise ConfigError.at("optim.sparse.kind", message)
 
 
-def fuse_optimizer(tables: EmbeddingBagCollection, optimizer: TableOptimizer, config: OptimConfig) -> None:
+def fuse_optimizer(
+    tables: EmbeddingBagCollection,
+    optimizer: TableOptimizer,
+    config: OptimConfig,
+    factors: Mapping[str, float] = NO_FACTORS,
+) -> None:
     """Mark every table with its optimizer, rate and hyper-parameters before it is sharded.
 
-    Tables whose ``lr_scale`` differs end up in fused kernels of their own.
+    Tables whose rates differ end up in fused kernels of their own.
+
+    Args:
+        tables: all.
+        optimizer: of them.
+        config: with factors of single tables' rates.
+        factors: further ones (:func:`padding_factors`).
     """
     kind, arguments = optimizer.kernel
     for table in tables.embedding_bag_configs():
-        lr = optimizer.lr * config.lr_scale.get(table_name(table.name), 1.0)
-        weight = tables.embedding_bags[table.name].weight
-        apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": lr})
+        name, weight = table_name(table.name), tables.embedding_bags[table.name].weight
+        apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": table_rate(optimizer, config, name, factors)})
+
+
+def padding_factors(
+    optimizer: TableOptimizer, sizes: Mapping[str, tuple[int, int]], widths: Mapping[str, int]
+) -> dict[str, float]:
+    """By what the rates of tables are multiplied whose rows are padded, by name; those without need for it are left out.
+
+    Args:
+        optimizer: of the tables.
+        sizes: (rows, padded width) of each table.
+        widths: without the padding.
+    """
+    found = {name: optimizer.padding_factor(widths[name], padded) for name, (_, padded) in sizes.items()}
+    return {name: factor for name, factor in found.items() if factor != 1}

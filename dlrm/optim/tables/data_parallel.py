@@ -31,7 +31,9 @@ class DataParallelTables(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in group["params"]:  # all state exists from the start, so that a checkpoint can be loaded into it
                 shapes = optimizer.state_shapes(*table.shape)
-                self.state[table].update({name: table.detach().new_zeros(shape) for name, shape in shapes.items()})
+                self.state[table].update(
+                    {name: table.detach().new_full(shape, optimizer.initial_state) for name, shape in shapes.items()}
+                )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -18,7 +18,7 @@ class TableRowwiseAdagrad(TableOptimizer):
     temporaries = 1  # squares, then directions
 
     def __init__(self, config: RowwiseAdagrad) -> None:
-        super().__init__(config.kind, config.lr)
+        super().__init__(config.kind, config.lr, initial_state=config.initial_accumulator)
         self.eps = config.eps
 
     @property

@@ -20,6 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm.config.benchmark import BenchmarkConfig, Part
 from dlrm.distributed.internals import all_lookups, replace_lookups
 from dlrm.errors import ConfigError
+from dlrm.layers.heads.experts import Experts
 from dlrm.layers.interaction import Interaction
 from dlrm.layers.mlp import MLP
 from dlrm.models.base import TABLES, Model
@@ -62,6 +63,8 @@ def leave_out(parts: Collection[Part], engine: Engine) -> None:
             for module in child.modules():
                 if isinstance(module, MLP):
                     _replace(module, module.out_features)
+                elif isinstance(module, Experts):
+                    _replace(module, *module.out_shape)
     if "exchange" in parts:
         for module in (*modules, *all_lookups(engine.model)):
             if isinstance(module, DistributedDataParallel):
@@ -90,21 +93,21 @@ class _NoLookup:
         return getattr(self._real, name)
 
 
-def _replace(module: nn.Module, out_features: int) -> None:
+def _replace(module: nn.Module, *out_shape: int) -> None:
     def nothing(*inputs_BX: torch.Tensor) -> torch.Tensor:
-        outputs_BY: torch.Tensor = _Nothing.apply(out_features, *inputs_BX)  # type: ignore[no-untyped-call]
+        outputs_BY: torch.Tensor = _Nothing.apply(out_shape, *inputs_BX)  # type: ignore[no-untyped-call]
         return outputs_BY
 
     module.forward = nothing
 
 
 class _Nothing(torch.autograd.Function):
-    """Zeros (B, Y) from any (B, X), and zeros as their gradients."""
+    """Zeros (B, *Y) from any (B, *X), and zeros as their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, out_features: int, *inputs_BX: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, out_shape: tuple[int, ...], *inputs_BX: torch.Tensor) -> torch.Tensor:
         ctx.shapes = [x_BX.shape for x_BX in inputs_BX]
-        return inputs_BX[0].new_zeros(len(inputs_BX[0]), out_features)
+        return inputs_BX[0].new_zeros(len(inputs_BX[0]), *out_shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -139,7 +139,7 @@ def _memory(world: World) -> Memory:
 
 def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[Product], world: World) -> Work:
     """Of a sample; the same on every rank, as rank 0 has counted the ids of its batch."""
-    ids = world.collectives.broadcast_object(ids_per_sample(batch))
+    ids = world.collectives.broadcast_object(ids_per_sample(batch, engine.lookups))
     tables = [TableUse(place.dim, count) for place, count in zip(engine.placements, ids, strict=True)]
     return work_per_sample(
         products,

@@ -76,7 +76,9 @@ class Training:
         self._engine = engine
         self._dense = DTYPES[config.precision.dense]
         self._device = world.device
-        self._order = Schedule.of(config.train, seed=config.run.seed, num_samples=source.num_samples).order
+        days = [day.samples for day in source.days]
+        schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=source.num_samples, days=days)
+        self._order = schedule.order
         loader = build_loader(
             config.train, world, source, self._order, accumulation_steps=config.train.accumulation_steps
         )

@@ -10,14 +10,14 @@ from dataclasses import replace
 import torch
 
 from dlrm.config import Config
-from dlrm.data.id_statistics.base import IdStatistics
+from dlrm.data.id_statistics.base import IdStatistics, UniformIds
 from dlrm.data.id_statistics.sample import measure, statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
+from dlrm.lookups.plan import Lookups, with_table_rows
+from dlrm.lookups.rule import IDS
 from dlrm.models.base import Model
-from dlrm.models.tables import with_table_rows
 from dlrm.models.task import TrainTask
-from dlrm.optim.tables.base import BYTES_PER_NUMBER
 from dlrm.scaling.cost.updates import dense_update, replicated_update
 from dlrm.scaling.cost.workload import Formats, Tables, Transfer, Workload, all_reduced
 from dlrm.scaling.operations import Operation, operations
@@ -50,17 +50,19 @@ def workload_of(
         schema: of the data.
         planned: the model with its plan.
         world: the ranks, which need not be there.
-        ids: how ids are spread, by table; uniform over as many as the schema says if left out, and in growing tables. What
-            the ids of these take on their way to rows is not among it.
+        ids: how ids are spread, by feature; uniform over as many as the schema says if left out, and in growing tables.
+            What the ids of these take on their way to rows is not among it.
     """
     samples = config.train.micro_batch_size / world.size
     groups, per_host = planned.groups, world.rank_info.local_world_size
     schema = with_table_rows(config.model, schema)
-    spread = dict(ids or statistics_of(schema))
+    known = dict(ids or statistics_of(schema))
     # Hashes spread the ids of a growing table over its rows; how often each is asked for is not known.
-    spread.update(
+    known.update(
         (name, one) for name, one in statistics_of(schema).items() if name in growing_embeddings(config, schema)
     )
+    spread = spread_of_rows(planned.lookups, known)
+    schema = planned.schema
     formats = Formats(
         ids=schema.id_bytes,
         forward=_BYTES[config.precision.exchange.forward],
@@ -71,7 +73,7 @@ def workload_of(
         planned.plan,
         planned.sizes,
         spread,
-        state_bytes=lambda columns: planned.tables.block_bytes(1, columns) - columns * BYTES_PER_NUMBER,
+        state_bytes=lambda columns: planned.tables.block_bytes(1, columns) - columns * planned.tables.weight_bytes,
         samples=samples,
         ranks=groups.size,
         ranks_per_host=groups.per_host(per_host),
@@ -110,6 +112,24 @@ def workload_of(
         prefetches_ids=config.train.pipeline == "sparse_dist",
         micro_batches=config.train.accumulation_steps,
     )
+
+
+def spread_of_rows(lookups: Lookups, ids: Mapping[str, IdStatistics]) -> dict[str, IdStatistics]:
+    """How the rows that are looked up are spread: as the ids where they are the ids of one feature, else uniformly.
+
+    Hashes spread ids evenly, and what features share a table is not known of each other. A table of several features is
+    taken for one with the ids of all.
+    """
+    found: dict[str, IdStatistics] = {}
+    for table in lookups.tables:
+        own = [lookup for lookup in lookups.lookups if lookup.table == table.name]
+        features = [ids[lookups.features.sparse[lookup.feature].name] for lookup in own]
+        if len(own) == 1 and own[0].rule == IDS:
+            found[table.name] = features[0]
+        else:
+            rows = (of.ids_per_sample * at.rule.rows_per_id for of, at in zip(features, own, strict=True))
+            found[table.name] = UniformIds(table.rows, sum(rows))
+    return found
 
 
 def _averaging(config: Config, planned: PlannedModel, per_host: int) -> Iterator[Transfer]:

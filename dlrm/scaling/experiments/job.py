@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from dlrm.config import dump_config
-from dlrm.config.describe import to_plain
-from dlrm.config.experiment import LOCAL, Experiment, ScaleConfig
-from dlrm.config.layers import file_layer
-from dlrm.errors import ConfigError, SetupError
-from dlrm.files import alone
+from dlrm.config.experiment import Experiment, ScaleConfig
+from dlrm.config.jobs import LOCAL
+from dlrm.errors import ConfigError
 from dlrm.format import counted
+from dlrm.jobs.folder import alone_in, output_folder, require_no_launcher
+from dlrm.jobs.processes import Starter
+from dlrm.jobs.runner import Runner
 from dlrm.run.console import Console, Display
-from dlrm.run.files import is_run
 from dlrm.run.secondary import secondary, write_text
-from dlrm.scaling.experiments.jobs import Starter
 from dlrm.scaling.experiments.matrix import Point, points_of, read_experiment, selected
-from dlrm.scaling.experiments.repeats import repeats_of
+from dlrm.scaling.experiments.repeats import Repeat, repeats_of
 from dlrm.scaling.experiments.results import CSV
-from dlrm.scaling.experiments.runner import Runner, Table, see_that_all_are_done
+from dlrm.scaling.experiments.runner import Repeats, Table, see_that_all_are_done
 from dlrm.scaling.experiments.text import Progress, failure_lines, points_table, summary_table
 from dlrm.scaling.table import PREDICTED, Row
 
-RESOLVED, _LOCK = "experiment.yaml", ".lock"
+RESOLVED = "experiment.yaml"
 
 
 def run_scale(config: ScaleConfig) -> None:
@@ -45,14 +43,10 @@ def run_scale(config: ScaleConfig) -> None:
         return
     _refuse(config, chosen)
     starter = Starter(config, experiment.timeout_s)
-    folder = _folder(config, experiment)
-    try:
-        with alone(folder / _LOCK, patience_s=0.0):
-            _run(config, experiment, points, chosen, folder, starter, display)
-    except BlockingIOError:
-        raise ConfigError.at(
-            "output", f"another scale works in {folder}: wait for it, or name another folder"
-        ) from None
+    output = config.output or f"runs/{experiment.name}.scale"
+    folder = output_folder(output, RESOLVED, experiment.name, "experiment")
+    with alone_in(folder, "scale"):
+        _run(config, experiment, points, chosen, folder, starter, display)
 
 
 def _run(
@@ -70,9 +64,9 @@ def _run(
     if not (config.machine or config.device) and _has_predictions(folder):
         display.say("what an earlier start predicted is left out of the table: give --machine or --device again")
     table = Table(experiment.name, points, repeats, folder, others)
-    runner = Runner(config, table, starter, Progress(display, config.at_once))
-    runner.look([repeat for repeat in repeats if repeat.point not in chosen])
-    left = [] if config.predict_only else runner.look(wanted, say=display)
+    agenda = Repeats(config, table, Progress(display, config.at_once))
+    agenda.look([repeat for repeat in repeats if repeat.point not in chosen])
+    left = [] if config.predict_only else agenda.look(wanted, say=display)
     write_text(folder / RESOLVED, dump_config(experiment))
     there = f", {len(wanted) - len(left):,} of them done or failed before" if len(left) < len(wanted) else ""
     jobs = f"{counted(len(chosen), 'point')} x {counted(experiment.repeats, 'repeat')}: {counted(len(wanted), 'job')}"
@@ -80,7 +74,8 @@ def _run(
         jobs, there = f"{counted(len(chosen), 'point')} predicted, none is run", ""
     display.say(f"{experiment.name}: {jobs}{there}; everything goes to {folder}/")
     try:
-        runner.run(left)
+        agenda.begin(left)
+        Runner[Repeat](config, starter, at_once=config.at_once).run(agenda)
     finally:
         table.write()
         display.show(summary_table(table.rows, chosen, experiment.repeats))
@@ -142,30 +137,9 @@ def _refuse(config: ScaleConfig, points: Sequence[Point]) -> None:
     Raises:
         ConfigError, SetupError: what and why.
     """
-    if "RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
-        raise SetupError("scale starts the ranks of its jobs itself: run it as a plain command, not under a launcher")
+    require_no_launcher("scale")
     if config.predict_only:
         return
     if config.scheduler == LOCAL and (over := [point.name for point in points if point.hosts > 1]):
         message = f"local is one host, and {over[0]} needs several: name a scheduler (slurm), or others by only=1x*"
         raise ConfigError.at("scheduler", message)
-
-
-def _folder(config: ScaleConfig, experiment: Experiment) -> Path:
-    """The folder of the results, made where it is not there.
-
-    Raises:
-        ConfigError: it cannot be written, or is another's.
-    """
-    folder = Path(config.output or f"runs/{experiment.name}.scale").absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        entries = [path.name for path in folder.iterdir() if path.name != _LOCK]
-    except OSError as error:
-        raise ConfigError.at("output", f"{folder} cannot be written ({error.strerror}): name another folder") from None
-    if entries and RESOLVED not in entries:
-        what = "is the folder of a run" if is_run(folder) else "holds other things"
-        raise ConfigError.at("output", f"{folder} {what}: name another folder")
-    if entries and (name := file_layer(folder / RESOLVED).values.get("name")) != to_plain(experiment)["name"]:
-        raise ConfigError.at("output", f"{folder} holds the experiment {name}: name another folder")
-    return folder

@@ -22,6 +22,7 @@ from dlrm.config.describe import flatten
 from dlrm.config.experiment import Experiment
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import counted, did_you_mean
+from dlrm.jobs.options import as_words, folder_word
 from dlrm.scaling.table import Row
 
 HOSTS, RANKS, PER_HOST, PER_RANK = "hosts", "ranks", "ranks_per_host", "samples_per_rank"
@@ -180,23 +181,18 @@ def _mistakes(experiment: Experiment, origin: str) -> Iterator[ConfigProblem]:
 
 
 def _levels(name: str, values: Sequence[Any]) -> Iterator[_Level]:
-    key = _word(name.rpartition(".")[2]) or "level"
+    key = folder_word(name.rpartition(".")[2]) or "level"
     for number, value in enumerate(values, start=1):
         if isinstance(value, dict) and "label" in value and value.keys() <= {"label", "options"}:
             label, options = str(value["label"]), value.get("options") or {}
             if not isinstance(options, dict):
                 raise ConfigError.at(f"vary.{name}", f"options of {label} must be a mapping from options to values")
-            yield _Level(_word(label) or f"{key}-{number}", label, options)
+            yield _Level(folder_word(label) or f"{key}-{number}", label, options)
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        short = _word(text)
+        short = folder_word(text)
         word = f"{key}-{short}" if short and len(short) <= _LONGEST else f"{key}-no{number}"
         yield _Level(word, value if isinstance(value, str | int | float) else text, {name: value})
-
-
-def _word(text: str) -> str:
-    """Text as a part of a folder's name."""
-    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.-")
 
 
 def _clashes(factors: Mapping[str, Sequence[_Level]], origin: str) -> Iterator[ConfigProblem]:
@@ -319,7 +315,7 @@ def _words(draft: _Draft, experiment: Experiment) -> list[str]:
         samples = experiment.samples_per_rank[0] if own is None else own.shown
         settings[BATCH] = samples * draft.hosts * draft.ranks_per_host
     settings["run.name"] = experiment.name
-    return [f"--{name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    return as_words(settings)
 
 
 def _points_told(names: Sequence[str]) -> str:

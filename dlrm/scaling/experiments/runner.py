@@ -1,25 +1,20 @@
-"""Running the repeats of an experiment, one after the other or several at a time, and keeping what they have found."""
+"""The repeats of an experiment as an agenda: their order, what is left of them, and the table of what they have found."""
 
 from __future__ import annotations
 
-import signal
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from dlrm.config.experiment import ScaleConfig
-from dlrm.errors import DlrmError, StoppedBySignal
+from dlrm.errors import DlrmError
 from dlrm.format import counted
 from dlrm.run.console import Display
-from dlrm.scaling.experiments.jobs import Ended, Job, Starter, await_gone
 from dlrm.scaling.experiments.matrix import Point
-from dlrm.scaling.experiments.repeats import Record, Repeat
+from dlrm.scaling.experiments.repeats import Repeat
 from dlrm.scaling.experiments.results import write_results
 from dlrm.scaling.experiments.rows import Rows
 from dlrm.scaling.experiments.text import Progress
 from dlrm.scaling.table import DONE, FAILED, MISSING, Row
-from dlrm.signals import SignalWatch
 
 _Key = tuple[str, int]
 
@@ -28,13 +23,6 @@ class RepeatsFailed(DlrmError):  # noqa: N818  # what it says is what it is
     """Some repeats have failed; all others are done."""
 
     may_pass = True  # exit code 1: they may succeed when scale is started again
-
-
-class Stopped(StoppedBySignal):
-    """A signal has ended an experiment; its jobs are stopped, and its table is written."""
-
-    def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.number).name}; started again, scale goes on"
 
 
 class Table:
@@ -98,19 +86,18 @@ def _key(repeat: Repeat) -> _Key:
     return repeat.point.name, repeat.number
 
 
-class Runner:
-    """Runs repeats.
+class Repeats:
+    """What :class:`~dlrm.jobs.runner.Runner` runs.
 
     Args:
         config: of the command.
-        table: gets what they find.
-        starter: starts their jobs.
+        table: gets what repeats find.
         progress: is told of them.
     """
 
-    def __init__(self, config: ScaleConfig, table: Table, starter: Starter, progress: Progress) -> None:
-        self._config, self._table, self._starter, self._progress = config, table, starter, progress
-        self._jobs: list[Job] = []
+    def __init__(self, config: ScaleConfig, table: Table, progress: Progress) -> None:
+        self._config, self._table, self._progress = config, table, progress
+        self._waiting: list[Repeat] = []
         self._given_up: dict[str, str] = {}  # points that would fail in every repeat, and why
 
     def look(self, repeats: Sequence[Repeat], *, say: Display | None = None) -> list[Repeat]:
@@ -137,89 +124,49 @@ class Runner:
                     say.say(f"{repeat.name}: its result is of another configuration; it is run again")
         return left
 
-    def run(self, left: Sequence[Repeat]) -> None:
-        """Run them all.
+    def begin(self, left: Sequence[Repeat]) -> None:
+        """These are to be run."""
+        self._waiting = list(left)
+        self._progress.begin(len(left))
 
-        Raises:
-            KeyboardInterrupt: after Ctrl-C, when the jobs are stopped and the table is written.
-            Stopped: the same after another signal.
-        """
-        waiting = list(left)
-        self._progress.begin(len(waiting))
-        with SignalWatch(announce=False) as watch:
-            try:
-                while (waiting or self._jobs) and not watch.stop:
-                    while waiting and len(self._jobs) < self._config.at_once:
-                        self._start(waiting.pop(0))
-                    self._poll()
-                    if self._jobs:
-                        time.sleep(self._config.poll_s)
-            finally:
-                self._stop()
-        if watch.stop == signal.SIGINT:
-            raise KeyboardInterrupt
-        if watch.stop:
-            raise Stopped(watch.stop, 0)
+    @property
+    def is_over(self) -> bool:
+        """Whether all were started or given up."""
+        return not self._waiting
 
-    def _start(self, repeat: Repeat) -> None:
-        if why := self._given_up.get(repeat.point.name):
+    def take(self) -> Repeat | None:
+        """The next one; those of a point that was given up are missing."""
+        while self._waiting:
+            repeat = self._waiting.pop(0)
+            if not (why := self._given_up.get(repeat.point.name)):
+                return repeat
             self._table.missing(repeat, f"not run: another repeat has failed for good: {why}")
             self._progress.skipped()
-            return
-        found = self._left_by_others(repeat)
-        if found is None:
-            repeat.prepare()
-            repeat.write(Record("running", self._config.scheduler))  # from here on something may run
-        job = found or self._starter.start(repeat)
-        repeat.write(Record("running", self._config.scheduler, process=job.process))
-        self._jobs.append(job)
-        self._progress.started(repeat, found_again=found is not None)
+        return None
 
-    def _left_by_others(self, repeat: Repeat) -> Job | None:
-        """A job that still runs, of a start that was killed; one of this host is ended, a scheduler's is waited for."""
-        record = repeat.record()
-        if record is None or record.state != "running":  # its end was seen
-            return None
-        await_gone(record.process, repeat.folder)
-        found = self._starter.find(repeat) if record.scheduler == self._config.scheduler else None
-        if found is not None and not repeat.was_given_the_same():
-            found.stop()
-            return None
-        return found
+    def started(self, spec: Repeat, *, found_again: bool) -> None:
+        """It runs."""
+        self._progress.started(spec, found_again=found_again)
 
-    def _poll(self) -> None:
-        for job in list(self._jobs):
-            if (ended := job.poll()) is not None:
-                self._jobs.remove(job)
-                self._end(job, ended)
-                self._table.write()
+    def done(self, spec: Repeat, duration_s: float) -> None:
+        """It has a result."""
+        self._table.done(spec)
+        self._progress.done(spec, duration_s)
 
-    def _end(self, job: Job, ended: Ended) -> None:
-        repeat, state = job.repeat, "failed" if ended.reason else "done"
-        record = Record(state, self._config.scheduler, 0, ended.reason, ended.final, round(job.duration_s, 1))
-        repeat.write(record)
-        if ended.reason:
-            self._table.failed(repeat, ended.reason)
-            if ended.final:
-                self._given_up[repeat.point.name] = ended.reason
-            self._progress.failed(repeat, ended.reason)
-        else:
-            self._table.done(repeat)
-            self._progress.done(repeat, job.duration_s)
+    def failed(self, spec: Repeat, reason: str, *, final: bool) -> None:
+        """It has none."""
+        self._table.failed(spec, reason)
+        if final:
+            self._given_up[spec.point.name] = reason
+        self._progress.failed(spec, reason)
 
-    def _stop(self) -> None:
-        """End what runs, which is neither done nor failed then."""
-        for job in self._jobs:
-            job.ask_to_stop()
-        for job in self._jobs:
-            if not job.stop():
-                self._progress.not_stopped(job.repeat)
-                continue
-            with suppress(OSError):
-                job.repeat.forget()
-        if self._jobs:
-            self._table.write()
-        self._jobs.clear()
+    def not_stopped(self, spec: Repeat) -> None:
+        """It may still run."""
+        self._progress.not_stopped(spec)
+
+    def keep(self) -> None:
+        """Write the table."""
+        self._table.write()
 
 
 def see_that_all_are_done(table: Table, repeats: Sequence[Repeat]) -> None:

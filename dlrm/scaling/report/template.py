@@ -85,61 +85,19 @@ def policy() -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ head.title | printable }}</title>
-<style>{{ style | safe }}</style>
-</head>
-<body>
-<header>
-<p class="muted">Scaling experiment</p>
-<h1>{{ head.title | printable }}</h1>
-{% if head.description %}
-<p class="about">{{ head.description | printable }}</p>
-{% endif %}
-<ul class="tiles">
-{% for tile in head.tiles %}
-<li><b class="{{ tile.kind }}">{{ tile.value }}</b><span>{{ tile.text | printable }}</span></li>
-{% endfor %}
-</ul>
-<dl>
-{% for name, text in head.details %}
-<dt>{{ name | printable }}</dt><dd>{{ text | printable }}</dd>
-{% endfor %}
-<dt>Table</dt><dd>
-{% if head.download %}
-<a href="{{ head.link }}" download="{{ head.download }}">{{ head.table | printable }}</a>
-{% elif head.link %}
-<a href="{{ head.link }}">{{ head.table | printable }}</a>
-{% else %}
-{{ head.table | printable }}
-{% endif %}
-({{ head.size }})</dd>
-</dl>
-</header>
-<nav aria-label="Sections">
-<a href="#points">Points</a>
-{% for figure in figures %}
-<a href="#{{ figure.name }}">{{ figure.title }}</a>
-{% endfor %}
-</nav>
-<main>
-<section id="points">
-<h2>Points</h2>
-<p class="muted">{{ head.reading }}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="Table of points">
+PAGE = """{% macro shown(table) %}
+<section id="{{ table.name }}">
+<h2>{{ table.title }}</h2>
+<p class="muted">{{ table.reading }}</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of {{ table.title | lower }}">
 <table class="sortable">
 <thead><tr>
-{% for column in columns %}
+{% for column in table.columns %}
 <th scope="col"{% if column.number %} class="number"{% endif %}>{{ column.title | printable }}</th>
 {% endfor %}
 </tr></thead>
 <tbody>
-{% for row in rows %}
+{% for row in table.rows %}
 <tr>
 {% for cell in row %}
 {% if loop.first %}
@@ -157,14 +115,67 @@ PAGE = """<!doctype html>
 </tbody>
 </table>
 </div>
-{% if failures %}
+{% if table.failures %}
 <ul class="notes">
-{% for name, status, reason in failures %}
+{% for name, status, reason in table.failures %}
 <li>{{ name | printable }} <span class="bad">{{ status }}</span>{{ ": " if reason }}{{ reason | printable }}</li>
 {% endfor %}
 </ul>
 {% endif %}
 </section>
+{% endmacro -%}
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ head.title | printable }}</title>
+<style>{{ style | safe }}</style>
+</head>
+<body>
+<header>
+<p class="muted">{{ head.what }}</p>
+<h1>{{ head.title | printable }}</h1>
+{% if head.description %}
+<p class="about">{{ head.description | printable }}</p>
+{% endif %}
+<ul class="tiles">
+{% for tile in head.tiles %}
+<li><b class="{{ tile.kind }}">{{ tile.value }}</b><span>{{ tile.text | printable }}</span></li>
+{% endfor %}
+</ul>
+{% if head.statements %}
+<ul class="notes">
+{% for statement in head.statements %}
+<li>{{ statement | printable }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+<dl>
+{% for name, text in head.details %}
+<dt>{{ name | printable }}</dt><dd>{{ text | printable }}</dd>
+{% endfor %}
+<dt>Table</dt><dd>
+{% if head.download %}
+<a href="{{ head.link }}" download="{{ head.download }}">{{ head.table | printable }}</a>
+{% elif head.link %}
+<a href="{{ head.link }}">{{ head.table | printable }}</a>
+{% else %}
+{{ head.table | printable }}
+{% endif %}
+({{ head.size }})</dd>
+</dl>
+</header>
+<nav aria-label="Sections">
+{% for part in tables + figures + later_tables %}
+<a href="#{{ part.name }}">{{ part.title }}</a>
+{% endfor %}
+</nav>
+<main>
+{% for table in tables %}
+{{ shown(table) }}
+{% endfor %}
 {% for figure in figures %}
 <section id="{{ figure.name }}">
 <h2>{{ figure.title }}</h2>
@@ -187,6 +198,9 @@ PAGE = """<!doctype html>
 <p class="none">Left out: {{ figure.why }}.</p>
 {% endif %}
 </section>
+{% endfor %}
+{% for table in later_tables %}
+{{ shown(table) }}
 {% endfor %}
 {% if head.environment %}
 <section id="environment">

@@ -7,73 +7,30 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from urllib.parse import quote
 
-from dlrm.files import written_beside
 from dlrm.format import counted
-from dlrm.run.page import STYLE, data_uri, render
-from dlrm.run.secondary import write_text
-from dlrm.scaling.report import accuracy, curves, ranks, stacks, template
+from dlrm.run.page import data_uri
+from dlrm.scaling.report import accuracy, curves, ranks, stacks
 from dlrm.scaling.report.about import About, about_file, about_now, hardware
 from dlrm.scaling.report.accuracy import accuracy_of
 from dlrm.scaling.report.cells import table_of
 from dlrm.scaling.report.levels import fixed_factors, levels_of
-from dlrm.scaling.report.looks import Drawing, Pictures, compact, label, pictures_of
+from dlrm.scaling.report.looks import Drawing, compact, label
+from dlrm.scaling.report.parts import Head, ShownTable, Tile, write_page
 from dlrm.scaling.report.points import PARTLY, Point, points_of
 from dlrm.scaling.report.read import Factors, Results, of_rows, read_results
 from dlrm.scaling.table import DONE, FAILED, MEASURED, MISSING, PREDICTED, PUBLISHED, Row
 
 PAGE = "report.html"
+_READING = (
+    "Medians of the repeats, under them the lowest and highest; of predictions the band. Memory is that of the rank that "
+    "takes most. Errors are predicted / measured - 1; those beyond 20 % stand out. A click on a heading sorts."
+)
 _MOST_NAMED = 30
 _MOST_EMBEDDED = 1 << 20  # bytes of a table that travels in the page
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure at the head of the page."""
-
-    value: str
-    text: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the page says before its figures.
-
-    Attributes:
-        title, description: of the experiment; tiles, details: figures, and (name, text) lines.
-        link: to the table; download: the name of one that is in the page; table, size: its name and how much it holds.
-        reading: how to read the table of points.
-        environment: versions, hardware and code as text.
-    """
-
-    title: str
-    description: str
-    tiles: Sequence[Tile]
-    details: Sequence[tuple[str, str]]
-    link: str
-    download: str
-    table: str
-    size: str
-    reading: str
-    environment: str
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure as the page has it: addresses of its pictures, or why there is none."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    wide: str
-    narrow: str
-    why: str
-    notes: Sequence[str]
 
 
 def write_report(
@@ -103,21 +60,10 @@ def write_report(
         about = about_file(results.path) if results.path else about_now()
     points = points_of(results)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = [_show(drawing, folder) for drawing in _drawings(points)]
     own = [point for point in points if not point.is_published]
     columns, rows = table_of(points, levels_of(own))
-    page = render(
-        template.PAGE,
-        policy=template.policy(),
-        style=STYLE + template.STYLE,
-        script=template.SCRIPT,
-        head=_head(results, points, about, folder),
-        columns=columns,
-        rows=rows,
-        failures=list(_failures(points)),
-        figures=figures,
-    )
-    write_text(folder / PAGE, page)
+    table_shown = ShownTable("points", "Points", _READING, columns, rows, list(_failures(points)))
+    write_page(folder / PAGE, _head(results, points, about, folder), [table_shown], _drawings(points))
     return folder / PAGE
 
 
@@ -138,20 +84,6 @@ def _drawings(points: Sequence[Point]) -> list[Drawing]:
     ]
 
 
-def _show(drawing: Drawing, folder: Path) -> Shown:
-    """Draw it and write its file; none of an earlier report stays."""
-    file = folder / f"{drawing.name}.png"
-    wide = narrow = ""
-    if drawing.draw is None:
-        file.unlink(missing_ok=True)
-    else:
-        pictures: Pictures = pictures_of(drawing.draw)
-        with written_beside(file, durable=False) as out:
-            out.write(pictures.png)
-        wide, narrow = (data_uri(svg, "image/svg+xml") for svg in (pictures.wide_svg, pictures.narrow_svg))
-    return Shown(drawing.name, drawing.title, drawing.caption, drawing.alt, wide, narrow, drawing.why, drawing.notes)
-
-
 def _head(results: Results, points: Sequence[Point], about: About, folder: Path) -> Head:
     experiments = list(dict.fromkeys(point.experiment for point in points))
     link, download, table = _link(results, folder)
@@ -168,9 +100,6 @@ def _head(results: Results, points: Sequence[Point], about: About, folder: Path)
         download=download,
         table=table,
         size=f"{counted(len(results.rows), 'row')}, {counted(len(points), 'point')}",
-        reading="Medians of the repeats, under them the lowest and highest; of predictions the band. Memory is that of the "
-        "rank that takes most. Errors are predicted / measured - 1; those beyond 20 % stand out. A click on a heading "
-        "sorts.",
         environment=json.dumps(about.environment, indent=2, default=str) if about.environment else "",
     )
 

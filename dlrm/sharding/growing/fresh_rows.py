@@ -1,4 +1,4 @@
-"""Rows that change hands start anew: initial weights, no optimizer state, and an average of the initial weights."""
+"""Rows that change hands start anew: initial weights and optimizer state, and an average of the initial weights."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ class FreshRows:
     Args:
         parts: by table what this rank holds of it; views that training changes.
         initial: gives the weights that rows start with.
+        initial_state: what every number of their optimizer's state starts from.
     """
 
-    def __init__(self, parts: Mapping[str, Iterable[TablePart]], initial: FillRows) -> None:
+    def __init__(
+        self, parts: Mapping[str, Iterable[TablePart]], initial: FillRows, *, initial_state: float = 0.0
+    ) -> None:
         self._parts = {table: tuple(of_table) for table, of_table in parts.items()}
-        self._initial = initial
+        self._initial, self._initial_state = initial, initial_state
 
     @torch.no_grad()
     def start_anew(self, table: str, rows_N: torch.Tensor) -> None:
@@ -53,4 +56,4 @@ class FreshRows:
             for weights in part.weights:
                 weights.index_copy_(0, here_M, values_MC.to(weights.dtype))
             for state in part.states:
-                state.index_fill_(0, here_M, 0)
+                state.index_fill_(0, here_M, self._initial_state)

@@ -152,6 +152,7 @@ def _with_values(sparse: KeyedJaggedTensor, values: torch.Tensor) -> KeyedJagged
     return KeyedJaggedTensor(
         keys=sparse.keys(),
         values=values,
+        weights=sparse.weights_or_none(),
         lengths=sparse.lengths(),
         stride=sparse.stride(),
         length_per_key=sparse.length_per_key(),

@@ -75,10 +75,10 @@ class DeltaState:
         """What the next checkpoint holds, and metadata for its manifest; collective, between steps."""
         self._dirty.rollback()  # collected to take memory for it, for example
         # The tables are called as in the state.
-        rows = {
-            DirtyShard(*shard)._replace(table=state_name(shard.table)): rows_N
-            for shard, rows_N in self._dirty.take().items()
-        }
+        rows = {}
+        for shard, rows_N in self._dirty.take().items():
+            columns = min(shard.columns, self._engine.widths[shard.table] - shard.first_column)  # without padding
+            rows[DirtyShard(*shard)._replace(table=state_name(shard.table), columns=columns)] = rows_N
         state = engine_tensors(self._engine)
         self._collected_average = self._average_steps()
         found = self._delta(state, rows) if self._may_be_a_delta() else None

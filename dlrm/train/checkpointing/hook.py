@@ -20,7 +20,7 @@ from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.config.checkpoint import CheckpointConfig
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
-from dlrm.metrics.tasks import deciding
+from dlrm.metrics.tasks import better, deciding
 from dlrm.run.console import Display
 from dlrm.signals import STOPPING, SignalWatch
 from dlrm.train.checkpointing.provider import StateProvider
@@ -30,7 +30,6 @@ from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 
 _LONGEST_POLL_STEPS = 10_000
-_HIGHER_IS_BETTER = {"auc": True, "log_loss": False, "normalised_entropy": False}
 
 
 class CheckpointHook(Hook):
@@ -174,7 +173,7 @@ class CheckpointHook(Hook):
         value: float | None = getattr(deciding(results), metric)
         if value is None:
             return False
-        if self._best is not None and not _better(metric, value, self._best.value):
+        if self._best is not None and not better(metric, value, self._best.value):
             return self._best.step == position.step and position.step != self._saved_step
         self._best = Best(metric=metric, value=value, step=position.step)
         return True
@@ -236,7 +235,3 @@ class CheckpointHook(Hook):
             self._display.say(f"step {report.step}: saved {report.path} ({stall}, written in {report.written_s:.1f} s)")
         while self._retention.warnings:
             self._display.say(f"warning: {self._retention.warnings.pop(0)}")
-
-
-def _better(metric: str, value: float, than: float) -> bool:
-    return value > than if _HIGHER_IS_BETTER[metric] else value < than

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from pydantic import ValidationError
 
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.manifest import first_fault
-from dlrm.checkpoint.reader import Reader
+from dlrm.checkpoint.reader import Reader, open_reader
 from dlrm.checkpoint.resume import require_sound
 from dlrm.checkpoint.soundness import fault_in_state
 from dlrm.checkpoint.stored import Checkpoint
+from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.config import Config
 from dlrm.config.describe import defaults
 from dlrm.config.layers import Layer, merge
-from dlrm.distributed.collectives import Collectives
+from dlrm.distributed.collectives import Collectives, together
 from dlrm.errors import CheckpointError
 from dlrm.train.checkpointing.state import AVERAGE_PREFIX, AVERAGE_STEPS, after_load, engine_tensors
 from dlrm.train.engine import Engine
@@ -70,14 +72,24 @@ def load_weights(engine: Engine, checkpoint: Checkpoint, collectives: Collective
         DivergedStateError, HalfLoadedError, CheckpointError: as :func:`load_state`.
     """
     tensors = [tensor for tensor in engine_tensors(engine) if ".optimizer." not in tensor.name]
+    aside: list[GlobalTensor] = []
     if averaged:
+        if together(collectives, lambda: len(open_reader(checkpoint).members)) > 1:
+            # The averages of rows that a delta does not hold are made again from their weights.
+            aside = [_aside(tensor) for tensor in tensors if tensor.name.startswith("tables.")]
         tensors = [
             replace(tensor, name=f"{AVERAGE_PREFIX}{tensor.name}") if tensor.dtype.is_floating_point else tensor
             for tensor in tensors
         ]
-    load_tensors(checkpoint, tensors, part=True, collectives=collectives)
+    load_tensors(checkpoint, [*tensors, *aside], part=True, collectives=collectives)
     require_sound(checkpoint, tensors, collectives, fault_in_state)
     after_load(engine)
+
+
+def _aside(tensor: GlobalTensor) -> GlobalTensor:
+    """The same tensor in other memory."""
+    shards = tuple(replace(shard, tensor=torch.empty_like(shard.tensor)) for shard in tensor.shards)
+    return replace(tensor, shards=shards)
 
 
 def saved_config(checkpoint: Checkpoint) -> Config:

@@ -42,7 +42,7 @@ class MetadataOfRun:
         """
         return {
             "position": asdict(position),
-            "order": order_options(self.config, self.data.samples),
+            "order": order_options(self.config, self.data.samples, self.data.days),
             "data_files": [asdict(file) for file in self.data.files],
             "config": to_plain(self.config),
             "plan": [asdict(placement) for placement in self.placements],
@@ -61,12 +61,14 @@ class MetadataOfRun:
         if not math.isfinite(total := sum(losses_T)):
             raise DivergedError(f"step {position.step}: the training loss summed since the last record is {total}")
         one_task = len(losses_T) == 1  # which is stored as it was before there could be others
+        days = [(step, day, _plain(results)) for step, day, results in self.measured.days]
         return {
             "training_time_s": self.measured.throughput.overall().elapsed_s,
             "last_loss": self.measured.last_loss,
             "loss_sum": losses_T[0] if one_task else losses_T,
             "loss_samples": labels_T[0] if one_task else labels_T,
             "validation": [(step, _plain(results)) for step, results in self.measured.validation_history],
+            **({"days": days} if days else {}),
         }
 
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from rich.table import Table
+
 from dlrm.checkpoint.folder import Skipped, newest_good, set_aside
 from dlrm.checkpoint.load import differences
 from dlrm.checkpoint.names import step_of
@@ -49,7 +51,7 @@ class Start:
         checkpoint: whose state the engine has; None: the initial one.
         saved: its train state; None if it holds weights alone, or its position has no meaning here.
         own: whether the checkpoint is one of this run; best: the best of these so far.
-        lines: what to tell a person.
+        lines, table: what to tell a person.
     """
 
     position: Position = field(default_factory=Position)
@@ -58,6 +60,7 @@ class Start:
     own: bool = False
     best: Best | None = None
     lines: tuple[str, ...] = ()
+    table: Table | None = None
 
 
 def checkpoint_folder(config: Config, run: RunFolder) -> str:
@@ -98,14 +101,14 @@ def start_elsewhere(config: Config, engine: Engine, data: TrainingData, world: W
         _other_order(checkpoint, tensors, config, data)
         return checkpoint
 
-    chosen, skipped = from_rank_0(world.collectives, lambda: _find(path, storage))
+    chosen, skipped = from_rank_0(world.collectives, lambda: find_checkpoint(path, storage))
     checkpoint = together(world.collectives, open_it)
     left = load_state(engine, checkpoint, world.collectives, strict=config.resume.strict)
     start = _start(config, data, checkpoint, left)
     return replace(start, lines=(*_passed_over(skipped), *start.lines))
 
 
-def _find(path: str, storage: Storage) -> tuple[str, list[Skipped]]:
+def find_checkpoint(path: str, storage: Storage) -> tuple[str, list[Skipped]]:
     """The checkpoint that a path stands for, and what was passed over."""
     if step_of(path) is not None:
         return path, []
@@ -200,7 +203,7 @@ def _start(config: Config, data: TrainingData, checkpoint: Checkpoint, left: Seq
         because = f", because {'; '.join(other)}" if other else ""
         line = f"weights of {checkpoint.path}; training begins at the first sample{because}"
         return Start(checkpoint=checkpoint, lines=(line, *lines))
-    position = saved.position_in(config, data.samples, checkpoint.path)
+    position = saved.position_in(config, data.samples, checkpoint.path, data.days)
     changed = [f"changed since: {change}" for change in config_changes(saved, config)]
     line = f"resumed from {checkpoint.path} (step {position.step:,}, {position.samples:,} samples)"
     return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, data), *changed, *lines))

@@ -19,7 +19,8 @@ name                                      shape               what it is
 ``growing.<table>.candidates.<...>``      (buckets, slots)    the same of ids that are counted and have no row
 ========================================  ==================  ==========================================================
 
-``<table>`` is the name of its column, or what :func:`dlrm.table_names.state_name` makes of one that cannot be printed.
+``dim`` is without padding (:mod:`dlrm.models.tables`). ``<table>`` is the name of its column (or see
+:mod:`dlrm.lookups`), or what :func:`dlrm.table_names.state_name` makes of one that cannot be printed.
 
 What else a step depends on follows from its number: learning rates, the step that fbgemm's Adam counts
 (:meth:`dlrm.optim.training.TrainingOptimizer.set_step`) and which samples it trains.
@@ -32,7 +33,8 @@ load.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -41,7 +43,7 @@ from dlrm.distributed.internals import ShardedTensor
 from dlrm.models.task import MODEL_PREFIX
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.wrap import forget_cached_rows, fused_shards
-from dlrm.table_names import state_name, table_of_weight
+from dlrm.table_names import state_name, table_name, table_of_weight
 from dlrm.train.engine import Engine
 
 AVERAGE_PREFIX = "average."
@@ -57,13 +59,14 @@ def engine_tensors(engine: Engine) -> tuple[GlobalTensor, ...]:
     engine.copies.agree()
     saved = engine.copies.is_saved
     weights = {name: _global_weight(name, weight, primary=saved) for name, weight in _named_weights(engine)}
-    return (
+    tensors = (
         *weights.values(),
         *_table_state(engine, weights),
         *_dense_state(engine),
         *_average(engine, weights.values()),
         *_id_maps(engine),
     )
+    return tuple(_without_padding(tensor, engine.widths) for tensor in tensors)
 
 
 def after_load(engine: Engine) -> None:
@@ -94,6 +97,28 @@ def _global_weight(name: str, weight: torch.Tensor | ShardedTensor, *, primary: 
     whole, local = weight.metadata(), weight.local_shards()
     shards = tuple(Shard(tuple(shard.metadata.shard_offsets), shard.tensor.detach(), primary) for shard in local)
     return GlobalTensor(name, tuple(whole.size), whole.tensor_properties.dtype, _not_empty(shards))
+
+
+def _without_padding(tensor: GlobalTensor, widths: Mapping[str, int]) -> GlobalTensor:
+    """The tensor of a table with its own columns only (:mod:`dlrm.models.tables`); any other one as it is."""
+    table = _table_of(tensor.name)
+    if table is None or len(tensor.shape) < 2 or tensor.shape[1] == widths[table]:
+        return tensor
+    width = widths[table]
+    shards = tuple(
+        replace(shard, tensor=shard.tensor[:, : max(0, width - shard.offsets[1])]) for shard in tensor.shards
+    )
+    return replace(tensor, shape=(tensor.shape[0], width), shards=_not_empty(shards))
+
+
+def _table_of(name: str) -> str | None:
+    """The table that a tensor of the state is of; None if it is of none."""
+    name = name.removeprefix(AVERAGE_PREFIX)
+    if not name.startswith("tables."):
+        return None
+    name = name.removeprefix("tables.")
+    found, separator, _ = name.rpartition(".optimizer.")
+    return table_name(found if separator else name.removesuffix(".weight"))
 
 
 def _not_empty(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:

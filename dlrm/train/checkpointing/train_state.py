@@ -5,6 +5,7 @@ It comes from the metadata in a file, so it is read as strictly as everything el
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
@@ -19,12 +20,13 @@ from dlrm.data.fingerprint import FileFingerprint, difference
 from dlrm.errors import CheckpointError
 from dlrm.format import escaped
 from dlrm.metrics.binary import BinaryResult
+from dlrm.metrics.tasks import Results
 from dlrm.metrics.throughput import Throughput
 from dlrm.train.schedule import Position, Schedule
 from dlrm.train.standard_hooks import Measured
 
 # Sections and options that say where and how to run, not what is trained.
-_NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "sharding")
+_NOT_TRAINING = ("run", "distributed", "logging", "checkpoint", "resume", "warm_start", "preflight", "sharding")
 _TRAINING_ALL_THE_SAME = (
     "sharding.group_size",
     "sharding.sync_steps",
@@ -66,6 +68,7 @@ class SavedResult(_Saved):
     mean_prediction: float | None = None
     average_precision: float | None = None
     average_precision_error_bound: float | None = None
+    weight: float | None = None
 
 
 class SavedFile(_Saved):
@@ -89,6 +92,7 @@ class SavedMetrics(_Saved):
         training_time_s: over all processes of the run.
         loss_sum, loss_samples: over all ranks, since the last record; of each task where there are several.
         validation: steps and results of all evaluations; by task where there are several.
+        days: likewise of each day that was scored before it was trained on, with its name.
     """
 
     training_time_s: Annotated[float, Field(ge=0)] = 0.0
@@ -96,12 +100,21 @@ class SavedMetrics(_Saved):
     loss_sum: float | list[float] = 0.0
     loss_samples: float | list[float] = 0.0
     validation: list[tuple[Count, SavedResult | dict[str, SavedResult]]] = []
+    days: list[tuple[Count, str, SavedResult | dict[str, SavedResult]]] = []
 
     @model_validator(mode="after")
     def _both_sums_of_each_task(self) -> Self:
         if len(_as_list(self.loss_sum)) != len(_as_list(self.loss_samples)):
             raise ValueError("loss_sum and loss_samples are of different numbers of tasks")
         return self
+
+
+def _results(found: SavedResult | dict[str, SavedResult], tasks: Sequence[str]) -> Results:
+    """Results by task; none where they are of other tasks, which resume.strict false lets pass."""
+    by_task = found if isinstance(found, dict) else {tasks[0]: found}
+    if by_task.keys() != set(tasks):
+        return {}
+    return {task: BinaryResult(**by_task[task].model_dump()) for task in tasks}
 
 
 class Best(_Saved):
@@ -140,13 +153,13 @@ class TrainState(_Saved):
             raise CheckpointError(checkpoint.path, problem, hint=_HINT)
         return found
 
-    def position_in(self, config: Config, num_samples: int, path: str) -> Position:
+    def position_in(self, config: Config, num_samples: int, path: str, days: Sequence[int] = ()) -> Position:
         """Where to go on.
 
         Raises:
             CheckpointError: there is no such place in the order of samples.
         """
-        schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=num_samples)
+        schedule = Schedule.of(config.train, seed=config.run.seed, num_samples=num_samples, days=days)
         position = Position(**self.position.model_dump())
         if not schedule.has(position):
             batches = schedule.order.num_batches
@@ -158,13 +171,11 @@ class TrainState(_Saved):
         metrics, tasks = self.metrics, measured.tasks
         measured.before = Throughput(self.position.samples, self.position.step, metrics.training_time_s)
         measured.last_loss = metrics.last_loss
-        history = [
-            (step, found if isinstance(found, dict) else {tasks[0]: found}) for step, found in metrics.validation
-        ]
         measured.validation_history[:] = [
-            (step, {task: BinaryResult(**found[task].model_dump()) for task in tasks})
-            for step, found in history
-            if found.keys() == set(tasks)  # not of other tasks, which resume.strict false lets pass
+            (step, results) for step, found in metrics.validation if (results := _results(found, tasks))
+        ]
+        measured.days[:] = [
+            (step, day, results) for step, day, found in metrics.days if (results := _results(found, tasks))
         ]
         if measured.validation_history:
             measured.validation_step, measured.validation = measured.validation_history[-1]
@@ -178,13 +189,14 @@ class TrainState(_Saved):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on: how many samples, read from which files."""
+    """What is trained on: how many samples, read from which files, and how many of them each day has."""
 
     samples: int
     files: tuple[FileFingerprint, ...] = ()
+    days: tuple[int, ...] = ()
 
 
-def order_options(config: Config, num_samples: int) -> dict[str, Any]:
+def order_options(config: Config, num_samples: int, days: Sequence[int] = ()) -> dict[str, Any]:
     """Everything that decides which samples form global batch k of epoch e."""
     train = config.train
     found: dict[str, Any] = {
@@ -197,6 +209,9 @@ def order_options(config: Config, num_samples: int) -> dict[str, Any]:
     if train.shuffle and train.shuffle_block_samples:
         found["train.shuffle_block_samples"] = train.shuffle_block_samples
         found["train.shuffle_window_blocks"] = train.shuffle_window_blocks
+    if train.by_day:
+        found["train.by_day"] = True
+        found["samples by day"] = list(days)
     if tasks := getattr(config.data, "tasks", ()):  # which of them is the first
         found["data.tasks"] = list(tasks)
     return found
@@ -204,7 +219,7 @@ def order_options(config: Config, num_samples: int) -> dict[str, Any]:
 
 def order_differences(saved: TrainState, config: Config, data: TrainingData) -> list[str]:
     """In what the order of samples, or the samples themselves, are others, each in words."""
-    here = order_options(config, data.samples)
+    here = order_options(config, data.samples, data.days)
     names = sorted(here.keys() | saved.order.keys())
     found = [
         f"{escaped(name, _LONGEST)} is {_shown(saved.order.get(name))} in the checkpoint, {_shown(here.get(name))} here"

@@ -100,3 +100,11 @@ def test_sections_of_an_option():
 def test_nested_values_are_flattened_to_dotted_paths():
     assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": {}}) == {"a.b.c": 1, "a.d": [2], "e": {}}
     assert flatten({}) == {}
+
+
+def test_help_tells_once_what_most_kinds_have_alike_and_each_kind_what_few_have():
+    lines = help_text(Config, everything=True).splitlines()
+    assert lines.count("  --model.pooling sum|mean") == 1
+    assert (
+        lines.count("  --optim.dense.weight_decay FLOAT") == 4
+    )  # sgd, adagrad, adam; adamw, which has another default

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from dlrm.config import load_config
 from dlrm.config.model.growing import AdmitSeen, GrowingEmbedding
 from dlrm.errors import ConfigError
-from dlrm.models.tables import embedding_bag_configs, with_table_rows
+from dlrm.lookups.plan import lookups_of, with_table_rows
 from dlrm.schema import Schema
 
 
@@ -32,7 +32,7 @@ def test_a_table_may_grow_where_the_others_do_not_and_the_other_way_round():
     growing, schema = "{kind: growing, rows: 50}", Schema.numbered(1, (10, 2**63 - 1, 30))
     one = load_config(None, [f"model.tables.cat_1.embedding={growing}"]).model
     assert [feature.rows for feature in with_table_rows(one, schema).sparse] == [10, 50, 30]
-    assert [table.num_embeddings for table in embedding_bag_configs(one, schema)] == [10, 50, 30]
+    assert [table.rows for table in lookups_of(one, with_table_rows(one, schema)).tables] == [10, 50, 30]
     rest = load_config(None, [f"model.embedding={growing}", "model.tables.cat_0.embedding.kind=full"]).model
     assert [feature.rows for feature in with_table_rows(rest, schema).sparse] == [10, 50, 50]
 
@@ -40,4 +40,11 @@ def test_a_table_may_grow_where_the_others_do_not_and_the_other_way_round():
 def test_ids_without_bounds_in_a_table_that_does_not_grow_are_refused_with_what_to_do():
     schema = Schema.numbered(1, (10, 2**63 - 1))
     with pytest.raises(ConfigError, match=r"cat_1.*model\.tables\.cat_1\.embedding: \{kind: growing"):
-        embedding_bag_configs(load_config(None).model, schema)
+        lookups_of(load_config(None).model, schema)
+
+
+@pytest.mark.parametrize("key", ["model.embedding", "model.tables.items.embedding"])
+def test_a_table_of_several_features_does_not_grow(key):
+    config = load_config(None, ["model.shared_tables={items: [cat_0, cat_1]}", f"{key}={{kind: growing, rows: 50}}"])
+    with pytest.raises(ConfigError, match=r"model\.shared_tables\.items: is shared and would grow"):
+        lookups_of(config.model, Schema.numbered(1, (10, 20, 30)))

@@ -19,7 +19,7 @@ from dlrm.config.data import (
 )
 from dlrm.config.data.synthetic import TraceIds
 from dlrm.config.model import CatInteraction, DcnInteraction, DlrmModel, ProjectionInteraction
-from dlrm.config.optim import Schedule
+from dlrm.config.optim import LinearSchedule, OptimConfig, Schedule, StepSchedule
 from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.train import TrainConfig
 from dlrm.errors import ConfigError
@@ -132,6 +132,10 @@ def test_the_defaults_are_valid_and_complete():
         (CriteoTsvData, {"paths": "a", "categories": {"kind": "ids", "rows": (1, 2)}}, "categories.rows has 2 entries"),
         (Schedule, {"decay_steps": 5}, "go together"),
         (Schedule, {"decay_start_step": 5}, "go together"),
+        (LinearSchedule, {"decay_start_step": 5}, "go together"),
+        (StepSchedule, {"warmup_steps": 9, "decay_start_step": 8, "every_steps": 1}, "lies inside the warm-up"),
+        (OptimConfig, {"lr_rule": "sqrt"}, "lr_base_batch and lr_rule go together"),
+        (TrainConfig, {"task_weights": {"a": 2}, "task_weighting": "uncertainty"}, "learns them: drop one"),
         (Schedule, {"warmup_steps": 9, "decay_start_step": 8, "decay_steps": 1}, "lies inside the warm-up"),
     ],
 )

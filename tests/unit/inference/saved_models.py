@@ -17,6 +17,7 @@ from dlrm.data.batch import make_batch
 from dlrm.data.build import build_dataset
 from dlrm.data.source import Samples
 from dlrm.inference.features import Features
+from dlrm.lookups.jagged import RowsLookedUp
 from dlrm.models.base import Model
 from dlrm.models.build import build_model
 from dlrm.schema import Schema
@@ -50,7 +51,7 @@ class SavedModel:
             lengths_BF=features.lengths_BF,
         )
         batch = make_batch(samples, self.schema, size=size, global_samples=size, world_size=1)
-        logits_BT: torch.Tensor = self.model.eval()(batch.dense, batch.sparse)
+        logits_BT: torch.Tensor = self.model.eval()(batch.dense, RowsLookedUp(self.model.lookups)(batch.sparse))
         return logits_BT
 
 
@@ -76,11 +77,10 @@ def save_model(
     config = load_config(None, [*tiny, *options])
     schema = schema or build_dataset(config.data).schema
     model = build_model(config.model, schema, seed=seed, tables_device="cpu")
-    names = {
-        f"tables.embedding_bags.{module_name(feature.name)}.weight": weight_name(state_name(feature.name))
-        for feature in schema.sparse
-    }
-    state = {names.get(name, name): tensor.detach() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    for table in model.lookups.tables:
+        weight = state.pop(f"tables.embedding_bags.{module_name(table.name)}.weight")
+        state[weight_name(state_name(table.name))] = weight[:, : table.dim].contiguous()
     tensors = [GlobalTensor.of(name, tensor) for name, tensor in state.items()]
     path = save_ranks(folder, step, [tensors], {"config": to_plain(config), **metadata})
     return SavedModel(path, config, schema, model, state)

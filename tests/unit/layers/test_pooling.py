@@ -29,3 +29,19 @@ def test_neither_the_order_of_tables_nor_of_features_matters():
     columns = PooledColumns(["a", "b"], [2, 1], [True, False])
     expected = columns(KeyedTensor(["a", "b"], [2, 1], SUMS), BAGS)
     assert torch.equal(columns(shuffled, bags), expected)
+
+
+def test_the_mean_of_weighted_ids_is_the_weighted_mean():
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([3, 0, 1, 2, 1, 4])
+    weights = torch.rand(11, generator=generator)
+    weights[3] = 0  # the only id of its bag
+    bags = KeyedJaggedTensor(keys=["a", "b"], values=torch.zeros(11), weights=weights, lengths=lengths, stride=3)
+    vectors = torch.randn(11, 2, dtype=torch.float64, generator=generator)
+    parts = zip(vectors.split(lengths.tolist()), weights.double().split(lengths.tolist()), strict=True)
+    sums = torch.stack([(vectors_LD * weights_L[:, None]).sum(0) for vectors_LD, weights_L in parts])
+    totals = torch.stack([part.sum() for part in weights.double().split(lengths.tolist())])[:, None]
+    means = torch.where(totals > 0, sums / totals, 0)
+    pooled = KeyedTensor(["b", "a"], [2, 2], torch.cat([sums[3:], sums[:3]], dim=1).float())
+    found = PooledColumns(["a", "b"], [2, 2], [True, False])(pooled, bags)
+    torch.testing.assert_close(found, torch.cat([means[:3], sums[3:]], dim=1).float())

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
 
 from dlrm.distributed.collectives import OneProcess
-from dlrm.errors import DivergedError
+from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.binary import BinaryMetrics
 
 CPU = torch.device("cpu")
@@ -176,3 +176,65 @@ def test_a_cuda_device_gives_the_same_auc_as_the_cpu():
     assert cuda.compute().auc == cpu.compute().auc
     assert torch.equal(cuda.histogram.cells_C.cpu(), cpu.histogram.cells_C)
     assert cuda.compute().log_loss == pytest.approx(cpu.compute().log_loss, rel=1e-12)
+
+
+def weighted_set(seed, size=4000):
+    logits, labels = sample_set(seed, size)
+    weights = torch.rand(size, generator=torch.Generator().manual_seed(seed + 100)) * 4
+    weights[::7] = 0
+    return (logits * 8).round() / 8, labels, (weights * 2**20).round() / 2**20
+
+
+def test_weighted_figures_are_those_of_scikit_learns_sample_weight_or_of_float64_by_hand():
+    logits, labels, weights = weighted_set(seed=5)
+    result = metrics_of(logits, labels, weights, batch=333, buffer_samples=1000, weighted=True).compute()
+    y, w = labels.numpy(), weights.numpy().astype(np.float64)
+    p = 1 / (1 + np.exp(-logits.numpy().astype(np.float64)))
+    rate = (w * y).sum() / w.sum()
+    entropy = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
+    loss = log_loss(y, p, sample_weight=w)
+    assert result.samples == np.count_nonzero(w)
+    assert result.positives == int(y[w > 0].sum())
+    assert result.weight == pytest.approx(w.sum(), rel=1e-12)
+    assert result.auc == pytest.approx(roc_auc_score(y, logits.numpy(), sample_weight=w), abs=1e-12)
+    expected = average_precision_score(y, logits.numpy(), sample_weight=w)
+    assert result.average_precision == pytest.approx(expected, abs=1e-12)
+    assert result.auc_error_bound == result.average_precision_error_bound == 0
+    assert result.log_loss == pytest.approx(loss, rel=1e-12)
+    assert result.normalised_entropy == pytest.approx(loss / entropy, rel=1e-12)
+    assert result.accuracy == pytest.approx(accuracy_score(y, p > 0.5, sample_weight=w), rel=1e-12)
+    assert result.calibration == pytest.approx((w * p).sum() / (w * y).sum(), rel=1e-12)
+    assert result.click_rate == pytest.approx(rate, rel=1e-12)
+    assert result.mean_prediction == pytest.approx((w * p).sum() / w.sum(), rel=1e-12)
+
+
+def test_weights_of_any_size_change_the_auc_by_less_than_their_rounding():
+    logits, labels, weights = weighted_set(seed=6)
+    for factor in (1e-3, 0.1234567, 1e6):
+        scaled = weights * factor
+        found = metrics_of(logits, labels, scaled, weighted=True).compute()
+        expected = roc_auc_score(labels.numpy(), logits.numpy(), sample_weight=scaled.double().numpy())
+        assert found.auc == pytest.approx(expected, abs=1e-5 if factor < 0.1 else 1e-8)
+
+
+def test_the_weighted_auc_is_the_same_to_the_bit_in_any_order_and_division():
+    logits, labels, weights = weighted_set(seed=7)
+    order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(1))
+    whole = metrics_of(logits, labels, weights, weighted=True)
+    parts = metrics_of(logits[order[:900]], labels[order[:900]], weights[order[:900]], batch=10, weighted=True)
+    parts.merge(metrics_of(logits[order[900:]], labels[order[900:]], weights[order[900:]], weighted=True))
+    assert parts.compute().auc == whole.compute().auc
+    assert parts.compute().average_precision == whole.compute().average_precision
+
+
+def test_without_being_asked_samples_with_weights_count_once_and_those_of_weight_0_never():
+    logits, labels, weights = weighted_set(seed=8)
+    found = metrics_of(logits, labels, weights).compute()
+    assert found == metrics_of(logits[weights > 0], labels[weights > 0]).compute()
+    assert "weight" not in found.to_dict()
+
+
+def test_weights_that_are_too_large_to_be_summed_up_are_said():
+    metrics = metrics_of([0.0, 1.0], [0, 1], [1e11, 2e11], weighted=True)
+    with pytest.raises(DataError, match=r"weights that sum up to 3e\+11, and 2.75e\+11 is the most"):
+        metrics.compute()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlrm.config.model import DeepFmModel
-from dlrm.models.deepfm import pair_products
+from dlrm.layers.fields import pair_products
 from dlrm.schema import Schema
 from tests.unit.models.helpers import cpu_model, ragged_ids
 

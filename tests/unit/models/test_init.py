@@ -54,6 +54,17 @@ def test_projections_are_initialised_like_mlps():
     assert_normal(model.interaction.branch2.linears[0].bias, math.sqrt(1 / 160))
 
 
+def test_each_expert_and_each_gate_is_initialised_like_a_layer_of_its_own():
+    schema = Schema.numbered(50, rows=[300, 20], tasks=("click", "like"))
+    model = cpu_model(DlrmModel(**SIZES, heads={"kind": "mmoe", "experts": 100}), schema)
+    experts, gates = model.top_mlp.experts.layers[0], model.top_mlp.gates
+    width = experts.weight.shape[2]
+    assert_normal(experts.weight, math.sqrt(2 / (200 + width)))
+    assert_normal(experts.bias, math.sqrt(1 / 200))
+    assert_normal(gates.weight, math.sqrt(2 / (100 + width)))
+    assert not torch.equal(experts.weight[0], experts.weight[1])
+
+
 def test_no_parameter_keeps_what_torch_drew():
     def parameters() -> list[torch.Tensor]:
         model = cpu_model(DlrmModel(**SIZES, interaction={"kind": "dcn"}, dropout=0.1), SCHEMA)
@@ -77,7 +88,7 @@ def test_weights_depend_on_the_seed_and_on_the_name_only():
 
 def test_a_parameter_without_a_rule_is_refused():
     model = build_model(DlrmModel(**SIZES), SCHEMA, seed=0)
-    model.extra = torch.nn.LayerNorm(3)
+    model.extra = torch.nn.BatchNorm1d(3)
     with pytest.raises(TypeError, match=r"extra\.weight"):
         initialise_dense(model, 0)
 

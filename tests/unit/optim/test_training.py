@@ -7,12 +7,14 @@ from torchrec.optim.keyed import KeyedOptimizerWrapper
 
 from dlrm.config import Config, load_config
 from dlrm.config.optim import OptimConfig
+from dlrm.data.batch import Batch
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import ConfigError
 from dlrm.optim.schedule import learning_rate
 from dlrm.optim.training import check_all_are_trained, check_rate_groups
+from dlrm.schema import Schema
 from dlrm.train.engine import build_engine
 from tests.support.ranks import run_ranks
 from tests.support.training import this_world, tiny_source
@@ -34,16 +36,19 @@ DENSE = {
         torch.optim.SGD,
         {"momentum": 0.9, "weight_decay": 0.01},
     ),
-    "adagrad": ("{kind: adagrad, lr: 0.1, eps: 1e-4}", torch.optim.Adagrad, {"eps": 1e-4}),
+    "adagrad": (
+        "{kind: adagrad, lr: 0.1, eps: 1e-4, initial_accumulator: 0.05}",
+        torch.optim.Adagrad,
+        {"eps": 1e-4, "initial_accumulator_value": 0.05},
+    ),
     "adam": ("{kind: adam, lr: 0.01, beta1: 0.8, eps: 1e-4}", torch.optim.Adam, {"betas": (0.8, 0.999), "eps": 1e-4}),
     "adamw": ("{kind: adamw, lr: 0.01, eps: 1e-4}", torch.optim.AdamW, {"eps": 1e-4, "weight_decay": 0.01}),
 }
 
 
 def config_of(dense: str, sparse: str, *options: str) -> Config:
-    return load_config(
-        None, [*COMMON, f"optim.dense={DENSE[dense][0]}", f"optim.sparse={{kind: {sparse}, lr: 0.3}}", *options]
-    )
+    of_tables = f"optim.sparse={{kind: {sparse}, lr: 0.3}}"
+    return load_config(None, [*COMMON, f"optim.dense={DENSE[dense][0]}", of_tables, *options])
 
 
 def rate_group(name: str) -> str:
@@ -86,32 +91,49 @@ def assembled(ranks: list[dict[str, list]]) -> dict[str, torch.Tensor]:
     return whole
 
 
-def trained_by_hand(config: Config, dense: str) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same in float64 on the plain model: torch's own optimizers, rates set step by step, tables by formula."""
+def looked_up(tables: dict[str, torch.Tensor], batch: Batch) -> list[torch.Tensor]:
+    """The rows of each table that the samples look up, one a sample; no module pools them."""
+    ids = batch.sparse.to_dict()
+    return [table[ids[rate_group(name)].values()] for name, table in tables.items()]
+
+
+def trained_by_hand(
+    config: Config, dense: str, samples: int = SAMPLES, steps: int = STEPS
+) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
+    """The same in float64 on the plain model: torch's own optimizers, rates set step by step, tables by formula.
+
+    Returns:
+        Parameters; norms of the MLPs' gradients; losses, without any penalty.
+    """
     model = cpu_model(config.model, tiny_source(1).schema, seed=config.run.seed).double()
     mlps = {name: p for name, p in model.named_parameters() if "embedding_bags" not in name}
     tables = {name: p for name, p in model.named_parameters() if "embedding_bags" in name}
     _, kind, arguments = DENSE[dense]
     optimizers = {name: kind([p], lr=1.0, **arguments) for name, p in mlps.items()}
-    sums = {name: torch.zeros_like(p) for name, p in tables.items()}
-    optim, norms = config.optim, []
-    loader = BatchLoader(tiny_source(SAMPLES), SampleOrder(SAMPLES, global_batch_size=BATCH))
-    for step in range(1, STEPS + 1):
+    optim, norms, losses = config.optim, [], []
+    start = getattr(optim.sparse, "initial_accumulator", 0.0)
+    sums = {name: torch.full_like(p, start) for name, p in tables.items()}
+    factor = 1.0 if optim.lr_base_batch is None else (BATCH / optim.lr_base_batch) ** 0.5  # by the rule sqrt
+    loader = BatchLoader(tiny_source(samples), SampleOrder(samples, global_batch_size=BATCH))
+    for step in range(1, steps + 1):
         batch = loader.batch(0, step - 1)
         logits = model(batch.dense.double(), batch.sparse)
-        torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.double()).backward()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.double())
+        penalty = sum(rows.square().sum() for rows in looked_up(tables, batch)) / len(batch.labels)
+        (loss + optim.embedding_decay / 2 * penalty).backward()
+        losses.append(loss.item())
         norm = torch.cat([p.grad.flatten() for p in mlps.values()]).norm()
         if optim.clip_norm is not None and norm > optim.clip_norm:
             for p in mlps.values():
                 p.grad *= optim.clip_norm / norm
         norms.append(torch.cat([p.grad.flatten() for p in mlps.values()]).norm().item())
         for name in mlps:
-            base = optim.dense.lr * optim.lr_scale.get(rate_group(name), 1.0)
+            base = factor * optim.dense.lr * optim.lr_scale.get(rate_group(name), 1.0)
             optimizers[name].param_groups[0]["lr"] = learning_rate(optim.schedule, base, step)
             optimizers[name].step()
         with torch.no_grad():
             for name, table in tables.items():
-                base = optim.sparse.lr * optim.lr_scale.get(rate_group(name), 1.0)
+                base = factor * optim.sparse.lr * optim.lr_scale.get(rate_group(name), 1.0)
                 direction = table.grad
                 if optim.sparse.kind != "sgd":
                     square = table.grad.square()
@@ -119,7 +141,7 @@ def trained_by_hand(config: Config, dense: str) -> tuple[dict[str, torch.Tensor]
                     direction = direction / (sums[name].sqrt() + optim.sparse.eps)
                 table -= learning_rate(optim.schedule, base, step) * direction
         model.zero_grad()
-    return {name: p.detach() for name, p in model.named_parameters()}, norms
+    return {name: p.detach() for name, p in model.named_parameters()}, norms, losses
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -134,13 +156,21 @@ def trained_by_hand(config: Config, dense: str) -> tuple[dict[str, torch.Tensor]
             "rowwise_adagrad",
             ["model.interaction={kind: dcn, layers: 2, rank: 4}", "optim.lr_scale.interaction=0.1"],
         ),
+        (
+            "adagrad",
+            "rowwise_adagrad",
+            [
+                *("optim.sparse.initial_accumulator=0.002", "optim.embedding_decay=0.3", "model.pooling=mean"),
+                *("optim.lr_base_batch=4", "optim.lr_rule=sqrt"),
+            ],
+        ),
     ],
 )
 def test_every_parameter_is_trained_at_the_rate_of_its_group_and_step(dense, sparse, options, world_size):
     config = config_of(dense, sparse, *options)
     ranks = run_ranks(trained_on_ranks, world_size, config)
     found = assembled([parts for parts, _ in ranks])
-    expected, expected_norms = trained_by_hand(config, dense)
+    expected, expected_norms, _ = trained_by_hand(config, dense)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(
@@ -162,7 +192,7 @@ def test_clipping_leaves_a_gradient_of_exactly_the_norm_asked_for_or_less():
 
 
 def state_after_reset(rank: int, world_size: int, config: Config) -> tuple[float, float]:
-    """Largest table state before and after it is put back to zero, over all ranks."""
+    """Largest table state before and after it is put back to where it started, over all ranks."""
     engine = build_engine(config, tiny_source(1).schema, this_world())
     loader = BatchLoader(
         tiny_source(SAMPLES), SampleOrder(SAMPLES, global_batch_size=BATCH), rank=rank, world_size=world_size
@@ -183,11 +213,12 @@ def state_after_reset(rank: int, world_size: int, config: Config) -> tuple[float
     return before, largest()
 
 
-@pytest.mark.parametrize("sparse", ["adagrad", "rowwise_adagrad"])
-def test_the_state_of_every_table_can_be_put_back_to_zero(sparse):
-    for before, after in run_ranks(state_after_reset, 2, config_of("sgd", sparse)):
-        assert before > 0
-        assert after == 0
+@pytest.mark.parametrize(("sparse", "start"), [("adagrad", 0.25), ("rowwise_adagrad", 0.0)])
+def test_the_state_of_every_table_can_be_put_back_to_where_it_started(sparse, start):
+    config = config_of("sgd", sparse, f"optim.sparse.initial_accumulator={start}")
+    for before, after in run_ranks(state_after_reset, 2, config):
+        assert before > start
+        assert after == start
 
 
 def test_a_rate_for_a_group_that_does_not_exist_is_refused_with_the_nearest():
@@ -216,3 +247,17 @@ def test_a_parameter_that_no_optimizer_trains_is_named():
     check_all_are_trained(optimizer, ["model.a.weight"])
     with pytest.raises(ValueError, match=r"no optimizer trains model\.b\.weight"):
         check_all_are_trained(optimizer, ["model.a.weight", "model.b.weight"])
+
+
+def decays(rank: int, world_size: int, config: Config) -> dict[str, float]:
+    """The weight decay of every parameter outside of tables."""
+    engine = build_engine(config, Schema.numbered(3, (7, 50), tasks=("click", "like")), this_world())
+    parts = [part for _, part in engine.optimizer.optimizers if isinstance(part, KeyedOptimizerWrapper)]
+    return {short(name): part.param_groups[0]["weight_decay"] for part in parts for name in part.params}
+
+
+def test_weight_decay_is_of_all_dense_parameters_but_the_weights_of_tasks():
+    options = ["optim.dense.kind=adamw", "optim.dense.lr=0.1", "train.task_weighting=uncertainty"]
+    (found,) = run_ranks(decays, 1, load_config(None, [*COMMON[:2], *options]))
+    assert found.pop("task_weighting.log_variances") == 0.0
+    assert set(found.values()) == {0.01}

@@ -13,11 +13,12 @@ from dlrm.config import dump_config
 from dlrm.config.experiment import ScaleConfig
 from dlrm.errors import ConfigError, SetupError, StoppedBySignal
 from dlrm.files import alone
+from dlrm.jobs import runner
+from dlrm.jobs.processes import Ended
 from dlrm.scaling.benchmark.file_format import FORMAT, VERSION
-from dlrm.scaling.experiments import job, runner
-from dlrm.scaling.experiments.jobs import Ended
+from dlrm.scaling.experiments import job
 from dlrm.scaling.experiments.runner import RepeatsFailed
-from dlrm.scaling.report import looks, write
+from dlrm.scaling.report import looks, parts
 from dlrm.scaling.table import Row
 
 TEXT = """
@@ -126,7 +127,7 @@ def scale(tmp_path, monkeypatch, empty):
     def run(cluster, text=TEXT, drawn=False, **options):
         monkeypatch.setattr(job, "Starter", cluster)
         if not drawn:  # pictures would take most of the time
-            monkeypatch.setattr(write, "pictures_of", lambda draw: empty)
+            monkeypatch.setattr(parts, "pictures_of", lambda draw: empty)
         (tmp_path / "experiment.yaml").write_text(text)
         config = {"experiment": str(tmp_path / "experiment.yaml"), "output": str(tmp_path / "out"), "poll_s": 1e-4}
         job.run_scale(ScaleConfig(**{**config, **options}))
@@ -257,21 +258,21 @@ def test_a_job_that_cannot_be_cancelled_is_not_forgotten(scale, capsys):
 
 
 def test_a_job_that_an_earlier_start_has_left_to_a_scheduler_is_waited_for(scale, monkeypatch):
-    def killed(self, job, ended):
+    def killed(self, agenda):
         raise MemoryError  # as good as a kill: nothing is written any more
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Runner, "_end", killed)
-        patch.setattr(runner.Runner, "_stop", lambda self: None)
+        patch.setattr(runner.Runner, "_poll", killed)
+        patch.setattr(runner.Runner, "_stop", lambda self, agenda: None)
         with pytest.raises(MemoryError):
-            scale(Cluster(ends={ALL[0]: Ended("nobody hears this")}), scheduler="slurm")
+            scale(Cluster(), scheduler="slurm")
     assert scale(Cluster(left={ALL[0]: True}), scheduler="slurm") == ALL[1:]
 
 
 def test_a_job_that_was_killed_in_the_middle_is_run_again(scale, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Runner, "_poll", lambda self: 1 / 0)
-        patch.setattr(runner.Runner, "_stop", lambda self: None)
+        patch.setattr(runner.Runner, "_poll", lambda self, agenda: 1 / 0)
+        patch.setattr(runner.Runner, "_stop", lambda self, agenda: None)
         with pytest.raises(ZeroDivisionError):
             scale(Cluster())
     assert scale(Cluster()) == ALL

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dlrm.scaling.experiments.results import as_arrow
+from dlrm.jobs.table import as_arrow
+from dlrm.scaling.experiments.results import columns_of
 from dlrm.scaling.table import Row, Spread, spreads
 
 
@@ -57,13 +58,13 @@ def test_a_prediction_keeps_its_band():
 def test_a_column_of_levels_has_one_type_and_is_empty_where_a_point_lacks_the_factor(levels, expected, kind):
     first, second = levels
     rows = [row(1.0, point="a"), row(1.0, point="b"), row(1.0, point="c")]
-    table = as_arrow(rows, {"a": {"f": first}, "b": {"f": second}, "c": {}})
+    table = as_arrow(Row, rows, columns_of(rows, {"a": {"f": first}, "b": {"f": second}, "c": {}}))
     assert table.column("f").to_pylist() == expected
     assert str(table.schema.field("f").type) == kind
 
 
 def test_without_rows_the_columns_are_there():
-    table = as_arrow([], {"a": {"f": 1}})
+    table = as_arrow(Row, [], columns_of([], {"a": {"f": 1}}))
     assert table.num_rows == 0
     assert table.column_names[:3] == ["experiment", "point", "repeat"]
     assert table.column_names[-1] == "f"

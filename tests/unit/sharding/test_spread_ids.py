@@ -9,6 +9,7 @@ from dlrm.data.id_statistics.base import UniformIds
 from dlrm.data.id_statistics.file import write_statistics
 from dlrm.data.id_statistics.measured import measure_ids
 from dlrm.errors import DlrmError
+from dlrm.schema import Schema
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.spread_ids import CachedIds, add_statistics
 from tests.unit.sharding.plans import config_of, plan_of, world_of
@@ -19,7 +20,8 @@ def test_ids_of_a_sample_are_their_mean_and_caches_know_what_they_hold():
         "cat_0": ParameterConstraints(cache_params=CacheParams(load_factor=0.2)),
         "cat_1": ParameterConstraints(),
     }
-    add_statistics(constraints, {"cat_0": UniformIds(1000, 2.5), "cat_1": UniformIds(10, 0.0)}, samples=400)
+    known = {"cat_0": UniformIds(1000, 2.5), "cat_1": UniformIds(10, 0.0)}
+    add_statistics(constraints, known, Schema.numbered(0, (1000, 10)).by_table, samples=400)
     cached, seldom = constraints["cat_0"], constraints["cat_1"]
     assert cached.pooling_factors == [2.5]
     assert 0 < seldom.pooling_factors[0] < 0.01
@@ -44,8 +46,8 @@ def test_a_plan_is_made_with_the_statistics_of_a_file(tmp_path, monkeypatch):
     write_statistics([measure_ids("cat_0", 100, ids, np.arange(4000) // 4)], str(path))
     seen = {}
 
-    def note(constraints, known, *, samples):
-        add_statistics(constraints, known, samples=samples)
+    def note(constraints, known, features, *, samples):
+        add_statistics(constraints, known, features, samples=samples)
         seen.update({name: constraint.pooling_factors for name, constraint in constraints.items()}, samples=samples)
 
     monkeypatch.setattr("dlrm.sharding.planner.add_statistics", note)

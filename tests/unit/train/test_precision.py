@@ -11,6 +11,8 @@ from dlrm.config.model import (
     DeepFmModel,
     DlrmModel,
     DotInteraction,
+    Mmoe,
+    Ple,
     ProjectionInteraction,
     SharedBottom,
 )
@@ -94,6 +96,20 @@ def test_gradients_are_float32_and_close_to_those_in_float64(name):
         error = (parameter.grad - sum(right)).norm()
         # Three roundings a product, forward and backward, of each sample's gradient: these may cancel in the sum.
         assert error <= 3 * PRODUCTS * UNIT * sum(of.norm() for of in right), (key, error)
+
+
+@pytest.mark.parametrize("heads", [Mmoe(experts=3), Ple(tower=(6,))])
+def test_experts_compute_in_bf16_too_and_what_follows_them_in_float32(heads):
+    batch = random_batch(SCHEMA, samples=64)
+    batch.labels, batch.weights = batch.labels.expand(-1, 2), batch.weights.expand(-1, 2)
+    model, exact = lowered(DlrmModel(**SIZES, heads=heads)), built(DlrmModel(**SIZES, heads=heads)).double()
+    loss, (_, _, logits_BT, *_) = TrainTask(model, (1.0, 1.0))(batch)
+    loss.backward()
+    expected_BT = exact(batch.dense.double(), batch.sparse)
+    error = (logits_BT - expected_BT).std() / expected_BT.std()
+    assert UNIT / 10 < error < 10 * UNIT
+    assert (logits_BT != logits_BT.bfloat16()).float().mean() > 0.5
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_without_dense_features_too():

@@ -11,7 +11,7 @@ from dlrm.metrics.throughput import ThroughputMeter
 from dlrm.run.console import Silent
 from dlrm.run.recorder import NoRecorder
 from dlrm.train.schedule import Position
-from dlrm.train.standard_hooks import TARGET_REACHED, LossAndSpeed, Measured, Validation
+from dlrm.train.standard_hooks import STALLED, TARGET_REACHED, LossAndSpeed, Measured, Validation
 from dlrm.train.stepper import StepOutput
 
 
@@ -61,3 +61,31 @@ def test_a_run_that_had_reached_its_target_is_not_trained_on(auc, step, ends):
     measured = Measured(ThroughputMeter(), validation=results, validation_step=step)
     hook = Validation(EvaluationConfig(target_auc=0.75), lambda: results, measured, NoRecorder(), Silent())
     assert hook.on_start(Position(step=10)) == (TARGET_REACHED if ends else None)
+
+
+def evaluations(aucs, patience, *, planned=lambda step: True, metric="auc"):
+    """At which of these evaluations training ends, one every ten steps; None: at none."""
+    figures = dict.fromkeys(BinaryResult.__dataclass_fields__)
+    found = iter({"click": BinaryResult(**{**figures, metric: auc})} for auc in aucs)
+    measured = Measured(ThroughputMeter())
+    config = EvaluationConfig(patience=patience, every_steps=10)
+    hook = Validation(config, lambda: next(found), measured, NoRecorder(), Silent(), metric=metric, planned=planned)
+    for step in range(10, 10 * len(aucs) + 1, 10):
+        if hook.on_pause(Position(step=step)) == STALLED:
+            resumed = Validation(config, dict, measured, NoRecorder(), Silent(), metric=metric, planned=planned)
+            assert resumed.on_start(Position(step=step)) == STALLED
+            return step // 10
+    return None
+
+
+def test_training_ends_once_so_many_evaluations_in_a_row_were_no_better_than_the_best():
+    assert evaluations([0.5, 0.6, 0.6, 0.59, 0.7], patience=2) == 4  # equally good is not better
+    assert evaluations([0.5, 0.6, 0.6, 0.61, 0.6, 0.6], patience=2) == 6
+    assert evaluations([0.5, 0.6, 0.55, 0.56, 0.57], patience=4) is None
+    assert evaluations([0.7, 0.6, 0.65], patience=1, metric="log_loss") == 3
+    assert evaluations([None, None, 0.5, 0.6], patience=3) is None
+
+
+def test_evaluations_at_the_end_of_a_part_of_a_run_do_not_count():
+    steps = {10, 20, 40, 50}
+    assert evaluations([0.6, 0.5, 0.1, 0.5, 0.5], patience=3, planned=steps.__contains__) == 5

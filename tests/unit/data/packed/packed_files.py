@@ -71,7 +71,7 @@ def write_days(folder: Path, sizes=(50, 40, 30), *, multi_hot: bool = False, man
 
 def record(folder: Path, sizes, *, multi_hot: bool = False) -> Manifest:
     """The manifest of what :func:`write_days` wrote: all days but the last are for training, its halves for the rest."""
-    kinds = [kind for kind in SUFFIXES if multi_hot or kind != "multi_hot"]
+    kinds = [kind for kind in SUFFIXES if (multi_hot or kind != "multi_hot") and kind != "weights"]
     days = [f"day_{day}" for day in range(len(sizes))]
     half = -(-sizes[-1] // 2)
     features = enumerate(zip(ROWS, HOTNESS, strict=True))

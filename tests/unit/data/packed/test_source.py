@@ -177,3 +177,12 @@ def test_an_unaligned_array_is_gathered_without_copying_all_of_it(tmp_path, monk
     source.read(torch.tensor([700, 3, 301]))
     assert taken
     assert all(array.flags.aligned for array in taken)
+
+
+def test_days_are_the_parts_in_order_and_stretches_of_one_part_are_one_day(tmp_path):
+    write_days(tmp_path, SIZES)
+    assert [(day.name, day.samples) for day in opened(tmp_path).days] == [("day_3", 300), ("day_0", 500), ("day_2", 1)]
+    data = open_packed(str(tmp_path), rows=ROWS)
+    halves = (Span("day_0", 0, 250), Span("day_0", 250, 500), Span("day_3", 0, 10))
+    source = PackedSource("split", data.schema, data.parts, halves)
+    assert [(day.name, day.samples) for day in source.days] == [("day_0", 500), ("day_3", 10)]

@@ -202,8 +202,8 @@ def test_labels_may_be_of_any_type_with_zero_and_one(tmp_path, kind):
 def test_only_mapped_columns_are_read(tmp_path, monkeypatch):
     write(tmp_path / "train.parquet", columns(4) | {"note": ["a", "b", "c", "d"]})
     source = dataset(tmp_path).train
-    read, original = [], decode._GroupReader.column
-    monkeypatch.setattr(decode._GroupReader, "column", lambda self, name: read.append(name) or original(self, name))
+    read, original = [], decode.GroupReader.column
+    monkeypatch.setattr(decode.GroupReader, "column", lambda self, name: read.append(name) or original(self, name))
     everything(source)
     assert sorted(read) == ["label", "large", "small", "x"]
 
@@ -292,3 +292,13 @@ def test_an_unsigned_id_beyond_int64_names_file_row_and_column(tmp_path, values)
     with pytest.raises(DataError, match="id 9223372036854775808 is beyond int64") as caught:
         everything(source)
     assert (caught.value.row, caught.value.column) == (3, "ids")
+
+
+def test_days_are_the_files_with_rows_in_natural_order(tmp_path):
+    for day, rows in ((10, 3), (2, 4), (3, 0)):
+        write(
+            tmp_path / f"train_{day}.parquet",
+            {name: pa.array(values)[:rows] for name, values in columns(rows + 1).items()},
+        )
+    days = dataset(tmp_path).train.days
+    assert [(day.name, day.samples) for day in days] == [("train_2.parquet", 4), ("train_10.parquet", 3)]

@@ -290,3 +290,52 @@ def test_labels_of_the_tasks_after_the_first_are_missing_as_often_as_asked():
 def test_rates_that_do_not_fit_the_tasks_are_a_mistake():
     with pytest.raises(ValueError, match="task_rates has 3 entries, tasks names 2 after the first"):
         PlantedData(**{**TASKS, "task_rates": [0.1, 0.2, 0.3]})
+
+
+TEACHERS = {"linear": (1.0, 1.0, 1.0), "factorisation": (0.5, 1.0, 1.0), "cross": (0.5, 0.5, 1.0)}
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_teachers_have_the_interactions_that_they_are_said_to_have_and_no_others(teacher):
+    # The analysis of variance of the true logit: what a function of one id, of two, of three at a time explains of it.
+    rows, sizes = (4, 3, 5), {}
+    source = PlantedSource(PlantedData(teacher=teacher, rows=rows, num_dense=2, zipf_exponent=0.3), "train")
+    samples = source.read(torch.arange(8_000))
+    logits = source.true_logits(torch.arange(8_000))[:, 0].numpy()
+    a, b, c = (np.eye(n)[ids] for n, ids in zip(rows, samples.ids_BS.numpy().T, strict=True))
+    pairs = [np.einsum("bi,bj->bij", one, two).reshape(8_000, -1) for one, two in ((a, b), (a, c), (b, c))]
+    triples = np.einsum("bi,bj,bk->bijk", a, b, c).reshape(8_000, -1)
+    features = [samples.dense_BN.numpy(), a, b, c, np.ones((8_000, 1))]
+    for order, more in ((1, []), (2, pairs), (3, [triples])):
+        features += more
+        matrix = np.concatenate(features, axis=1)
+        rest = logits - matrix @ np.linalg.lstsq(matrix, logits, rcond=None)[0]
+        sizes[order] = 1 - rest.var() / logits.var()
+    assert tuple(sizes.values()) == pytest.approx(TEACHERS[teacher], abs=0.03)
+
+
+def test_a_linear_teacher_is_all_that_logistic_regression_can_learn():
+    source = PlantedSource(PlantedData(teacher="linear", rows=(20, 10, 5), num_dense=3), "train")
+    samples, true = source.read(torch.arange(30_000)), source.true_logits(torch.arange(30_000))[:, 0].numpy()
+    one_hot = [np.eye(n)[ids] for n, ids in zip((20, 10, 5), samples.ids_BS.numpy().T, strict=True)]
+    features, labels = np.concatenate([samples.dense_BN.numpy(), *one_hot], axis=1), samples.labels_BT[:, 0].numpy()
+    fitted = LogisticRegression(C=10, max_iter=300).fit(features[:20_000], labels[:20_000])
+    assert np.corrcoef(fitted.decision_function(features[20_000:]), true[20_000:])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_samples_of_every_teacher_are_the_same_in_every_portion_and_their_features_those_of_the_default(
+    teacher, config
+):
+    source = PlantedSource(config.model_copy(update={"teacher": teacher}), "train")
+    index = torch.arange(3000) * 7
+    logits_BT = source.true_logits(index)
+    assert torch.equal(torch.cat([source.true_logits(part) for part in index.split(701)]), logits_BT)
+    assert logits_BT.std().item() == pytest.approx(1.7, rel=0.05)
+    assert torch.equal(source.read(index).ids_BS, PlantedSource(config, "train").read(index).ids_BS)
+
+
+def test_products_of_three_need_three_tables():
+    source = PlantedSource(PlantedData(teacher="cross", rows=(7, 5), num_dense=1), "train")
+    logits_B = source.true_logits(torch.arange(20_000))[:, 0]
+    assert logits_B.std().item() == pytest.approx(1.7, rel=0.04)  # the other parts fill what is missing

@@ -16,12 +16,21 @@ from dlrm.inference.exported.predictor import open_predictor
 from dlrm.inference.features import Features
 from dlrm.schema import Schema, SparseFeature
 from tests.support.exports import write_export
+from tests.support.models import SMALL_MODELS
 from tests.unit.inference.saved_models import random_features, save_model
 
 DEEPFM = ["--model={kind: deepfm, embedding_dim: 8, deep_mlp: [16, 8]}"]
 NO_DENSE = ["--data.num_dense=0", "--model={kind: dlrm, embedding_dim: 8, top_mlp: [16, 1]}"]
 TASKS = ["--data.tasks=[click, like]", "--data.task_rates=[0.2]"]
 OTHER_DIMS = ["--model.tables={cat_0: {embedding_dim: 4}, cat_3: {embedding_dim: 12, pooling: mean}}"]
+SMALL = "ids_per_row: 3, min_rows: 7"
+COMPRESSED = [
+    "--model.shared_tables={both: [cat_1, cat_3]}",
+    "--model.tables.cat_0.embedding={kind: hashed, rows: 11, functions: 2}",
+    "--model.tables.both={embedding_dim: 6, embedding: {kind: frequency_capped, rows: 5, tail_rows: 2}}",
+    f"--model.tables.cat_2.embedding={{kind: quotient_remainder, {SMALL}}}",
+    "--model.tables.cat_4={pooling: mean, embedding: {kind: mixed_dim, dim: 3}}",
+]
 MODELS = {
     "dot": [],
     "dot with itself": ["--model.interaction.self_interaction=true"],
@@ -35,13 +44,25 @@ MODELS = {
     "two tasks": TASKS,
     "towers": [*TASKS, "--model.heads.tower=[4]"],
     "deepfm, towers": [*DEEPFM, *TASKS, "--model.heads.tower=[4]"],
+    "compressed and shared tables": [*COMPRESSED, "--model.embedding_dim=6", "--model.bottom_mlp=16,6"],
+    "concatenated halves": [f"--model.embedding={{kind: quotient_remainder, operation: concat, {SMALL}}}"],
+    "mmoe": [*TASKS, "--model.heads={kind: mmoe, tower: [4]}"],
+    "deepfm, ple": [*DEEPFM, *TASKS, "--model.heads={kind: ple}"],
+    **{
+        f"{kind}{name}": [f"--model={model}", *more]
+        for kind, model in SMALL_MODELS.items()
+        if kind != "deepfm"
+        for name, more in ((", two tasks", TASKS), (" without dense features", ["--data.num_dense=0"]))
+    },
+    "attentive wukong": [f"--model={SMALL_MODELS['wukong']}", "--model.attention_mlp=5"],
     "dropout": ["--model.dropout=0.5"],
     "trained in bf16": ["--precision.dense=bf16"],
     "mean": ["--model.pooling=mean"],
 }
 
 
-QUICK = {"cat, tables of several dims", "deepfm, towers", "without dense features"}
+QUICK = {"compressed and shared tables", "cat, tables of several dims", "deepfm, towers", "without dense features"}
+QUICK |= {"wukong, two tasks"}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +116,11 @@ class _WithSchema:
         return getattr(self._source, name)
 
 
-ONNX = ["dot", "cat, tables of several dims", "dcn", "projection", "deepfm, towers", "without dense features"]
+ONNX = [
+    *("dot", "cat, tables of several dims", "dcn", "projection", "deepfm, towers", "without dense features"),
+    *(f"{kind}, two tasks" for kind in SMALL_MODELS if kind != "deepfm"),
+    *("attentive wukong", "wukong without dense features"),
+]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "dot" else pytest.mark.slow) for name in ONNX])

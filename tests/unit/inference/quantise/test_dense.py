@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from dlrm.config.model import DeepFmModel, DlrmModel
+from dlrm.config.model import (
+    DcnV1Model,
+    DeepFmModel,
+    DlrmModel,
+    FinalMlpModel,
+    WideDeepModel,
+    WukongModel,
+    XDeepFmModel,
+)
 from dlrm.errors import ExportError
 from dlrm.inference.export.dense_program import DensePart, export_dense
 from dlrm.inference.exported.manifest import FileRecord, Manifest, SourceRecord, SparseRecord, TableRecord
@@ -31,8 +39,23 @@ MODELS = {
         top_mlp=[96, 1],
         interaction={"kind": "projection", "branch1": [32, 16], "branch2": [32, 24]},
     ),
-    "towers": DlrmModel(embedding_dim=8, bottom_mlp=[64, 8], top_mlp=[96, 32, 1], heads={"tower": [16]}),
+    "towers": DlrmModel(
+        embedding_dim=8, bottom_mlp=[64, 8], top_mlp=[96, 32, 1], heads={"kind": "shared_bottom", "tower": [16]}
+    ),
+    "ple": DlrmModel(
+        embedding_dim=8,
+        bottom_mlp=[64, 8],
+        top_mlp=[96, 32, 1],
+        heads={"kind": "ple", "tower": [16], "task_experts": 1},
+    ),
     "deepfm": DeepFmModel(embedding_dim=8, deep_mlp=[64, 32]),
+    "wide_deep": WideDeepModel(embedding_dim=8, deep_mlp=[64, 32]),
+    "dcn_v1": DcnV1Model(embedding_dim=8, cross_layers=2, deep_mlp=[64, 32]),
+    "xdeepfm": XDeepFmModel(embedding_dim=8, cin=[12, 12], deep_mlp=[64, 32]),
+    "finalmlp": FinalMlpModel(embedding_dim=8, stream1=[64, 12], stream2=[64, 12], gates=[16]),
+    "wukong": WukongModel(
+        embedding_dim=8, fm_vectors=4, linear_vectors=4, fm_rank=4, fm_mlp=[64], dense_mlp=[32], top_mlp=[64, 32]
+    ),
 }
 
 
@@ -49,7 +72,7 @@ class OneFile:
 
 
 def folder_of(config, *, num_dense: int = 5) -> OneFile:
-    tasks = ("click", "like") if getattr(config.heads, "tower", ()) else ("label",)
+    tasks = ("click", "like") if isinstance(config, DlrmModel) and config.heads.tower else ("label",)
     source = SourceRecord(
         run="", step=0, samples=0, checkpoint="0" * 64, averaged=False, model=config.model_dump(), versions={}
     )

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import matplotlib.image
 import pytest
 
-from dlrm.scaling.report import looks, write
+from dlrm.scaling.report import looks, parts
 from dlrm.scaling.report.about import About
 from dlrm.scaling.report.write import write_report
 from dlrm.scaling.table import PREDICTED, PUBLISHED
@@ -44,7 +44,7 @@ class Page(HTMLParser):
 def undrawn(monkeypatch):
     """Pictures take most of the time; this is for tests of what is around them."""
     one = looks.pictures_of(lambda width_in: looks.figure(width_in, 1.0)[0])
-    monkeypatch.setattr(write, "pictures_of", lambda draw: one)
+    monkeypatch.setattr(parts, "pictures_of", lambda draw: one)
 
 
 def report(tables, folder, **named):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -53,7 +54,7 @@ class Training:
         monkeypatch.setattr(delta_state_module, "engine_tensors", lambda engine: uncut(self.state))
         self.watch = DeltaWatch(LocalStorage(), deltas=options["full_every"] - 1)
         self.saver = AsyncSaver(folder, OneProcess(), on_committed=self.committed)
-        engine = SimpleNamespace(model=None, average=NoAverage())
+        engine = SimpleNamespace(model=None, average=NoAverage(), widths=defaultdict(lambda: 1 << 20))
         told = {"fault": self.watch.fault, "say": self.said.append}
         self.provider = DeltaState(engine, OneProcess(), bits=32, **told, **options)
 

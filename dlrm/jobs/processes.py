@@ -20,12 +20,12 @@ from pathlib import Path
 import psutil
 
 import dlrm
-from dlrm.config.experiment import LOCAL, ScaleConfig
+from dlrm.config.jobs import LOCAL, JobsConfig
 from dlrm.errors import USER_ERROR_EXIT_CODE, SetupError
-from dlrm.scaling.experiments.repeats import Repeat
+from dlrm.jobs.spec import JobSpec
 
 ROOT = Path(dlrm.__file__).resolve().parents[1]
-COMPONENT = "components/dlrm.py:benchmark"
+COMPONENTS = "components/dlrm.py"
 TIMED_OUT, UNREACHABLE = 124, 69  # exit codes of launch/submit.py
 _OF_LAUNCHERS = ("TORCHELASTIC_", "PET_", "DLRM_LAUNCHER", "DLRM_MAKE", "DLRM_RESTART_CAUSE", "GROUP_", "ROLE_")
 _OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOGLEVEL")
@@ -48,24 +48,24 @@ class Ended:
 
 
 class Job:
-    """A job of a repeat, while it runs.
+    """A job, while it runs.
 
     Args:
-        repeat: what it measures; its folder is there.
+        spec: what it is to do; its folder is there.
         words: the command here that is the job, or looks after it.
         timeout_s: after which it is ended, by this process; None: the command does so itself.
     """
 
-    def __init__(self, repeat: Repeat, words: Sequence[str], timeout_s: float | None) -> None:
-        self.repeat = repeat
+    def __init__(self, spec: JobSpec, words: Sequence[str], timeout_s: float | None) -> None:
+        self.spec = spec
         self._timeout_s, self._began_s, self._timed_out = timeout_s, time.monotonic(), False
-        with repeat.output.open("ab") as output:
+        with spec.output.open("ab") as output:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(repeat),
+                env=_environment(spec),
                 start_new_session=True,  # a Ctrl-C in the terminal is this process's to pass on
             )
 
@@ -108,20 +108,20 @@ class Job:
         if code == 0:
             return self._succeeded()
         if code == UNREACHABLE:
-            return Ended(self.repeat.last_printed())
-        if told := self.repeat.told():
+            return Ended(self.spec.last_printed())
+        if told := self.spec.told():
             line, code = told
             return Ended(line or f"exit code {code}", final=code == USER_ERROR_EXIT_CODE)
         if code < 0:
             return Ended(f"its launcher was killed by {signal.Signals(-code).name}")
-        line = self.repeat.last_printed()
+        line = self.spec.last_printed()
         return Ended(line or f"exit code {code}", final=code == USER_ERROR_EXIT_CODE)
 
     def _succeeded(self) -> Ended:
         until_s = time.monotonic() + (_SHARED_FILE_S if self._timeout_s is None else 0.0)
-        while self.repeat.result() is None:
+        while self.spec.result() is None:
             if time.monotonic() >= until_s:
-                return Ended(f"ended well and left no benchmark.json of {self.repeat.point.ranks} rank(s)")
+                return Ended(f"ended well and left no {self.spec.lacking}")
             time.sleep(_SHARED_FILE_S / 20)
         return Ended()
 
@@ -130,62 +130,71 @@ class Starter:
     """Starts jobs where the command says.
 
     Args:
-        config: of the command.
+        config: of the command, ``scale`` or ``study``, which messages call ``command``.
         timeout_s: of each job.
 
     Raises:
         SetupError: this is no checkout, or the command does not run in it.
     """
 
-    def __init__(self, config: ScaleConfig, timeout_s: float) -> None:
+    def __init__(self, config: JobsConfig, timeout_s: float, command: str = "scale") -> None:
         self._config, self._timeout_s = config, timeout_s
         if not (ROOT / "launch" / "elastic.py").is_file():
             raise SetupError(
-                f"{ROOT}/launch is not there: run scale from a checkout of the project, not from a package"
+                f"{ROOT}/launch is not there: run {command} from a checkout of the project, not from a package"
             )
         if config.scheduler != LOCAL and Path.cwd() != ROOT:
-            raise SetupError(f"jobs of a scheduler begin in the checkout: run scale in {ROOT}")
+            raise SetupError(f"jobs of a scheduler begin in the checkout: run {command} in {ROOT}")
 
-    def start(self, repeat: Repeat) -> Job:
+    def start(self, spec: JobSpec) -> Job:
         """Start a job.
 
         Raises:
             OSError: its folder cannot be written, or no process be started.
         """
         if self._config.scheduler == LOCAL:
-            return Job(repeat, _launcher(repeat), self._timeout_s)
-        return Job(repeat, [*self._client(repeat), *self._submission(repeat)], None)
+            return Job(spec, _launcher(spec), self._timeout_s)
+        return Job(spec, [*self._client(spec), *self._submission(spec)], None)
 
-    def find(self, repeat: Repeat) -> Job | None:
+    def find(self, spec: JobSpec) -> Job | None:
         """A scheduler's job that an earlier start has left; None if there is none to be waited for."""
-        if self._config.scheduler == LOCAL or not repeat.handle.exists():
+        if self._config.scheduler == LOCAL or not spec.handle.exists():
             return None
-        return Job(repeat, [*self._client(repeat), "--attach"], None)
+        return Job(spec, [*self._client(spec), "--attach"], None)
 
-    def _client(self, repeat: Repeat) -> list[str]:
-        limits = ["--handle", str(repeat.handle), "--timeout-s", str(self._timeout_s)]
+    def _client(self, spec: JobSpec) -> list[str]:
+        limits = ["--handle", str(spec.handle), "--timeout-s", str(self._timeout_s)]
         return [sys.executable, str(ROOT / "launch" / "submit.py"), *limits]
 
-    def _submission(self, repeat: Repeat) -> list[str]:
+    def _submission(self, spec: JobSpec) -> list[str]:
         """Words of ``torchx run``."""
-        config, point = self._config, repeat.point
+        config, (hosts, ranks) = self._config, spec.shape
         settings = ["-cfg", config.scheduler_args] if config.scheduler_args else []
-        component = ["-j", f"{point.hosts}x{point.ranks_per_host}", "--config", str(repeat.config)]
-        component += ["--error_file", str(repeat.error), *shlex.split(config.component_args)]
-        return ["--", "-s", config.scheduler, *settings, COMPONENT, *component, "--", f"--output={repeat.folder}"]
+        component = ["-j", f"{hosts}x{ranks}", "--config", str(spec.config)]
+        component += ["--error_file", str(spec.error), *shlex.split(config.component_args)]
+        return [
+            "--",
+            "-s",
+            config.scheduler,
+            *settings,
+            f"{COMPONENTS}:{spec.component}",
+            *component,
+            "--",
+            *spec.words,
+        ]
 
 
-def _launcher(repeat: Repeat) -> list[str]:
-    ranks = ["--standalone", "--local-addr", "localhost", "--nproc-per-node", str(repeat.point.ranks_per_host)]
-    program = [str(ROOT / "dlrm_main.py"), "benchmark", "--config", str(repeat.config), f"--output={repeat.folder}"]
+def _launcher(spec: JobSpec) -> list[str]:
+    ranks = ["--standalone", "--local-addr", "localhost", "--nproc-per-node", str(spec.shape[1])]
+    program = [str(ROOT / "dlrm_main.py"), spec.component, "--config", str(spec.config), *spec.words]
     return [sys.executable, str(ROOT / "launch" / "elastic.py"), *ranks, "--max-restarts", "0", *program]
 
 
-def _environment(repeat: Repeat) -> dict[str, str]:
+def _environment(spec: JobSpec) -> dict[str, str]:
     """Of a job: this process's, without what launchers above it have set."""
     kept = {name: value for name, value in os.environ.items() if name not in _OF_RANKS}
     kept = {name: value for name, value in kept.items() if not name.startswith(_OF_LAUNCHERS)}
-    return {**kept, "DLRM_CLIENT": str(os.getpid()), "TORCHELASTIC_ERROR_FILE": str(repeat.error)}
+    return {**kept, "DLRM_CLIENT": str(os.getpid()), "TORCHELASTIC_ERROR_FILE": str(spec.error)}
 
 
 def await_gone(process: int, folder: Path) -> None:
@@ -195,7 +204,7 @@ def await_gone(process: int, folder: Path) -> None:
 
     Args:
         process: its id, which may be another process's by now.
-        folder: of its repeat, which its command line names.
+        folder: of its job, which its command line names.
     """
     with suppress(psutil.Error):
         left = psutil.Process(process)

@@ -13,10 +13,11 @@ import pytest
 from dlrm.config import dump_config
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.experiment import ScaleConfig
+from dlrm.jobs.processes import ROOT, Ended, Job, Starter, await_gone
+from dlrm.jobs.spec import Record
 from dlrm.scaling.benchmark.file_format import FORMAT, VERSION
-from dlrm.scaling.experiments.jobs import ROOT, Ended, Job, Starter, await_gone
 from dlrm.scaling.experiments.matrix import Point
-from dlrm.scaling.experiments.repeats import Record, Repeat
+from dlrm.scaling.experiments.repeats import Repeat
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_a_job_that_takes_too_long_is_ended(repeat):
 
 
 def test_a_job_is_stopped_even_if_it_does_not_listen(repeat, monkeypatch):
-    monkeypatch.setattr("dlrm.scaling.experiments.jobs._CANCEL_S", 0.2)
+    monkeypatch.setattr("dlrm.jobs.processes._CANCEL_S", 0.2)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
@@ -94,9 +95,7 @@ def test_a_job_gets_nothing_of_a_launcher_above_it(repeat, monkeypatch):
 
 def test_a_job_here_is_a_launcher_and_one_elsewhere_goes_through_the_component(repeat, monkeypatch):
     started = []
-    monkeypatch.setattr(
-        "dlrm.scaling.experiments.jobs.Job", lambda repeat, words, timeout_s: started.append((words, timeout_s))
-    )
+    monkeypatch.setattr("dlrm.jobs.processes.Job", lambda spec, words, timeout_s: started.append((words, timeout_s)))
     monkeypatch.chdir(ROOT)
     Starter(ScaleConfig(experiment="x"), 60.0).start(repeat)
     options = {"scheduler": "slurm", "scheduler_args": "partition=a,time=9", "component_args": "--cpu 2 --image 'a b'"}
@@ -145,7 +144,7 @@ def test_the_state_of_a_repeat_follows_from_its_files(repeat):
 
 
 def test_a_process_that_an_earlier_start_has_left_is_ended_and_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlrm.scaling.experiments.jobs._PATIENCE_S", 0.2)
+    monkeypatch.setattr("dlrm.jobs.processes._PATIENCE_S", 0.2)
     sleep = "import time; time.sleep(600)"
     mine = subprocess.Popen([*python(sleep), f"--output={tmp_path}"])
     other = subprocess.Popen([*python(sleep), "--output=/else"])

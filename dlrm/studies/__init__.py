@@ -1,0 +1,1 @@
+"""Searches and comparisons over configurations: validation samples choose, and test samples are scored once."""

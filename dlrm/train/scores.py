@@ -1,0 +1,87 @@
+"""The score of every sample of an evaluation, in order, as a Parquet file in the run's folder.
+
+Columns ``logit`` (float32, before the sigmoid) and ``label`` (float32: 0 or 1; null where it is missing, or the sample was
+skipped); of several tasks each with the task's name, ``logit.click``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from dlrm.data.order import SampleOrder
+from dlrm.distributed.world import World
+from dlrm.files import written_beside
+from dlrm.train.evaluator import Watcher
+from dlrm.train.stepper import StepOutput
+
+
+def score_columns(tasks: Sequence[str]) -> list[tuple[str, str]]:
+    """Names of the columns (logit, label) of each task."""
+    return [("logit", "label")] if len(tasks) == 1 else [(f"logit.{task}", f"label.{task}") for task in tasks]
+
+
+class KeptScores(Watcher):
+    """Writes what an evaluation scores, on rank 0; use it as a context, which gives the file its name at its end.
+
+    Every batch is gathered, so this costs a collective a batch and holds one batch at a time.
+
+    Args:
+        path: of the file.
+        order: of the samples; tasks: their names.
+        world: the ranks.
+
+    Raises:
+        OSError: on rank 0, the file cannot be written.
+    """
+
+    def __init__(self, path: Path, order: SampleOrder, tasks: Sequence[str], world: World) -> None:
+        self._path, self._order, self._tasks, self._world = path, order, tasks, world
+        self._batch = 0
+        self._held = ExitStack()
+        self._writer: Any = None
+
+    def __enter__(self) -> KeptScores:
+        """Open the file."""
+        if self._world.is_leader:
+            import pyarrow.parquet
+
+            fields = [(name, pyarrow.float32()) for pair in score_columns(self._tasks) for name in pair]
+            file = self._held.enter_context(written_beside(self._path, durable=False))
+            self._writer = self._held.enter_context(pyarrow.parquet.ParquetWriter(file, pyarrow.schema(fields)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it; after an error nothing is left."""
+        self._held.__exit__(kind, error, trace)
+
+    def scored(self, output: StepOutput) -> None:
+        """Take a batch: every rank's samples without padding, in the order of the ranks, which is that of the samples."""
+        own = len(self._order.indices(0, self._batch, self._world.rank, self._world.size))
+        self._batch += 1
+        logits_BT = output.logits_BT[:own].float()
+        labels_BT = output.labels_BT[:own].masked_fill(output.weights_BT[:own] == 0, torch.nan)
+        gathered = self._world.collectives.all_gather_object((logits_BT.cpu().numpy(), labels_BT.cpu().numpy()))
+        if self._writer is None:
+            return
+        import pyarrow
+
+        arrays = []
+        for task in range(len(self._tasks)):
+            for part in range(2):
+                arrays.append(pyarrow.concat_arrays([_column(parts[part][:, task]) for parts in gathered]))
+        self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._writer.schema))
+
+
+def _column(values_B: Any) -> Any:
+    """float32, null where NaN."""
+    import pyarrow
+
+    return pyarrow.array(values_B, type=pyarrow.float32(), from_pandas=True)
