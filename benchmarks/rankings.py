@@ -52,7 +52,7 @@ class Contestant:
     options: str
     order: int
     has_mlp: bool = True
-    lr: float = 0.003
+    lr: float = 0.01
 
 
 _DLRM = "kind: dlrm, embedding_dim: 8, bottom_mlp: [16, 8]"
@@ -74,12 +74,13 @@ MODELS = {
     ),
 }
 DATA = (
-    "{kind: planted, rows: [10, 10, 10, 10, 10, 10], num_dense: 2, zipf_exponent: 0.3, train_samples: 500000, "
+    "{kind: planted, rows: [10, 10, 10, 10, 10, 10], num_dense: 2, zipf_exponent: 0.3, train_samples: 600000, "
     "validation_samples: 0, test_samples: 50000}"
 )
 OPTIONS = [
     *("--data", DATA, "--train.global_batch_size", "512", "--train.epochs", "1"),
-    *("--optim.sparse", "{kind: rowwise_adagrad, lr: 0.05}"),
+    *("--optim.sparse", "{kind: rowwise_adagrad, lr: 0.1}"),
+    *("--optim.schedule.decay_start_step", "200", "--optim.schedule.decay_steps", "972"),  # to the end
     *("--logging.progress", "false", "--logging.tensorboard", "false", "--checkpoint.enabled", "false"),
 ]
 
