@@ -29,12 +29,15 @@ class SparseFeature:
     Attributes:
         name: column name; also the name of its table.
         rows: number of distinct ids; valid ids are 0 .. rows - 1.
-        hotness: ids per sample (1 for one-hot).
+        hotness: ids per sample (1 for one-hot), at most.
+        history_of: name of the feature whose earlier ids these are, in its rows (a *history*; docs/sequences.md); empty for
+            other features. A model that knows no histories has a table of its own for them.
     """
 
     name: str
     rows: int
     hotness: int = 1
+    history_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Schema:
     dense: tuple[str, ...]
     sparse: tuple[SparseFeature, ...]
     tasks: tuple[str, ...] = ONE_TASK
+
+    @property
+    def histories(self) -> tuple[SparseFeature, ...]:
+        """The features that hold earlier ids of another one."""
+        return tuple(feature for feature in self.sparse if feature.history_of)
 
     @property
     def ids_per_sample(self) -> int:

@@ -1,6 +1,7 @@
 """What the trainer asks of a model. Its own file alone knows more: how it is built of layers, and what its options mean.
 
-A model is a module with all of its tables in one collection, and everything else in child modules. Each child with weights
+A model is a module with all of its tables in one collection (or two, where rows of some are not summed), and everything
+else in child modules. Each child with weights
 is a *group*: its name is what ``optim.lr_scale`` calls its weights, and begins their names in checkpoints.
 """
 
@@ -10,13 +11,15 @@ from collections.abc import Collection
 
 import torch
 from torch import nn
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from dlrm.layers.pooling import PooledColumns
 from dlrm.models.tables import Embedding
 
 TABLES = "tables"
+COLLECTIONS = (TABLES, "sequence_tables")
+"""The children that hold tables and nothing else."""
 
 
 class Model(nn.Module):
@@ -24,6 +27,8 @@ class Model(nn.Module):
 
     Attributes:
         tables: all embedding tables. Sharding puts a sharded collection in its place.
+        sequence_tables: those tables whose rows are looked up one by one and are not in ``tables``, if the model has some;
+            see :mod:`dlrm.models.sequences`.
         pooling: puts what they return side by side: ``pooling(tables(sparse), sparse)``. The rest of the model, which takes
             that, is its *dense part*; an export begins here.
         fields: makes of it the vectors of the features, where tables hold something else than these.
@@ -32,6 +37,7 @@ class Model(nn.Module):
     tables: EmbeddingBagCollection
     pooling: PooledColumns
     fields: nn.Module
+    sequence_tables: EmbeddingCollection | None
 
     lower_precision: Collection[str] = ()
     """Names of the child modules that ``precision.dense`` may have compute in lower precision; the trainer keeps the last
@@ -42,18 +48,31 @@ class Model(nn.Module):
         self.tables = embedding.tables
         self.pooling = embedding.pooling
         self.fields = embedding.fields
+        self.sequence_tables = embedding.sequence_tables
 
     @property
     def groups(self) -> list[str]:
         """The groups of weights outside of the tables, in the order in which they were defined."""
         names = (group_of(name) for name, _ in self.named_parameters())
-        return list(dict.fromkeys(name for name in names if name != TABLES))
+        return list(dict.fromkeys(name for name in names if name not in COLLECTIONS))
+
+    @property
+    def table_weights(self) -> dict[str, nn.Parameter]:
+        """The weights (rows, D) of all tables that are not sharded, by the names that torchrec has for them."""
+        found = {
+            table.name: self.tables.embedding_bags[table.name].weight for table in self.tables.embedding_bag_configs()
+        }
+        if self.sequence_tables is not None:
+            for table in self.sequence_tables.embedding_configs():
+                found[table.name] = self.sequence_tables.embeddings[table.name].weight
+        return found
 
     def forward(self, dense_BN: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """The logit of each task for each sample.
 
-        The train pipelines trace this symbolically (torch.fx), but no child module other than ``tables``, which is called
-        with ``sparse`` as it comes: loops over tensors and conditions on their values or sizes belong into a child.
+        The train pipelines trace this symbolically (torch.fx), but no child module other than those that hold tables,
+        which are called with ``sparse`` as it comes: loops over tensors and conditions on their values or sizes belong into
+        a child.
 
         Args:
             dense_BN: float32 (B, N); N is 0 where the data have no dense features.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dlrm.config.model import DeepFmModel, DlrmModel, ModelConfig
-from dlrm.models import deepfm, dlrm
+from dlrm.config.model import DeepFmModel, DinModel, DlrmModel, ModelConfig
+from dlrm.models import deepfm, din, dlrm
 from dlrm.models.base import Model
 from dlrm.models.init import initialise_dense, initialise_tables
 from dlrm.models.tables import build_embedding
@@ -35,7 +35,9 @@ def build_model(
             model = dlrm.build(config, schema, embedding, seed=seed, rank=rank)
         case DeepFmModel():
             model = deepfm.build(config, schema, embedding, seed=seed, rank=rank)
+        case DinModel():
+            model = din.build(config, schema, embedding, seed=seed, rank=rank)
     initialise_dense(model, seed)
     if torch.device(tables_device).type != "meta":
-        initialise_tables(embedding.tables, seed, bound=config.embedding_init_bound)
+        initialise_tables(model, seed, bound=config.embedding_init_bound)
     return model

@@ -18,10 +18,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torchrec.modules.crossnet import LowRankCrossNet
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
-from dlrm.models.base import TABLES, Model, group_of
+from dlrm.models.base import COLLECTIONS, Model, group_of
 from dlrm.table_names import table_name
 
 # Weights drawn at a time. Drawing needs a handful of int64 temporaries, which should stay in a CPU's cache; and up to
@@ -46,14 +45,11 @@ def initialise_dense(model: Model, seed: int) -> None:
             parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std)
 
 
-def initialise_tables(tables: EmbeddingBagCollection, seed: int, *, bound: float | None) -> None:
+def initialise_tables(model: Model, seed: int, *, bound: float | None) -> None:
     """Draw every weight of tables that are not sharded, in place."""
-    for config in tables.embedding_bag_configs():
-        rows, dim = config.num_embeddings, config.embedding_dim
-        weight = tables.embedding_bags[config.name].weight
-        fill_table_block(
-            weight, seed, table_name(config.name), rows=rows, dim=dim, row_start=0, col_start=0, bound=bound
-        )
+    for name, weight in model.table_weights.items():
+        rows, dim = weight.shape
+        fill_table_block(weight, seed, table_name(name), rows=rows, dim=dim, row_start=0, col_start=0, bound=bound)
 
 
 def table_block(
@@ -127,7 +123,7 @@ def fill_table_block(
 def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float]]:
     """(name, parameter, standard deviation) of every parameter outside of the tables."""
     for prefix, module in model.named_modules():
-        if group_of(prefix) == TABLES:
+        if group_of(prefix) in COLLECTIONS:
             continue
         crossnet = prefix.rpartition(".")[0]
         for name, parameter in module.named_parameters(prefix, recurse=False):

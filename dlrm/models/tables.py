@@ -1,7 +1,8 @@
 """The embedding tables: from the configuration and the schema to torchrec's EmbeddingBagCollection.
 
 Each sparse feature has one table, and both have the feature's name; where that is no name for a module, torchrec knows the
-table by another (:mod:`dlrm.table_names`).
+table by another (:mod:`dlrm.table_names`). Features whose rows a model looks up one by one are in a collection of their own
+(:mod:`dlrm.models.sequences`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from dlrm.config.model import ModelConfig, TableOverride
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import did_you_mean
 from dlrm.layers.pooling import PooledColumns
+from dlrm.models.sequences import build_sequence_tables, pooled_features, table_features
 from dlrm.schema import Schema, SparseFeature
 from dlrm.table_names import module_name
 
@@ -30,15 +32,18 @@ class Embedding:
     """What turns the ids of a sample into vectors, one a sparse feature: :meth:`dlrm.models.base.Model.vectors`.
 
     Attributes:
-        tables: all tables. pooling: puts what they return side by side.
+        tables: all tables but those of ``sequence_tables``. pooling: puts what they return side by side.
         fields: makes of these columns the vectors of the features.
         dims: widths of the vectors, in the order of ``schema.sparse``.
+        sequence_tables: tables whose rows are looked up one by one, where the model has some; their features have no
+            vector among the others.
     """
 
     tables: EmbeddingBagCollection
     pooling: PooledColumns
     fields: nn.Module
     dims: tuple[int, ...]
+    sequence_tables: EmbeddingCollection | None = None
 
 
 def build_embedding(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> Embedding:
@@ -49,7 +54,8 @@ def build_embedding(config: ModelConfig, schema: Schema, *, device: str | torch.
     """
     tables = build_tables(config, schema, device=device)
     dims = tuple(table.embedding_dim for table in tables.embedding_bag_configs())
-    return Embedding(tables, build_pooling(config, schema), nn.Identity(), dims)
+    pooling, unpooled = build_pooling(config, schema), build_sequence_tables(config, schema, device=device)
+    return Embedding(tables, pooling, nn.Identity(), dims, unpooled)
 
 
 def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[EmbeddingBagConfig]:
@@ -64,7 +70,7 @@ def embedding_bag_configs(config: ModelConfig, schema: Schema) -> list[Embedding
         problems.append(ConfigProblem("data", "", "has no sparse feature: this model needs at least one table"))
     if problems:
         raise ConfigError(problems)
-    return [_table(config, feature) for feature in schema.sparse]
+    return [_table(config, feature) for feature in pooled_features(config, schema)]
 
 
 def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta") -> EmbeddingBagCollection:
@@ -84,7 +90,7 @@ def build_tables(config: ModelConfig, schema: Schema, *, device: str | torch.dev
 
 def build_pooling(config: ModelConfig, schema: Schema) -> PooledColumns:
     """What turns the output of the tables into one tensor."""
-    names = [feature.name for feature in schema.sparse]
+    names = [feature.name for feature in pooled_features(config, schema)]
     return PooledColumns(
         names=names,
         dims=[table.embedding_dim for table in embedding_bag_configs(config, schema)],
@@ -107,7 +113,7 @@ def _override(config: ModelConfig, name: str) -> TableOverride:
 
 
 def _unknown_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigProblem]:
-    known = [feature.name for feature in schema.sparse]
+    known = [feature.name for feature in table_features(config, schema)]
     for name in config.tables:
         if name not in known:
             hint = did_you_mean(name, known, cutoff=0.5) or f"there are {len(known)}: {_shortened(known)}"

@@ -8,7 +8,8 @@ another algorithm, and its state cannot be given to another plan.
 So here such tables are only looked up by the fused kernel. In the backward pass, in its place:
 
 1. From the ids of the global batch and the gradient of the pooled embeddings (that of a bag is that of each id in it,
-   since the tables all sum) each rank adds up the gradient of every row that its shards meet.
+   since the tables all sum) each rank adds up the gradient of every row that its shards meet. Where rows are not summed,
+   each id has a gradient of its own.
 2. The ranks that hold shards of the same rows sum the squares of these gradients: one float32 a touched row. They have
    been sent the same ids, so their touched rows are the same and in the same order.
 3. Each adds the sum, divided by the D of the whole table, to its copy of the accumulators, and updates its columns.
@@ -34,12 +35,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.types import ShardingPlan, ShardMetadata
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm.distributed.internals import fused_lookups, kernels_of
+from dlrm.distributed.internals import Lookup, fused_lookups, is_pooled, kernels_of
 from dlrm.errors import PlanError
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
@@ -75,7 +75,7 @@ def train_column_shards(
         pieces = _pieces_by_block(lookup)
         if any(block in holders for block in pieces):
             group_of = {block: meeting.get(holders.get(block, ())) for block in pieces}
-            lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer).watch)
+            lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer, pooled=is_pooled(lookup)).watch)
 
 
 class _Block(NamedTuple):
@@ -94,14 +94,14 @@ class _Piece:
         kernel: fbgemm's module; it knows the learning rate.
         weight_RC, sums_R: views of the weights and the accumulators in it.
         dim: columns of the whole table.
-        feature, columns: where its ids are among those of the lookup, and its columns in the lookup's output.
+        features, columns: where its ids are among those of the lookup, and its columns in the lookup's output.
     """
 
     kernel: Any
     weight_RC: torch.Tensor
     sums_R: torch.Tensor
     dim: int
-    feature: int
+    features: slice
     columns: slice
 
 
@@ -130,6 +130,7 @@ class _LookupUpdate:
         pieces: of this rank, by block, in an order that all ranks have in common.
         group_of: the process group of the block's holders; None where this rank is the only one.
         optimizer: its hyper-parameters.
+        pooled: whether the lookup sums rows.
     """
 
     def __init__(
@@ -137,8 +138,10 @@ class _LookupUpdate:
         pieces: dict[_Block, list[_Piece]],
         group_of: dict[_Block, dist.ProcessGroup | None],
         optimizer: TableRowwiseAdagrad,
+        *,
+        pooled: bool,
     ) -> None:
-        self._pieces = pieces
+        self._pieces, self._pooled = pieces, pooled
         self._optimizer = optimizer
         self._blocks_of: dict[dist.ProcessGroup, list[_Block]] = {}
         for block, group in group_of.items():
@@ -164,17 +167,28 @@ class _LookupUpdate:
             self._apply(pieces, touched[block])
 
     def _add_up(self, pieces: list[_Piece], ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> _Touched:
-        ids_N, bags_N = _ids_and_bags(ids, pieces[0].feature)  # those of the other pieces are the same
+        ids_N, bags_N = _ids_and_bags(ids, pieces[0].features)  # those of the other pieces are the same
+        if not self._pooled:
+            bags_N = torch.arange(len(ids_N), device=ids_N.device)
         rows_U, place_N, bags_N = _gathered_by_row(ids_N, bags_N)
         squares_U = gradient_BX.new_zeros(len(rows_U), dtype=torch.float32)
         gradients_UC = []
         for piece in pieces:
-            gradient_NC = gradient_BX[:, piece.columns].index_select(0, bags_N).float()
+            gradient_NC = self._of_bags(piece, ids, gradient_BX).index_select(0, bags_N).float()
             gradient_UC = gradient_NC.new_zeros(len(rows_U), gradient_NC.shape[1])
             gradient_UC.index_add_(0, place_N, gradient_NC)
             squares_U += gradient_UC.square().sum(dim=1)
             gradients_UC.append(gradient_UC)
         return _Touched(rows_U, gradients_UC, squares_U)
+
+    def _of_bags(self, piece: _Piece, ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> torch.Tensor:
+        """The gradient of each of a piece's bags; where rows are not summed, of each of its ids."""
+        if self._pooled:
+            return gradient_BX[:, piece.columns]
+        # One vector of all rows, which torchrec has cut into equally wide columns.
+        gradient_NC = gradient_BX.reshape(-1, piece.weight_RC.shape[1])
+        offsets = ids.offset_per_key()
+        return gradient_NC[offsets[piece.features.start] : offsets[piece.features.stop]]
 
     def _apply(self, pieces: list[_Piece], touched: _Touched) -> None:
         rows_U = touched.rows_U
@@ -185,11 +199,11 @@ class _LookupUpdate:
             piece.weight_RC.index_add_(0, rows_U, gradient_UC * rates_U[:, None], alpha=-1)
 
 
-def _ids_and_bags(ids: KeyedJaggedTensor, feature: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of a feature, and the bag (sample) that each is in, both int64 (N,)."""
+def _ids_and_bags(ids: KeyedJaggedTensor, features: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids of features, and the bag (of one feature: the sample) that each is in, both int64 (N,)."""
     offsets = ids.offset_per_key()
-    ids_N = ids.values()[offsets[feature] : offsets[feature + 1]].long()
-    lengths_B = ids.lengths().view(len(offsets) - 1, -1)[feature]
+    ids_N = ids.values()[offsets[features.start] : offsets[features.stop]].long()
+    lengths_B = ids.lengths().view(len(offsets) - 1, -1)[features].flatten()
     bags_N = torch.arange(len(lengths_B), device=ids_N.device).repeat_interleave(lengths_B, output_size=len(ids_N))
     return ids_N, bags_N
 
@@ -251,7 +265,7 @@ def _block(table: str, shard: ShardMetadata) -> _Block:
     return _Block(table, shard.shard_offsets[0], shard.shard_sizes[0])
 
 
-def _pieces_by_block(lookup: GroupedPooledEmbeddingsLookup) -> dict[_Block, list[_Piece]]:
+def _pieces_by_block(lookup: Lookup) -> dict[_Block, list[_Piece]]:
     """What this rank holds in a lookup, sorted by table and rows."""
     pieces: dict[_Block, list[_Piece]] = {}
     feature = column = 0
@@ -262,8 +276,9 @@ def _pieces_by_block(lookup: GroupedPooledEmbeddingsLookup) -> dict[_Block, list
             kernel.split_optimizer_states(),
         )
         for table, weight_RC, (sums_R, *_) in zip(tables, weights, states, strict=True):
+            features = slice(feature, feature + table.num_features())  # one where rows are summed
             columns = slice(column, column + table.local_cols)
-            piece = _Piece(kernel, weight_RC, sums_R, table.embedding_dim, feature, columns)
+            piece = _Piece(kernel, weight_RC, sums_R, table.embedding_dim, features, columns)
             pieces.setdefault(_block(table.name, table.local_metadata), []).append(piece)
-            feature, column = feature + 1, columns.stop  # one feature a table
+            feature, column = features.stop, columns.stop
     return dict(sorted(pieces.items()))

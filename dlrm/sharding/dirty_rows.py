@@ -17,11 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.compiled import compiled
-from dlrm.distributed.internals import fused_lookups, kernels_of
+from dlrm.distributed.internals import Lookup, fused_lookups, kernels_of
 from dlrm.table_names import table_name
 
 
@@ -88,23 +87,24 @@ class DirtyRows:
 class _LookupMap:
     """One byte for each row of each shard of a lookup, 1 for dirty ones."""
 
-    def __init__(self, lookup: GroupedPooledEmbeddingsLookup) -> None:
-        # One feature a table, so the features of a lookup are its shards, in this order.
-        features = []
+    def __init__(self, lookup: Lookup) -> None:
+        shards, features = [], []  # a lookup's features are those of its shards, in this order
         kernels = kernels_of(lookup)
         for config, _ in kernels:
             for table in config.embedding_tables:
                 first_row, first_column = table.local_metadata.shard_offsets
-                features.append(
+                shards.append(
                     Shard(table_name(table.name), first_row, first_column, table.local_rows, table.local_cols)
                 )
-        self._ends = np.cumsum([shard.rows for shard in features])
+                features.append(table.num_features())
+        ends = np.cumsum([shard.rows for shard in shards])
         device = kernels[0][1].current_device
-        self._marks = torch.zeros(int(self._ends[-1]), dtype=torch.uint8, device=device)
-        self._bases_F = torch.from_numpy(np.concatenate(([0], self._ends[:-1]))).to(device)
+        self._marks = torch.zeros(int(ends[-1]), dtype=torch.uint8, device=device)
+        self._ends = ends.repeat(features)
+        self._bases_F = torch.from_numpy(np.concatenate(([0], ends[:-1])).repeat(features)).to(device)
         self._part = {
             shard: self._marks[end - shard.rows : end]
-            for shard, end in zip(features, self._ends.tolist(), strict=True)
+            for shard, end in zip(shards, ends.tolist(), strict=True)
             if shard.rows
         }
         lookup.register_forward_pre_hook(self._mark)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -11,8 +11,10 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterCons
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import CacheParams, ShardingPlan, ShardingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from dlrm.config.precision import ExchangeConfig
 from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.data.id_statistics.file import read_statistics
 from dlrm.data.id_statistics.sample import statistics_of
@@ -24,7 +26,7 @@ from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
-from dlrm.sharding.sharder import TableSharder
+from dlrm.sharding.sharder import UNPOOLED_TYPES, Sharders, TableSharder, build_sharders
 from dlrm.sharding.spread_ids import add_statistics
 from dlrm.table_names import module_name, table_name
 
@@ -67,7 +69,7 @@ def make_plan(
     schema: Schema,
     world: World,
     rank_batch_size: int,
-    sharder: TableSharder | None = None,
+    sharders: Sharders | None = None,
     reserve: Reserve = NOTHING,
     groups: Groups | None = None,
 ) -> ShardingPlan:
@@ -79,10 +81,10 @@ def make_plan(
         model: the model with its tables (on the meta device).
         config: constraints and hardware figures.
         optimizer: of the tables; some sharding types would change its arithmetic and are left out.
-        schema: sizes and hotness of the tables.
+        schema: sizes and hotness of the tables, a feature for each.
         world: ranks and device.
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
-        sharder: says in what tables exchange, which weighs too; float32 if left out.
+        sharders: say in what tables exchange, which weighs too; float32 if left out.
         reserve: memory for all that is no table.
         groups: of ranks that share a copy of the tables; all share one if left out.
 
@@ -91,7 +93,7 @@ def make_plan(
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
     group = world if groups is None else groups.seen_from(world)
-    constraints = table_constraints(config, optimizer, schema, group.rank_info)
+    constraints = table_constraints(config, optimizer, schema, group.rank_info, unpooled=_unpooled_tables(model))
     check_kernels(config, constraints, world.device.type)
     if groups is not None and groups.copies > 1:
         keep_on_devices(config, constraints)
@@ -113,7 +115,7 @@ def make_plan(
             constraints=constraints,
             debug=False,
         )
-        return planner.plan(model, [sharder or TableSharder()])
+        return planner.plan(model, sharders or build_sharders(ExchangeConfig()))
 
     def plan() -> ShardingPlan:
         if config.id_statistics:
@@ -168,9 +170,15 @@ def _short_memory(plan_for: Callable[[Hardware], ShardingPlan], hardware: Hardwa
 
 
 def table_constraints(
-    config: ShardingConfig, optimizer: TableOptimizer, schema: Schema, rank_info: RankInfo
+    config: ShardingConfig,
+    optimizer: TableOptimizer,
+    schema: Schema,
+    rank_info: RankInfo,
+    unpooled: Container[str] = (),
 ) -> dict[str, ParameterConstraints]:
     """The planner's constraints for every table, by the names that torchrec has for them.
+
+    ``unpooled`` are those tables (by these names) whose rows are not summed.
 
     Raises:
         ConfigError: constraints for tables that do not exist, or sharding types that all change the optimizer.
@@ -184,8 +192,11 @@ def table_constraints(
         key = f"sharding.tables.{feature.name}.types" if own and own.types else "sharding.types"
         kinds = own.types if own and own.types else config.types
         kernels = own.kernels if own and own.kernels else config.kernels
+        faithful = _faithful_types(kinds, optimizer, key)
+        if module_name(feature.name) in unpooled:
+            faithful = _unpooled_types(faithful, key)
         constraints[module_name(feature.name)] = ParameterConstraints(
-            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), feature.rows, rank_info),
+            sharding_types=_filling_types(faithful, feature.rows, rank_info),
             compute_kernels=list(kernels) if kernels else None,
             min_partition=config.min_column_width,
             pooling_factors=[float(feature.hotness)],
@@ -303,6 +314,29 @@ def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, ke
     return faithful
 
 
+def _configs(collection: EmbeddingBagCollection | EmbeddingCollection) -> list[BaseEmbeddingConfig]:
+    unpooled = isinstance(collection, EmbeddingCollection)
+    return list(collection.embedding_configs() if unpooled else collection.embedding_bag_configs())
+
+
+def _unpooled_tables(model: nn.Module) -> set[str]:
+    """Tables whose rows are not summed, by module name."""
+    collections = (module for module in model.modules() if isinstance(module, EmbeddingCollection))
+    return {table.name for collection in collections for table in collection.embedding_configs()}
+
+
+def _unpooled_types(kinds: list[str], key: str) -> list[str]:
+    """The sharding types that torchrec has for a table whose rows are not summed."""
+    known = [kind for kind in kinds if kind in UNPOOLED_TYPES]
+    if not known:
+        message = (
+            f"has {', '.join(kinds)} only, and torchrec has no such type for a table whose rows are looked up one by one "
+            f"(docs/sequences.md): allow one of {', '.join(UNPOOLED_TYPES)}"
+        )
+        raise ConfigError.at(key, message)
+    return known
+
+
 def _does_not_fit(
     model: nn.Module,
     optimizer: TableOptimizer,
@@ -317,8 +351,8 @@ def _does_not_fit(
     gib = {
         table_name(table.name): optimizer.block_bytes(table.num_embeddings, table.embedding_dim) / _GIB
         for module in model.modules()
-        if isinstance(module, EmbeddingBagCollection)
-        for table in module.embedding_bag_configs()
+        if isinstance(module, EmbeddingBagCollection | EmbeddingCollection)
+        for table in _configs(module)
     }
     largest = max(gib, key=lambda name: gib[name])
     there_is = {"device": hardware.device_bytes, "host": hardware.host_bytes}

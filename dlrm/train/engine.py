@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
@@ -18,6 +18,7 @@ from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
+from dlrm.models.sequences import table_features
 from dlrm.models.task import MODEL_PREFIX, TrainTask
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
 from dlrm.optim.tables.base import TableOptimizer
@@ -31,7 +32,7 @@ from dlrm.sharding.hardware import Hardware, hardware_of
 from dlrm.sharding.memory import pieces_of
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
-from dlrm.sharding.sharder import TableSharder, build_sharder
+from dlrm.sharding.sharder import Sharders, build_sharders
 from dlrm.sharding.wrap import (
     CachedRows,
     FillBlock,
@@ -41,7 +42,7 @@ from dlrm.sharding.wrap import (
     shard_model,
     split_parameters,
 )
-from dlrm.table_names import table_name
+from dlrm.table_names import is_table_weight, module_name
 from dlrm.train.memory import Shapes, account, reserve
 from dlrm.train.precision import DTYPES, allow_tf32, lower_dense
 from dlrm.train.stepper import Stepper
@@ -86,7 +87,7 @@ class PlannedModel:
     Attributes:
         task: with the loss; tables: what trains its tables; sizes: (rows, dim) of each table, by name.
         groups: of ranks that share a copy of the tables.
-        plan: where the tables are to be, in each group; sharder: puts them there.
+        plan: where the tables are to be, in each group; sharders: put them there.
         memory_of: what a rank will take, its process aside.
     """
 
@@ -95,7 +96,7 @@ class PlannedModel:
     sizes: dict[str, tuple[int, int]]
     groups: Groups
     plan: ShardingPlan
-    sharder: TableSharder
+    sharders: Sharders
     memory_of: Callable[[int], MemoryAccount]
 
     @property
@@ -123,31 +124,31 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank)
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
-    sharder = build_sharder(config.precision.exchange)
-    check_rate_groups(config.optim, model.groups, [feature.name for feature in schema.sparse])
-    fuse_optimizer(model.tables, of_tables, config.optim)
-    sizes = {
-        table_name(table.name): (table.num_embeddings, table.embedding_dim)
-        for table in model.tables.embedding_bag_configs()
-    }
+    sharders = build_sharders(config.precision.exchange)
+    features = table_features(config.model, schema)  # one a table
+    check_rate_groups(config.optim, model.groups, [feature.name for feature in features])
+    weights = model.table_weights
+    fuse_optimizer(weights, of_tables, config.optim)
+    sizes = {feature.name: (feature.rows, weights[module_name(feature.name)].shape[1]) for feature in features}
+    of_each_table = replace(schema, sparse=features)
     task = TrainTask(model, task_weights(config.train, schema.tasks))
     shapes = Shapes.of(task, config, schema, world, scored, exchanged=groups.size > 1, trains=trains)
     plan = make_plan(
         task,
         config=config.sharding,
         optimizer=of_tables,
-        schema=schema,
+        schema=of_each_table,
         world=world,
         rank_batch_size=config.train.micro_batch_size // world.size,
-        sharder=sharder,
+        sharders=sharders,
         reserve=reserve(config, shapes, of_tables, world, groups),
         groups=groups,
     )
 
     def memory_of(rank: int) -> MemoryAccount:
-        return account(config, shapes, pieces_of(plan, sizes, schema, rank, groups), of_tables, world, groups)
+        return account(config, shapes, pieces_of(plan, sizes, of_each_table, rank, groups), of_tables, world, groups)
 
-    return PlannedModel(task, of_tables, sizes, groups, plan, sharder, memory_of)
+    return PlannedModel(task, of_tables, sizes, groups, plan, sharders, memory_of)
 
 
 def find_groups(config: Config, world: World) -> Groups:
@@ -186,14 +187,14 @@ def build_engine(
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
     table_weights = sum(rows * dim for rows, dim in sizes.values())
     dense_weights = sum(parameter.numel() for parameter in task.parameters()) - table_weights
-    dense_names = [name for name, _ in task.named_parameters() if ".embedding_bags." not in name]
+    dense_names = [name for name, _ in task.named_parameters() if not is_table_weight(name)]
     fill_block = _block_filler(config, sizes)
     sharded = shard_model(
         task,
         plan=plan,
         world=world,
         fill_block=fill_block,
-        sharder=planned.sharder,
+        sharders=planned.sharders,
         all_reduce=DTYPES[config.precision.all_reduce],
         bucket_mib=config.train.all_reduce_bucket_mib,
         accumulates=config.train.accumulation_steps > 1,

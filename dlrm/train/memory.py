@@ -115,8 +115,7 @@ class Shapes:
         samples = -(-config.train.micro_batch_size // world.size) if trains else 0
         scored_at_once = config.evaluation.global_batch_size or config.train.micro_batch_size
         evaluation_samples = -(-scored_at_once // world.size) if scored else 0
-        configs = task.model.tables.embedding_bag_configs()
-        tables = tuple((table.num_embeddings, table.embedding_dim) for table in configs)
+        tables = tuple((rows, columns) for rows, columns in (w.shape for w in task.model.table_weights.values()))
         weights = sum(parameter.numel() for parameter in task.parameters())
         return cls(
             schema=schema,

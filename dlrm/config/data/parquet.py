@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dlrm.config.base import (
     Advanced,
@@ -20,6 +20,7 @@ from dlrm.config.base import (
 )
 from dlrm.config.data.packed import BadRows
 from dlrm.config.data.paths import InputPath
+from dlrm.config.data.sequences import SequenceColumn
 
 
 class FileSplit(Section):
@@ -64,6 +65,8 @@ class ParquetData(Section):
     """Table size of each sparse column; a single number is meant for all."""
     hotness: Sizes = (1,)
     """Most ids a sample may have in each sparse column (lists may be shorter); a single number is meant for all."""
+    sequences: dict[Column, SequenceColumn] = Field(default_factory=dict)
+    """Columns of histories, by name, beside those of sparse: {clicked: {item: item_id, max_length: 50}}."""
     cache_gib: Advanced[PositiveFloat] = 1.0
     """Memory of a rank for decoded row groups; the largest must fit."""
     bad_rows: BadRows = "error"
@@ -79,8 +82,11 @@ class ParquetData(Section):
                 raise ValueError(
                     f"{name} has {len(given)} entries, sparse names {len(self.sparse)} columns: give one or as many"
                 )
-        columns = [*(self.tasks or (self.label,)), *self.dense, *self.sparse]
+        for name, column in self.sequences.items():
+            if column.item not in self.sparse:
+                raise ValueError(f"sequences.{name}.item is {column.item}, which sparse does not name")
+        columns = [*(self.tasks or (self.label,)), *self.dense, *self.sparse, *self.sequences]
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
-            raise ValueError(f"column {twice[0]} is named twice: every column is label, dense or sparse")
+            raise ValueError(f"column {twice[0]} is named twice: every column is label, dense, sparse or a sequence")
         return self

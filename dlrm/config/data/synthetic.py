@@ -32,6 +32,25 @@ Shares = Annotated[tuple[Share, ...], *AS_LIST]
 Correlation = Annotated[float, Number, Field(ge=-1, le=1)]
 
 
+class PlantedHistory(Section):
+    """A candidate and a history of items (docs/sequences.md): items of the candidate's interest count, others do not."""
+
+    max_length: NonNegativeInt = 0
+    """Most ids of a history, the fewest being none; 0: no candidate and no history."""
+    items: PositiveInt = 2000
+    """Items, and so rows of the table; a multiple of interests."""
+    interests: PositiveInt = 100
+    """Kinds of items."""
+    share: Share = 0.6
+    """Share of the variance of the true logit that is the history's."""
+
+    @model_validator(mode="after")
+    def _every_interest_has_as_many_items(self) -> Self:
+        if self.items % self.interests:
+            raise ValueError(f"items is {self.items}, which is no multiple of interests ({self.interests})")
+        return self
+
+
 class PlantedData(Section):
     """Criteo-shaped samples whose labels come from a hidden factor model, so that the best reachable AUC is known."""
 
@@ -60,6 +79,7 @@ class PlantedData(Section):
     """Share of their labels that are missing."""
     signal: PositiveFloat = 1.7
     """Standard deviation of the true logit: how much of a label can be known (1.7: best reachable AUC about 0.84)."""
+    history: PlantedHistory = PlantedHistory()
     rank: PositiveInt = 4
     """Width of the hidden vectors whose products the label depends on; each factor is weaker than the one before."""
     seed: NonNegativeInt = 0

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dlrm.config.model.base import ModelSection, Pooling, TableOverride
 from dlrm.config.model.deepfm import DeepFmModel
+from dlrm.config.model.din import Attention, DinModel, LocalActivation, SumPooling
 from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
 from dlrm.config.model.heads import SharedBottom
 from dlrm.config.model.interactions import (
@@ -20,18 +21,22 @@ from dlrm.config.model.interactions import (
 
 __all__ = [
     "BOTTOM_MLP",
+    "Attention",
     "CatInteraction",
     "DcnInteraction",
     "DeepFmModel",
+    "DinModel",
     "DlrmModel",
     "DotInteraction",
     "Interaction",
+    "LocalActivation",
     "ModelConfig",
     "ModelSection",
     "Pooling",
     "ProjectionInteraction",
     "SharedBottom",
+    "SumPooling",
     "TableOverride",
 ]
 
-ModelConfig = Annotated[DlrmModel | DeepFmModel, Field(discriminator="kind")]
+ModelConfig = Annotated[DlrmModel | DeepFmModel | DinModel, Field(discriminator="kind")]

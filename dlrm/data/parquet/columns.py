@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import pyarrow as pa
 
@@ -26,12 +27,14 @@ class ColumnMap:
         dense_missing: stands for a null or NaN in a dense column.
         bad_rows: what to do about what is no id, and about lists longer than their hotness.
         lists: the sparse columns that hold lists; known once the files are.
+        newest: of histories, which end of a list is kept where it is longer than the hotness, by column.
     """
 
     schema: Schema
     dense_missing: float
     bad_rows: BadRows = "error"
     lists: frozenset[str] = frozenset()
+    newest: Mapping[str, Literal["first", "last"]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ParquetData) -> ColumnMap:
@@ -40,7 +43,14 @@ class ColumnMap:
         rows = config.rows * count if len(config.rows) == 1 else config.rows
         hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
         sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, strict=True))
-        return cls(Schema(config.dense, sparse, config.tasks or (config.label,)), config.dense_missing, config.bad_rows)
+        rows_of = {feature.name: feature.rows for feature in sparse}
+        histories = tuple(
+            SparseFeature(name, rows_of[column.item], column.max_length, history_of=column.item)
+            for name, column in config.sequences.items()
+        )
+        schema = Schema(config.dense, sparse + histories, config.tasks or (config.label,))
+        newest = {name: column.newest for name, column in config.sequences.items()}
+        return cls(schema, config.dense_missing, config.bad_rows, newest=newest)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +92,7 @@ def with_lists(columns: ColumnMap, files: Sequence[ParquetPart]) -> ColumnMap:
             if is_list(kind) != is_list(there):
                 problem = f"is {kind}, but {there} in {first.path}"
                 raise DataError(part.path, problem, column=feature.name, hint="write all files with one schema")
-        if is_list(telling[0][1]) if telling else feature.hotness > 1:
+        if is_list(telling[0][1]) if telling else feature.hotness > 1 or feature.history_of:
             lists.add(feature.name)
     return replace(columns, lists=frozenset(lists))
 
@@ -118,10 +128,11 @@ def mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
             yield "data.dense", f"column {name} is {_named(kind)}, not numbers: convert it or leave it out"
     for feature in columns.schema.sparse:
         kind, missing = kind_of(found, feature.name)
+        key = f"data.sequences.{feature.name}" if feature.history_of else "data.sparse"
         if missing:
-            yield "data.sparse", missing
+            yield key, missing
         elif kind is not None:
-            yield from _sparse_mistakes(feature, kind)
+            yield from _sparse_mistakes(feature, kind, key)
 
 
 def kind_of(found: pa.Schema, name: str) -> tuple[pa.DataType | None, str]:
@@ -138,11 +149,13 @@ def _values_kind(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType) -> Iterator[tuple[str, str]]:
+def _sparse_mistakes(feature: SparseFeature, kind: pa.DataType, key: str) -> Iterator[tuple[str, str]]:
     ids = _values_kind(kind.value_type) if is_list(kind) else kind
     if not is_number(ids):
         held = f"lists of {_named(ids)}" if is_list(kind) else _named(ids)
-        yield "data.sparse", f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
+        yield key, f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
+    elif feature.history_of and not is_list(kind) and not pa.types.is_null(kind):
+        yield key, f"column {feature.name} holds one id a row ({kind}), and a history is a list of ids"
     elif feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
         message = f"column {feature.name} holds one id a row ({kind}), not lists: hotness {feature.hotness} must be 1"
         yield "data.hotness", message

@@ -13,6 +13,8 @@ linear map of the dense features:
 - *Familiarity* sqrt(min(1, p / p_0)) scales the vector of an id of probability p: what is rare differs little from the
   average, so that what an id does can be learned from the samples it occurs in, however large its table is.
 - a, b, c and d give each part its share of the logit's variance (``_SHARES``), together ``signal`` squared.
+- Where samples have histories (:mod:`dlrm.data.synthetic.planted_history`) what they add is a fifth part, and
+  ``history.share`` its share.
 
 Each of several tasks has such a sum u_t over the same ids and dense features, with effects of its own. The logit of the
 first task is u_0 + bias_0, those of the others are correlation * u_0 + sqrt(1 - correlation^2) * u_t + bias_t.
@@ -35,6 +37,7 @@ import torch
 from dlrm.config.data import PlantedData
 from dlrm.counter_rng import random_bits, stream_key, uniform64
 from dlrm.data.synthetic.ids import task_key
+from dlrm.data.synthetic.planted_history import DrawnHistory, Histories
 
 # Shares of the variance of the logit: a, b, c, d above. A linear model reaches neither c nor d, nor the V in a.
 _SHARES = (0.30, 0.48, 0.18, 0.04)
@@ -58,10 +61,12 @@ class Drawn:
     Attributes:
         ids_FB: int64 (F, B).
         levels_NB: int64 (N, B), positions in the concatenated tables of dense levels.
+        history: the histories, if there are some.
     """
 
     ids_FB: torch.Tensor
     levels_NB: torch.Tensor
+    history: DrawnHistory | None = None
 
 
 class ZipfIds:
@@ -173,7 +178,7 @@ class Draws:
     """The random choices behind samples, the same for all tasks.
 
     Attributes:
-        zipf, dense: how ids and dense features are drawn.
+        zipf, dense: how ids and dense features are drawn; histories: how those are, None without.
     """
 
     def __init__(self, config: PlantedData) -> None:
@@ -181,6 +186,9 @@ class Draws:
         self._num_dense, self._num_sparse = config.num_dense, len(config.rows)
         self.zipf = ZipfIds(config.rows, config.zipf_exponent)
         self.dense = DenseLevels(config.num_dense, config.seed)
+        self.histories: Histories | None = None
+        if config.history.max_length:
+            self.histories = Histories(config.history, zipf_exponent=config.zipf_exponent, seed=config.seed)
 
     def __call__(self, split: str, index_B: torch.Tensor) -> Drawn:
         """The choices behind the samples at these indices (int64, (B,)) of a split."""
@@ -192,6 +200,7 @@ class Draws:
         return Drawn(
             ids_FB=self.zipf.draw(uniform64(ids_key, counters_FB)),
             levels_NB=self.dense.draw(lanes.flatten(0, 1)[: self._num_dense]),
+            history=None if self.histories is None else self.histories.draw(split, index_B),
         )
 
     def for_calibration(self) -> list[Drawn]:
@@ -204,6 +213,11 @@ class HiddenLogit:
 
     def __init__(self, config: PlantedData, draws: Draws, calibration: Sequence[Drawn], task: int) -> None:
         tables = len(config.rows)
+        self._histories = draws.histories
+        self._shares: tuple[float, ...] = _SHARES
+        if draws.histories is not None:
+            share = config.history.share
+            self._shares = (*(part * (1 - share) for part in _SHARES), share)
         self._zipf, self._rank = draws.zipf, config.rank
         self._dense = DenseEffects(draws.dense, config.rank, config.seed, task)
         self._effects_key = task_key(task, config.seed, "planted", "hidden", "effects")
@@ -224,16 +238,20 @@ class HiddenLogit:
         return logit_B
 
     def _parts(self, drawn: Drawn) -> tuple[torch.Tensor, ...]:
-        """The four sums of the formula, in the order of ``_SHARES`` and without their weights; float64 (B,) each."""
+        """The sums of the formula, in the order of ``_SHARES`` and without their weights; float64 (B,) each."""
         vectors_FRB = self._vectors(drawn.ids_FB) - self._centre_FR1
         total_RB = vectors_FRB.sum(0, dtype=torch.float64)
         # Rendle's lemma 3.1: all pairs in linear time. float32 rounds the squares, but to whole numbers all the same.
         squares_B = vectors_FRB.square_().sum((0, 1), dtype=torch.float64)
+        of_history: tuple[torch.Tensor, ...] = ()
+        if self._histories is not None and drawn.history is not None:
+            of_history = (self._histories.effect(drawn.history),)
         return (
             self._dense.effects(drawn.levels_NB),
             total_RB.sum(0),
             total_RB.square().sum(0) - squares_B,
             (total_RB * self._dense.mapped(drawn.levels_NB)).sum(0),
+            *of_history,
         )
 
     def _vectors(self, ids_FB: torch.Tensor) -> torch.Tensor:
@@ -253,7 +271,7 @@ class HiddenLogit:
         parts_PB = torch.cat([torch.stack(self._parts(chunk)) for chunk in chunks], dim=1)
         means_P, std_P = parts_PB.mean(1), parts_PB.std(1)
         # A part that never varies (products of a single table, say) has nothing to say: the others fill its share.
-        weights_P = torch.tensor(_SHARES, dtype=torch.float64).sqrt() / std_P
+        weights_P = torch.tensor(self._shares, dtype=torch.float64).sqrt() / std_P
         weights_P[std_P == 0] = 0.0
         centred_B = ((parts_PB - means_P[:, None]) * weights_P[:, None]).sum(0)
         weights_P *= signal / centred_B.std()

@@ -12,9 +12,10 @@ from dlrm.distributed.world import World
 from dlrm.errors import DataError
 from dlrm.format import escaped
 from dlrm.models.build import build_model
+from dlrm.models.sequences import table_features
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.table_names import state_name, table_of_weight
+from dlrm.table_names import is_table_weight, state_name, table_of_weight
 
 _MOST_DIFFERENCES = 3
 _HINT = "give data with the columns that were trained on (--data.path, --data.kind, ...)"
@@ -70,16 +71,17 @@ def require_fit(checkpoint: Checkpoint, config: Config, schema: Schema, *, data:
         DataError: they are not; what differs first.
         ConfigError: no such model can be built on these columns.
     """
-    differences = _of_tables(checkpoint, schema) or _of_weights(checkpoint, config, schema)
+    differences = _of_tables(checkpoint, config, schema) or _of_weights(checkpoint, config, schema)
     if differences:
         more = len(differences) - _MOST_DIFFERENCES
         told = "; ".join(differences[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise DataError(data, f"does not fit {escaped(checkpoint.path, 300)}: {told}", hint=_HINT)
 
 
-def _of_tables(checkpoint: Checkpoint, schema: Schema) -> list[str]:
+def _of_tables(checkpoint: Checkpoint, config: Config, schema: Schema) -> list[str]:
     stored = open_reader(checkpoint).tensors
-    here = {weight_name(state_name(feature.name)): feature for feature in schema.sparse}
+    tables = table_features(config.model, schema)
+    here = {weight_name(state_name(table.name)): table for table in tables}
     found = []
     for name, feature in here.items():
         if name not in stored:
@@ -88,22 +90,21 @@ def _of_tables(checkpoint: Checkpoint, schema: Schema) -> list[str]:
             found.append(
                 f"table {escaped(feature.name)} has {rows:,} rows in the checkpoint, {feature.rows:,} by the data"
             )
-    tables = [name for name in stored if name.startswith("tables.") and name.endswith(".weight")]
+    there = [name for name in stored if name.startswith("tables.") and name.endswith(".weight")]
     found += [
-        f"the checkpoint has table {_named(name)}, the data have no such column" for name in tables if name not in here
+        f"the checkpoint has table {_named(name)}, the data have no such column" for name in there if name not in here
     ]
-    return found or _of_order(checkpoint, schema)
+    return found or _of_order(checkpoint, [table.name for table in tables])
 
 
 def _named(weight: str) -> str:
     return escaped(weight.removeprefix("tables.").removesuffix(".weight"))
 
 
-def _of_order(checkpoint: Checkpoint, schema: Schema) -> list[str]:
+def _of_order(checkpoint: Checkpoint, names: list[str]) -> list[str]:
     """Tables in another order: interactions and MLPs take their columns by place."""
     plan = checkpoint.metadata.get("plan")
     placed = [table.get("table") for table in plan if isinstance(table, dict)] if isinstance(plan, list) else []
-    names = [feature.name for feature in schema.sparse]
     if sorted(map(str, placed)) != sorted(names):  # nothing is known of it
         return []
     pairs = zip(placed, names, strict=True)
@@ -120,10 +121,8 @@ def _of_weights(checkpoint: Checkpoint, config: Config, schema: Schema) -> list[
     columns = f"with the data's {len(schema.dense)} dense column(s) and {len(schema.tasks)} task(s)"
     found = []
     for full_name, weight in build_model(config.model, schema, seed=0).named_parameters():
-        if full_name.startswith("tables.embedding_bags."):
-            name = weight_name(state_name(table_of_weight(full_name)))
-        else:
-            name = full_name
+        of_table = is_table_weight(full_name)
+        name = weight_name(state_name(table_of_weight(full_name))) if of_table else full_name
         if name not in stored:
             found.append(f"{columns} there is {escaped(name)}, which is not in the checkpoint")
         elif stored[name].shape != tuple(weight.shape):

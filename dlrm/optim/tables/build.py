@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
 from dlrm.distributed.internals import apply_optimizer_in_backward
@@ -41,13 +42,13 @@ def check_table_optimizer(optimizer: TableOptimizer, device: torch.device) -> No
         raise ConfigError.at("optim.sparse.kind", message)
 
 
-def fuse_optimizer(tables: EmbeddingBagCollection, optimizer: TableOptimizer, config: OptimConfig) -> None:
+def fuse_optimizer(weights: Mapping[str, torch.Tensor], optimizer: TableOptimizer, config: OptimConfig) -> None:
     """Mark every table with its optimizer, rate and hyper-parameters before it is sharded.
 
-    Tables whose ``lr_scale`` differs end up in fused kernels of their own.
+    Tables whose ``lr_scale`` differs end up in fused kernels of their own. ``weights`` are those of the tables, by the
+    names that torchrec has for them.
     """
     kind, arguments = optimizer.kernel
-    for table in tables.embedding_bag_configs():
-        lr = optimizer.lr * config.lr_scale.get(table_name(table.name), 1.0)
-        weight = tables.embedding_bags[table.name].weight
+    for name, weight in weights.items():
+        lr = optimizer.lr * config.lr_scale.get(table_name(name), 1.0)
         apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": lr})

@@ -35,6 +35,7 @@ from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launc
 from dlrm.scaling.benchmark.text import texts
 from dlrm.scaling.folder import result_folder
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
+from dlrm.table_names import is_table_weight
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.memory import process_bytes
 
@@ -179,5 +180,5 @@ def _ceilings(
 
 def _dense_state(engine: Engine) -> int:
     """How many numbers the optimizer keeps for each weight outside of tables."""
-    states = (state for name, state in engine.optimizer.unfused_state().items() if ".embedding_bags." not in name)
+    states = (state for name, state in engine.optimizer.unfused_state().items() if not is_table_weight(name))
     return round(sum(tensor.numel() for state in states for tensor in state.values()) / engine.dense_weights)
