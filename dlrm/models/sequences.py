@@ -38,6 +38,16 @@ def table_features(config: ModelConfig, schema: Schema) -> tuple[SparseFeature, 
     return tuple(tables)
 
 
+def unpooled_tables(config: ModelConfig, schema: Schema) -> frozenset[str]:
+    """Names of the tables whose rows the model looks up one by one."""
+    return frozenset(_sharing(config, schema))
+
+
+def table_of(config: ModelConfig, feature: SparseFeature) -> str:
+    """The name of the table that a feature's ids are of."""
+    return feature.history_of if config.unpooled_histories and feature.history_of else feature.name
+
+
 def build_sequence_tables(
     config: ModelConfig, schema: Schema, *, device: str | torch.device = "meta"
 ) -> EmbeddingCollection | None:

@@ -18,7 +18,7 @@ from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_table_block
-from dlrm.models.sequences import table_features
+from dlrm.models.sequences import table_features, unpooled_tables
 from dlrm.models.task import MODEL_PREFIX, TrainTask
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
 from dlrm.optim.tables.base import TableOptimizer
@@ -146,7 +146,8 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     )
 
     def memory_of(rank: int) -> MemoryAccount:
-        return account(config, shapes, pieces_of(plan, sizes, of_each_table, rank, groups), of_tables, world, groups)
+        pieces = pieces_of(plan, sizes, of_each_table, rank, groups, unpooled_tables(config.model, schema))
+        return account(config, shapes, pieces, of_tables, world, groups)
 
     return PlannedModel(task, of_tables, sizes, groups, plan, sharders, memory_of)
 

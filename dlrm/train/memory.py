@@ -42,6 +42,7 @@ from dlrm.memory import (
 from dlrm.metrics.binary import BUFFER_SAMPLES
 from dlrm.metrics.memory import resident_bytes
 from dlrm.models.activations import Activations, activations
+from dlrm.models.sequences import table_features, unpooled_tables
 from dlrm.models.task import TrainTask
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
@@ -49,6 +50,7 @@ from dlrm.sharding import memory as of_tables
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
+from dlrm.table_names import table_name
 
 _FLOAT = 4
 _BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
@@ -67,7 +69,8 @@ class Shapes:
     Attributes:
         schema: of the data.
         model: its class.
-        tables: (rows, columns) of each table; columns: X, of all of them.
+        tables: (rows, columns) of each table; columns: of the vectors that a sample gets of them, one a table, or as many
+            as it has ids where they are not summed.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch or micro-batch, 0 if nothing is trained.
         evaluation_samples: of an evaluation batch, 0 without one.
@@ -82,12 +85,8 @@ class Shapes:
     samples: int
     evaluation_samples: int
     footprint: Activations
+    columns: int
     scored: int = 0
-
-    @property
-    def columns(self) -> int:
-        """X, the width of pooled embeddings."""
-        return sum(columns for _, columns in self.tables)
 
     @classmethod
     def of(
@@ -116,6 +115,12 @@ class Shapes:
         scored_at_once = config.evaluation.global_batch_size or config.train.micro_batch_size
         evaluation_samples = -(-scored_at_once // world.size) if scored else 0
         tables = tuple((rows, columns) for rows, columns in (w.shape for w in task.model.table_weights.values()))
+        hotness = {feature.name: feature.hotness for feature in table_features(config.model, schema)}
+        unpooled = unpooled_tables(config.model, schema)
+        columns = sum(
+            weight.shape[1] * (hotness[table_name(name)] if table_name(name) in unpooled else 1)
+            for name, weight in task.model.table_weights.items()
+        )
         weights = sum(parameter.numel() for parameter in task.parameters())
         return cls(
             schema=schema,
@@ -132,6 +137,7 @@ class Shapes:
                 evaluation_samples=evaluation_samples,
                 exchanged=world.size > 1 if exchanged is None else exchanged,
             ),
+            columns=columns,
             scored=-(-scored // world.size),
         )
 

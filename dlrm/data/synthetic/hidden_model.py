@@ -188,7 +188,7 @@ class Draws:
         self.dense = DenseLevels(config.num_dense, config.seed)
         self.histories: Histories | None = None
         if config.history.max_length:
-            self.histories = Histories(config.history, zipf_exponent=config.zipf_exponent, seed=config.seed)
+            self.histories = Histories(config.history, config.seed)
 
     def __call__(self, split: str, index_B: torch.Tensor) -> Drawn:
         """The choices behind the samples at these indices (int64, (B,)) of a split."""

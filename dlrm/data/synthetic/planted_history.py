@@ -49,13 +49,12 @@ class Histories:
 
     Args:
         config: sizes; some history.
-        zipf_exponent: of candidates and items.
         seed: of all planted data.
     """
 
-    def __init__(self, config: PlantedHistory, *, zipf_exponent: float, seed: int) -> None:
+    def __init__(self, config: PlantedHistory, seed: int) -> None:
         self._config, self._seed = config, seed
-        self._item = ZipfQuantiles([config.items], zipf_exponent)
+        self._item = ZipfQuantiles([config.items], config.zipf_exponent)
         self._strength = _LEAST_STRENGTH + (
             _STRENGTHS * uniform64(stream_key(seed, "planted", "hidden", "strength"), torch.arange(config.items))
         ).to(torch.int64)

@@ -21,6 +21,7 @@ from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World, joined_world
 from dlrm.memory import Bytes, expected
 from dlrm.metrics.memory import peak_memory
+from dlrm.models.sequences import table_of, unpooled_tables
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.environment import environment
 from dlrm.run.log import open_log
@@ -35,6 +36,7 @@ from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launc
 from dlrm.scaling.benchmark.text import texts
 from dlrm.scaling.folder import result_folder
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
+from dlrm.schema import Schema
 from dlrm.table_names import is_table_weight
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.memory import process_bytes
@@ -106,7 +108,7 @@ def measured(config: BenchmarkConfig, dataset: Dataset, world: World, folder: Pa
         notices += ["no floors: none of the model's matrix products is known"] * world.is_leader
     elif _OF_THE_MODEL.isdisjoint(config.without):
         batch = training.first_batch()
-        work = _work(config, engine, batch, products, world)
+        work = _work(config, dataset.schema, engine, batch, products, world)
         ceilings = _ceilings(engine, products, len(batch.sparse.values()), world, notices.append)
     if work and ceilings:
         reached = floors(work, ceilings, samples=config.train.global_batch_size, step_ms=time.median_ms)
@@ -138,10 +140,16 @@ def _memory(world: World) -> Memory:
     return Memory.of(*zip(*world.collectives.all_gather_object((expected(), peak_memory(world.device))), strict=True))
 
 
-def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[Product], world: World) -> Work:
+def _work(
+    config: BenchmarkConfig, schema: Schema, engine: Engine, batch: Batch, products: list[Product], world: World
+) -> Work:
     """Of a sample; the same on every rank, as rank 0 has counted the ids of its batch."""
-    ids = world.collectives.broadcast_object(ids_per_sample(batch))
-    tables = [TableUse(place.dim, count) for place, count in zip(engine.placements, ids, strict=True)]
+    ids = dict.fromkeys((place.table for place in engine.placements), 0.0)
+    counts = world.collectives.broadcast_object(ids_per_sample(batch))
+    for feature, count in zip(schema.sparse, counts, strict=True):
+        ids[table_of(config.model, feature)] += count
+    unpooled = unpooled_tables(config.model, schema)
+    tables = [TableUse(place.dim, ids[place.table], pooled=place.table not in unpooled) for place in engine.placements]
     return work_per_sample(
         products,
         tables,
