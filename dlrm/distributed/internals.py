@@ -7,6 +7,7 @@ stands for. Each step of that way is taken here and nowhere else. What is leaned
 - ``dlrm/sharding/replicas.py``: how DistributedModelParallel makes a DistributedDataParallel, and the order of its buckets;
 - ``dlrm/sharding/copies.py``: what torchrec's DMPCollection asks of its own methods, and what it averages;
 - ``dlrm/sharding/empty_shards.py``: how fbgemm's CPU kernels tell their tables apart;
+- ``dlrm/sharding/unpooled_on_cpu.py``: what fbgemm's module of data-parallel tables makes of unpooled ones on CPU;
 - ``dlrm/compiled.py``: numba's cache of machine code;
 - ``launch/elastic_agent.py``: torchelastic's agent; ``launch/signed_store.py``: the state of its rendezvous.
 
@@ -64,7 +65,7 @@ def fused_lookups(sharded: nn.Module) -> Iterator[Lookup]:
             yield lookup
 
 
-def is_pooled(lookup: Lookup) -> bool:
+def is_pooled(lookup: nn.Module) -> bool:
     """Whether a lookup gives sums of rows (B, X); otherwise it gives all rows of all features as one vector."""
     return isinstance(lookup, GroupedPooledEmbeddingsLookup)
 

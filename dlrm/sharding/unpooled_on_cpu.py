@@ -29,10 +29,10 @@ def look_rows_up_by_torch(sharded: nn.Module) -> None:
             kernel: Any = getattr(module, "emb_module", None)
             is_dense = isinstance(kernel, DenseTableBatchedEmbeddingBagsCodegen)
             if is_dense and kernel.use_cpu and kernel.pooling_mode == PoolingMode.NONE:
-                kernel.forward = partial(_rows, kernel)
+                kernel.forward = partial(rows_of, kernel)
 
 
-def _rows(kernel: Any, indices: torch.Tensor, offsets: torch.Tensor, **_: Any) -> torch.Tensor:
+def rows_of(kernel: Any, indices: torch.Tensor, offsets: torch.Tensor, **_: Any) -> torch.Tensor:
     """What the kernel would give: float32 (N, D), the rows of the ids.
 
     Args:

@@ -41,7 +41,7 @@ class PlantedHistory(Section):
     """Items, and so rows of the table; a multiple of interests."""
     interests: PositiveInt = 100
     """Kinds of items."""
-    zipf_exponent: NonNegativeFloat = 0.4
+    zipf_exponent: NonNegativeFloat = 1.05
     """Skew of the items, as of the other ids."""
     share: Share = 0.6
     """Share of the variance of the true logit that is the history's."""
