@@ -17,6 +17,7 @@ from tests.support.ranks import run_ranks
 from tests.support.training import this_world
 from tests.support.whole_state import fill_state, gather_state
 
+pytestmark = pytest.mark.timeout(600)  # many engines in few ranks, on a machine that may be busy
 SAMPLES, BATCH, STEPS, MORE_STEPS = 130, 50, 4, 2  # three batches an epoch, the last of 30
 MODEL = ["model.kind=din", "model.embedding_dim=8", "model.top_mlp=16,1", f"train.global_batch_size={BATCH}"]
 OPTIMIZERS = {
@@ -89,7 +90,7 @@ def of_ranks(rank, world_size, cases, states):
 
 @pytest.fixture(scope="module")
 def one_rank():
-    return run_ranks(of_one_rank, 1)[0]
+    return run_ranks(of_one_rank, 1, timeout_s=500)[0]
 
 
 def cases_of(types_of, others=()):
@@ -97,7 +98,7 @@ def cases_of(types_of, others=()):
     return cases + [("rowwise_adagrad", name, ["sharding.types=table_wise", OTHERS[name]]) for name in others]
 
 
-FEW = {"sgd": ["row_wise", "data_parallel"], "adagrad": ["table_wise", "column_wise"], "rowwise_adagrad": TYPES}
+FEW = {"sgd": ["data_parallel"], "adagrad": ["column_wise"], "rowwise_adagrad": TYPES}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ FEW = {"sgd": ["row_wise", "data_parallel"], "adagrad": ["table_wise", "column_w
 )
 def test_training_its_state_and_its_scores_do_not_depend_on_ranks_and_sharding(one_rank, world_size, cases):
     states = {optimizer: state for optimizer, (_, state, _, _) in one_rank.items()}
-    by_rank = run_ranks(of_ranks, world_size, cases, states, timeout_s=220)
+    by_rank = run_ranks(of_ranks, world_size, cases, states, timeout_s=500)
     assert all(of_rank == by_rank[0] for of_rank in by_rank)
     for (optimizer, name), (losses, more, auc) in by_rank[0].items():
         expected, _, expected_auc, _ = one_rank[optimizer]
