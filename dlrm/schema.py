@@ -29,9 +29,11 @@ class SparseFeature:
     Attributes:
         name: column name; also the name of its table, unless ``table`` says otherwise.
         rows: number of distinct ids; valid ids are 0 .. rows - 1.
-        hotness: ids per sample (1 for one-hot).
+        hotness: ids per sample (1 for one-hot), at most.
         table: the name of its table, where that is another.
         weights: the column of the ids' weights, by which their embeddings are multiplied; none if empty.
+        history_of: name of the feature whose earlier ids these are, in its rows (a *history*; docs/sequences.md); empty for
+            other features. A model that knows no histories has a table of its own for them.
     """
 
     name: str
@@ -39,6 +41,7 @@ class SparseFeature:
     hotness: int = 1
     weights: str = ""
     table: str = ""
+    history_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Schema:
         for feature in self.sparse:
             found.setdefault(feature.table or feature.name, []).append(feature)
         return found
+
+    @property
+    def histories(self) -> tuple[SparseFeature, ...]:
+        """The features that hold earlier ids of another one."""
+        return tuple(feature for feature in self.sparse if feature.history_of)
 
     @property
     def ids_per_sample(self) -> int:

@@ -41,8 +41,13 @@ def table_name(name: str) -> str:
     return unquote(name.removeprefix(_MARK)) if name.startswith(_MARK) else name
 
 
+def is_table_weight(full_name: str) -> bool:
+    """Whether what torch calls so is the weight of a table, in one of a model's collections of tables."""
+    return "tables.embedding_bags." in full_name or "tables.embeddings." in full_name
+
+
 def table_of_weight(full_name: str) -> str:
-    """The table whose weight torch calls ``....embedding_bags.<module name>.weight``."""
+    """The table whose weight torch calls ``....embedding_bags.<module name>.weight``, or ``.embeddings.``."""
     return table_name(full_name.split(".")[-2])
 
 

@@ -7,6 +7,7 @@ stands for. Each step of that way is taken here and nowhere else. What is leaned
 - ``dlrm/sharding/replicas.py``: how DistributedModelParallel makes a DistributedDataParallel, and the order of its buckets;
 - ``dlrm/sharding/copies.py``: what torchrec's DMPCollection asks of its own methods, and what it averages;
 - ``dlrm/sharding/empty_shards.py``: how fbgemm's CPU kernels tell their tables apart;
+- ``dlrm/sharding/unpooled_on_cpu.py``: what fbgemm's module of data-parallel tables makes of unpooled ones on CPU;
 - ``dlrm/compiled.py``: numba's cache of machine code;
 - ``launch/elastic_agent.py``: torchelastic's agent; ``launch/signed_store.py``: the state of its rendezvous.
 
@@ -16,7 +17,7 @@ stands for. Each step of that way is taken here and nowhere else. What is leaned
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch._C import _current_autograd_node as current_node
@@ -26,7 +27,8 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignor
 from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._pytree import tree_leaves
-from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
+from torchrec.distributed.embedding_lookup import GroupedEmbeddingsLookup, GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
@@ -39,6 +41,7 @@ __all__ = [
     "caches_rows",
     "current_node",  # of autograd, whose backward pass runs
     "fused_lookups",
+    "is_pooled",
     "kernels_of",
     "kernels_of_optimizer",
     "next_sequence_number",  # which the next node of autograd has on this thread
@@ -47,35 +50,44 @@ __all__ = [
     "tree_leaves",  # the tensors in whatever holds some
 ]
 
+_SHARDED = (ShardedEmbeddingBagCollection, ShardedEmbeddingCollection)
+Lookup: TypeAlias = GroupedPooledEmbeddingsLookup | GroupedEmbeddingsLookup
+"""Of rows that are summed, and of rows that are not."""
+
 apply_optimizer_in_backward = _apply_optimizer_in_backward
 """Says by which optimizer a table is trained once it is sharded; torchrec's public function of that name is deprecated."""
 
 
-def fused_lookups(sharded: nn.Module) -> Iterator[GroupedPooledEmbeddingsLookup]:
+def fused_lookups(sharded: nn.Module) -> Iterator[Lookup]:
     """Torchrec's modules, one a sharding type, that hold the fused kernels of this rank."""
     for lookup in all_lookups(sharded):
-        if isinstance(lookup, GroupedPooledEmbeddingsLookup):
+        if isinstance(lookup, Lookup):
             yield lookup
 
 
+def is_pooled(lookup: nn.Module) -> bool:
+    """Whether a lookup gives sums of rows (B, X); otherwise it gives all rows of all features as one vector."""
+    return isinstance(lookup, GroupedPooledEmbeddingsLookup)
+
+
 def all_lookups(sharded: nn.Module) -> Iterator[nn.Module]:
-    """The modules, one a sharding type, that make pooled embeddings of ids.
+    """The modules, one a sharding type, that make embeddings of ids.
 
     Those of data-parallel tables are inside of a DistributedDataParallel.
     """
     for module in sharded.modules():
-        if isinstance(module, ShardedEmbeddingBagCollection):
+        if isinstance(module, _SHARDED):
             yield from module._lookups
 
 
 def replace_lookups(sharded: nn.Module, stand_in: Callable[[nn.Module], Any]) -> None:
     """Have something else called in the place of each of :func:`all_lookups`, and of what hangs on its calls."""
     for module in sharded.modules():
-        if isinstance(module, ShardedEmbeddingBagCollection):
+        if isinstance(module, _SHARDED):
             module._lookups[:] = [stand_in(lookup) for lookup in module._lookups]
 
 
-def kernels_of(lookup: GroupedPooledEmbeddingsLookup) -> list[tuple[Any, Any]]:
+def kernels_of(lookup: Lookup) -> list[tuple[Any, Any]]:
     """What a lookup computes with, in the order of its features.
 
     Returns:

@@ -20,6 +20,7 @@ from dlrm.config.model import (
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.lookups.rule import IDS, Rule, hash_keys
 from dlrm.lookups.shared import problems_of_tables, table_of_features
+from dlrm.lookups.unpooled import candidates, problems_of_unpooled
 from dlrm.schema import Schema, SparseFeature
 
 MOST_ROWS = 2**40
@@ -54,12 +55,14 @@ class Table:
         name, rows: of the table.
         dim: D, numbers of a row.
         lookups: the names of those that read it.
+        pooled: whether the rows of a bag are summed; otherwise the model gets each of them (docs/sequences.md).
     """
 
     name: str
     rows: int
     dim: int
     lookups: tuple[str, ...]
+    pooled: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Lookups:
 
     Attributes:
         features: the schema of the data.
-        lookups: in the order of the features; fields: of each feature.
+        lookups: in the order of the features.
+        fields: of each feature whose rows are pooled, in this order.
         tables: in the order in which lookups name them first.
     """
 
@@ -123,6 +127,21 @@ class Lookups:
         """D of each table, by name."""
         return {table.name: table.dim for table in self.tables}
 
+    @property
+    def unpooled_tables(self) -> frozenset[str]:
+        """The names of tables whose rows the model gets one by one."""
+        return frozenset(table.name for table in self.tables if not table.pooled)
+
+    @property
+    def pooled(self) -> tuple[Lookup, ...]:
+        """The lookups whose rows are summed."""
+        return tuple(lookup for lookup in self.lookups if lookup.table not in self.unpooled_tables)
+
+    @property
+    def unpooled(self) -> tuple[Lookup, ...]:
+        """The lookups whose rows the model gets one by one: candidates and their histories."""
+        return tuple(lookup for lookup in self.lookups if lookup.table in self.unpooled_tables)
+
 
 def _too_long(table: str, rows: int) -> ConfigProblem:
     message = (
@@ -134,7 +153,8 @@ def _too_long(table: str, rows: int) -> ConfigProblem:
 
 def with_table_rows(config: ModelConfig, schema: Schema) -> Schema:
     """The schema in which ids of growing tables are rows of these: what is looked up of samples."""
-    kinds = {feature.name: config.embedding_of(feature.name) for feature in schema.sparse}
+    table_of, _ = table_of_features(config, schema)
+    kinds = {feature.name: config.embedding_of(table_of[feature.name]) for feature in schema.sparse}
     return replace(
         schema,
         sparse=tuple(
@@ -156,12 +176,17 @@ def lookups_of(config: ModelConfig, schema: Schema) -> Lookups:
     if problems:
         raise ConfigError(problems)
     table_of, rows_of = table_of_features(config, schema)
+    unpooled = candidates(config, schema)
     smallest = min(rows_of.values())
     found = []
     for place, feature in enumerate(schema.sparse):
         table = table_of[feature.name]
         made = _of_feature(config, place, feature, table, rows=rows_of[table], smallest=smallest)
         problems += made.problems
+        if table in unpooled:
+            problems += problems_of_unpooled(
+                config, feature, table, [(lookup.rule, dim) for lookup, _, dim in made.lookups]
+            )
         found.append(made)
     lookups = tuple(lookup for made in found for lookup, _, _ in made.lookups)
     problems += _same_names(lookups, [made.base for made in found for _ in made.lookups])
@@ -171,10 +196,11 @@ def lookups_of(config: ModelConfig, schema: Schema) -> Lookups:
     if too_long := [_too_long(table, rows) for table, (rows, _) in sizes.items() if rows > MOST_ROWS]:
         raise ConfigError(too_long)
     tables = tuple(
-        Table(name, rows, dim, tuple(lookup.name for lookup in lookups if lookup.table == name))
+        Table(name, rows, dim, tuple(lookup.name for lookup in lookups if lookup.table == name), name not in unpooled)
         for name, (rows, dim) in sizes.items()
     )
-    return Lookups(schema, lookups, tuple(made.field for made in found), tables)
+    fields = tuple(made.field for made in found if made.base not in unpooled)
+    return Lookups(schema, lookups, fields, tables)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dlrm.config.model import GrowingEmbedding, ModelConfig
 from dlrm.errors import ConfigProblem
 from dlrm.format import did_you_mean
+from dlrm.lookups.unpooled import candidates, sharing_candidates
 from dlrm.schema import Schema
 
 
 def table_of_features(config: ModelConfig, schema: Schema) -> tuple[dict[str, str], dict[str, int]]:
     """The table of each feature, and how many ids each table has: of features that share one, the most that any has."""
     shared = {feature: table for table, features in config.shared_tables.items() for feature in features}
+    shared |= sharing_candidates(config, schema)
     table_of = {feature.name: shared.get(feature.name, feature.name) for feature in schema.sparse}
     ids: dict[str, int] = {}
     for feature in schema.sparse:
@@ -24,10 +26,17 @@ def table_of_features(config: ModelConfig, schema: Schema) -> tuple[dict[str, st
 def problems_of_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigProblem]:
     """What is said of tables or features that there are none of, or said twice."""
     features = [feature.name for feature in schema.sparse]
+    of_candidate = sharing_candidates(config, schema)
     sharing: dict[str, str] = {}
     for table, shared in config.shared_tables.items():
         key = f"model.shared_tables.{table}"
         for feature in shared:
+            if feature in of_candidate or feature in candidates(config, schema):
+                message = (
+                    f"{feature} and {of_candidate.get(feature, 'its histories')} share a table already, whose rows are "
+                    "looked up one by one (docs/sequences.md); leave it out"
+                )
+                yield ConfigProblem(key, "", message)
             if feature not in features:
                 yield ConfigProblem(key, "", f"the data has no sparse feature {feature}; {_hint(feature, features)}")
             elif feature in sharing:
@@ -41,6 +50,7 @@ def problems_of_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigPr
         if table in features and table not in shared:
             yield ConfigProblem(key, "", "is a feature with a table of its own; call the shared table otherwise")
     known = [*features, *config.shared_tables]
+    sharing |= of_candidate
     for name, own in config.tables.items():
         key = f"model.tables.{name}"
         if name not in known:

@@ -7,6 +7,7 @@ import torch
 from dlrm.config.model import (
     DcnV1Model,
     DeepFmModel,
+    DinModel,
     DlrmModel,
     FinalMlpModel,
     FmModel,
@@ -16,7 +17,7 @@ from dlrm.config.model import (
     WukongModel,
     XDeepFmModel,
 )
-from dlrm.models import dcn_v1, deepfm, dlrm, finalmlp, fm, lr, wide_deep, wukong, xdeepfm
+from dlrm.models import dcn_v1, deepfm, din, dlrm, finalmlp, fm, lr, wide_deep, wukong, xdeepfm
 from dlrm.models.base import Model
 from dlrm.models.init import initialise_dense, initialise_tables
 from dlrm.models.tables import build_embedding
@@ -53,6 +54,8 @@ def build_model(
             model = dlrm.build(config, schema, embedding, seed=seed, rank=rank)
         case DeepFmModel():
             model = deepfm.build(config, schema, embedding, seed=seed, rank=rank)
+        case DinModel():
+            model = din.build(config, schema, embedding, seed=seed, rank=rank)
         case LrModel():
             model = lr.build(config, schema, embedding)
         case FmModel():
@@ -69,5 +72,5 @@ def build_model(
             model = wukong.build(config, schema, embedding, seed=seed, rank=rank)
     initialise_dense(model, seed)
     if torch.device(tables_device).type != "meta":
-        initialise_tables(embedding.tables, embedding.lookups.widths, seed, bound=config.embedding_init_bound)
+        initialise_tables(model, seed, bound=config.embedding_init_bound)
     return model

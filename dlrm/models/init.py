@@ -15,16 +15,15 @@ numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torchrec.modules.crossnet import LowRankCrossNet, VectorCrossNet
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.counter_rng import stream_key, uniform, uniform64
 from dlrm.layers.heads.experts import ExpertLinear
-from dlrm.models.base import TABLES, Model, group_of
+from dlrm.models.base import COLLECTIONS, Model, group_of
 from dlrm.table_names import table_name
 
 # Weights drawn at a time. Drawing needs a handful of int64 temporaries, which should stay in a CPU's cache; and up to
@@ -50,14 +49,14 @@ def initialise_dense(model: Model, seed: int) -> None:
             parameter.copy_(_normal(stream_key(seed, "init", name), parameter.shape) * std + mean)
 
 
-def initialise_tables(
-    tables: EmbeddingBagCollection, widths: Mapping[str, int], seed: int, *, bound: float | None
-) -> None:
-    """Draw every weight of tables that are not sharded, in place; ``widths`` without their padding, by table."""
-    for config in tables.embedding_bag_configs():
-        name, weight = table_name(config.name), tables.embedding_bags[config.name].weight
-        rows, dim = config.num_embeddings, widths[name]
-        fill_padded_block(weight, seed, name, rows=rows, dim=dim, row_start=0, col_start=0, bound=bound)
+def initialise_tables(model: Model, seed: int, *, bound: float | None) -> None:
+    """Draw every weight of tables that are not sharded, in place."""
+    widths = model.lookups.widths
+    for name, weight in model.table_weights.items():
+        table = table_name(name)
+        fill_padded_block(
+            weight, seed, table, rows=len(weight), dim=widths[table], row_start=0, col_start=0, bound=bound
+        )
 
 
 def fill_padded_block(
@@ -171,7 +170,7 @@ def table_rows(
 def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:
     """(name, parameter, mean, standard deviation) of every parameter outside of the tables."""
     for prefix, module in model.named_modules():
-        if group_of(prefix) == TABLES:
+        if group_of(prefix) in COLLECTIONS:
             continue
         holder, _, role = prefix.rpartition(".")
         crosses = isinstance(module, nn.ParameterList) and isinstance(model.get_submodule(holder), _CROSS_NETS)

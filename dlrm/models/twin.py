@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from dlrm.distributed.internals import FakeTensors
 from dlrm.models.task import TrainTask
@@ -21,11 +21,14 @@ from dlrm.schema import Schema
 
 def twin_of(task: TrainTask, fake: FakeTensors, device: torch.device, *, exchanged: bool) -> TrainTask:
     """The same modules with the same weights, but for the tables; what a forward pass notes down stays in the copy."""
-    tables = task.model.tables
+    tables, unpooled = task.model.tables, task.model.sequence_tables
     shared = {id(tensor): tensor for tensor in chain(task.parameters(), task.buffers())}
     with fake:
-        stand_in = PooledEmbeddings(tables.embedding_bag_configs(), device, exchanged=exchanged)
-    return copy.deepcopy(task, {**shared, id(tables): stand_in})
+        pooled = PooledEmbeddings(tables.embedding_bag_configs(), device, exchanged=exchanged)
+        stand_ins: dict[int, nn.Module] = {id(tables): pooled}
+        if unpooled is not None:
+            stand_ins[id(unpooled)] = UnpooledEmbeddings(unpooled.embedding_configs(), device, exchanged=exchanged)
+    return copy.deepcopy(task, {**shared, **stand_ins})
 
 
 class PooledEmbeddings(nn.Module):
@@ -42,6 +45,26 @@ class PooledEmbeddings(nn.Module):
         size = sparse.stride(), sum(self._dims.values())
         pooled_BX = _Lookup.apply(self._weight, size, self._exchanged)  # type: ignore[no-untyped-call]
         return KeyedTensor(keys=list(self._dims), length_per_key=list(self._dims.values()), values=pooled_BX)
+
+
+class UnpooledEmbeddings(nn.Module):
+    """Stands in for tables whose rows are not summed: float32 (R, D) of each feature."""
+
+    def __init__(self, configs: Iterable[Any], device: torch.device, *, exchanged: bool) -> None:
+        super().__init__()
+        self._dims = {feature: config.embedding_dim for config in configs for feature in config.feature_names}
+        self._exchanged = exchanged
+        self._weight = torch.zeros((), device=device, requires_grad=True)
+
+    def forward(self, sparse: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        """Whatever the ids; as many of each feature as the batch has."""
+        found = {}
+        for name, dim in self._dims.items():
+            ids = sparse[name]
+            size = len(ids.values()), dim
+            rows_RD = _Lookup.apply(self._weight, size, self._exchanged)  # type: ignore[no-untyped-call]
+            found[name] = JaggedTensor(values=rows_RD, lengths=ids.lengths())
+        return found
 
 
 class _Lookup(torch.autograd.Function):
@@ -77,13 +100,15 @@ class FakeBatch(NamedTuple):
 def fake_batch(schema: Schema, samples: int, device: torch.device) -> FakeBatch:
     """Of ``samples`` whose bags have as many ids as the schema says at most."""
     names = [feature.name for feature in schema.sparse]
-    ids = samples * sum(feature.hotness for feature in schema.sparse)
+    counts = [samples * feature.hotness for feature in schema.sparse]
+    ids = sum(counts)
     sparse = KeyedJaggedTensor(
         keys=names,
         values=torch.zeros(ids, dtype=torch.int32, device=device),
         weights=torch.zeros(ids, device=device) if schema.ids_have_weights else None,
         lengths=torch.zeros(len(names) * samples, dtype=torch.int32, device=device),
         stride=samples,
+        length_per_key=counts,
     )
     dense_BN = torch.zeros(samples, len(schema.dense), device=device)
     labels_BT = torch.zeros(samples, len(schema.tasks), device=device)

@@ -32,11 +32,12 @@ def stage_of(name: str, child: nn.Module) -> str:
     """
     # Not above: who only shows stages needs no torch.
     from dlrm.layers.pooling import PooledColumns
-    from dlrm.models.base import TABLES
+    from dlrm.layers.separate_rows import SeparateRows
+    from dlrm.models.base import COLLECTIONS
 
-    if isinstance(child, PooledColumns):
+    if isinstance(child, PooledColumns | SeparateRows):
         return OUTPUT_DIST
-    return INPUT_DIST if name == TABLES else name
+    return INPUT_DIST if name in COLLECTIONS else name
 
 
 def backward_of(stage: str) -> str:

@@ -153,10 +153,14 @@ def _linear(samples: int, inputs: int, outputs: int, input_needs_gradient: bool)
 
 @dataclass(frozen=True)
 class TableUse:
-    """What the samples ask of a table: its width, and how many of its rows a sample looks up in the mean."""
+    """What the samples ask of a table: its width, and how many of its rows a sample looks up in the mean.
+
+    ``pooled`` says whether these are summed before they are sent.
+    """
 
     dim: int
     ids_per_sample: float
+    pooled: bool = True
 
 
 def ids_per_sample(batch: Batch, lookups: Lookups) -> list[float]:
@@ -210,7 +214,7 @@ def work_per_sample(
         id_bytes: of an id in a batch.
     """
     ids = sum(table.ids_per_sample for table in tables)
-    pooled = sum(table.dim for table in tables)
+    pooled = sum(table.dim * (1 if table.pooled else table.ids_per_sample) for table in tables)
     rows = sum(
         table.ids_per_sample * (3 * table.dim * optimizer.weight_bytes + 2 * _state_bytes(optimizer, table.dim))
         for table in tables

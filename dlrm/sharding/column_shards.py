@@ -8,7 +8,8 @@ another algorithm, and its state cannot be given to another plan.
 So here such tables are only looked up by the fused kernel. In the backward pass, in its place:
 
 1. From the ids of the global batch and the gradient of the pooled embeddings (that of a bag, times the id's weight, is that
-   of each id in it, since the tables all sum) each rank adds up the gradient of every row that its shards meet.
+   of each id in it, since the tables all sum) each rank adds up the gradient of every row that its shards meet. Where rows
+   are not summed, each id has a gradient of its own.
 2. The ranks that hold shards of the same rows sum the squares of these gradients: one float32 a touched row. They have
    been sent the same ids, so their touched rows are the same and in the same order.
 3. Each adds the sum, divided by the D of the whole table, to its copy of the accumulators, and updates its columns.
@@ -34,12 +35,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.types import ShardingPlan, ShardMetadata
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm.distributed.internals import fused_lookups, kernels_of
+from dlrm.distributed.internals import Lookup, fused_lookups, is_pooled, kernels_of
 from dlrm.errors import PlanError
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.optim.tables.rowwise_adagrad import TableRowwiseAdagrad
@@ -75,7 +75,7 @@ def train_column_shards(
         pieces = _pieces_by_block(lookup)
         if any(block in holders for block in pieces):
             group_of = {block: meeting.get(holders.get(block, ())) for block in pieces}
-            lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer).watch)
+            lookup.register_forward_hook(_LookupUpdate(pieces, group_of, optimizer, pooled=is_pooled(lookup)).watch)
 
 
 class _Block(NamedTuple):
@@ -95,7 +95,7 @@ class _Piece:
         weight_RC, sums_R: views of the weights and the accumulators in it.
         dim: columns of the whole table.
         features, columns: where the ids of each of its features are among those of the lookup, and its columns for that
-            feature in the lookup's output.
+            feature in the lookup's output, if that sums rows.
     """
 
     kernel: Any
@@ -131,6 +131,7 @@ class _LookupUpdate:
         pieces: of this rank, by block, in an order that all ranks have in common.
         group_of: the process group of the block's holders; None where this rank is the only one.
         optimizer: its hyper-parameters.
+        pooled: whether the lookup sums rows.
     """
 
     def __init__(
@@ -138,8 +139,10 @@ class _LookupUpdate:
         pieces: dict[_Block, list[_Piece]],
         group_of: dict[_Block, dist.ProcessGroup | None],
         optimizer: TableRowwiseAdagrad,
+        *,
+        pooled: bool,
     ) -> None:
-        self._pieces = pieces
+        self._pieces, self._pooled = pieces, pooled
         self._optimizer = optimizer
         self._blocks_of: dict[dist.ProcessGroup, list[_Block]] = {}
         for block, group in group_of.items():
@@ -166,12 +169,14 @@ class _LookupUpdate:
 
     def _add_up(self, pieces: list[_Piece], ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> _Touched:
         ids_N, bags_N, weights_N = _ids_and_bags_of(ids, pieces[0].features)  # those of the other pieces are the same
+        if not self._pooled:
+            bags_N, weights_N = torch.arange(len(ids_N), device=ids_N.device), None
         rows_U, place_N, order_N = _gathered_by_row(ids_N)
         bags_N = bags_N.index_select(0, order_N)
         squares_U = gradient_BX.new_zeros(len(rows_U), dtype=torch.float32)
         gradients_UC = []
         for piece in pieces:
-            gradient_NC = _one_below_the_other(gradient_BX, piece.columns).index_select(0, bags_N).float()
+            gradient_NC = self._of_bags(piece, ids, gradient_BX).index_select(0, bags_N).float()
             if weights_N is not None:
                 gradient_NC *= weights_N.index_select(0, order_N)[:, None]
             gradient_UC = gradient_NC.new_zeros(len(rows_U), gradient_NC.shape[1])
@@ -179,6 +184,15 @@ class _LookupUpdate:
             squares_U += gradient_UC.square().sum(dim=1)
             gradients_UC.append(gradient_UC)
         return _Touched(rows_U, gradients_UC, squares_U)
+
+    def _of_bags(self, piece: _Piece, ids: KeyedJaggedTensor, gradient_BX: torch.Tensor) -> torch.Tensor:
+        """The gradient of each of a piece's bags, feature by feature; where rows are not summed, of each of its ids."""
+        if self._pooled:
+            return _one_below_the_other(gradient_BX, piece.columns)
+        # One vector of all rows, which torchrec has cut into equally wide columns.
+        gradient_NC = gradient_BX.reshape(-1, piece.weight_RC.shape[1])
+        offsets = ids.offset_per_key()
+        return gradient_NC[offsets[piece.features[0]] : offsets[piece.features[-1] + 1]]
 
     def _apply(self, pieces: list[_Piece], touched: _Touched) -> None:
         rows_U = touched.rows_U
@@ -275,7 +289,7 @@ def _block(table: str, shard: ShardMetadata) -> _Block:
     return _Block(table, shard.shard_offsets[0], shard.shard_sizes[0])
 
 
-def _pieces_by_block(lookup: GroupedPooledEmbeddingsLookup) -> dict[_Block, list[_Piece]]:
+def _pieces_by_block(lookup: Lookup) -> dict[_Block, list[_Piece]]:
     """What this rank holds in a lookup, sorted by table and rows."""
     pieces: dict[_Block, list[_Piece]] = {}
     feature = column = 0

@@ -17,11 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.compiled import compiled
-from dlrm.distributed.internals import fused_lookups, kernels_of
+from dlrm.distributed.internals import Lookup, fused_lookups, kernels_of
 from dlrm.table_names import table_name
 
 
@@ -88,14 +87,14 @@ class DirtyRows:
 class _LookupMap:
     """One byte for each row of each shard of a lookup, 1 for dirty ones."""
 
-    def __init__(self, lookup: GroupedPooledEmbeddingsLookup) -> None:
+    def __init__(self, lookup: Lookup) -> None:
         shards: list[Shard] = []
         shard_F = []  # the features of a lookup are those of its shards, in this order
         kernels = kernels_of(lookup)
         for config, _ in kernels:
             for table in config.embedding_tables:
                 first_row, first_column = table.local_metadata.shard_offsets
-                shard_F += [len(shards)] * len(table.feature_names)
+                shard_F += [len(shards)] * table.num_features()
                 shards.append(
                     Shard(table_name(table.name), first_row, first_column, table.local_rows, table.local_cols)
                 )

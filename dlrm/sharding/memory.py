@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
@@ -33,6 +33,7 @@ class Piece:
         primary: whether it begins at the table's first column (there a checkpoint finds the state of whole rows).
         hotness: most ids of a sample, of all features of the table; features: how many these are.
         saved: whether checkpoints hold it: where there are several copies of the tables, those of one.
+        pooled: whether a sample's rows are summed before they are sent.
     """
 
     rows: int
@@ -44,6 +45,7 @@ class Piece:
     hotness: int
     features: int = 1
     saved: bool = True
+    pooled: bool = True
 
     @property
     def replicated(self) -> bool:
@@ -52,7 +54,12 @@ class Piece:
 
 
 def pieces_of(
-    plan: ShardingPlan, sizes: Mapping[str, tuple[int, int]], schema: Schema, rank: int, groups: Groups | None = None
+    plan: ShardingPlan,
+    sizes: Mapping[str, tuple[int, int]],
+    schema: Schema,
+    rank: int,
+    groups: Groups | None = None,
+    unpooled: Container[str] = (),
 ) -> list[Piece]:
     """What ``rank`` holds under ``plan``.
 
@@ -62,6 +69,7 @@ def pieces_of(
         schema: the tables' hotness.
         rank: of which rank.
         groups: of ranks that share a copy of the tables; all share one if left out.
+        unpooled: names of the tables whose rows are not summed.
     """
     position, saved = (rank, True) if groups is None else (groups.position_of(rank), groups.copy_of(rank) == 0)
     by_table = {name: parameter for module_plan in plan.plan.values() for name, parameter in module_plan.items()}
@@ -70,7 +78,7 @@ def pieces_of(
         for table, features in schema.by_table.items()
     }
     return [
-        piece
+        replace(piece, pooled=table not in unpooled)
         for table, (rows, columns) in sizes.items()
         for piece in _pieces(by_table[module_name(table)], rows, columns, asked[table], position, saved=saved)
     ]
@@ -134,11 +142,11 @@ def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:
 
 
 def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: int) -> int:
-    """Of ids that are exchanged, and of pooled embeddings if this rank looks more of them up than the mean of all.
+    """Of ids that are exchanged, and of embeddings if this rank looks more of them up than the mean of all.
 
     Args:
         pieces: what the rank holds.
-        columns: X, of all features.
+        columns: of all vectors that a sample gets, one a feature, or one an id where they are not summed.
         samples: B, of a rank's part of a batch.
         ranks: that exchange with each other.
     """
@@ -146,7 +154,8 @@ def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: in
         return 0
     pooled = samples * columns * BYTES_PER_NUMBER  # what the dense part gets
     sharded = [piece for piece in pieces if not piece.replicated]
-    looked_up = ranks * samples * sum(piece.columns * piece.features for piece in sharded) * BYTES_PER_NUMBER
+    vectors = sum(piece.columns * (piece.features if piece.pooled else piece.hotness) for piece in sharded)
+    looked_up = ranks * samples * vectors * BYTES_PER_NUMBER
     ids = sum(_ids(piece, samples=samples, ranks=ranks) for piece in sharded) * _BYTES_PER_ID
     return max(0, looked_up - pooled) + 2 * ids  # those of two batches: the pipeline is one ahead
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -11,8 +11,10 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterCons
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType
 from torchrec.distributed.types import CacheParams, ShardingPlan, ShardingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from dlrm.config.precision import ExchangeConfig
 from dlrm.config.sharding import Kernel, ShardingConfig, ShardingKind
 from dlrm.data.id_statistics.file import read_statistics
 from dlrm.data.id_statistics.sample import statistics_of
@@ -24,7 +26,7 @@ from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
-from dlrm.sharding.sharder import TableSharder
+from dlrm.sharding.sharder import UNPOOLED_TYPES, Sharders, TableSharder, build_sharders
 from dlrm.sharding.spread_ids import add_statistics
 from dlrm.table_names import module_name, table_name
 
@@ -70,7 +72,7 @@ def make_plan(
     schema: Schema,
     world: World,
     rank_batch_size: int,
-    sharder: TableSharder | None = None,
+    sharders: Sharders | None = None,
     reserve: Reserve = NOTHING,
     groups: Groups | None = None,
 ) -> ShardingPlan:
@@ -82,10 +84,10 @@ def make_plan(
         model: the model with its tables (on the meta device).
         config: constraints and hardware figures.
         optimizer: of the tables; some sharding types would change its arithmetic and are left out.
-        schema: sizes and hotness of the tables.
+        schema: what is looked up: sizes and hotness of the tables.
         world: ranks and device.
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
-        sharder: says in what tables exchange, which weighs too; float32 if left out.
+        sharders: say in what tables exchange, which weighs too; float32 if left out.
         reserve: memory for all that is no table.
         groups: of ranks that share a copy of the tables; all share one if left out.
 
@@ -94,7 +96,8 @@ def make_plan(
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
     group = world if groups is None else groups.seen_from(world)
-    constraints = table_constraints(config, optimizer, schema, group.rank_info)
+    unpooled = _unpooled_tables(model)
+    constraints = table_constraints(config, optimizer, schema, group.rank_info, unpooled)
     check_kernels(config, constraints, world.device.type)
     if groups is not None and groups.copies > 1:
         keep_on_devices(config, constraints)
@@ -116,7 +119,7 @@ def make_plan(
             constraints=constraints,
             debug=False,
         )
-        return planner.plan(model, [sharder or TableSharder()])
+        return planner.plan(model, sharders or build_sharders(ExchangeConfig()))
 
     def plan() -> ShardingPlan:
         if config.id_statistics:
@@ -136,6 +139,7 @@ def make_plan(
             raise PlanError(f"the planner found no plan: {first_line(error)}") from error
 
     made = from_rank_0(world.collectives, plan)
+    _check_equal_columns(made, unpooled)
     if world.device.type == "cpu":
         _check_rows_on_cpu(made)
     return made
@@ -171,9 +175,15 @@ def _short_memory(plan_for: Callable[[Hardware], ShardingPlan], hardware: Hardwa
 
 
 def table_constraints(
-    config: ShardingConfig, optimizer: TableOptimizer, schema: Schema, rank_info: RankInfo
+    config: ShardingConfig,
+    optimizer: TableOptimizer,
+    schema: Schema,
+    rank_info: RankInfo,
+    unpooled: Container[str] = (),
 ) -> dict[str, ParameterConstraints]:
     """The planner's constraints for every table, by the names that torchrec has for them.
+
+    ``unpooled`` are those tables (by these names) whose rows are not summed.
 
     Raises:
         ConfigError: constraints for tables that do not exist, or sharding types that all change the optimizer.
@@ -187,8 +197,11 @@ def table_constraints(
         key = f"sharding.tables.{table}.types" if own and own.types else "sharding.types"
         kinds = own.types if own and own.types else config.types
         kernels = own.kernels if own and own.kernels else config.kernels
+        faithful = _faithful_types(kinds, optimizer, key)
+        if module_name(table) in unpooled:
+            faithful = _unpooled_types(faithful, key)
         constraints[module_name(table)] = ParameterConstraints(
-            sharding_types=_filling_types(_faithful_types(kinds, optimizer, key), features[0].rows, rank_info),
+            sharding_types=_filling_types(faithful, features[0].rows, rank_info),
             compute_kernels=list(kernels) if kernels else None,
             min_partition=config.min_column_width,
             pooling_factors=[float(feature.hotness) for feature in features],
@@ -220,6 +233,18 @@ def _filling_types(kinds: list[str], rows: int, rank_info: RankInfo) -> list[str
         # On a single host the two are one and the same; the plan should call it by its simpler name.
         filling = [kind for kind in filling if kind != ShardingType.TABLE_ROW_WISE.value]
     return filling
+
+
+def _check_equal_columns(plan: ShardingPlan, unpooled: Container[str]) -> None:
+    """Refuse unequal column shards of tables whose rows are not summed: torchrec takes all for as wide as the first."""
+    tables = {name: one for module_plan in plan.plan.values() for name, one in module_plan.items() if name in unpooled}
+    cut = [one for one in tables.values() if one.sharding_type == ShardingType.COLUMN_WISE.value]
+    widths = {shard.shard_sizes[1] for one in cut for shard in one.sharding_spec.shards}
+    if len(widths) > 1:
+        message = (
+            f"cuts rows that are looked up one by one into unequal columns ({', '.join(map(str, sorted(widths)))})"
+        )
+        raise ConfigError.at("sharding.min_column_width", f"{message}: give a divisor of model.embedding_dim")
 
 
 def _check_rows_on_cpu(plan: ShardingPlan) -> None:
@@ -311,6 +336,29 @@ def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, ke
     return faithful
 
 
+def _configs(collection: EmbeddingBagCollection | EmbeddingCollection) -> list[BaseEmbeddingConfig]:
+    unpooled = isinstance(collection, EmbeddingCollection)
+    return list(collection.embedding_configs() if unpooled else collection.embedding_bag_configs())
+
+
+def _unpooled_tables(model: nn.Module) -> set[str]:
+    """Tables whose rows are not summed, by module name."""
+    collections = (module for module in model.modules() if isinstance(module, EmbeddingCollection))
+    return {table.name for collection in collections for table in collection.embedding_configs()}
+
+
+def _unpooled_types(kinds: list[str], key: str) -> list[str]:
+    """The sharding types that torchrec has for a table whose rows are not summed."""
+    known = [kind for kind in kinds if kind in UNPOOLED_TYPES]
+    if not known:
+        message = (
+            f"has {', '.join(kinds)} only, and torchrec has no such type for a table whose rows are looked up one by one "
+            f"(docs/sequences.md): allow one of {', '.join(UNPOOLED_TYPES)}"
+        )
+        raise ConfigError.at(key, message)
+    return known
+
+
 def _does_not_fit(
     model: nn.Module,
     optimizer: TableOptimizer,
@@ -325,8 +373,8 @@ def _does_not_fit(
     gib = {
         table_name(table.name): optimizer.block_bytes(table.num_embeddings, table.embedding_dim) / _GIB
         for module in model.modules()
-        if isinstance(module, EmbeddingBagCollection)
-        for table in module.embedding_bag_configs()
+        if isinstance(module, EmbeddingBagCollection | EmbeddingCollection)
+        for table in _configs(module)
     }
     largest = max(gib, key=lambda name: gib[name])
     there_is = {"device": hardware.device_bytes, "host": hardware.host_bytes}

@@ -11,14 +11,16 @@ from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
+from dlrm.config.precision import ExchangeConfig
 from dlrm.distributed.internals import ShardedTensor, caches_rows, fused_lookups, kernels_of
 from dlrm.distributed.world import World
 from dlrm.sharding.copies import CopiedTables
 from dlrm.sharding.empty_shards import keep_empty_shards_apart
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.replicas import Replicas, settle_gradient_buckets
-from dlrm.sharding.sharder import TableSharder
-from dlrm.table_names import table_name, table_of_weight
+from dlrm.sharding.sharder import Sharders, build_sharders
+from dlrm.sharding.unpooled_on_cpu import look_rows_up_by_torch
+from dlrm.table_names import is_table_weight, table_name, table_of_weight
 
 FillBlock = Callable[[str, torch.Tensor, int, int], None]
 """``fill(table, block_RC, first_row, first_column)`` writes the initial weights of a block of a table in place."""
@@ -30,7 +32,7 @@ def shard_model(
     plan: ShardingPlan,
     world: World,
     fill_block: FillBlock,
-    sharder: TableSharder | None = None,
+    sharders: Sharders | None = None,
     all_reduce: torch.dtype = torch.float32,
     bucket_mib: int | None = None,
     accumulates: bool = False,
@@ -44,7 +46,7 @@ def shard_model(
         plan: where each table goes, in each group of ranks.
         world: ranks and device.
         fill_block: writes the initial weights of whatever part of a table this rank holds.
-        sharder: says in what tables exchange; float32 if left out.
+        sharders: say in what tables exchange; float32 if left out.
         all_reduce: in what the gradients of the rest are summed over ranks.
         bucket_mib: of gradients that are summed together, in MiB; None as torch has it.
         accumulates: whether they are summed once for several backward passes.
@@ -52,7 +54,7 @@ def shard_model(
         timeout: of what ranks of a group wait for, where there are several; torch's if left out.
     """
     wrapper = Replicas(all_reduce, bucket_mib=bucket_mib, accumulates=accumulates)
-    sharders = [sharder or TableSharder()]
+    sharders = sharders or build_sharders(ExchangeConfig())
     if groups is None or groups.copies == 1:
         sharded = DistributedModelParallel(
             model, device=world.device, plan=plan, sharders=sharders, data_parallel_wrapper=wrapper
@@ -72,6 +74,7 @@ def shard_model(
     for lookup in fused_lookups(sharded):
         for _, kernel in kernels_of(lookup):
             keep_empty_shards_apart(kernel)
+    look_rows_up_by_torch(sharded)
     fill_tables(sharded, fill_block)
     return sharded
 
@@ -80,7 +83,7 @@ def shard_model(
 def fill_tables(sharded: DistributedModelParallel, fill_block: FillBlock) -> None:
     """Write the initial weights of every part of a table that this rank holds."""
     for name, weight in sharded.state_dict().items():
-        if ".embedding_bags." in name:
+        if is_table_weight(name):
             _fill(table_of_weight(name), weight, fill_block)
     forget_cached_rows(sharded)
 
@@ -193,7 +196,7 @@ def split_parameters(
     replicated = data_parallel_tables(plan)
     mlps, tables = {}, {}
     for name, parameter in sharded.named_parameters():
-        if ".embedding_bags." not in name:
+        if not is_table_weight(name):
             mlps[name] = parameter
         elif name.split(".")[-2] in replicated:
             tables[name] = parameter

@@ -21,6 +21,7 @@ from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import Model, group_of
 from dlrm.models.build import build_model
 from dlrm.models.init import fill_padded_block
+from dlrm.models.tables import padded_width
 from dlrm.models.task import MODEL_PREFIX, TASK_WEIGHTING, TrainTask
 from dlrm.models.task_weighting import UncertaintyWeights
 from dlrm.optim.averaging import Averaging, ExponentialAverage, NoAverage
@@ -37,7 +38,7 @@ from dlrm.sharding.hardware import Hardware, hardware_of
 from dlrm.sharding.memory import pieces_of
 from dlrm.sharding.planner import make_plan
 from dlrm.sharding.report import TablePlacement, placements
-from dlrm.sharding.sharder import TableSharder, build_sharder
+from dlrm.sharding.sharder import Sharders, build_sharders
 from dlrm.sharding.wrap import (
     CachedRows,
     FillBlock,
@@ -47,7 +48,7 @@ from dlrm.sharding.wrap import (
     shard_model,
     split_parameters,
 )
-from dlrm.table_names import table_name
+from dlrm.table_names import is_table_weight
 from dlrm.train.growing import build_growing, check_growing
 from dlrm.train.memory import Shapes, account, reserve
 from dlrm.train.precision import DTYPES, allow_tf32, check_half_tables, lower_dense
@@ -112,7 +113,7 @@ class PlannedModel:
         tables: what trains its tables; sizes: (rows, padded width) of each table, by name.
         factors: of the rates of padded tables.
         groups: of ranks that share a copy of the tables.
-        plan: where the tables are to be, in each group; sharder: puts them there.
+        plan: where the tables are to be, in each group; sharders: put them there.
         memory_of: what a rank will take, its process aside.
     """
 
@@ -122,7 +123,7 @@ class PlannedModel:
     factors: dict[str, float]
     groups: Groups
     plan: ShardingPlan
-    sharder: TableSharder
+    sharders: Sharders
     memory_of: Callable[[int], MemoryAccount]
 
     @property
@@ -163,19 +164,16 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     model = build_model(config.model, schema, seed=config.run.seed, rank=world.rank, half_tables=half)
     lower_dense(model, config.precision, world.device)
     allow_tf32(config.precision, world.device)
-    sharder = build_sharder(config.precision.exchange)
+    sharders = build_sharders(config.precision.exchange)
     task = build_task(model, config, schema)
     check_rate_groups(config.optim, task.groups, list(model.lookups.widths))
     if config.optim.frozen:
         task.freeze(config.optim.frozen)
-    sizes = {
-        table_name(table.name): (table.num_embeddings, table.embedding_dim)
-        for table in model.tables.embedding_bag_configs()
-    }
+    sizes = {table.name: (table.rows, padded_width(table.dim)) for table in model.lookups.tables}
     factors = padding_factors(of_tables, sizes, model.lookups.widths)
-    fuse_optimizer(model.tables, of_tables, config.optim, factors)
-    model.pooling.scale_gradients([1 / factors.get(lookup.table, 1.0) for lookup in model.lookups.lookups])
-    looked_up = model.lookups.schema
+    fuse_optimizer(model.table_weights, of_tables, config.optim, factors)
+    model.scale_table_gradients({table: 1 / factor for table, factor in factors.items()})
+    looked_up, unpooled = model.lookups.schema, model.lookups.unpooled_tables
     shapes = Shapes.of(task, config, looked_up, world, scored, exchanged=groups.size > 1, trains=trains)
     plan = make_plan(
         task,
@@ -184,7 +182,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
         schema=looked_up,
         world=world,
         rank_batch_size=config.train.micro_batch_size // world.size,
-        sharder=sharder,
+        sharders=sharders,
         reserve=reserve(config, shapes, of_tables, world, groups),
         groups=groups,
     )
@@ -192,9 +190,10 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     check_growing(config, schema, plan)
 
     def memory_of(rank: int) -> MemoryAccount:
-        return account(config, shapes, pieces_of(plan, sizes, looked_up, rank, groups), of_tables, world, groups)
+        pieces = pieces_of(plan, sizes, looked_up, rank, groups, unpooled)
+        return account(config, shapes, pieces, of_tables, world, groups)
 
-    return PlannedModel(task, of_tables, sizes, factors, groups, plan, sharder, memory_of)
+    return PlannedModel(task, of_tables, sizes, factors, groups, plan, sharders, memory_of)
 
 
 def find_groups(config: Config, world: World) -> Groups:
@@ -233,17 +232,16 @@ def build_engine(
     task, of_tables, sizes, plan = planned.task, planned.tables, planned.sizes, planned.plan
     widths = planned.lookups.widths
     table_weights = sum(rows * widths[name] for name, (rows, _) in sizes.items())
-    dense_weights = sum(p.numel() for n, p in task.named_parameters() if ".embedding_bags." not in n)
-    dense_names = [
-        name for name, weight in task.named_parameters() if ".embedding_bags." not in name and weight.requires_grad
-    ]
+    weights = [(name, weight) for name, weight in task.named_parameters() if not is_table_weight(name)]
+    dense_weights = sum(weight.numel() for _, weight in weights)
+    dense_names = [name for name, weight in weights if weight.requires_grad]
     fill_block = _block_filler(config, sizes, widths)
     sharded = shard_model(
         task,
         plan=plan,
         world=world,
         fill_block=fill_block,
-        sharder=planned.sharder,
+        sharders=planned.sharders,
         all_reduce=DTYPES[config.precision.all_reduce],
         bucket_mib=config.train.all_reduce_bucket_mib,
         accumulates=config.train.accumulation_steps > 1,
@@ -330,7 +328,7 @@ def build_task(model: Model, config: Config, schema: Schema) -> TrainTask:
             of embeddings of features with several ids.
     """
     if config.optim.embedding_decay:
-        _check_rows_are_alone(model.lookups.schema)
+        _check_rows_are_alone(model.lookups)
     tasks = schema.tasks
     weights: list[float] | None = task_weights(config.train, tasks)
     if config.train.task_weighting == "uncertainty":
@@ -349,12 +347,17 @@ def build_task(model: Model, config: Config, schema: Schema) -> TrainTask:
     )
 
 
-def _check_rows_are_alone(looked_up: Schema) -> None:
-    for feature in looked_up.sparse:
-        several, weighted = feature.hotness > 1, looked_up.ids_have_weights
-        if several or weighted:
+def _check_rows_are_alone(lookups: Lookups) -> None:
+    weighted = lookups.features.ids_have_weights
+    for feature in lookups.schema.sparse:
+        what = ""
+        if feature.table in lookups.unpooled_tables:
+            what = "rows that are looked up one by one (docs/sequences.md), which it does not reach"
+        elif feature.hotness > 1:
             what = "several rows a sample, which all get the gradient of their sum"
-            what = what if several else "rows that are multiplied by weights"
+        elif weighted:
+            what = "rows that are multiplied by weights"
+        if what:
             message = f"decays rows that are looked up alone, and {escaped(feature.name)} may have {what}; leave it out"
             raise ConfigError.at("optim.embedding_decay", message)
 

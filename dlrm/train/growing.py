@@ -16,6 +16,7 @@ from dlrm.distributed.internals import ShardedTensor
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.format import escaped
+from dlrm.lookups.shared import table_of_features
 from dlrm.models.init import table_rows
 from dlrm.optim.averaging import Averaging, ExponentialAverage
 from dlrm.optim.training import TrainingOptimizer
@@ -23,14 +24,15 @@ from dlrm.schema import Schema
 from dlrm.sharding.growing.fresh_rows import FreshRows, TablePart
 from dlrm.sharding.growing.tables import GrowingTables, IdsAreRows, RowsOfIds
 from dlrm.sharding.wrap import fused_shards
-from dlrm.table_names import table_name, table_of_weight
+from dlrm.table_names import is_table_weight, table_name, table_of_weight
 
 _CACHED = "fused_uvm_caching"
 
 
 def growing_embeddings(config: Config, schema: Schema) -> dict[str, GrowingEmbedding]:
     """The options of the growing tables, by name, in the order of the schema."""
-    found = {feature.name: config.model.embedding_of(feature.name) for feature in schema.sparse}
+    table_of, _ = table_of_features(config.model, schema)
+    found = {table: config.model.embedding_of(table) for table in table_of.values()}
     return {name: embedding for name, embedding in found.items() if isinstance(embedding, GrowingEmbedding)}
 
 
@@ -125,7 +127,7 @@ def _initial_rows(
 
 
 def _weights(sharded: DistributedModelParallel) -> list[tuple[str, torch.Tensor | ShardedTensor]]:
-    return [(name, weight) for name, weight in sharded.state_dict().items() if ".embedding_bags." in name]
+    return [(name, weight) for name, weight in sharded.state_dict().items() if is_table_weight(name)]
 
 
 def _parts(

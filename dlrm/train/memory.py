@@ -43,6 +43,7 @@ from dlrm.memory import (
 from dlrm.metrics.binary import BUFFER_SAMPLES
 from dlrm.metrics.memory import resident_bytes
 from dlrm.models.activations import Activations, activations
+from dlrm.models.tables import padded_width
 from dlrm.models.task import TrainTask
 from dlrm.optim.tables.base import TableOptimizer
 from dlrm.schema import Schema
@@ -70,7 +71,8 @@ class Shapes:
     Attributes:
         schema: of what is looked up.
         model: its class.
-        tables: (rows, columns) of each table; columns: X, of the pooled embeddings of all features.
+        tables: (rows, columns) of each table; columns: X, of the vectors that a sample gets of them, one a feature, or as
+            many as it has ids where they are not summed.
         dense_weights: number of weights outside of tables.
         samples: B, of a rank's part of a training batch or micro-batch, 0 if nothing is trained.
         evaluation_samples: of an evaluation batch, 0 without one.
@@ -114,14 +116,19 @@ class Shapes:
         samples = -(-config.train.micro_batch_size // world.size) if trains else 0
         scored_at_once = config.evaluation.global_batch_size or config.train.micro_batch_size
         evaluation_samples = -(-scored_at_once // world.size) if scored else 0
-        configs = task.model.tables.embedding_bag_configs()
-        tables = tuple((table.num_embeddings, table.embedding_dim) for table in configs)
+        lookups, weights_of = task.model.lookups, task.model.table_weights
+        tables = tuple((rows, columns) for rows, columns in (weight.shape for weight in weights_of.values()))
+        columns = sum(
+            padded_width(lookups.widths[feature.table])
+            * (feature.hotness if feature.table in lookups.unpooled_tables else 1)
+            for feature in lookups.schema.sparse
+        )
         weights = sum(parameter.numel() for parameter in task.parameters())
         return cls(
             schema=schema,
             model=type(task.model).__name__,
             tables=tables,
-            columns=sum(table.embedding_dim * len(table.feature_names) for table in configs),
+            columns=columns,
             dense_weights=weights - sum(rows * columns for rows, columns in tables),
             samples=samples,
             evaluation_samples=evaluation_samples,

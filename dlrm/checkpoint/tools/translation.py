@@ -29,7 +29,7 @@ from dlrm.config.model import DlrmModel, DotInteraction, ModelConfig
 from dlrm.format import escaped
 from dlrm.models.build import build_model
 from dlrm.schema import Schema
-from dlrm.table_names import state_name, table_name, table_of_weight
+from dlrm.table_names import is_table_weight, state_name, table_name, table_of_weight
 
 _PARTS = ("sparse_arch", "dense_arch", "inter_arch", "over_arch")
 _WRAPPERS = ("module", "_dmp_wrapped_module", "_orig_mod")
@@ -92,7 +92,7 @@ def model_shapes(config: ModelConfig, schema: Schema) -> dict[str, tuple[int, ..
     widths = model.lookups.widths
     shapes: dict[str, tuple[int, ...]] = {}
     for name, weight in model.named_parameters():
-        if name.startswith("tables.embedding_bags."):
+        if is_table_weight(name):
             table = table_of_weight(name)
             shapes[weight_name(state_name(table))] = (weight.shape[0], widths[table])
         else:

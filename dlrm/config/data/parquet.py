@@ -22,6 +22,7 @@ from dlrm.config.base import (
 )
 from dlrm.config.data.packed import BadRows
 from dlrm.config.data.paths import InputPath
+from dlrm.config.data.sequences import SequenceColumn
 
 IdCounts = Annotated[tuple[PositiveInt, ...], *AS_LIST]
 
@@ -100,6 +101,8 @@ class ParquetData(Section):
     """Columns of the weights of ids, by sparse column: finite numbers from 0 on, as many in a row as there are ids. An
     embedding is multiplied by its id's weight before it is pooled, and a mean is the weighted one. Without weights: 1."""
     vocabulary: TextVocabulary = TextVocabulary()
+    sequences: dict[Column, SequenceColumn] = Field(default_factory=dict)
+    """Columns of histories, by name, beside those of sparse: {clicked: {item: item_id, max_length: 50}}."""
     cache_gib: Advanced[PositiveFloat] = 1.0
     """Memory of a rank for decoded row groups; the largest must fit."""
     bad_rows: BadRows = "error"
@@ -123,13 +126,21 @@ class ParquetData(Section):
         for column in self.id_weights:
             if column not in self.sparse:
                 raise ValueError(f"id_weights names {column}, which is no column of sparse: weights are those of ids")
+        for name, sequence in self.sequences.items():
+            if sequence.item not in self.sparse:
+                raise ValueError(f"sequences.{name}.item is {sequence.item}, which sparse does not name")
+            if sequence.item in self.vocabulary.columns:
+                raise ValueError(
+                    f"sequences.{name}.item is {sequence.item}, which is in vocabulary.columns, and histories have no "
+                    "vocabulary: write both columns as ids"
+                )
         weights = [self.sample_weight, *self.id_weights.values()]
-        columns = [*(self.tasks or (self.label,)), *self.dense, *self.sparse]
+        columns = [*(self.tasks or (self.label,)), *self.dense, *self.sparse, *self.sequences]
         if used := sorted({column for column in columns if column in weights}):
             raise ValueError(
-                f"column {used[0]} is named as weights, too: every column is label, dense, sparse or weights"
+                f"column {used[0]} is named as weights, too: every column is label, dense, sparse, a sequence or weights"
             )
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
-            raise ValueError(f"column {twice[0]} is named twice: every column is label, dense or sparse")
+            raise ValueError(f"column {twice[0]} is named twice: every column is label, dense, sparse or a sequence")
         return self

@@ -33,6 +33,27 @@ Correlation = Annotated[float, Number, Field(ge=-1, le=1)]
 Teacher = Literal["default", "linear", "factorisation", "cross"]
 
 
+class PlantedHistory(Section):
+    """A candidate and a history of items (docs/sequences.md): items of the candidate's interest count, others do not."""
+
+    max_length: NonNegativeInt = 0
+    """Most ids of a history, the fewest being none; 0: no candidate and no history."""
+    items: PositiveInt = 2000
+    """Items, and so rows of the table; a multiple of interests."""
+    interests: PositiveInt = 100
+    """Kinds of items."""
+    zipf_exponent: NonNegativeFloat = 1.05
+    """Skew of the items, as of the other ids."""
+    share: Share = 0.6
+    """Share of the variance of the true logit that is the history's."""
+
+    @model_validator(mode="after")
+    def _every_interest_has_as_many_items(self) -> Self:
+        if self.items % self.interests:
+            raise ValueError(f"items is {self.items}, which is no multiple of interests ({self.interests})")
+        return self
+
+
 class PlantedData(Section):
     """Criteo-shaped samples whose labels come from a hidden factor model, so that the best reachable AUC is known."""
 
@@ -67,6 +88,7 @@ class PlantedData(Section):
     """What the true logit is made of: default (first-order effects, bent ones of dense features, products of pairs), or
     what some models can express and others cannot: linear (first-order effects alone), factorisation (and products of all
     pairs), cross (first-order effects and products of three)."""
+    history: PlantedHistory = PlantedHistory()
     rank: PositiveInt = 4
     """Width of the hidden vectors whose products the label depends on; each factor is weaker than the one before."""
     seed: NonNegativeInt = 0

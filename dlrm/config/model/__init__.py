@@ -10,6 +10,7 @@ from dlrm.config.model.base import EqualWidths, ModelSection, Pooling, TableOver
 from dlrm.config.model.compressed import FrequencyCapped, HashedEmbedding, MixedDim, QuotientRemainder
 from dlrm.config.model.dcn_v1 import DcnV1Model
 from dlrm.config.model.deepfm import DeepFmModel
+from dlrm.config.model.din import Attention, DinModel, LocalActivation, SumPooling
 from dlrm.config.model.dlrm import BOTTOM_MLP, DlrmModel
 from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
 from dlrm.config.model.finalmlp import FinalMlpModel
@@ -30,10 +31,12 @@ from dlrm.config.model.xdeepfm import XDeepFmModel
 
 __all__ = [
     "BOTTOM_MLP",
+    "Attention",
     "CatInteraction",
     "DcnInteraction",
     "DcnV1Model",
     "DeepFmModel",
+    "DinModel",
     "DlrmModel",
     "DotInteraction",
     "EmbeddingConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "HashedEmbedding",
     "Heads",
     "Interaction",
+    "LocalActivation",
     "LrModel",
     "MixedDim",
     "Mmoe",
@@ -56,6 +60,7 @@ __all__ = [
     "ProjectionInteraction",
     "QuotientRemainder",
     "SharedBottom",
+    "SumPooling",
     "TableOverride",
     "WideDeepModel",
     "WukongModel",
@@ -65,6 +70,7 @@ __all__ = [
 ModelConfig = Annotated[
     DlrmModel
     | DeepFmModel
+    | DinModel
     | LrModel
     | FmModel
     | WideDeepModel

@@ -24,7 +24,14 @@ class TableOverride(Section):
 
 
 class ModelSection(Section):
-    """What all models have: tables, one a sparse feature."""
+    """What all models have: tables, one a sparse feature.
+
+    Attributes:
+        unpooled_histories: whether the model looks histories up in the table of the feature that they are of, vector by
+            vector (docs/sequences.md). To others a history is a bag with a table of its own.
+    """
+
+    unpooled_histories: ClassVar[bool] = False
 
     embedding_dim: PositiveInt = 16
     """Width of the rows of every table."""

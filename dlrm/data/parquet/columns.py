@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import pyarrow as pa
 
@@ -28,6 +29,7 @@ class ColumnMap:
         lists: the sparse columns that hold lists; known once the files are.
         texts: the sparse columns whose values become ids by a vocabulary; None where none can have one.
         vocabularies: these, by column, as text in ascending order; known once their files were read.
+        newest: of histories, which end of a list is kept where it is longer than the hotness, by column.
     """
 
     schema: Schema
@@ -36,6 +38,7 @@ class ColumnMap:
     lists: frozenset[str] = frozenset()
     texts: frozenset[str] | None = None
     vocabularies: Mapping[str, pa.Array] = field(default_factory=dict)
+    newest: Mapping[str, Literal["first", "last"]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ParquetData) -> ColumnMap:
@@ -45,8 +48,19 @@ class ColumnMap:
         hotness = config.hotness * count if len(config.hotness) == 1 else config.hotness
         weights = [config.id_weights.get(name, "") for name in config.sparse]
         sparse = tuple(SparseFeature(*facts) for facts in zip(config.sparse, rows, hotness, weights, strict=True))
-        schema = Schema(config.dense, sparse, config.tasks or (config.label,), config.sample_weight or "")
-        return cls(schema, config.dense_missing, config.bad_rows, texts=frozenset(config.vocabulary.columns))
+        rows_of = {feature.name: feature.rows for feature in sparse}
+        histories = tuple(
+            SparseFeature(name, rows_of[column.item], column.max_length, history_of=column.item)
+            for name, column in config.sequences.items()
+        )
+        schema = Schema(config.dense, sparse + histories, config.tasks or (config.label,), config.sample_weight or "")
+        return cls(
+            schema,
+            config.dense_missing,
+            config.bad_rows,
+            texts=frozenset(config.vocabulary.columns),
+            newest={name: column.newest for name, column in config.sequences.items()},
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,7 +107,7 @@ def with_lists(columns: ColumnMap, files: Sequence[ParquetPart]) -> ColumnMap:
             if is_list(kind) != is_list(there):
                 problem = f"is {kind}, but {there} in {first.path}"
                 raise DataError(part.path, problem, column=feature.name, hint="write all files with one schema")
-        if is_list(telling[0][1]) if telling else feature.hotness > 1:
+        if is_list(telling[0][1]) if telling else feature.hotness > 1 or feature.history_of:
             lists.add(feature.name)
     return replace(columns, lists=frozenset(lists))
 
@@ -130,7 +144,7 @@ def mistakes(columns: ColumnMap, found: pa.Schema) -> Iterator[tuple[str, str]]:
     for feature in columns.schema.sparse:
         kind, missing = kind_of(found, feature.name)
         if missing:
-            yield "data.sparse", missing
+            yield _option(feature), missing
         elif kind is not None:
             yield from _sparse_mistakes(columns, found, feature, kind)
     yield from _weight_mistakes(columns.schema, found)
@@ -150,6 +164,10 @@ def _values_kind(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def _option(feature: SparseFeature) -> str:
+    return f"data.sequences.{feature.name}" if feature.history_of else "data.sparse"
+
+
 def fault_in_values(found: pa.Schema, name: str) -> str:
     """Why the values of a column can have no vocabulary, in words; empty if they can."""
     kind, missing = kind_of(found, name)
@@ -165,6 +183,7 @@ def _sparse_mistakes(
     columns: ColumnMap, found: pa.Schema, feature: SparseFeature, kind: pa.DataType
 ) -> Iterator[tuple[str, str]]:
     ids = _values_kind(kind.value_type) if is_list(kind) else kind
+    key = _option(feature)
     if columns.texts and feature.name in columns.texts:
         if fault := fault_in_values(found, feature.name):
             yield "data.vocabulary.columns", fault
@@ -172,10 +191,12 @@ def _sparse_mistakes(
     elif not is_number(ids):
         held = f"lists of {_named(ids)}" if is_list(kind) else _named(ids)
         message = f"column {feature.name} is {held}, not ids: encode its values to integers 0 .. first"
-        named = columns.texts is not None and _is_text(ids)
-        yield "data.sparse", f"{message}, or name it in data.vocabulary.columns" if named else message
+        named = columns.texts is not None and _is_text(ids) and not feature.history_of
+        yield key, f"{message}, or name it in data.vocabulary.columns" if named else message
         return
-    if feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
+    if feature.history_of and not is_list(kind) and not pa.types.is_null(kind):
+        yield key, f"column {feature.name} holds one id a row ({kind}), and a history is a list of ids"
+    elif feature.hotness > 1 and not is_list(kind) and not pa.types.is_null(kind):
         message = f"column {feature.name} holds one id a row ({kind}), not lists: hotness {feature.hotness} must be 1"
         yield "data.hotness", message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -268,11 +268,14 @@ def _bags(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids (M, hotness), 0 beyond a bag's end, and lengths (M,); a null list is an empty bag.
 
-    A list longer than that is an error or, where bad rows are skipped, the bag of :data:`NO_ID` alone.
+    A list longer than that is cut at its older end where it is known which that is. Otherwise it is an error or, where bad
+    rows are skipped, the bag of :data:`NO_ID` alone.
     """
     if pa.types.is_null(values.type):
         return np.zeros((reader.rows, feature.hotness), np.int64), np.zeros(reader.rows, np.int64)
-    lengths_M = _list_lengths(values)
+    lengths_M, flat = _list_lengths(values), values.flatten()
+    if newest := columns.newest.get(feature.name):
+        flat, lengths_M = _cut(flat, lengths_M, feature.hotness, newest)
     long_M = lengths_M > feature.hotness
     if long_M.any() and columns.bad_rows != "skip":
         at = int(long_M.argmax())
@@ -281,7 +284,7 @@ def _bags(
             at, feature.name, problem, "shorten the list, or train with a larger data.hotness of the column"
         )
     row_of = np.repeat(np.arange(reader.rows), lengths_M)
-    ids = _ids(reader, values.flatten(), feature, columns, row_of)
+    ids = _ids(reader, flat, feature, columns, row_of)
     if long_M.any():
         ids, lengths_M = ids[~long_M[row_of]], np.where(long_M, 0, lengths_M)
     elif len(ids) == reader.rows * feature.hotness:
@@ -290,3 +293,23 @@ def _bags(
     ids_ML[np.arange(feature.hotness) < lengths_M[:, None]] = ids  # row by row, as the ids follow each other
     ids_ML[long_M, 0] = NO_ID
     return ids_ML, np.where(long_M, 1, lengths_M)
+
+
+def _cut(
+    flat: pa.Array, lengths_M: NDArray[np.int64], most: int, newest: Literal["first", "last"]
+) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The newest values of each list, in their order, and how many they are.
+
+    Args:
+        flat: the values of all lists, one list after the other.
+        lengths_M: of each list.
+        most: of a list are kept.
+        newest: which end of a list.
+    """
+    kept_M = np.minimum(lengths_M, most)
+    if (kept_M == lengths_M).all():
+        return flat, lengths_M
+    skipped_M = lengths_M - kept_M if newest == "last" else np.zeros_like(kept_M)
+    first_M = lengths_M.cumsum() - lengths_M + skipped_M  # of what is kept, in flat
+    place_N = np.arange(kept_M.sum()) + np.repeat(first_M - (kept_M.cumsum() - kept_M), kept_M)
+    return flat.take(pa.array(place_N)), kept_M

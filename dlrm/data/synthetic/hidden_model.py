@@ -13,6 +13,8 @@ linear map of the dense features:
 - *Familiarity* sqrt(min(1, p / p_0)) scales the vector of an id of probability p: what is rare differs little from the
   average, so that what an id does can be learned from the samples it occurs in, however large its table is.
 - a, b, c and d give each part its share of the logit's variance (``_SHARES``), together ``signal`` squared.
+- Where samples have histories (:mod:`dlrm.data.synthetic.planted_history`) what they add is one more part, whatever the
+  teacher, and ``history.share`` its share; the others' shrink by as much.
 
 That is the teacher ``default``. The others have straight f_n, no fourth part, and shares that make clear what a model must
 express: ``linear`` has the first two parts alone; ``factorisation`` has the third as well; ``cross`` has instead
@@ -43,8 +45,9 @@ from dlrm.config.data import PlantedData
 from dlrm.config.data.synthetic import Teacher
 from dlrm.counter_rng import random_bits, stream_key, uniform64
 from dlrm.data.synthetic.ids import task_key
+from dlrm.data.synthetic.planted_history import DrawnHistory, Histories
 
-Part = Literal["dense", "ids", "pairs", "mapped", "triples"]
+Part = Literal["dense", "ids", "pairs", "mapped", "triples", "history"]
 # Shares of the variance of the logit: a, b, c, d, e above. Of the default teacher a linear model reaches neither c nor d,
 # nor the V in a.
 _SHARES: dict[Teacher, dict[Part, float]] = {
@@ -55,7 +58,7 @@ _SHARES: dict[Teacher, dict[Part, float]] = {
 }
 _FAMILIAR_PROBABILITY = 0.05
 _WEIGHT_SPREAD = 2.0
-_ORDERS: dict[Part, int] = {"dense": 1, "ids": 1, "pairs": 2, "mapped": 2, "triples": 3}
+_ORDERS: dict[Part, int] = {"dense": 1, "ids": 1, "pairs": 2, "mapped": 2, "triples": 3, "history": 2}
 HIGHEST_ORDER = 3
 _MAX_BEND = 0.4  # radians from the straight line (0) towards the V shape (pi / 2)
 _DENSE_LEVELS = 1024
@@ -75,10 +78,12 @@ class Drawn:
     Attributes:
         ids_FB: int64 (F, B).
         levels_NB: int64 (N, B), positions in the concatenated tables of dense levels.
+        history: the histories, if there are some.
     """
 
     ids_FB: torch.Tensor
     levels_NB: torch.Tensor
+    history: DrawnHistory | None = None
 
 
 class ZipfIds:
@@ -191,7 +196,7 @@ class Draws:
     """The random choices behind samples, the same for all tasks.
 
     Attributes:
-        zipf, dense: how ids and dense features are drawn.
+        zipf, dense: how ids and dense features are drawn; histories: how those are, None without.
     """
 
     def __init__(self, config: PlantedData) -> None:
@@ -199,6 +204,9 @@ class Draws:
         self._num_dense, self._num_sparse = config.num_dense, len(config.rows)
         self.zipf = ZipfIds(config.rows, config.zipf_exponent)
         self.dense = DenseLevels(config.num_dense, config.seed)
+        self.histories: Histories | None = None
+        if config.history.max_length:
+            self.histories = Histories(config.history, config.seed)
 
     def __call__(self, split: str, index_B: torch.Tensor) -> Drawn:
         """The choices behind the samples at these indices (int64, (B,)) of a split."""
@@ -210,6 +218,7 @@ class Draws:
         return Drawn(
             ids_FB=self.zipf.draw(uniform64(ids_key, counters_FB)),
             levels_NB=self.dense.draw(lanes.flatten(0, 1)[: self._num_dense]),
+            history=None if self.histories is None else self.histories.draw(split, index_B),
         )
 
     def for_calibration(self) -> list[Drawn]:
@@ -222,8 +231,12 @@ class HiddenLogit:
 
     def __init__(self, config: PlantedData, draws: Draws, calibration: Sequence[Drawn], task: int) -> None:
         tables = len(config.rows)
-        self._zipf, self._rank = draws.zipf, config.rank
+        self._histories = draws.histories
         self._shares = _SHARES[config.teacher]
+        if draws.histories is not None:
+            share = config.history.share
+            self._shares = {name: part * (1 - share) for name, part in self._shares.items()} | {"history": share}
+        self._zipf, self._rank = draws.zipf, config.rank
         max_bend = _MAX_BEND if config.teacher == "default" else 0.0
         self._dense = DenseEffects(draws.dense, config.rank, config.seed, task, max_bend)
         self._effects_key = task_key(task, config.seed, "planted", "hidden", "effects")
@@ -258,8 +271,14 @@ class HiddenLogit:
             "pairs": total_RB.square().sum(0) - squares_B,
             "mapped": (total_RB * self._dense.mapped(drawn.levels_NB)).sum(0),
             "triples": triples_B,
+            "history": self._of_history(drawn),
         }
         return tuple(part for name in self._shares if (part := parts[name]) is not None)
+
+    def _of_history(self, drawn: Drawn) -> torch.Tensor | None:
+        if self._histories is None or drawn.history is None:
+            return None
+        return self._histories.effect(drawn.history)
 
     def _vectors(self, ids_FB: torch.Tensor) -> torch.Tensor:
         """Hidden vectors of the ids before centring; float32 (F, R, B), whole numbers."""

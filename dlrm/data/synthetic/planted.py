@@ -48,6 +48,8 @@ class PlantedSource(Source):
         schema = Schema.numbered(config.num_dense, config.rows, tasks=config.tasks or ONE_TASK)
         if config.sample_weights:
             schema = replace(schema, sample_weight=SAMPLE_WEIGHT)
+        if self._hidden.draw.histories is not None:
+            schema = replace(schema, sparse=schema.sparse + self._hidden.draw.histories.features)
         super().__init__(f"planted {split} data", schema, num_samples)
         tasks = range(len(schema.tasks))
         self._label_keys = [task_key(task, config.seed, "planted", split, "label") for task in tasks]
@@ -58,16 +60,24 @@ class PlantedSource(Source):
         """The samples at these indices (int64, (B,)), in this order; ids_BS is a transposed view."""
         batch = len(index_B)
         dense_NB = torch.empty(self._config.num_dense, batch)
-        ids_FB = torch.empty(len(self._config.rows), batch, dtype=torch.int64)
+        ids_SB = torch.empty(self.schema.ids_per_sample, batch, dtype=torch.int64)
+        features = len(self._config.rows)
+        lengths_BF = None
+        if self.schema.histories:
+            lengths_BF = torch.ones(batch, len(self.schema.sparse), dtype=torch.int32)
         labels_BT = torch.empty(batch, len(self.schema.tasks))
         for start in range(0, batch, CHUNK_SAMPLES):
             chunk = slice(start, start + CHUNK_SAMPLES)
             drawn = self._hidden.draw(self._split, index_B[chunk])
-            ids_FB[:, chunk] = drawn.ids_FB
+            ids_SB[:features, chunk] = drawn.ids_FB
+            if drawn.history is not None and lengths_BF is not None:
+                ids_SB[features, chunk] = drawn.history.item_B
+                ids_SB[features + 1 :, chunk] = drawn.history.ids_BL.t()
+                lengths_BF[chunk, -1] = drawn.history.lengths_B
             dense_NB[:, chunk] = self._hidden.draw.dense.values(drawn.levels_NB)
             labels_BT[chunk] = self._labels(index_B[chunk], drawn)
         weights_B = weights_of(random_bits(self._weight_key, index_B)) if self._config.sample_weights else None
-        return Samples(dense_NB.t().contiguous(), ids_FB.t(), labels_BT, weights_B=weights_B)
+        return Samples(dense_NB.t().contiguous(), ids_SB.t(), labels_BT, lengths_BF=lengths_BF, weights_B=weights_B)
 
     def _labels(self, index_B: torch.Tensor, drawn: Drawn) -> torch.Tensor:
         """float32 (B, T), NaN where missing."""

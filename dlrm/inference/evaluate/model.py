@@ -15,7 +15,7 @@ from dlrm.lookups.plan import Lookups, lookups_of, with_table_rows
 from dlrm.models.build import build_model
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.table_names import state_name
+from dlrm.table_names import is_table_weight, state_name
 
 _MOST_DIFFERENCES = 3
 _HINT = "give data with the columns that were trained on (--data.path, --data.kind, ...)"
@@ -88,9 +88,9 @@ def _of_tables(checkpoint: Checkpoint, lookups: Lookups) -> list[str]:
             found.append(f"the data have column {escaped(table.name)}, the checkpoint has no table of that name")
         elif (rows := stored[name].shape[0]) != table.rows:
             found.append(f"table {escaped(table.name)} has {rows:,} rows in the checkpoint, {table.rows:,} by the data")
-    tables = [name for name in stored if name.startswith("tables.") and name.endswith(".weight")]
+    there = [name for name in stored if name.startswith("tables.") and name.endswith(".weight")]
     found += [
-        f"the checkpoint has table {_named(name)}, the data have no such column" for name in tables if name not in here
+        f"the checkpoint has table {_named(name)}, the data have no such column" for name in there if name not in here
     ]
     return found or _of_order(checkpoint, lookups)
 
@@ -124,7 +124,7 @@ def _of_weights(checkpoint: Checkpoint, config: Config, schema: Schema) -> list[
         weight_name(state_name(table.name)): (table.rows, table.dim) for table in model.lookups.tables
     }
     for name, weight in model.named_parameters():
-        if not name.startswith("tables.embedding_bags."):
+        if not is_table_weight(name):
             shapes[name] = tuple(weight.shape)
     for name, shape in shapes.items():
         if name not in stored:

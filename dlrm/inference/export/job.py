@@ -18,7 +18,7 @@ from dlrm.config import Config
 from dlrm.config.describe import to_plain
 from dlrm.config.export import ExportRequest
 from dlrm.config.model.growing import GrowingEmbedding
-from dlrm.errors import ExportError
+from dlrm.errors import ConfigError, ExportError
 from dlrm.format import byte_size, escaped, printable
 from dlrm.inference.export.compiled import write_compiled
 from dlrm.inference.export.data import dataset_trained_on
@@ -148,6 +148,12 @@ class ExportJob:
         self._max_file_bytes, self._compiled, self._onnx, self._say = max_file_bytes, compiled, onnx, say
         self._dataset = dataset_trained_on(trained, reader.checkpoint)
         schema = self._dataset.schema
+        if trained.model.unpooled_histories:
+            message = (
+                f"is {trained.model.kind}, of which there is no export yet: requests and tables of exports know bags of "
+                "ids alone, no histories; score its checkpoints with evaluate"
+            )
+            raise ConfigError.at("model.kind", message)
         self._model = build_model(trained.model, schema, seed=trained.run.seed)
         tables = table_records(self._model)
         self._tables = update.tables(tables) if update else tables

@@ -11,7 +11,7 @@ from dlrm.checkpoint.fill import Progress, ignore
 from dlrm.checkpoint.reader import Reader
 from dlrm.checkpoint.tensors import GlobalTensor, weight_name
 from dlrm.errors import CheckpointMismatchError
-from dlrm.table_names import state_name
+from dlrm.table_names import is_table_weight, state_name
 from dlrm.train.checkpointing.load import has_average
 from dlrm.train.checkpointing.state import AVERAGE_PREFIX
 
@@ -71,7 +71,7 @@ class Weights:
             self._name(name) if name in parameters else name: tensor
             for parameters in [dict(module.named_parameters())]
             for name, tensor in module.state_dict().items()
-            if ".embedding_bags." not in name
+            if not is_table_weight(name)
         }
         self.check({name: tuple(tensor.shape) for name, tensor in wanted.items()})
         self.fill([GlobalTensor.of(name, tensor) for name, tensor in wanted.items()])

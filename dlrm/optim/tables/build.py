@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
 from dlrm.distributed.internals import apply_optimizer_in_backward
@@ -50,7 +49,7 @@ def check_table_optimizer(optimizer: TableOptimizer, device: torch.device) -> No
 
 
 def fuse_optimizer(
-    tables: EmbeddingBagCollection,
+    weights: Mapping[str, torch.Tensor],
     optimizer: TableOptimizer,
     config: OptimConfig,
     factors: Mapping[str, float] = NO_FACTORS,
@@ -60,15 +59,15 @@ def fuse_optimizer(
     Tables whose rates differ end up in fused kernels of their own.
 
     Args:
-        tables: all.
+        weights: of all tables, by the names that torchrec has for them.
         optimizer: of them.
         config: with factors of single tables' rates.
         factors: further ones (:func:`padding_factors`).
     """
     kind, arguments = optimizer.kernel
-    for table in tables.embedding_bag_configs():
-        name, weight = table_name(table.name), tables.embedding_bags[table.name].weight
-        apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": table_rate(optimizer, config, name, factors)})
+    for name, weight in weights.items():
+        lr = table_rate(optimizer, config, table_name(name), factors)
+        apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": lr})
 
 
 def padding_factors(

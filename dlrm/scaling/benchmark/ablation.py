@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm.config.benchmark import BenchmarkConfig, Part
-from dlrm.distributed.internals import all_lookups, replace_lookups
+from dlrm.distributed.internals import all_lookups, is_pooled, replace_lookups
 from dlrm.errors import ConfigError
 from dlrm.layers.heads.experts import Experts
 from dlrm.layers.interaction import Interaction
@@ -78,15 +78,16 @@ class _NoLookup:
 
     def __init__(self, real: nn.Module) -> None:
         self._real = real.module if isinstance(real, DistributedDataParallel) else real
-        self._zeros: dict[int, torch.Tensor] = {}
+        self._unpooled = not is_pooled(self._real)  # has a row for each id
+        self._zeros: dict[tuple[int, int], torch.Tensor] = {}
 
     def __call__(self, ids: KeyedJaggedTensor, *_: Any) -> torch.Tensor:
-        """float32 (B, X), as the lookup itself would return them."""
-        samples = ids.stride()
-        if samples not in self._zeros:
+        """float32, as the lookup itself would return them."""
+        size = ids.stride(), len(ids.values()) * self._unpooled
+        if size not in self._zeros:
             with torch.no_grad():
-                self._zeros[samples] = torch.zeros_like(self._real.forward(ids))
-        return self._zeros[samples].detach().requires_grad_()
+                self._zeros[size] = torch.zeros_like(self._real.forward(ids))
+        return self._zeros[size].detach().requires_grad_()
 
     def __getattr__(self, name: str) -> Any:
         """All else is the lookup's: its state, its mode."""

@@ -35,6 +35,7 @@ from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launc
 from dlrm.scaling.benchmark.text import texts
 from dlrm.scaling.folder import result_folder
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
+from dlrm.table_names import is_table_weight
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.memory import process_bytes
 
@@ -140,7 +141,10 @@ def _memory(world: World) -> Memory:
 def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[Product], world: World) -> Work:
     """Of a sample; the same on every rank, as rank 0 has counted the ids of its batch."""
     ids = world.collectives.broadcast_object(ids_per_sample(batch, engine.lookups))
-    tables = [TableUse(place.dim, count) for place, count in zip(engine.placements, ids, strict=True)]
+    tables = [
+        TableUse(place.dim, count, pooled=table.pooled)
+        for place, table, count in zip(engine.placements, engine.lookups.tables, ids, strict=True)
+    ]
     return work_per_sample(
         products,
         tables,
@@ -179,5 +183,5 @@ def _ceilings(
 
 def _dense_state(engine: Engine) -> int:
     """How many numbers the optimizer keeps for each weight outside of tables."""
-    states = (state for name, state in engine.optimizer.unfused_state().items() if ".embedding_bags." not in name)
+    states = (state for name, state in engine.optimizer.unfused_state().items() if not is_table_weight(name))
     return round(sum(tensor.numel() for state in states for tensor in state.values()) / engine.dense_weights)

@@ -36,6 +36,9 @@ from dlrm.sharding.hardware import hardware_of
 from dlrm.train.build import check_options
 
 FORMAT, VERSION = "dlrm-plan", 1
+_NO_MODEL = (
+    "no times: what tables cost whose rows are looked up one by one (model.kind {kind}) is not modelled; memory is"
+)
 _NO_SPEED = "no times: nothing is known of this machine's speed; `calibrate` measures it (then --machine FILE)"
 
 
@@ -47,7 +50,7 @@ class ClusterPlan:
         own: the plan as configured.
         strategies: other ways to shard; curve: other numbers of devices.
         epoch: what one costs; None without times.
-        cautions: what to know, a line each.
+        cautions: what to know, a line each; no_times: why there are no times, where there are none.
     """
 
     own: Forecast
@@ -55,6 +58,7 @@ class ClusterPlan:
     curve: list[Strategy] = field(default_factory=list)
     epoch: Epoch | None = None
     cautions: tuple[str, ...] = ()
+    no_times: str = _NO_SPEED
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -116,7 +120,9 @@ def cluster_of(config: PlanConfig) -> World:
 
 
 def machine_of(config: PlanConfig, world: World) -> Machine | None:
-    """The speed of the ranks' hardware; None where nothing is known of it."""
+    """The speed of the ranks' hardware; None where nothing is known of it, or of what the model asks of it."""
+    if config.model.unpooled_histories:
+        return None
     if config.machine:
         known = Calibration.read(Path(config.machine))
         if (known.name == CPU) != (world.device.type == "cpu"):
@@ -155,7 +161,8 @@ def plan_cluster(config: PlanConfig, dataset: Dataset, world: World) -> ClusterP
         samples = dataset.train.num_samples
         cost = epoch(samples, own.samples_per_s, world.size, device, config.usd_per_device_hour)
     found = tuple(cautions(own, hardware_of(config.sharding, world)))
-    return ClusterPlan(own, strategies, curve, cost, found)
+    no_times = _NO_MODEL.format(kind=config.model.kind) if config.model.unpooled_histories else _NO_SPEED
+    return ClusterPlan(own, strategies, curve, cost, found, no_times)
 
 
 def _ids(config: PlanConfig, dataset: Dataset) -> dict[str, IdStatistics]:
@@ -170,7 +177,7 @@ def texts(found: ClusterPlan) -> Iterator[str | Table]:
     yield from memory_texts(found.own)
     yield from step_texts(found.own)
     if found.own.cost is None:
-        yield _NO_SPEED
+        yield found.no_times
     if found.strategies:
         yield comparison_table("Other sharding types", ("this plan", found.own), found.strategies)
     if found.curve:

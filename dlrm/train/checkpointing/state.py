@@ -43,7 +43,7 @@ from dlrm.distributed.internals import ShardedTensor
 from dlrm.models.task import MODEL_PREFIX
 from dlrm.optim.averaging import ExponentialAverage
 from dlrm.sharding.wrap import forget_cached_rows, fused_shards
-from dlrm.table_names import state_name, table_name, table_of_weight
+from dlrm.table_names import is_table_weight, state_name, table_name, table_of_weight
 from dlrm.train.engine import Engine
 
 AVERAGE_PREFIX = "average."
@@ -86,7 +86,7 @@ def _named_weights(engine: Engine) -> Iterator[tuple[str, torch.Tensor | Sharded
 
 def _name_in_state(full_name: str) -> str:
     """The name of a weight without what wraps it: TrainTask's ``model.`` and torchrec's collection of tables."""
-    if ".embedding_bags." in full_name:
+    if is_table_weight(full_name):
         return weight_name(state_name(table_of_weight(full_name)))
     return full_name.removeprefix(MODEL_PREFIX)
 

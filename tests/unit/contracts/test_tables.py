@@ -7,8 +7,12 @@ import inspect
 import pytest
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    DenseTableBatchedEmbeddingBagsCodegen,
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -22,6 +26,7 @@ from dlrm.distributed.internals import (
     kernels_of_optimizer,
     set_trained_steps,
 )
+from dlrm.sharding.unpooled_on_cpu import rows_of
 from dlrm.sharding.wrap import forget_cached_rows
 from dlrm.train.engine import Engine
 from tests.support.training import ROWS, tiny_dataset
@@ -185,6 +190,24 @@ def test_a_cpu_kernel_tells_tables_apart_by_cumulated_rows(kernel: SplitTableBat
     assert empty.weights_host.numel() == 0
     empty.weights_host = empty.weights_host.new_zeros(1)  # may be replaced where there is nothing in it
     assert empty.weights_host.numel() == 1
+
+
+@hook(
+    "weights_offsets", "pooling_mode", "embedding_specs", of="fbgemm", used_in="dlrm/sharding/unpooled_on_cpu.py",
+    see="class DenseTableBatchedEmbeddingBagsCodegen beside it, and split_embedding_codegen_lookup_dense_function",
+)  # fmt: skip
+def test_the_module_of_data_parallel_tables_sums_rows_on_the_cpu_although_it_is_told_not_to() -> None:
+    """Where it no longer does, dlrm/sharding/unpooled_on_cpu.py can go; until then it gives what the module should."""
+    dense = DenseTableBatchedEmbeddingBagsCodegen(
+        [(3, 4), (2, 4)], feature_table_map=[0, 0, 1], pooling_mode=PoolingMode.NONE, use_cpu=True
+    )
+    ids, offsets = torch.tensor([2, 0, 1, 1, 1, 0]), torch.tensor([0, 2, 2, 3, 3, 4, 6])  # two samples, three features
+    assert dense(ids, offsets).shape == (2, 3 * 4)
+    first, second = dense.split_embedding_weights()
+    rows_ND = rows_of(dense, ids, offsets)
+    assert torch.equal(rows_ND, torch.cat((first[ids[:3]], second[ids[3:]])))
+    rows_ND.sum().backward()
+    assert torch.equal(dense.weights.grad.view(5, 4)[:, 0], torch.tensor([1.0, 1, 1, 1, 2]))
 
 
 @hook("lxu_cache_weights", "current_device", of="fbgemm", used_in=f"{INTERNALS}: caches_rows", see=TBE)

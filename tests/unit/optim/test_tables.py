@@ -161,10 +161,10 @@ def test_every_table_is_marked_with_a_kernel_of_fbgemm_and_arguments_that_it_tak
         EmbeddingBagConfig(name=name, feature_names=[name], num_embeddings=5, embedding_dim=4) for name in ("a", "b")
     ]
     tables = EmbeddingBagCollection(tables=configs, device=torch.device("meta"))
-    fuse_optimizer(tables, table_optimizer(config), OptimConfig(lr_scale={"b": 3.0}))
+    weights = {name: tables.embedding_bags[name].weight for name in ("a", "b")}
+    fuse_optimizer(weights, table_optimizer(config), OptimConfig(lr_scale={"b": 3.0}))
     for name, rate in (("a", 0.5), ("b", 1.5)):
-        weight = tables.embedding_bags[name].weight
-        (optimizer_class,), (given,) = weight._optimizer_classes, weight._optimizer_kwargs
+        (optimizer_class,), (given,) = weights[name]._optimizer_classes, weights[name]._optimizer_kwargs
         assert optimizer_type_to_emb_opt_type(optimizer_class) == kind
         assert given == {"lr": rate, **arguments}
     taken = inspect.signature(SplitTableBatchedEmbeddingBagsCodegen.__init__).parameters

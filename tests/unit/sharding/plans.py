@@ -27,7 +27,7 @@ def world_of(ranks: int, ranks_per_host: int | None = None, device: str = "cpu")
 
 def task_of(config: Config, schema: Schema) -> TrainTask:
     model = build_model(config.model, schema, seed=0)
-    fuse_optimizer(model.tables, table_optimizer(config.optim.sparse), config.optim)
+    fuse_optimizer(model.table_weights, table_optimizer(config.optim.sparse), config.optim)
     return TrainTask(model)
 
 

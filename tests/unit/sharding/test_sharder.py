@@ -5,20 +5,23 @@ import torch
 from torchrec.distributed.types import CommOp
 
 from dlrm.config.precision import ExchangeConfig
-from dlrm.sharding.sharder import build_sharder
+from dlrm.sharding.sharder import build_sharders
 
 POOLED = (CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL, CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER)
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def codecs(forward, backward):
-    registry = build_sharder(ExchangeConfig(forward=forward, backward=backward)).qcomm_codecs_registry
-    assert set(registry) == {operation.name for operation in POOLED}
-    return [(pair.forward, pair.backward) for pair in registry.values()]
+    pooled, unpooled = (
+        sharder.qcomm_codecs_registry for sharder in build_sharders(ExchangeConfig(forward=forward, backward=backward))
+    )
+    assert set(pooled) == {operation.name for operation in POOLED}
+    assert set(unpooled) == {CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL.name}
+    return [(pair.forward, pair.backward) for pair in (*pooled.values(), *unpooled.values())]
 
 
 def test_float32_needs_no_codec():
-    assert build_sharder(ExchangeConfig()).qcomm_codecs_registry is None
+    assert [sharder.qcomm_codecs_registry for sharder in build_sharders(ExchangeConfig())] == [None, None]
 
 
 @pytest.mark.parametrize(
