@@ -183,8 +183,8 @@ def sharded_bags(rank, world_size):
     os.environ.update(LOCAL_WORLD_SIZE=str(ranks_per_host), LOCAL_RANK=str(rank % ranks_per_host))
     model = Bags()
     optimizer = table_optimizer(RowwiseAdagrad(lr=RATE, eps=EPS))
-    weights = {name: model.tables.embedding_bags[name].weight for name in TABLES}
-    fuse_optimizer(weights, optimizer, OptimConfig(lr_scale={FASTER: 2.0}))
+    of_torch = {name: model.tables.embedding_bags[name].weight for name in TABLES}
+    fuse_optimizer(of_torch, optimizer, OptimConfig(lr_scale={FASTER: 2.0}))
     of_tables = construct_module_sharding_plan(
         model.tables, plans(world_size), TableSharder(), ranks_per_host, world_size, "cpu"
     )
