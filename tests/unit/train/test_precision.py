@@ -208,5 +208,5 @@ def test_float16_tables_are_planned_with_the_kernels_that_round_alike():
         constraints = table_constraints(given, optimizer, Schema.numbered(0, (300,)), RankInfo(0, 2, 0, 2))
         assert set(constraints["cat_0"].sharding_types) == left
         alone = load_config(None, ["sharding.types=data_parallel"]).sharding
-        with pytest.raises(ConfigError, match="sharding.types: data_parallel has no kernel .* precision.tables fp32"):
+        with pytest.raises(ConfigError, match=r"sharding\.types: data_parallel has no kernel"):
             table_constraints(alone, optimizer, Schema.numbered(0, (300,)), RankInfo(0, 2, 0, 2))
