@@ -3,14 +3,12 @@
 
     dlrm_main.py train --config configs/quickstart.yaml [--section.key value | section.key=value ...]   --help: all options
     dlrm_main.py evaluate RUN | export RUN FOLDER | quantise | predict | serve | bench-inference     from a run to answers
-    dlrm_main.py study     which configuration is better, and by how much
-    dlrm_main.py diagnose [RUN]     why a model learns nothing, or too much
+    dlrm_main.py study | diagnose [RUN]     which configuration is better; why one learns nothing, or too much
     dlrm_main.py benchmark | scale | report | plan | calibrate     how fast a configuration trains, and how it scales
-    dlrm_main.py preprocess | inspect | materialize | synthesize     raw Criteo files to packed data sets
+    dlrm_main.py preprocess | pack | inspect | materialize | synthesize     raw files to packed data sets
     dlrm_main.py checkpoint ... | status | doctor | import-flags     what was saved, what goes on; see --help
 
-Exit codes: 0 done, 2 something the user can mend (one line on standard error), 130 interrupted, 143 stopped
-by SIGTERM (129: by SIGHUP), 1 anything else.
+Exit codes: 0 done, 2 what the user can mend (a line on standard error), 130 interrupted, 143 SIGTERM, 129 SIGHUP, 1 else.
 """
 
 from __future__ import annotations

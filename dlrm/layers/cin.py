@@ -41,5 +41,5 @@ class CompressedInteraction(nn.Module):
         for layer in self.layers:
             products_BDHV = maps_BDH.unsqueeze(3) * fields_BDV.unsqueeze(2)
             maps_BDH = layer(products_BDHV.flatten(2))
-            sums.append(maps_BDH.sum(1))
+            sums.append(maps_BDH.sum(1, dtype=fields_BVD.dtype))  # in full, also where the maps are bfloat16
         return torch.cat(sums, dim=1)

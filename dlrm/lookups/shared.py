@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlrm.config.model import ModelConfig
+from dlrm.config.model import GrowingEmbedding, ModelConfig
 from dlrm.errors import ConfigProblem
 from dlrm.format import did_you_mean
 from dlrm.schema import Schema
@@ -33,6 +33,11 @@ def problems_of_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigPr
             elif feature in sharing:
                 yield ConfigProblem(key, "", f"{feature} has table {sharing[feature]} already; a feature has one table")
             sharing[feature] = table
+        if isinstance(config.embedding_of(table), GrowingEmbedding):
+            message = (
+                "is shared and would grow, and ids of several features have no rows in common yet; choose one of both"
+            )
+            yield ConfigProblem(key, "", message)
         if table in features and table not in shared:
             yield ConfigProblem(key, "", "is a feature with a table of its own; call the shared table otherwise")
     known = [*features, *config.shared_tables]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -87,6 +87,12 @@ class TrainTask(nn.Module):
     def groups(self) -> list[str]:
         """The groups of weights outside of the tables: the model's, and that of the tasks' weights if they are learned."""
         return [*self.model.groups, *([TASK_WEIGHTING] if list(self.task_weighting.parameters()) else [])]
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Leave groups and tables untrained; see :meth:`dlrm.models.base.Model.freeze`."""
+        self.model.freeze(names)
+        if TASK_WEIGHTING in names:
+            self.task_weighting.requires_grad_(False)
 
     def forward(self, batch: TrainBatch) -> tuple[torch.Tensor, Outputs]:
         """The loss and what metrics are made of.

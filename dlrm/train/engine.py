@@ -167,7 +167,7 @@ def plan_model(config: Config, schema: Schema, world: World, *, scored: int = 0,
     task = build_task(model, config, schema)
     check_rate_groups(config.optim, task.groups, list(model.lookups.widths))
     if config.optim.frozen:
-        model.freeze(config.optim.frozen)
+        task.freeze(config.optim.frozen)
     sizes = {
         table_name(table.name): (table.num_embeddings, table.embedding_dim)
         for table in model.tables.embedding_bag_configs()

@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -77,7 +79,7 @@ def test_days_are_scored_before_they_are_trained_on_and_never_after(folder, whol
     assert days[1]["auc"] < 0.6 < 0.8 < leaked
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_change_nothing(folder, whole, world_size):
     found, _ = run(folder, f"on_{world_size}", world_size)
     for entry, right in zip(found, whole[0], strict=True):
@@ -115,3 +117,54 @@ def test_what_has_no_days_is_refused(folder, tmp_path, options, said):
     (outcome,) = run_command(["train", *OPTIONS, *data, *options])
     assert outcome.exit_code == 2
     assert said in outcome.stderr
+
+
+def test_weights_text_and_days_work_together_without_dense_features(tmp_path):
+    """On 1 and 2 ranks and resumed; an export says what it cannot take."""
+    draw = np.random.default_rng(5)
+    for day, rows in enumerate((90, 70, 50)):
+        towns = draw.choice(["ulm", "bern", "rom", "oslo"], rows)
+        bags = [draw.integers(0, 9, draw.integers(0, 4)).tolist() for _ in range(rows)]
+        values = {
+            "label": (draw.random(rows) < np.where(towns == "ulm", 0.8, 0.2)).astype(np.int32),
+            "town": towns,
+            "bag": bags,
+            "weight": draw.integers(1, 9, rows) / 4,
+            "bag_weight": [draw.random(len(bag)).tolist() for bag in bags],
+        }
+        pq.write_table(pa.table(values), tmp_path / f"{'test' if day == 2 else 'train'}_{day}.parquet")
+    data = {
+        "kind": "parquet", "path": str(tmp_path), "dense": [], "sparse": ["town", "bag"], "rows": [6, 9], "hotness": [1, 3],
+        "sample_weight": "weight", "id_weights": {"bag": "bag_weight"},
+        "vocabulary": {"columns": ["town"], "folder": str(tmp_path)},
+    }  # fmt: skip
+    options = [
+        *("train", f"data={data}", "model.embedding_dim=4", "model.top_mlp=[8,1]", "model.pooling=mean"),
+        *("train.by_day=true", "train.global_batch_size=16", "evaluation.weighted=true", "sharding.types=row_wise"),
+        *("logging.every_steps=4", "logging.tensorboard=false", "logging.progress=false", f"run.dir={tmp_path}"),
+    ]
+
+    def figures(name, world_size, *more):
+        outcomes = run_command([*options, f"run.name={name}", *more], world_size)
+        assert [outcome.exit_code for outcome in outcomes] == [0] * world_size, outcomes[0].stderr
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        return [summary["train"]["loss"], *(summary["test"][key] for key in ("log_loss", "weight", "samples"))], [
+            (found["day"], found["step"], found["samples"], pytest.approx(found["log_loss"], rel=1e-5))
+            for found in summary["days"]
+        ]
+
+    expected, days = figures("one", 1)
+    assert [day[:3] for day in days] == [("train_1.parquet", 6, 70)]
+    found, of_two = figures("two", 2)
+    assert (found, of_two) == (pytest.approx(expected, rel=1e-5), days)
+    figures("parts", 1, "train.max_steps=8")
+    assert figures("parts", 1, "--resume", "auto") == (expected, days)
+    (outcome,) = run_command(["export", str(tmp_path / "one"), "--output", str(tmp_path / "export")])
+    assert outcome.exit_code == 2
+    assert "data.id_weights: gives weights to the ids of bag, which an export cannot take" in outcome.stderr
+    options[1] = f"data={ {**data, 'id_weights': {}} }"
+    (outcome,) = run_command([*options, "run.name=text", "train.max_steps=1"])
+    assert outcome.exit_code == 0, outcome.stderr
+    (outcome,) = run_command(["export", str(tmp_path / "text"), "--output", str(tmp_path / "export")])
+    assert outcome.exit_code == 2
+    assert "data.vocabulary.columns: names town, and an export takes ids" in outcome.stderr

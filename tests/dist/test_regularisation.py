@@ -11,6 +11,7 @@ from dlrm.config import load_config
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.train.engine import build_engine
+from dlrm.train.standard_hooks import STALLED
 from tests.dist.test_same_training import MODEL_PARALLEL
 from tests.dist.test_tasks import DATA, figures
 from tests.support.command import run_command
@@ -112,3 +113,30 @@ def test_what_cannot_be_right_is_refused_before_training(tmp_path):
         (outcome,) = run_command(["train", *options, f"run.dir={tmp_path}"])
         assert outcome.exit_code == 2
         assert words in outcome.stderr
+
+
+def test_training_stops_two_evaluations_after_the_best_one_which_is_kept(tmp_path):
+    data = "data={kind: planted, rows: [300, 200], num_dense: 3, train_samples: 600, validation_samples: 400}"
+    options = [
+        *(
+            "train",
+            data,
+            "model={bottom_mlp: [8, 8], embedding_dim: 8, top_mlp: [16, 1]}",
+            "train.global_batch_size=100",
+        ),
+        *("train.epochs=40", "evaluation.patience=2", "checkpoint.best=log_loss", "optim.sparse.lr=0.5"),
+        *("logging.tensorboard=false", "logging.progress=false", f"run.dir={tmp_path}", "run.name=early"),
+    ]
+    outcomes = run_command(options, 2)
+    assert [outcome.exit_code for outcome in outcomes] == [0, 0], outcomes[0].stderr
+    lines = [json.loads(line) for line in (tmp_path / "early" / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["log_loss"], line["step"]) for line in lines if line["kind"] == "validation"]
+    summary = json.loads((tmp_path / "early" / "summary.json").read_text())
+    assert summary["stopped"] == STALLED
+    assert 3 <= len(found) < 40
+    best = min(found)
+    assert found.index(best) == len(found) - 3
+    assert (tmp_path / "early" / "checkpoints" / f"step_{best[1]:08}").is_dir()
+    (resumed,) = run_command([*options, "--resume", "auto"], 1)
+    assert resumed.exit_code == 0
+    assert json.loads((tmp_path / "early" / "summary.json").read_text())["steps"] == summary["steps"]

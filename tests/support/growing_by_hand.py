@@ -28,6 +28,9 @@ class Known:
     seen: int
 
 
+_Slots = list[Known | None]
+
+
 class GrowingByHand:
     """All buckets of a table.
 
@@ -37,12 +40,14 @@ class GrowingByHand:
 
     def __init__(self, config: GrowingEmbedding) -> None:
         self._config = config
-        self.slots = [[None] * config.ways for _ in range(config.buckets)]
-        self.candidates = [[None] * config.candidate_ways for _ in range(config.buckets)]
+        self.slots: list[_Slots] = [[None] * config.ways for _ in range(config.buckets)]
+        self.candidates: list[_Slots] = [[None] * config.candidate_ways for _ in range(config.buckets)]
 
     def step(self, ids: Iterable[int], step: int) -> tuple[dict[int, int], list[int]]:
         """The row of each id of a step, and the rows that have changed hands."""
-        amounts, rows, fresh = Counter(ids), {}, []
+        amounts = Counter(ids)
+        rows: dict[int, int] = {}
+        fresh: list[int] = []
         for id_, amount in amounts.items():
             known = self._known(id_)
             if known is not None:
@@ -79,8 +84,8 @@ class GrowingByHand:
         candidates = self.candidates[self._bucket(id_)]
         if isinstance(self._config.admission, AdmitSeen):
             at = next((k for k, known in enumerate(candidates) if known is not None and known.id == id_), None)
-            if at is not None:
-                amount += candidates[at].count
+            if at is not None and (candidate := candidates[at]) is not None:
+                amount += candidate.count
                 candidates[at] = None
             if amount < self._config.admission.times:
                 self._remember(candidates, Known(id_, amount, step), at)
@@ -96,18 +101,22 @@ class GrowingByHand:
         bucket[taken] = Known(id_, amount, step)
         return [] if free else [self._bucket(id_) * ways + taken]
 
-    def _remember(self, candidates: list[Known | None], known: Known, at: int | None) -> None:
+    def _remember(self, candidates: _Slots, known: Known, at: int | None) -> None:
         free = [slot for slot, other in enumerate(candidates) if other is None]
-        old = [slot for slot, other in enumerate(candidates) if other is not None and other.seen != known.seen]
-        at = at if at is not None else free[0] if free else min(old, key=lambda k: candidates[k].seen, default=None)
-        if at is not None:
-            candidates[at] = known
+        old = [(other.seen, slot) for slot, other in enumerate(candidates) if other and other.seen != known.seen]
+        places = [at] if at is not None else free or [slot for _, slot in sorted(old)]
+        if places:
+            candidates[places[0]] = known
 
-    def _victim(self, bucket: list[Known], step: int) -> int | None:
+    def _victim(self, bucket: _Slots, step: int) -> int | None:
         eviction = self._config.eviction
         if eviction.kind == "none":
             return None
         least = eviction.steps if isinstance(eviction, EvictAge) else 1
-        may_go = [slot for slot, known in enumerate(bucket) if step - known.seen >= least]
         by_count = isinstance(eviction, EvictLfu)
-        return min(may_go, key=lambda k: (self._aged(bucket[k], step) if by_count else 0, bucket[k].seen), default=None)
+        may_go = [
+            (self._aged(known, step) if by_count else 0, known.seen, slot)
+            for slot, known in enumerate(bucket)
+            if known is not None and step - known.seen >= least
+        ]
+        return min(may_go)[2] if may_go else None

@@ -154,6 +154,16 @@ def test_learned_weights_are_those_of_the_likelihood_of_the_labels_that_are_ther
     assert task.groups == [*model.groups, "task_weighting"]
 
 
+def test_learned_weights_can_be_frozen_like_every_group():
+    task = TrainTask(model_of(MODELS[0]), None, tasks=3)
+    task.freeze(["task_weighting", "top_mlp"])
+    frozen = {name.split(".")[-2] for name, p in task.named_parameters() if not p.requires_grad}
+    assert not task.task_weighting.log_variances.requires_grad
+    assert not any(p.requires_grad for p in task.model.top_mlp.parameters())
+    assert all(p.requires_grad for p in task.model.bottom_mlp.parameters())
+    assert "task_weighting" in frozen
+
+
 def test_learned_weights_come_to_rest_where_each_task_weighs_one_half_of_its_labels_whatever_is_missing():
     weighting = UncertaintyWeights(2)
     weights_BT = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])

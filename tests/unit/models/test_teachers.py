@@ -59,5 +59,5 @@ def test_what_a_models_form_can_express_it_learns_and_what_it_cannot_it_does_not
     reached = [("lr", "linear"), ("fm", "factorisation"), ("dcn", "cross"), ("xdeepfm", "cross")]
     missed = [("lr", "factorisation"), ("fm", "cross")]
     gaps = {cell: gap(*cell) for cell in (*reached, *missed)}
-    assert all(gaps[cell] < 0.008 for cell in reached), gaps
+    assert all(gaps[cell] < 0.015 for cell in reached), gaps
     assert all(gaps[cell] > 0.03 for cell in missed), gaps

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from dlrm.config.data import CriteoTsvData
+from dlrm.config import load_config
+from dlrm.config.data import CriteoTsvData, PackedData
+from dlrm.data.packed.dataset import packed_dataset
 from dlrm.data.packed.manifest import parse_manifest
 from dlrm.data.raw.criteo_tsv import criteo_tsv_dataset
 from dlrm.errors import ConfigError, DataError
+from dlrm.train.build import check_options
 from tests.unit.preprocess.tiny_criteo import ROWS, arrays, contents, expected, make, make_rows, write_raw
 
 DAYS = [make_rows(count, seed=day) for day, count in enumerate(ROWS)]
@@ -143,3 +146,17 @@ def test_days_of_raw_files_are_what_of_each_is_for_training(tmp_path):
     dataset = criteo_tsv_dataset(CriteoTsvData(paths=paths, num_dense=2, num_sparse=3, split=split))
     assert [(day.name, day.samples) for day in dataset.train.days] == [("day_0", 61), ("day_1", 37)]
     assert [(day.name, day.samples) for day in dataset.validation.days] == [("day_1", 10), ("day_2", 30)]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_rows_that_were_shuffled_over_days_are_no_days(tmp_path, shuffle):
+    output = make(write_raw(tmp_path / "raw"), tmp_path / "out", shuffle=shuffle)
+    dataset = packed_dataset(PackedData(path=str(output)))
+    assert [day.name for day in dataset.train.days] == ["day_0", "day_1"]
+    assert bool(dataset.train.days_are_mixed) == shuffle
+    config = load_config(None, ["train.by_day=true"])
+    if not shuffle:
+        check_options(config, dataset)
+        return
+    with pytest.raises(ConfigError, match=r"train\.by_day: has no days in .* preprocessed with shuffle, which mixes"):
+        check_options(config, dataset)

@@ -27,6 +27,7 @@ from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
 from dlrm.sharding.planner import table_constraints
 from dlrm.train.precision import allow_tf32, check_half_tables, lower_dense, precision_lines
+from tests.support.models import SMALL_MODELS
 from tests.unit.models.helpers import random_batch
 
 CPU = torch.device("cpu")
@@ -112,6 +113,19 @@ def test_experts_compute_in_bf16_too_and_what_follows_them_in_float32(heads):
     assert UNIT / 10 < error < 10 * UNIT
     assert (logits_BT != logits_BT.bfloat16()).float().mean() > 0.5
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SMALL_MODELS if kind not in ("lr", "fm")])
+def test_other_models_lose_little_and_keep_the_layer_of_their_logits_in_float32(kind):
+    config, batch = load_config(None, [f"model={SMALL_MODELS[kind]}"]).model, random_batch(SCHEMA, samples=256)
+    model, exact = lowered(config), built(config).double()
+    logits_BT = model(batch.dense, batch.sparse)
+    error_BT = (logits_BT - exact(batch.dense.double(), batch.sparse)).detach()
+    assert logits_BT.dtype == torch.float32
+    assert 1e-5 < error_BT.std() / logits_BT.std() < 0.02
+    assert (logits_BT != logits_BT.bfloat16()).float().mean() > 0.5
+    logits_BT.sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
 def test_without_dense_features_too():
@@ -208,5 +222,7 @@ def test_float16_tables_are_planned_with_the_kernels_that_round_alike():
         constraints = table_constraints(given, optimizer, Schema.numbered(0, (300,)), RankInfo(0, 2, 0, 2))
         assert set(constraints["cat_0"].sharding_types) == left
         alone = load_config(None, ["sharding.types=data_parallel"]).sharding
-        with pytest.raises(ConfigError, match=r"sharding\.types: data_parallel has no kernel"):
+        with pytest.raises(
+            ConfigError, match=r"sharding\.types: data_parallel has no kernel .* precision\.tables fp32"
+        ):
             table_constraints(alone, optimizer, Schema.numbered(0, (300,)), RankInfo(0, 2, 0, 2))
