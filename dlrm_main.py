@@ -5,7 +5,7 @@
     dlrm_main.py evaluate RUN | export RUN FOLDER | quantise | predict | serve | bench-inference     from a run to answers
     dlrm_main.py study | diagnose [RUN]     which configuration is better; why one learns nothing, or too much
     dlrm_main.py benchmark | scale | report | plan | calibrate     how fast a configuration trains, and how it scales
-    dlrm_main.py preprocess | inspect | materialize | synthesize     raw Criteo files to packed data sets
+    dlrm_main.py preprocess | pack | inspect | materialize | synthesize     raw files to packed data sets
     dlrm_main.py checkpoint ... | status | doctor | import-flags     what was saved, what goes on; see --help
 
 Exit codes: 0 done, 2 what the user can mend (a line on standard error), 130 interrupted, 143 SIGTERM, 129 SIGHUP, 1 else.

@@ -64,13 +64,16 @@ MODELS = {
     "dlrm dcn": Contestant(f"{{{_DLRM}, top_mlp: [64, 32, 1], interaction: {{kind: dcn, layers: 3, rank: 16}}}}", 4),
     "deepfm": Contestant("{kind: deepfm, embedding_dim: 8, deep_mlp: [64, 32]}", 2),
     "wide_deep": Contestant("{kind: wide_deep, embedding_dim: 8, deep_mlp: [64, 32]}", 1),
-    "dcn_v1": Contestant("{kind: dcn_v1, embedding_dim: 8, cross_layers: 6, deep_mlp: [64, 32]}", 7),
+    # Its cross layers give x_0 times a number (arXiv:1803.05170, section 2): one product of sums, not a sum of products.
+    "dcn_v1": Contestant("{kind: dcn_v1, embedding_dim: 8, cross_layers: 6, deep_mlp: [64, 32]}", 1, lr=0.005),
     "xdeepfm": Contestant("{kind: xdeepfm, embedding_dim: 8, cin: [16, 16], deep_mlp: [64, 32]}", 3),
     "finalmlp": Contestant("{kind: finalmlp, embedding_dim: 8, stream1: [64, 32], stream2: [64, 32], gates: [16]}", 1),
+    # Its layer norms divide products by their size, so that it, too, approximates.
     "wukong": Contestant(
         "{kind: wukong, embedding_dim: 8, layers: 2, fm_vectors: 8, linear_vectors: 8, fm_rank: 8, fm_mlp: [64], "
         "dense_mlp: [16], top_mlp: [64, 32]}",
-        4,
+        1,
+        lr=0.005,
     ),
 }
 DATA = (

@@ -136,7 +136,7 @@ def decide(options: argparse.Namespace, note: dict[str, object]) -> Wanted:
     asked = {name: getattr(options, name) or earlier.get(name, "") for name in ("torch", "accelerator")}
     triple = choose_triple(asked["torch"])
     has_dev = "dev.txt" in str(note.get("requirements"))
-    names = ["runtime.txt", "dev.txt"] if options.dev or has_dev else ["runtime.txt"]
+    names = ["runtime.txt", "dev.txt", "mlperf.txt"] if options.dev or has_dev else ["runtime.txt"]
     return Wanted(
         place=str(VENV),
         python=MINOR,

@@ -31,7 +31,7 @@ from dlrm.config.layers import command_line_layer
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
-from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.prepare import InspectConfig, MaterializeConfig, PackConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
@@ -129,6 +129,7 @@ COMMANDS = {
         "show what becomes of a run, while it goes on and after", StatusConfig, ("path",), from_file=False
     ),
     "preprocess": Command("turn raw Criteo files into a packed data set; started again, it goes on", PreprocessConfig),
+    "pack": Command("turn CSV files with a header into a packed data set, keeping their split", PackConfig),
     "inspect": Command("show what a packed data set holds; --verify checks all of it", InspectConfig, ("path",)),
     "materialize": Command("write MLPerf's multi-hot files for a packed data set", MaterializeConfig, ("path",)),
     "synthesize": Command("profile how ids repeat in a data set; write data that repeats like it", SynthesizeConfig),

@@ -19,7 +19,7 @@ from dlrm.config.export import ExportRequest
 from dlrm.config.moving import ImportFlagsConfig
 from dlrm.config.plan import PlanConfig
 from dlrm.config.predict import PredictConfig
-from dlrm.config.prepare import InspectConfig, MaterializeConfig, PreprocessConfig, SynthesizeConfig
+from dlrm.config.prepare import InspectConfig, MaterializeConfig, PackConfig, PreprocessConfig, SynthesizeConfig
 from dlrm.config.quantise import QuantiseConfig
 from dlrm.config.scaling_report import ReportConfig
 from dlrm.config.serve import ServeConfig
@@ -132,6 +132,10 @@ def run(config: Section) -> None:
             from dlrm.preprocess.job import run_preprocess
 
             work = partial(run_preprocess, config)
+        case PackConfig():
+            from dlrm.dataset_tools.pack import run_pack
+
+            work = partial(run_pack, config)
         case InspectConfig():
             from dlrm.dataset_tools.inspect import run_inspect
 

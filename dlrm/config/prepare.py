@@ -1,4 +1,4 @@
-"""What the commands that prepare data can be told: preprocess, inspect, materialize, synthesize."""
+"""What the commands that prepare data can be told: preprocess, pack, inspect, materialize, synthesize."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dlrm.config.base import Advanced, NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Share, Sizes
+from dlrm.config.base import (
+    Advanced,
+    Column,
+    Columns,
+    ColumnsIfAny,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    Sizes,
+)
 from dlrm.config.data.packed import PartSplit
 from dlrm.config.data.paths import InputPath, InputPaths
 from dlrm.config.data.raw import HashedCategories, IntegerColumns
@@ -120,6 +132,43 @@ class PreprocessConfig(Section):
                 f"categories.rows has {len(self.categories.rows)} entries, num_sparse is {self.num_sparse}: give one or "
                 "as many"
             )
+        return self
+
+
+class PackConfig(Section):
+    """Comma separated files with a header into a packed data set that keeps their split, e.g. the Criteo_x1 benchmark's."""
+
+    train: InputPath
+    """File of the training rows; plain, or compressed as its name says (.gz, .zst)."""
+    validation: InputPath = ""
+    """File of the validation rows; none if left out."""
+    test: InputPath = ""
+    """File of the test rows; none if left out."""
+    output: str
+    """Folder for the packed data set."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """What separates columns."""
+    label: Column = "label"
+    """Column of the label, 0 or 1."""
+    dense: ColumnsIfAny = tuple(f"I{n}" for n in range(1, 14))
+    """Columns of numbers, in the model's order; they are written as they are."""
+    sparse: Columns = tuple(f"C{n}" for n in range(1, 27))
+    """Columns of categories, in the model's order: whole numbers 0 .. 2^32 - 1, 260.0 is one as well."""
+    min_count: PositiveInt = 1
+    """Training rows in which a category must occur to get an id of its own; id 0 is missing, 1 every other one."""
+    dense_missing: Annotated[float, Number] = 0.0
+    """Stands for an empty field of a dense column."""
+
+    @model_validator(mode="after")
+    def _files_and_columns_are_told_apart(self) -> Self:
+        if not (self.train and self.output):
+            raise ValueError("train and output are needed: name a file of training rows and a folder for the data set")
+        columns = [self.label, *self.dense, *self.sparse]
+        if twice := sorted({column for column in columns if columns.count(column) > 1}):
+            raise ValueError(f"column {twice[0]} is named twice: every column is label, dense or sparse")
+        files = [file for file in (self.train, self.validation, self.test) if file]
+        if len(set(files)) < len(files):
+            raise ValueError("the same file is named for two splits: splits must not share samples")
         return self
 
 

@@ -50,6 +50,19 @@ class MlflowConfig(Section):
 SinkName = Literal["mlflow"]
 
 
+class MlperfSubmission(Section):
+    """What MLPerf's log says of who submits what; a log with the defaults is none that anyone may submit."""
+
+    org: str = "none"
+    """Who submits."""
+    platform: str = "unknown"
+    """On what."""
+    division: Literal["closed", "open"] = "closed"
+    """By which rules it is to be judged."""
+    status: Literal["onprem", "cloud", "preview", "research"] = "research"
+    """What is submitted."""
+
+
 class LoggingConfig(Section):
     """What is shown and written while training."""
 
@@ -63,5 +76,8 @@ class LoggingConfig(Section):
     """Services that get the same figures: mlflow (requirements/mlflow.txt). One that fails is told of, and training goes
     on."""
     mlflow: Advanced[MlflowConfig] = MlflowConfig()
+    mlperf: bool = False
+    """Write MLPerf Training's log of the run, mlperf.log, by the package mlperf-logging (DLRM-DCNv2's rules)."""
+    mlperf_submission: Advanced[MlperfSubmission] = MlperfSubmission()
     heartbeat_s: Advanced[Annotated[PositiveFloat, Field(le=3600)]] = 5.0
     """Seconds between the signs of life that each rank leaves in the run's folder, for `dlrm_main.py status`."""

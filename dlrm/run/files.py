@@ -27,7 +27,7 @@ _FORMAT = "dlrm-run"
 _FIRST = (LOCK, f"{MARKER}.part", STARTS, "config.yaml.part", "log", "heartbeat")
 _FOLDERS = ("log", "heartbeat", "tensorboard", "checkpoints")
 _WRITTEN = re.compile(
-    r"\.lock|processes\.jsonl|curves\.png|report\.html|metrics\.part|mlflow\.json(\.unfinished)?|(validation|test)_scores\.parquet(\.unfinished)?|metrics\.jsonl\.damaged(-[0-9]+)?"
+    r"\.lock|processes\.jsonl|curves\.png|report\.html|mlperf\.log|metrics\.part|mlflow\.json(\.unfinished)?|(validation|test)_scores\.parquet(\.unfinished)?|metrics\.jsonl\.damaged(-[0-9]+)?"
     r"|(run\.json|config\.yaml|environment\.json|summary\.json|plan\.txt|metrics\.jsonl)(\.part)?"
     r"|log/rank[0-9]+\.log|heartbeat/rank[0-9]+\.(json(\.part)?|ends\.jsonl)|tensorboard/events\.out\.tfevents\..+"
 )

@@ -72,10 +72,7 @@ class Sampled:
             storage=_storage(folder / JOURNAL), study_name=arm, direction=direction, load_if_exists=True
         )
         self._asked = 0
-        others = [
-            trial for trial in self._study.get_trials(deepcopy=False) if trial.params.keys() != search.space.keys()
-        ]
-        if others:
+        if any(trial.distributions != self._distributions for trial in self._study.get_trials(deepcopy=False)):
             message = f"{folder} holds trials of arm {arm} in another search space: name another folder"
             raise ConfigError.at("output", message)
 
@@ -102,16 +99,23 @@ class Sampled:
             self._study.tell(trial.number, value)
 
     def _new(self, number: int) -> Mapping[str, Any]:
+        """A trial that is kept with all its parameters at once, so that a kill leaves none with a part of them.
+
+        It is proposed in a study in memory, by what has been found by now.
+        """
+        optuna, states = self._optuna, self._optuna.trial.TrialState
         seed = (self._search.seed * 1_000_003 + number) % _SEEDS
-        samplers = self._optuna.samplers
         if isinstance(self._search, Bayes):
-            self._study.sampler = samplers.TPESampler(n_startup_trials=self._search.startup_trials, seed=seed)
+            sampler = optuna.samplers.TPESampler(n_startup_trials=self._search.startup_trials, seed=seed)
         else:
-            self._study.sampler = samplers.RandomSampler(seed=seed)
-        asked = self._study.ask(fixed_distributions=self._distributions)
-        assert asked.number == number, (asked.number, number)
-        params: dict[str, Any] = asked.params
-        return {name: params[name] for name in self._search.space}
+            sampler = optuna.samplers.RandomSampler(seed=seed)
+        proposing = optuna.create_study(sampler=sampler, direction=self._study.direction)
+        proposing.add_trials(self._study.get_trials(deepcopy=False, states=(states.COMPLETE,)))
+        asked: Mapping[str, Any] = proposing.ask(fixed_distributions=self._distributions).params
+        point = {name: asked[name] for name in self._search.space}
+        kept = optuna.trial.create_trial(state=states.RUNNING, params=point, distributions=self._distributions)
+        self._study.add_trial(kept)
+        return point
 
 
 def searcher_of(search: Search, arm: str, metric: str, folder: Path) -> Searcher:

@@ -28,6 +28,7 @@ from dlrm.train.days import ScoreNextDay
 from dlrm.train.engine import Engine, task_weights
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.hooks import Hook
+from dlrm.train.mlperf_hook import MlperfHook
 from dlrm.train.schedule import BEGINNING, Position, Schedule
 from dlrm.train.standard_hooks import (
     AverageWeights,
@@ -109,6 +110,7 @@ def build_job(
     *,
     start: Position = BEGINNING,
     saving: Callable[[Measured], Hook] = lambda measured: Hook(),
+    mlperf: MlperfHook | None = None,
 ) -> Job:
     """Every part of a training run around its engine.
 
@@ -122,6 +124,7 @@ def build_job(
         display: shows them.
         start: what the engine has been trained on before.
         saving: makes the hook that saves, given the figures that go with it.
+        mlperf: keeps MLPerf's log, on rank 0 of a run that has one.
     """
     evaluation_batch_size = config.evaluation.global_batch_size or config.train.micro_batch_size
     evaluator = Evaluator(engine.stepper, engine.average, world, display.say, weighted=config.evaluation.weighted)
@@ -143,7 +146,10 @@ def build_job(
     hooks: list[Hook] = [ShowActivity(), loss_and_speed, AverageWeights(engine.average)]
     if dataset.validation.num_samples:
         score = partial(evaluator.evaluate, validation)
-        hooks.append(_validation(config, schedule, score, measured, recorder, display))
+        scoring = score if mlperf is None else mlperf.scoring(score)
+        hooks.append(_validation(config, schedule, scoring, measured, recorder, display))
+    if mlperf is not None:
+        hooks.append(mlperf)
     if isinstance(schedule.order, DayOrder):
         days = dataset.train.days
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from dlrm.run import heartbeat
 from dlrm.run.console import Console, Display, Silent, memory_table, plan_table
 from dlrm.run.folder import RunFolder, is_restarted, open_run_folder
 from dlrm.run.log import leave_terminal, open_log
+from dlrm.run.mlperf import MlperfLog, check_mlperf
 from dlrm.run.recorder import NoRecorder, Recorder, RunRecorder, import_tensorboard
 from dlrm.run.results import days_of, record_results, result_lines, summary_of
 from dlrm.run.secondary import secondary, write_text
@@ -44,6 +46,7 @@ from dlrm.train.checkpointing.warm_start import start_warm
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.growing import growing_lines
 from dlrm.train.memory import of_most, process_bytes, scored_samples
+from dlrm.train.mlperf_hook import MlperfHook
 from dlrm.train.precision import precision_lines
 from dlrm.train.schedule import Schedule, accumulation_lines
 from dlrm.train.scores import KeptScores
@@ -70,10 +73,13 @@ def run_training(config: Config) -> dict[str, Any]:
 
 
 def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
+    began_ms = int(time.time() * 1000)
     if world.is_leader and config.logging.tensorboard:
         import_tensorboard()  # before the memory that the libraries take is measured
     if config.logging.sinks:
         from_rank_0(world.collectives, lambda: require_sinks(config.logging))
+    if config.logging.mlperf:
+        from_rank_0(world.collectives, check_mlperf)
     leave_terminal()  # the libraries have been imported by now
     dataset = together(world.collectives, lambda: build_dataset(config.data))
     check_options(config, dataset)
@@ -107,6 +113,7 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         display,
         start=start.position,
         saving=checkpointing.saving,
+        mlperf=_mlperf(config, dataset, schedule, run.path, world, display, began_ms),
     )
     if world.is_leader:
         _introduce(engine, schedule, run.path, world, display, of_most(accounts))
@@ -162,6 +169,21 @@ def _beat(config: LoggingConfig, run: RunFolder, world: World, schedule: Schedul
         say,
     )
     tell_before_end(lambda name: heartbeat.end(heartbeat.ENDED, f"stopped by {name}", signal=name))
+
+
+def _mlperf(
+    config: Config, dataset: Dataset, schedule: Schedule, folder: Path, world: World, display: Display, began_ms: int
+) -> MlperfHook | None:
+    if not (config.logging.mlperf and world.is_leader):
+        return None
+    return MlperfHook(
+        MlperfLog(folder, display.say),
+        config,
+        schedule,
+        train_samples=dataset.train.num_samples,
+        eval_samples=dataset.validation.num_samples,
+        began_ms=began_ms,
+    )
 
 
 def _recorder(config: Config, folder: Path, step: int, world: World, display: Display) -> Recorder:

@@ -79,7 +79,7 @@ def test_days_are_scored_before_they_are_trained_on_and_never_after(folder, whol
     assert days[1]["auc"] < 0.6 < 0.8 < leaked
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_change_nothing(folder, whole, world_size):
     found, _ = run(folder, f"on_{world_size}", world_size)
     for entry, right in zip(found, whole[0], strict=True):

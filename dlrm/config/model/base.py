@@ -31,7 +31,8 @@ class ModelSection(Section):
     pooling: Pooling = "sum"
     """How the ids of a sample become one vector."""
     dropout: Fraction = 0.0
-    """Share of the hidden units of the MLP that gives the logit dropped in training."""
+    """Share of the hidden units of the MLP that gives the logit dropped in training (finalmlp: of both streams; wukong: of
+    the MLPs of its layers, too)."""
     embedding_init_bound: PositiveFloat | None = None
     """Tables start uniform between -bound and bound; sqrt(1/rows), as in arXiv:1906.00091, if left out."""
     embedding: EmbeddingConfig = FullEmbedding()

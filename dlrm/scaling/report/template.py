@@ -101,7 +101,11 @@ PAGE = """{% macro shown(table) %}
 <tr>
 {% for cell in row %}
 {% if loop.first %}
-<th scope="row" class="name">{{ cell.text | printable }}</th>
+<th scope="row" class="name">{{ cell.text | printable }}
+{% if cell.note %}
+<small>{{ cell.note | printable }}</small>
+{% endif %}
+</th>
 {% else %}
 <td class="{{ cell.kind }}" data-v="{{ cell.key }}">{{ cell.text | printable }}
 {% if cell.note %}

@@ -8,6 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlrm.config import load_config
+from dlrm.config.model import DlrmModel
+from dlrm.lookups.plan import lookups_of
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.scaling.work import Product, TableUse, ids_per_sample, products_of, work_per_sample
 from dlrm.schema import Schema
@@ -157,9 +159,17 @@ def test_models_without_a_bottom_mlp_and_with_towers():
     assert products(["model.kind=deepfm", "model.embedding_dim=4", "model.deep_mlp=6"], schema, samples=2)
 
 
-def test_ids_are_counted_by_feature():
-    class OfBatch:
-        sparse = ragged_ids(Schema.numbered(0, (5, 9)), samples=8, longest=3)
+def test_what_is_looked_up_is_counted_by_table():
+    schema = Schema.numbered(0, (5, 9))
 
-    lengths = OfBatch.sparse.lengths().view(2, 8).double().mean(1)
-    assert ids_per_sample(OfBatch) == lengths.tolist()
+    class OfBatch:
+        sparse = ragged_ids(schema, samples=8, longest=3)
+
+    first, second = OfBatch.sparse.lengths().view(2, 8).double().mean(1).tolist()
+    for options, expected in (
+        ({}, [first, second]),
+        ({"shared_tables": {"both": ["cat_0", "cat_1"]}}, [first + second]),
+        ({"embedding": {"kind": "hashed", "rows": 6, "functions": 3}}, [first, 3 * second]),
+    ):
+        config = DlrmModel(embedding_dim=4, bottom_mlp=(4,), **options)
+        assert ids_per_sample(OfBatch, lookups_of(config, schema)) == pytest.approx(expected)

@@ -73,7 +73,8 @@ def test_draws_do_not_depend_on_what_was_found_and_proposals_do(tmp_path):
     assert good[6:] != bad[6:]
 
 
-def test_a_journal_of_another_space_is_refused(tmp_path):
+@pytest.mark.parametrize("other", [{"train.epochs": [1, 2]}, {**SPACE, "model.embedding_dim": [8, 32]}])
+def test_a_journal_of_another_space_is_refused(tmp_path, other):
     searched(Random(space=SPACE, trials=2), tmp_path, 2, worth)
     with pytest.raises(ConfigError, match="holds trials of arm arm in another search space"):
-        searcher_of(Random(space={"train.epochs": [1, 2]}, trials=2), "arm", "auc", tmp_path)
+        searcher_of(Random(space=other, trials=2), "arm", "auc", tmp_path)

@@ -23,8 +23,10 @@ from dlrm.errors import ConfigError
 from dlrm.models import TrainTask, build_model
 from dlrm.models.base import Model
 from dlrm.models.tables import build_embedding
+from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.train.precision import allow_tf32, lower_dense, precision_lines
+from dlrm.sharding.planner import table_constraints
+from dlrm.train.precision import allow_tf32, check_half_tables, lower_dense, precision_lines
 from tests.support.models import SMALL_MODELS
 from tests.unit.models.helpers import random_batch
 
@@ -186,8 +188,41 @@ def test_what_is_not_float32_and_what_has_no_effect_is_said():
 
 
 @pytest.mark.parametrize(
-    "option", ["dense=fp16", "exchange.forward=int8", "exchange.backward=fp16", "all_reduce=int8", "tables=fp16"]
+    "option", ["dense=fp16", "exchange.forward=int8", "exchange.backward=fp16", "all_reduce=int8", "tables=bf16"]
 )
 def test_other_formats_are_refused(option):
     with pytest.raises(ConfigError, match=rf"precision\.{option.partition('=')[0]}"):
         load_config(None, [f"precision.{option}"])
+
+
+@pytest.mark.parametrize(
+    ("option", "copies"),
+    [
+        ("train.average_decay=0.9", 1),
+        ("checkpoint={full_every: 3, increment_bits: 8}", 1),
+        ("sharding.group_size=1", 2),
+    ],
+)
+def test_what_would_round_float16_tables_once_more_is_refused(option, copies):
+    key = option.partition("=")[0].replace("checkpoint", "checkpoint.increment_bits")
+    with pytest.raises(ConfigError, match=rf"^{key}: is .* precision\.tables is fp16"):
+        check_half_tables(load_config(None, ["precision.tables=fp16", option]), copies=copies)
+    check_half_tables(load_config(None, [option]), copies=copies)
+
+
+def test_float16_tables_are_planned_with_the_kernels_that_round_alike():
+    for kind, left in (
+        ("rowwise_adagrad", {"table_wise", "row_wise"}),
+        ("sgd", {"table_wise", "row_wise", "column_wise"}),
+    ):
+        config = load_config(None, [f"optim.sparse={{kind: {kind}, lr: 0.1}}"])
+        optimizer = table_optimizer(config.optim.sparse, weight_bytes=2)
+        assert optimizer.block_bytes(10, 8) == 10 * 8 * 2 + (40 if optimizer.by_row else 0)
+        given = load_config(None, ["sharding.types=data_parallel,table_wise,row_wise,column_wise"]).sharding
+        constraints = table_constraints(given, optimizer, Schema.numbered(0, (300,)), RankInfo(0, 2, 0, 2))
+        assert set(constraints["cat_0"].sharding_types) == left
+        alone = load_config(None, ["sharding.types=data_parallel"]).sharding
+        with pytest.raises(
+            ConfigError, match=r"sharding\.types: data_parallel has no kernel .* precision\.tables fp32"
+        ):
+            table_constraints(alone, optimizer, Schema.numbered(0, (300,)), RankInfo(0, 2, 0, 2))

@@ -15,7 +15,7 @@ from dlrm.train.standard_hooks import STALLED, TARGET_REACHED, LossAndSpeed, Mea
 from dlrm.train.stepper import StepOutput
 
 
-def hook_of_one_rank(every_steps=2, **options):
+def hook_of_one_rank(every_steps=2, recorder=None, **options):
     place = RankInfo(rank=0, local_rank=0, world_size=1, local_world_size=1)
     world = World(rank_info=place, device=torch.device("cpu"), backend="gloo", collectives=OneProcess())
     measured = Measured(ThroughputMeter())
@@ -23,7 +23,7 @@ def hook_of_one_rank(every_steps=2, **options):
         world,
         Config().optim,
         measured,
-        NoRecorder(),
+        recorder or NoRecorder(),
         Silent(),
         every_steps=every_steps,
         total_steps=every_steps,
@@ -45,6 +45,29 @@ def test_the_loss_shown_is_the_mean_over_the_samples_that_were_not_skipped():
     hook.on_step(Position(step=1, samples=4), output([0.5, 0.7, 9.0, 9.0], [1.0, 1.0, 0.0, 0.0]))
     hook.on_step(Position(step=2, samples=8), output([0.3, 0.1, 0.2, 9.0], [1.0, 1.0, 1.0, 0.0]))
     assert measured.last_loss == pytest.approx((0.5 + 0.7 + 0.3 + 0.1 + 0.2) / 5)
+
+
+class Kept(NoRecorder):
+    def __init__(self):
+        self.entries = []
+
+    def record(self, kind, step, values):
+        self.entries.append(values)
+
+
+def test_the_accuracy_of_training_is_that_of_the_samples_since_the_last_record():
+    kept = Kept()
+    hook, _ = hook_of_one_rank(recorder=kept)
+    labels_B, weights_B, losses_1 = (
+        torch.tensor([1.0, 0.0, 1.0, 1.0]),
+        torch.tensor([1.0, 1.0, 1.0, 0.0]),
+        torch.ones(1),
+    )
+    for step, logits_B in enumerate(([0.1, -0.1, -2.0, -9.0], [3.0, 0.0, 1.0, 9.0], [-1.0, 1.0, -1.0, 9.0]), start=1):
+        columns = (torch.tensor(logits_B)[:, None], labels_B[:, None], weights_B[:, None])
+        hook.on_step(Position(step=step, samples=4 * step), StepOutput(losses_1.sum(), losses_1, *columns))
+    hook.on_end(Position(step=3, samples=12), "done")
+    assert [entry["accuracy"] for entry in kept.entries] == [pytest.approx(5 / 6), 0.0]
 
 
 def test_a_record_without_a_sample_that_was_not_skipped_ends_the_run_in_one_line():
