@@ -76,8 +76,9 @@ class BilinearFusion(nn.Module):
 
     def forward(self, first_BI: torch.Tensor, second_BJ: torch.Tensor) -> torch.Tensor:
         """float32 (B, I) and (B, J) -> float32 (B, T)."""
-        dtype = self.first.weight.dtype  # logits are float32 whatever the streams compute in
-        first_BI, second_BJ = first_BI.to(dtype), second_BJ.to(dtype)
+        dtype = self.first.weight.dtype
+        if first_BI.dtype != dtype:  # logits are float32 where the streams compute in bfloat16
+            first_BI, second_BJ = first_BI.to(dtype), second_BJ.to(dtype)
         logits_BT: torch.Tensor = self.first(first_BI) + self.second(second_BJ)
         parts = first_BI.unflatten(1, (self.heads, -1)).unbind(1), second_BJ.unflatten(1, (self.heads, -1)).unbind(1)
         for layer, left_BI, right_BJ in zip(self.products, *parts, strict=True):

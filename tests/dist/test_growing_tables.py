@@ -15,6 +15,7 @@ from dlrm.schema import Schema
 from dlrm.train.checkpointing.delta_state import DeltaState
 from dlrm.train.checkpointing.state import after_load, engine_tensors
 from dlrm.train.engine import build_engine
+from tests.support.copies_on_gloo import allow_copies_on_gloo
 from tests.support.growing_by_hand import GrowingByHand
 from tests.support.ranks import run_ranks
 from tests.support.training import this_world, tiny_source
@@ -98,6 +99,22 @@ def test_ids_get_the_same_rows_and_losses_are_the_same_on_any_number_of_ranks_an
     for losses, found in run_ranks(losses_and_maps, world_size, cases)[0]:
         assert losses == pytest.approx(expected, rel=1e-6)
         assert_same_maps(found, maps)
+
+
+def losses_and_maps_of_copies(rank, world_size, case):
+    allow_copies_on_gloo()
+    return losses_and_maps(rank, world_size, [case])
+
+
+@pytest.mark.slow
+def test_copies_of_the_tables_share_their_rows_among_ids_alike_and_start_them_anew_together():
+    """Under SGD, copies that are averaged after each step train as one table does."""
+    sgd = ["optim.sparse.kind=sgd", "checkpoint.enabled=false"]
+    [(expected, maps)] = run_ranks(losses_and_maps, 1, [[*sgd, "sharding.types=table_wise"]])[0]
+    several = [*sgd, "sharding.types=row_wise", "sharding.group_size=2"]
+    [(losses, found)] = run_ranks(losses_and_maps_of_copies, 4, several)[0]
+    assert losses == pytest.approx(expected, rel=1e-6)
+    assert_same_maps(found, maps)
 
 
 def tenures():

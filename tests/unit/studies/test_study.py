@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dlrm.config import dump_config, load_config
+from dlrm.config import load_config
 from dlrm.config.study import StudyConfig
 from dlrm.errors import DIVERGED, ConfigError
 from dlrm.jobs.processes import Ended
@@ -62,7 +62,7 @@ class Cluster:
         self.started.append(spec.name)
         self.under_way.add(spec.name)
         self.most_at_once = max(self.most_at_once, len(self.under_way))
-        self.configs[spec.name] = load_config(spec.config)
+        self.configs[spec.name] = spec.own
         return Job(self, spec)
 
 
@@ -74,14 +74,14 @@ class Job:
     duration_s: float = 3.0
 
     def poll(self):
-        name, config = self.spec.name, self.cluster.configs[self.spec.name]
+        name = self.spec.name
         if number := self.cluster.signals_at.pop(name, 0):
             os.kill(os.getpid(), number)
             return None
         self.cluster.under_way.discard(name)
         ended = self.cluster.ends.get(name, Ended())
         if not ended.reason:
-            write_run(self.spec.run_folder, config)
+            write_run(self.spec)
         return ended
 
     def ask_to_stop(self):
@@ -92,11 +92,12 @@ class Job:
         return True
 
 
-def write_run(folder, config):
+def write_run(spec):
+    folder, config = spec.run_folder, spec.own
     folder.mkdir(parents=True, exist_ok=True)
     validation, test = auc_of(config)
     (folder / "run.json").write_text(marker_text())
-    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "config.yaml").write_text(spec.config_text)
     summary = {
         "stopped": "all epochs trained", "samples_per_s": 100.0, "model_bytes": 4000, "training_time_s": 1.0,
         "validation": {"auc": validation}, "test": {"auc": test} if config.evaluation.test else None,
@@ -153,6 +154,8 @@ def test_validation_samples_choose_and_test_samples_are_scored_by_the_chosen_wit
     assert len(searched) == 2 * 2 * 2
     assert len(final) == 2 * 2
     assert cluster.started[:4] == [f"{arm}, trial 0, seed {seed}" for seed in (0, 1) for arm in ("dot", "cat")]
+    given = tmp_path / "out/arms/dot/trials/0/seed_1/config.yaml"
+    assert load_config(given) == cluster.configs["dot, trial 0, seed 1"]
     assert not any(cluster.configs[name].evaluation.test for name in searched)
     assert all(cluster.configs[name].evaluation.test for name in final)
     assert {cluster.configs[name].run.seed for name in searched} == {0, 1}
