@@ -171,12 +171,17 @@ def lookups_of(config: ModelConfig, schema: Schema) -> Lookups:
         ConfigError: what of the configuration does not fit the schema, all at once.
     """
     problems = list(problems_of_tables(config, schema))
-    if not schema.sparse:
-        problems.append(ConfigProblem("data", "", "has no sparse feature: this model needs at least one table"))
-    if problems:
-        raise ConfigError(problems)
     table_of, rows_of = table_of_features(config, schema)
     unpooled = candidates(config, schema)
+    if not schema.sparse:
+        problems.append(ConfigProblem("data", "", "has no sparse feature: this model needs at least one table"))
+    elif set(table_of.values()) <= unpooled:
+        message = (
+            f"has candidates and histories alone, and {config.kind} needs one more sparse feature: name another column"
+        )
+        problems.append(ConfigProblem("data", "", message))
+    if problems:
+        raise ConfigError(problems)
     smallest = min(rows_of.values())
     found = []
     for place, feature in enumerate(schema.sparse):

@@ -26,8 +26,9 @@ from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
-from dlrm.sharding.sharder import UNPOOLED_TYPES, Sharders, TableSharder, build_sharders
+from dlrm.sharding.sharder import Sharders, TableSharder, build_sharders
 from dlrm.sharding.spread_ids import add_statistics
+from dlrm.sharding.unpooled import unpooled_tables, unpooled_types
 from dlrm.table_names import module_name, table_name
 
 _GIB = 1024**3
@@ -96,8 +97,7 @@ def make_plan(
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
     group = world if groups is None else groups.seen_from(world)
-    unpooled = _unpooled_tables(model)
-    constraints = table_constraints(config, optimizer, schema, group.rank_info, unpooled)
+    constraints = table_constraints(config, optimizer, schema, group.rank_info, unpooled_tables(model))
     check_kernels(config, constraints, world.device.type)
     if groups is not None and groups.copies > 1:
         keep_on_devices(config, constraints)
@@ -139,7 +139,6 @@ def make_plan(
             raise PlanError(f"the planner found no plan: {first_line(error)}") from error
 
     made = from_rank_0(world.collectives, plan)
-    _check_equal_columns(made, unpooled)
     if world.device.type == "cpu":
         _check_rows_on_cpu(made)
     return made
@@ -199,7 +198,7 @@ def table_constraints(
         kernels = own.kernels if own and own.kernels else config.kernels
         faithful = _faithful_types(kinds, optimizer, key)
         if module_name(table) in unpooled:
-            faithful = _unpooled_types(faithful, key)
+            faithful = unpooled_types(faithful, key)
         constraints[module_name(table)] = ParameterConstraints(
             sharding_types=_filling_types(faithful, features[0].rows, rank_info),
             compute_kernels=list(kernels) if kernels else None,
@@ -233,18 +232,6 @@ def _filling_types(kinds: list[str], rows: int, rank_info: RankInfo) -> list[str
         # On a single host the two are one and the same; the plan should call it by its simpler name.
         filling = [kind for kind in filling if kind != ShardingType.TABLE_ROW_WISE.value]
     return filling
-
-
-def _check_equal_columns(plan: ShardingPlan, unpooled: Container[str]) -> None:
-    """Refuse unequal column shards of tables whose rows are not summed: torchrec takes all for as wide as the first."""
-    tables = {name: one for module_plan in plan.plan.values() for name, one in module_plan.items() if name in unpooled}
-    cut = [one for one in tables.values() if one.sharding_type == ShardingType.COLUMN_WISE.value]
-    widths = {shard.shard_sizes[1] for one in cut for shard in one.sharding_spec.shards}
-    if len(widths) > 1:
-        message = (
-            f"cuts rows that are looked up one by one into unequal columns ({', '.join(map(str, sorted(widths)))})"
-        )
-        raise ConfigError.at("sharding.min_column_width", f"{message}: give a divisor of model.embedding_dim")
 
 
 def _check_rows_on_cpu(plan: ShardingPlan) -> None:
@@ -339,24 +326,6 @@ def _faithful_types(kinds: Sequence[ShardingKind], optimizer: TableOptimizer, ke
 def _configs(collection: EmbeddingBagCollection | EmbeddingCollection) -> list[BaseEmbeddingConfig]:
     unpooled = isinstance(collection, EmbeddingCollection)
     return list(collection.embedding_configs() if unpooled else collection.embedding_bag_configs())
-
-
-def _unpooled_tables(model: nn.Module) -> set[str]:
-    """Tables whose rows are not summed, by module name."""
-    collections = (module for module in model.modules() if isinstance(module, EmbeddingCollection))
-    return {table.name for collection in collections for table in collection.embedding_configs()}
-
-
-def _unpooled_types(kinds: list[str], key: str) -> list[str]:
-    """The sharding types that torchrec has for a table whose rows are not summed."""
-    known = [kind for kind in kinds if kind in UNPOOLED_TYPES]
-    if not known:
-        message = (
-            f"has {', '.join(kinds)} only, and torchrec has no such type for a table whose rows are looked up one by one "
-            f"(docs/sequences.md): allow one of {', '.join(UNPOOLED_TYPES)}"
-        )
-        raise ConfigError.at(key, message)
-    return known
 
 
 def _does_not_fit(

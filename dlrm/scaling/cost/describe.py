@@ -158,7 +158,7 @@ def pieces_by_rank(planned: PlannedModel) -> list[list[tuple[int, int]]]:
 
 def dense_shapes(task: TrainTask) -> list[torch.Size]:
     """Of the parameters outside of tables."""
-    of_tables = {id(parameter) for parameter in task.model.tables.parameters()}
+    of_tables = {id(weight) for weight in task.model.table_weights.values()}
     return [parameter.shape for parameter in task.parameters() if id(parameter) not in of_tables]
 
 

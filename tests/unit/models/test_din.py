@@ -125,6 +125,15 @@ def test_frozen_candidates_have_gradients_of_zeros_and_others_their_own():
     assert {parameter.requires_grad for parameter in model.attention.parameters()} == {False}
 
 
+@pytest.mark.parametrize("heads", ["{kind: mmoe, experts: 2}", "{kind: ple, levels: 1}", "{tower: [4]}"])
+def test_several_tasks_have_heads_of_every_kind(heads):
+    schema = replace(SCHEMA, tasks=("click", "like"))
+    model = build_model(model_config(f"model.heads={heads}"), schema, seed=0, tables_device="cpu")
+    batch = batch_of(40)
+    assert model(batch.dense, batch.sparse).shape == (40, 2)
+    assert model.groups == ["attention", "top_mlp", "heads"]
+
+
 def test_groups_are_those_outside_of_tables():
     assert build_model(model_config(), SCHEMA, seed=0).groups == ["attention", "top_mlp"]
     assert build_model(model_config("model.attention.kind=sum"), SCHEMA, seed=0).groups == ["top_mlp"]
@@ -187,6 +196,11 @@ def with_item(**facts):
             "model.tables.item.embedding: is growing, and table item is looked up row by row",
         ),
         ([], with_item(weights="price"), "data.id_weights.item: gives item weights"),
+        (
+            [],
+            replace(SCHEMA, sparse=SCHEMA.sparse[1:3] + SCHEMA.sparse[4:]),
+            "data: has candidates and histories alone",
+        ),
     ],
 )
 def test_what_it_cannot_be_built_of_is_refused_by_its_option(options, schema, said):
