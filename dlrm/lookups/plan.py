@@ -135,12 +135,14 @@ class Lookups:
     @property
     def pooled(self) -> tuple[Lookup, ...]:
         """The lookups whose rows are summed."""
-        return tuple(lookup for lookup in self.lookups if lookup.table not in self.unpooled_tables)
+        unpooled = self.unpooled_tables
+        return tuple(lookup for lookup in self.lookups if lookup.table not in unpooled)
 
     @property
     def unpooled(self) -> tuple[Lookup, ...]:
         """The lookups whose rows the model gets one by one: candidates and their histories."""
-        return tuple(lookup for lookup in self.lookups if lookup.table in self.unpooled_tables)
+        unpooled = self.unpooled_tables
+        return tuple(lookup for lookup in self.lookups if lookup.table in unpooled)
 
 
 def _too_long(table: str, rows: int) -> ConfigProblem:

@@ -89,3 +89,7 @@ def test_a_history_is_of_a_sparse_column_and_has_a_column_of_its_own(tmp_path):
         config(tmp_path, sequences={"seen": {"item": "smal"}})
     with pytest.raises(ValidationError, match=r"column large is named twice"):
         config(tmp_path, sequences={"large": {"item": "small"}})
+    with pytest.raises(ValidationError, match=r"sequences.seen.item is small, which is in vocabulary.columns"):
+        config(
+            tmp_path, sequences={"seen": {"item": "small"}}, vocabulary={"columns": ["small"], "folder": str(tmp_path)}
+        )
