@@ -311,7 +311,7 @@ def test_teachers_have_the_interactions_that_they_are_said_to_have_and_no_others
         matrix = np.concatenate(features, axis=1)
         rest = logits - matrix @ np.linalg.lstsq(matrix, logits, rcond=None)[0]
         sizes[order] = 1 - rest.var() / logits.var()
-    assert tuple(sizes.values()) == pytest.approx(TEACHERS[teacher], abs=0.03)
+    assert tuple(sizes.values()) == pytest.approx(TEACHERS[teacher], abs=0.04)
 
 
 def test_a_linear_teacher_is_all_that_logistic_regression_can_learn():
