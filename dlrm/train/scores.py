@@ -1,7 +1,8 @@
 """The score of every sample of an evaluation, in order, as a Parquet file in the run's folder.
 
 Columns ``logit`` (float32, before the sigmoid) and ``label`` (float32: 0 or 1; null where it is missing, or the sample was
-skipped); of several tasks each with the task's name, ``logit.click``.
+skipped); of several tasks each with the task's name, ``logit.click``. Where figures are made with the samples' weights,
+``weight`` (float32), too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def score_columns(tasks: Sequence[str]) -> list[tuple[str, str]]:
     return [("logit", "label")] if len(tasks) == 1 else [(f"logit.{task}", f"label.{task}") for task in tasks]
 
 
+WEIGHT = "weight"
+
+
 class KeptScores(Watcher):
     """Writes what an evaluation scores, on rank 0; use it as a context, which gives the file its name at its end.
 
@@ -35,13 +39,18 @@ class KeptScores(Watcher):
         path: of the file.
         order: of the samples; tasks: their names.
         world: the ranks.
+        weighted: keep the samples' weights.
 
     Raises:
         OSError: on rank 0, the file cannot be written.
     """
 
-    def __init__(self, path: Path, order: SampleOrder, tasks: Sequence[str], world: World) -> None:
-        self._path, self._order, self._tasks, self._world = path, order, tasks, world
+    def __init__(
+        self, path: Path, order: SampleOrder, tasks: Sequence[str], world: World, *, weighted: bool = False
+    ) -> None:
+        self._path, self._order, self._world = path, order, world
+        self._columns = [name for pair in score_columns(tasks) for name in pair] + [WEIGHT] * weighted
+        self._weighted = weighted
         self._batch = 0
         self._held = ExitStack()
         self._writer: Any = None
@@ -51,7 +60,7 @@ class KeptScores(Watcher):
         if self._world.is_leader:
             import pyarrow.parquet
 
-            fields = [(name, pyarrow.float32()) for pair in score_columns(self._tasks) for name in pair]
+            fields = [(name, pyarrow.float32()) for name in self._columns]
             file = self._held.enter_context(written_beside(self._path, durable=False))
             self._writer = self._held.enter_context(pyarrow.parquet.ParquetWriter(file, pyarrow.schema(fields)))
         return self
@@ -67,16 +76,19 @@ class KeptScores(Watcher):
         own = len(self._order.indices(0, self._batch, self._world.rank, self._world.size))
         self._batch += 1
         logits_BT = output.logits_BT[:own].float()
-        labels_BT = output.labels_BT[:own].masked_fill(output.weights_BT[:own] == 0, torch.nan)
-        gathered = self._world.collectives.all_gather_object((logits_BT.cpu().numpy(), labels_BT.cpu().numpy()))
+        weights_BT = output.weights_BT[:own]
+        labels_BT = output.labels_BT[:own].masked_fill(weights_BT == 0, torch.nan)
+        columns_BK = torch.stack((logits_BT, labels_BT), dim=2).flatten(1)
+        if self._weighted:  # tasks differ in it only where a label is missing
+            columns_BK = torch.cat((columns_BK, weights_BT.float().amax(1, keepdim=True)), dim=1)
+        gathered = self._world.collectives.all_gather_object(columns_BK.cpu().numpy())
         if self._writer is None:
             return
         import pyarrow
 
-        arrays = []
-        for task in range(len(self._tasks)):
-            for part in range(2):
-                arrays.append(pyarrow.concat_arrays([_column(parts[part][:, task]) for parts in gathered]))
+        arrays = [
+            pyarrow.concat_arrays([_column(part_BK[:, k]) for part_BK in gathered]) for k in range(len(self._columns))
+        ]
         self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._writer.schema))
 
 

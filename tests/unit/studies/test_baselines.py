@@ -72,6 +72,8 @@ def test_a_file_of_baselines_is_read_and_says_whether_its_data_are_the_studys(tm
     assert baseline.runs == {4: {("validation", "auc"): 0.7, ("test", "auc"): 0.6}}
     assert baseline.same_data
     assert not read_baselines(str(path), Config())[0].same_data
+    with pytest.raises(ConfigError, match=r"evaluation\.weighted is true"):
+        read_baselines(str(path), Config(evaluation={"weighted": True}))
     path.write_text(json.dumps({**found, "learners": {"LightGBM": {}}}))
     with pytest.raises(ConfigError, match="is damaged"):
         read_baselines(str(path), config)
