@@ -69,6 +69,12 @@ class BinaryResult:
     average_precision_error_bound: float | None = None
     weight: float | None = None
 
+    @property
+    def counted_positives(self) -> float:
+        """``positives``; with weights their share by weight of ``samples``, so that it goes with the log loss."""
+        weighted = self.weight is not None and self.click_rate is not None
+        return self.click_rate * self.samples if weighted else self.positives  # type: ignore[operator]  # is not None
+
     def to_dict(self) -> dict[str, int | float | None]:
         """The fields by name, ready for JSON; without a weight where there is none."""
         return {name: value for name, value in asdict(self).items() if name != "weight" or value is not None}
