@@ -1,6 +1,7 @@
 """The file of scores, and that the evaluation outlives it."""
 
 import errno
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -53,7 +54,7 @@ def test_a_disk_that_is_full_becomes_a_line_and_the_evaluation_goes_on_without_a
     if fails == "open":
         monkeypatch.setattr(scores, "written_beside", full)
     elif fails == "write":
-        monkeypatch.setattr(scores, "written_beside", lambda path, durable: open("/dev/full", "wb", buffering=0))
+        monkeypatch.setattr(scores, "written_beside", lambda path, durable: Path("/dev/full").open("wb", buffering=0))
     else:
         monkeypatch.setattr(pyarrow.parquet.ParquetWriter, fails, full)
     kept(path, said)
