@@ -204,6 +204,8 @@ def _lowest(manifest: Manifest, folder: Path, name: str) -> UInt32s:
         raise DataError(str(path), f"cannot be read ({error.strerror})", hint=RESTORE) from None
     except ValueError:
         raise DataError(str(path), "is no vocabulary", hint=RESTORE) from None
+    if not isinstance(values_K, np.ndarray) or values_K.dtype != np.uint32 or values_K.ndim != 1:
+        raise DataError(str(path), "is no vocabulary: not ascending 32-bit values", hint=RESTORE)
     return np.array(values_K[:1])
 
 

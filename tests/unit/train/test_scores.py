@@ -1,6 +1,7 @@
 """The file of scores, and that the evaluation outlives it."""
 
 import errno
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet
@@ -15,6 +16,12 @@ from dlrm.train.scores import KeptScores
 from dlrm.train.stepper import StepOutput
 
 WORLD = World(RankInfo(), torch.device("cpu"), "gloo", OneProcess())
+
+
+@contextmanager
+def on_a_full_device(path, *, durable):
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        yield file
 
 
 def kept(path, said, *, weighted=False):
@@ -54,7 +61,7 @@ def test_a_disk_that_is_full_becomes_a_line_and_the_evaluation_goes_on_without_a
     if fails == "open":
         monkeypatch.setattr(scores, "written_beside", full)
     elif fails == "write":
-        monkeypatch.setattr(scores, "written_beside", lambda path, durable: Path("/dev/full").open("wb", buffering=0))
+        monkeypatch.setattr(scores, "written_beside", on_a_full_device)
     else:
         monkeypatch.setattr(pyarrow.parquet.ParquetWriter, fails, full)
     kept(path, said)
