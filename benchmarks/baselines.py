@@ -279,6 +279,8 @@ def main() -> None:
     parser.add_argument("--learners", default="lightgbm,logistic")
     arguments, options = parser.parse_known_args()
     config = load_config(arguments.config, options)
+    if config.evaluation.weighted:
+        parser.error("evaluation.weighted: these learners know no weights of samples, so set it to false")
     dataset = build_dataset(config.data)
     sources = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     splits = {name: read(source) for name, source in sources.items()}

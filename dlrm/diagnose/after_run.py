@@ -180,7 +180,7 @@ def _over_time(records: RunRecords, task: str, *, exploded: bool) -> Iterator[Fi
         return
     last, best = scored[-1], min(scored, key=lambda entry: entry["log_loss"])
     chance = DEVIATIONS * _LOSS_DEVIATION / math.sqrt(max(1, last["samples"]))
-    entropy = coin_entropy(last["positives"], last["samples"])
+    entropy = coin_entropy(_result(last).counted_positives, last["samples"])
     if len(losses) >= 3 and losses[-1][0] >= BLOCK_STEPS and entropy:
         first, end = _mean(losses[: len(losses) // 3]), _mean(losses[-(len(losses) // 3) :])
         learnt = last["log_loss"] / entropy

@@ -97,7 +97,7 @@ class BaseRateWatch:
         if step <= self.warmup_steps + (BLOCK_STEPS if last else 0):
             return ""
         return "".join(
-            self._judge(split, task, step, found.normalised_entropy, found.positives, found.samples, last=last)
+            self._judge(split, task, step, found.normalised_entropy, found.counted_positives, found.samples, last=last)
             for task, found in zip(self.tasks, results.values(), strict=True)
             if found.normalised_entropy is not None
         )

@@ -11,7 +11,8 @@ and sums of predictions agree to float64 rounding.
 With weights each sample counts as much as its weight says in every figure, as with scikit-learn's ``sample_weight``; those
 that are sums of weights agree to float64 rounding then. The histogram counts whole numbers of 2^-24, to which weights are
 rounded there, so that AUC and average precision stay the same bit for bit. (A weight of 1e-4 has three digits of them, one
-from 1 on all that float32 has.)
+from 1 on all that float32 has.) A sample of at most 2^-25, 3e-8, has none of them: AUC and average precision leave it out,
+and are None where that leaves no positive; scale such weights up. Each weight is off by at most 2^-25.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _MOST_WEIGHT = 2.0**62 / _UNITS
 @dataclass(frozen=True)
 class BinaryResult:
     """Metrics of a set of samples; None where the set does not define one.
+
+    Error bounds are those of the weights as the histogram counts them.
 
     Attributes:
         samples: samples scored, padding excluded; those of weight 0 are, too.
@@ -65,6 +68,12 @@ class BinaryResult:
     average_precision: float | None = None
     average_precision_error_bound: float | None = None
     weight: float | None = None
+
+    @property
+    def counted_positives(self) -> float:
+        """``positives``; with weights their share by weight of ``samples``, so that it goes with the log loss."""
+        weighted = self.weight is not None and self.click_rate is not None
+        return self.click_rate * self.samples if weighted else self.positives  # type: ignore[operator]  # is not None
 
     def to_dict(self) -> dict[str, int | float | None]:
         """The fields by name, ready for JSON; without a weight where there is none."""

@@ -80,8 +80,11 @@ class ScoreHistogram:
         Args:
             scores_B: float32 (B,), finite.
             positive_B: bool (B,).
-            counts_B: int64 (B,), how often each counts; once if left out.
+            counts_B: int64 (B,), how often each counts, 0: not at all; once if left out.
         """
+        if counts_B is not None:  # a cell of none would have no precision
+            kept_B = counts_B != 0
+            scores_B, positive_B, counts_B = scores_B[kept_B], positive_B[kept_B], counts_B[kept_B]
         cells_B = (positive_B.to(torch.int64) << _KEY_BITS) | _order_keys(scores_B)
         self._merge(0, cells_B, torch.ones_like(cells_B) if counts_B is None else counts_B)
 

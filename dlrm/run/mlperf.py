@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm.config import Config
-from dlrm.config.optim import Adagrad, Schedule, SparseAdagrad
+from dlrm.config.optim import Adagrad, RowwiseAdagrad, Schedule, SparseAdagrad
 from dlrm.errors import SetupError
 from dlrm.optim.schedule import batch_size_factor
 from dlrm.run.secondary import Warn, reason
@@ -104,11 +104,12 @@ def write_parameters(log: MlperfLog, config: Config, *, train_samples: int, eval
     factor = batch_size_factor(config)
     log.event("opt_base_learning_rate", factor * dense.lr, {"tables": factor * sparse.lr})
     log.event("opt_weight_decay", dense.weight_decay)
-    if isinstance(dense, Adagrad):
+    tables = sparse if isinstance(sparse, SparseAdagrad | RowwiseAdagrad) else None
+    if (adagrad := dense if isinstance(dense, Adagrad) else tables) is not None:
         log.event("opt_adagrad_learning_rate_decay", 0)  # torch's lr_decay, which there is none of here
-        log.event("opt_adagrad_initial_accumulator_value", dense.initial_accumulator)
-        of_tables = {"tables": sparse.eps} if isinstance(sparse, SparseAdagrad) else {}
-        log.event("opt_adagrad_epsilon", dense.eps, of_tables)
+        start, eps = ({}, {}) if tables is None else ({"tables": tables.initial_accumulator}, {"tables": tables.eps})
+        log.event("opt_adagrad_initial_accumulator_value", adagrad.initial_accumulator, start)
+        log.event("opt_adagrad_epsilon", adagrad.eps, eps)
     log.event("opt_learning_rate_warmup_steps", schedule.warmup_steps)
     if isinstance(schedule, Schedule):  # the rules know no other
         log.event("opt_learning_rate_decay_start_step", schedule.decay_start_step or 0)

@@ -39,8 +39,11 @@ def read_baselines(path: str, config: Config) -> list[Baseline]:
         config: of a training of the study, for its data.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: it is no such file, or the study's figures are made with weights of samples, which those are not.
     """
+    if config.evaluation.weighted:
+        message = "are figures without weights of samples, and evaluation.weighted is true: leave one of them out"
+        raise ConfigError.at("baselines", message)
     found = json_mapping(Path(path))
     if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
         raise ConfigError.at("baselines", f"{path} is no file of benchmarks.baselines, or of another version")

@@ -42,9 +42,17 @@ class ScoreNextDay(Hook):
         return min((begin for begin in self._begins if begin > step), default=None)
 
     def on_pause(self, position: Position) -> str | None:
-        """Score the next day where one has ended; the training goes on."""
+        """Score the next day where one has ended, before that is saved; the training goes on."""
+        self._score_once(position)
+        return None
+
+    def before_steps(self, position: Position) -> None:
+        """Make up for a score that is missing where a day begins: the run was ended there, and has been resumed."""
+        self._score_once(position)
+
+    def _score_once(self, position: Position) -> None:
         number = self._begins.get(position.step)
-        if number is not None:
+        if number is not None and not any(step == position.step for step, _, _ in self._measured.days):
             name = self._days[number].name
             with self._measured.throughput.paused():
                 results = self._score(number)
@@ -52,4 +60,3 @@ class ScoreNextDay(Hook):
             record_results(self._recorder, NEXT_DAY, position.step, results, about={"day": name})
             for text in result_lines(results):
                 self._display.say(f"step {position.step}: {name} before it is trained on {text}")
-        return None

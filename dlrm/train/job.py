@@ -225,7 +225,8 @@ def _final_scores(
         if not config.evaluation.scores:
             return job.evaluator.evaluate(loader)
         path = folder / f"{name}_scores.parquet"
-        with KeptScores(path, loader.order, loader.source.schema.tasks, world) as kept:
+        tasks, weighted = loader.source.schema.tasks, config.evaluation.weighted
+        with KeptScores(path, loader.order, tasks, world, display.say, weighted=weighted) as kept:
             return job.evaluator.evaluate(loader, kept)
 
     if config.evaluation.scores and job.validation.source.num_samples:

@@ -42,7 +42,7 @@ class MlperfHook(Hook):
         self._samples = {"train_samples": train_samples, "eval_samples": eval_samples}
         self._position = BEGINNING
         self._block: dict[str, float] | None = None
-        self._in_epoch = False
+        self._epoch_num: int | None = None  # of the epoch that was begun and has not ended
         log.event("cache_clear", False)  # nobody has cleared the page cache
         log.start("init_start", time_ms=began_ms)
 
@@ -71,9 +71,9 @@ class MlperfHook(Hook):
 
     def before_steps(self, position: Position) -> None:
         """An epoch or a block begins, unless this was a pause for something else."""
-        if not self._in_epoch:
-            self._in_epoch = True
-            self._log.start("epoch_start", {"epoch_num": position.epoch + 1})
+        if self._epoch_num is None:
+            self._epoch_num = position.epoch + 1
+            self._log.start("epoch_start", {"epoch_num": self._epoch_num})
         if self._block is None:
             end = self._schedule.next_end(position.step)
             if every := self._config.evaluation.every_steps:
@@ -91,24 +91,26 @@ class MlperfHook(Hook):
 
     def on_pause(self, position: Position) -> str | None:
         """The end of an epoch, which has been evaluated."""
-        if position.epoch_ended and self._in_epoch:
+        if position.epoch_ended:
             self._end_block()
-            self._in_epoch = False
-            self._log.stop("epoch_stop", {"epoch_num": position.epoch})
+            self._end_epoch()
         return None
 
     def on_end(self, position: Position, reason: str) -> None:
         """The run ends: with success, if it has reached the accuracy it was to reach."""
         self._end_block()
-        if self._in_epoch:
-            self._in_epoch = False
-            self._log.stop("epoch_stop", {"epoch_num": position.epoch + 1})
+        self._end_epoch()
         self._log.stop("run_stop", {"status": "success" if reason == TARGET_REACHED else "aborted"})
 
     def _end_block(self) -> None:
         if self._block is not None:
             self._log.stop("block_stop", self._block)
             self._block = None
+
+    def _end_epoch(self) -> None:
+        if self._epoch_num is not None:
+            self._log.stop("epoch_stop", {"epoch_num": self._epoch_num})
+            self._epoch_num = None
 
     def _epochs(self, position: Position) -> float:
         return position.epoch + position.batch / self._schedule.order.num_batches

@@ -10,10 +10,10 @@ from dlrm.errors import DataError
 from dlrm.metrics.binary import BinaryMetrics
 
 
-def scored(step, logits_M, labels_M, kind="validation", **more):
+def scored(step, logits_M, labels_M, kind="validation", *, weights_M=None, **more):
     """An evaluation's record, by the trainer's own metrics."""
-    metrics = BinaryMetrics(torch.device("cpu"), buffer_samples=len(logits_M))
-    metrics.update(logits_M, labels_M, torch.ones(len(logits_M)))
+    metrics = BinaryMetrics(torch.device("cpu"), buffer_samples=len(logits_M), weighted=weights_M is not None)
+    metrics.update(logits_M, labels_M, torch.ones(len(logits_M)) if weights_M is None else weights_M)
     return {"kind": kind, "step": step, **more, **metrics.compute().to_dict()}
 
 
@@ -76,6 +76,14 @@ def test_a_loss_that_stays_where_it_is_and_scores_of_chance_are_found():
     noise_M = logits_M + 1e-3 * torch.randn(20_000, generator=torch.Generator().manual_seed(1))
     found = causes([*losses(0.583, 0.582, 0.5825), scored(300, noise_M, labels_M)])
     assert found.keys() == {"nothing_learnt", "flat_loss"}
+
+
+def test_a_loss_that_stays_where_it_is_is_found_by_the_click_rate_that_the_weights_make():
+    labels_M, _ = labels_and_logits(strength=0.0)
+    noise_M = 1e-3 * torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+    weights_M = torch.where(labels_M > 0, (20_000 - labels_M.sum()) / labels_M.sum(), 1.0)  # a click rate of one half
+    found = causes([*losses(0.693, 0.6935, 0.693), scored(300, noise_M, labels_M, weights_M=weights_M)])
+    assert "flat_loss" in found
 
 
 def test_a_validation_loss_that_rises_while_the_training_loss_falls_is_found():

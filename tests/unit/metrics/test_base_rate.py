@@ -1,6 +1,7 @@
 """A run that is worse than predicting the click rate says so, once, and only when it is sure."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,10 @@ def test_evaluations_are_told_when_they_do_not_get_better_or_at_the_end():
     assert not watch.evaluated("validation", 40, evaluation(1.3), last=False)
     assert "on the validation samples" in watch.evaluated("validation", 60, evaluation(1.3), last=False)
     assert not BaseRateWatch().evaluated("test", 2, evaluation(2.7), last=True)  # a trial of two steps
+    by_weight = {"label": replace(evaluation(27.0)["label"], weight=9e4, click_rate=0.4)}  # of samples it is 0.25
+    watch = BaseRateWatch()
+    assert "their click rate 0.4000" in watch.evaluated("test", 782, by_weight, last=True)
+    assert watch.found.click_rate == pytest.approx(0.4)
     assert "step 782: normalised entropy 27.000 on the test" in BaseRateWatch().evaluated(
         "test", 782, evaluation(27.0), last=True
     )

@@ -238,3 +238,17 @@ def test_weights_that_are_too_large_to_be_summed_up_are_said():
     metrics = metrics_of([0.0, 1.0], [0, 1], [1e11, 2e11], weighted=True)
     with pytest.raises(DataError, match=r"weights that sum up to 3e\+11, and 2.75e\+11 is the most"):
         metrics.compute()
+
+
+def test_weights_that_the_histogram_cannot_tell_from_0_leave_their_samples_out_of_auc_and_average_precision_alone():
+    logits, labels = [3.0, 2.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0]
+    found = metrics_of(logits, labels, [2.0**-25, 1.0, 0.5, 1.0], weighted=True).compute()
+    assert found.average_precision == pytest.approx(
+        average_precision_score(labels[1:], logits[1:], sample_weight=[1.0, 0.5, 1.0])
+    )
+    assert found.auc == pytest.approx(0.5)
+    assert (found.samples, found.positives, found.weight) == (4, 2, 2.5 + 2.0**-25)
+    none = metrics_of(logits, labels, [1e-9, 1e-9, 1e-9, 1e-9], weighted=True).compute()
+    assert (none.auc, none.average_precision) == (None, None)
+    assert none.log_loss == pytest.approx(log_loss(labels, 1 / (1 + np.exp(-np.array(logits)))), rel=1e-6)
+    json.dumps(found.to_dict() | none.to_dict(), allow_nan=False)

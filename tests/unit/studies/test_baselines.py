@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.baselines import ClickRates, OneHot, Rows, read
+from benchmarks.baselines import ClickRates, OneHot, Rows, main, read
 from dlrm.config import Config
 from dlrm.config.data import PlantedData
 from dlrm.config.describe import to_plain
@@ -60,6 +60,16 @@ def test_the_rows_are_those_of_the_split():
     np.testing.assert_array_equal(rows.labels_M, samples.labels_BT[:, 0].numpy())
 
 
+def test_figures_by_weight_are_refused_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    (tmp_path / "c.yaml").write_text("evaluation: {weighted: true}")
+    words = ["--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "b.json")]
+    monkeypatch.setattr("sys.argv", ["baselines", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "evaluation.weighted: these learners know no weights of samples" in capsys.readouterr().err
+
+
 def test_a_file_of_baselines_is_read_and_says_whether_its_data_are_the_studys(tmp_path):
     path, config = tmp_path / "b.json", Config(data={"kind": "planted", "train_samples": 300})
     run = {"seed": 4, "validation": {"auc": 0.7, "log_loss": None}, "test": {"auc": 0.6}}
@@ -72,6 +82,8 @@ def test_a_file_of_baselines_is_read_and_says_whether_its_data_are_the_studys(tm
     assert baseline.runs == {4: {("validation", "auc"): 0.7, ("test", "auc"): 0.6}}
     assert baseline.same_data
     assert not read_baselines(str(path), Config())[0].same_data
+    with pytest.raises(ConfigError, match=r"evaluation\.weighted is true"):
+        read_baselines(str(path), Config(evaluation={"weighted": True}))
     path.write_text(json.dumps({**found, "learners": {"LightGBM": {}}}))
     with pytest.raises(ConfigError, match="is damaged"):
         read_baselines(str(path), config)
