@@ -14,8 +14,8 @@ TILE_ROWS = 32
 Libraries choose the order of a matrix product's additions by its number of rows, so that a row's logit depends on how many
 others it is asked with (in the last bits). With multiples of 32 it does not, in one thread and with the kernels that were
 looked at: tests/unit/inference/exported/test_predictor.py. (Several threads share a product's additions, and its number of
-rows says how: so it was seen of MKL with AVX-512.) Servers and ``predict`` have one of torch's threads in each of theirs. So a
-row gets the same probability alone, in a batch of a server, and from a file.
+rows says how: so it was seen of MKL with AVX-512.) Servers and ``predict`` have one of torch's threads in each of theirs.
+So a row gets the same probability alone, in a batch of a server, and from a file.
 """
 MOST_ROWS = 1024
 """Computed at once; further rows follow. Larger pieces are no faster a row, and leave the processor's cache."""
