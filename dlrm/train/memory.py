@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import torch
 
 from dlrm.config import Config
+from dlrm.config.model.growing import GrowingEmbedding
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, Sgd
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
+from dlrm.lookups.shared import growing_tables
 from dlrm.memory import (
     ACTIVATIONS,
     AVERAGE,
@@ -52,7 +54,6 @@ from dlrm.sharding.groups import Groups
 from dlrm.sharding.growing.id_map import map_bytes
 from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
-from dlrm.train.growing import growing_embeddings
 
 _FLOAT = 4
 _BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
@@ -78,6 +79,7 @@ class Shapes:
         evaluation_samples: of an evaluation batch, 0 without one.
         footprint: of activations in a training step.
         scored: samples that this rank scores in its largest evaluation.
+        growing: options of the tables that grow.
     """
 
     schema: Schema
@@ -89,6 +91,7 @@ class Shapes:
     evaluation_samples: int
     footprint: Activations
     scored: int = 0
+    growing: tuple[GrowingEmbedding, ...] = ()
 
     @classmethod
     def of(
@@ -141,6 +144,7 @@ class Shapes:
                 exchanged=world.size > 1 if exchanged is None else exchanged,
             ),
             scored=-(-scored // world.size),
+            growing=tuple(growing_tables(config.model, lookups.features).values()),
         )
 
 
@@ -171,7 +175,7 @@ def account(
         SCORES: _placed(
             min(shapes.scored, BUFFER_SAMPLES) * _BYTES_PER_SCORE * len(shapes.schema.tasks), on_cpu=on_cpu
         ),
-        ID_MAPS: Bytes(host=_id_maps(config, shapes, world.size)),
+        ID_MAPS: Bytes(host=_id_maps(shapes, world.size)),
         COPIES: Bytes(host=copied_bytes(config, shapes, pieces, optimizer, world.size)),
     }
     return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()}, _missing(shapes))
@@ -213,12 +217,12 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
     tables = sum(of_tables.saved_bytes(piece, optimizer, ranks) for piece in pieces)
     saved = (piece for piece in pieces if piece.saved)
     weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in saved)
-    return dense + tables + (weights if averages else 0) + _id_maps(config, shapes, ranks)
+    return dense + tables + (weights if averages else 0) + _id_maps(shapes, ranks)
 
 
-def _id_maps(config: Config, shapes: Shapes, ranks: int) -> int:
+def _id_maps(shapes: Shapes, ranks: int) -> int:
     """Of what growing tables know of ids."""
-    return sum(map_bytes(one, ranks) for one in growing_embeddings(config, shapes.schema).values())
+    return sum(map_bytes(one, ranks) for one in shapes.growing)
 
 
 def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:

@@ -16,6 +16,7 @@ from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
 from dlrm.lookups.plan import Lookups, with_table_rows
 from dlrm.lookups.rule import IDS
+from dlrm.lookups.shared import growing_tables
 from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
 from dlrm.scaling.cost.updates import dense_update, replicated_update
@@ -26,7 +27,6 @@ from dlrm.schema import Schema
 from dlrm.sharding.wrap import data_parallel_tables
 from dlrm.table_names import module_name
 from dlrm.train.engine import PlannedModel
-from dlrm.train.growing import growing_embeddings
 from dlrm.train.precision import DTYPES
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -59,7 +59,7 @@ def workload_of(
     known = dict(ids or statistics_of(schema))
     # Hashes spread the ids of a growing table over its rows; how often each is asked for is not known.
     known.update(
-        (name, one) for name, one in statistics_of(schema).items() if name in growing_embeddings(config, schema)
+        (name, one) for name, one in statistics_of(schema).items() if name in growing_tables(config.model, schema)
     )
     spread = spread_of_rows(planned.lookups, known)
     schema = planned.schema

@@ -1,9 +1,12 @@
 import pytest
 
 from dlrm.data.in_memory import InMemorySource
+from dlrm.lookups.plan import with_table_rows
+from dlrm.memory import ID_MAPS
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.train.memory import Shapes, process_bytes, reserve
+from dlrm.sharding.growing.id_map import map_bytes
+from dlrm.train.memory import Shapes, account, process_bytes, reserve
 from tests.support.training import tiny_dataset
 from tests.unit.sharding.plans import config_of, task_of, world_of
 
@@ -47,3 +50,18 @@ def test_what_the_process_takes_is_measured_with_small_batches_of_training(monke
     monkeypatch.setattr(InMemorySource, "read", lambda source, rows: sizes.append(len(rows)) or of_source(source, rows))
     assert process_bytes(config, dataset, world_of(ranks)) > 0
     assert sizes == [read] * 2
+
+
+def test_parts_of_a_table_that_does_not_grow_have_no_map_of_ids():
+    growing = "model.embedding={kind: growing, rows: 500}"
+    parted = "model.tables.cat_1.embedding={kind: quotient_remainder, ids_per_row: 4, operation: add}"
+    full = "model.tables.cat_1.embedding={kind: full}"
+    maps = {}
+    for of_cat_1 in (parted, full):
+        config = config_of(growing, of_cat_1, "checkpoint.enabled=false")
+        schema, world = with_table_rows(config.model, Schema.numbered(3, ROWS)), world_of(1)
+        task = task_of(config, schema)
+        shapes = Shapes.of(task, config, task.model.lookups.schema, world, scored=0)
+        maps[of_cat_1] = account(config, shapes, (), table_optimizer(config.optim.sparse), world).parts[ID_MAPS].host
+    one = config_of(growing).model.embedding
+    assert maps == dict.fromkeys((parted, full), 2 * map_bytes(one, 1))
