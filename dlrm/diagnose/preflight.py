@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dlrm.config.data import DataConfig, PackedData, PlantedData, RandomData
-from dlrm.data.packed.raw_encoding import encoding_of_data
+from dlrm.data.packed.naming import read_manifest
+from dlrm.data.packed.raw_encoding import encoding_of_data, recorded_reserved_ids
 from dlrm.data.packed.remote import is_remote
 from dlrm.data.raw.vocabulary import MISSING_ID, NO_ID, HashedIds, Vocabulary
 from dlrm.data.source import Dataset
@@ -74,8 +76,12 @@ def reserved_ids(config: DataConfig, dataset: Dataset) -> Mapping[str, frozenset
     """By feature the ids that stand for a missing or unseen value and for no other, as far as the data say so."""
     if isinstance(config, PlantedData):  # generated, nothing is missing
         return {feature.name: frozenset(range(min(3, feature.rows))) for feature in dataset.schema.sparse}
-    if isinstance(config, PackedData) and is_remote(config.path):  # its vocabularies may be large
-        return {}
+    if isinstance(config, PackedData):
+        if is_remote(config.path):  # its vocabularies may be large
+            return {}
+        folder = os.path.expanduser(config.path)
+        manifest = read_manifest(folder)
+        return {} if manifest is None else recorded_reserved_ids(manifest, folder)
     encoding = encoding_of_data(config, dataset.train)
     if encoding is None:
         return {}

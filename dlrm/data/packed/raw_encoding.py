@@ -15,13 +15,13 @@ from dlrm.config.data import CriteoTsvData, DataConfig, PackedData
 from dlrm.config.data.raw import HashedCategories
 from dlrm.config.describe import flatten
 from dlrm.config.prepare import ContiguousVocabulary, FixedDense
-from dlrm.data.packed.manifest import MANIFEST_NAME, RESTORE, Manifest
+from dlrm.data.packed.manifest import MANIFEST_NAME, RESTORE, FileRecord, Manifest
 from dlrm.data.packed.naming import read_manifest
 from dlrm.data.packed.remote import fetch_folder, is_remote
 from dlrm.data.packed.write import sha256_of
 from dlrm.data.raw.encoding import RawEncoding, TableDense, table_rows
 from dlrm.data.raw.log_table import log_table
-from dlrm.data.raw.vocabulary import Categories, HashedIds, Vocabulary, reserved_ids
+from dlrm.data.raw.vocabulary import MISSING_ID, NO_ID, Categories, HashedIds, Vocabulary, reserved_ids
 from dlrm.data.source import Source
 from dlrm.errors import ConfigError, ConfigProblem, DataError
 
@@ -153,6 +153,31 @@ def recorded_encoding(manifest: Manifest, folder: str) -> RawEncoding | None:
     return encoding
 
 
+def recorded_reserved_ids(manifest: Manifest, folder: str) -> dict[str, frozenset[int]]:
+    """By feature the ids of a missing and of an unseen category, where dataset.json says so; reads no whole vocabulary.
+
+    Args:
+        manifest: of the data set.
+        folder: where its vocabularies are.
+
+    Raises:
+        DataError: the recorded parameters are none; a vocabulary that is needed is missing or damaged.
+    """
+    parameters = recorded_parameters(manifest, folder)
+    if parameters is None:
+        return {}
+    names, chosen = [f"cat_{f}" for f in range(parameters.num_sparse)], parameters.categories
+    if isinstance(chosen, HashedCategories):
+        return dict.fromkeys(names, frozenset({MISSING_ID}))
+    found = {}
+    for name in names:
+        # Which ids these are depends on the lowest value at most.
+        lowest_K = np.empty(0, np.uint32) if chosen.reserved == "separate" else _lowest(manifest, Path(folder), name)
+        reserved = reserved_ids(lowest_K, chosen.reserved)
+        found[name] = frozenset({reserved.missing, reserved.absent} - {NO_ID})
+    return found
+
+
 def _categories(parameters: Parameters, manifest: Manifest, folder: Path) -> dict[str, Categories]:
     names = [f"cat_{f}" for f in range(parameters.num_sparse)]
     chosen = parameters.categories
@@ -170,11 +195,28 @@ def _categories(parameters: Parameters, manifest: Manifest, folder: Path) -> dic
     return found
 
 
-def _values(manifest: Manifest, folder: Path, name: str) -> UInt32s:
-    """A vocabulary: uint32 (K,), ascending."""
+def _lowest(manifest: Manifest, folder: Path, name: str) -> UInt32s:
+    """The lowest value of a vocabulary, uint32 (1,) or, of an empty one, (0,); the others are not looked at."""
+    path = folder / _record(manifest, folder, name).name
+    try:
+        values_K = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read ({error.strerror})", hint=RESTORE) from None
+    except ValueError:
+        raise DataError(str(path), "is no vocabulary", hint=RESTORE) from None
+    return np.array(values_K[:1])
+
+
+def _record(manifest: Manifest, folder: Path, name: str) -> FileRecord:
     record = manifest.vocabularies.get(name)
     if record is None:
         raise DataError(str(folder / MANIFEST_NAME), f"lists no vocabulary of {name}", hint=RESTORE)
+    return record
+
+
+def _values(manifest: Manifest, folder: Path, name: str) -> UInt32s:
+    """A vocabulary: uint32 (K,), ascending."""
+    record = _record(manifest, folder, name)
     path = folder / record.name
     try:
         if path.stat().st_size != record.bytes or sha256_of(path) != record.sha256:

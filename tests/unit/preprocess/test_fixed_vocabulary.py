@@ -11,7 +11,10 @@ from dlrm.config import load_config
 from dlrm.config.data import CriteoTsvData, PackedData
 from dlrm.data.packed.dataset import packed_dataset
 from dlrm.data.packed.manifest import parse_manifest
+from dlrm.data.packed.raw_encoding import encoding_of_data
 from dlrm.data.raw.criteo_tsv import criteo_tsv_dataset
+from dlrm.data.raw.vocabulary import NO_ID
+from dlrm.diagnose.preflight import reserved_ids
 from dlrm.errors import ConfigError, DataError
 from dlrm.train.build import check_options
 from tests.unit.preprocess.tiny_criteo import ROWS, arrays, contents, expected, make, make_rows, write_raw
@@ -37,6 +40,34 @@ def new(tmp_path):
 
 def manifest_of(folder):
     return parse_manifest((folder / "dataset.json").read_text(), "dataset.json")
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [{"kind": "vocabulary"}, {"kind": "vocabulary", "reserved": "mlperf"}, {"kind": "hashing", "rows": 7}],
+    ids=["separate", "mlperf", "hashed"],
+)
+def test_the_look_at_data_knows_the_reserved_ids_and_reads_no_whole_vocabulary(tmp_path, monkeypatch, categories):
+    output = make(write_raw(tmp_path / "raw"), tmp_path / "out", categories=categories)
+    config = PackedData(path=str(output))
+    encoding, dataset = encoding_of_data(config), packed_dataset(config)
+    loaded = []
+    load = np.load
+
+    def noted(path, **options):
+        loaded.append(options.get("mmap_mode"))
+        return load(path, **options)
+
+    monkeypatch.setattr(np, "load", noted)
+    monkeypatch.setattr("dlrm.data.packed.raw_encoding.sha256_of", lambda path: pytest.fail(f"{path} is read"))
+    found = reserved_ids(config, dataset)
+    assert set(loaded) == ({"r"} if categories.get("reserved") == "mlperf" else set())
+    expected = {
+        name: {getattr(one, "missing", 0), getattr(one, "unseen", 0)} - {NO_ID}
+        for name, one in encoding.categories.items()
+    }
+    assert found == expected
+    assert found
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
