@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from dlrm.config import Config
+from dlrm.config.model import ModelConfig
 from dlrm.config.model.growing import GrowingEmbedding
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, Sgd
 from dlrm.data.loader import BatchLoader
@@ -21,6 +22,7 @@ from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
+from dlrm.lookups.plan import Lookups
 from dlrm.lookups.shared import growing_tables
 from dlrm.memory import (
     ACTIVATIONS,
@@ -218,6 +220,20 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
     saved = (piece for piece in pieces if piece.saved)
     weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in saved)
     return dense + tables + (weights if averages else 0) + _id_maps(shapes, ranks)
+
+
+def model_bytes(config: ModelConfig, lookups: Lookups, optimizer: TableOptimizer, dense_weights: int) -> int:
+    """Of a model's weights, padding aside, and of what growing tables know of ids; of all ranks, each counted once.
+
+    Args:
+        config: of the model.
+        lookups: of the model.
+        optimizer: of its tables.
+        dense_weights: number of weights outside of tables.
+    """
+    table_weights = sum(table.rows * table.dim for table in lookups.tables)
+    maps = sum(map_bytes(one, 1) for one in growing_tables(config, lookups.features).values())
+    return dense_weights * _FLOAT + table_weights * optimizer.weight_bytes + maps
 
 
 def _id_maps(shapes: Shapes, ranks: int) -> int:

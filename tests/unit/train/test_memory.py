@@ -1,12 +1,12 @@
 import pytest
 
 from dlrm.data.in_memory import InMemorySource
-from dlrm.lookups.plan import with_table_rows
+from dlrm.lookups.plan import lookups_of, with_table_rows
 from dlrm.memory import ID_MAPS
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
 from dlrm.sharding.growing.id_map import map_bytes
-from dlrm.train.memory import Shapes, account, process_bytes, reserve
+from dlrm.train.memory import Shapes, account, model_bytes, process_bytes, reserve
 from tests.support.training import tiny_dataset
 from tests.unit.sharding.plans import config_of, task_of, world_of
 
@@ -65,3 +65,15 @@ def test_parts_of_a_table_that_does_not_grow_have_no_map_of_ids():
         maps[of_cat_1] = account(config, shapes, (), table_optimizer(config.optim.sparse), world).parts[ID_MAPS].host
     one = config_of(growing).model.embedding
     assert maps == dict.fromkeys((parted, full), 2 * map_bytes(one, 1))
+
+
+@pytest.mark.parametrize("bytes_of_weight", [4, 2])
+def test_a_model_has_the_bytes_of_its_dense_weights_its_tables_and_its_maps_of_ids(bytes_of_weight):
+    growing = "model.tables.cat_1.embedding={kind: growing, rows: 500}"
+    config = config_of(growing, "model.tables.cat_0.embedding_dim=6", "model.interaction.kind=cat")
+    lookups = lookups_of(config.model, with_table_rows(config.model, Schema.numbered(3, ROWS)))
+    optimizer = table_optimizer(config.optim.sparse, weight_bytes=bytes_of_weight)
+    grows = config.model.tables["cat_1"].embedding
+    slots = grows.buckets * grows.ways  # an id, how often it was seen, when last
+    expected = 4 * 1000 + bytes_of_weight * (100 * 6 + 500 * 16 + 50 * 16) + slots * (8 + 4 + 4)
+    assert model_bytes(config.model, lookups, optimizer, 1000) == expected
