@@ -281,7 +281,9 @@ def _averages(config: Config, pieces: Sequence[Piece], shapes: Shapes) -> int:
 
 def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], *, ranks: int, on_cpu: bool) -> dict[str, Bytes]:
     samples = max(shapes.samples, shapes.evaluation_samples)
-    exchanged = of_tables.exchange_bytes(list(pieces), columns=shapes.columns, samples=samples, ranks=ranks)
+    exchanged = of_tables.exchange_bytes(
+        list(pieces), shapes.schema, columns=shapes.columns, samples=samples, ranks=ranks
+    )
     batch = batch_bytes(shapes.schema, samples)
     ahead = config.train.prefetch_batches + config.train.read_threads
     in_pipeline = _BATCHES_IN_PIPELINE[config.train.pipeline]
@@ -305,7 +307,7 @@ def batch_bytes(schema: Schema, samples: int) -> int:
     """Of a batch: dense features, ids and the weights of ids, their counts, labels and weights."""
     return samples * (
         len(schema.dense) * _FLOAT
-        + schema.ids_per_sample * (schema.id_bytes + _FLOAT * schema.ids_have_weights)
+        + schema.ids_per_sample * schema.bytes_per_id()
         + len(schema.sparse) * 4
         + 2 * len(schema.tasks) * _FLOAT
     )

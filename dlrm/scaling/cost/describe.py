@@ -64,7 +64,7 @@ def workload_of(
     spread = spread_of_rows(planned.lookups, known)
     schema = planned.schema
     formats = Formats(
-        ids=schema.id_bytes,
+        ids=schema.bytes_per_id(),
         forward=_BYTES[config.precision.exchange.forward],
         backward=_BYTES[config.precision.exchange.backward],
         all_reduce=_BYTES[config.precision.all_reduce],
@@ -146,7 +146,7 @@ def dense_shapes(task: TrainTask) -> list[torch.Size]:
 
 def batch_bytes(schema: Schema, ids: float) -> float:
     """Of a sample with so many ids: its features, labels and their weights."""
-    return _FLOAT * (len(schema.dense) + 2 * len(schema.tasks)) + ids * schema.id_bytes
+    return _FLOAT * (len(schema.dense) + 2 * len(schema.tasks)) + ids * schema.bytes_per_id()
 
 
 def dense_operations(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from dlrm.data.in_memory import InMemorySource
@@ -6,7 +8,8 @@ from dlrm.memory import ID_MAPS
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
 from dlrm.sharding.growing.id_map import map_bytes
-from dlrm.train.memory import Shapes, account, model_bytes, process_bytes, reserve
+from dlrm.sharding.memory import Piece, exchange_bytes
+from dlrm.train.memory import Shapes, account, batch_bytes, model_bytes, process_bytes, reserve
 from tests.support.training import tiny_dataset
 from tests.unit.sharding.plans import config_of, task_of, world_of
 
@@ -77,3 +80,13 @@ def test_a_model_has_the_bytes_of_its_dense_weights_its_tables_and_its_maps_of_i
     slots = grows.buckets * grows.ways  # an id, how often it was seen, when last
     expected = 4 * 1000 + bytes_of_weight * (100 * 6 + 500 * 16 + 50 * 16) + slots * (8 + 4 + 4)
     assert model_bytes(config.model, lookups, optimizer, 1000) == expected
+
+
+def test_weights_of_ids_are_exchanged_and_wait_in_batches_with_them():
+    plain = Schema.numbered(3, ROWS, (1, 2, 4))
+    weighted = replace(plain, sparse=(replace(plain.sparse[0], weights="w"), *plain.sparse[1:]))
+    piece = Piece(100, 16, "row_wise", "fused", 0.2, primary=True, hotness=7)
+    exchanged = [exchange_bytes([piece], schema, columns=16, samples=10, ranks=2) for schema in (plain, weighted)]
+    assert exchanged[1] - exchanged[0] == 2 * 10 * 7 * 4  # of two batches
+    assert batch_bytes(weighted, 10) - batch_bytes(plain, 10) == 10 * 7 * 4
+    assert (plain.bytes_per_id(), weighted.bytes_per_id(), weighted.bytes_per_id(8)) == (4, 8, 12)
