@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ONE_TASK = ("label",)
+_WEIGHT_BYTES = 4
 LONGEST_NAME = 4096
 """Characters of a column's name."""
 
@@ -86,6 +87,13 @@ class Schema:
     def id_bytes(self) -> int:
         """4 where int32 holds every id and number of rows, else 8: the width of ids in batches, on every rank."""
         return 4 if all(feature.rows < 2**31 for feature in self.sparse) else 8
+
+    def bytes_per_id(self, id_bytes: int | None = None) -> int:
+        """Of an id in batches and on its way to its table, with the float32 weight that it may have.
+
+        ``id_bytes`` are those of the id itself, where it is as wide as there.
+        """
+        return (id_bytes or self.id_bytes) + _WEIGHT_BYTES * self.ids_have_weights
 
     @classmethod
     def numbered(

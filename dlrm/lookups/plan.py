@@ -19,7 +19,7 @@ from dlrm.config.model import (
 )
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.lookups.rule import IDS, Rule, hash_keys
-from dlrm.lookups.shared import problems_of_tables, table_of_features
+from dlrm.lookups.shared import growing_tables, problems_of_tables, table_of_features
 from dlrm.lookups.unpooled import candidates, problems_of_unpooled
 from dlrm.schema import Schema, SparseFeature
 
@@ -156,14 +156,12 @@ def _too_long(table: str, rows: int) -> ConfigProblem:
 def with_table_rows(config: ModelConfig, schema: Schema) -> Schema:
     """The schema in which ids of growing tables are rows of these: what is looked up of samples."""
     table_of, _ = table_of_features(config, schema)
-    kinds = {feature.name: config.embedding_of(table_of[feature.name]) for feature in schema.sparse}
-    return replace(
-        schema,
-        sparse=tuple(
-            replace(feature, rows=kind.rows) if isinstance(kind := kinds[feature.name], GrowingEmbedding) else feature
-            for feature in schema.sparse
-        ),
+    growing = growing_tables(config, schema)
+    sparse = (
+        replace(feature, rows=growing[table].rows) if (table := table_of[feature.name]) in growing else feature
+        for feature in schema.sparse
     )
+    return replace(schema, sparse=tuple(sparse))
 
 
 def lookups_of(config: ModelConfig, schema: Schema) -> Lookups:

@@ -23,6 +23,16 @@ def table_of_features(config: ModelConfig, schema: Schema) -> tuple[dict[str, st
     return table_of, ids
 
 
+def growing_tables(config: ModelConfig, schema: Schema) -> dict[str, GrowingEmbedding]:
+    """The options of the tables that grow, by name, in the order of the data's features (not of what is looked up).
+
+    A feature has those of its table, which may be another's, and not what the rest has.
+    """
+    table_of, _ = table_of_features(config, schema)
+    kinds = ((table, config.embedding_of(table)) for table in table_of.values())
+    return {table: kind for table, kind in kinds if isinstance(kind, GrowingEmbedding)}
+
+
 def problems_of_tables(config: ModelConfig, schema: Schema) -> Iterator[ConfigProblem]:
     """What is said of tables or features that there are none of, or said twice."""
     features = [feature.name for feature in schema.sparse]

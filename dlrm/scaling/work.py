@@ -198,7 +198,7 @@ def work_per_sample(
     dense_features: int,
     dense_weights: int,
     dense_state: int,
-    id_bytes: int,
+    bytes_per_id: int,
 ) -> Work:
     """The work of a sample.
 
@@ -211,7 +211,7 @@ def work_per_sample(
         dense_features: N of a sample.
         dense_weights: number of weights outside of tables.
         dense_state: numbers that their optimizer keeps for each.
-        id_bytes: of an id in a batch.
+        bytes_per_id: of an id in a batch, and its weight, if it has one.
     """
     ids = sum(table.ids_per_sample for table in tables)
     pooled = sum(table.dim * (1 if table.pooled else table.ids_per_sample) for table in tables)
@@ -219,12 +219,12 @@ def work_per_sample(
         table.ids_per_sample * (3 * table.dim * optimizer.weight_bytes + 2 * _state_bytes(optimizer, table.dim))
         for table in tables
     )
-    batch_bytes = dense_features * BYTES_PER_NUMBER + ids * id_bytes
+    batch_bytes = dense_features * BYTES_PER_NUMBER + ids * bytes_per_id
     multiplied = sum(product.bytes for product in products)
     # Weight and gradient are read, the weight is written; the state is both.
     updated = dense_weights * (3 + 2 * dense_state) * BYTES_PER_NUMBER
     streamed = (multiplied + updated) / samples + 2 * pooled * BYTES_PER_NUMBER + batch_bytes
-    exchanged = 2 * pooled * BYTES_PER_NUMBER + ids * id_bytes + len(tables) * _LENGTH_BYTES
+    exchanged = 2 * pooled * BYTES_PER_NUMBER + ids * bytes_per_id + len(tables) * _LENGTH_BYTES
     return Work(
         flops=sum(product.flops for product in products) / samples,
         row_bytes=rows,

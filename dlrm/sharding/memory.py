@@ -20,7 +20,7 @@ _DATA_PARALLEL: str = ShardingType.DATA_PARALLEL.value
 _CACHING = EmbeddingComputeKernel.FUSED_UVM_CACHING.value
 _CUT_INTO_ROWS = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value, ShardingType.GRID_SHARD.value)
 _DEFAULT_CACHE_SHARE = 0.2  # fbgemm's and torchrec's, where the plan names none
-_BYTES_PER_ID = 8  # as lookups take them; on the way most are half as wide
+_ID_BYTES = 8  # as lookups take them; on the way most are half as wide
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,12 @@ def saved_bytes(piece: Piece, optimizer: TableOptimizer, ranks: int) -> int:
     return size // (ranks if piece.replicated else 1)
 
 
-def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: int) -> int:
+def exchange_bytes(pieces: list[Piece], schema: Schema, *, columns: int, samples: int, ranks: int) -> int:
     """Of ids that are exchanged, and of embeddings if this rank looks more of them up than the mean of all.
 
     Args:
         pieces: what the rank holds.
+        schema: of what is looked up.
         columns: of all vectors that a sample gets, one a feature, or one an id where they are not summed.
         samples: B, of a rank's part of a batch.
         ranks: that exchange with each other.
@@ -156,7 +157,7 @@ def exchange_bytes(pieces: list[Piece], *, columns: int, samples: int, ranks: in
     sharded = [piece for piece in pieces if not piece.replicated]
     vectors = sum(piece.columns * (piece.features if piece.pooled else piece.hotness) for piece in sharded)
     looked_up = ranks * samples * vectors * BYTES_PER_NUMBER
-    ids = sum(_ids(piece, samples=samples, ranks=ranks) for piece in sharded) * _BYTES_PER_ID
+    ids = sum(_ids(piece, samples=samples, ranks=ranks) for piece in sharded) * schema.bytes_per_id(_ID_BYTES)
     return max(0, looked_up - pooled) + 2 * ids  # those of two batches: the pipeline is one ahead
 
 

@@ -22,12 +22,13 @@ from dlrm.distributed.collectives import from_rank_0
 from dlrm.distributed.world import RankInfo, World
 from dlrm.errors import ConfigError, ConfigProblem, PlanError
 from dlrm.format import did_you_mean, first_line
+from dlrm.lookups.plan import Lookups
 from dlrm.optim.tables.base import BYTES_PER_NUMBER, TableOptimizer
 from dlrm.schema import Schema
 from dlrm.sharding.groups import Groups
 from dlrm.sharding.hardware import Hardware, hardware_of, topology
 from dlrm.sharding.sharder import Sharders, TableSharder, build_sharders
-from dlrm.sharding.spread_ids import add_statistics
+from dlrm.sharding.spread_ids import add_statistics, spread_of_lookups
 from dlrm.sharding.unpooled import unpooled_tables, unpooled_types
 from dlrm.table_names import module_name, table_name
 
@@ -70,7 +71,7 @@ def make_plan(
     *,
     config: ShardingConfig,
     optimizer: TableOptimizer,
-    schema: Schema,
+    lookups: Lookups,
     world: World,
     rank_batch_size: int,
     sharders: Sharders | None = None,
@@ -85,7 +86,7 @@ def make_plan(
         model: the model with its tables (on the meta device).
         config: constraints and hardware figures.
         optimizer: of the tables; some sharding types would change its arithmetic and are left out.
-        schema: what is looked up: sizes and hotness of the tables.
+        lookups: what is looked up of a sample.
         world: ranks and device.
         rank_batch_size: samples of a rank in a step, by which the planner weighs communication.
         sharders: say in what tables exchange, which weighs too; float32 if left out.
@@ -96,6 +97,7 @@ def make_plan(
         ConfigError: constraints for tables that do not exist, or that leave a table no kernel.
         PlanError: no plan satisfies the constraints in the memory there is; the same on every rank.
     """
+    schema = lookups.schema
     group = world if groups is None else groups.seen_from(world)
     constraints = table_constraints(config, optimizer, schema, group.rank_info, unpooled_tables(model))
     check_kernels(config, constraints, world.device.type)
@@ -123,7 +125,8 @@ def make_plan(
 
     def plan() -> ShardingPlan:
         if config.id_statistics:
-            known = statistics_of(schema, read_statistics(config.id_statistics))
+            ids = statistics_of(lookups.features, read_statistics(config.id_statistics))
+            known = spread_of_lookups(lookups, ids)
             add_statistics(constraints, known, schema.by_table, samples=rank_batch_size * group.size)
         _check_room_on_host(hardware, config, reserve)
         try:

@@ -16,7 +16,7 @@ from dlrm.distributed.internals import ShardedTensor
 from dlrm.distributed.world import World
 from dlrm.errors import ConfigError
 from dlrm.format import escaped
-from dlrm.lookups.shared import table_of_features
+from dlrm.lookups.shared import growing_tables
 from dlrm.models.init import table_rows
 from dlrm.optim.averaging import Averaging, ExponentialAverage
 from dlrm.optim.training import TrainingOptimizer
@@ -29,20 +29,13 @@ from dlrm.table_names import is_table_weight, table_name, table_of_weight
 _CACHED = "fused_uvm_caching"
 
 
-def growing_embeddings(config: Config, schema: Schema) -> dict[str, GrowingEmbedding]:
-    """The options of the growing tables, by name, in the order of the schema."""
-    table_of, _ = table_of_features(config.model, schema)
-    found = {table: config.model.embedding_of(table) for table in table_of.values()}
-    return {name: embedding for name, embedding in found.items() if isinstance(embedding, GrowingEmbedding)}
-
-
 def growing_lines(config: Config, schema: Schema) -> tuple[str, ...]:
     """What a start says of growing tables; nothing if there are none."""
     return tuple(
         f"table {escaped(name)} grows: {one.own_rows:,} rows for ids alone in {one.buckets:,} buckets, "
         f"{one.rows - one.own_rows:,} shared; admission {one.admission.kind}, eviction {one.eviction.kind}; "
         "every sharding type may hold it"
-        for name, one in growing_embeddings(config, schema).items()
+        for name, one in growing_tables(config.model, schema).items()
     )
 
 
@@ -52,7 +45,7 @@ def check_growing(config: Config, schema: Schema, plan: ShardingPlan) -> None:
     Raises:
         ConfigError: ids are weighed as if they were rows, or rows are cached on a device.
     """
-    growing = growing_embeddings(config, schema)
+    growing = growing_tables(config.model, schema)
     if not growing:
         return
     first = escaped(next(iter(growing)))
@@ -92,7 +85,7 @@ def build_growing(
         optimizer: whose state of rows does.
         average: of the weights, which does, too.
     """
-    growing = growing_embeddings(config, schema)
+    growing = growing_tables(config.model, schema)
     if not growing:
         return IdsAreRows()
     initial = partial(_initial_rows, config, widths, growing)

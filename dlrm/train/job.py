@@ -45,13 +45,11 @@ from dlrm.train.checkpointing.train_state import TrainingData
 from dlrm.train.checkpointing.warm_start import start_warm
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.growing import growing_lines
-from dlrm.train.memory import of_most, process_bytes, scored_samples
+from dlrm.train.memory import model_bytes, of_most, process_bytes, scored_samples
 from dlrm.train.mlperf_hook import MlperfHook
 from dlrm.train.precision import precision_lines
 from dlrm.train.schedule import Schedule, accumulation_lines
 from dlrm.train.scores import KeptScores
-
-_WEIGHT_BYTES = 4  # weights are float32, whatever is computed or sent in fewer bits
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -281,7 +279,9 @@ def summarise(
         "device_gib": max((peak.device_reserved_gib or 0.0 for peak in memory), default=0.0) or None,
         "dense_weights": job.engine.dense_weights,
         "table_weights": job.engine.table_weights,
-        "model_bytes": _WEIGHT_BYTES * (job.engine.dense_weights + job.engine.table_weights),
+        "model_bytes": model_bytes(
+            config.model, job.engine.lookups, job.engine.optimizer.tables, job.engine.dense_weights
+        ),
         "precision": to_plain(config.precision),
         "train": {"loss": job.measured.last_loss},
         "worse_than_base_rate": worse.to_dict() if (worse := job.measured.base_rate.found) else None,

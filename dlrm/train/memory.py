@@ -14,12 +14,16 @@ from dataclasses import dataclass
 import torch
 
 from dlrm.config import Config
+from dlrm.config.model import ModelConfig
+from dlrm.config.model.growing import GrowingEmbedding
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, Sgd
 from dlrm.data.loader import BatchLoader
 from dlrm.data.order import SampleOrder
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
 from dlrm.errors import DlrmError
+from dlrm.lookups.plan import Lookups
+from dlrm.lookups.shared import growing_tables
 from dlrm.memory import (
     ACTIVATIONS,
     AVERAGE,
@@ -52,7 +56,6 @@ from dlrm.sharding.groups import Groups
 from dlrm.sharding.growing.id_map import map_bytes
 from dlrm.sharding.memory import Piece
 from dlrm.sharding.planner import Reserve
-from dlrm.train.growing import growing_embeddings
 
 _FLOAT = 4
 _BATCHES_IN_PIPELINE = {"sparse_dist": 3, "base": 1}  # one in training, those ahead of it
@@ -78,6 +81,7 @@ class Shapes:
         evaluation_samples: of an evaluation batch, 0 without one.
         footprint: of activations in a training step.
         scored: samples that this rank scores in its largest evaluation.
+        growing: options of the tables that grow.
     """
 
     schema: Schema
@@ -89,6 +93,7 @@ class Shapes:
     evaluation_samples: int
     footprint: Activations
     scored: int = 0
+    growing: tuple[GrowingEmbedding, ...] = ()
 
     @classmethod
     def of(
@@ -141,6 +146,7 @@ class Shapes:
                 exchanged=world.size > 1 if exchanged is None else exchanged,
             ),
             scored=-(-scored // world.size),
+            growing=tuple(growing_tables(config.model, lookups.features).values()),
         )
 
 
@@ -171,7 +177,7 @@ def account(
         SCORES: _placed(
             min(shapes.scored, BUFFER_SAMPLES) * _BYTES_PER_SCORE * len(shapes.schema.tasks), on_cpu=on_cpu
         ),
-        ID_MAPS: Bytes(host=_id_maps(config, shapes, world.size)),
+        ID_MAPS: Bytes(host=_id_maps(shapes, world.size)),
         COPIES: Bytes(host=copied_bytes(config, shapes, pieces, optimizer, world.size)),
     }
     return MemoryAccount({name: part for name, part in parts.items() if part != Bytes()}, _missing(shapes))
@@ -213,12 +219,26 @@ def copied_bytes(config: Config, shapes: Shapes, pieces: Sequence[Piece], optimi
     tables = sum(of_tables.saved_bytes(piece, optimizer, ranks) for piece in pieces)
     saved = (piece for piece in pieces if piece.saved)
     weights = sum(piece.rows * piece.columns * _FLOAT // (ranks if piece.replicated else 1) for piece in saved)
-    return dense + tables + (weights if averages else 0) + _id_maps(config, shapes, ranks)
+    return dense + tables + (weights if averages else 0) + _id_maps(shapes, ranks)
 
 
-def _id_maps(config: Config, shapes: Shapes, ranks: int) -> int:
+def model_bytes(config: ModelConfig, lookups: Lookups, optimizer: TableOptimizer, dense_weights: int) -> int:
+    """Of a model's weights, padding aside, and of what growing tables know of ids; of all ranks, each counted once.
+
+    Args:
+        config: of the model.
+        lookups: of the model.
+        optimizer: of its tables.
+        dense_weights: number of weights outside of tables.
+    """
+    table_weights = sum(table.rows * table.dim for table in lookups.tables)
+    maps = sum(map_bytes(one, 1) for one in growing_tables(config, lookups.features).values())
+    return dense_weights * _FLOAT + table_weights * optimizer.weight_bytes + maps
+
+
+def _id_maps(shapes: Shapes, ranks: int) -> int:
     """Of what growing tables know of ids."""
-    return sum(map_bytes(one, ranks) for one in growing_embeddings(config, shapes.schema).values())
+    return sum(map_bytes(one, ranks) for one in shapes.growing)
 
 
 def _of_tables(pieces: Sequence[Piece], optimizer: TableOptimizer, *, on_cpu: bool) -> dict[str, Bytes]:
@@ -261,7 +281,9 @@ def _averages(config: Config, pieces: Sequence[Piece], shapes: Shapes) -> int:
 
 def _of_step(config: Config, shapes: Shapes, pieces: Sequence[Piece], *, ranks: int, on_cpu: bool) -> dict[str, Bytes]:
     samples = max(shapes.samples, shapes.evaluation_samples)
-    exchanged = of_tables.exchange_bytes(list(pieces), columns=shapes.columns, samples=samples, ranks=ranks)
+    exchanged = of_tables.exchange_bytes(
+        list(pieces), shapes.schema, columns=shapes.columns, samples=samples, ranks=ranks
+    )
     batch = batch_bytes(shapes.schema, samples)
     ahead = config.train.prefetch_batches + config.train.read_threads
     in_pipeline = _BATCHES_IN_PIPELINE[config.train.pipeline]
@@ -285,7 +307,7 @@ def batch_bytes(schema: Schema, samples: int) -> int:
     """Of a batch: dense features, ids and the weights of ids, their counts, labels and weights."""
     return samples * (
         len(schema.dense) * _FLOAT
-        + schema.ids_per_sample * (schema.id_bytes + _FLOAT * schema.ids_have_weights)
+        + schema.ids_per_sample * schema.bytes_per_id()
         + len(schema.sparse) * 4
         + 2 * len(schema.tasks) * _FLOAT
     )

@@ -23,6 +23,9 @@ from dlrm.metrics.score_histogram import ScoreHistogram
 
 QUANTILE_CELLS = 1 << 16
 """Distinct values up to which quantiles are exact; beyond, edges are rounded up a little (ScoreHistogram says how much)."""
+FEW_VALUES = 1 << 24
+"""Values that a column could have up to which there is a count of each; of more, of those that occur."""
+_MERGED_AT_ONCE = 1 << 16
 
 
 class Slicing(Protocol):
@@ -108,7 +111,7 @@ class ByBucket:
         return torch.searchsorted(self.edges_E, self.by.values(batch).contiguous())
 
 
-class _Values:
+class _FewValues:
     """Counts how often each value occurs; 8 bytes a value that there could be."""
 
     def __init__(self, by: DiscreteColumn) -> None:
@@ -126,6 +129,42 @@ class _Values:
         occurring_K = self._counts_V.nonzero()[:, 0]
         order_K = self._counts_V[occurring_K].argsort(descending=True, stable=True)
         return ByValue(self._by, occurring_K[order_K][:values] + ABSENT, max(0, len(occurring_K) - values))
+
+
+class _Values:
+    """Counts how often each value occurs; at most 64 bytes a value that does, of as many as there could be."""
+
+    def __init__(self, by: DiscreteColumn) -> None:
+        self._by = by
+        self._pairs_K2 = torch.empty(0, 2, dtype=torch.int64)  # values, in order, and how often they were seen
+        self._new: list[torch.Tensor] = []
+
+    def add(self, batch: Batch, counted_B: torch.Tensor) -> None:
+        """Count the samples of a batch."""
+        self._new.append(torch.stack(self._by.values(batch)[counted_B].unique(return_counts=True), dim=1))
+        if sum(map(len, self._new)) >= max(_MERGED_AT_ONCE, len(self._pairs_K2)):  # each is merged a few times only
+            self._merge()
+
+    def slicing(self, collectives: Collectives, *, values: int, buckets: int) -> Slicing:
+        """The slices over all ranks, each of which counts a part of the values; collective."""
+        self._merge()
+        rank_K = self._pairs_K2[:, 0] % collectives.world_size
+        sent = rank_K.bincount(minlength=collectives.world_size).tolist()
+        received = [of_rank[collectives.rank] for of_rank in collectives.all_gather_object(sent)]
+        self._pairs_K2 = collectives.all_to_all(self._pairs_K2[rank_K.argsort(stable=True)], sent, received)
+        self._merge()
+        order_K = self._pairs_K2[:, 1].argsort(descending=True, stable=True)
+        most = self._pairs_K2[order_K[:values]].tolist()
+        of_ranks = collectives.all_gather_object((len(order_K), most))
+        found = sorted((-count, value) for _, of_rank in of_ranks for value, count in of_rank)[:values]
+        values_K = torch.tensor([value for _, value in found], dtype=torch.int64)
+        return ByValue(self._by, values_K, max(0, sum(occurring for occurring, _ in of_ranks) - values))
+
+    def _merge(self) -> None:
+        pairs_N2 = torch.cat([self._pairs_K2, *self._new])
+        values_K, place_N = pairs_N2[:, 0].unique(return_inverse=True)
+        counts_K = torch.zeros_like(values_K).index_add_(0, place_N, pairs_N2[:, 1])
+        self._pairs_K2, self._new = torch.stack((values_K, counts_K), dim=1), []
 
 
 class _Numbers:
@@ -151,6 +190,12 @@ class _Numbers:
         return ByBucket(self._by, self._histogram.largest_scores()[places])
 
 
+def _counter(column: Column) -> _Numbers | _FewValues | _Values:
+    if isinstance(column, Dense):
+        return _Numbers(column)
+    return _FewValues(column) if column.size <= FEW_VALUES else _Values(column)
+
+
 def find_slicings(
     columns: Sequence[Column],
     batches: Iterable[Batch],
@@ -168,7 +213,7 @@ def find_slicings(
         values: of an id, that have a slice of their own.
         buckets: of a number.
     """
-    counting = [_Numbers(column) if isinstance(column, Dense) else _Values(column) for column in columns]
+    counting = [_counter(column) for column in columns]
     for batch in batches:
         counted_B = counted(batch)
         for of_column in counting:

@@ -17,7 +17,7 @@ from dlrm.checkpoint.tensors import GlobalTensor, Shard
 from dlrm.config import Config
 from dlrm.config.describe import to_plain
 from dlrm.config.export import ExportRequest
-from dlrm.config.model.growing import GrowingEmbedding
+from dlrm.config.model import ModelConfig
 from dlrm.errors import ConfigError, ExportError
 from dlrm.format import byte_size, escaped, printable
 from dlrm.inference.export.compiled import write_compiled
@@ -48,9 +48,11 @@ from dlrm.inference.exported.manifest import (
 )
 from dlrm.inference.exported.program import dump_program
 from dlrm.inference.raw import preprocessing_of
+from dlrm.lookups.shared import growing_tables
 from dlrm.models.base import Model
 from dlrm.models.build import build_model
 from dlrm.run.environment import package_versions
+from dlrm.schema import Schema
 from dlrm.train.checkpointing.load import saved_config
 
 
@@ -74,7 +76,6 @@ def run_export(request: ExportRequest) -> None:
     update = Update.of(previous, reader) if previous else None
     name = checkpoint.path.rpartition("/")[2]
     trained = request.trained(to_plain(saved_config(checkpoint)), f"configuration of {name}")
-    _refuse_growing(trained, checkpoint.path)
     if trained.precision.dense != "fp32":
         say(f"trained with precision.dense {trained.precision.dense}; the export computes in fp32")
     with new_export(request.output, overwrite=request.overwrite) as writer:
@@ -97,11 +98,9 @@ def run_export(request: ExportRequest) -> None:
     )
 
 
-def _refuse_growing(trained: Config, path: str) -> None:
-    of_tables = ((f"model.tables.{name}.embedding", table.embedding) for name, table in trained.model.tables.items())
-    embeddings = (("model.embedding", trained.model.embedding), *of_tables)
-    if key := next((key for key, one in embeddings if isinstance(one, GrowingEmbedding)), ""):
-        problem = f"{escaped(key)} is growing: an export knows rows, and not yet which id has which"
+def _refuse_growing(model: ModelConfig, schema: Schema, path: str) -> None:
+    if table := next(iter(growing_tables(model, schema)), ""):
+        problem = f"table {escaped(table)} is growing: an export knows rows, and not yet which id has which"
         raise ExportError(path, problem, hint="`evaluate` scores any data with the checkpoint itself")
 
 
@@ -148,6 +147,7 @@ class ExportJob:
         self._max_file_bytes, self._compiled, self._onnx, self._say = max_file_bytes, compiled, onnx, say
         self._dataset = dataset_trained_on(trained, reader.checkpoint)
         schema = self._dataset.schema
+        _refuse_growing(trained.model, schema, reader.checkpoint.path)
         if trained.model.unpooled_histories:
             message = (
                 f"is {trained.model.kind}, of which there is no export yet: requests and tables of exports know bags of "

@@ -154,7 +154,7 @@ def _work(config: BenchmarkConfig, engine: Engine, batch: Batch, products: list[
         dense_features=batch.dense.shape[1],
         dense_weights=engine.dense_weights,
         dense_state=_dense_state(engine),
-        id_bytes=batch.sparse.values().element_size(),
+        bytes_per_id=engine.lookups.schema.bytes_per_id(batch.sparse.values().element_size()),
     )
 
 

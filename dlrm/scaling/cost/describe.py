@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 
 from dlrm.config import Config
-from dlrm.data.id_statistics.base import IdStatistics, UniformIds
+from dlrm.data.id_statistics.base import IdStatistics
 from dlrm.data.id_statistics.sample import measure, statistics_of
 from dlrm.data.source import Dataset
 from dlrm.distributed.world import World
-from dlrm.lookups.plan import Lookups, with_table_rows
-from dlrm.lookups.rule import IDS
+from dlrm.lookups.plan import with_table_rows
+from dlrm.lookups.shared import growing_tables
 from dlrm.models.base import Model
 from dlrm.models.task import TrainTask
 from dlrm.scaling.cost.updates import dense_update, replicated_update
@@ -23,10 +23,10 @@ from dlrm.scaling.cost.workload import Formats, Tables, Transfer, Workload, all_
 from dlrm.scaling.operations import Operation, operations
 from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING, OUTPUT_DIST, backward_of
 from dlrm.schema import Schema
+from dlrm.sharding.spread_ids import spread_of_rows
 from dlrm.sharding.wrap import data_parallel_tables
 from dlrm.table_names import module_name
 from dlrm.train.engine import PlannedModel
-from dlrm.train.growing import growing_embeddings
 from dlrm.train.precision import DTYPES
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -59,12 +59,12 @@ def workload_of(
     known = dict(ids or statistics_of(schema))
     # Hashes spread the ids of a growing table over its rows; how often each is asked for is not known.
     known.update(
-        (name, one) for name, one in statistics_of(schema).items() if name in growing_embeddings(config, schema)
+        (name, one) for name, one in statistics_of(schema).items() if name in growing_tables(config.model, schema)
     )
     spread = spread_of_rows(planned.lookups, known)
     schema = planned.schema
     formats = Formats(
-        ids=schema.id_bytes,
+        ids=schema.bytes_per_id(),
         forward=_BYTES[config.precision.exchange.forward],
         backward=_BYTES[config.precision.exchange.backward],
         all_reduce=_BYTES[config.precision.all_reduce],
@@ -114,24 +114,6 @@ def workload_of(
     )
 
 
-def spread_of_rows(lookups: Lookups, ids: Mapping[str, IdStatistics]) -> dict[str, IdStatistics]:
-    """How the rows that are looked up are spread: as the ids where they are the ids of one feature, else uniformly.
-
-    Hashes spread ids evenly, and what features share a table is not known of each other. A table of several features is
-    taken for one with the ids of all.
-    """
-    found: dict[str, IdStatistics] = {}
-    for table in lookups.tables:
-        own = [lookup for lookup in lookups.lookups if lookup.table == table.name]
-        features = [ids[lookups.features.sparse[lookup.feature].name] for lookup in own]
-        if len(own) == 1 and own[0].rule == IDS:
-            found[table.name] = features[0]
-        else:
-            rows = (of.ids_per_sample * at.rule.rows_per_id for of, at in zip(features, own, strict=True))
-            found[table.name] = UniformIds(table.rows, sum(rows))
-    return found
-
-
 def _averaging(config: Config, planned: PlannedModel, per_host: int) -> Iterator[Transfer]:
     """Of copies of the tables, weights and optimizer state, a step's share of it."""
     groups = planned.groups
@@ -164,7 +146,7 @@ def dense_shapes(task: TrainTask) -> list[torch.Size]:
 
 def batch_bytes(schema: Schema, ids: float) -> float:
     """Of a sample with so many ids: its features, labels and their weights."""
-    return _FLOAT * (len(schema.dense) + 2 * len(schema.tasks)) + ids * schema.id_bytes
+    return _FLOAT * (len(schema.dense) + 2 * len(schema.tasks)) + ids * schema.bytes_per_id()
 
 
 def dense_operations(

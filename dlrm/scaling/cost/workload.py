@@ -139,7 +139,8 @@ class Formats:
     """Bytes of a number on its way between ranks.
 
     Attributes:
-        ids: of an id; forward: of pooled embeddings; backward: of their gradients; all_reduce: of dense gradients.
+        ids: of an id and the weight it may have; forward: of pooled embeddings; backward: of their gradients.
+        all_reduce: of dense gradients.
     """
 
     ids: int = 4

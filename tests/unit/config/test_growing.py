@@ -5,6 +5,7 @@ from dlrm.config import load_config
 from dlrm.config.model.growing import AdmitSeen, GrowingEmbedding
 from dlrm.errors import ConfigError
 from dlrm.lookups.plan import lookups_of, with_table_rows
+from dlrm.lookups.shared import growing_tables
 from dlrm.schema import Schema
 
 
@@ -48,3 +49,16 @@ def test_a_table_of_several_features_does_not_grow(key):
     config = load_config(None, ["model.shared_tables={items: [cat_0, cat_1]}", f"{key}={{kind: growing, rows: 50}}"])
     with pytest.raises(ConfigError, match=r"model\.shared_tables\.items: is shared and would grow"):
         lookups_of(config.model, Schema.numbered(1, (10, 20, 30)))
+
+
+def test_features_of_a_full_table_do_not_grow_where_the_rest_does():
+    options = [
+        "model.embedding={kind: growing, rows: 50}",
+        "model.shared_tables={items: [cat_0, cat_1]}",
+        "model.tables={items: {embedding: {kind: full}}}",
+    ]
+    schema, model = Schema.numbered(1, (10, 20, 2**63 - 1)), load_config(None, options).model
+    assert list(growing_tables(model, schema)) == ["cat_2"]
+    looked_up = with_table_rows(model, schema)
+    assert [feature.rows for feature in looked_up.sparse] == [10, 20, 50]
+    assert {table.name: table.rows for table in lookups_of(model, looked_up).tables} == {"items": 20, "cat_2": 50}

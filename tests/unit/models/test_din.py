@@ -9,6 +9,8 @@ import torch
 from dlrm.config import load_config
 from dlrm.data.batch import make_batch
 from dlrm.errors import ConfigError
+from dlrm.lookups.plan import with_table_rows
+from dlrm.lookups.shared import growing_tables
 from dlrm.models.activations import activations
 from dlrm.models.build import build_model
 from dlrm.models.task import TrainTask
@@ -195,6 +197,11 @@ def with_item(**facts):
             SCHEMA,
             "model.tables.item.embedding: is growing, and table item is looked up row by row",
         ),
+        (
+            ["model.embedding={kind: growing, rows: 20}"],
+            SCHEMA,
+            "model.embedding: is growing, and table shop is looked up",
+        ),
         ([], with_item(weights="price"), "data.id_weights.item: gives item weights"),
         (
             [],
@@ -207,3 +214,13 @@ def test_what_it_cannot_be_built_of_is_refused_by_its_option(options, schema, sa
     with pytest.raises(ConfigError) as refused:
         build_model(model_config(*options), schema, seed=0)
     assert said in str(refused.value)
+
+
+def test_tables_that_are_summed_grow_beside_those_whose_rows_are_looked_up_one_by_one():
+    full = "{embedding: {kind: full}}"
+    config = model_config("model.embedding={kind: growing, rows: 20}", f"model.tables={{item: {full}, shop: {full}}}")
+    assert list(growing_tables(config, SCHEMA)) == ["user", "tags"]
+    schema = with_table_rows(config, SCHEMA)
+    assert [feature.rows for feature in schema.sparse] == [20, 30, 3, 20, 30, 30, 3]
+    rows = {table.name: (table.rows, table.pooled) for table in build_model(config, schema, seed=0).lookups.tables}
+    assert rows == {"user": (20, True), "item": (30, False), "shop": (3, False), "tags": (20, True)}

@@ -180,6 +180,38 @@ def test_every_parameter_is_trained_at_the_rate_of_its_group_and_step(dense, spa
         assert norms == pytest.approx(expected_norms, rel=1e-4)
 
 
+def rates_of(rank: int, world_size: int, config: Config, steps: tuple[int, ...]) -> list[dict[str, float]]:
+    """Of each table in some steps, as its kernel or optimizer is told."""
+    optimizer = build_engine(config, tiny_source(1).schema, this_world()).optimizer
+    names = {id(parameter): rate_group(name) for name, parameter in optimizer.params.items()}
+    found = []
+    for step in steps:
+        optimizer.set_step(step)
+        found.append({names[id(one)]: group["lr"] for group in optimizer.param_groups for one in group["params"]})
+    return found
+
+
+def test_the_least_rate_of_a_schedule_is_that_of_padded_tables_as_well():
+    # Rows of 1 number are padded to 4, whose rate makes up for that by a factor of 1/2. Twice that is the rate of cat_3,
+    # whose kernel it cannot share; cat_0 and cat_1 have no kernel.
+    config = config_of(
+        "sgd",
+        "rowwise_adagrad",
+        "model.interaction={kind: cat}",
+        "model.tables={cat_0: {embedding_dim: 1}, cat_2: {embedding_dim: 1}}",
+        "optim.lr_scale={cat_0: 2, cat_1: 1, cat_2: 2}",
+        "optim.schedule={warmup_steps: 2, decay_start_step: 3, decay_steps: 3, min_lr: 0.2}",
+        "sharding.tables={cat_1: {types: data_parallel}, cat_2: {types: table_wise}, cat_3: {types: table_wise}}",
+    )
+    expected = {3: (0.3, 0.6), 5: (0.2, 0.2), 50: (0.2, 0.2)}
+    (found,) = run_ranks(rates_of, 1, config, tuple(expected))
+    for rates, (wide, padded) in zip(found, expected.values(), strict=True):
+        assert rates["cat_1"] == pytest.approx(wide)
+        assert rates["cat_3"] == pytest.approx(wide)
+        assert rates["cat_0"] == pytest.approx(padded / 2)
+        assert rates["cat_2"] == pytest.approx(padded / 2)
+
+
 def test_clipping_leaves_a_gradient_of_exactly_the_norm_asked_for_or_less():
     clipped = trained_by_hand(config_of("sgd", "sgd", "optim.clip_norm=0.05"), "sgd")[1]
     free = trained_by_hand(config_of("sgd", "sgd"), "sgd")[1]

@@ -52,7 +52,7 @@ def test_the_paper_s_single_device_model():
         dense_features=512,
         dense_weights=weights,
         dense_state=0,
-        id_bytes=8,
+        bytes_per_id=8,
     )
     assert work.flops == flops
     assert work.row_bytes == 8 * 3 * 64 * 4  # read, read again and written; SGD keeps nothing
@@ -73,7 +73,7 @@ def test_a_tiny_model_s_bytes():
         dense_features=5,
         dense_weights=18,
         dense_state=1,
-        id_bytes=4,
+        bytes_per_id=4,
     )
     assert work.flops == 60
     assert work.row_bytes == 1.5 * (3 * 4 + 2 * 4) * 4  # row read twice and written, its sums read and written

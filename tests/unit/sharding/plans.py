@@ -41,11 +41,12 @@ def plan_of(
     reserve: Reserve = NOTHING,
 ) -> ShardingPlan:
     schema = Schema.numbered(3, rows, hotness)
+    task = task_of(config, schema)
     return make_plan(
-        task_of(config, schema),
+        task,
         config=config.sharding,
         optimizer=table_optimizer(config.optim.sparse),
-        schema=schema,
+        lookups=task.model.lookups,
         world=world,
         rank_batch_size=batch,
         reserve=reserve,

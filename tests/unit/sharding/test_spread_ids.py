@@ -7,7 +7,7 @@ from torchrec.distributed.types import CacheParams
 
 from dlrm.data.id_statistics.base import UniformIds
 from dlrm.data.id_statistics.file import write_statistics
-from dlrm.data.id_statistics.measured import measure_ids
+from dlrm.data.id_statistics.measured import MeasuredIds, measure_ids
 from dlrm.errors import DlrmError
 from dlrm.schema import Schema
 from dlrm.sharding.planner import make_plan
@@ -54,6 +54,44 @@ def test_a_plan_is_made_with_the_statistics_of_a_file(tmp_path, monkeypatch):
     assert make_plan  # what plan_of calls
     plan_of(config_of(f"sharding.id_statistics={path}"), world_of(4), rows=(100, 50), batch=8)
     assert seen == {"cat_0": [4.0], "cat_1": [1.0], "samples": 32}
+
+
+def test_tables_whose_rows_are_not_the_ids_of_one_feature_are_weighed_by_the_ids_of_samples_as_well(
+    tmp_path, monkeypatch
+):
+    path, seen = tmp_path / "ids.json", {}
+    measured = {"cat_0": (100, 5), "cat_1": (80, 4), "cat_2": (100, 2), "cat_3": (50, 10), "cat_4": (90, 3)}
+    found = [
+        measure_ids(name, rows, np.arange(4200) % rows, np.arange(4200) // ids)
+        for name, (rows, ids) in measured.items()
+    ]
+    write_statistics(found, str(path))
+
+    def note(constraints, known, features, *, samples):
+        add_statistics(constraints, known, features, samples=samples)
+        seen.update({name: constraint.pooling_factors for name, constraint in constraints.items()})
+        spread.update(known)
+
+    spread = {}
+    monkeypatch.setattr("dlrm.sharding.planner.add_statistics", note)
+    options = [
+        "model.shared_tables={films: [cat_1, cat_2]}",
+        "model.tables.cat_0.embedding={kind: hashed, rows: 20, hash: mixed, functions: 2}",
+        "model.tables.cat_3.embedding={kind: quotient_remainder, ids_per_row: 5, operation: add, min_rows: 1}",
+        "model.tables.cat_4.embedding={kind: frequency_capped, rows: 20, tail_rows: 10}",
+    ]
+    rows, hotness = [rows for rows, _ in measured.values()], (20,) * 5
+    config = config_of(f"sharding.id_statistics={path}", *options)
+    plan_of(config, world_of(4), rows=tuple(rows), hotness=hotness, batch=8)
+    assert seen == {
+        "cat_0": [10.0],  # two rows an id
+        "films": [4.0, 2.0],
+        "cat_3_quotient": [10.0],
+        "cat_3_remainder": [10.0],
+        "cat_4": [3.0],
+    }
+    assert spread["cat_1"] == UniformIds(100, 4.0)  # the table has more rows than ids of it were counted
+    assert isinstance(spread["cat_2"], MeasuredIds)
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):

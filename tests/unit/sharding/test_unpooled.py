@@ -20,7 +20,7 @@ def plan_of(*options, ranks=2):
         TrainTask(model),
         config=config.sharding,
         optimizer=optimizer,
-        schema=model.lookups.schema,
+        lookups=model.lookups,
         world=world_of(ranks),
         rank_batch_size=8,
     )

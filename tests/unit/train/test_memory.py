@@ -1,9 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
 from dlrm.data.in_memory import InMemorySource
+from dlrm.lookups.plan import lookups_of, with_table_rows
+from dlrm.memory import ID_MAPS
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.train.memory import Shapes, process_bytes, reserve
+from dlrm.sharding.growing.id_map import map_bytes
+from dlrm.sharding.memory import Piece, exchange_bytes
+from dlrm.train.memory import Shapes, account, batch_bytes, model_bytes, process_bytes, reserve
 from tests.support.training import tiny_dataset
 from tests.unit.sharding.plans import config_of, task_of, world_of
 
@@ -47,3 +53,40 @@ def test_what_the_process_takes_is_measured_with_small_batches_of_training(monke
     monkeypatch.setattr(InMemorySource, "read", lambda source, rows: sizes.append(len(rows)) or of_source(source, rows))
     assert process_bytes(config, dataset, world_of(ranks)) > 0
     assert sizes == [read] * 2
+
+
+def test_parts_of_a_table_that_does_not_grow_have_no_map_of_ids():
+    growing = "model.embedding={kind: growing, rows: 500}"
+    parted = "model.tables.cat_1.embedding={kind: quotient_remainder, ids_per_row: 4, operation: add}"
+    full = "model.tables.cat_1.embedding={kind: full}"
+    maps = {}
+    for of_cat_1 in (parted, full):
+        config = config_of(growing, of_cat_1, "checkpoint.enabled=false")
+        schema, world = with_table_rows(config.model, Schema.numbered(3, ROWS)), world_of(1)
+        task = task_of(config, schema)
+        shapes = Shapes.of(task, config, task.model.lookups.schema, world, scored=0)
+        maps[of_cat_1] = account(config, shapes, (), table_optimizer(config.optim.sparse), world).parts[ID_MAPS].host
+    one = config_of(growing).model.embedding
+    assert maps == dict.fromkeys((parted, full), 2 * map_bytes(one, 1))
+
+
+@pytest.mark.parametrize("bytes_of_weight", [4, 2])
+def test_a_model_has_the_bytes_of_its_dense_weights_its_tables_and_its_maps_of_ids(bytes_of_weight):
+    growing = "model.tables.cat_1.embedding={kind: growing, rows: 500}"
+    config = config_of(growing, "model.tables.cat_0.embedding_dim=6", "model.interaction.kind=cat")
+    lookups = lookups_of(config.model, with_table_rows(config.model, Schema.numbered(3, ROWS)))
+    optimizer = table_optimizer(config.optim.sparse, weight_bytes=bytes_of_weight)
+    grows = config.model.tables["cat_1"].embedding
+    slots = grows.buckets * grows.ways  # an id, how often it was seen, when last
+    expected = 4 * 1000 + bytes_of_weight * (100 * 6 + 500 * 16 + 50 * 16) + slots * (8 + 4 + 4)
+    assert model_bytes(config.model, lookups, optimizer, 1000) == expected
+
+
+def test_weights_of_ids_are_exchanged_and_wait_in_batches_with_them():
+    plain = Schema.numbered(3, ROWS, (1, 2, 4))
+    weighted = replace(plain, sparse=(replace(plain.sparse[0], weights="w"), *plain.sparse[1:]))
+    piece = Piece(100, 16, "row_wise", "fused", 0.2, primary=True, hotness=7)
+    exchanged = [exchange_bytes([piece], schema, columns=16, samples=10, ranks=2) for schema in (plain, weighted)]
+    assert exchanged[1] - exchanged[0] == 2 * 10 * 7 * 4  # of two batches
+    assert batch_bytes(weighted, 10) - batch_bytes(plain, 10) == 10 * 7 * 4
+    assert (plain.bytes_per_id(), weighted.bytes_per_id(), weighted.bytes_per_id(8)) == (4, 8, 12)

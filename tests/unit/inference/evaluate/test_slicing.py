@@ -6,6 +6,7 @@ from dlrm.data.batch import make_batch
 from dlrm.data.source import Samples
 from dlrm.distributed.collectives import OneProcess
 from dlrm.errors import ConfigError
+from dlrm.inference.evaluate import slicing as slicing_module
 from dlrm.inference.evaluate.columns import find_columns
 from dlrm.inference.evaluate.slicing import find_slicings
 from dlrm.schema import Schema, SparseFeature
@@ -28,12 +29,12 @@ def samples_of(count, seed=0):
     return Samples(*map(torch.from_numpy, arrays))
 
 
-def batches_of(samples, size=64):
+def batches_of(samples, size=64, schema=SCHEMA):
     """In pieces, the last of them padded."""
     for start in range(0, len(samples), size):
         fields = ("dense_BN", "ids_BS", "labels_BT", "lengths_BF", "weights_B")
         part = Samples(*(getattr(samples, field)[start : start + size] for field in fields))
-        yield make_batch(part, SCHEMA, size=size, global_samples=size, world_size=1)
+        yield make_batch(part, schema, size=size, global_samples=size, world_size=1)
 
 
 def sliced(samples, column, *, values=4, buckets=5):
@@ -62,6 +63,59 @@ def test_ids_are_sliced_by_their_most_frequent_values_and_the_first_of_a_bag_cou
     assert labels == (*(absent if value == -1 else str(value) for value in frequent), f"{others} others")
     expected = [frequent.index(value) if value in frequent else 4 for value in first]
     assert np.array_equal(numbers, np.where(kept, expected, -1))
+
+
+class OtherRanks(OneProcess):
+    """Rank 0 of two, of which the other has counted these values, each once; it keeps what rank 0 sends it."""
+
+    world_size = 2
+
+    def __init__(self, values):
+        self.values, self.kept, self.calls = values, None, 0
+
+    def all_gather_object(self, value):
+        self.calls += 1
+        if self.calls == 1:
+            return [value, [int((self.values % 2 == rank).sum()) for rank in (0, 1)]]
+        whole = torch.cat([self.kept, self.pairs(1)])
+        found = whole[:, 0].unique()
+        counts = torch.stack([whole[whole[:, 0] == one, 1].sum() for one in found])
+        order = counts.argsort(descending=True, stable=True)[:4]
+        return [value, (len(found), torch.stack([found, counts], 1)[order].tolist())]
+
+    def all_to_all(self, tensor, sent, received):
+        mine, self.kept = tensor.split(sent)
+        assert (mine[:, 0] % 2 == 0).all()
+        assert (self.kept[:, 0] % 2 == 1).all()
+        theirs = self.pairs(0)
+        assert received == [len(mine), len(theirs)]
+        return torch.cat([mine, theirs])
+
+    def pairs(self, rank):
+        values = self.values[self.values % 2 == rank]
+        return torch.stack([values, torch.ones_like(values)], 1)
+
+
+@pytest.mark.parametrize("merged_at_once", [1, 1 << 16])
+def test_ids_without_bounds_are_counted_where_they_occur_alone(monkeypatch, merged_at_once):
+    monkeypatch.setattr(slicing_module, "_MERGED_AT_ONCE", merged_at_once)
+    schema = Schema(SCHEMA.dense, (SparseFeature("item", 2**63 - 1), SCHEMA.sparse[1]), SCHEMA.tasks)
+    samples = samples_of(1000)
+    samples.ids_BS[:, 0] += (samples.ids_BS[:, 0] > 3) * (2**62)
+    item, kept = samples.ids_BS[:, 0].numpy(), samples.weights_B.numpy() > 0
+    columns, batches = find_columns(("item",), schema), list(batches_of(samples, schema=schema))
+    (slicing,) = find_slicings(columns, batches, OneProcess(), values=4, buckets=5)
+    frequent, others = most_frequent(item, kept, 4)
+    assert slicing.labels == (*map(str, frequent), f"{others} others")
+    numbers = torch.cat([slicing.slice_of(batch) for batch in batches])[: len(samples)].numpy()
+    expected = np.array([frequent.index(value) if value in frequent else 4 for value in item])
+    assert np.array_equal(numbers[kept], expected[kept])
+
+    elsewhere = torch.tensor([7, 9, 2**62 + 1, 2**62 + 2] + [2**61] * 600 + [2**61 + 1] * 500)
+    (slicing,) = find_slicings(columns, batches, OtherRanks(elsewhere), values=4, buckets=5)
+    together = np.concatenate([item[kept], elsewhere.numpy()])
+    frequent, others = most_frequent(together, np.ones(len(together), bool), 4)
+    assert slicing.labels == (*map(str, frequent), f"{others} others")
 
 
 def test_bags_are_sliced_by_their_length_where_that_is_asked_for():

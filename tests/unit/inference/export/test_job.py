@@ -177,3 +177,15 @@ def test_a_checkpoint_in_a_store_of_objects_gives_the_same_export(bucket, tmp_pa
     features = random_features(saved.schema, 40)
     found_BT = open_predictor(tmp_path / "e").logits(features)
     torch.testing.assert_close(found_BT, saved.logits(features), rtol=0, atol=1e-6)
+
+
+def test_tables_that_grow_are_refused_and_options_that_no_table_has_are_not(tmp_path):
+    growing = "--model.embedding={kind: growing, rows: 50}"
+    none_grows = [f"--model.tables.cat_{place}.embedding.kind=full" for place in range(5)]
+    saved = save_model(tmp_path / "full", growing, *none_grows)
+    run_export(words(f"--checkpoint={saved.path}", f"--output={tmp_path / 'e'}"))
+    assert len(open_export(tmp_path / "e").manifest.tables) == 5
+    saved = save_model(tmp_path / "growing", growing, *none_grows[1:])
+    with pytest.raises(ExportError, match=r"table cat_0 is growing: .*not yet which id has which"):
+        run_export(words(f"--checkpoint={saved.path}", f"--output={tmp_path / 'g'}"))
+    assert not (tmp_path / "g").exists()

@@ -1,6 +1,7 @@
 """From a configuration and its plan to the work of a step, of clusters that are not there."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from dlrm.data.id_statistics.base import UniformIds
 from dlrm.distributed.collectives import OneProcess
 from dlrm.distributed.world import RankInfo, World
 from dlrm.scaling.cost.describe import workload_of
-from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING, OUTPUT_DIST, backward_of
+from dlrm.scaling.stage_names import ALL_REDUCE, AVERAGING, INPUT_DIST, OUTPUT_DIST, backward_of
 from dlrm.schema import Schema
 from dlrm.train.engine import plan_model
 from tests.unit.sharding.plans import blocks_of, tables_in
@@ -25,13 +26,13 @@ COMMON = [
 DENSE = 3 * 8 + 8 + 8 * 16 + 16 + (16 + 10) * 8 + 8 + 8 + 1
 
 
-def described(*options, ranks=RANKS, per_host=HOST):
+def described(*options, ranks=RANKS, per_host=HOST, schema=SCHEMA):
     world = World(RankInfo(0, ranks, 0, per_host), torch.device("cuda", 0), "none", OneProcess(), described=True,
                   device_name="NVIDIA H100 80GB HBM3")  # fmt: skip
     config = load_config(None, [*COMMON, *options])
-    planned = plan_model(config, SCHEMA, world)
+    planned = plan_model(config, schema, world)
     return SimpleNamespace(
-        work=workload_of(config, SCHEMA, planned, world), plan=tables_in(planned.plan), planned=planned
+        work=workload_of(config, schema, planned, world), plan=tables_in(planned.plan), planned=planned
     )
 
 
@@ -123,3 +124,11 @@ def test_how_ids_are_spread_decides_what_is_looked_up():
         assert [2 * lookup.ids for lookup in one] == pytest.approx([lookup.ids for lookup in two])
     assert (found.work.cut_bags, found.work.cut_ids) == (8 * 4, 8 * 7)
     assert doubled.cut_ids == 2 * 8 * 7
+
+
+def test_weights_of_ids_are_read_and_sent_with_them():
+    weighted = replace(SCHEMA, sparse=(replace(SCHEMA.sparse[0], weights="w"), *SCHEMA.sparse[1:]))
+    plain, found = described("sharding.types=table_wise"), described("sharding.types=table_wise", schema=weighted)
+    assert found.work.batch_bytes - plain.work.batch_bytes == 8 * 4 * 7  # all ids have weights where some do
+    (before,), (sent,) = of_stage(plain, INPUT_DIST), of_stage(found, INPUT_DIST)
+    assert sum(sent.sent) - sum(before.sent) == 15 * 8 * 4 * 7
