@@ -99,13 +99,19 @@ def kernels_of(lookup: Lookup) -> list[tuple[Any, Any]]:
     return [(config, module.emb_module) for config, module in zip(lookup.grouped_configs, modules, strict=True)]
 
 
+def single_optimizers(optimizer: KeyedOptimizer) -> Iterator[Any]:
+    """The optimizers that one is combined of, in the order of its parameter groups; itself if of none."""
+    if isinstance(optimizer, CombinedOptimizer):
+        for _, part in optimizer.optimizers:
+            yield from single_optimizers(part)
+    else:
+        yield optimizer
+
+
 def kernels_of_optimizer(fused: KeyedOptimizer) -> Iterator[Any]:
     """The modules of fbgemm behind torchrec's fused optimizers."""
-    if isinstance(fused, CombinedOptimizer):
-        for _, part in fused.optimizers:
-            yield from kernels_of_optimizer(part)
-    else:
-        yield fused._emb_module
+    for part in single_optimizers(fused):
+        yield part._emb_module
 
 
 def set_trained_steps(kernel: Any, steps: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from dlrm.config.optim import Adagrad, Adam, AdamW, DenseOptimizer, LearningRates, OptimConfig, Sgd, SparseAdam
-from dlrm.distributed.internals import ShardedTensor, kernels_of_optimizer, set_trained_steps
+from dlrm.distributed.internals import ShardedTensor, kernels_of_optimizer, set_trained_steps, single_optimizers
 from dlrm.errors import ConfigError, ConfigProblem
 from dlrm.format import did_you_mean, escaped
 from dlrm.optim.schedule import learning_rate
@@ -29,6 +29,8 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         optimizers: the parts, each with its rates in its parameter groups.
         schedule: factor over steps.
         rate_factor: of all rates at all steps.
+        table_factors: of the rates of padded tables, in which those of ``optimizers`` have them; a schedule has none of
+            them, so that its least rate is theirs as well.
         clipped: parameters whose joint gradient norm is clipped; the tables' gradients never leave the fused kernels.
         clip_norm: largest L2 norm of that gradient; None does not clip.
         accumulation_steps: micro-batches of a step.
@@ -49,6 +51,7 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         kernels: list[Any],
         schedule: LearningRates,
         rate_factor: float,
+        table_factors: Mapping[str, float] = NO_FACTORS,
         clipped: list[torch.Tensor],
         clip_norm: float | None,
         accumulation_steps: int = 1,
@@ -63,12 +66,16 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         self.ends_step = True
         self._table_optimizers = table_optimizers
         self._groups: list[dict[str, Any]] = [group for part in optimizers for group in part.param_groups]
-        self._base_rates = [float(group["lr"]) * rate_factor for group in self._groups]
+        self._factors = _group_factors(optimizers, table_optimizers, table_factors)
+        self._base_rates = [
+            float(group["lr"]) / factor * rate_factor
+            for group, factor in zip(self._groups, self._factors, strict=True)
+        ]
 
     def set_step(self, step: int) -> None:
         """Set every group's rate, and every kernel's count, to that of ``step``: about to be trained, counted from 1."""
-        for group, base in zip(self._groups, self._base_rates, strict=True):
-            group["lr"] = learning_rate(self._schedule, base, step)
+        for group, base, factor in zip(self._groups, self._base_rates, self._factors, strict=True):
+            group["lr"] = learning_rate(self._schedule, base, step) * factor
         for kernel in self._kernels:  # they count updates
             set_trained_steps(kernel, (step - 1) * self._accumulation_steps)
 
@@ -131,11 +138,12 @@ def build_optimizer(
         rate_factor: of all rates, for the size of the batches.
     """
     of_tables: list[KeyedOptimizer] = [fused]
-    of_rate: dict[float, dict[str, torch.Tensor]] = {}
+    of_rate: dict[tuple[float, float], dict[str, torch.Tensor]] = {}
     for name, weight in data_parallel_tables.items():
-        of_rate.setdefault(table_rate(optimizer, config, table_of_weight(name), factors), {})[name] = weight
-    for lr, weights in of_rate.items():
-        of_tables.append(KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr)))
+        table = table_of_weight(name)
+        of_rate.setdefault((table_rate(optimizer, config, table), factors.get(table, 1.0)), {})[name] = weight
+    for (lr, factor), weights in of_rate.items():
+        of_tables.append(KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr * factor)))
     dense: list[KeyedOptimizer] = []
     for group, params in groups.items():
         lr = config.dense.lr * config.lr_scale.get(group, 1.0)
@@ -149,10 +157,24 @@ def build_optimizer(
         kernels=list(kernels_of_optimizer(fused)),
         schedule=config.schedule,
         rate_factor=rate_factor,
+        table_factors=factors,
         clipped=[param for params in groups.values() for param in params.values()],
         clip_norm=config.clip_norm,
         accumulation_steps=accumulation_steps,
     )
+
+
+def _group_factors(
+    optimizers: Iterable[KeyedOptimizer], of_tables: Sequence[KeyedOptimizer], factors: Mapping[str, float]
+) -> list[float]:
+    """Of the rate of each parameter group; the tables of one have the same (:func:`fuse_optimizer`)."""
+    found: list[float] = []
+    for optimizer in optimizers:
+        for part in single_optimizers(optimizer):
+            trained = part.params if any(optimizer is one for one in of_tables) else ()
+            factor = next((factors.get(table_of_weight(name), 1.0) for name in trained), 1.0)
+            found += [factor] * len(part.param_groups)
+    return found
 
 
 def _local_parts(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:

@@ -77,8 +77,6 @@ class TableOptimizer(ABC):
         return rows * columns * self.weight_bytes + state * BYTES_PER_NUMBER
 
 
-def table_rate(
-    optimizer: TableOptimizer, config: OptimConfig, table: str, factors: Mapping[str, float] = NO_FACTORS
-) -> float:
-    """The rate of a table before the schedule, as what trains it is told; ``factors`` are beside the configured ones."""
-    return optimizer.lr * config.lr_scale.get(table, 1.0) * factors.get(table, 1.0)
+def table_rate(optimizer: TableOptimizer, config: OptimConfig, table: str) -> float:
+    """The rate of a table before the schedule; factors for padding come after that, which knows a least rate."""
+    return optimizer.lr * config.lr_scale.get(table, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from dlrm.config.optim import OptimConfig, RowwiseAdagrad, SparseAdagrad, SparseAdam, SparseOptimizer, SparseSgd
@@ -56,7 +57,8 @@ def fuse_optimizer(
 ) -> None:
     """Mark every table with its optimizer, rate and hyper-parameters before it is sharded.
 
-    Tables whose rates differ end up in fused kernels of their own.
+    Tables whose rates differ end up in fused kernels of their own. So do those with other factors, by which the rates of a
+    schedule are multiplied: where both products are equal, kernels are told rates that are not, by as little as float32 has.
 
     Args:
         weights: of all tables, by the names that torchrec has for them.
@@ -65,9 +67,18 @@ def fuse_optimizer(
         factors: further ones (:func:`padding_factors`).
     """
     kind, arguments = optimizer.kernel
+    factor_of: dict[float, float] = {}  # by rate
     for name, weight in weights.items():
-        lr = table_rate(optimizer, config, table_name(name), factors)
+        factor = factors.get(table_name(name), 1.0)
+        lr = table_rate(optimizer, config, table_name(name)) * factor
+        while factor_of.setdefault(_as_float32(lr), factor) != factor:
+            lr = float(np.nextafter(np.float32(lr), np.float32(np.inf)))
         apply_optimizer_in_backward(kind, [weight], {**arguments, "lr": lr})
+
+
+def _as_float32(rate: float) -> float:
+    """As kernels keep it."""
+    return float(np.float32(rate))
 
 
 def padding_factors(
