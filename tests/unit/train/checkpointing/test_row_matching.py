@@ -8,11 +8,14 @@ import torch
 from dlrm.checkpoint.tensors import GlobalTensor
 from dlrm.config import load_config
 from dlrm.config.describe import to_plain
+from dlrm.config.prepare import PackConfig
 from dlrm.data.build import build_dataset
+from dlrm.data.raw.row_map import NO_ROW
+from dlrm.dataset_tools.pack import run_pack
 from dlrm.lookups.plan import lookups_of, with_table_rows
 from dlrm.schema import Schema
 from dlrm.train.checkpointing.row_matching import RowMatching
-from dlrm.train.checkpointing.warm_start import _Transfer
+from dlrm.train.checkpointing.warm_start import _lines_of_sums, _Transfer
 from tests.dist.test_warm_start import write_rows
 from tests.unit.data.parquet.parquet_files import write
 
@@ -147,3 +150,29 @@ def test_state_of_another_shape_is_a_fault_where_it_is_asked_for():
         config = load_config(None, ["warm_start.checkpoint=run", f"warm_start.optimizer={asked}"])
         transfer = _Transfer(config, tensors, reader, matching([], schema, reader)[0])
         assert [fault.partition(" (")[0] for fault in transfer.faults] == said
+
+
+def test_rows_of_packed_csv_files_are_those_of_the_same_category(tmp_path):
+    given, schemas = [], []
+    for name, categories in (("before", [5, 7, 9]), ("after", [7, 8, 9, 10])):
+        (tmp_path / f"{name}.csv").write_text("label,x,c\n" + "".join(f"1,0,{value}\n" for value in categories))
+        folder = tmp_path / name
+        run_pack(PackConfig(train=f"{folder}.csv", output=str(folder), dense=("x",), sparse=("c",)))
+        given.append(["data.kind=packed", f"data.path={folder}"])
+        schemas.append(build_dataset(load_config(None, given[-1]).data).schema)
+    found, _ = matching(given[1], schemas[1], checkpoint(given[0], schemas[0]))
+    assert found.fault("c", 6) == ""
+    row_R, how = found.rows("c", 6)
+    assert (row_R.tolist(), how) == ([0, 1, 3, NO_ROW, 4, NO_ROW], "value")  # missing, unseen, 7, 8, 9, 10
+    found, _ = matching(["data.train_samples=100"], schemas[1], checkpoint(given[0], schemas[0]))
+    assert "the data here do not say which value each row is" in found.fault("c", 6)
+
+
+def test_a_start_says_that_carried_rows_keep_their_sums():
+    words = [
+        "optim.sparse={kind: rowwise_adagrad, lr: 0.1, initial_accumulator: 0.5}",
+        "optim.dense={kind: adam, lr: 1}",
+    ]
+    assert _lines_of_sums(load_config(None, words)) == []
+    (line,) = _lines_of_sums(load_config(None, [*words, "warm_start.checkpoint=run", "warm_start.optimizer=true"]))
+    assert line.startswith("optim.sparse.initial_accumulator 0.5 is for what begins anew")
