@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dlrm.config import Config, load_options
 from dlrm.config.base import Section
 from dlrm.config.bench_inference import BenchInferenceConfig
+from dlrm.config.benchmark import REFUSED as NOT_FOR_BENCHMARK
 from dlrm.config.benchmark import BenchmarkConfig
 from dlrm.config.calibrate import CalibrateConfig
 from dlrm.config.checkpoint_commands import (
@@ -53,7 +54,7 @@ class Command:
         beside: the name of a file that is read in its place where it is not given, in the folder that the first positional
             option names, if that is given.
         foreign: the option that holds all words after ``--``, which are another program's.
-        hidden: sections that cannot be given.
+        hidden: sections that cannot be given; refused: why those cannot that are passed over where a file has them.
         later: makes of the words what stands for a configuration that is known only when a file of theirs has been read.
     """
 
@@ -64,6 +65,7 @@ class Command:
     beside: str = ""
     foreign: str = ""
     hidden: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     later: Callable[[tuple[str, ...]], Section] | None = None
 
 
@@ -99,7 +101,12 @@ COMMANDS = {
     ),
     "quantise": Command("make a smaller export of one, and say what fewer bits cost", QuantiseConfig, ("export",)),
     "serve": Command("answer over HTTP what exports predict", ServeConfig, ("models",)),
-    "benchmark": Command("train for some steps and say how fast, and where their time goes", BenchmarkConfig),
+    "benchmark": Command(
+        "train for some steps and say how fast, and where their time goes",
+        BenchmarkConfig,
+        refused=NOT_FOR_BENCHMARK,
+        hidden=tuple(NOT_FOR_BENCHMARK),
+    ),
     "scale": Command(
         "run an experiment: each point of a matrix of configurations, so many times, as one table",
         ScaleConfig,
@@ -178,6 +185,7 @@ class Request:
         words = self._named(command)
         if command.later:
             return command.later(words)
+        _refuse(command, words)
         return load_options(command.options, self.config_path or self._beside(command, words), words)
 
     def _beside(self, command: Command, words: tuple[str, ...]) -> str | None:
@@ -206,6 +214,25 @@ class Request:
             else:
                 named.append(_argument(free.pop(0), word))
         return (*named, _argument(free[0], many)) if many else tuple(named)
+
+
+def _refuse(command: Command, words: tuple[str, ...]) -> None:
+    """See that no option is given that the command would pass over.
+
+    Raises:
+        ConfigError: some are; the command says why.
+    """
+    if not command.refused or command.options is None:
+        return
+    switches = {option.path for option in options(command.options) if option.type_name == "true|false"}
+    given = command_line_layer(words, switches).origins
+    problems = [
+        ConfigProblem(key, origin, why)
+        for key, origin in given.items()
+        if (why := command.refused.get(key.partition(".")[0]))
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _is_option(word: str) -> bool:

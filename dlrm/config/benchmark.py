@@ -11,6 +11,11 @@ from dlrm.config.data.paths import InputPath
 from dlrm.config.root import Config
 
 Part = Literal["lookups", "exchange", "mlps", "interaction", "data"]
+REFUSED = {
+    "warm_start": "is about the weights that a training begins with, and a benchmark begins with new ones: leave it out",
+    "preflight": "is about looking at data before training, and a benchmark does not look: leave it out",
+}
+"""Sections that cannot be given on the command line, and why; in a training's file they are passed over."""
 PartsIfAny = Annotated[tuple[Part, ...], *AS_LIST[1:]]
 
 

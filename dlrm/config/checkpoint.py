@@ -124,4 +124,5 @@ class ResumeConfig(Section):
     strict: bool = True
     """Refuse a checkpoint that does not fit this configuration; false: load what fits and say what was left."""
     changed_data: bool = False
-    """Go on at the same place although the files of the training data are others than those it was saved with."""
+    """Go on at the same place although the files of the training data are others than those it was saved with. Other
+    vocabularies are refused all the same."""

@@ -7,6 +7,7 @@ batches, ranks, epochs or shuffling: those are :mod:`dlrm.data.order`'s and :mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +110,13 @@ class Source(ABC):
         Raises:
             DataError: a file cannot be read.
         """
+
+    def vocabularies(self) -> Mapping[str, str]:
+        """By column a digest of the values that its ids stand for, where ids follow from other files than the samples'.
+
+        By it a model's rows are known to stand for the same values. None for columns whose files hold ids.
+        """
+        return {}
 
     def true_logits(self, index_B: torch.Tensor) -> torch.Tensor | None:
         """The log-odds by which the labels of the samples at these indices were drawn; float64 (B, T).

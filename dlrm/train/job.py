@@ -87,7 +87,8 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     engine = build_engine(config, dataset.schema, world, scored=scored_samples(config, dataset), process=process)
     accounts = world.collectives.all_gather_object(expected())
 
-    data = TrainingData(dataset.train.num_samples, from_rank_0(world.collectives, dataset.train.fingerprint), days)
+    files = from_rank_0(world.collectives, dataset.train.fingerprint)
+    data = TrainingData(dataset.train.num_samples, files, days, dataset.train.vocabularies())
     patience = patience_with_storage(config, world, display)
     find_elsewhere = partial(start_elsewhere, config, engine, data, world, patience)
     if config.warm_start.checkpoint != NO_CHECKPOINT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -57,6 +57,10 @@ class MultiHotSource(Source):
     def fingerprint(self) -> tuple[FileFingerprint, ...]:
         """The files of the one-hot samples."""
         return self.source.fingerprint()
+
+    def vocabularies(self) -> Mapping[str, str]:
+        """Those of the one-hot samples."""
+        return self.source.vocabularies()
 
     def true_logits(self, index_B: torch.Tensor) -> torch.Tensor | None:
         """Those of the one-hot samples, whose labels these are."""

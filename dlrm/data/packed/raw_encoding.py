@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -117,12 +118,35 @@ def encoding_of_data(config: DataConfig, train: Source | None = None) -> RawEnco
         return source.encoding
     if not isinstance(config, PackedData):
         return None
+    folder, manifest = _opened(config)
+    return None if manifest is None else recorded_encoding(manifest, folder)
+
+
+def categories_of_data(config: DataConfig, train: Source | None = None) -> Mapping[str, Categories] | None:
+    """By column how its values became ids, of data sets that ``pack`` has written as well; None where they do not say.
+
+    Args and errors: as :func:`encoding_of_data`.
+    """
+    encoding = encoding_of_data(config, train)
+    if encoding is not None:
+        categories = [*encoding.categories.values(), *encoding.buckets]
+        return {feature.name: one for feature, one in zip(encoding.sparse, categories, strict=True)}
+    if not isinstance(config, PackedData):
+        return None
+    folder, manifest = _opened(config)
+    if manifest is None or manifest.preprocessing.get("command") != "pack":
+        return None
+    names = [record.name for record in manifest.sparse]
+    return {name: Vocabulary(_values(manifest, Path(folder), name), None) for name in names}
+
+
+def _opened(config: PackedData) -> tuple[str, Manifest | None]:
+    """Where a data set's vocabularies are on this machine, and its dataset.json, if it has one."""
     folder = config.path
     if is_remote(folder):
         folder = fetch_folder(folder, config.cache_dir, (), vocabularies=True)
     folder = os.path.expanduser(folder)
-    manifest = read_manifest(folder)
-    return None if manifest is None else recorded_encoding(manifest, folder)
+    return folder, read_manifest(folder)
 
 
 def recorded_encoding(manifest: Manifest, folder: str) -> RawEncoding | None:

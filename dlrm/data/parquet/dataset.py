@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain
@@ -19,7 +19,7 @@ from dlrm.data.parquet.columns import ColumnMap, mapping_problems, with_lists
 from dlrm.data.parquet.decode import DecodedGroup, decode_group, joined, no_samples
 from dlrm.data.parquet.files import ParquetPart, find_files, nothing_found, open_part, probe
 from dlrm.data.parquet.ids import NULL_ID
-from dlrm.data.parquet.vocabulary import find_vocabularies, open_vocabulary_files
+from dlrm.data.parquet.vocabulary import digest_of, find_vocabularies, open_vocabulary_files
 from dlrm.data.source import Dataset, Day, Samples, Source
 from dlrm.errors import ConfigError, DataError
 
@@ -115,6 +115,10 @@ class ParquetSource(Source):
         named = [(part, os.path.relpath(part.path, self._folder)) for part in self._parts]
         named += [(part, f"vocabulary/{os.path.basename(part.path)}") for part in self._vocabulary_files]
         return tuple(fingerprint_of(part.path, name, tail_bytes=part.footer_bytes) for part, name in named)
+
+    def vocabularies(self) -> Mapping[str, str]:
+        """Of the columns that have one, which follows from all that the vocabulary files hold now."""
+        return {name: digest_of(values) for name, values in self.columns.vocabularies.items()}
 
     def _take(self, index: NDArray[np.int64]) -> DecodedGroup:
         """Samples of one row group, or none."""

@@ -6,6 +6,7 @@ columns at the start and comes to the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -61,6 +62,20 @@ def find_vocabularies(config: ParquetData, columns: ColumnMap, parts: Sequence[P
             )
             raise ConfigError.at("data.rows", message)
     return found
+
+
+def digest_of(values: pa.Array) -> str:
+    """SHA-256 of a vocabulary: the length of each value in bytes, then all values.
+
+    Args:
+        values: large_string, as :func:`find_vocabularies` makes them.
+    """
+    digest = hashlib.sha256(pc.binary_length(values).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+    _, offsets, data = values.buffers()
+    if len(values) and data is not None:
+        ends = memoryview(offsets).cast("q")
+        digest.update(memoryview(data)[ends[values.offset] : ends[values.offset + len(values)]])
+    return digest.hexdigest()
 
 
 def _values_of(parts: Sequence[ParquetPart], name: str, min_count: int) -> pa.Array:

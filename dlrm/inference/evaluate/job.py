@@ -29,6 +29,7 @@ from dlrm.run.console import Console, Display, Silent
 from dlrm.run.log import leave_terminal
 from dlrm.train.build import build_loader, check_weighted
 from dlrm.train.checkpointing.load import has_average, load_weights
+from dlrm.train.checkpointing.vocabularies import require_same_vocabularies, uncompared_line
 from dlrm.train.engine import Engine, build_engine
 from dlrm.train.evaluator import Evaluator
 from dlrm.train.memory import of_most, process_bytes
@@ -69,12 +70,15 @@ def evaluate(found: Found, world: World, display: Display) -> Evaluation:
 
     def see_whether_it_fits() -> bool:
         require_fit(checkpoint, config, source.schema, data=source.name)
+        require_same_vocabularies(checkpoint, source.vocabularies())
         check_weighted(config, source.schema)
         return config.average and has_average(open_reader(checkpoint))
 
     averaged = together(world.collectives, see_whether_it_fits)
     from_rank_0(world.collectives, lambda: require_writable(config.output))
 
+    for line in uncompared_line(checkpoint, source.vocabularies()):
+        display.say(line)
     engine = _build(config, dataset, source, columns, world, display)
     weights = "averaged weights" if averaged else "weights"
     display.say(f"{weights} of {escaped(checkpoint.path, 500)} (step {checkpoint.step:,})")

@@ -14,6 +14,7 @@ from dlrm.errors import DivergedError
 from dlrm.metrics.tasks import Results
 from dlrm.sharding.report import TablePlacement
 from dlrm.train.checkpointing.train_state import Best, TrainingData, order_options
+from dlrm.train.checkpointing.vocabularies import VOCABULARIES
 from dlrm.train.schedule import Position
 from dlrm.train.standard_hooks import Measured
 
@@ -44,6 +45,7 @@ class MetadataOfRun:
             "position": asdict(position),
             "order": order_options(self.config, self.data.samples, self.data.days),
             "data_files": [asdict(file) for file in self.data.files],
+            VOCABULARIES: dict(self.data.vocabularies),
             "config": to_plain(self.config),
             "plan": [asdict(placement) for placement in self.placements],
             "metrics": self._metrics(position),

@@ -35,6 +35,7 @@ from dlrm.train.checkpointing.train_state import (
     data_difference,
     order_differences,
 )
+from dlrm.train.checkpointing.vocabularies import require_same_vocabularies, uncompared_line
 from dlrm.train.engine import Engine
 from dlrm.train.schedule import Position
 
@@ -182,8 +183,9 @@ def _other_order(
     """In what a checkpoint was trained on samples in another order, in words.
 
     Raises:
-        CheckpointMismatchError: in something, and that is not allowed.
+        CheckpointMismatchError: in something, and that is not allowed; ids of other meanings never are.
     """
+    require_same_vocabularies(checkpoint, data.vocabularies)
     saved = TrainState.of(checkpoint)
     if saved is None:
         return []
@@ -196,7 +198,7 @@ def _other_order(
 
 def _start(config: Config, data: TrainingData, checkpoint: Checkpoint, left: Sequence[str]) -> Start:
     """What training goes on from after a checkpoint was loaded, but for what was ``left``."""
-    lines = [f"left as it was: {what}" for what in left]
+    lines = [*uncompared_line(checkpoint, data.vocabularies), *(f"left as it was: {what}" for what in left)]
     saved = TrainState.of(checkpoint)
     other = [] if saved is None else order_differences(saved, config, data)
     if saved is None or other:

@@ -5,8 +5,8 @@ It comes from the metadata in a file, so it is read as strictly as everything el
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 import torch
@@ -189,11 +189,12 @@ class TrainState(_Saved):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on: how many samples, read from which files, and how many of them each day has."""
+    """What is trained on: how many samples, read from which files, how many each day has, digests of vocabularies."""
 
     samples: int
     files: tuple[FileFingerprint, ...] = ()
     days: tuple[int, ...] = ()
+    vocabularies: Mapping[str, str] = field(default_factory=dict)
 
 
 def order_options(config: Config, num_samples: int, days: Sequence[int] = ()) -> dict[str, Any]:

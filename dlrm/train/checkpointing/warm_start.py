@@ -27,35 +27,22 @@ from dlrm.checkpoint.stored import open_checkpoint
 from dlrm.checkpoint.tensors import GlobalTensor, Shard, names_by_table, tensors_by_table
 from dlrm.config import Config
 from dlrm.config.checkpoint import NO_CHECKPOINT
-from dlrm.config.data import DataConfig, PackedData
-from dlrm.config.data.packed import MultiHotFiles, OneHot
 from dlrm.config.optim import SparseAdam
-from dlrm.data.packed.raw_encoding import encoding_of_data
-from dlrm.data.raw.encoding import RawEncoding
 from dlrm.data.raw.raw_rows import Int64s
-from dlrm.data.raw.row_map import NO_ROW, fault_in_match, matched_rows
-from dlrm.data.raw.vocabulary import Categories
+from dlrm.data.raw.row_map import NO_ROW
 from dlrm.data.source import Source
 from dlrm.distributed.collectives import from_rank_0, together
 from dlrm.distributed.world import World
-from dlrm.errors import CheckpointError, CheckpointMismatchError, ConfigError, DataError
+from dlrm.errors import CheckpointMismatchError, ConfigError
 from dlrm.format import counted, printable
 from dlrm.table_names import table_name
-from dlrm.train.checkpointing.load import saved_config
 from dlrm.train.checkpointing.resume import Start, find_checkpoint
+from dlrm.train.checkpointing.row_matching import RowMatching
 from dlrm.train.checkpointing.state import AVERAGE_PREFIX, after_load, engine_tensors
 from dlrm.train.engine import Engine
 
 _BLOCK_BYTES = 256 << 20  # of rows that are read together; a chunk of a checkpoint is a quarter of it at most
 _HINT = "mend the difference, or --warm_start.strict false to begin there as a new model does"
-
-
-@dataclass(frozen=True)
-class _Categories:
-    """How the two trainings make ids of a table: by name of the column; None where the data do not say."""
-
-    here: Mapping[str, Categories] | None
-    there: Mapping[str, Categories] | None
 
 
 @dataclass
@@ -108,7 +95,8 @@ def start_warm(config: Config, engine: Engine, train: Source, world: World, pati
     tensors = engine_tensors(engine)
 
     def prepare() -> _Transfer:
-        transfer = _Transfer(config, tensors, open_reader(open_checkpoint(chosen, storage)), train)
+        reader = open_reader(open_checkpoint(chosen, storage))
+        transfer = _Transfer(config, tensors, reader, RowMatching(config, engine.lookups, reader, train))
         if transfer.faults and asked.strict:
             raise CheckpointMismatchError(chosen, transfer.faults, hint=_HINT)
         return transfer
@@ -123,6 +111,7 @@ def start_warm(config: Config, engine: Engine, train: Source, world: World, pati
         f"warm start from {checkpoint.path} (step {checkpoint.step:,}): training begins at the first sample",
         *(f"begins as a new model does: {fault}" for fault in transfer.faults),
         *transfer.removed,
+        *_lines_of_sums(config),
     )
     return Start(lines=lines, table=report.table("Carried over"))
 
@@ -132,18 +121,17 @@ class _Transfer:
 
     Args:
         config: of the new training; tensors: its state.
-        reader: of the checkpoint; train: the training samples.
+        reader: of the checkpoint; matching: says which of its rows are whose.
 
     Attributes:
         faults: what here the checkpoint does not fit, in words; removed: what it has that is not here, a line a kind.
     """
 
-    def __init__(self, config: Config, tensors: Sequence[GlobalTensor], reader: Reader, train: Source) -> None:
-        self._config, self.reader = config, reader
+    def __init__(self, config: Config, tensors: Sequence[GlobalTensor], reader: Reader, matching: RowMatching) -> None:
+        self._config, self.reader, self._matching = config, reader, matching
         self._tables = tensors_by_table([tensor for tensor in tensors if not tensor.name.startswith(AVERAGE_PREFIX)])
         self._dense = [tensor for tensor in tensors if _is_dense_weight(tensor.name) and tensor.dtype.is_floating_point]
         self._states = [tensor for tensor in tensors if _is_dense_state(tensor.name)]
-        self._categories = _categories(config, reader, train)
         self._averaged = config.warm_start.average
         self._fault_of_table = {
             table: fault for table in self._tables if table in self._stored if (fault := self._fault(table))
@@ -162,20 +150,14 @@ class _Transfer:
         width = self.reader.tensors[f"tables.{table}.weight"].shape[1]
         if width != weight.shape[1]:
             return f"table {name} has rows of {width} numbers in the checkpoint, {weight.shape[1]} here"
-        if self._config.warm_start.rows == "ids":
-            return ""
-        here, there = ((known or {}).get(name) for known in (self._categories.here, self._categories.there))
-        if here is None and there is None:
-            by_value = self._config.warm_start.rows == "values"
-            return f"table {name}: neither data set says which value each row is" if by_value else ""
-        if here is None or there is None:
-            where = "the checkpoint's data do" if there is None else "the data here do"
-            return f"table {name}: {where} not say which value each row is (warm_start.rows ids takes rows by number)"
-        if fault := fault_in_match(here, there):
-            return f"table {name} {fault}"
-        stored_rows = self.reader.tensors[f"tables.{table}.weight"].shape[0]
-        if here.rows > weight.shape[0] or there.rows > stored_rows:
-            return f"table {name} has fewer rows than its vocabulary, which several values share"
+        if fault := self._matching.fault(name, weight.shape[0]):
+            return fault
+        if self._config.warm_start.optimizer:
+            for of_table, tensor in self._tables[table].items():
+                stored = self.reader.tensors.get(f"tables.{table}.{of_table}")
+                if stored is not None and stored.shape[1:] != tensor.shape[1:]:
+                    shapes = f"{list(stored.shape)} in the checkpoint, {list(tensor.shape)} here"
+                    return f"table {name}: {of_table} has shape {shapes} (warm_start.optimizer)"
         return ""
 
     def _difference(self, tensor: GlobalTensor) -> str:
@@ -224,7 +206,7 @@ class _Transfer:
         if table not in self._stored or table in self._fault_of_table:
             return name, "0 rows", f"{rows:,}", "", ""
         source_rows = self.reader.tensors[f"tables.{table}.weight"].shape[0]
-        row_R, how = self._rows(name, rows, source_rows)
+        row_R, how = self._matching.rows(name, rows)
         for of_table, tensor in tensors.items():
             stored = self._source(f"tables.{table}.{of_table}")
             wanted = of_table == "weight" or (self._config.warm_start.optimizer and stored in self.reader.tensors)
@@ -233,17 +215,6 @@ class _Transfer:
         taken = row_R[row_R != NO_ROW]
         left = source_rows - len(np.unique(taken))
         return name, f"{len(taken):,} rows", f"{rows - len(taken):,}", f"{left:,}", how
-
-    def _rows(self, name: str, rows: int, source_rows: int) -> tuple[Int64s, str]:
-        """Of each row of a table here the one in the checkpoint, and how they were matched."""
-        here, there = self._categories.here, self._categories.there
-        if here is None or there is None:
-            row_R = np.arange(rows)
-            return np.where(row_R < source_rows, row_R, NO_ROW), "row number"
-        found_R = np.full(rows, NO_ROW, np.int64)
-        matched_R = matched_rows(here[name], there[name])
-        found_R[: len(matched_R)] = matched_R
-        return found_R, "value"
 
     def _source(self, name: str) -> str:
         averaged = f"{AVERAGE_PREFIX}{name}"
@@ -286,54 +257,15 @@ def _fill_rows(reader: Reader, name: str, target: GlobalTensor, row_R: Int64s) -
             at = end
 
 
-def _categories(config: Config, reader: Reader, train: Source) -> _Categories:
-    """How both trainings make ids, where rows are to be matched by value.
-
-    Raises:
-        CheckpointError: the checkpoint does not say by which data it was trained.
-        DataError: these are not there any more.
-    """
-    asked = config.warm_start
-    if asked.rows == "ids":
-        return _Categories(None, None)
-    data = PackedData(path=asked.data) if asked.data else saved_config(reader.checkpoint).data
-    try:
-        there = encoding_of_data(data)
-    except DataError as error:
-        hint = "name a packed data set with these vocabularies (warm_start.data), or take rows by number (rows ids)"
-        raise DataError(
-            error.path, f"{error.problem}: it says which value each row of the checkpoint is", hint=hint
-        ) from None
-    here = encoding_of_data(config.data, train)
-    for name, made in (("data.multi_hot", _made(config.data)), ("the checkpoint's data.multi_hot", _made(data))):
-        if made and (here is not None or there is not None) and not _alike(here, there):
-            message = (
-                f"{name} makes ids of ids, which mean something else under another vocabulary; use warm_start.rows ids"
-            )
-            raise CheckpointError(reader.checkpoint.path, message)
-    return _Categories(_by_column(here), _by_column(there))
-
-
-def _made(data: DataConfig) -> bool:
-    return isinstance(data, PackedData) and not isinstance(data.multi_hot, OneHot | MultiHotFiles)
-
-
-def _alike(here: RawEncoding | None, there: RawEncoding | None) -> bool:
-    """Whether every row means the same in both."""
-    if here is None or there is None or here.sparse != there.sparse:
-        return False
-    pairs = zip((_by_column(here) or {}).values(), (_by_column(there) or {}).values(), strict=True)
-    return all(
-        not fault_in_match(one, other) and np.array_equal(matched_rows(one, other), np.arange(one.rows))
-        for one, other in pairs
-    )
-
-
-def _by_column(encoding: RawEncoding | None) -> Mapping[str, Categories] | None:
-    if encoding is None:
-        return None
-    categories = [*encoding.categories.values(), *encoding.buckets]
-    return {feature.name: one for feature, one in zip(encoding.sparse, categories, strict=True)}
+def _lines_of_sums(config: Config) -> list[str]:
+    """What is to be said of sums that Adagrad begins with where those of another training are carried over."""
+    if not config.warm_start.optimizer:
+        return []
+    return [
+        f"optim.{name}.initial_accumulator {start:g} is for what begins anew: what was carried over keeps its sums"
+        for name, one in (("dense", config.optim.dense), ("sparse", config.optim.sparse))
+        if (start := getattr(one, "initial_accumulator", 0.0))
+    ]
 
 
 def _is_dense_weight(name: str) -> bool:

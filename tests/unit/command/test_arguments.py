@@ -102,3 +102,18 @@ def test_predict_takes_an_export_and_any_number_of_inputs():
     config = request.config()
     assert (config.export, config.input, config.output) == ("e", ("a.parquet", "b.parquet"), "s.csv")
     assert (config.labels, config.carry, config.bad_rows) == ("true", ("id",), "error")
+
+
+def test_a_benchmark_is_told_nothing_that_it_would_pass_over_but_takes_the_file_of_a_training(tmp_path):
+    for words in (["--warm_start.checkpoint", "runs/old"], ["preflight.enabled=false"], ["--preflight.enabled"]):
+        with pytest.raises(ConfigError, match="leave it out"):
+            parse(["benchmark", *words]).config()
+    (tmp_path / "a.yaml").write_text("{warm_start: {checkpoint: runs/old}, train: {epochs: 2}}")
+    assert parse(["benchmark", "--config", str(tmp_path / "a.yaml")]).config().train.epochs == 2
+
+
+def test_help_of_a_benchmark_does_not_show_what_it_would_pass_over(capsys):
+    for command, shown in (("benchmark", False), ("train", True)):
+        with pytest.raises(SystemExit):
+            parse([command, "--help"])
+        assert ("--warm_start.checkpoint" in capsys.readouterr().out) is shown

@@ -17,6 +17,7 @@ from dlrm.run.folder import RunFolder
 from dlrm.train.checkpointing import load as load_module
 from dlrm.train.checkpointing import resume as resume_module
 from dlrm.train.checkpointing.resume import Start, start_elsewhere, start_here
+from dlrm.train.checkpointing.train_state import TrainingData
 from tests.unit.checkpoint.delta.deltas import normal_state
 from tests.unit.checkpoint.states import State, blank, save_ranks, uncut
 from tests.unit.checkpoint.test_patience import away
@@ -43,7 +44,7 @@ def run(tmp_path, request, monkeypatch):
     def start(wait_s=60.0):
         storage = patient(LocalStorage(), Patience(wait_s, said.append))
         here = RunFolder(tmp_path, continued=True, restarted=restarted)
-        return start_here(config, None, 1000, here, storage, WORLD, otherwise=lambda: ELSEWHERE)
+        return start_here(config, None, TrainingData(1000), here, storage, WORLD, otherwise=lambda: ELSEWHERE)
 
     return SimpleNamespace(folder=folder, start=start, said=said, state=state)
 
@@ -119,4 +120,4 @@ def test_a_new_run_does_not_begin_with_a_state_that_has_exploded(run):
     save_ranks(run.folder, 4, [uncut(exploded)])
     config = load_config(None, [f"resume.checkpoint={run.folder}"])
     with pytest.raises(CheckpointError, match=r"step_00000004: was saved after training had diverged"):
-        start_elsewhere(config, None, 1000, WORLD, Patience(0, run.said.append))
+        start_elsewhere(config, None, TrainingData(1000), WORLD, Patience(0, run.said.append))
