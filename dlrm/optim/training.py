@@ -68,8 +68,7 @@ class TrainingOptimizer(CombinedOptimizer):  # type: ignore[misc]  # torchrec is
         self._groups: list[dict[str, Any]] = [group for part in optimizers for group in part.param_groups]
         self._factors = _group_factors(optimizers, table_optimizers, table_factors)
         self._base_rates = [
-            float(group["lr"]) / factor * rate_factor
-            for group, factor in zip(self._groups, self._factors, strict=True)
+            float(group["lr"]) / factor * rate_factor for group, factor in zip(self._groups, self._factors, strict=True)
         ]
 
     def set_step(self, step: int) -> None:
@@ -143,7 +142,9 @@ def build_optimizer(
         table = table_of_weight(name)
         of_rate.setdefault((table_rate(optimizer, config, table), factors.get(table, 1.0)), {})[name] = weight
     for (lr, factor), weights in of_rate.items():
-        of_tables.append(KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr * factor)))
+        of_tables.append(
+            KeyedOptimizerWrapper(weights, partial(DataParallelTables, optimizer=optimizer, lr=lr * factor))
+        )
     dense: list[KeyedOptimizer] = []
     for group, params in groups.items():
         lr = config.dense.lr * config.lr_scale.get(group, 1.0)

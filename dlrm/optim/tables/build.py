@@ -58,7 +58,7 @@ def fuse_optimizer(
     """Mark every table with its optimizer, rate and hyper-parameters before it is sharded.
 
     Tables whose rates differ end up in fused kernels of their own. So do those with other factors, by which the rates of a
-    schedule are multiplied: where both products are equal, kernels are told rates that are not, by as little as float32 has.
+    schedule are multiplied: where both products are equal, kernels are told rates that are not, by a float32's last bit.
 
     Args:
         weights: of all tables, by the names that torchrec has for them.
