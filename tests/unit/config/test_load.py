@@ -119,6 +119,15 @@ def test_a_field_of_another_kind_is_said_to_be_one(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_decay_over_another_kind_s_needs_its_own_steps(tmp_path, kind):
+    text = "optim: {schedule: {warmup_steps: 1, decay_start_step: 5, decay_steps: 9}}"
+    assert mistakes(tmp_path, text, ["--optim.schedule.kind", kind]) == [
+        "command line: optim.schedule.decay_start_step: is required and was not given",
+        "command line: optim.schedule.decay_steps: is required and was not given",
+    ]
+
+
 def test_a_variant_given_as_a_word_is_a_mistake_even_where_its_fields_follow(tmp_path):
     assert mistakes(tmp_path, "optim:\n  dense: adam\n") == [
         "a.yaml:2: optim.dense: is 'adam', but is a section: set options in it, such as optim.dense.kind"

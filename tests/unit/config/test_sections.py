@@ -132,7 +132,7 @@ def test_the_defaults_are_valid_and_complete():
         (CriteoTsvData, {"paths": "a", "categories": {"kind": "ids", "rows": (1, 2)}}, "categories.rows has 2 entries"),
         (Schedule, {"decay_steps": 5}, "go together"),
         (Schedule, {"decay_start_step": 5}, "go together"),
-        (LinearSchedule, {"decay_start_step": 5}, "go together"),
+        (LinearSchedule, {"decay_start_step": 5}, "decay_steps\n  Field required"),
         (StepSchedule, {"warmup_steps": 9, "decay_start_step": 8, "every_steps": 1}, "lies inside the warm-up"),
         (OptimConfig, {"lr_rule": "sqrt"}, "lr_base_batch and lr_rule go together"),
         (TrainConfig, {"task_weights": {"a": 2}, "task_weighting": "uncertainty"}, "learns them: drop one"),
