@@ -16,7 +16,7 @@ from dlrm.diagnose.preflight import Preflight, look_at_data
 from dlrm.errors import DataError
 from dlrm.format import counted
 from dlrm.run.console import Console
-from dlrm.run.secondary import write_json
+from dlrm.run.secondary import require_writable, write_json
 
 
 def run_diagnosis(config: DiagnoseConfig) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def run_diagnosis(config: DiagnoseConfig) -> dict[str, Any]:
     Raises:
         DlrmError: what the user can mend, a sample that must not be trained on among it.
     """
+    require_writable(config.output)
     display = Console(progress=False)
     findings: list[Finding] = []
     result: dict[str, Any] = {"run": config.path or None}
@@ -32,7 +33,7 @@ def run_diagnosis(config: DiagnoseConfig) -> dict[str, Any]:
         records = read_records(config.path)
         findings += judge_run(records, warmup_steps=config.optim.schedule.warmup_steps)
         display.say(f"{config.path}: {counted(len(records.entries), 'record')} of metrics.jsonl")
-    if config.data_too or not config.path:
+    if config.data_too:
         found = look_at_data(
             config.data, build_dataset(config.data), samples=config.samples, time_limit_s=config.time_limit_s
         )
