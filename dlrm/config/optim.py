@@ -16,6 +16,7 @@ from dlrm.config.base import (
     Section,
     Share,
 )
+from dlrm.format import escaped
 
 
 class Sgd(Section):
@@ -258,6 +259,12 @@ class OptimConfig(Section):
     embedding_decay: NonNegativeFloat = 0.0
     """L2 penalty of the rows that a batch looks up: half of this times the sum of their squares, averaged over the samples,
     is added to the loss. A row decays as often as it occurs. Only for features with one id a sample at most."""
+
+    @model_validator(mode="after")
+    def _what_is_frozen_has_no_rate(self) -> Self:
+        if both := [name for name in self.frozen if name in self.lr_scale]:
+            raise ValueError(f"frozen names {escaped(both[0])}, whose rate lr_scale changes: drop one")
+        return self
 
     @model_validator(mode="after")
     def _rule_has_a_base(self) -> Self:
