@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dlrm.config import Config, load_options
@@ -23,7 +24,7 @@ from dlrm.config.checkpoint_commands import (
     ShowConfig,
     VerifyConfig,
 )
-from dlrm.config.describe import help_text, options
+from dlrm.config.describe import help_text, options, switches
 from dlrm.config.diagnose import DiagnoseConfig
 from dlrm.config.evaluate import REFUSED, EvaluateConfig, EvaluateRequest
 from dlrm.config.experiment import ScaleConfig
@@ -192,21 +193,31 @@ class Request:
         """The file that stands in for ``--config``."""
         if not command.beside:
             return None
-        folder = command_line_layer(words).values.get(command.positional[0])
-        return f"{folder}/{command.beside}" if folder else None
+        named = command_line_layer(words, switches(command.options) if command.options else ()).values
+        if not (folder := named.get(command.positional[0])):
+            if "data" in named:
+                return None
+            raise ConfigError.at(
+                command.positional[0], "is required and was not given: name a run, or give --config FILE"
+            )
+        if not Path(f"{folder}/{command.beside}").is_file():
+            raise ConfigError.at(
+                command.positional[0], f"{folder} is no run's folder: there is no {command.beside} in it"
+            )
+        return f"{folder}/{command.beside}"
 
     def _named(self, command: Command) -> tuple[str, ...]:
         """The words with the names of the options that words on their own are the values of."""
         if not command.positional or command.options is None:
             return self.words
         types = {option.path: option.type_name for option in options(command.options)}
-        switches = {f"--{path}" for path, type_name in types.items() if type_name == "true|false"}
+        alone_only = {f"--{path}" for path, of_every_kind in switches(command.options).items() if of_every_kind}
         given = {word.removeprefix("--").partition("=")[0] for word in self.words if _is_option(word)}
         free = [path for path in command.positional if path not in given]
         named: list[str] = []
         many: list[str] = []
         for before, word in zip(("=", *self.words), self.words, strict=False):
-            alone = "=" in before or not before.startswith("--") or before in switches
+            alone = "=" in before or not before.startswith("--") or before in alone_only
             if not free or not alone or _is_option(word) or word in ("true", "false"):
                 named.append(word)
             elif types[free[0]].endswith(",..."):

@@ -6,7 +6,7 @@ This package is free of torch, so that ``--help``, launchers and error messages 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -23,6 +23,8 @@ Advanced = Annotated[_T, _ADVANCED]
 class Section(BaseModel):
     """A frozen group of options. Field descriptions are what ``--help`` prints."""
 
+    file_hint: ClassVar[str] = "give --config the path of a YAML file"
+    """What to do where the file that holds such a section cannot be read."""
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",

@@ -44,6 +44,14 @@ def options(root: type[Section]) -> tuple[Option, ...]:
     return tuple(_of_section(root, "", ""))
 
 
+def switches(root: type[Section]) -> dict[str, bool]:
+    """Options that are true or false, by path: whether of every kind that has them (``data.id_weights`` is of one kind)."""
+    types: dict[str, set[str]] = {}
+    for option in options(root):
+        types.setdefault(option.path, set()).add(option.type_name)
+    return {path: len(found) == 1 for path, found in types.items() if "true|false" in found}
+
+
 def help_text(root: type[Section], width: int = 110, *, everything: bool = False, without: Collection[str] = ()) -> str:
     """Options with type, default and meaning, one block a section and variant.
 

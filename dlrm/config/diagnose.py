@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from dlrm.config.base import PositiveFloat, PositiveInt
 from dlrm.config.data.paths import InputPath
@@ -34,3 +34,11 @@ class DiagnoseConfig(Config):
     """Seconds after which no more samples are read; more of them are compared with validation and test the longer it is."""
     output: Annotated[InputPath, AfterValidator(_json)] = ""
     """File for what was found, as JSON."""
+
+    @model_validator(mode="after")
+    def _looks_at_something(self) -> Self:
+        if not (self.data_too or self.path):
+            raise ValueError(
+                "data_too is false and no run is named: nothing would be looked at; name a run, or drop it"
+            )
+        return self

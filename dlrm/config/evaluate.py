@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 
 from dlrm.config.base import NamesIfAny, PositiveInt, Section
 from dlrm.config.data.paths import InputPath
-from dlrm.config.describe import flatten, options
+from dlrm.config.describe import flatten, switches
 from dlrm.config.layers import Layer, command_line_layer
 from dlrm.config.load import load_options
 from dlrm.config.root import Config
@@ -101,5 +101,4 @@ class EvaluateRequest(Section):
 
 
 def _flags(words: tuple[str, ...]) -> Layer:
-    switches = {option.path for option in options(EvaluateConfig) if option.type_name == "true|false"}
-    return command_line_layer(words, switches)
+    return command_line_layer(words, switches(EvaluateConfig))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
@@ -89,6 +89,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 class Experiment(Section):
     """The contents of an experiment's file."""
+
+    file_hint: ClassVar[str] = "name the YAML file of an experiment (configs/experiments/ has some)"
 
     name: Name
     """Of the experiment."""

@@ -30,8 +30,8 @@ class Layer:
     problems: list[ConfigProblem] = field(default_factory=list)
 
 
-def file_layer(path: Path) -> Layer:
-    """The values of a YAML file with the line on which each was written.
+def file_layer(path: Path, hint: str = "give the path of a YAML file") -> Layer:
+    """The values of a YAML file with the line on which each was written; ``hint``: what to do where it cannot be read.
 
     No such file, not YAML, not a mapping, a key given twice: these are the layer's problems.
     """
@@ -40,9 +40,9 @@ def file_layer(path: Path) -> Layer:
         layer = Layer({})
         value = _read(path.read_text(encoding="utf-8"), "", lambda node: f"{name}:{node.start_mark.line + 1}", layer)
     except OSError as error:
-        return _unreadable(name, f"{error.strerror}; give --config the path of a YAML file")
+        return _unreadable(name, f"{error.strerror}; {hint}")
     except UnicodeDecodeError:
-        return _unreadable(name, "is not UTF-8 text; give --config the path of a YAML file")
+        return _unreadable(name, f"is not UTF-8 text; {hint}")
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         what = " ".join(part for part in (error.context, error.problem) if part)
@@ -96,9 +96,9 @@ def command_line_layer(
 ) -> Layer:
     """The values of ``--section.key value``, ``--section.key=value`` and ``section.key=value`` arguments.
 
-    Of ``switches``, the options that are true or false, the name alone means true: ``--section.key``. Names in ``short``
-    stand for others: ``--resume auto`` for ``--resume.checkpoint auto``; so do names with a value: ``--resume job`` for
-    ``--resume.job true``.
+    Of ``switches``, the options that are (of some kind) true or false, the name alone means true: ``--section.key``. Names
+    in ``short`` stand for others: ``--resume auto`` for ``--resume.checkpoint auto``; so do names with a value:
+    ``--resume job`` for ``--resume.job true``.
 
     Values are read as YAML, so ``[512, 16]``, ``true`` and ``null`` mean what they mean in a file. Of an option that is
     given twice the later value counts, so that a command can be repeated with one thing changed at its end.
@@ -112,7 +112,7 @@ def command_line_layer(
             message = f"{word!r} is neither --section.key value nor section.key=value"
             layer.problems.append(ConfigProblem("", COMMAND_LINE, message))
             continue
-        if not equals and key in switches and not (rest and rest[0].lower() in ("true", "false")):
+        if not equals and key in switches and not (rest and is_value(rest[0])):
             text = "true"
         elif not equals:
             if not rest or rest[0].startswith("--"):
@@ -122,6 +122,11 @@ def command_line_layer(
         key, _, text = short.get(f"{key}={text}", f"{short.get(key, key)}={text}").partition("=")
         layer = merge(layer, _argument_layer(key, text))
     return layer
+
+
+def is_value(word: str) -> bool:
+    """Whether a word behind a switch is its value, or that of another kind's option of its name, and no option."""
+    return not word.startswith("--") and "=" not in word
 
 
 def _argument_layer(key: str, text: str) -> Layer:

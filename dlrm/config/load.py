@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dlrm.config.base import Section
-from dlrm.config.describe import defaults, options, sections_in, to_plain
+from dlrm.config.describe import defaults, options, sections_in, switches, to_plain
 from dlrm.config.dialect import Dumper
 from dlrm.config.layers import COMMAND_LINE, Layer, command_line_layer, file_layer, merge
 from dlrm.config.root import Config
@@ -46,9 +46,10 @@ def load_options(
     Raises:
         ConfigError: every mistake that can be found without looking at data or devices.
     """
-    file = file_layer(Path(path)) if path is not None else Layer({})
-    switches = {option.path for option in options(root) if option.type_name == "true|false"}
-    flags = command_line_layer(arguments, switches, {name: path for name, path in SHORT.items() if root is Config})
+    file = file_layer(Path(path), root.file_hint) if path is not None else Layer({})
+    flags = command_line_layer(
+        arguments, switches(root), {name: path for name, path in SHORT.items() if root is Config}
+    )
     if file.problems and not file.values:  # which options there are depends on what the file would have said
         raise ConfigError([*file.problems, *flags.problems])
     merged = Layer(defaults(root))
@@ -195,13 +196,30 @@ def _shown(value: Any) -> str:
 def _unknown(key: str, variant: str, root: type[Section]) -> str:
     """What to say of an option that does not exist (here): the nearest that does."""
     siblings = [option for option in options(root) if option.path.rpartition(".")[0] == key.rpartition(".")[0]]
-    known = [o.path for o in options(root) if not variant or o not in siblings or o.variant == f"kind {variant}"]
+    here = ("", f"kind {variant}")  # "": what chooses the kind
+    known = [o.path for o in options(root) if not variant or o not in siblings or o.variant in here]
     owners = [option.variant for option in siblings if option.path == key and option.path not in known]
+    owners = owners or _kinds_with_section(key, root)
     if owners:
         return f"is an option of {' and '.join(owners)}, not of kind {variant}"
+    section, _, name = key.rpartition(".")
+    beside = {path.rpartition(".")[2]: path for path in known if section and path.rpartition(".")[0] == section}
+    if close := nearest(name, beside, cutoff=0.75):
+        return f"unknown option; did you mean {beside[close]}?"
     sections = {path.rpartition(".")[0] for path in known if path.count(".") == key.count(".") + 1}
     found = nearest(key, [*known, *sorted(sections)], cutoff=0.75)
     if not found:  # the right name in the wrong section, or without its section
         by_name = {path.rpartition(".")[2]: path for path in reversed(known)}
         found = by_name.get(nearest(key.rpartition(".")[2], by_name, cutoff=0.7), "")
     return f"unknown option; did you mean {found}?" if found else "unknown option; --help-all lists all"
+
+
+def _kinds_with_section(key: str, root: type[Section]) -> list[str]:
+    """The kinds, of the variant in which a dotted path lies, that have a section of its last name."""
+    within = [root]
+    *parents, name = key.split(".")
+    for part in parents:
+        fields = [section.model_fields[part] for section in within if part in section.model_fields]
+        within = [inner for field in fields for inner in sections_in(field.annotation)]
+    having = [kind for kind in within if name in kind.model_fields and sections_in(kind.model_fields[name].annotation)]
+    return [f"kind {kind.model_fields['kind'].default}" for kind in having if "kind" in kind.model_fields]

@@ -16,6 +16,7 @@ from dlrm.config.base import (
     Section,
     Share,
 )
+from dlrm.format import escaped
 
 
 class Sgd(Section):
@@ -137,7 +138,19 @@ class _WarmUp(Section):
     """Decay ends at this rate (absolute, for every group); a base rate below it stays as it is."""
 
 
-class _Decay(_WarmUp):
+def _require_after_warm_up(start: int, warmup: int) -> None:
+    if start < warmup:
+        raise ValueError(f"decay_start_step ({start}) lies inside the warm-up ({warmup} steps)")
+
+
+class Schedule(_WarmUp):
+    """Learning rate over steps, as a factor on every rate; step counts from 1.
+
+    Linear warm-up to the base rate over ``warmup_steps``, then the base rate, then, for the ``decay_steps`` after
+    ``decay_start_step``, base * ((decay_steps - (step - decay_start_step)) / decay_steps)^2, then the minimum.
+    """
+
+    kind: Literal["quadratic"] = "quadratic"
     decay_start_step: NonNegativeInt | None = None
     """Step after which the rate decays; none: never."""
     decay_steps: PositiveInt | None = None
@@ -147,21 +160,22 @@ class _Decay(_WarmUp):
     def _complete_and_ordered(self) -> Self:
         if (self.decay_start_step is None) != (self.decay_steps is None):
             raise ValueError("decay_start_step and decay_steps go together: give both or neither")
-        if self.decay_start_step is not None and self.decay_start_step < self.warmup_steps:
-            raise ValueError(
-                f"decay_start_step ({self.decay_start_step}) lies inside the warm-up ({self.warmup_steps} steps)"
-            )
+        if self.decay_start_step is not None:
+            _require_after_warm_up(self.decay_start_step, self.warmup_steps)
         return self
 
 
-class Schedule(_Decay):
-    """Learning rate over steps, as a factor on every rate; step counts from 1.
+class _Decay(_WarmUp):
+    # Required: whoever names such a kind wants a decay, and over a file with another kind that kind's fields are dropped.
+    decay_start_step: NonNegativeInt
+    """Step after which the rate decays."""
+    decay_steps: PositiveInt
+    """Steps of decay."""
 
-    Linear warm-up to the base rate over ``warmup_steps``, then the base rate, then, for the ``decay_steps`` after
-    ``decay_start_step``, base * ((decay_steps - (step - decay_start_step)) / decay_steps)^2, then the minimum.
-    """
-
-    kind: Literal["quadratic"] = "quadratic"
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _require_after_warm_up(self.decay_start_step, self.warmup_steps)
+        return self
 
 
 class LinearSchedule(_Decay):
@@ -186,10 +200,8 @@ class _RepeatedDecay(_WarmUp):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if 0 < self.decay_start_step < self.warmup_steps:
-            raise ValueError(
-                f"decay_start_step ({self.decay_start_step}) lies inside the warm-up ({self.warmup_steps} steps)"
-            )
+        if self.decay_start_step:
+            _require_after_warm_up(self.decay_start_step, self.warmup_steps)
         return self
 
 
@@ -247,6 +259,12 @@ class OptimConfig(Section):
     embedding_decay: NonNegativeFloat = 0.0
     """L2 penalty of the rows that a batch looks up: half of this times the sum of their squares, averaged over the samples,
     is added to the loss. A row decays as often as it occurs. Only for features with one id a sample at most."""
+
+    @model_validator(mode="after")
+    def _what_is_frozen_has_no_rate(self) -> Self:
+        if both := [name for name in self.frozen if name in self.lr_scale]:
+            raise ValueError(f"frozen names {escaped(both[0])}, whose rate lr_scale changes: drop one")
+        return self
 
     @model_validator(mode="after")
     def _rule_has_a_base(self) -> Self:

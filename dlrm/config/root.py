@@ -42,8 +42,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_best_is_kept(self) -> Config:
+        if self.evaluation.patience and self.checkpoint.best and not self.checkpoint.enabled:
+            raise ValueError(
+                "evaluation.patience with checkpoint.best keeps the best one's state, and checkpoint.enabled is false: "
+                "drop checkpoint.best, or save checkpoints"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_beginning(self) -> Config:
         warm = self.warm_start.checkpoint
+        if warm == NO_CHECKPOINT and self.warm_start.optimizer:
+            raise ValueError("warm_start.optimizer takes state over, and no warm_start.checkpoint is named: name one")
         if warm == NEWEST:
             raise ValueError(
                 "warm_start.checkpoint is auto, which is for resume.checkpoint: name a checkpoint or a run"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -218,6 +218,8 @@ class Arm(Section):
 
 class Study(Section):
     """The contents of a study's file."""
+
+    file_hint: ClassVar[str] = "name the YAML file of a study (configs/studies/ has some)"
 
     name: Name
     """Of the study."""

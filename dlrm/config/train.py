@@ -108,7 +108,8 @@ class PreflightConfig(Section):
     """A look at samples of all splits before a training from the beginning, by rank 0.
 
     It looks for what makes a training useless: constant or exchanged labels, a feature that tells the label, validation
-    samples that were trained on, and others. What is found is told, and training goes on. ``diagnose`` looks longer.
+    samples that were trained on, and others. What is found is told, and training goes on; a sample that
+    training would refuse is refused. ``diagnose`` looks longer.
     """
 
     enabled: bool = True

@@ -132,7 +132,10 @@ def run_pack(config: PackConfig) -> None:
     files = {split: str(Path(path).expanduser()) for split, path in files.items() if path}
     for path in files.values():
         _require_columns(path, config)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(config.output, f"cannot be made ({error.strerror})", hint="name another folder") from None
     found = next((path for path in find_data(folder) if not path.name.endswith(UNFINISHED)), None)
     if found is not None:
         raise DataError(str(found), "is there already", hint=MOVE_AWAY)

@@ -13,10 +13,9 @@ from dlrm.data.source import Dataset
 from dlrm.diagnose.after_run import judge_run, read_records
 from dlrm.diagnose.finding import Finding
 from dlrm.diagnose.preflight import Preflight, look_at_data
-from dlrm.errors import DataError
 from dlrm.format import counted
 from dlrm.run.console import Console
-from dlrm.run.secondary import write_json
+from dlrm.run.secondary import require_writable, write_json
 
 
 def run_diagnosis(config: DiagnoseConfig) -> dict[str, Any]:
@@ -25,6 +24,7 @@ def run_diagnosis(config: DiagnoseConfig) -> dict[str, Any]:
     Raises:
         DlrmError: what the user can mend, a sample that must not be trained on among it.
     """
+    require_writable(config.output)
     display = Console(progress=False)
     findings: list[Finding] = []
     result: dict[str, Any] = {"run": config.path or None}
@@ -32,7 +32,7 @@ def run_diagnosis(config: DiagnoseConfig) -> dict[str, Any]:
         records = read_records(config.path)
         findings += judge_run(records, warmup_steps=config.optim.schedule.warmup_steps)
         display.say(f"{config.path}: {counted(len(records.entries), 'record')} of metrics.jsonl")
-    if config.data_too or not config.path:
+    if config.data_too:
         found = look_at_data(
             config.data, build_dataset(config.data), samples=config.samples, time_limit_s=config.time_limit_s
         )
@@ -51,12 +51,13 @@ def run_diagnosis(config: DiagnoseConfig) -> dict[str, Any]:
 
 
 def preflight_lines(config: Config, dataset: Dataset) -> list[str]:
-    """What is to be told before a training begins; for rank 0. A sample that cannot be read is training's to refuse."""
+    """What is to be told before a training begins; for rank 0.
+
+    Raises:
+        DataError: a sample cannot be read, or must not be trained on.
+    """
     asked = config.preflight
-    try:
-        found: Preflight = look_at_data(config.data, dataset, samples=asked.samples, time_limit_s=asked.time_limit_s)
-    except DataError as error:
-        return [f"preflight ended early: {error}"]
+    found: Preflight = look_at_data(config.data, dataset, samples=asked.samples, time_limit_s=asked.time_limit_s)
     if not found.findings:
         return []
     return [*map(str, found.findings), f"found by a look at {found.looked_at}; preflight.enabled false leaves it out"]

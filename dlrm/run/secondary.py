@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm import files
+from dlrm.errors import ConfigError
 from dlrm.files import written_beside
 
 _LOG = logging.getLogger(__name__)
@@ -50,3 +51,23 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def _beside(path: Path) -> Path:
     return path.with_suffix(path.suffix + ".part")
+
+
+def require_writable(output: str) -> None:
+    """See before the work begins that the file can be written; its folder is made if need be.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not output:
+        return
+    path = Path(output)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_suffix(f"{path.suffix}.part")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError.at("output", f"{output} cannot be written: {error.strerror}") from None
+    if path.is_dir():
+        raise ConfigError.at("output", f"{output} is a folder; name a file in it")

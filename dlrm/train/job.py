@@ -12,7 +12,7 @@ import rich.console
 
 from dlrm import activity
 from dlrm.config import Config
-from dlrm.config.checkpoint import NO_CHECKPOINT
+from dlrm.config.checkpoint import NEWEST, NO_CHECKPOINT
 from dlrm.config.describe import to_plain
 from dlrm.config.run import LoggingConfig
 from dlrm.data.build import build_dataset
@@ -95,6 +95,8 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
         find_elsewhere = partial(start_warm, config, engine, dataset.train, world, patience)
     # Before there is a folder to leave behind; but a run that has come further need not find what it began with.
     elsewhere = None if is_restarted(config, world, patience) else find_elsewhere()
+    begins = elsewhere is not None and config.resume.checkpoint != NEWEST and not elsewhere.position.step
+    looked = _preflight(config, dataset, 0, world) if begins else None
     run = open_run_folder(config, world)
     open_log(run.path, world.rank, display.say)
     _beat(config.logging, run, world, schedule, display)
@@ -125,7 +127,9 @@ def _train(config: Config, world: World, display: Display) -> dict[str, Any]:
     )
     if start.table is not None:
         display.show(start.table)
-    for line in (*told, *run.lines, *start.lines, *_preflight(config, dataset, start.position.step, world)):
+    if looked is None:
+        looked = _preflight(config, dataset, start.position.step, world)
+    for line in (*told, *run.lines, *start.lines, *looked):
         display.say(line)
 
     with checkpointing.watched():

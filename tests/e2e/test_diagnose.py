@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.command import run_command
@@ -57,8 +59,30 @@ def test_a_run_tells_what_is_wrong_with_its_data_and_diagnose_tells_it_again(tmp
 def test_diagnose_needs_data_or_a_run(tmp_path):
     (outcome,) = run_command(["diagnose", str(tmp_path / "nothing")])
     assert outcome.exit_code == 2
-    assert "nothing/config.yaml" in outcome.stderr
+    assert "nothing is no run's folder: there is no config.yaml in it" in outcome.stderr
     (outcome,) = run_command(["diagnose", "--data.train_samples", "3000", "--data.validation_samples", "2000"])
     assert outcome.exit_code == 0, outcome.stderr
     assert "looked at 3,000 of 3,000 training samples" in outcome.stdout
     assert "nothing was found" in outcome.stdout
+
+
+def test_a_sample_that_training_refuses_is_told_once_and_leaves_no_run(tmp_path):
+    weights = [1.0] * 199 + [-1.0]
+    columns = {"label": [0, 1] * 100, "x": [0.5] * 200, "bag": [1, 2, 3, 4] * 50, "w": weights}
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "data" / "train_0.parquet")
+    words = [
+        "--data.kind",
+        "parquet",
+        "--data.path",
+        str(tmp_path / "data"),
+        "--data.dense",
+        "x",
+        "--data.sparse",
+        "bag",
+    ]
+    words += ["--data.rows", "9", "--data.sample_weight", "w", "--train.global_batch_size", "20", *MODEL]
+    (outcome,) = run_command(["train", *words, f"--run.dir={tmp_path / 'runs'}"])
+    assert outcome.exit_code == 2
+    assert (outcome.stdout + outcome.stderr).count("the weight -1 is negative") == 1
+    assert not (tmp_path / "runs").exists()

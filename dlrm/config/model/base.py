@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dlrm.config.base import Columns, Fraction, PositiveFloat, PositiveInt, Section
 from dlrm.config.model.embeddings import EmbeddingConfig, FullEmbedding
+from dlrm.format import escaped
 
 Pooling = Literal["sum", "mean"]
 
@@ -47,6 +48,16 @@ class ModelSection(Section):
     """Overrides for single tables, by name."""
     shared_tables: dict[str, Columns] = Field(default_factory=dict)
     """Tables of several features whose ids mean the same, by a name for the table: {items: [clicked, bought]}."""
+
+    @model_validator(mode="after")
+    def _several_share(self) -> Self:
+        for table, features in self.shared_tables.items():
+            if len(set(features)) < 2:
+                raise ValueError(
+                    f"shared_tables.{escaped(table)} names one feature, {escaped(features[0])}: name what shares the table "
+                    "with it, or leave it out"
+                )
+        return self
 
     def embedding_of(self, table: str) -> EmbeddingConfig:
         """How the ids of a feature become rows of its table."""

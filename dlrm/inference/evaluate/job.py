@@ -23,10 +23,11 @@ from dlrm.inference.evaluate.progress import Progress, Watchers
 from dlrm.inference.evaluate.sliced import SliceScores, slice_bytes
 from dlrm.inference.evaluate.slicing import Slicing, find_slicings
 from dlrm.inference.evaluate.text import texts
-from dlrm.inference.evaluate.written import require_writable, write
+from dlrm.inference.evaluate.written import write
 from dlrm.memory import SLICES, Bytes, expect, expected
 from dlrm.run.console import Console, Display, Silent
 from dlrm.run.log import leave_terminal
+from dlrm.run.secondary import require_writable
 from dlrm.train.build import build_loader, check_weighted
 from dlrm.train.checkpointing.load import has_average, load_weights
 from dlrm.train.checkpointing.vocabularies import require_same_vocabularies, uncompared_line

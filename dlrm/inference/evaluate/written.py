@@ -14,26 +14,6 @@ from dlrm.run.secondary import write_json, write_text
 _ALL = {"column": "", "slice": ""}
 
 
-def require_writable(output: str) -> None:
-    """See before anything is scored that the file can be written; its folder is made if need be.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if not output:
-        return
-    path = Path(output)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_suffix(f"{path.suffix}.part")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError.at("output", f"{output} cannot be written: {error.strerror}") from None
-    if path.is_dir():
-        raise ConfigError.at("output", f"{output} is a folder; name a file in it")
-
-
 def write(found: Evaluation, output: str) -> None:
     """Write the file, as its suffix says.
 

@@ -48,7 +48,7 @@ def dataset_trained_on(trained: Config, checkpoint: Checkpoint) -> Dataset:
     saved = TrainState.of(checkpoint)
     if saved is not None:
         samples, before = dataset.train.num_samples, saved.order.get("data.samples", dataset.train.num_samples)
-        changed = data_difference(saved, TrainingData(samples, files))
+        changed = data_difference(saved, trained, TrainingData(samples, files))
         if samples != before:
             changed = changed or f"there are {samples:,} samples and were {before}"
         if changed:

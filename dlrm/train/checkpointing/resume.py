@@ -191,7 +191,7 @@ def _other_order(
         return []
     other = order_differences(saved, config, data)
     if other and config.resume.strict:
-        hint = _DATA_HINT if data_difference(saved, data) else _HINT
+        hint = _DATA_HINT if data_difference(saved, config, data) else _HINT
         raise CheckpointMismatchError(checkpoint.path, [*other, *differences(checkpoint, tensors)], hint=hint)
     return other
 
@@ -208,16 +208,16 @@ def _start(config: Config, data: TrainingData, checkpoint: Checkpoint, left: Seq
     position = saved.position_in(config, data.samples, checkpoint.path, data.days)
     changed = [f"changed since: {change}" for change in config_changes(saved, config)]
     line = f"resumed from {checkpoint.path} (step {position.step:,}, {position.samples:,} samples)"
-    return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, data), *changed, *lines))
+    return Start(position, checkpoint, saved, lines=(line, *_data_line(saved, config, data), *changed, *lines))
 
 
 def _passed_over(skipped: Sequence[Skipped]) -> list[str]:
     return [f"skipped {one.path}: {one.why}" for one in skipped]
 
 
-def _data_line(saved: TrainState, data: TrainingData) -> list[str]:
+def _data_line(saved: TrainState, config: Config, data: TrainingData) -> list[str]:
     """What is to be said of training data that are not surely those of the checkpoint."""
-    if found := data_difference(saved, data):
+    if found := data_difference(saved, config, data):
         return [f"goes on in other training data, as resume.changed_data says: {found}"]
     unknown = data.files and saved.data_files is None
     return ["the checkpoint does not say by which files its data are known: they were not compared"] if unknown else []

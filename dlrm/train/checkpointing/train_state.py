@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dlrm.checkpoint.manifest import first_fault
 from dlrm.checkpoint.stored import Checkpoint
 from dlrm.config import Config
+from dlrm.config.data import PlantedData, RandomData
 from dlrm.config.describe import flatten, to_plain
 from dlrm.data.fingerprint import FileFingerprint, difference
 from dlrm.errors import CheckpointError
@@ -31,6 +32,16 @@ _TRAINING_ALL_THE_SAME = (
     "sharding.group_size",
     "sharding.sync_steps",
 )  # how many copies of tables learn, and how long apart
+_GENERATED: dict[str, type[PlantedData | RandomData]] = {"planted": PlantedData, "random": RandomData}
+# Of generated data: what other samples are, how many there are, and the file of a trace, which is told by its content.
+_COMPARED_OTHERWISE = (
+    "data.train_samples",
+    "data.validation_samples",
+    "data.test_samples",
+    "data.tasks",
+    "data.ids.path",
+)
+_WEIGHTS = ("data.sample_weight", "data.id_weights")  # and data.sample_weights
 _HINT = "use another checkpoint, or --resume.strict false for its weights alone"
 _LONGEST = 60  # of a name or a value in a line
 
@@ -227,16 +238,42 @@ def order_differences(saved: TrainState, config: Config, data: TrainingData) -> 
         for name in names
         if saved.order.get(name) != here.get(name)
     ]
-    changed = "" if config.resume.changed_data else data_difference(saved, data)
+    changed = "" if config.resume.changed_data else data_difference(saved, config, data)
     return [*found, f"the training data are not those it was saved with: {changed}"] if changed else found
 
 
-def data_difference(saved: TrainState, data: TrainingData) -> str:
-    """What makes the samples others, as far as their files tell, in words; empty if nothing does, or it is not known."""
-    if saved.data_files is None:
-        return ""
-    found = difference([FileFingerprint(**file.model_dump()) for file in saved.data_files], data.files)
-    return escaped(found, 300)
+def data_difference(saved: TrainState, config: Config, data: TrainingData) -> str:
+    """What makes the samples others, as far as files and options tell, in words; empty if nothing does, or it is not known.
+
+    Generated samples are what the options say. Weights make another loss of the same samples.
+    """
+    found = ""
+    if saved.data_files is not None:
+        found = difference([FileFingerprint(**file.model_dump()) for file in saved.data_files], data.files)
+    return escaped("; ".join(filter(None, (found, *_sample_options(saved, config)))), 300)
+
+
+def _sample_options(saved: TrainState, config: Config) -> list[str]:
+    """Options that decide what samples of data of this kind are, and have other values than in the checkpoint, in words."""
+    before, now = saved.config.get("data"), to_plain(config.data)
+    if not isinstance(before, dict):
+        return []
+    if before.get("kind") != now["kind"]:
+        generated = {before.get("kind"), now["kind"]} & set(_GENERATED)
+        return [f"data.kind is {_shown(before.get('kind'))} in the checkpoint, {now['kind']} here"] if generated else []
+    options = flatten(now, "data.")
+    # One that is younger than the checkpoint had its default's effect then.
+    defaults = flatten(to_plain(_GENERATED[now["kind"]]()), "data.") if now["kind"] in _GENERATED else {}
+    was = defaults | flatten(before, "data.")
+    if now["kind"] in _GENERATED:
+        names = [name for name in sorted(options.keys() | was.keys()) if name not in _COMPARED_OTHERWISE]
+    else:
+        names = [name for name in sorted(options.keys() | was.keys()) if name.startswith(_WEIGHTS)]
+    return [
+        f"{escaped(name, _LONGEST)} is {_shown(was.get(name))} in the checkpoint, {_shown(options.get(name))} here"
+        for name in names
+        if (was.get(name) or None) != (options.get(name) or None)
+    ]
 
 
 def config_changes(saved: TrainState, config: Config) -> list[str]:

@@ -2,6 +2,8 @@ import pytest
 
 from dlrm.command.arguments import Request, parse
 from dlrm.errors import ConfigError
+from dlrm.scaling.experiments.matrix import read_experiment
+from dlrm.studies.arms import read_study
 
 
 def test_options_of_the_configuration_keep_their_order_around_the_command_s_own():
@@ -117,3 +119,24 @@ def test_help_of_a_benchmark_does_not_show_what_it_would_pass_over(capsys):
         with pytest.raises(SystemExit):
             parse([command, "--help"])
         assert ("--warm_start.checkpoint" in capsys.readouterr().out) is shown
+
+
+def test_diagnose_says_what_it_lacks_before_it_reads(tmp_path):
+    for words, said in (
+        ([], "path: is required and was not given: name a run, or give --config FILE"),
+        ([str(tmp_path)], f"path: {tmp_path} is no run's folder: there is no config.yaml in it"),
+        (["--preflight.enabled", str(tmp_path / "a")], f"path: {tmp_path}/a is no run's folder"),
+        (["--data.kind", "planted", "--data_too", "false"], "data_too is false and no run is named"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse(["diagnose", *words]).config()
+        assert str(caught.value).startswith(said)
+        assert "\n" not in str(caught.value)
+    assert parse(["diagnose", "--data.kind", "planted"]).config().data_too
+
+
+@pytest.mark.parametrize("command", ["study", "scale"])
+def test_a_file_that_is_no_option_s_is_not_called_one(command, tmp_path):
+    read = {"study": read_study, "scale": read_experiment}[command]
+    with pytest.raises(ConfigError, match=r"No such file or directory; name the YAML file of an? (study|experiment)"):
+        read(str(tmp_path / "nope.yaml"))

@@ -119,6 +119,34 @@ def test_a_field_of_another_kind_is_said_to_be_one(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_decay_over_another_kind_s_needs_its_own_steps(tmp_path, kind):
+    text = "optim: {schedule: {warmup_steps: 1, decay_start_step: 5, decay_steps: 9}}"
+    assert mistakes(tmp_path, text, ["--optim.schedule.kind", kind]) == [
+        "command line: optim.schedule.decay_start_step: is required and was not given",
+        "command line: optim.schedule.decay_steps: is required and was not given",
+    ]
+
+
+def test_a_section_of_another_kind_is_said_to_be_one(tmp_path):
+    (said,) = mistakes(tmp_path, None, ["--model.kind", "fm", "--model.heads.kind", "mmoe"])
+    assert said.startswith("command line: model.heads: is an option of kind dlrm and ")
+    assert said.endswith(", not of kind fm")
+
+
+def test_a_name_that_is_a_switch_of_one_kind_takes_the_value_of_another_kind():
+    parquet = ["--data={kind: parquet, path: a, dense: [], sparse: [bag], rows: 9}", "--data.id_weights"]
+    assert load_config(None, [*parquet, "{bag: w}", "--evaluation.scores"]).data.id_weights == {"bag": "w"}
+    for rest in ([], ["true"], ["--train.epochs", "1"], ["train.epochs=1"]):
+        assert load_config(None, ["--data.kind", "random", "--data.id_weights", *rest]).data.id_weights is True
+
+
+def test_a_switch_with_a_bad_value_says_what_it_takes(tmp_path):
+    assert mistakes(tmp_path, None, ["--evaluation.scores", "maybe"]) == [
+        "command line: evaluation.scores: is 'maybe', must be true or false"
+    ]
+
+
 def test_a_variant_given_as_a_word_is_a_mistake_even_where_its_fields_follow(tmp_path):
     assert mistakes(tmp_path, "optim:\n  dense: adam\n") == [
         "a.yaml:2: optim.dense: is 'adam', but is a section: set options in it, such as optim.dense.kind"
@@ -162,6 +190,7 @@ def test_every_mistake_is_reported_at_once_with_path_origin_and_nearest_name(tmp
         ("optim.dense.lrr", "optim.dense.lr"),
         ("sharding.tables.cat_0.type", "sharding.tables.<name>.types"),
         ("optim.sparse.lr_scale", "optim.sparse.lr"),
+        ("model.interaction.kindd", "model.interaction.kind"),
     ],
 )
 def test_an_unknown_option_names_the_nearest_one(tmp_path, word, nearest):

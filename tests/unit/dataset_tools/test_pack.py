@@ -98,3 +98,11 @@ def test_nothing_is_written_over_and_no_file_is_in_two_splits(tmp_path):
         run_pack(options(tmp_path))
     with pytest.raises(ConfigError, match="the same file is named for two splits"):
         options(tmp_path, f"test={tmp_path / 'train.csv'}")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    for name in ("train", "valid", "test"):
+        write_csv(tmp_path / f"{name}.csv", 3, seed=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/out: cannot be made \(Not a directory\); name another folder"):
+        run_pack(options(tmp_path, f"output={tmp_path / 'file' / 'out'}"))

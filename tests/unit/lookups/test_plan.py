@@ -126,21 +126,21 @@ def test_bags_have_a_row_for_each_id_and_function_and_weights_come_along():
 REFUSED = {
     "model.embedding.operation: is mult, and cat_1 has up to 2 ids": {"embedding": {"kind": "quotient_remainder"}},
     "model.tables.cat_0.embedding.dim: is 9": {"tables": {"cat_0": {"embedding": {"kind": "mixed_dim", "dim": 9}}}},
-    "model.shared_tables.s: cat_0 has table r": {"shared_tables": {"r": ["cat_0"], "s": ["cat_0"]}},
-    "model.shared_tables.s: the data has no sparse feature cat_9": {"shared_tables": {"s": ["cat_9"]}},
-    "model.shared_tables.cat_1: is a feature": {"shared_tables": {"cat_1": ["cat_0"]}},
+    "model.shared_tables.s: cat_0 has table r": {"shared_tables": {"r": ["cat_0", "cat_1"], "s": ["cat_0", "cat_2"]}},
+    "model.shared_tables.s: the data has no sparse feature cat_9": {"shared_tables": {"s": ["cat_0", "cat_9"]}},
+    "model.shared_tables.cat_1: is a feature": {"shared_tables": {"cat_1": ["cat_0", "cat_2"]}},
     "model.tables.cat_0: its table is s": {
-        "shared_tables": {"s": ["cat_0"]},
+        "shared_tables": {"s": ["cat_0", "cat_2"]},
         "tables": {"cat_0": {"embedding_dim": 4}},
     },
-    "model.tables.s.pooling": {"shared_tables": {"s": ["cat_0"]}, "tables": {"s": {"pooling": "mean"}}},
+    "model.tables.s.pooling": {"shared_tables": {"s": ["cat_0", "cat_2"]}, "tables": {"s": {"pooling": "mean"}}},
 }
 
 
 @pytest.mark.parametrize("message", list(REFUSED))
 def test_what_does_not_fit_is_one_line_with_the_option(message):
     with pytest.raises(ConfigError) as caught:
-        lookups_of(model(**REFUSED[message]), Schema.numbered(0, (300, 300), (1, 2)))
+        lookups_of(model(**REFUSED[message]), Schema.numbered(0, (300, 300, 300), (1, 2, 1)))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 

@@ -14,7 +14,8 @@ from dlrm.inference.evaluate.columns import find_columns
 from dlrm.inference.evaluate.evaluation import Evaluation
 from dlrm.inference.evaluate.sliced import SliceScores
 from dlrm.inference.evaluate.slicing import find_slicings
-from dlrm.inference.evaluate.written import require_writable, table_text, write
+from dlrm.inference.evaluate.written import table_text, write
+from dlrm.run.secondary import require_writable
 from dlrm.train.stepper import StepOutput
 from tests.unit.inference.evaluate.test_slicing import SCHEMA, batches_of, samples_of
 

@@ -148,3 +148,27 @@ def test_a_checkpoint_that_knows_no_files_fits_any():
     metadata = metadata_of(Measured(ThroughputMeter()))
     del metadata["data_files"]
     assert order_differences(saved(metadata), CONFIG, TrainingData(SAMPLES, FILES)) == []
+
+
+@pytest.mark.parametrize("changes", [["data.teacher=linear"], ["data.seed=1"], ["data.sample_weights=true"]])
+def test_data_generated_by_other_options_are_a_difference_unless_they_are_meant(changes):
+    found = saved(json.loads(json.dumps(metadata_of(Measured(ThroughputMeter())))))
+    words = ["train.global_batch_size=100", "data.train_samples=1000", *changes]
+    (said,) = order_differences(found, load_config(None, words), DATA)
+    name, value = changes[0].split("=")
+    assert f"those it was saved with: {name} is " in said
+    assert said.lower().replace("'", "").endswith(f"in the checkpoint, {value} here")
+    assert order_differences(found, load_config(None, [*words, "resume.changed_data=true"]), DATA) == []
+    fewer = load_config(None, [*words[:2], "data.validation_samples=7", "data.test_samples=0"])
+    assert order_differences(found, fewer, DATA) == []
+
+
+def test_weights_that_are_switched_on_are_a_difference_and_other_options_of_files_are_none():
+    words = ["train.global_batch_size=100", "data={kind: parquet, path: a, dense: [], sparse: [bag], rows: 9}"]
+    metadata = metadata_of(Measured(ThroughputMeter()), load_config(None, words))
+    found = saved(json.loads(json.dumps(metadata)))
+    assert order_differences(found, load_config(None, [*words, "data.cache_gib=2", "data.path=b"]), DATA) == []
+    (said,) = order_differences(found, load_config(None, [*words, "data.sample_weight=w"]), DATA)
+    assert said.endswith("data.sample_weight is None in the checkpoint, 'w' here")
+    (said,) = order_differences(found, load_config(None, [*words, "data.id_weights={bag: w}"]), DATA)
+    assert said.endswith("data.id_weights.bag is None in the checkpoint, 'w' here")
