@@ -65,7 +65,7 @@ class LossAndSpeed(Hook):
     Args:
         world: over whose ranks the loss is averaged.
         optim: for the learning rates in the records; rate_factor: of these.
-        every_steps: steps between records, each of which costs one all-reduce of four numbers a task.
+        every_steps: steps between records, each of which costs one all-reduce of five numbers a task.
         total_steps: for the progress.
         weights: of each task's loss in what is trained; learned: the same where they are learned, or None.
     """

@@ -24,7 +24,7 @@ PAIRS = (TABLES + 1) * TABLES // 2
 WEIGHTS = (DENSE * 16 + 16) + (16 * DIM + DIM) + ((DIM + PAIRS) * 16 + 16) + (16 + 1)
 EMBEDDINGS = OWN * TABLES * DIM * 4  # of one rank's samples, all tables, in float32
 SPLITS = RANKS * 3 * 8  # before each exchange of ids, how many lengths, ids and samples come: int64 to the other rank
-LOSS = 8  # a few numbers are summed at the end of some steps, for the log
+LOSS = 12  # a few numbers are summed at the end of some steps, for the log
 IDS = OWN * TABLES * (4 + 4)  # an id and a length of each sample and table, int32
 
 

@@ -293,6 +293,7 @@ def test_loading_needs_neither_run_nor_hooks_nor_display():
         "dlrm.train.checkpointing.load",
         "dlrm.train.checkpointing.state",
         "dlrm.train.engine",
+        "dlrm.train.growing",
         "dlrm.train.memory",
         "dlrm.train.precision",
         "dlrm.train.stepper",
