@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from dlrm.config.base import Section, Sizes
 from dlrm.config.model.base import ModelSection
-from dlrm.config.model.heads import Heads, SharedBottom
+from dlrm.config.model.heads import Heads, SharedBottom, check_top_mlp
 
 
 class LocalActivation(Section):
@@ -47,8 +47,5 @@ class DinModel(ModelSection):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.top_mlp[-1] != 1:
-            raise ValueError(f"top_mlp ends with {self.top_mlp[-1]}: the last layer gives the logit and must be 1")
-        if self.heads.stands_on_hidden and len(self.top_mlp) == 1:
-            raise ValueError(f"{self.heads.stands_on_hidden} needs a hidden layer of top_mlp, as in 256,1")
+        check_top_mlp(self.top_mlp, self.heads)
         return self

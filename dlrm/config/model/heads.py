@@ -60,3 +60,15 @@ class Ple(_Mixed):
 
 
 Heads = Annotated[SharedBottom | Mmoe | Ple, Field(discriminator="kind")]
+
+
+def check_top_mlp(sizes: tuple[int, ...], heads: Heads) -> None:
+    """See that the layers of ``top_mlp`` end with a logit and have what the heads stand on.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if sizes[-1] != 1:
+        raise ValueError(f"top_mlp ends with {sizes[-1]}: the last layer gives the logit and must be 1")
+    if heads.stands_on_hidden and len(sizes) == 1:
+        raise ValueError(f"{heads.stands_on_hidden} needs a hidden layer of top_mlp, as in 256,1")

@@ -23,7 +23,7 @@ from dlrm.errors import ConfigError, DataError
 from dlrm.format import escaped
 from dlrm.schema import ONE_TASK, Schema, SparseFeature
 
-_TYPES: dict[FileKind, tuple[str, ...]] = {
+FILE_TYPES: dict[FileKind, tuple[str, ...]] = {
     "dense": ("<f4",),
     "sparse": ("<i4", "<i8"),
     "labels": ("<i4",),
@@ -31,7 +31,7 @@ _TYPES: dict[FileKind, tuple[str, ...]] = {
     "weights": ("<f4",),
 }
 """Types of the files, as NumPy writes them."""
-_OPTIONAL: tuple[FileKind, ...] = ("multi_hot", "weights")
+OPTIONAL_FILES: tuple[FileKind, ...] = ("multi_hot", "weights")
 SAMPLE_WEIGHT = "weight"
 """What the column of weights is called, which has no name."""
 
@@ -110,7 +110,7 @@ def open_packed(
     folder = fetch_folder(path, cache_dir, needed) if is_remote(path) else path
     manifest = read_manifest(folder)
     found = find_parts(folder, manifest, needed)
-    unasked = [kind for kind in _OPTIONAL if kind not in needed]
+    unasked = [kind for kind in OPTIONAL_FILES if kind not in needed]
     parts = tuple(_open_part(files, unasked) for files in found)
     _check_columns(parts, manifest)
     if multi_hot:
@@ -132,7 +132,7 @@ def _open_part(part: PartFiles, unasked: Container[FileKind]) -> PackedPart:
     if part.record is not None:
         _check_sizes(files, part)
     arrays = {
-        kind: map_array(file, _TYPES[kind], may_be_empty=kind == "dense")
+        kind: map_array(file, FILE_TYPES[kind], may_be_empty=kind == "dense")
         for kind, file in files.items()
         if kind != "multi_hot"
     }
@@ -142,7 +142,7 @@ def _open_part(part: PartFiles, unasked: Container[FileKind]) -> PackedPart:
     if (weights := arrays.get("weights")) is not None and weights.shape[1] != 1:
         problem = f"has {weights.shape[1]} columns, and a sample has one weight"
         raise DataError(files["weights"].path, problem, hint=PREPARE_AGAIN)
-    members = map_members(files["multi_hot"], _TYPES["multi_hot"]) if "multi_hot" in files else None
+    members = map_members(files["multi_hot"], FILE_TYPES["multi_hot"]) if "multi_hot" in files else None
     for feature, array_ML in enumerate(members or ()):
         _check_rows(f"{files['multi_hot'].path}:{feature}.npy", array_ML, rows, part)
     return PackedPart(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrm.data.packed.arrays import PREPARE_AGAIN, MappedFile, map_array
+from dlrm.data.packed.folder import FILE_TYPES, OPTIONAL_FILES
 from dlrm.data.packed.manifest import SUFFIXES, FileKind, FileRecord, Manifest, PartRecord
 from dlrm.data.packed.naming import find_parts
 from dlrm.data.packed.npz import list_members, map_members
@@ -35,14 +36,6 @@ from dlrm.errors import DataError
 from dlrm.schema import ONE_TASK
 
 _BLOCK_BYTES = 1 << 21  # small enough to be still in the cache when its values are checked
-_TYPES: dict[FileKind, tuple[str, ...]] = {
-    "dense": ("<f4",),
-    "sparse": ("<i4", "<i8"),
-    "labels": ("<i4",),
-    "multi_hot": ("<i4",),
-    "weights": ("<f4",),
-}
-_MAY_BE_UNLISTED: tuple[FileKind, ...] = ("multi_hot", "weights")
 
 Progress = Callable[[int], None]
 """Told the number of bytes that were read."""
@@ -195,7 +188,7 @@ def _tasks(folder: str, manifest: Manifest | None) -> Iterator[_Task]:
         expected = _recorded(manifest, part)
         for kind, record in part.files.items():
             yield _Task(partial(_locate, folder, manifest, part, kind), record, partial(_arrays, kind, expected))
-        for kind in _MAY_BE_UNLISTED:
+        for kind in OPTIONAL_FILES:
             unlisted = os.path.join(folder, part.name + SUFFIXES[kind])
             if kind not in part.files and os.path.exists(unlisted):
                 yield _Task(partial(str, unlisted), None, partial(_arrays, kind, expected))
@@ -229,7 +222,7 @@ def _unrecorded(folder: str) -> Iterator[_Task]:
     for part in find_parts(folder, None, ("dense", "labels")):
         expected = _Expected(_rows_of(part.paths["dense"]), None, None, None, None, None, None)
         paths = dict(part.paths)
-        for kind in _MAY_BE_UNLISTED:
+        for kind in OPTIONAL_FILES:
             path = os.path.join(folder, part.name + SUFFIXES[kind])
             if os.path.exists(path):
                 paths[kind] = path
@@ -240,7 +233,7 @@ def _unrecorded(folder: str) -> Iterator[_Task]:
 def _rows_of(path: str) -> int | None:
     """Rows of a dense file; None where it has a fault, which is reported when it is that file's turn."""
     try:
-        return len(map_array(MappedFile(path), _TYPES["dense"], may_be_empty=True))
+        return len(map_array(MappedFile(path), FILE_TYPES["dense"], may_be_empty=True))
     except DataError:
         return None
 
@@ -249,7 +242,7 @@ def _arrays(kind: FileKind, expected: _Expected, file: MappedFile) -> list[_Arra
     """The arrays of a part's file, once their shapes were checked."""
     if kind == "multi_hot":
         return _multi_hot_arrays(expected, file)
-    values_MC = map_array(file, _TYPES[kind], may_be_empty=kind == "dense")
+    values_MC = map_array(file, FILE_TYPES[kind], may_be_empty=kind == "dense")
     if kind == "weights":
         _check_shape(file.path, values_MC, expected.rows, 1)
         return [_Array(file.path, 0, file.size, values_MC, WeightsCheck(file.path))]
@@ -269,7 +262,7 @@ def _arrays(kind: FileKind, expected: _Expected, file: MappedFile) -> list[_Arra
 
 
 def _multi_hot_arrays(expected: _Expected, file: MappedFile) -> list[_Array]:
-    arrays = map_members(file, _TYPES["multi_hot"], count=None if expected.sparse is None else len(expected.sparse))
+    arrays = map_members(file, FILE_TYPES["multi_hot"], count=None if expected.sparse is None else len(expected.sparse))
     members = {member.name: member for member in list_members(file)}
     found = []
     for i, values_MC in enumerate(arrays):
