@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -83,9 +84,12 @@ def measure_quality(arguments: argparse.Namespace, work: Path) -> Iterator[tuple
     """AUC, speed and memory with a growing table and without."""
     kinds = {"growing": growing(arguments.rows), "a row for every id": "", "two rows for all": growing(2)}
     for kind, embedding in kinds.items():
+        if not re.search(arguments.kinds, kind):
+            continue
         options = options_of(arguments, arguments.samples, embedding)
         yield f"quality: {kind}", _trained(options, work / kind.replace(" ", "_"))
-    yield "quality: distinct ids", distinct_ids(arguments)
+    if re.search(arguments.kinds, "distinct ids"):
+        yield "quality: distinct ids", distinct_ids(arguments)
 
 
 def distinct_ids(arguments: argparse.Namespace) -> int:
@@ -213,6 +217,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--parts", default="quality,kills")
+    found.add_argument("--kinds", default="", metavar="REGEX", help="of quality: growing, a row for every id, ...")
     found.add_argument("--samples", type=int, default=19_000_000, help="to train on")
     found.add_argument("--killed", type=int, default=3_000_000, help="of them, by the runs that are killed")
     found.add_argument("--test", type=int, default=500_000, help="samples to score")

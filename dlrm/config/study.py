@@ -194,7 +194,6 @@ _Seeds = tuple[Annotated[int, Number, Field(ge=0, lt=MEMBERS_APART)], ...]
 SelectionSeeds = Annotated[_Seeds, *AS_LIST, BeforeValidator(_seeds)]
 FinalSeeds = Annotated[_Seeds, *AS_LIST, BeforeValidator(_final_seeds)]
 Metric = Literal["auc", "log_loss", "normalised_entropy", "accuracy", "average_precision"]
-SMALLER_IS_BETTER = ("log_loss", "normalised_entropy")
 
 
 class Arm(Section):

@@ -13,14 +13,6 @@ Results = dict[str, BinaryResult]
 """By name of the task, in the order of the schema: the first decides."""
 
 
-_HIGHER_IS_BETTER = {"auc": True, "log_loss": False, "normalised_entropy": False}
-
-
-def better(metric: str, value: float, than: float) -> bool:
-    """Whether a value of a metric is better than another."""
-    return value > than if _HIGHER_IS_BETTER[metric] else value < than
-
-
 def deciding(results: Results) -> BinaryResult:
     """The result of the first task: what checkpoints are compared by, and a target is reached with."""
     return next(iter(results.values()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from dlrm.config.study import SMALLER_IS_BETTER
+from dlrm.config.metrics import is_better
 
 
 @dataclass
@@ -32,16 +32,11 @@ class Trial:
         return fmean(self.values[seed] for seed in seeds) if all(seed in self.values for seed in seeds) else None
 
 
-def is_better(value: float, other: float, metric: str) -> bool:
-    """Whether a value of a metric is better than another."""
-    return value < other if metric in SMALLER_IS_BETTER else value > other
-
-
 def choose(trials: Sequence[Trial], seeds: Sequence[int], metric: str) -> Trial | None:
     """The best trial, of equal ones the first; None if none has a figure of every seed."""
     best: tuple[Trial, float] | None = None
     for trial in trials:
         value = trial.value(seeds)
-        if value is not None and (best is None or is_better(value, best[1], metric)):
+        if value is not None and (best is None or is_better(metric, value, best[1])):
             best = trial, value
     return best[0] if best else None

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrm.config.study import MEMBERS_APART, SMALLER_IS_BETTER, Study
+from dlrm.config.metrics import SMALLER_IS_BETTER
+from dlrm.config.study import MEMBERS_APART, Study
 from dlrm.studies.choice import Trial
 from dlrm.studies.course import Course, Status
 from dlrm.studies.ensemble import Ensembles

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from dlrm.config.study import SMALLER_IS_BETTER, Bayes, Categorical, Grid, NoSearch, Random, Search, Space
+from dlrm.config.metrics import SMALLER_IS_BETTER
+from dlrm.config.study import Bayes, Categorical, Grid, NoSearch, Random, Search, Space
 from dlrm.errors import ConfigError, SetupError
 from dlrm.studies.choice import Trial
 from dlrm.studies.space import grid_of, levels_of, settings_of

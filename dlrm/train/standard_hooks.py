@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import torch
 
 from dlrm import activity
+from dlrm.config.metrics import is_better
 from dlrm.config.optim import OptimConfig
 from dlrm.config.train import EvaluationConfig
 from dlrm.data.check import bad_values_text
 from dlrm.distributed.world import World
 from dlrm.errors import DataError, DivergedError
 from dlrm.metrics.base_rate import BaseRateWatch
-from dlrm.metrics.tasks import Results, better, deciding
+from dlrm.metrics.tasks import Results, deciding
 from dlrm.metrics.throughput import Throughput, ThroughputMeter
 from dlrm.optim.averaging import Averaging
 from dlrm.optim.schedule import learning_rate
@@ -250,7 +251,7 @@ class Validation(Hook):
         values: list[float | None] = [getattr(deciding(results), self._metric) for results in found]
         best, since = None, 0
         for value in values:
-            if value is not None and (best is None or better(self._metric, value, best)):
+            if value is not None and (best is None or is_better(self._metric, value, best)):
                 best, since = value, 0
             else:
                 since += 1

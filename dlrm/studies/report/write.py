@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrm.config.study import SMALLER_IS_BETTER, NoSearch, Study
+from dlrm.config.metrics import SMALLER_IS_BETTER
+from dlrm.config.study import NoSearch, Study
 from dlrm.format import byte_size, counted, local_time
 from dlrm.scaling.report.about import hardware
 from dlrm.scaling.report.cells import Cell, Column

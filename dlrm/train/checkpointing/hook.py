@@ -18,9 +18,10 @@ from dlrm.checkpoint.retention import RetentionPolicy
 from dlrm.checkpoint.saver import AsyncSaver
 from dlrm.checkpoint.soundness import DivergedStateError
 from dlrm.config.checkpoint import CheckpointConfig
+from dlrm.config.metrics import is_better
 from dlrm.distributed.world import World
 from dlrm.errors import CheckpointError, DivergedError, StoppedBySignal
-from dlrm.metrics.tasks import better, deciding
+from dlrm.metrics.tasks import deciding
 from dlrm.run.console import Display
 from dlrm.signals import STOPPING, SignalWatch
 from dlrm.train.checkpointing.provider import StateProvider
@@ -173,7 +174,7 @@ class CheckpointHook(Hook):
         value: float | None = getattr(deciding(results), metric)
         if value is None:
             return False
-        if self._best is not None and not better(metric, value, self._best.value):
+        if self._best is not None and not is_better(metric, value, self._best.value):
             return self._best.step == position.step and position.step != self._saved_step
         self._best = Best(metric=metric, value=value, step=position.step)
         return True
