@@ -257,7 +257,7 @@ def logistic(schema: Schema, splits: dict[str, Rows]) -> dict[str, Any]:
     tried: list[dict[str, Any]] = []
     models = {}
     for c in C_GRID:
-        models[c] = LogisticRegression(C=c, max_iter=300).fit(features["train"], splits["train"].labels_M)
+        models[c] = LogisticRegression(C=c, max_iter=3000).fit(features["train"], splits["train"].labels_M)
         scored = figures(models[c].decision_function(features["validation"]), splits["validation"].labels_M)
         tried.append({"settings": {"C": c}, "validation": scored})
         print(f"logistic regression, C {c}: validation AUC {scored['auc']:.5f}", flush=True)
