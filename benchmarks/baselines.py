@@ -8,9 +8,10 @@ Both get what the data section gives a model: dense features and ids of the same
 settings are chosen on validation rows alone, and the test rows are scored once, with what was chosen:
 
 - LightGBM (Ke et al., NeurIPS 2017): draws of its settings, each early-stopped on validation log loss; the draw with the
-  best validation AUC is trained with --seeds seeds. A draw decides among other things whether ids are LightGBM's own
-  categories, or become the click rate and the number of the training rows that have the id, smoothed towards the mean
-  (Micci-Barreca, SIGKDD Explorations 2001; training rows by the other folds of five: none sees its own label).
+  best validation AUC is trained with --seeds seeds, whose mean probability is scored as well. A draw decides among other
+  things whether ids are LightGBM's own categories, or become the click rate and the number of the training rows that have
+  the id, smoothed towards the mean (Micci-Barreca, SIGKDD Explorations 2001; training rows by the other folds of five:
+  none sees its own label).
 - Logistic regression (scikit-learn, L-BFGS) on standardised dense features and one-hot ids, its C from a grid. No seed.
 
 Rows are held in memory. A study shows the file beside its arms (`baselines: FILE`, docs/studies.md). Further options change
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,8 +202,8 @@ class LightGbm:
     def __init__(self, schema: Schema, splits: dict[str, Rows], threads: int) -> None:
         self._schema, self._splits, self._threads = schema, splits, threads
 
-    def train(self, settings: dict[str, Any], seed: int, splits: tuple[str, ...]) -> dict[str, Any]:
-        """Train, early-stopped on validation log loss, and score some splits."""
+    def train(self, settings: dict[str, Any], seed: int, splits: tuple[str, ...]) -> tuple[int, dict[str, np.ndarray]]:
+        """Train, early-stopped on validation log loss; rounds, and (M,) logits of some splits."""
         import lightgbm
 
         own = {**settings}
@@ -224,30 +226,44 @@ class LightGbm:
             valid_sets=[data["validation"]],
             callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
         )
-        scores = {name: booster.predict(features[name], raw_score=True) for name in splits}
-        of_splits = {name: figures(np.asarray(scores[name]), self._splits[name].labels_M) for name in splits}
-        return {"seed": seed, "rounds": booster.best_iteration, **of_splits}
+        return booster.best_iteration, {
+            name: np.asarray(booster.predict(features[name], raw_score=True)) for name in splits
+        }
 
-    def learned(self, trials: int, seeds: int) -> dict[str, Any]:
-        """Choose on validation rows, then train with every seed and score the test rows."""
+    def figures(self, logits: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Of every split that there are logits of."""
+        return {name: figures(logits_M, self._splits[name].labels_M) for name, logits_M in logits.items()}
+
+    def learned(self, trials: int, seeds: int) -> dict[str, dict[str, Any]]:
+        """Choose on validation rows, then train with every seed and score the test rows: each seed, and their mean."""
         generator = np.random.default_rng(0)
         tried = []
         for number in range(trials):
             began_s, settings = time.perf_counter(), drawn(generator)
-            found = self.train(settings, 0, ("validation",))
-            tried.append({"settings": settings, "rounds": found["rounds"], "validation": found["validation"]})
-            auc, seconds = found["validation"]["auc"], time.perf_counter() - began_s
-            print(
-                f"lightgbm, trial {number}: validation AUC {auc:.5f}, {found['rounds']} rounds ({seconds:.0f} s)",
-                flush=True,
-            )
+            rounds, logits = self.train(settings, 0, ("validation",))
+            tried.append({"settings": settings, "rounds": rounds, **self.figures(logits)})
+            auc, seconds = tried[-1]["validation"]["auc"], time.perf_counter() - began_s
+            print(f"lightgbm, trial {number}: validation AUC {auc:.5f}, {rounds} rounds ({seconds:.0f} s)", flush=True)
         chosen = max(tried, key=lambda one: one["validation"]["auc"])["settings"]
-        runs = [self.train(chosen, 100 + seed, ("validation", "test")) for seed in range(seeds)]
+        trained = {100 + seed: self.train(chosen, 100 + seed, ("validation", "test")) for seed in range(seeds)}
+        runs = [{"seed": seed, "rounds": rounds, **self.figures(logits)} for seed, (rounds, logits) in trained.items()]
+        mean = {
+            name: logit(np.mean([expit(logits[name]) for _, logits in trained.values()], axis=0))
+            for name in ("validation", "test")
+        }
         about = (
             f"LightGBM {version('lightgbm')}, the best by validation AUC of {trials} draws (ids as {chosen['ids']}), "
             "early-stopped on validation log loss"
         )
-        return {"about": about, "chosen": chosen, "trials": tried, "runs": runs}
+        return {
+            "LightGBM": {"about": about, "chosen": chosen, "trials": tried, "runs": runs},
+            f"LightGBM, mean of {seeds}": {
+                "about": f"the mean probability of the {seeds} runs of LightGBM",
+                "chosen": chosen,
+                "trials": [],
+                "runs": [{"seed": 0, **self.figures(mean)}],
+            },
+        }
 
 
 def logistic(schema: Schema, splits: dict[str, Rows]) -> dict[str, Any]:
@@ -293,8 +309,7 @@ def main() -> None:
     if "logistic" in wanted:
         learners["logistic regression"] = logistic(dataset.schema, splits)
     if "lightgbm" in wanted:
-        learned = LightGbm(dataset.schema, splits, arguments.threads).learned(arguments.trials, arguments.seeds)
-        learners["LightGBM"] = learned
+        learners |= LightGbm(dataset.schema, splits, arguments.threads).learned(arguments.trials, arguments.seeds)
     for name, learner in learners.items():
         aucs = [run["test"]["auc"] for run in learner["runs"]]
         print(

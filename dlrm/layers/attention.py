@@ -22,7 +22,7 @@ class LocalActivationUnit(nn.Module):
 
     The MLP's input are the row h, the candidate c, c - h and c * h, as in the authors' published code; the paper's figure
     has an "out product" in the place of the last two. Its hidden layers are followed by ReLU. The paper's Dice (section
-    5.3) is left out: it needs mean and variance of the batch, so that training would depend on how ranks divide it.
+    5.2) is left out: it needs mean and variance of the batch, so that training would depend on how ranks divide it.
     """
 
     def __init__(self, dim: int, config: LocalActivation) -> None:

@@ -13,7 +13,7 @@ class CompressedInteraction(nn.Module):
     """Layer by layer, weighted sums of the elementwise products of what was found with the fields (arXiv:1803.05170).
 
     Equation 6: x^k_h = sum_{i,j} W^{k,h}_{ij} (x^{k-1}_i * x^0_j), without an activation, as in the paper's experiments.
-    Equation 7: p^k_h is the sum of x^k_h over its D numbers. Equation 8: p^+ holds the p of all layers.
+    Equation 7: p^k_h is the sum of x^k_h over its D numbers. p^+ (equation 8) holds the p of all layers.
 
     Attributes:
         layers: W^k as a linear layer from H_{k-1} V products to H_k maps, which is the same for each of the D numbers.

@@ -17,7 +17,7 @@ from dlrm.schema import Schema
 class DcnV1(Model):
     """Figure 1: x_0 = dense features and vectors (equation 2); L1 cross layers (equation 3) and L2 layers of an MLP on it.
 
-    The logit is linear in both outputs, [x_L1, h_L2] w + b (equation 6): ``cross_logits`` holds the upper part of w, the
+    The logit is linear in both outputs, [x_L1, h_L2] w (equation 5) + b: ``cross_logits`` holds the upper part of w, the
     last layer of ``deep_mlp`` (or the tasks' towers) the lower one and b.
 
     Attributes:

@@ -5,8 +5,8 @@
 - Cross layers: both factors of the weight matrix (DCN v1: its vector) like the weights of linear layers, biases 0.
 - Layer norms: weights 1, biases 0.
 - Modules with an ``initial_std``: all weights normal with that standard deviation.
-- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound; padding 0. That rows of n
-  are products of two tables' rows changes little: their bounds' product is about sqrt(1 / n), too.
+- Tables with n rows: uniform within +-sqrt(1 / n), or within +-model.embedding_init_bound; padding 0. Where the row
+  of an id is the product of a quotient's and a remainder's row, the product of the two bounds is about sqrt(1 / n) as well.
 
 Weights of tables follow from (seed, table, row, column) alone, so that every shard of every plan holds the same
 numbers, on CPU and CUDA to the last bit. The others are drawn on the CPU, from (seed, parameter name).

@@ -31,7 +31,7 @@ class FixedWeights(nn.Module):
 
 
 class UncertaintyWeights(nn.Module):
-    """Weights by what is uncertain in each task (Kendall et al., arXiv:1705.07115, sections 3.2 and 3.3).
+    """Weights by what is uncertain in each task (Kendall et al., arXiv:1705.07115, section 3.2).
 
     A task's labels are taken to be drawn from the model's logits over a temperature sigma^2, which is learned: where a task
     cannot be predicted well, it grows. For a classification the negative log likelihood is about

@@ -16,7 +16,7 @@ from dlrm.schema import Schema
 
 
 class XDeepFM(Model):
-    """Equation 9: the logit is w_linear^T a + w_dnn^T x_dnn + w_cin^T p^+ + b.
+    """Equation 15: the logit is w_linear^T a + w_dnn^T x_dnn + w_cin^T p^+ + b.
 
     A field is a dense feature or a table. A row (D,) of a table holds an id's vector (D - T,) and then its first-order
     weight for each task.

@@ -27,7 +27,7 @@ class CatInteraction(Section):
 
 
 class DcnInteraction(Section):
-    """Low-rank cross network of DCN v2 (arXiv:2008.13535, section 3.4) over the concatenation."""
+    """Low-rank cross network of DCN v2 (arXiv:2008.13535, section 3.5) over the concatenation."""
 
     kind: Literal["dcn"] = "dcn"
     layers: PositiveInt = 3

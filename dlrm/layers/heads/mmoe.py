@@ -13,7 +13,7 @@ from dlrm.layers.heads.experts import ExpertLinear, Experts, Mixture
 class MultiGateExperts(nn.Module):
     """Experts that all tasks share, mixed for each task by a gate of its own.
 
-    With x the input, ``f^k(x) = sum_i g^k(x)_i f_i(x)`` (equation 6), where ``g^k(x) = softmax(W_gk x)`` (equation 7), for
+    With x the input, ``f^k(x) = sum_i g^k(x)_i f_i(x)`` (equation 7), where ``g^k(x) = softmax(W_gk x)`` (equation 8), for
     task k and experts f_i. Towers follow.
 
     Attributes:

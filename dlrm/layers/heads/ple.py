@@ -15,8 +15,8 @@ class Extraction(nn.Module):
     """A level: experts of each task and experts that all share, mixed for each task from its own and the shared ones.
 
     With x_k the input of task k, ``g^k = w^k(x_k) S^k``, where ``w^k(x_k) = softmax(W_g^k x_k)``, and S^k has what the
-    experts of task k make of x_k, and the shared ones of x_s (equations 1-3; customized gate control, section 4.2).
-    The next level gets as x_s a mixture of the outputs of all experts, by a gate on this level's x_s (section 4.3).
+    experts of task k make of x_k, and the shared ones of x_s (equations 1-3; customized gate control, section 4.1).
+    The next level gets as x_s a mixture of the outputs of all experts, by a gate on this level's x_s (section 4.2).
 
     Attributes:
         of_tasks: T * M experts, those of the first task first; shared: S experts.
