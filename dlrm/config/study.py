@@ -207,6 +207,8 @@ class Arm(Section):
     """Runs with different seeds whose probabilities are averaged; 1: a single model."""
     of: str = ""
     """Another arm, whose chosen configuration is this arm's, too: an ensemble of what was searched there."""
+    against: str = ""
+    """The arm that it is compared with; the first one if left out."""
 
     @model_validator(mode="after")
     def _of_another(self) -> Self:
@@ -231,7 +233,7 @@ class Study(Section):
     metric: Metric = "auc"
     """By which trials are chosen and arms compared; of several tasks that of the first."""
     arms: dict[Name, Arm]
-    """What is compared, by name; the first is what the others are compared with."""
+    """What is compared, by name; the first is what those are compared with that say nothing else (`against`)."""
     search: Search = NoSearch()
     """How each arm's configuration is found."""
     budget_minutes: PositiveFloat | None = None
@@ -262,6 +264,8 @@ class Study(Section):
         for name, arm in self.arms.items():
             if arm.of and (arm.of not in self.arms or self.arms[arm.of].of):
                 raise ValueError(f"arms.{name}.of is {arm.of}, which is no arm with a configuration of its own")
+            if arm.against and (arm.against not in self.arms or arm.against == name):
+                raise ValueError(f"arms.{name}.against is {arm.against}, which is no other arm")
         return self
 
     @model_validator(mode="after")
@@ -277,6 +281,10 @@ class Study(Section):
     def search_of(self, arm: str) -> Search:
         """How an arm's configuration is found; that of an arm with ``of`` is found there."""
         return self.arms[arm].search or self.search
+
+    def reference_of(self, arm: str) -> str:
+        """The arm that one is compared with; the first one's is itself, unless it names another."""
+        return self.arms[arm].against or next(iter(self.arms))
 
     def owner_of(self, arm: str) -> str:
         """Whose configuration an arm has."""

@@ -57,8 +57,20 @@ class Outcome:
     arms: Sequence[ArmOutcome]
     rows: Sequence[Row]
 
-    def difference(self, arm: ArmOutcome, other: ArmOutcome, split: str) -> Difference | None:
-        """How the metric of an arm differs from that of another on the same seeds."""
+    def reference(self, arm: ArmOutcome) -> ArmOutcome | None:
+        """The arm that one is compared with, if it is compared with any."""
+        name = self.study.reference_of(arm.name)
+        return None if name == arm.name else next(one for one in self.arms if one.name == name)
+
+    @property
+    def has_one_reference(self) -> bool:
+        """Whether all arms are compared with the first."""
+        return not any(arm.against for arm in self.study.arms.values())
+
+    def difference(self, arm: ArmOutcome, split: str) -> Difference | None:
+        """How the metric of an arm differs from that of the one that it is compared with, on the same seeds."""
+        if (other := self.reference(arm)) is None:
+            return None
         metric = self.study.metric
         mine, theirs = (one.figures.get((split, metric), {}) for one in (arm, other))
         return paired(mine, theirs, noise=self.study.noise, smaller_is_better=metric in SMALLER_IS_BETTER)

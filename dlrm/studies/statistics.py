@@ -34,10 +34,11 @@ class Difference:
     """Of an arm from the one that it is compared with.
 
     Attributes:
-        estimate: mean and standard error of the paired differences; threshold: below which it is noise.
+        pairs: the difference of each seed; estimate: their mean and its standard error; threshold: below which it is noise.
         verdict: better, worse, noise; unknown of a single pair, which has no standard error.
     """
 
+    pairs: Sequence[float]
     estimate: Estimate
     threshold: float
     verdict: str
@@ -62,12 +63,12 @@ def paired(
         noise: a difference below this is noise whatever its error.
         smaller_is_better: as of a loss.
     """
-    found = estimate([values[seed] - others[seed] for seed in values if seed in others])
-    if found is None:
+    pairs = [values[seed] - others[seed] for seed in values if seed in others]
+    if (found := estimate(pairs)) is None:
         return None
     threshold = max(noise, ERRORS * (found.error or 0.0))
     if found.error is None:
-        return Difference(found, threshold, UNKNOWN)
+        return Difference(pairs, found, threshold, UNKNOWN)
     if abs(found.mean) <= threshold:
-        return Difference(found, threshold, NOISE)
-    return Difference(found, threshold, BETTER if (found.mean < 0) == smaller_is_better else WORSE)
+        return Difference(pairs, found, threshold, NOISE)
+    return Difference(pairs, found, threshold, BETTER if (found.mean < 0) == smaller_is_better else WORSE)

@@ -11,7 +11,7 @@ from dlrm.config.study import Bayes, Grid, NoSearch, Random, Study
 from dlrm.format import counted, escaped
 from dlrm.studies.arms import Configured
 from dlrm.studies.outcome import ArmOutcome, Outcome
-from dlrm.studies.statistics import Difference, Estimate
+from dlrm.studies.statistics import Estimate
 from dlrm.studies.table import DONE
 
 
@@ -45,9 +45,10 @@ def _trials(study: Study, arm: str) -> tuple[int, str]:
 
 
 def summary_table(outcome: Outcome) -> Table:
-    """Means over the final seeds with their standard errors, and how each arm differs from the first."""
-    study, first = outcome.study, outcome.arms[0]
-    title = f"Mean over the final seeds ± standard error; differences are of pairs of seeds from {first.name}"
+    """Means over the final seeds with their standard errors, and how each arm differs from its reference."""
+    study = outcome.study
+    of = f" from {outcome.arms[0].name}" if outcome.has_one_reference else ""
+    title = f"Mean over the final seeds ± standard error; differences{of} are of pairs of seeds"
     table = Table(title=title, title_justify="left")
     table.add_column("arm", no_wrap=True)
     for name in ("seeds", f"validation {study.metric}", f"test {study.metric}", "test difference", "verdict"):
@@ -55,7 +56,7 @@ def summary_table(outcome: Outcome) -> Table:
     for arm in outcome.arms:
         done = sum(status.state == DONE for status in arm.statuses.values())
         figures = [estimate_text(arm.estimate(split, study.metric)) for split in ("validation", "test")]
-        compared = [] if arm is first else difference_texts(outcome.difference(arm, first, "test"))
+        compared = [] if outcome.reference(arm) is None else difference_texts(outcome, arm)
         table.add_row(*map(Text, (arm.name, f"{done}/{len(study.final_seeds)}", *figures, *compared)))
     return table
 
@@ -68,13 +69,15 @@ def estimate_text(found: Estimate | None, digits: int = 5) -> str:
     return f"{found.mean:.{digits}f}{error}"
 
 
-def difference_texts(found: Difference | None) -> tuple[str, str]:
+def difference_texts(outcome: Outcome, arm: ArmOutcome) -> tuple[str, str]:
     """The difference with its error, and what is to be thought of it."""
-    if found is None:
+    reference, found = outcome.reference(arm), outcome.difference(arm, "test")
+    if reference is None or found is None:
         return "-", "-"
     error = "" if found.estimate.error is None else f" ± {found.estimate.error:.5f}"
     verdict = f"{found.verdict} (below {found.threshold:.5f})" if found.verdict == "noise" else found.verdict
-    return f"{found.estimate.mean:+.5f}{error}", verdict
+    of = "" if outcome.has_one_reference else f" from {reference.name}"
+    return f"{found.estimate.mean:+.5f}{error}{of}", verdict
 
 
 def choice_lines(arms: Sequence[ArmOutcome]) -> Iterator[str]:

@@ -24,15 +24,16 @@ _COSTS = {
 
 
 def differences(outcome: Outcome, found: Sequence[Look]) -> Drawing:
-    """Of each arm from the first, on test samples, with what counts as noise."""
-    metric, first = METRICS[outcome.study.metric], outcome.arms[0]
+    """Of each arm from the one that it is compared with, on test samples, with what counts as noise."""
+    metric = METRICS[outcome.study.metric]
+    of = outcome.arms[0].name if outcome.has_one_reference else "the arm that it is compared with"
     drawing = Drawing(
         "differences",
         "Differences",
-        f"Test {metric} of each arm minus that of {first.name} with the same seed: each pair as a dot, the mean with "
+        f"Test {metric} of each arm minus that of {of} with the same seed: each pair as a dot, the mean with "
         f"{ERRORS:.0f} standard errors. In the grey band a difference is noise.",
     )
-    pairs = [(look, outcome.difference(look.arm, first, "test")) for look in found if look.arm is not first]
+    pairs = [(look, outcome.difference(look.arm, "test")) for look in found]
     known = [(look, one) for look, one in pairs if one is not None]
     if not known:
         return looks.without(drawing, "it takes two arms with test figures of the same seeds")
@@ -40,18 +41,15 @@ def differences(outcome: Outcome, found: Sequence[Look]) -> Drawing:
 
     def draw(width_in: float) -> Figure:
         picture, axes = looks.figure(width_in, 1.2 + 0.5 * len(known))
-        theirs = first.figures["test", outcome.study.metric]
         for place, (look, one) in enumerate(known):
-            mine = look.arm.figures["test", outcome.study.metric]
-            each = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
             if one.threshold:
                 axes.barh(place, 2 * one.threshold, left=-one.threshold, color=MUTED, alpha=0.2, height=0.7)
-            axes.plot(each, [place] * len(each), ".", color=look.colour, alpha=0.6)
+            axes.plot(one.pairs, [place] * len(one.pairs), ".", color=look.colour, alpha=0.6)
             error = ERRORS * (one.estimate.error or 0.0)
             axes.errorbar([one.estimate.mean], [place], xerr=[error], fmt=look.marker, color=look.colour, capsize=3)
         axes.axvline(0.0, color=INK, linewidth=1)
         axes.set_yticks(range(len(known)), [looks.label(look.arm.name, 24) for look, _ in known])
-        axes.set(xlabel=f"test {metric} minus that of {looks.label(first.name, 24)}", ylim=(len(known) - 0.4, -0.6))
+        axes.set(xlabel=f"test {metric} minus that of {looks.label(of, 36)}", ylim=(len(known) - 0.4, -0.6))
         return picture
 
     return replace(drawing, alt="; ".join(ends), draw=draw)

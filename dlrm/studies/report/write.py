@@ -159,7 +159,7 @@ def _tiles(outcome: Outcome) -> Iterator[Tile]:
 
 
 def _arms_table(outcome: Outcome, baselines: Sequence[Baseline]) -> ShownTable:
-    study, first = outcome.study, outcome.arms[0]
+    study = outcome.study
     scores = [study.metric, *(name for name in ("auc", "log_loss") if name != study.metric)]
     columns = [Column("arm"), Column("chosen"), Column("seeds", number=True)]
     columns += [Column(f"validation {METRICS[study.metric]}", number=True)]
@@ -167,7 +167,8 @@ def _arms_table(outcome: Outcome, baselines: Sequence[Baseline]) -> ShownTable:
     if any(arm.estimate("test", BEST_AUC) for arm in outcome.arms):
         scores.append(BEST_AUC)
         columns.append(Column("best reachable test AUC", number=True))
-    columns += [Column(f"difference from {first.name}", number=True), Column("verdict")]
+    of = f" from {outcome.arms[0].name}" if outcome.has_one_reference else ""
+    columns += [Column(f"difference{of}", number=True), Column("verdict")]
     columns += [Column(title, number=True) for title in ("model", "samples/s", "exchanged a step")]
     rows = [list(_arm_row(outcome, arm, scores)) for arm in outcome.arms]
     rows += [list(_baseline_row(baseline, study, scores)) for baseline in baselines]
@@ -190,8 +191,8 @@ def _arm_row(outcome: Outcome, arm: ArmOutcome, scores: Sequence[str]) -> Iterat
     yield _estimate(arm.estimate("validation", study.metric))
     for name in scores:
         yield _estimate(arm.estimate("test", name))
-    compared = None if arm is outcome.arms[0] else outcome.difference(arm, outcome.arms[0], "test")
-    text, verdict = difference_texts(compared)
+    compared = outcome.difference(arm, "test")
+    text, verdict = difference_texts(outcome, arm)
     if compared is None:
         yield Cell(_NONE, value="", kind="number")
         yield Cell(_NONE, value="")

@@ -1,6 +1,7 @@
 """The page of a study: what it says of how figures were made, its tables, its figures."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,15 @@ def test_the_table_has_means_with_errors_differences_of_pairs_and_baselines(page
     assert (baseline[0], baseline[column["test AUC"]]) == ("LightGBM baseline", "0.75000 ± 0.01000")
     assert (first[column["chosen"]], first[column["model"]]) == ("optim.dense.lr 0.2", "1.0 MiB")
     assert [row[-1] for row in trials if row[0] == "first"] == ["done", "chosen"]
+
+
+def test_an_arm_may_be_compared_with_another_than_the_first(outcome, tmp_path):
+    arms = {"first": {}, "second": {}, "mean": {"of": "second", "ensemble": 4, "against": "second"}}
+    own = replace(outcome, study=Study(name="s", arms=arms, final_seeds=3))
+    head, _, second, mean, *_ = rows(write_report(own, {}, [], tmp_path).read_text())
+    column = head.index("difference")
+    assert second[column] == "+0.00267 ± 0.00033 from first"
+    assert mean[column] == "+0.05750 ± 0.00050 from second"  # seeds 100 and 101: 0.057 and 0.058
 
 
 def test_the_page_says_how_its_figures_were_made_and_escapes_what_others_wrote(page):

@@ -305,6 +305,7 @@ def test_an_ensemble_has_members_with_seeds_of_their_own_and_shares_those_of_the
         (("optim.dense.lr: [", "evaluation.test: ["), r"evaluation.test: is set by study: test samples are scored"),
         (("final_seeds: 2", "final_seeds: [0, 7]"), r"final_seeds has 0, with which trials are chosen"),
         (("dot: {}", "dot: {of: cot}"), r"arms.dot.of is cot, which is no arm"),
+        (("dot: {}", "dot: {against: dot}"), r"arms.dot.against is dot, which is no other arm"),
         (("[0.1, 0.2]", "{kind: float, low: 0.1, high: 0.2}"), r"is a range, and a grid needs values"),
         (("[0.1, 0.2]", "[0.1, 0.1]"), r"search.space.optim.dense.lr: has 0.1 twice"),
     ],
