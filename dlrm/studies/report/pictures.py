@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dlrm.scaling.report import looks
 from dlrm.scaling.report.looks import INK, MUTED, Drawing
-from dlrm.studies.outcome import Outcome
+from dlrm.studies.outcome import ArmOutcome, Outcome
 from dlrm.studies.report.looks import METRICS, Look
 from dlrm.studies.statistics import ERRORS
 from dlrm.studies.table import EXCHANGED, MODEL_BYTES, SAMPLES_PER_S
@@ -30,7 +30,7 @@ def differences(outcome: Outcome, found: Sequence[Look]) -> Drawing:
     drawing = Drawing(
         "differences",
         "Differences",
-        f"Test {metric} of each arm minus that of {of} with the same seed: each pair as a dot, the mean with "
+        f"Test {metric} of each arm minus that of {of}, in pairs of one seed: each pair as a dot, the mean with "
         f"{ERRORS:.0f} standard errors. In the grey band a difference is noise.",
     )
     pairs = [(look, outcome.difference(look.arm, "test")) for look in found]
@@ -48,11 +48,17 @@ def differences(outcome: Outcome, found: Sequence[Look]) -> Drawing:
             error = ERRORS * (one.estimate.error or 0.0)
             axes.errorbar([one.estimate.mean], [place], xerr=[error], fmt=look.marker, color=look.colour, capsize=3)
         axes.axvline(0.0, color=INK, linewidth=1)
-        axes.set_yticks(range(len(known)), [looks.label(look.arm.name, 24) for look, _ in known])
+        axes.set_yticks(range(len(known)), [looks.label(_compared(outcome, look.arm), 40) for look, _ in known])
         axes.set(xlabel=f"test {metric} minus that of {looks.label(of, 36)}", ylim=(len(known) - 0.4, -0.6))
         return picture
 
     return replace(drawing, alt="; ".join(ends), draw=draw)
+
+
+def _compared(outcome: Outcome, arm: ArmOutcome) -> str:
+    """An arm, and what it is compared with where that is not the same for all."""
+    reference = outcome.reference(arm)
+    return arm.name if reference is None or outcome.has_one_reference else f"{arm.name} - {reference.name}"
 
 
 def searches(outcome: Outcome, found: Sequence[Look]) -> Drawing:
