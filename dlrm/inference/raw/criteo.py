@@ -81,12 +81,12 @@ class CriteoPreprocessing(Preprocessing):
             row[name] = _example_of(categories, rows if is_cut else categories.rows)
         return row
 
-    def from_arrow(self, table: pa.Table, *, name: str = "body", first_row: int = 1) -> Features:
+    def from_arrow(self, table: pa.Table, *, name: str = "body") -> Features:
         """See :meth:`Preprocessing.from_arrow`; integers of any numeric type, categories also as hexadecimal text."""
         columns = dict.fromkeys(self._encoding.dense_names, False) | {
             column: not isinstance(ids, DecimalIds) for column, ids in self._encoding.categories.items()
         }
-        reader = TableColumns.raw(table, columns, name=name, first_row=first_row)
+        reader = TableColumns.raw(table, columns, name=name)
         integers_NM = np.stack([reader.integers(column) for column in self._encoding.dense_names])
         categories_FM = np.stack(
             [
@@ -94,29 +94,27 @@ class CriteoPreprocessing(Preprocessing):
                 for column, ids in self._encoding.categories.items()
             ]
         )
-        return self._encoded(integers_NM, categories_FM, name, first_row)
+        return self._encoded(integers_NM, categories_FM, name)
 
-    def from_tsv(
-        self, lines: bytes, *, labelled: bool, name: str = "body", first_row: int = 1
-    ) -> tuple[Features, torch.Tensor | None]:
+    def from_tsv(self, lines: bytes, *, labelled: bool, name: str = "body") -> tuple[Features, torch.Tensor | None]:
         """See :meth:`Preprocessing.from_tsv`."""
         lines = lines if lines.endswith(b"\n") or not lines else lines + b"\n"
         layout = self._layout if labelled else replace(self._layout, labelled=False)
-        rows = parse_lines(lines, layout, path=name, first_row=first_row)
-        features = self._encoded(rows.integers_NM, rows.categories_FM, name, first_row)
+        rows = parse_lines(lines, layout, path=name, first_row=1)
+        features = self._encoded(rows.integers_NM, rows.categories_FM, name)
         return features, torch.from_numpy(rows.labels_M).to(torch.float32)[:, None] if labelled else None
 
-    def _of_values(self, values: list[Sequence[Any]], name: str, first_row: int) -> Features:
+    def _of_values(self, values: list[Sequence[Any]], name: str) -> Features:
         raw_CM = np.array(values, np.int64)
-        return self._encoded(raw_CM[: self._num_dense], raw_CM[self._num_dense :], name, first_row)
+        return self._encoded(raw_CM[: self._num_dense], raw_CM[self._num_dense :], name)
 
-    def _encoded(self, integers_NM: Int64s, categories_FM: Int64s, name: str, first_row: int) -> Features:
+    def _encoded(self, integers_NM: Int64s, categories_FM: Int64s, name: str) -> Features:
         dense_MN, ids_MS = self._encoding.encode(integers_NM, categories_FM)
         if not self._encoding.is_complete and (ids_MS == NO_ID).any():
-            raise self._without_id(ids_MS, categories_FM, name, first_row)
-        return self._finished(dense_MN, ids_MS, None, name=name, first_row=first_row, in_table=self._in_table)
+            raise self._without_id(ids_MS, categories_FM, name)
+        return self._finished(dense_MN, ids_MS, None, name=name, in_table=self._in_table)
 
-    def _without_id(self, ids_MS: Any, categories_FM: Int64s, name: str, first_row: int) -> DataError:
+    def _without_id(self, ids_MS: Any, categories_FM: Int64s, name: str) -> DataError:
         """The first category that the model has no id for."""
         at, place = np.argwhere(ids_MS == NO_ID)[0].tolist()
         column = list(self._encoding.categories)[place]
@@ -124,7 +122,7 @@ class CriteoPreprocessing(Preprocessing):
         what = "a missing category" if category == MISSING_CATEGORY else f"category {category:08x}"
         problem = f"{what} is not in the vocabulary, which has no id for what is not"
         hint = "its data were preprocessed with categories.reserved mlperf; separate sets ids apart for such values"
-        return DataError(name, problem, row=first_row + at, column=column, hint=hint)
+        return DataError(name, problem, row=at + 1, column=column, hint=hint)
 
 
 def _columns(encoding: RawEncoding) -> tuple[list[RawColumn], list[Read]]:

@@ -111,8 +111,8 @@ def _draw_throughput(lines: Sequence[Line], published: Sequence[Line], width_in:
         axes.plot(*_sides(ideal), ":", color=colour, linewidth=1.2, zorder=1.5)
     for line in lines:
         _draw_line(axes, line)
-    for number, line in enumerate(published):
-        _draw_published(axes, line, number)
+    for line in published:
+        _draw_published(axes, line)
     if any(not line.told for line in lines):
         axes.plot([], [], "-", color=OTHERS, label=others_text(lines))
     if any(line.level.line(PREDICTED) for line in everything):
@@ -152,7 +152,7 @@ def _draw_line(axes: Any, line: Line) -> None:
         axes.plot([], [], "-", marker=marker, color=line.colour, label=looks.label(line.level.name))
 
 
-def _draw_published(axes: Any, line: Line, number: int) -> None:
+def _draw_published(axes: Any, line: Line) -> None:
     called = looks.label(f"published: {line.level.name}" if line.level.name != PUBLISHED else PUBLISHED)
     if found := line.level.line(PUBLISHED):
         style = {"color": line.colour, "markeredgecolor": looks.PAPER, "markeredgewidth": 0.5}
