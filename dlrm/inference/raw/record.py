@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dlrm.checkpoint.manifest import Record, first_fault
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
-from dlrm.schema import SparseFeature, fault_in_name
+from dlrm.data.packed.manifest import ColumnName
+from dlrm.schema import SparseFeature
 
-
-def _column(name: str) -> str:
-    if fault := fault_in_name(name):
-        raise ValueError(f"column {name[:40]!a} {fault}")
-    return name
-
-
-ColumnName = Annotated[str, AfterValidator(_column)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rows = Annotated[int, Field(gt=0, le=2**40)]
 MOST_HOTNESS = 2**16
