@@ -12,8 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from dlrm.scaling.report import looks
 from dlrm.scaling.report.levels import SINGLE, STRONG, WEAK, Level
 from dlrm.scaling.report.looks import COLOURS, INK, MARKERS, MOST_LINES, MUTED, OTHERS, Drawing
-from dlrm.scaling.report.points import Spread
-from dlrm.scaling.table import MEASURED, PREDICTED, PUBLISHED
+from dlrm.scaling.table import MEASURED, PREDICTED, PUBLISHED, Spread
 
 _STYLES = {MEASURED: "-", PREDICTED: "--", PUBLISHED: "none"}
 _PUBLISHED_COLOURS = (INK, *COLOURS[:2:-1], *COLOURS[2::-1])
