@@ -20,7 +20,7 @@ from dlrm.inference.features import Features
 from dlrm.inference.raw.arrow import TableColumns
 from dlrm.inference.raw.columns import RawColumn
 from dlrm.inference.raw.encoding_record import encoding_of, vocabulary_arrays
-from dlrm.inference.raw.preprocessing import CACHE_DIR, Preprocessing
+from dlrm.inference.raw.preprocessing import Preprocessing
 from dlrm.inference.raw.record import CriteoRecord
 from dlrm.inference.raw.values import Read, category_reader, id_reader, read_integer
 from dlrm.schema import Schema
@@ -35,12 +35,11 @@ class CriteoPreprocessing(Preprocessing):
     Args:
         record: what the manifest of an export says of ``encoding``.
         encoding: turns raw rows into values and ids.
-        cache_dir: where lookup tables of multi-hot recipes are kept.
     """
 
     record: CriteoRecord
 
-    def __init__(self, record: CriteoRecord, encoding: RawEncoding, *, cache_dir: str = CACHE_DIR) -> None:
+    def __init__(self, record: CriteoRecord, encoding: RawEncoding) -> None:
         self._encoding = encoding
         sparse = encoding.sparse
         if record.rows is not None:
@@ -48,22 +47,20 @@ class CriteoPreprocessing(Preprocessing):
         self._in_table = all(own.rows >= needed.rows for own, needed in zip(sparse, encoding.sparse, strict=True))
         columns, reads = _columns(encoding)
         one_hot = Schema(encoding.dense_names, sparse, record.tasks)
-        super().__init__(record, one_hot, columns, reads, cache_dir=cache_dir)
+        super().__init__(record, one_hot, columns, reads)
         self._num_dense = len(encoding.dense_names)
         categories = encoding.categories.values()
         id_rows = tuple(ids.rows for ids in categories if isinstance(ids, DecimalIds))
         self._layout = Layout(self._num_dense, len(categories), id_rows=id_rows or None, options=None)
 
     @classmethod
-    def of_record(
-        cls, record: CriteoRecord, arrays: Mapping[str, torch.Tensor], *, cache_dir: str = CACHE_DIR
-    ) -> CriteoPreprocessing:
+    def of_record(cls, record: CriteoRecord, arrays: Mapping[str, torch.Tensor]) -> CriteoPreprocessing:
         """Of an export.
 
         Raises:
             ExportError: the arrays are not those of the record.
         """
-        return cls(record, encoding_of(record, arrays), cache_dir=cache_dir)
+        return cls(record, encoding_of(record, arrays))
 
     @property
     def arrays(self) -> dict[str, torch.Tensor]:

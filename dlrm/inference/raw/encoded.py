@@ -17,7 +17,7 @@ from dlrm.errors import DataError
 from dlrm.inference.features import Features
 from dlrm.inference.raw.arrow import TableColumns
 from dlrm.inference.raw.columns import RawColumn
-from dlrm.inference.raw.preprocessing import CACHE_DIR, Preprocessing
+from dlrm.inference.raw.preprocessing import Preprocessing
 from dlrm.inference.raw.record import EncodedRecord
 from dlrm.inference.raw.values import Read, id_reader, list_reader, number_reader
 from dlrm.schema import Schema
@@ -28,11 +28,11 @@ class EncodedPreprocessing(Preprocessing):
 
     record: EncodedRecord
 
-    def __init__(self, record: EncodedRecord, *, cache_dir: str = CACHE_DIR) -> None:
+    def __init__(self, record: EncodedRecord) -> None:
         sparse = tuple(column.feature for column in record.sparse)
         one_hot = Schema(record.dense, sparse, record.tasks)
         columns, reads = _columns(record)
-        super().__init__(record, one_hot, columns, reads, cache_dir=cache_dir)
+        super().__init__(record, one_hot, columns, reads)
         self._has_lists = any(column.lists for column in record.sparse)
         lists = frozenset(column.name for column in record.sparse if column.lists)
         # A missing number is looked for after the decoding where none may be.

@@ -20,7 +20,6 @@ from dlrm.inference.raw.record import CriteoRecord, EncodedRecord
 from dlrm.inference.raw.values import Read
 from dlrm.schema import Schema
 
-CACHE_DIR = "~/.cache/dlrm"
 """Where large lookup tables of MLPerf's multi-hot recipe are kept."""
 
 
@@ -34,7 +33,6 @@ class Preprocessing(ABC):
         record: what the manifest of an export says.
         one_hot: the columns with one id a feature, or the lists that are given, before bags are made of ids.
         columns: the raw columns; reads: what reads their values.
-        cache_dir: where lookup tables are kept, if there are large ones.
 
     Attributes:
         record, columns: as given.
@@ -47,30 +45,25 @@ class Preprocessing(ABC):
         one_hot: Schema,
         columns: Sequence[RawColumn],
         reads: Sequence[Read],
-        *,
-        cache_dir: str,
     ) -> None:
         self.record, self.columns = record, tuple(columns)
         self.schema = one_hot
         self._bags = None
         if record.bags is not None:
             self.schema = multi_hot_schema(one_hot, record.bags.hotness, key="bags.hotness")
-            self._bags = make_bags(self.schema, record.bags.options(cache_dir))
+            self._bags = make_bags(self.schema, record.bags.options())
         self._json = JsonReader(columns, reads)
         hotness = [feature.hotness for feature in self.schema.sparse]
         self._rows_S = np.repeat([feature.rows for feature in self.schema.sparse], hotness)
         self._feature_S = np.repeat(np.arange(len(hotness)), hotness)
 
     @staticmethod
-    def load(
-        record: EncodedRecord | CriteoRecord, arrays: Mapping[str, torch.Tensor], *, cache_dir: str = CACHE_DIR
-    ) -> Preprocessing:
+    def load(record: EncodedRecord | CriteoRecord, arrays: Mapping[str, torch.Tensor]) -> Preprocessing:
         """The preprocessing that an export carries.
 
         Args:
             record: of its manifest.
             arrays: its vocabularies.
-            cache_dir: where large lookup tables of MLPerf's multi-hot recipe are kept.
 
         Raises:
             ExportError: the arrays are not those of the record, or its tables are too small for any row.
@@ -80,9 +73,9 @@ class Preprocessing(ABC):
 
         loaded: Preprocessing
         if isinstance(record, CriteoRecord):
-            loaded = CriteoPreprocessing.of_record(record, arrays, cache_dir=cache_dir)
+            loaded = CriteoPreprocessing.of_record(record, arrays)
         else:
-            loaded = EncodedPreprocessing(record, cache_dir=cache_dir)
+            loaded = EncodedPreprocessing(record)
         try:
             loaded.from_json([loaded.example()])  # the first answer is not to wait for loops to be compiled
         except DataError as error:

@@ -38,16 +38,16 @@ class BagsRecord(Record):
     @model_validator(mode="after")
     def _training_has_such_bags(self) -> Self:
         try:
-            self.options("")
+            self.options()
         except ValidationError as error:
             raise ValueError(first_fault(error)) from None
         return self
 
-    def options(self, cache_dir: str) -> HashedMultiHot | MlperfMultiHot:
-        """The options that make these bags; lookup tables of the recipe are kept in ``cache_dir``."""
+    def options(self) -> HashedMultiHot | MlperfMultiHot:
+        """The options that make these bags."""
         if self.kind == "hashed":
             return HashedMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed)
-        return MlperfMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed, cache_dir=cache_dir)
+        return MlperfMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed)
 
 
 class _Rows(Record):
