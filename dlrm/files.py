@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 UNFINISHED = ".unfinished"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of some network file systems
 _POLL_S = 0.1
+_SEEN_WITHIN_S = 10.0  # network file systems show new files to other hosts after a while
 
 
 @contextmanager
@@ -88,21 +89,37 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone(path: Path, *, patience_s: float = math.inf) -> Iterator[None]:
+def alone(path: Path, *, patience_s: float = math.inf, taken: Exception | None = None) -> Iterator[None]:
     """Let one process at a time in, by a lock that the kernel takes from a process that dies.
 
     Args:
         path: of the lock file, which is made, with its folder, where it is not there; what is in it stays. Whoever leaves
             may remove it: the next one makes a new one.
         patience_s: seconds to wait for a process that is in.
+        taken: what is raised where another process is in and was waited for long enough; BlockingIOError if left out.
 
     Raises:
-        BlockingIOError: another process is in and was waited for long enough.
         OSError: the file cannot be made. Or its file system has no locks, and patience is endless: whoever would go in
             without waiting goes in there, since nobody can be asked.
     """
-    with _locked(path, time.monotonic() + patience_s):
+    try:
+        file = _locked(path, time.monotonic() + patience_s)
+    except BlockingIOError:
+        if taken is None:
+            raise
+        raise taken from None
+    with file:
         yield
+
+
+def seen(condition: Callable[[], bool]) -> bool:
+    """Whether something that another host has written can be seen, now or soon."""
+    give_up_at = time.monotonic() + _SEEN_WITHIN_S
+    while not condition():
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _locked(path: Path, deadline_s: float) -> BinaryIO:

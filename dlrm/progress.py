@@ -155,6 +155,12 @@ def shown_progress(visible: bool) -> Iterator[Progress]:
             progress.stop()
 
 
+def standard_output(width: int) -> rich.console.Console:
+    """Standard output, of this width where it is no terminal: wide enough for tables."""
+    console = rich.console.Console(highlight=False)
+    return console if console.is_terminal else rich.console.Console(highlight=False, width=width)
+
+
 def duration(seconds: float) -> str:
     """``1:02:03``, or ``2:03``."""
     minutes, rest = divmod(round(seconds), 60)

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from dlrm.errors import CheckpointError
+from dlrm.files import UNFINISHED
 from dlrm.remote.objects import StoreError
 
 Stamps = dict[str, tuple[float, ...]]
-_UNFINISHED = ".unfinished"
 _ANSWERS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 _TRY_AGAIN = "nothing was changed; try again once the storage answers, or move away what stays unreadable"
 
@@ -207,7 +207,7 @@ class LocalStorage:
         """Write a small file beside and rename it."""
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        beside = path + _UNFINISHED
+        beside = path + UNFINISHED
         with self.writer(beside) as file:
             file.write(data)
         with _to_sync(os.path.dirname(path)):  # opened first: who sees the file may rename or remove its folder at once

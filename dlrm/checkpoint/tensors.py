@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from dlrm.checkpoint.manifest import DTYPE_NAMES, TensorRecord
 from dlrm.checkpoint.slices import Slice
+from dlrm.table_names import is_table_weight, state_name
+
+if TYPE_CHECKING:
+    from dlrm.models.base import Model
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,15 @@ class GlobalTensor:
 def weight_name(table: str) -> str:
     """A table's weight in the state."""
     return f"tables.{table}.weight"
+
+
+def model_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """The weights of a model that is not sharded, by their names in the state; tables without columns of padding."""
+    shapes: dict[str, tuple[int, ...]] = {
+        weight_name(state_name(table.name)): (table.rows, table.dim) for table in model.lookups.tables
+    }
+    dense = {name: tuple(weight.shape) for name, weight in model.named_parameters() if not is_table_weight(name)}
+    return shapes | dense
 
 
 def names_by_table(names: Iterable[str]) -> dict[str, list[str]]:

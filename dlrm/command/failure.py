@@ -31,14 +31,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn, TypeGuard
 
-from dlrm.command.refusals import may_pass, refusal
+from dlrm.command.refusals import causes, may_pass, refusal
 from dlrm.distributed import called, faults
 from dlrm.errors import USER_ERROR_EXIT_CODE, DlrmError, StoppedBySignal
 from dlrm.files import written_beside
@@ -226,7 +225,7 @@ def is_peer_failure(error: BaseException) -> bool:
     return any(
         (type(link).__name__ in _PEER_TYPES and not faults.is_own(str(link)))
         or (isinstance(link, RuntimeError) and faults.is_of_peer(str(link)))
-        for link in _causes(error)
+        for link in causes(error)
     )
 
 
@@ -246,14 +245,7 @@ def _waited(error: BaseException) -> str:
 
 
 def _is_timeout(error: BaseException) -> bool:
-    return any(faults.is_timeout(str(link)) for link in _causes(error) if isinstance(link, RuntimeError))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__
+    return any(faults.is_timeout(str(link)) for link in causes(error) if isinstance(link, RuntimeError))
 
 
 def _place() -> tuple[int, int]:

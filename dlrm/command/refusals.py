@@ -103,7 +103,7 @@ _TEXTS = (  # of errors that have no number
 
 def refusal(error: BaseException) -> str:
     """One line with what the machine has refused and what to change; empty if ``error`` is something else."""
-    for link in _chain(error):
+    for link in causes(error):
         line = _memory(link) or _file(link) or _text(link)
         if line:
             return line
@@ -113,7 +113,7 @@ def refusal(error: BaseException) -> str:
 def may_pass(error: BaseException) -> bool:
     """Whether another start may succeed although nobody has mended anything: a file system that does not answer."""
     numbers = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-    return any(isinstance(link, OSError) and link.errno in numbers for link in _chain(error))
+    return any(isinstance(link, OSError) and link.errno in numbers for link in causes(error))
 
 
 def _memory(error: BaseException) -> str:
@@ -204,7 +204,8 @@ def _is_torch_s(error: BaseException, name: str) -> bool:
     return any(kind.__name__ == name and kind.__module__.startswith("torch") for kind in type(error).__mro__)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
     link: BaseException | None = error
     while link is not None:
         yield link

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from dlrm.errors import DataError
 from dlrm.format import counted, escaped
 from dlrm.metrics.base_rate import BLOCK_STEPS, BaseRateWatch
 from dlrm.metrics.binary import BinaryResult, coin_entropy
+from dlrm.run.recorder import parse_record
 from dlrm.run.status.ages import Ages
 from dlrm.run.status.job import look
 
@@ -63,20 +63,11 @@ def read_records(folder: str) -> RunRecords:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise DataError(str(path), f"cannot be read ({error.strerror})", hint="name the folder of a run") from None
-    entries = [entry for line in lines if (entry := _record(line)) is not None]
+    entries = [entry for line in lines if (entry := parse_record(line)) is not None]
     if not entries:
         raise DataError(str(path), "holds no record", hint="the run ended before logging.every_steps steps")
     fault = look(Path(folder), Ages()).fault
     return RunRecords(folder, entries, fault.line if fault is not None else "")
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    good = isinstance(entry, dict) and type(entry.get("step")) is int and isinstance(entry.get("kind"), str)
-    return entry if good else None
 
 
 def judge_run(records: RunRecords, *, warmup_steps: int) -> Iterator[Finding]:

@@ -28,9 +28,6 @@ class Collectives(Protocol):
     def all_reduce_sum_(self, tensor: torch.Tensor) -> None:
         """Replace ``tensor`` by its sum over all ranks."""
 
-    def all_reduce_or_(self, tensor: torch.Tensor) -> None:
-        """Replace ``tensor``, of integers, by its bitwise or over all ranks."""
-
     def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's ``value``, by rank, on every rank."""
 
@@ -58,9 +55,6 @@ class OneProcess:
 
     def all_reduce_sum_(self, tensor: torch.Tensor) -> None:
         """The sum over one rank is what is there."""
-
-    def all_reduce_or_(self, tensor: torch.Tensor) -> None:
-        """So is the bitwise or."""
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """A list of one."""
@@ -92,10 +86,6 @@ class ProcessGroup:
     def all_reduce_sum_(self, tensor: torch.Tensor) -> None:
         """Replace ``tensor`` by its sum over all ranks."""
         dist.all_reduce(tensor)
-
-    def all_reduce_or_(self, tensor: torch.Tensor) -> None:
-        """Replace ``tensor``, of integers on the CPU, by its bitwise or over all ranks (gloo has it, NCCL has not)."""
-        dist.all_reduce(tensor, op=dist.ReduceOp.BOR)
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's ``value``, by rank, on every rank."""

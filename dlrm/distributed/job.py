@@ -7,7 +7,6 @@ id stays the same over these *attempts*.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 # The first that is set counts. torchx's is the same on every host; Slurm numbers the parts of a heterogeneous job.
@@ -31,9 +30,9 @@ class Job:
     attempt: str = "0"
 
 
-def this_job(environment: Mapping[str, str] = os.environ) -> Job:
+def this_job() -> Job:
     """The job that this process is part of."""
-    found = next((environment[name] for name in _IDS if environment.get(name)), "")
-    cluster = environment.get(_CLUSTER, "")
-    attempt = next((environment[name] for name in _ATTEMPTS if environment.get(name)), "0")
+    found = next((os.environ[name] for name in _IDS if os.environ.get(name)), "")
+    cluster = os.environ.get(_CLUSTER, "")
+    attempt = next((os.environ[name] for name in _ATTEMPTS if os.environ.get(name)), "0")
     return Job(f"{found}@{cluster}" if found and cluster else found, attempt)

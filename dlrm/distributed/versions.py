@@ -48,11 +48,11 @@ class Installed:
     @classmethod
     def here(cls) -> Installed:
         """Read the metadata of this interpreter's packages."""
-        builds = {build: _version(build) for build in FBGEMM_BUILDS}
+        builds = {build: installed_version(build) for build in FBGEMM_BUILDS}
         return cls(
-            torch=_version("torch"),
+            torch=installed_version("torch"),
             fbgemm={build: version for build, version in builds.items() if version is not None},
-            torchrec=_version("torchrec"),
+            torchrec=installed_version("torchrec"),
         )
 
     @property
@@ -149,7 +149,8 @@ def _release(version: str, parts: int) -> str:
     return ".".join(re.split(r"[.+]", version)[:parts])
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -31,6 +31,11 @@ class RankInfo:
     local_rank: int = 0
     local_world_size: int = 1
 
+    @property
+    def cores(self) -> int:
+        """A rank's share of the cores that it may use, if all ranks of its host may use the same."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankInfo:
         """Read what torchrun and torchx set; without them this is the only process.
@@ -168,7 +173,7 @@ def _share_of_cores(rank_info: RankInfo) -> int:
     """
     if "DLRM_LAUNCHER" in os.environ and (given := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
         return max(1, int(given))
-    return max(1, len(os.sched_getaffinity(0)) // rank_info.local_world_size)
+    return rank_info.cores
 
 
 def _choose_device(config: DistributedConfig, rank_info: RankInfo, store: dist.Store) -> devices.Choice:  # type: ignore[name-defined]

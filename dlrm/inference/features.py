@@ -58,14 +58,13 @@ class Features:
         )
 
 
-def check_features(features: Features, schema: Schema, *, name: str, first_row: int = 1) -> None:
+def check_features(features: Features, schema: Schema, *, name: str) -> None:
     """See that a model can be asked with these rows: table kernels read what an id says, wherever that is.
 
     Args:
         features: the rows.
         schema: of the model.
-        name: how messages call where they come from.
-        first_row: 1-based number of the first of them there.
+        name: how messages call where they come from; they count the rows from 1.
 
     Raises:
         DataError: an id outside of its table, a dense value that is not finite; the first such row, and its column.
@@ -82,8 +81,8 @@ def check_features(features: Features, schema: Schema, *, name: str, first_row: 
     if bad_dense_BN[at].any():
         column = int(bad_dense_BN[at].nonzero()[0])
         problem, hint = f"{features.dense_BN[at, column].item()} is not finite", "give a finite number"
-        raise DataError(name, problem, row=first_row + at, column=schema.dense[column], hint=hint)
+        raise DataError(name, problem, row=at + 1, column=schema.dense[column], hint=hint)
     place = int(bad_ids_BS[at].nonzero()[0])
     feature = schema.sparse[int(feature_S[place])]
     problem = f"id {features.ids_BS[at, place].item()} is outside of its table (0 .. {feature.rows - 1})"
-    raise DataError(name, problem, row=first_row + at, column=feature.name, hint="give an id of the table")
+    raise DataError(name, problem, row=at + 1, column=feature.name, hint="give an id of the table")

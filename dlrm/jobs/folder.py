@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dlrm.config.layers import file_layer
@@ -41,20 +40,14 @@ def output_folder(output: str, resolved: str, name: str, what: str) -> Path:
     return folder
 
 
-@contextmanager
-def alone_in(folder: Path, command: str) -> Iterator[None]:
+def alone_in(folder: Path, command: str) -> AbstractContextManager[None]:
     """Keep other commands from a folder.
 
     Raises:
-        ConfigError: another works in it.
+        ConfigError: on entering, another works in it.
     """
-    with ExitStack() as held:
-        try:
-            held.enter_context(alone(folder / _LOCK, patience_s=0.0))
-        except BlockingIOError:
-            message = f"another {command} works in {folder}: wait for it, or name another folder"
-            raise ConfigError.at("output", message) from None
-        yield
+    message = f"another {command} works in {folder}: wait for it, or name another folder"
+    return alone(folder / _LOCK, patience_s=0.0, taken=ConfigError.at("output", message))
 
 
 def require_no_launcher(command: str) -> None:

@@ -54,49 +54,9 @@ def initialise_tables(model: Model, seed: int, *, bound: float | None) -> None:
     widths = model.lookups.widths
     for name, weight in model.table_weights.items():
         table = table_name(name)
-        fill_padded_block(
+        fill_table_block(
             weight, seed, table, rows=len(weight), dim=widths[table], row_start=0, col_start=0, bound=bound
         )
-
-
-def fill_padded_block(
-    out: torch.Tensor, seed: int, name: str, *, rows: int, dim: int, row_start: int, col_start: int, bound: float | None
-) -> None:
-    """:func:`fill_table_block` where the block may have columns beyond ``dim``, the table's padding: zeros."""
-    columns = max(0, min(out.shape[1], dim - col_start))
-    with torch.no_grad():
-        out[:, columns:] = 0
-    if columns:
-        fill_table_block(
-            out[:, :columns],
-            seed,
-            name,
-            rows=rows,
-            dim=dim,
-            row_start=row_start,
-            col_start=col_start,
-            bound=bound,
-        )
-
-
-def table_block(
-    seed: int,
-    name: str,
-    *,
-    rows: int,
-    dim: int,
-    row_start: int,
-    row_stop: int,
-    col_start: int,
-    col_stop: int,
-    bound: float | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """Initial weights [row_start:row_stop, col_start:col_stop] of a table; see :func:`fill_table_block`."""
-    out = torch.empty(row_stop - row_start, col_stop - col_start, device=device, dtype=dtype)
-    fill_table_block(out, seed, name, rows=rows, dim=dim, row_start=row_start, col_start=col_start, bound=bound)
-    return out
 
 
 @torch.no_grad()
@@ -114,6 +74,8 @@ def fill_table_block(
 ) -> None:
     """Write the initial weights of a block of a table into ``out``, with bounded extra memory.
 
+    The block may have columns beyond ``dim``, the table's padding: zeros.
+
     Args:
         out: any floating type and device, (block rows, block columns): a shard. Need not be contiguous.
         seed: run.seed.
@@ -126,10 +88,10 @@ def fill_table_block(
         chunk_weights: weights drawn at a time (at least a row); changes nothing but time and memory.
 
     Raises:
-        ValueError: the block does not lie inside of the table.
+        ValueError: the block has rows that are not the table's.
     """
     block_rows, block_cols = out.shape
-    if not (0 <= row_start <= rows - block_rows and 0 <= col_start <= dim - block_cols):
+    if not 0 <= row_start <= rows - block_rows:
         block = f"[{row_start}:{row_start + block_rows}, {col_start}:{col_start + block_cols}]"
         raise ValueError(f"block {block} is not inside of table {name} ({rows} x {dim})")
     if not out.numel():
@@ -157,14 +119,16 @@ def table_rows(
 ) -> torch.Tensor:
     """Initial weights of any rows of a table, float32 (R, columns), on the device of ``row_R`` (int64).
 
-    The other arguments are those of :func:`fill_table_block`.
+    Columns beyond ``dim`` are zeros. The other arguments are those of :func:`fill_table_block`.
     """
     key = stream_key(seed, "init", "table", name)
     limit = math.sqrt(1.0 / rows) if bound is None else bound
-    col_C = torch.arange(col_start, col_start + columns, device=row_R.device)
+    drawn = max(0, min(columns, dim - col_start))
+    col_C = torch.arange(col_start, col_start + drawn, device=row_R.device)
     uniform_RC = uniform(key, row_R[:, None] * dim + col_C)
     # 2u - 1 is exact in float32, so the one rounding is the product's, the same on every device.
-    return uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+    rows_RC = uniform_RC.mul_(2.0).sub_(1.0).mul_(limit)
+    return rows_RC if drawn == columns else nn.functional.pad(rows_RC, (0, columns - drawn))
 
 
 def _dense_parameters(model: Model) -> Iterator[tuple[str, nn.Parameter, float, float]]:

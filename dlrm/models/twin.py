@@ -31,14 +31,16 @@ def twin_of(task: TrainTask, fake: FakeTensors, device: torch.device, *, exchang
     return copy.deepcopy(task, {**shared, **stand_ins})
 
 
-class PooledEmbeddings(nn.Module):
-    """Stands in for the tables: their output, float32 (B, X), a column block for each feature of a table."""
-
+class _Embeddings(nn.Module):
     def __init__(self, configs: Iterable[Any], device: torch.device, *, exchanged: bool) -> None:
         super().__init__()
         self._dims = {name: config.embedding_dim for config in configs for name in config.feature_names}
         self._exchanged = exchanged
         self._weight = torch.zeros((), device=device, requires_grad=True)
+
+
+class PooledEmbeddings(_Embeddings):
+    """Stands in for the tables: their output, float32 (B, X), a column block for each feature of a table."""
 
     def forward(self, sparse: KeyedJaggedTensor) -> KeyedTensor:
         """Whatever the ids."""
@@ -47,14 +49,8 @@ class PooledEmbeddings(nn.Module):
         return KeyedTensor(keys=list(self._dims), length_per_key=list(self._dims.values()), values=pooled_BX)
 
 
-class UnpooledEmbeddings(nn.Module):
+class UnpooledEmbeddings(_Embeddings):
     """Stands in for tables whose rows are not summed: float32 (R, D) of each feature."""
-
-    def __init__(self, configs: Iterable[Any], device: torch.device, *, exchanged: bool) -> None:
-        super().__init__()
-        self._dims = {feature: config.embedding_dim for config in configs for feature in config.feature_names}
-        self._exchanged = exchanged
-        self._weight = torch.zeros((), device=device, requires_grad=True)
 
     def forward(self, sparse: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """Whatever the ids; as many of each feature as the batch has."""

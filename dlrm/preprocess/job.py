@@ -32,6 +32,7 @@ from dlrm.data.packed.write import file_record, write_manifest
 from dlrm.distributed.collectives import Collectives, from_rank_0, together
 from dlrm.distributed.world import RankInfo, joined_world
 from dlrm.errors import DataError, DlrmError
+from dlrm.files import seen
 from dlrm.preprocess.encode import Encoder
 from dlrm.preprocess.fixed_vocabulary import adopt, check_vocabularies, copy_vocabularies
 from dlrm.preprocess.job_context import JobContext, Source, check_room, disk_errors, extent_of, peak_bytes
@@ -48,7 +49,6 @@ from dlrm.progress import duration, shown_progress
 T = TypeVar("T")
 
 _WEEK_S = 7 * 24 * 3600.0
-_SEEN_WITHIN_S = 10.0  # network file systems show new files to other hosts after a while
 # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD (larger ones it refuses), M_TRIM_THRESHOLD (never)
 _MALLOC_OPTIONS = ((-8, 1), (-3, 32 << 20), (-1, 2**31 - 1))
 
@@ -96,7 +96,7 @@ def preprocess(config: PreprocessConfig, collectives: Collectives, *, chunk_byte
             bucket_rows=begun.state.bucket_rows,
             rank=collectives.rank,
             world_size=collectives.world_size,
-            threads=_threads(config),
+            threads=config.workers or RankInfo.from_environment().cores,
             progress=progress,
         )
         _run_steps(job, collectives)
@@ -158,23 +158,16 @@ def _see_token(work: WorkFolder, token: str) -> None:
         DataError: it is not.
     """
     path = work.path / "token"
-    give_up_at = time.monotonic() + _SEEN_WITHIN_S
-    while not (path.exists() and path.read_text() == token):
-        if time.monotonic() > give_up_at:
-            problem = f"host {socket.gethostname()} does not see what rank 0 writes there"
-            raise DataError(str(work.output), problem, hint="choose an output that all hosts share")
-        time.sleep(0.1)
-
-
-def _threads(config: PreprocessConfig) -> int:
-    return config.workers or max(1, len(os.sched_getaffinity(0)) // RankInfo.from_environment().local_world_size)
+    if not seen(lambda: path.exists() and path.read_text() == token):
+        problem = f"host {socket.gethostname()} does not see what rank 0 writes there"
+        raise DataError(str(work.output), problem, hint="choose an output that all hosts share")
 
 
 def _run_steps(job: JobContext, collectives: Collectives) -> None:
     began_s = time.monotonic()
 
     def on_every_rank(step: Callable[[], T]) -> T:
-        return together(collectives, partial(_with_disk_errors, job.work.output, step))
+        return together(collectives, disk_errors(job.work.output)(step))
 
     on_every_rank(partial(parse_files, job))
     counts, plan = on_every_rank(partial(_plan, job))
@@ -188,14 +181,9 @@ def _run_steps(job: JobContext, collectives: Collectives) -> None:
     encoder = on_every_rank(partial(_encoder, job))
     on_every_rank(partial(write_parts, job, encoder, plan))
     finish = partial(_finish, job, counts, plan, encoder)
-    manifest = from_rank_0(collectives, partial(_with_disk_errors, job.work.output, finish))
+    manifest = from_rank_0(collectives, disk_errors(job.work.output)(finish))
     job.progress.close()
     job.progress.say(_summary(job, manifest, time.monotonic() - began_s))
-
-
-def _with_disk_errors(output: Path, step: Callable[[], T]) -> T:
-    with disk_errors(output):
-        return step()
 
 
 def _plan(job: JobContext) -> tuple[list[list[ChunkCounts]], RowPlan]:

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -176,17 +175,12 @@ def _reader(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-@contextmanager
-def locked(work: WorkFolder) -> Iterator[None]:
+def locked(work: WorkFolder) -> AbstractContextManager[None]:
     """Be the only job that writes the output.
 
     Raises:
-        DataError: there is another one.
+        DataError: on entering, there is another one.
     """
-    with ExitStack() as held:
-        try:
-            held.enter_context(alone(work.path / "lock", patience_s=0))
-        except BlockingIOError:
-            problem = "another job is writing this data set"
-            raise DataError(str(work.output), problem, hint="wait for it to end, or choose another output") from None
-        yield
+    hint = "wait for it to end, or choose another output"
+    taken = DataError(str(work.output), "another job is writing this data set", hint=hint)
+    return alone(work.path / "lock", patience_s=0, taken=taken)

@@ -7,13 +7,13 @@ import platform
 import socket
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from dlrm.distributed.versions import installed_version
 from dlrm.distributed.world import World
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "iopath", "numpy", "dlrm")
@@ -46,14 +46,7 @@ def environment(world: World) -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """The packages that decide what is computed, as far as they are installed."""
-    return {name: version for name in _PACKAGES if (version := _version(name)) is not None}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return {name: version for name in _PACKAGES if (version := installed_version(name)) is not None}
 
 
 def _git_state() -> dict[str, Any] | None:

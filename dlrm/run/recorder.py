@@ -149,7 +149,7 @@ class RunRecorder:
         if not step or not self._path.exists():
             return []
         *lines, last = self._path.read_bytes().split(b"\n")
-        parsed = [_parse(line) for line in lines]
+        parsed = [parse_record(line) for line in lines]
         if None in parsed:
             number = parsed.index(None) + 1
             aside = _free_name(self._path.with_suffix(".jsonl.damaged"))
@@ -159,7 +159,7 @@ class RunRecorder:
                     f"warning: {self._path}: {parsed.count(None)} line(s) are no records (line {number} is the first) and "
                     f"are left out; the file as it was is {aside.name}"
                 )
-        found = [entry for entry in (*parsed, _parse(last)) if entry is not None]
+        found = [entry for entry in (*parsed, parse_record(last)) if entry is not None]
         return [entry for entry in found if entry["step"] <= step and entry["kind"] != "test"]
 
 
@@ -167,7 +167,7 @@ def _lines(entries: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(entry) + "\n" for entry in entries)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse_record(line: bytes) -> dict[str, Any] | None:
     """The record of a line; None if it is none."""
     try:
         entry = json.loads(line)

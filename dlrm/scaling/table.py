@@ -6,7 +6,7 @@ calibration. A point's factors are columns of their own, by their dotted option.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -56,17 +56,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the repeats of a point, or a prediction with its band.
+    """A figure with how far it spreads.
 
     Attributes:
-        median, low, high: of the repeats: their median, least and greatest; predicted: the value and its band.
-        count: repeats that it is of.
+        value, low, high: of the repeats of a point: their median, least and greatest; predicted: the value and its band.
     """
 
-    median: float
+    value: float
     low: float
     high: float
-    count: int
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether there is more than one value."""
+        return self.low < self.high
 
 
 Figure = tuple[str, str, str, str, int | None]
@@ -79,11 +82,12 @@ def spreads(rows: Iterable[Row]) -> dict[Figure, Spread]:
     for row in rows:
         if row.value is not None:
             found.setdefault((row.point, row.source, row.quantity, row.part, row.rank), []).append(row)
-    return {figure: _spread(of_figure) for figure, of_figure in found.items()}
+    return {figure: spread_of(of_figure) for figure, of_figure in found.items()}
 
 
-def _spread(rows: list[Row]) -> Spread:
+def spread_of(rows: Sequence[Row]) -> Spread:
+    """Median and spread of a figure over rows that have it, at least one."""
     values = [row.value for row in rows if row.value is not None]
     low = min(value if row.low is None else row.low for row, value in zip(rows, values, strict=True))
     high = max(value if row.high is None else row.high for row, value in zip(rows, values, strict=True))
-    return Spread(median(values), low, high, len(values))
+    return Spread(median(values), low, high)

@@ -61,12 +61,12 @@ def summary_table(outcome: Outcome) -> Table:
     return table
 
 
-def estimate_text(found: Estimate | None, digits: int = 5) -> str:
+def estimate_text(found: Estimate | None) -> str:
     """``0.83770 ± 0.00020``."""
     if found is None:
         return "-"
-    error = "" if found.error is None else f" ± {found.error:.{digits}f}"
-    return f"{found.mean:.{digits}f}{error}"
+    error = "" if found.error is None else f" ± {found.error:.5f}"
+    return f"{found.mean:.5f}{error}"
 
 
 def difference_texts(outcome: Outcome, arm: ArmOutcome) -> tuple[str, str]:

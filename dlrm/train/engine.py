@@ -20,7 +20,7 @@ from dlrm.lookups.plan import Lookups, with_table_rows
 from dlrm.memory import NO_BYTES, PROCESS, Bytes, MemoryAccount, expect
 from dlrm.models.base import Model, group_of
 from dlrm.models.build import build_model
-from dlrm.models.init import fill_padded_block
+from dlrm.models.init import fill_table_block
 from dlrm.models.tables import padded_width
 from dlrm.models.task import MODEL_PREFIX, TASK_WEIGHTING, TrainTask
 from dlrm.models.task_weighting import UncertaintyWeights
@@ -379,7 +379,7 @@ def _block_filler(config: Config, sizes: dict[str, tuple[int, int]], widths: dic
     """What writes the initial weights of any part of any table."""
 
     def fill(table: str, block_RC: torch.Tensor, first_row: int, first_column: int) -> None:
-        fill_padded_block(
+        fill_table_block(
             block_RC,
             config.run.seed,
             table,

@@ -103,20 +103,16 @@ def _initial_rows(
     first_column: int,
     columns: int,
 ) -> torch.Tensor:
-    width = widths[table]
-    wanted = max(0, min(columns, width - first_column))
-    rows_NC = torch.zeros(len(rows_N), columns, device=rows_N.device)  # columns of padding stay zero
-    rows_NC[:, :wanted] = table_rows(
+    return table_rows(
         rows_N,
         config.run.seed,
         table,
         rows=growing[table].rows,
-        dim=width,
+        dim=widths[table],
         col_start=first_column,
-        columns=wanted,
+        columns=columns,
         bound=config.model.embedding_init_bound,
     )
-    return rows_NC
 
 
 def _weights(sharded: DistributedModelParallel) -> list[tuple[str, torch.Tensor | ShardedTensor]]:

@@ -94,9 +94,9 @@ def test_a_rank_whose_disk_is_full_stops_the_others(forms, tmp_path):
 
 
 def unshared(rank, world_size, forms, outputs):
-    from dlrm.inference.predict import work
+    from dlrm import files
 
-    work._SEEN_WITHIN_S = 0.2
+    files._SEEN_WITHIN_S = 0.2
     return refused(rank, world_size, forms, outputs[rank], "packed", {})
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dlrm import files
 from dlrm.data.packed.write import PartWriter
 from dlrm.distributed.collectives import ProcessGroup
 from dlrm.errors import DlrmError
@@ -16,7 +17,7 @@ def run(rank, world_size, raw, output, changes):
 
 
 def refused(rank, world_size, raw, outputs, changes):
-    job._SEEN_WITHIN_S = 0.2
+    files._SEEN_WITHIN_S = 0.2
     with pytest.raises(DlrmError) as error:
         run(rank, world_size, raw, outputs[rank], changes)
     return str(error.value)

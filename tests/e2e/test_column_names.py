@@ -14,7 +14,7 @@ import yaml
 
 from dlrm.config.dialect import Dumper
 from dlrm.errors import USER_ERROR_EXIT_CODE
-from dlrm.models.init import table_block
+from dlrm.models.init import fill_table_block
 from dlrm.table_names import table_name
 from tests.support.command import run_command
 from tests.unit.column_names import COLUMN_NAMES, FOR_SCREENS
@@ -93,7 +93,8 @@ def test_each_table_is_saved_under_its_name_and_trained_by_its_column(run, tmp_p
     assert set(tables) == set(SPARSE)
     assert torch.equal(tables["user.id"], state["tables.user.id.weight"])
     for i, name in enumerate(SPARSE):
-        initial_RD = table_block(0, name, rows=ROWS, dim=DIM, row_start=0, row_stop=ROWS, col_start=0, col_stop=DIM)
+        initial_RD = torch.empty(ROWS, DIM)
+        fill_table_block(initial_RD, 0, name, rows=ROWS, dim=DIM, row_start=0, col_start=0)
         changed = (tables[name] != initial_RD).any(dim=1).nonzero().flatten().tolist()
         assert changed == ([] if name in ("training", "a.b") else [0, used_row(i)])
 

@@ -12,14 +12,14 @@ from rich.text import Text
 from dlrm.checkpoint.tools.format import best_metric, count, figure, metadata_of, metrics, moment, text
 from dlrm.checkpoint.tools.listing import Entry
 from dlrm.format import byte_size, escaped
+from dlrm.progress import standard_output
 
 _WIDTH_OF_FILES = 200
 
 
 def terminal() -> rich.console.Console:
     """Standard output; where that is no terminal, wide enough for every table."""
-    console = rich.console.Console(highlight=False)
-    return console if console.is_terminal else rich.console.Console(highlight=False, width=_WIDTH_OF_FILES)
+    return standard_output(_WIDTH_OF_FILES)
 
 
 def show(console: rich.console.Console, title: str, table: Table) -> None:

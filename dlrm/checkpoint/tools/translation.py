@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 
-from dlrm.checkpoint.tensors import weight_name
+from dlrm.checkpoint.tensors import model_shapes
 from dlrm.config.model import DlrmModel, DotInteraction, ModelConfig
 from dlrm.format import escaped
 from dlrm.models.build import build_model
 from dlrm.schema import Schema
-from dlrm.table_names import is_table_weight, state_name, table_name, table_of_weight
+from dlrm.table_names import table_name
 
 _PARTS = ("sparse_arch", "dense_arch", "inter_arch", "over_arch")
 _WRAPPERS = ("module", "_dmp_wrapped_module", "_orig_mod")
@@ -67,7 +67,7 @@ def translate(found: Mapping[str, Any], config: ModelConfig, schema: Schema) -> 
     """
     if not isinstance(config, DlrmModel):
         return Translated({}, []), [f"no model there is a {config.kind}: choose model.kind dlrm"]
-    wanted = model_shapes(config, schema)
+    wanted = model_shapes(build_model(config, schema, seed=0))
     plain, problems = _without_wrappers(found)
     differences = [*unlike(config, schema), *problems, *_other_interaction(plain, config)]
     if differences:  # names would all be wrong as well, which helps nobody
@@ -84,20 +84,6 @@ def translate(found: Mapping[str, Any], config: ModelConfig, schema: Schema) -> 
         weights[name] = value.detach().to(torch.float32)
     differences += [f"{escaped(name)} is in the file, and nothing of this model" for name in plain]
     return Translated(weights, [*notes, *_order(found, schema)]), differences
-
-
-def model_shapes(config: ModelConfig, schema: Schema) -> dict[str, tuple[int, ...]]:
-    """The weights of this project's model by their names in checkpoints; the tables need no memory for it."""
-    model = build_model(config, schema, seed=0)
-    widths = model.lookups.widths
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, weight in model.named_parameters():
-        if is_table_weight(name):
-            table = table_of_weight(name)
-            shapes[weight_name(state_name(table))] = (weight.shape[0], widths[table])
-        else:
-            shapes[name] = tuple(weight.shape)
-    return shapes
 
 
 def unlike(config: DlrmModel, schema: Schema) -> Iterator[str]:

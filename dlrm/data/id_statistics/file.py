@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dlrm.data.id_statistics.measured import MeasuredIds
-from dlrm.errors import DataError
-from dlrm.files import written_beside
+from dlrm.data.json_files import read_record, write_record
 
 FORMAT: Literal["dlrm-id-statistics"] = "dlrm-id-statistics"
 VERSION: Literal[1] = 1
@@ -76,14 +73,7 @@ def write_statistics(statistics: Sequence[MeasuredIds], path: str) -> None:
     Raises:
         DataError: the folder cannot be written to.
     """
-    record = _File(features=tuple(_Feature(**asdict(ids)) for ids in statistics))
-    target = Path(path).expanduser()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(target) as file:
-            file.write(record.model_dump_json().encode() + b"\n")
-    except OSError as error:
-        raise DataError(path, f"cannot be written ({error.strerror})", hint="make room or name another file") from None
+    write_record(_File(features=tuple(_Feature(**asdict(ids)) for ids in statistics)), path)
 
 
 def read_statistics(path: str) -> tuple[MeasuredIds, ...]:
@@ -92,29 +82,6 @@ def read_statistics(path: str) -> tuple[MeasuredIds, ...]:
     Raises:
         DataError: there is no such file, it is another or of another version, or a value in it cannot be.
     """
-    try:
-        text = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        hint = "write one with dlrm_main.py inspect --id_statistics FILE, or check the path"
-        raise DataError(path, f"cannot be read ({error.strerror})", hint=hint) from None
-    _check_format(text, path)
-    try:
-        record = _File.model_validate_json(text)
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in detail["loc"])
-        problem = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        raise DataError(path, f"{where}: {problem}", hint="restore it or write it again") from None
+    made_by = "inspect --id_statistics FILE"
+    record = read_record(_File, path, other="holds no statistics of ids", made_by=made_by, again="write it again")
     return tuple(MeasuredIds(**dict(feature)) for feature in record.features)
-
-
-def _check_format(text: bytes, path: str) -> None:
-    try:
-        found: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})", hint="write it again") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DataError(path, f"holds no statistics of ids (no format: {FORMAT})", hint="check the path")
-    if found.get("version") != VERSION:
-        problem = f"has format version {found.get('version')!r}, this program reads {VERSION}"
-        raise DataError(path, problem, hint="use the program that wrote it, or write it again")

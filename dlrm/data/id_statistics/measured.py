@@ -64,11 +64,6 @@ class MeasuredIds:
         """Mean number of ids of a sample."""
         return self.lookups / self.samples
 
-    @property
-    def hot_shares(self) -> tuple[float, ...]:
-        """Share of the lookups that each of the hottest rows got."""
-        return tuple(count / self.lookups for count in self.hot_counts)
-
     def distinct(self, lookups: float) -> float:
         """The expected number of different ids among so many lookups."""
         if not self.lookups or lookups <= 1:

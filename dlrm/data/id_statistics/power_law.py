@@ -33,21 +33,19 @@ def partial_sums(exponent: float, terms: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class PowerLawIds:
-    """Ids of a power law.
+    """Ids of a power law, of which the hottest row is the first of the table, the second hottest the second, and so on.
+
+    So it is where vocabularies are in order of frequency, and with the Zipf ids of random data.
 
     Attributes:
         rows: of the table.
         exponent: s, at least 0; 0 is uniform, Criteo's columns have 1 to 1.3.
         ids_per_sample: mean number of ids of a sample; they are independent.
-        in_order: whether the hottest row is the first of the table, the second hottest the second, and so on: vocabularies
-            in order of frequency, and the Zipf ids of random data. Otherwise (hashed ids) the hottest rows are taken to be
-            dealt out to the ranks one after the other, which is the best that can happen.
     """
 
     rows: int
     exponent: float
     ids_per_sample: float = 1.0
-    in_order: bool = True
 
     def distinct(self, lookups: float) -> float:
         """The sum of 1 - (1 - p)^m over all rows, for m lookups."""
@@ -65,20 +63,10 @@ class PowerLawIds:
         return float((below + (above - below) * (rank - np.floor(rank))) / self._total)
 
     def row_range_shares(self, rows: int, ranks: int) -> list[float]:
-        """The law's share of each range of ranks, or of every n-th rank where the rows are not in order."""
-        ranges = row_ranges(rows, ranks)
-        if self.in_order:
-            sums = partial_sums(self.exponent, np.round(np.array(ranges) * (self.rows / rows))) / self._total
-            return [float(stop - start) for start, stop in pairwise(sums)]
-        dealt = np.zeros(ranks)
-        count_B, probability_B = self._bins
-        singles = int((count_B == 1).sum())
-        np.add.at(dealt, np.arange(singles) % ranks, probability_B[:singles])
-        even = float((count_B[singles:] * probability_B[singles:]).sum())
-        return [
-            float(share) + even * (stop - start) / rows
-            for share, (start, stop) in zip(dealt, pairwise(ranges), strict=True)
-        ]
+        """The law's share of each range of ranks."""
+        ranges = np.array(row_ranges(rows, ranks))
+        sums = partial_sums(self.exponent, np.round(ranges * (self.rows / rows))) / self._total
+        return [float(stop - start) for start, stop in pairwise(sums)]
 
     @cached_property
     def _total(self) -> float:

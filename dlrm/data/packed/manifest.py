@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from dlrm.data.json_files import check_format
 from dlrm.data.packed.split import Part, ResolvedSplit, Span, find_overlap
 from dlrm.errors import DataError
 from dlrm.schema import ONE_TASK, Schema, SparseFeature, fault_in_name
@@ -167,15 +168,8 @@ def parse_manifest(text: str | bytes, path: str) -> Manifest:
         DataError: not JSON, another format or version, a value of the wrong type, a path that leaves the folder, a
             split that names rows that are not there.
     """
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})", hint=RESTORE) from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DataError(path, f"is not the manifest of a packed data set (no format: {FORMAT})", hint="check the path")
-    if found.get("version") != VERSION:
-        problem = f"has format version {found.get('version')!r}, this program reads {VERSION}"
-        raise DataError(path, problem, hint="use the program that wrote it, or preprocess again")
+    other = "is not the manifest of a packed data set"
+    check_format(text, path, FORMAT, VERSION, other=other, again="preprocess again", hint=RESTORE)
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from dlrm.data.file_names import LEFT_OUT, is_data, matching_data, some_names
 from dlrm.data.packed.split import natural_key
 from dlrm.errors import ConfigError, DataError
 
-_FETCH_AGAIN = "write or fetch the file again"
+FETCH_AGAIN = "write or fetch the file again"
 _PROBE_BUFFER_BYTES = 1 << 16
 _OTHER_MAGIC = {
     b"\x1f\x8b": "gzip data",
@@ -102,7 +102,7 @@ def open_part(path: str) -> ParquetPart:
             part = ParquetPart(path, file.schema_arrow, group_rows, identity, footer.serialized_size + 8)
     if min(group_rows, default=0) < 0 or part.rows != footer.num_rows:
         problem = f"the footer counts {footer.num_rows} rows, its row groups {part.rows}"
-        raise DataError(path, problem, hint=_FETCH_AGAIN)
+        raise DataError(path, problem, hint=FETCH_AGAIN)
     return part
 
 
@@ -145,7 +145,7 @@ def reading(path: str, *, row: int | None = None, column: str | None = None) -> 
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "decrypt" in reason.lower():
             raise DataError(path, "is encrypted", column=column, hint="write it without encryption") from None
-        raise DataError(path, f"cannot be decoded ({reason})", row=row, column=column, hint=_FETCH_AGAIN) from error
+        raise DataError(path, f"cannot be decoded ({reason})", row=row, column=column, hint=FETCH_AGAIN) from error
 
 
 def _look_at_ends(path: str, size: int) -> None:
@@ -155,7 +155,7 @@ def _look_at_ends(path: str, size: int) -> None:
         file.seek(max(0, size - 4))
         end = file.read(4)
     if not size:
-        raise DataError(path, "the file is empty", hint=_FETCH_AGAIN)
+        raise DataError(path, "the file is empty", hint=FETCH_AGAIN)
     if b"PARE" in (start, end):
         raise DataError(path, "is encrypted", hint="write it without encryption")
     if start != b"PAR1":
@@ -164,4 +164,4 @@ def _look_at_ends(path: str, size: int) -> None:
         problem = f"is not a Parquet file but {kind}" if kind else "is not a Parquet file"
         raise DataError(path, problem, hint="convert it, or check data.path and data.files")
     if end != b"PAR1" or size < 12:
-        raise DataError(path, "is cut off: the footer is missing", hint=_FETCH_AGAIN)
+        raise DataError(path, "is cut off: the footer is missing", hint=FETCH_AGAIN)

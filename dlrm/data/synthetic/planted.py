@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
@@ -20,11 +19,9 @@ from dlrm.counter_rng import random_bits, stream_key, uniform64
 from dlrm.data.fingerprint import FileFingerprint
 from dlrm.data.source import Dataset, Samples, Source
 from dlrm.data.synthetic.hidden_model import CHUNK_SAMPLES, HIGHEST_ORDER, Drawn, HiddenModel
-from dlrm.data.synthetic.ids import task_key
+from dlrm.data.synthetic.ids import Split, task_key
 from dlrm.data.synthetic.weights import SAMPLE_WEIGHT, weights_of
 from dlrm.schema import ONE_TASK, Schema
-
-Split = Literal["train", "validation", "test"]
 
 
 class PlantedSource(Source):

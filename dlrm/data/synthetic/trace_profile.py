@@ -11,7 +11,6 @@ a megabyte for 26 columns.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,12 +19,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from dlrm.compiled import compiled
+from dlrm.data.json_files import read_record, write_record
 from dlrm.data.synthetic.lru_stack import stack_distances
 from dlrm.errors import DataError
-from dlrm.files import written_beside
 
 FORMAT: Literal["dlrm-trace-profile"] = "dlrm-trace-profile"
 VERSION: Literal[1] = 1
@@ -186,13 +185,7 @@ def write_profile(profile: TraceProfile, path: str) -> None:
         )
         for column in profile.columns
     )
-    target = Path(path).expanduser()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(target) as file:
-            file.write(_ProfileRecord(columns=records).model_dump_json().encode() + b"\n")
-    except OSError as error:
-        raise DataError(path, f"cannot be written ({error.strerror})", hint="make room or name another file") from None
+    write_record(_ProfileRecord(columns=records), path)
 
 
 def is_profile(path: str) -> bool:
@@ -211,31 +204,9 @@ def read_profile(path: str) -> TraceProfile:
     Raises:
         DataError: there is no such file, it is no profile or another version, or a value in it cannot be.
     """
-    try:
-        text = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        hint = "write one with dlrm_main.py synthesize, or check the path"
-        raise DataError(path, f"cannot be read ({error.strerror})", hint=hint) from None
-    _check_format(text, path)
-    try:
-        record = _ProfileRecord.model_validate_json(text)
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in detail["loc"])
-        raise _damaged(path, where, detail["msg"].replace("Input should be", "must be")) from None
+    other = "is not a profile of id streams"
+    record = read_record(_ProfileRecord, path, other=other, made_by="synthesize", again="profile again")
     return TraceProfile(tuple(_column(column, i, path) for i, column in enumerate(record.columns)))
-
-
-def _check_format(text: bytes, path: str) -> None:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})", hint="profile again") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DataError(path, f"is not a profile of id streams (no format: {FORMAT})", hint="check the path")
-    if found.get("version") != VERSION:
-        problem = f"has format version {found.get('version')!r}, this program reads {VERSION}"
-        raise DataError(path, problem, hint="use the program that wrote it, or profile again")
 
 
 def _column(record: _ColumnRecord, number: int, path: str) -> ColumnProfile:

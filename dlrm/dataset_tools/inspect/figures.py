@@ -130,7 +130,7 @@ def figures_of(folder: PackedFolder, sample: RowSample) -> Figures:
         path=folder.path,
         sample=sample,
         parts=tuple(_part(part, folder, clicks) for part in folder.parts),
-        splits=tuple(_splits(folder, clicks)),
+        splits=tuple(_splits(clicks)),
         sparse=tuple(_sparse(folder, sample)),
         dense=tuple(_dense(folder, sample)),
         table_rows_known=folder.manifest is not None,
@@ -204,7 +204,7 @@ def _part(part: PackedPart, folder: PackedFolder, clicks: dict[Region, _Clicks])
     return RowFigures(part.name, part.rows, rate, tuple(regions), nbytes)
 
 
-def _splits(folder: PackedFolder, clicks: dict[Region, _Clicks]) -> list[RowFigures]:
+def _splits(clicks: dict[Region, _Clicks]) -> list[RowFigures]:
     found = []
     for split in (*SPLITS, UNUSED):
         regions = [region for region in clicks if region.split == split]

@@ -22,6 +22,7 @@ from dlrm.dataset_tools.inspect.sample import sample_rows
 from dlrm.dataset_tools.inspect.verify import recorded_bytes, verify
 from dlrm.errors import ConfigError, DataError, SetupError
 from dlrm.format import byte_size, counted
+from dlrm.progress import standard_output
 
 _ANY_TABLE = 2**40  # rows of the tables while nothing says how many they have
 
@@ -35,9 +36,7 @@ def run_inspect(config: InspectConfig) -> None:
             ``verify``, after the others were printed.
         SetupError: the pictures cannot be written into the folder that was named for them.
     """
-    console = rich.console.Console(highlight=False)
-    if not console.is_terminal:
-        console = rich.console.Console(highlight=False, width=110)
+    console = standard_output(110)
     if is_remote(config.path):
         raise ConfigError.at("path", f"{config.path} is remote: name a folder that this host sees")
     manifest = read_manifest(config.path)

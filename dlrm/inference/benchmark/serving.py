@@ -69,7 +69,7 @@ class Serving:
         """See :class:`~dlrm.inference.benchmark.loops.Server`."""
         model = log.models[number]
         features = self._requests[model].take(number, self._given)
-        request = _Logged(features, self._workers.clock() + self._timeout_s, log, number, client)
+        request = _Logged(features, time.monotonic() + self._timeout_s, log, number, client)
         try:
             self._batchers[model].put(request)
         except QueueFullError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dlrm.checkpoint.reader import open_reader
 from dlrm.checkpoint.stored import Checkpoint
-from dlrm.checkpoint.tensors import weight_name
+from dlrm.checkpoint.tensors import model_shapes, weight_name
 from dlrm.config import Config
 from dlrm.config.optim import OptimConfig, Sgd, SparseSgd
 from dlrm.config.sharding import ShardingConfig
@@ -15,7 +15,7 @@ from dlrm.lookups.plan import Lookups, lookups_of, with_table_rows
 from dlrm.models.build import build_model
 from dlrm.optim.tables.build import table_optimizer
 from dlrm.schema import Schema
-from dlrm.table_names import is_table_weight, state_name
+from dlrm.table_names import state_name
 
 _MOST_DIFFERENCES = 3
 _HINT = "give data with the columns that were trained on (--data.path, --data.kind, ...)"
@@ -119,14 +119,7 @@ def _of_weights(checkpoint: Checkpoint, config: Config, schema: Schema) -> list[
     stored = open_reader(checkpoint).tensors
     columns = f"with the data's {len(schema.dense)} dense column(s) and {len(schema.tasks)} task(s)"
     found = []
-    model = build_model(config.model, schema, seed=0)
-    shapes: dict[str, tuple[int, ...]] = {
-        weight_name(state_name(table.name)): (table.rows, table.dim) for table in model.lookups.tables
-    }
-    for name, weight in model.named_parameters():
-        if not is_table_weight(name):
-            shapes[name] = tuple(weight.shape)
-    for name, shape in shapes.items():
+    for name, shape in model_shapes(build_model(config.model, schema, seed=0)).items():
         if name not in stored:
             found.append(f"{columns} there is {escaped(name)}, which is not in the checkpoint")
         elif stored[name].shape != shape:

@@ -14,12 +14,12 @@ import torch
 
 from dlrm.config.predict import PredictConfig
 from dlrm.errors import DataError, DivergedError
-from dlrm.files import written_beside
+from dlrm.files import seen, written_beside
 from dlrm.inference.exported.tiles import MOST_ROWS, padded
 from dlrm.inference.predict.inputs import Input
 from dlrm.inference.predict.outputs import open_writer
 from dlrm.inference.predict.score import CARRIED, LABEL, LOGIT
-from dlrm.inference.predict.work import WorkFolder, seen
+from dlrm.inference.predict.work import WorkFolder
 from dlrm.metrics.tasks import Results, TaskMetrics
 from dlrm.progress import Progress
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -35,8 +34,6 @@ from dlrm.inference.predict.told import metrics_path, summary, write_metrics
 from dlrm.inference.predict.work import WorkFolder, locked
 from dlrm.preprocess.job_context import disk_errors
 from dlrm.progress import Progress, shown_progress
-
-T = TypeVar("T")
 
 _WEEK_S = 7 * 24 * 3600.0
 
@@ -80,17 +77,17 @@ def predict(config: PredictConfig, collectives: Collectives) -> None:
     began_s = time.monotonic()
     work = WorkFolder(Path(config.output))
     with shown_progress(collectives.rank == 0) as progress, ExitStack() as lock:
-        begun = from_rank_0(collectives, partial(_with_disk_errors, work.output, partial(_begin, config, work, lock)))
+        begun = from_rank_0(collectives, disk_errors(work.output)(partial(_begin, config, work, lock)))
         if begun.is_whole:
             progress.say(f"{config.output} is complete already")
             return
         work = WorkFolder(work.output, begun.token, collectives.rank)
-        opened = together(collectives, partial(_with_disk_errors, work.output, partial(_open, config, work, begun)))
+        opened = together(collectives, disk_errors(work.output)(partial(_open, config, work, begun)))
         scoring = partial(_score, config, work, opened, begun.chunk_rows, collectives=collectives, progress=progress)
-        rows = together(collectives, partial(_with_disk_errors, work.output, scoring))
+        rows = together(collectives, disk_errors(work.output)(scoring))
         scored = sum(collectives.all_gather_object(rows))
         finishing = partial(_finish, config, work, opened, progress)
-        outcome = from_rank_0(collectives, partial(_with_disk_errors, work.output, finishing))
+        outcome = from_rank_0(collectives, disk_errors(work.output)(finishing))
         progress.close()
         progress.say(summary(config, outcome, scored, time.monotonic() - began_s))
 
@@ -150,7 +147,7 @@ def _score(
     progress: Progress,
 ) -> int:
     """Score this rank's share; how many rows that were."""
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // RankInfo.from_environment().local_world_size)
+    threads = config.threads or RankInfo.from_environment().cores
     pa.set_cpu_count(threads)
     rank, world_size = collectives.rank, collectives.world_size
     share = Share(opened.inputs, work, rank, world_size, threads, config.bad_rows, chunk_rows)
@@ -175,8 +172,3 @@ def _finish(config: PredictConfig, work: WorkFolder, opened: _Opened, progress: 
     except OSError as error:  # the output is there all the same
         progress.say(f"{work.path} cannot be removed ({error.strerror}): remove it")
     return outcome
-
-
-def _with_disk_errors(output: Path, step: Callable[[], T]) -> T:
-    with disk_errors(output):
-        return step()

@@ -27,7 +27,6 @@ from dlrm.inference.predict.inputs import Block, Decoded, Input, Wanted, checked
 from dlrm.inference.raw import Preprocessing
 from dlrm.inference.raw.criteo import CriteoPreprocessing
 from dlrm.inference.raw.encoding_record import criteo_record, vocabulary_arrays
-from dlrm.inference.raw.preprocessing import CACHE_DIR
 from dlrm.schema import Schema
 
 
@@ -58,7 +57,7 @@ class PackedInput(Input):
         _check_columns(folder, self._schema, path, hotness=in_files)
         _check_encoding(folder, preprocessing, path)
         self._source = PackedSource(path, folder.schema, folder.parts, _spans(folder, config.split))
-        self._bags = None if record.bags is None else make_bags(self._schema, record.bags.options(CACHE_DIR))
+        self._bags = None if record.bags is None else make_bags(self._schema, record.bags.options())
         self._preprocessing = preprocessing
         self.labelled = _has_labels(config, folder.schema, self._schema, path)
         self._carry = _carried(config.carry, folder.schema, path)

@@ -14,14 +14,13 @@ import torch
 
 from dlrm.config.predict import PredictConfig
 from dlrm.data.parquet.columns import is_number, kind_of
-from dlrm.data.parquet.files import ParquetPart, file_identity, open_part, reading
+from dlrm.data.parquet.files import FETCH_AGAIN, ParquetPart, file_identity, open_part, reading
 from dlrm.errors import DataError
 from dlrm.format import escaped
 from dlrm.inference.predict.inputs import Block, Decoded, Input, Wanted, checked_labels, moved
 from dlrm.inference.raw import Preprocessing
 
 _READ_ROWS = 65_536
-_AGAIN = "write or fetch the file again"
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class ParquetInput(Input):
                     left -= batch.num_rows
                     yield pa.Table.from_batches([batch])
             if left:
-                raise DataError(self.path, f"its footer promises {left} rows more", row=row, hint=_AGAIN)
+                raise DataError(self.path, f"its footer promises {left} rows more", row=row, hint=FETCH_AGAIN)
 
     def decode(self, table: pa.Table) -> Decoded:
         """Rows of the file; errors count from 1 with the first of them."""

@@ -17,17 +17,15 @@ import json
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dlrm.errors import DataError
-from dlrm.files import UNFINISHED, alone, unfinished, written_beside
+from dlrm.files import UNFINISHED, alone, seen, unfinished, written_beside
 
-_SEEN_WITHIN_S = 10.0  # network file systems show new files to other hosts after a while
 _WRITTEN = re.compile(
     r"stop\.[0-9a-f]*|[0-9]+(\.blocks|-[0-9]+\.arrow)(\.[0-9a-f]+\.[0-9]+" + re.escape(UNFINISHED) + ")?"
 )
@@ -141,30 +139,15 @@ class WorkFolder:
         return DataError(str(path), "is damaged", hint=f"remove {self.path} to start over")
 
 
-def seen(condition: Any) -> bool:
-    """Whether something that another host has written can be seen, now or soon."""
-    give_up_at = time.monotonic() + _SEEN_WITHIN_S
-    while not condition():
-        if time.monotonic() > give_up_at:
-            return False
-        time.sleep(0.1)
-    return True
-
-
-@contextmanager
-def locked(work: WorkFolder) -> Iterator[None]:
+def locked(work: WorkFolder) -> AbstractContextManager[None]:
     """Be the only job that writes the output.
 
     Raises:
-        DataError: there is another one.
+        DataError: on entering, there is another one.
     """
-    with ExitStack() as held:
-        try:
-            held.enter_context(alone(work.path / "lock", patience_s=0))
-        except BlockingIOError:
-            problem = "another process is writing it"
-            raise DataError(str(work.output), problem, hint="wait for it to end, or choose another output") from None
-        yield
+    hint = "wait for it to end, or choose another output"
+    taken = DataError(str(work.output), "another process is writing it", hint=hint)
+    return alone(work.path / "lock", patience_s=0, taken=taken)
 
 
 def read_json(path: Path) -> Any:

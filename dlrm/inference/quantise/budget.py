@@ -57,7 +57,7 @@ def smallest_mix(scorer: MixScorer, manifest: Manifest, budget: float, *, tell: 
     if plain.rise > budget:
         message = f"is {budget:g}, and the dense part alone raises the log loss by {plain.rise:.6f}: set dense to fp32"
         raise ConfigError.at("budget", message)
-    alone = _each_alone(scorer, possible, manifest, tell)
+    alone = _each_alone(scorer, possible, tell)
     if math.prod(map(len, possible)) <= MOST_MIXES:
         mix = _smallest_of_all(scorer, possible, manifest, budget, tell)
     else:
@@ -66,9 +66,7 @@ def smallest_mix(scorer: MixScorer, manifest: Manifest, budget: float, *, tell: 
     return Found(mix, cost.rise, tuple(alone))
 
 
-def _each_alone(
-    scorer: MixScorer, possible: Sequence[Mix], manifest: Manifest, tell: Callable[[str], None]
-) -> list[dict[Precision, Cost]]:
+def _each_alone(scorer: MixScorer, possible: Sequence[Mix], tell: Callable[[str], None]) -> list[dict[Precision, Cost]]:
     found: list[dict[Precision, Cost]] = []
     for start in range(0, len(possible), _TABLES_AT_ONCE):
         tell(f"each table alone: {start} of {len(possible)}")

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
-import rich.console
-
 from dlrm.config import load_config
 from dlrm.config.data import DataConfig, PlantedData
 from dlrm.config.quantise import QuantiseConfig
@@ -33,8 +31,9 @@ from dlrm.inference.quantise.dense import lowered_dense
 from dlrm.inference.quantise.mixes import Mix, MixScorer
 from dlrm.inference.quantise.scores import Scored, read_scored, require_columns
 from dlrm.inference.quantise.tables import write_tables
-from dlrm.inference.quantise.text import budget_content, budget_table, comparison_table, console_for, write_results
+from dlrm.inference.quantise.text import budget_content, budget_table, comparison_table, write_results
 from dlrm.inference.quantise.variants import Variants, kept_files
+from dlrm.progress import standard_output
 
 
 def run_quantise(config: QuantiseConfig) -> None:
@@ -74,7 +73,7 @@ class _Job:
 
     def __init__(self, config: QuantiseConfig) -> None:
         self._config = config
-        self._console: rich.console.Console = console_for()
+        self._console = standard_output(120)
         self._folder = open_export(config.export)
         require_float32(self._folder)
         if config.output and os.path.realpath(os.path.expanduser(config.output)) == os.path.realpath(self._folder.path):

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import rich.console
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -21,14 +20,6 @@ from dlrm.inference.exported.manifest import Manifest
 from dlrm.inference.quantise.budget import Found
 from dlrm.inference.quantise.compare import Row
 from dlrm.inference.quantise.mixes import PRECISIONS, size_of, table_bytes
-
-_WIDTH_OF_FILES = 120
-
-
-def console_for() -> rich.console.Console:
-    """Standard output; wide enough for the tables where it is no terminal."""
-    console = rich.console.Console(highlight=False)
-    return console if console.is_terminal else rich.console.Console(highlight=False, width=_WIDTH_OF_FILES)
 
 
 def comparison_table(rows: Sequence[Row], samples: int) -> Table:

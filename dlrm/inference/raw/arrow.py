@@ -23,15 +23,14 @@ class TableColumns:
     Args:
         table: checked to be sound: it may come from a stranger.
         name: how messages call it.
-        first_row: 1-based number of its first row there.
     """
 
-    def __init__(self, table: pa.Table, *, name: str, first_row: int) -> None:
+    def __init__(self, table: pa.Table, *, name: str) -> None:
         self.rows: int = table.num_rows
-        self._table, self._name, self._first_row = table, name, first_row
+        self._table, self._name = table, name
 
     @classmethod
-    def of(cls, table: pa.Table, columns: ColumnMap, *, name: str, first_row: int) -> TableColumns:
+    def of(cls, table: pa.Table, columns: ColumnMap, *, name: str) -> TableColumns:
         """The columns of a table that are to hold numbers and ids.
 
         Raises:
@@ -44,17 +43,16 @@ class TableColumns:
             if kind is not None and not pa.types.is_null(kind) and is_list(kind) != (feature.name in columns.lists):
                 wanted = "lists of ids" if feature.name in columns.lists else "one id a row"
                 raise DataError(name, f"is {escaped(kind, 60)}, where the model takes {wanted}", column=feature.name)
-        return cls(_sound(table, columns.names, name), name=name, first_row=first_row)
+        return cls(_sound(table, columns.names, name), name=name)
 
     @classmethod
-    def raw(cls, table: pa.Table, columns: dict[str, bool], *, name: str, first_row: int) -> TableColumns:
+    def raw(cls, table: pa.Table, columns: dict[str, bool], *, name: str) -> TableColumns:
         """Columns of raw integers, decimal ids and categories.
 
         Args:
             table: what was given.
             columns: their names, and whether each may hold text.
             name: how messages call the table.
-            first_row: 1-based number of its first row there.
 
         Raises:
             DataError: as of :meth:`of`.
@@ -67,7 +65,7 @@ class TableColumns:
             if not good and not (may_be_text and is_text(kind)):
                 expected = "text or whole numbers" if may_be_text else "whole numbers"
                 raise DataError(name, f"is {escaped(kind, 60)}, not {expected}", column=column)
-        return cls(_sound(table, tuple(columns), name), name=name, first_row=first_row)
+        return cls(_sound(table, tuple(columns), name), name=name)
 
     def column(self, name: str) -> pa.Array:
         """The values of a column, those of a dictionary looked up."""
@@ -79,7 +77,7 @@ class TableColumns:
 
     def error(self, at: int, column: str, problem: str, hint: str) -> DataError:
         """The error of what is in a column of row ``at``, counted from 0."""
-        return DataError(self._name, problem, row=self._first_row + at, column=column, hint=hint)
+        return DataError(self._name, problem, row=at + 1, column=column, hint=hint)
 
     def integers(self, name: str) -> Int64s:
         """Raw integers int64 (M,), the lowest int64 where null or NaN.

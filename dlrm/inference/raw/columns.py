@@ -56,13 +56,12 @@ class JsonReader:
         self._names = frozenset(column.name for column in columns)
         self._plan = tuple((column.name, read) for column, read in zip(columns, reads, strict=True))
 
-    def rows(self, rows: Sequence[Mapping[str, object]], name: str, first_row: int) -> list[Sequence[Any]]:
+    def rows(self, rows: Sequence[Mapping[str, object]], name: str) -> list[Sequence[Any]]:
         """The values column by column, each of all rows.
 
         Args:
             rows: a mapping each, from the names of columns to values.
             name: how messages call where they come from.
-            first_row: 1-based number of the first of them there.
 
         Raises:
             DataError: the first value that is none, with its row and column.
@@ -71,9 +70,9 @@ class JsonReader:
         for at, row in enumerate(rows):
             if not isinstance(row, Mapping):
                 problem = f"is {shown(row)}, where an object of columns is needed"
-                raise DataError(name, problem, row=first_row + at, hint='give {"column": value, ...}')
+                raise DataError(name, problem, row=at + 1, hint='give {"column": value, ...}')
             if not row.keys() <= self._names:
-                raise self._unknown(row, name, first_row + at)
+                raise self._unknown(row, name, at + 1)
             get = row.get
             column = ""
             try:
@@ -81,17 +80,16 @@ class JsonReader:
                 for column, read in self._plan:
                     values.append(read(get(column)))
             except Refused as refused:
-                raise DataError(name, refused.problem, row=first_row + at, column=column, hint=refused.hint) from None
+                raise DataError(name, refused.problem, row=at + 1, column=column, hint=refused.hint) from None
             found.append(values)
         return list(zip(*found, strict=True)) if found else [()] * len(self._plan)
 
-    def columns(self, columns: Mapping[str, Sequence[object]], name: str, first_row: int) -> list[Sequence[Any]]:
+    def columns(self, columns: Mapping[str, Sequence[object]], name: str) -> list[Sequence[Any]]:
         """The values column by column, each of all rows.
 
         Args:
             columns: from the names of columns to the values of all rows; as many in each.
             name: how messages call where they come from.
-            first_row: 1-based number of the first row there.
 
         Raises:
             DataError: columns of different lengths; otherwise as :meth:`rows`.
@@ -109,7 +107,7 @@ class JsonReader:
                 for value in columns.get(column, missing):
                     values.append(read(value))  # its length says where it stopped
             except Refused as refused:
-                at = first_row + len(values)
+                at = len(values) + 1
                 raise DataError(name, refused.problem, row=at, column=column, hint=refused.hint) from None
             found.append(values)
         return found

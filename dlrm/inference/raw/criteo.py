@@ -20,7 +20,7 @@ from dlrm.inference.features import Features
 from dlrm.inference.raw.arrow import TableColumns
 from dlrm.inference.raw.columns import RawColumn
 from dlrm.inference.raw.encoding_record import encoding_of, vocabulary_arrays
-from dlrm.inference.raw.preprocessing import CACHE_DIR, Preprocessing
+from dlrm.inference.raw.preprocessing import Preprocessing
 from dlrm.inference.raw.record import CriteoRecord
 from dlrm.inference.raw.values import Read, category_reader, id_reader, read_integer
 from dlrm.schema import Schema
@@ -35,12 +35,11 @@ class CriteoPreprocessing(Preprocessing):
     Args:
         record: what the manifest of an export says of ``encoding``.
         encoding: turns raw rows into values and ids.
-        cache_dir: where lookup tables of multi-hot recipes are kept.
     """
 
     record: CriteoRecord
 
-    def __init__(self, record: CriteoRecord, encoding: RawEncoding, *, cache_dir: str = CACHE_DIR) -> None:
+    def __init__(self, record: CriteoRecord, encoding: RawEncoding) -> None:
         self._encoding = encoding
         sparse = encoding.sparse
         if record.rows is not None:
@@ -48,22 +47,20 @@ class CriteoPreprocessing(Preprocessing):
         self._in_table = all(own.rows >= needed.rows for own, needed in zip(sparse, encoding.sparse, strict=True))
         columns, reads = _columns(encoding)
         one_hot = Schema(encoding.dense_names, sparse, record.tasks)
-        super().__init__(record, one_hot, columns, reads, cache_dir=cache_dir)
+        super().__init__(record, one_hot, columns, reads)
         self._num_dense = len(encoding.dense_names)
         categories = encoding.categories.values()
         id_rows = tuple(ids.rows for ids in categories if isinstance(ids, DecimalIds))
         self._layout = Layout(self._num_dense, len(categories), id_rows=id_rows or None, options=None)
 
     @classmethod
-    def of_record(
-        cls, record: CriteoRecord, arrays: Mapping[str, torch.Tensor], *, cache_dir: str = CACHE_DIR
-    ) -> CriteoPreprocessing:
+    def of_record(cls, record: CriteoRecord, arrays: Mapping[str, torch.Tensor]) -> CriteoPreprocessing:
         """Of an export.
 
         Raises:
             ExportError: the arrays are not those of the record.
         """
-        return cls(record, encoding_of(record, arrays), cache_dir=cache_dir)
+        return cls(record, encoding_of(record, arrays))
 
     @property
     def arrays(self) -> dict[str, torch.Tensor]:
@@ -81,12 +78,12 @@ class CriteoPreprocessing(Preprocessing):
             row[name] = _example_of(categories, rows if is_cut else categories.rows)
         return row
 
-    def from_arrow(self, table: pa.Table, *, name: str = "body", first_row: int = 1) -> Features:
+    def from_arrow(self, table: pa.Table, *, name: str = "body") -> Features:
         """See :meth:`Preprocessing.from_arrow`; integers of any numeric type, categories also as hexadecimal text."""
         columns = dict.fromkeys(self._encoding.dense_names, False) | {
             column: not isinstance(ids, DecimalIds) for column, ids in self._encoding.categories.items()
         }
-        reader = TableColumns.raw(table, columns, name=name, first_row=first_row)
+        reader = TableColumns.raw(table, columns, name=name)
         integers_NM = np.stack([reader.integers(column) for column in self._encoding.dense_names])
         categories_FM = np.stack(
             [
@@ -94,29 +91,27 @@ class CriteoPreprocessing(Preprocessing):
                 for column, ids in self._encoding.categories.items()
             ]
         )
-        return self._encoded(integers_NM, categories_FM, name, first_row)
+        return self._encoded(integers_NM, categories_FM, name)
 
-    def from_tsv(
-        self, lines: bytes, *, labelled: bool, name: str = "body", first_row: int = 1
-    ) -> tuple[Features, torch.Tensor | None]:
+    def from_tsv(self, lines: bytes, *, labelled: bool, name: str = "body") -> tuple[Features, torch.Tensor | None]:
         """See :meth:`Preprocessing.from_tsv`."""
         lines = lines if lines.endswith(b"\n") or not lines else lines + b"\n"
         layout = self._layout if labelled else replace(self._layout, labelled=False)
-        rows = parse_lines(lines, layout, path=name, first_row=first_row)
-        features = self._encoded(rows.integers_NM, rows.categories_FM, name, first_row)
+        rows = parse_lines(lines, layout, path=name, first_row=1)
+        features = self._encoded(rows.integers_NM, rows.categories_FM, name)
         return features, torch.from_numpy(rows.labels_M).to(torch.float32)[:, None] if labelled else None
 
-    def _of_values(self, values: list[Sequence[Any]], name: str, first_row: int) -> Features:
+    def _of_values(self, values: list[Sequence[Any]], name: str) -> Features:
         raw_CM = np.array(values, np.int64)
-        return self._encoded(raw_CM[: self._num_dense], raw_CM[self._num_dense :], name, first_row)
+        return self._encoded(raw_CM[: self._num_dense], raw_CM[self._num_dense :], name)
 
-    def _encoded(self, integers_NM: Int64s, categories_FM: Int64s, name: str, first_row: int) -> Features:
+    def _encoded(self, integers_NM: Int64s, categories_FM: Int64s, name: str) -> Features:
         dense_MN, ids_MS = self._encoding.encode(integers_NM, categories_FM)
         if not self._encoding.is_complete and (ids_MS == NO_ID).any():
-            raise self._without_id(ids_MS, categories_FM, name, first_row)
-        return self._finished(dense_MN, ids_MS, None, name=name, first_row=first_row, in_table=self._in_table)
+            raise self._without_id(ids_MS, categories_FM, name)
+        return self._finished(dense_MN, ids_MS, None, name=name, in_table=self._in_table)
 
-    def _without_id(self, ids_MS: Any, categories_FM: Int64s, name: str, first_row: int) -> DataError:
+    def _without_id(self, ids_MS: Any, categories_FM: Int64s, name: str) -> DataError:
         """The first category that the model has no id for."""
         at, place = np.argwhere(ids_MS == NO_ID)[0].tolist()
         column = list(self._encoding.categories)[place]
@@ -124,7 +119,7 @@ class CriteoPreprocessing(Preprocessing):
         what = "a missing category" if category == MISSING_CATEGORY else f"category {category:08x}"
         problem = f"{what} is not in the vocabulary, which has no id for what is not"
         hint = "its data were preprocessed with categories.reserved mlperf; separate sets ids apart for such values"
-        return DataError(name, problem, row=first_row + at, column=column, hint=hint)
+        return DataError(name, problem, row=at + 1, column=column, hint=hint)
 
 
 def _columns(encoding: RawEncoding) -> tuple[list[RawColumn], list[Read]]:

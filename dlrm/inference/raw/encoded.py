@@ -17,7 +17,7 @@ from dlrm.errors import DataError
 from dlrm.inference.features import Features
 from dlrm.inference.raw.arrow import TableColumns
 from dlrm.inference.raw.columns import RawColumn
-from dlrm.inference.raw.preprocessing import CACHE_DIR, Preprocessing
+from dlrm.inference.raw.preprocessing import Preprocessing
 from dlrm.inference.raw.record import EncodedRecord
 from dlrm.inference.raw.values import Read, id_reader, list_reader, number_reader
 from dlrm.schema import Schema
@@ -28,11 +28,11 @@ class EncodedPreprocessing(Preprocessing):
 
     record: EncodedRecord
 
-    def __init__(self, record: EncodedRecord, *, cache_dir: str = CACHE_DIR) -> None:
+    def __init__(self, record: EncodedRecord) -> None:
         sparse = tuple(column.feature for column in record.sparse)
         one_hot = Schema(record.dense, sparse, record.tasks)
         columns, reads = _columns(record)
-        super().__init__(record, one_hot, columns, reads, cache_dir=cache_dir)
+        super().__init__(record, one_hot, columns, reads)
         self._has_lists = any(column.lists for column in record.sparse)
         lists = frozenset(column.name for column in record.sparse if column.lists)
         # A missing number is looked for after the decoding where none may be.
@@ -53,9 +53,9 @@ class EncodedPreprocessing(Preprocessing):
             row[column.name] = [one, 0][: column.hotness] if column.lists else one
         return row
 
-    def from_arrow(self, table: pa.Table, *, name: str = "body", first_row: int = 1) -> Features:
+    def from_arrow(self, table: pa.Table, *, name: str = "body") -> Features:
         """See :meth:`Preprocessing.from_arrow`; types are those that Parquet data may have."""
-        reader = TableColumns.of(table, self._map, name=name, first_row=first_row)
+        reader = TableColumns.of(table, self._map, name=name)
         dense_BN = read_numbers(reader, self.record.dense)
         dense_BN[np.isnan(dense_BN)] = self._map.dense_missing
         if not np.isfinite(dense_BN).all():
@@ -64,11 +64,9 @@ class EncodedPreprocessing(Preprocessing):
             problem = "is missing (null or NaN)" if np.isnan(found) else f"{found} is not finite in float32"
             raise reader.error(at, self.record.dense[column], problem, "give a finite number")
         ids_BS, lengths_BF = read_ids(reader, self._map)
-        return self._finished(dense_BN, ids_BS, lengths_BF, name=name, first_row=first_row, in_table=False)
+        return self._finished(dense_BN, ids_BS, lengths_BF, name=name, in_table=False)
 
-    def from_tsv(
-        self, lines: bytes, *, labelled: bool, name: str = "body", first_row: int = 1
-    ) -> tuple[Features, torch.Tensor | None]:
+    def from_tsv(self, lines: bytes, *, labelled: bool, name: str = "body") -> tuple[Features, torch.Tensor | None]:
         """Not the format of these rows.
 
         Raises:
@@ -79,7 +77,7 @@ class EncodedPreprocessing(Preprocessing):
             name, problem, hint="give the rows as JSON, Arrow or Parquet: they are numbers and ids by column"
         )
 
-    def _of_values(self, values: list[Sequence[Any]], name: str, first_row: int) -> Features:
+    def _of_values(self, values: list[Sequence[Any]], name: str) -> Features:
         count, num_dense = len(values[0]), len(self.record.dense)
         dense_NB = np.array(values[:num_dense], np.float64).reshape(num_dense, count)
         dense_BN = dense_NB.T.astype(np.float32, order="C")
@@ -87,9 +85,9 @@ class EncodedPreprocessing(Preprocessing):
             wide_BS: NDArray[np.int64] = np.array(values[num_dense:], np.int64).T.copy()
             in_table = self.record.beyond == "error"
             ids_BS = wide_BS.astype(np.int32) if in_table and self._int32 else wide_BS
-            return self._finished(dense_BN, ids_BS, None, name=name, first_row=first_row, in_table=in_table)
+            return self._finished(dense_BN, ids_BS, None, name=name, in_table=in_table)
         bags_BS, lengths_BF = self._bags_of(values[num_dense:], count)
-        return self._finished(dense_BN, bags_BS, lengths_BF, name=name, first_row=first_row, in_table=False)
+        return self._finished(dense_BN, bags_BS, lengths_BF, name=name, in_table=False)
 
     def _bags_of(self, values: list[Sequence[Any]], count: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Ids, 0 beyond a bag's end, and lengths."""

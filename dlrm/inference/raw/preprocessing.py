@@ -20,7 +20,6 @@ from dlrm.inference.raw.record import CriteoRecord, EncodedRecord
 from dlrm.inference.raw.values import Read
 from dlrm.schema import Schema
 
-CACHE_DIR = "~/.cache/dlrm"
 """Where large lookup tables of MLPerf's multi-hot recipe are kept."""
 
 
@@ -34,7 +33,6 @@ class Preprocessing(ABC):
         record: what the manifest of an export says.
         one_hot: the columns with one id a feature, or the lists that are given, before bags are made of ids.
         columns: the raw columns; reads: what reads their values.
-        cache_dir: where lookup tables are kept, if there are large ones.
 
     Attributes:
         record, columns: as given.
@@ -47,30 +45,25 @@ class Preprocessing(ABC):
         one_hot: Schema,
         columns: Sequence[RawColumn],
         reads: Sequence[Read],
-        *,
-        cache_dir: str,
     ) -> None:
         self.record, self.columns = record, tuple(columns)
         self.schema = one_hot
         self._bags = None
         if record.bags is not None:
             self.schema = multi_hot_schema(one_hot, record.bags.hotness, key="bags.hotness")
-            self._bags = make_bags(self.schema, record.bags.options(cache_dir))
+            self._bags = make_bags(self.schema, record.bags.options())
         self._json = JsonReader(columns, reads)
         hotness = [feature.hotness for feature in self.schema.sparse]
         self._rows_S = np.repeat([feature.rows for feature in self.schema.sparse], hotness)
         self._feature_S = np.repeat(np.arange(len(hotness)), hotness)
 
     @staticmethod
-    def load(
-        record: EncodedRecord | CriteoRecord, arrays: Mapping[str, torch.Tensor], *, cache_dir: str = CACHE_DIR
-    ) -> Preprocessing:
+    def load(record: EncodedRecord | CriteoRecord, arrays: Mapping[str, torch.Tensor]) -> Preprocessing:
         """The preprocessing that an export carries.
 
         Args:
             record: of its manifest.
             arrays: its vocabularies.
-            cache_dir: where large lookup tables of MLPerf's multi-hot recipe are kept.
 
         Raises:
             ExportError: the arrays are not those of the record, or its tables are too small for any row.
@@ -80,9 +73,9 @@ class Preprocessing(ABC):
 
         loaded: Preprocessing
         if isinstance(record, CriteoRecord):
-            loaded = CriteoPreprocessing.of_record(record, arrays, cache_dir=cache_dir)
+            loaded = CriteoPreprocessing.of_record(record, arrays)
         else:
-            loaded = EncodedPreprocessing(record, cache_dir=cache_dir)
+            loaded = EncodedPreprocessing(record)
         try:
             loaded.from_json([loaded.example()])  # the first answer is not to wait for loops to be compiled
         except DataError as error:
@@ -101,49 +94,42 @@ class Preprocessing(ABC):
     def example(self) -> dict[str, Any]:
         """A raw row, as JSON has it."""
 
-    def from_json(self, rows: Sequence[Mapping[str, object]], *, name: str = "body", first_row: int = 1) -> Features:
+    def from_json(self, rows: Sequence[Mapping[str, object]], *, name: str = "body") -> Features:
         """Rows of JSON values.
 
         Args:
             rows: a mapping each, from names of columns to values. Null, or a key that is left out, is missing.
-            name: how messages call where they come from.
-            first_row: 1-based number of the first of them there.
+            name: how messages call where they come from; they count the rows from 1.
 
         Raises:
             DataError: the first value or key that is none, with its row and column.
         """
-        return self._of_values(self._json.rows(rows, name, first_row), name, first_row)
+        return self._of_values(self._json.rows(rows, name), name)
 
-    def from_columns(
-        self, columns: Mapping[str, Sequence[object]], *, name: str = "body", first_row: int = 1
-    ) -> Features:
+    def from_columns(self, columns: Mapping[str, Sequence[object]], *, name: str = "body") -> Features:
         """The same rows, a list of values a column: ``{"int_0": [1, 5], ...}``; otherwise as :meth:`from_json`."""
-        return self._of_values(self._json.columns(columns, name, first_row), name, first_row)
+        return self._of_values(self._json.columns(columns, name), name)
 
     @abstractmethod
-    def from_arrow(self, table: pa.Table, *, name: str = "body", first_row: int = 1) -> Features:
+    def from_arrow(self, table: pa.Table, *, name: str = "body") -> Features:
         """The columns of an Arrow table, whatever types can hold their values. Others than the model's are ignored.
 
         Args:
             table: every raw column is in it; null is a missing value.
-            name: how messages call where it comes from.
-            first_row: 1-based number of its first row there.
+            name: how messages call where it comes from; they count its rows from 1.
 
         Raises:
             DataError: a column is not there or of a type that will not do; the first value that is none.
         """
 
     @abstractmethod
-    def from_tsv(
-        self, lines: bytes, *, labelled: bool, name: str = "body", first_row: int = 1
-    ) -> tuple[Features, torch.Tensor | None]:
+    def from_tsv(self, lines: bytes, *, labelled: bool, name: str = "body") -> tuple[Features, torch.Tensor | None]:
         """Lines of Criteo's format: integers and categories, separated by tabs.
 
         Args:
             lines: whole lines.
             labelled: whether they begin with a label.
-            name: how messages call where they come from.
-            first_row: 1-based number of the first of them there.
+            name: how messages call where they come from; they count the rows from 1.
 
         Returns:
             The features, and the labels, float32 (B, 1); None where the rows have none.
@@ -153,7 +139,7 @@ class Preprocessing(ABC):
         """
 
     @abstractmethod
-    def _of_values(self, values: list[Sequence[Any]], name: str, first_row: int) -> Features:
+    def _of_values(self, values: list[Sequence[Any]], name: str) -> Features:
         """Features of the values of each column, as their readers made them."""
 
     def _finished(
@@ -163,7 +149,6 @@ class Preprocessing(ABC):
         lengths_BF: NDArray[np.int32] | None,
         *,
         name: str,
-        first_row: int,
         in_table: bool,
     ) -> Features:
         """Features of one-hot ids, or of the lists that were given: with bags, every id inside of its table.
@@ -173,14 +158,13 @@ class Preprocessing(ABC):
             ids_BS: the ids, before bags are made of them.
             lengths_BF: of :class:`Features`.
             name: for messages.
-            first_row: for messages.
             in_table: whether the ids are known to be inside of their tables.
         """
         ids = torch.from_numpy(ids_BS)
         if self._bags is not None:
             ids = self._bags.expand(ids)
         if not in_table:
-            ids = self._inside(ids.numpy(), name, first_row)
+            ids = self._inside(ids.numpy(), name)
         return Features(torch.from_numpy(dense_BN), ids, None if lengths_BF is None else torch.from_numpy(lengths_BF))
 
     def mended(self, ids_BS: torch.Tensor) -> torch.Tensor:
@@ -189,7 +173,7 @@ class Preprocessing(ABC):
             return ids_BS
         return mended(ids_BS, torch.from_numpy(self._rows_S), self.record.beyond)
 
-    def _inside(self, ids_BS: NDArray[Any], name: str, first_row: int) -> torch.Tensor:
+    def _inside(self, ids_BS: NDArray[Any], name: str) -> torch.Tensor:
         bad_BS = (ids_BS < 0) | (ids_BS >= self._rows_S)
         if bad_BS.any():
             if self.record.beyond == "error":
@@ -200,7 +184,7 @@ class Preprocessing(ABC):
                 if found == -1:
                     problem = f"the id is missing (or -1), outside of its table (0 .. {feature.rows - 1})"
                 hint = f"give a whole number from 0 to {feature.rows - 1}"
-                raise DataError(name, problem, row=first_row + at, column=feature.name, hint=hint)
+                raise DataError(name, problem, row=at + 1, column=feature.name, hint=hint)
             ids_BS = self.mended(torch.from_numpy(ids_BS)).numpy()
         narrow = self._rows_S.max() <= 2**31
         return torch.from_numpy(ids_BS.astype(np.int32 if narrow else np.int64, copy=False))

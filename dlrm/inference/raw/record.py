@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dlrm.checkpoint.manifest import Record, first_fault
 from dlrm.config.data.packed import HashedMultiHot, MlperfMultiHot
-from dlrm.schema import SparseFeature, fault_in_name
+from dlrm.data.packed.manifest import ColumnName
+from dlrm.schema import SparseFeature
 
-
-def _column(name: str) -> str:
-    if fault := fault_in_name(name):
-        raise ValueError(f"column {name[:40]!a} {fault}")
-    return name
-
-
-ColumnName = Annotated[str, AfterValidator(_column)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rows = Annotated[int, Field(gt=0, le=2**40)]
 MOST_HOTNESS = 2**16
@@ -45,16 +38,16 @@ class BagsRecord(Record):
     @model_validator(mode="after")
     def _training_has_such_bags(self) -> Self:
         try:
-            self.options("")
+            self.options()
         except ValidationError as error:
             raise ValueError(first_fault(error)) from None
         return self
 
-    def options(self, cache_dir: str) -> HashedMultiHot | MlperfMultiHot:
-        """The options that make these bags; lookup tables of the recipe are kept in ``cache_dir``."""
+    def options(self) -> HashedMultiHot | MlperfMultiHot:
+        """The options that make these bags."""
         if self.kind == "hashed":
             return HashedMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed)
-        return MlperfMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed, cache_dir=cache_dir)
+        return MlperfMultiHot(hotness=self.hotness, distribution=self.distribution, seed=self.seed)
 
 
 class _Rows(Record):

@@ -81,7 +81,6 @@ class Workers:
         deliver: told of requests that are finished, by the thread that has finished them; of each once, unless nobody
             wants it any more.
         observe: told of each batch that was computed, with the times before and after, before its requests are delivered.
-        clock: seconds; deadlines are on it.
     """
 
     def __init__(
@@ -91,9 +90,8 @@ class Workers:
         threads: int = 0,
         deliver: Callable[[Sequence[Request]], None] = deliver_futures,
         observe: Callable[[Batch, float, float], None] = _tell_nobody,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limits, self.clock = limits or Limits(), clock
+        self.limits = limits or Limits()
         self._deliver, self._observe = deliver, observe
         self._schedule = Schedule(self.limits)
         self._ready = threading.Condition(threading.Lock())  # guards the schedule and what follows
@@ -117,7 +115,7 @@ class Workers:
         Raises:
             QueueFullError: too many rows wait already; ClosedError: after :meth:`close`. It is not delivered then.
         """
-        request.arrived_s = self.clock()
+        request.arrived_s = time.monotonic()
         with self._ready:
             if self._closed:
                 raise ClosedError("no requests are taken any more")
@@ -163,7 +161,7 @@ class Workers:
         """The next batch, when there is one; None: there will be none."""
         with self._ready:
             while True:
-                found = self._schedule.take(self.clock())
+                found = self._schedule.take(time.monotonic())
                 if isinstance(found, Batch):
                     if self._idle and self._schedule.turns:  # what else waits is another thread's
                         self._ready.notify()
@@ -181,7 +179,7 @@ class Workers:
         batch.requests = wanted = [request for request in batch.requests if request.begin()]
         if not wanted:
             return
-        model, started_s = batch.queue.model, self.clock()
+        model, started_s = batch.queue.model, time.monotonic()
         try:
             joined = Features.joined([request.features for request in wanted], model.schema)
             found_BT = model.probabilities(joined).numpy()
@@ -194,7 +192,7 @@ class Workers:
                 stop = start + request.rows
                 request.result = found_BT[start:stop]
                 start = stop
-        self._observe(batch, started_s, self.clock())
+        self._observe(batch, started_s, time.monotonic())
         self._deliver(wanted)
 
     def _answer_piece(self, batch: Batch, request: Request, piece: slice) -> None:
@@ -205,14 +203,14 @@ class Workers:
             if piece.start == 0 and not request.begin():
                 request.error = ClosedError("nobody wants the answer any more")
                 return
-        model, started_s = batch.queue.model, self.clock()
+        model, started_s = batch.queue.model, time.monotonic()
         found_BT: Probabilities | None = None
         failed: Exception | None = None
         try:
             found_BT = model.probabilities(request.features[piece]).numpy()
         except Exception as error:
             failed = error
-        self._observe(batch, started_s, self.clock())
+        self._observe(batch, started_s, time.monotonic())
         with self._ready:
             if request.error is not None:
                 return
@@ -263,7 +261,7 @@ class Batcher:
         Raises:
             QueueFullError: too many rows wait already; ClosedError: after :meth:`close`.
         """
-        request = FutureRequest(features, self._workers.clock() + timeout_s)
+        request = FutureRequest(features, time.monotonic() + timeout_s)
         self.put(request)
         return request.future
 

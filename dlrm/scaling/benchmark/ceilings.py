@@ -109,16 +109,18 @@ def best_s(work: Callable[[], object], device: torch.device) -> float:
     work()
     tries, total_s, fastest_s = 0, 0.0, math.inf
     while total_s < (_ENOUGH_S if tries >= _FEWEST_TRIES else _TOO_LONG_S):
-        try_s = _once_s(work, device)
+        try_s = timed_s(work, device)
         tries, total_s, fastest_s = tries + 1, total_s + try_s, min(fastest_s, try_s)
     return fastest_s
 
 
-def _once_s(work: Callable[[], object], device: torch.device) -> float:
+def timed_s(work: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
+    """Seconds of so many repeats, all of their kernels included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
-    work()
+    for _ in range(repeats):
+        work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began

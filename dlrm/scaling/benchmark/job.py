@@ -31,9 +31,10 @@ from dlrm.scaling.benchmark.floors import floors
 from dlrm.scaling.benchmark.passes import Training
 from dlrm.scaling.benchmark.picture import draw
 from dlrm.scaling.benchmark.result import Memory, ProfiledRank, Result, breakdown, sent_by_rank, slowest, step_time
-from dlrm.scaling.benchmark.stages import busy_by_step, by_step, in_order, launched_by_step, working_by_step
+from dlrm.scaling.benchmark.stages import busy_by_step, by_step, launched_by_step, working_by_step
 from dlrm.scaling.benchmark.text import texts
 from dlrm.scaling.folder import result_folder
+from dlrm.scaling.stage_names import in_order
 from dlrm.scaling.work import Product, TableUse, Work, ids_per_sample, work_per_sample
 from dlrm.table_names import is_table_weight
 from dlrm.train.engine import Engine, build_engine

@@ -32,7 +32,6 @@ from dlrm.scaling.stage_names import (
     OUTPUT_DIST,
     backward_of,
 )
-from dlrm.scaling.stage_names import in_order as in_order
 
 _ENGINE = "autograd::engine::evaluate_function: "
 _GRADIENT_READY = f"{_ENGINE}torch::autograd::AccumulateGrad"  # DDP's hooks, and with them its all-reduce, run in it

@@ -18,6 +18,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 
+from dlrm.scaling.benchmark.ceilings import timed_s
 from dlrm.scaling.cost.rates import Link
 from dlrm.scaling.work import Product
 
@@ -45,22 +46,11 @@ def typical_s(work: Callable[[], object], device: torch.device) -> float:
     work()
     repeats = 1
     while True:
-        seconds = _timed_s(work, repeats, device)
+        seconds = timed_s(work, device, repeats)
         if seconds >= _LEAST_S / 10 or repeats > 1 << 20:
             break
         repeats *= 4
-    return float(np.median([_timed_s(work, repeats, device) / repeats for _ in range(_TRIES)]))
-
-
-def _timed_s(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return float(np.median([timed_s(work, device, repeats) / repeats for _ in range(_TRIES)]))
 
 
 def products(device: torch.device, dtype: torch.dtype) -> tuple[float, float, float]:
@@ -222,7 +212,7 @@ def non_negative(a_NK: np.ndarray[Any, Any], b_N: np.ndarray[Any, Any], sweeps: 
     return x_K
 
 
-def crowding(ideal: float, group: Any = None) -> float:
+def crowding(ideal: float) -> float:
     """How many times as long ranks take to compute between collectives, all at once, than their work takes on all cores.
 
     It is 1 where each has cores for itself. Where they share cores, a rank that is late holds up the others while a core is
@@ -230,103 +220,96 @@ def crowding(ideal: float, group: Any = None) -> float:
 
     Args:
         ideal: threads of a host's ranks over its cores; the same on every rank.
-        group: of ranks, all of which call this.
     """
     if ideal <= 1:
         return 1.0
     left, right = _operands(Product(256, 256, 256), torch.device("cpu"))
-    once_s = _alone_s(lambda: left @ right, group)
+    once_s = _alone_s(lambda: left @ right)
     took, work = [], []
     for phase_s in _PHASES_S:
         repeats = torch.tensor(max(1.0, phase_s / once_s))
-        dist.broadcast(repeats, src=0, group=group)
-        took.append(_phase_s(lambda: left @ right, int(repeats), group))
+        dist.broadcast(repeats, src=0)
+        took.append(_phase_s(lambda: left @ right, int(repeats)))
         work.append(int(repeats) * once_s)
     return max(1.0, (took[1] - took[0]) / (work[1] - work[0]) / ideal)
 
 
-def _phase_s(work: Callable[[], object], repeats: int, group: Any) -> float:
+def _phase_s(work: Callable[[], object], repeats: int) -> float:
     """Seconds of ``repeats`` times the work and a collective, in the median."""
     taken = []
     for _ in range(_PHASES):
         began = time.perf_counter()
         for _ in range(repeats):
             work()
-        dist.all_reduce(torch.ones(1), group=group)
+        dist.all_reduce(torch.ones(1))
         taken.append(time.perf_counter() - began)
     return float(np.median(taken[1:]))
 
 
-def _alone_s(work: Callable[[], object], group: Any) -> float:
+def _alone_s(work: Callable[[], object]) -> float:
     """Seconds on the first rank while the others wait."""
     seconds = torch.zeros(1, dtype=torch.float64)
-    if dist.get_rank(group) == 0:
+    if dist.get_rank() == 0:
         seconds += typical_s(work, torch.device("cpu"))
-    dist.all_reduce(seconds, group=group)
+    dist.all_reduce(seconds)
     return float(seconds)
 
 
-def collectives(device: torch.device, group: Any = None) -> dict[str, Link]:
-    """What each collective takes on the ranks of a group, all of which call this."""
-    ranks = dist.get_world_size(group)
+def collectives(device: torch.device) -> dict[str, Link]:
+    """What each collective takes on all ranks, each of which calls this."""
+    ranks = dist.get_world_size()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames two of them, torchrec and older ones do not
-        return {name: _link(name, ranks, device, group) for name in _CALLS}
+        return {name: _link(name, ranks, device) for name in _CALLS}
 
 
-def _link(name: str, ranks: int, device: torch.device, group: Any) -> Link:
+def _link(name: str, ranks: int, device: torch.device) -> Link:
     amounts, seconds = [], []
     for size in _SIZES:
         numbers = max(ranks, size // 4 // ranks * ranks)
         sent = numbers * 4 if name == "all_reduce" else numbers * 4 * (ranks - 1) / ranks
         amounts.append((1.0, float(sent)))
-        seconds.append(_collective_s(name, numbers, ranks, device, group))
+        seconds.append(_collective_s(name, numbers, ranks, device))
     amounts_N2, seconds_N = np.array(amounts), np.array(seconds)
     latency, a_byte = non_negative(amounts_N2 / seconds_N[:, None], np.ones(len(seconds_N)))
     times = 2 * (ranks - 1) / ranks if name == "all_reduce" else 1.0
     return Link(latency_s=float(latency), bytes_per_s=float(times / max(a_byte, 1e-15)))
 
 
-def _collective_s(name: str, numbers: int, ranks: int, device: torch.device, group: Any) -> float:
+def _collective_s(name: str, numbers: int, ranks: int, device: torch.device) -> float:
     own = torch.ones(numbers, device=device)
     call = _CALLS[name]
     taken = []
-    call(own, ranks, group)
+    call(own, ranks)
     tries = 5 if numbers > 1 << 18 else 15
     for _ in range(tries):
-        dist.barrier(group)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        call(own, ranks, group)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - began)
+        dist.barrier()
+        taken.append(timed_s(lambda: call(own, ranks), device))
     slowest = torch.tensor([float(np.median(taken))], dtype=torch.float64)
     if device.type == "cuda":
         slowest = slowest.to(device)
-    dist.all_reduce(slowest, op=dist.ReduceOp.MAX, group=group)
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     return float(slowest)
 
 
-def _all_to_all(own: torch.Tensor, ranks: int, group: Any) -> None:
-    dist.all_to_all_single(torch.empty_like(own), own, group=group)
+def _all_to_all(own: torch.Tensor, ranks: int) -> None:
+    dist.all_to_all_single(torch.empty_like(own), own)
 
 
-def _reduce_scatter(own: torch.Tensor, ranks: int, group: Any) -> None:
-    dist.reduce_scatter_tensor(own.new_empty(len(own) // ranks), own, group=group)
+def _reduce_scatter(own: torch.Tensor, ranks: int) -> None:
+    dist.reduce_scatter_tensor(own.new_empty(len(own) // ranks), own)
 
 
-def _all_gather(own: torch.Tensor, ranks: int, group: Any) -> None:
+def _all_gather(own: torch.Tensor, ranks: int) -> None:
     part = own[: len(own) // ranks].contiguous()
-    dist.all_gather_into_tensor(torch.empty_like(own), part, group=group)
+    dist.all_gather_into_tensor(torch.empty_like(own), part)
 
 
-def _all_reduce(own: torch.Tensor, ranks: int, group: Any) -> None:
-    dist.all_reduce(own, group=group)
+def _all_reduce(own: torch.Tensor, ranks: int) -> None:
+    dist.all_reduce(own)
 
 
-_CALLS: dict[str, Callable[[torch.Tensor, int, Any], None]] = {
+_CALLS: dict[str, Callable[[torch.Tensor, int], None]] = {
     "all_to_all": _all_to_all,
     "reduce_scatter": _reduce_scatter,
     "all_gather": _all_gather,

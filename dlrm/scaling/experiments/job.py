@@ -21,9 +21,8 @@ from dlrm.scaling.experiments.repeats import Repeat, repeats_of
 from dlrm.scaling.experiments.results import CSV
 from dlrm.scaling.experiments.runner import Repeats, Table, see_that_all_are_done
 from dlrm.scaling.experiments.text import Progress, failure_lines, points_table, summary_table
+from dlrm.scaling.report.about import DESCRIPTION
 from dlrm.scaling.table import PREDICTED, Row
-
-RESOLVED = "experiment.yaml"
 
 
 def run_scale(config: ScaleConfig) -> None:
@@ -44,7 +43,7 @@ def run_scale(config: ScaleConfig) -> None:
     _refuse(config, chosen)
     starter = Starter(config, experiment.timeout_s)
     output = config.output or f"runs/{experiment.name}.scale"
-    folder = output_folder(output, RESOLVED, experiment.name, "experiment")
+    folder = output_folder(output, DESCRIPTION, experiment.name, "experiment")
     with alone_in(folder, "scale"):
         _run(config, experiment, points, chosen, folder, starter, display)
 
@@ -67,7 +66,7 @@ def _run(
     agenda = Repeats(config, table, Progress(display, config.at_once))
     agenda.look([repeat for repeat in repeats if repeat.point not in chosen])
     left = [] if config.predict_only else agenda.look(wanted, say=display)
-    write_text(folder / RESOLVED, dump_config(experiment))
+    write_text(folder / DESCRIPTION, dump_config(experiment))
     there = f", {len(wanted) - len(left):,} of them done or failed before" if len(left) < len(wanted) else ""
     jobs = f"{counted(len(chosen), 'point')} x {counted(experiment.repeats, 'repeat')}: {counted(len(wanted), 'job')}"
     if config.predict_only:

@@ -62,8 +62,8 @@ def _repeats(rows: Sequence[Row], point: Point, status: str) -> int:
 def _spread(found: Spread | None, digits: int) -> str:
     if found is None:
         return "-"
-    values = [f"{value:,.{digits}f}" for value in (found.median, found.low, found.high)]
-    return f"{values[0]} ({values[1]} - {values[2]})" if found.high > found.low else values[0]
+    values = [f"{value:,.{digits}f}" for value in (found.value, found.low, found.high)]
+    return f"{values[0]} ({values[1]} - {values[2]})" if found.is_wide else values[0]
 
 
 class Progress:

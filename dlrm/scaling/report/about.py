@@ -36,9 +36,9 @@ class About:
     date: str = ""
 
 
-def about_now(description: str = "", environment: Mapping[str, Any] | None = None) -> About:
+def about_now(description: str = "") -> About:
     """Of an experiment that has just ended."""
-    return About(description, environment or {}, local_time(time.time()))
+    return About(description, date=local_time(time.time()))
 
 
 def about_file(path: Path) -> About:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from dlrm.format import byte_size
 from dlrm.scaling.report.levels import Level, short_names, telling_factors
 from dlrm.scaling.report.looks import compact
-from dlrm.scaling.report.points import PARTLY, Point, Spread
-from dlrm.scaling.table import DONE, FAILED, MEASURED, MISSING, PREDICTED, PUBLISHED
+from dlrm.scaling.report.points import PARTLY, Point
+from dlrm.scaling.table import DONE, FAILED, MEASURED, MISSING, PREDICTED, PUBLISHED, Spread
 
 _NONE = "–"
 _MISS = 0.2

@@ -12,8 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from dlrm.scaling.report import looks
 from dlrm.scaling.report.levels import SINGLE, STRONG, WEAK, Level
 from dlrm.scaling.report.looks import COLOURS, INK, MARKERS, MOST_LINES, MUTED, OTHERS, Drawing
-from dlrm.scaling.report.points import Spread
-from dlrm.scaling.table import MEASURED, PREDICTED, PUBLISHED
+from dlrm.scaling.table import MEASURED, PREDICTED, PUBLISHED, Spread
 
 _STYLES = {MEASURED: "-", PREDICTED: "--", PUBLISHED: "none"}
 _PUBLISHED_COLOURS = (INK, *COLOURS[:2:-1], *COLOURS[2::-1])
@@ -111,8 +110,8 @@ def _draw_throughput(lines: Sequence[Line], published: Sequence[Line], width_in:
         axes.plot(*_sides(ideal), ":", color=colour, linewidth=1.2, zorder=1.5)
     for line in lines:
         _draw_line(axes, line)
-    for number, line in enumerate(published):
-        _draw_published(axes, line, number)
+    for line in published:
+        _draw_published(axes, line)
     if any(not line.told for line in lines):
         axes.plot([], [], "-", color=OTHERS, label=others_text(lines))
     if any(line.level.line(PREDICTED) for line in everything):
@@ -152,7 +151,7 @@ def _draw_line(axes: Any, line: Line) -> None:
         axes.plot([], [], "-", marker=marker, color=line.colour, label=looks.label(line.level.name))
 
 
-def _draw_published(axes: Any, line: Line, number: int) -> None:
+def _draw_published(axes: Any, line: Line) -> None:
     called = looks.label(f"published: {line.level.name}" if line.level.name != PUBLISHED else PUBLISHED)
     if found := line.level.line(PUBLISHED):
         style = {"color": line.colour, "markeredgecolor": looks.PAPER, "markeredgewidth": 0.5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 
 from dlrm.errors import DataError
 from dlrm.format import escaped
@@ -24,25 +24,13 @@ from dlrm.scaling.table import (
     STAGE,
     STEP,
     Row,
+    Spread,
+    spread_of,
 )
 
 PARTLY = "done in part"
 """Of a point of which some repeats have failed or are missing."""
 MIDDLE_OF_STEPS = ""  # the part of STEP that is a median; p5 and p95 are others
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure with how far it spreads: over the repeats of what was measured, the band of what was predicted."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether there is more than one value."""
-        return self.low < self.high
 
 
 @dataclass
@@ -147,8 +135,9 @@ def _count(point: Point, rows: list[Row]) -> None:
 
 def _fill(point: Point, source: str, found: Mapping[str, list[Row]]) -> None:
     steps = [row for row in found.get(STEP, ()) if row.rank is None and row.part == MIDDLE_OF_STEPS]
-    throughput = _spread(row for row in found.get(SAMPLES_PER_S, ()) if row.rank is None)
-    step = _spread(steps)
+    speeds = [row for row in found.get(SAMPLES_PER_S, ()) if row.rank is None]
+    throughput = spread_of(speeds) if speeds else None
+    step = spread_of(steps) if steps else None
     # One follows from the other where a table has only one.
     if throughput := throughput or _inverse(step, point.batch * 1000):
         point.throughput[source] = throughput
@@ -168,16 +157,6 @@ def _fill(point: Point, source: str, found: Mapping[str, list[Row]]) -> None:
 def _value(row: Row) -> float:
     assert row.value is not None
     return row.value
-
-
-def _spread(rows: Iterable[Row]) -> Spread | None:
-    rows = list(rows)
-    if not rows:
-        return None
-    values = [_value(row) for row in rows]
-    lows = [_value(row) if row.low is None else row.low for row in rows]
-    highs = [_value(row) if row.high is None else row.high for row in rows]
-    return Spread(median(values), min(lows), max(highs))
 
 
 def _inverse(figure: Spread | None, product: float) -> Spread | None:

@@ -6,7 +6,7 @@ import torch
 
 from dlrm.config.model import DlrmModel
 from dlrm.models import build_model
-from dlrm.models.init import fill_table_block, initialise_dense, table_block
+from dlrm.models.init import fill_table_block, initialise_dense
 from dlrm.schema import Schema
 from tests.unit.models.helpers import cpu_model
 
@@ -14,9 +14,23 @@ SCHEMA = Schema.numbered(50, rows=[300, 20])
 SIZES = {"embedding_dim": 16, "bottom_mlp": (300, 16), "top_mlp": (200, 1)}
 
 
-def whole(rows: int, dim: int, *, seed: int = 0, name: str = "cat_0", **options) -> torch.Tensor:
-    options = {"row_start": 0, "row_stop": rows, "col_start": 0, "col_stop": dim, **options}
-    return table_block(seed, name, rows=rows, dim=dim, **options)
+def whole(
+    rows: int,
+    dim: int,
+    *,
+    seed: int = 0,
+    name: str = "cat_0",
+    row_start: int = 0,
+    row_stop: int | None = None,
+    col_start: int = 0,
+    col_stop: int | None = None,
+    bound: float | None = None,
+    **options,
+) -> torch.Tensor:
+    row_stop, col_stop = row_stop or rows, col_stop or dim
+    out = torch.empty(row_stop - row_start, col_stop - col_start, **options)
+    fill_table_block(out, seed, name, rows=rows, dim=dim, row_start=row_start, col_start=col_start, bound=bound)
+    return out
 
 
 def assert_normal(values: torch.Tensor, std: float) -> None:
@@ -156,7 +170,15 @@ def test_a_shard_without_rows_is_left_alone():
     fill_table_block(torch.empty(0, 12), 0, "cat_0", rows=103, dim=12, row_start=103, col_start=0)
 
 
-def test_a_block_beyond_the_table_is_refused():
+@pytest.mark.parametrize("left", [8, 12, 16])
+def test_columns_beyond_the_table_are_zeros(left):
+    block = whole(103, 12, row_start=50, row_stop=60, col_start=left, col_stop=20)
+    expected = torch.zeros(10, 20 - left)
+    expected[:, : max(0, 12 - left)] = whole(103, 12)[50:60, left:]
+    assert torch.equal(block, expected)
+
+
+def test_rows_beyond_the_table_are_refused():
     with pytest.raises(ValueError, match="cat_0 \\(103 x 12\\)"):
         whole(103, 12, row_start=100, row_stop=104)
 
@@ -164,9 +186,6 @@ def test_a_block_beyond_the_table_is_refused():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_draws_the_same_numbers_to_the_last_bit():
-    options = {"rows": 40_000_000, "dim": 128, "row_start": 39_990_000, "row_stop": 40_000_000}
-    blocks = [
-        table_block(0, "cat_0", col_start=32, col_stop=64, device=device, bound=0.7, **options)
-        for device in ("cpu", "cuda")
-    ]
+    options = {"row_start": 39_990_000, "row_stop": 40_000_000, "col_start": 32, "col_stop": 64, "bound": 0.7}
+    blocks = [whole(40_000_000, 128, device=device, **options) for device in ("cpu", "cuda")]
     assert torch.equal(blocks[0], blocks[1].cpu())

@@ -33,15 +33,15 @@ def test_a_spread_is_over_the_repeats_that_have_a_figure():
     rows = [row(value, repeat=number) for number, value in enumerate(values)]
     rows += [row(None, repeat=4, status="failed"), row(1.0, point="b"), row(7.0, rank=1)]
     found = spreads(rows)
-    assert found["a", "measured", "step_ms", "", None] == Spread(np.median(values), min(values), max(values), 4)
-    assert found["b", "measured", "step_ms", "", None] == Spread(1.0, 1.0, 1.0, 1)
-    assert found["a", "measured", "step_ms", "", 1].median == 7.0
+    assert found["a", "measured", "step_ms", "", None] == Spread(np.median(values), min(values), max(values))
+    assert found["b", "measured", "step_ms", "", None] == Spread(1.0, 1.0, 1.0)
+    assert found["a", "measured", "step_ms", "", 1].value == 7.0
     assert len(found) == 3
 
 
 def test_a_prediction_keeps_its_band():
     (found,) = spreads([row(4.0, source="predicted", repeat=None, low=3.0, high=6.0)]).values()
-    assert found == Spread(4.0, 3.0, 6.0, 1)
+    assert found == Spread(4.0, 3.0, 6.0)
 
 
 @pytest.mark.parametrize(

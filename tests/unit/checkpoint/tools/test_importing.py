@@ -11,8 +11,8 @@ import torch
 
 from dlrm.checkpoint.load import load_tensors
 from dlrm.checkpoint.stored import find_damage, open_checkpoint
-from dlrm.checkpoint.tensors import GlobalTensor
-from dlrm.checkpoint.tools.translation import model_shapes, translate
+from dlrm.checkpoint.tensors import GlobalTensor, model_shapes
+from dlrm.checkpoint.tools.translation import translate
 from dlrm.command.arguments import parse
 from dlrm.config.model import DlrmModel
 from dlrm.errors import CheckpointError, CheckpointMismatchError
@@ -80,7 +80,7 @@ def test_the_checkpoint_is_of_step_0_with_configuration_and_without_optimizer(tm
     assert checkpoint.metadata["reason"] == "import of weights.pt"
     assert checkpoint.metadata["config"]["model"]["interaction"] == {"kind": "dcn", "layers": 2, "rank": 6}
     assert not {"state_dict", "output"} & set(checkpoint.metadata["config"])
-    assert set(checkpoint.tensors) == set(model_shapes(config_of("dcn").model, SCHEMA))
+    assert set(checkpoint.tensors) == set(model_shapes(build_model(config_of("dcn").model, SCHEMA, seed=0)))
     assert "step_00000000" in command(capsys, "list", tmp_path / "out")
 
 

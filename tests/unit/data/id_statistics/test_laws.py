@@ -86,16 +86,6 @@ def test_shares_of_hot_rows_and_of_ranges_are_sums_of_the_law(exponent):
     assert ids.row_range_shares(rows, 7) == pytest.approx(expected, rel=1e-6)
 
 
-def test_hot_rows_that_are_not_in_order_are_dealt_out():
-    rows, ranks = 20_000, 4
-    probability_R = probabilities(rows, 1.2)
-    shares = PowerLawIds(rows, 1.2, in_order=False).row_range_shares(rows, ranks)
-    assert sum(shares) == pytest.approx(1)
-    assert shares[0] == pytest.approx(probability_R[::ranks].sum(), rel=0.01)
-    assert imbalance(shares) < imbalance(PowerLawIds(rows, 1.2).row_range_shares(rows, ranks))
-
-
 def test_more_ranks_than_rows_leave_some_without_lookups():
     assert UniformIds(3).row_range_shares(3, 8) == pytest.approx([1 / 3] * 3 + [0] * 5)
     assert PowerLawIds(3, 1.0).row_range_shares(3, 8)[3:] == [0] * 5
-    assert sum(PowerLawIds(3, 1.0, in_order=False).row_range_shares(3, 8)) == pytest.approx(1)

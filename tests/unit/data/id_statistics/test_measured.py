@@ -80,14 +80,13 @@ def test_hot_rows_of_a_table_that_was_hardly_seen_go_on_as_the_law_does(exponent
     assert law.hot_share(fraction) - 0.13 < measured(ids_M, rows).hot_share(fraction) < law.hot_share(fraction) + 0.02
 
 
-def test_the_hottest_rows_and_their_shares_are_those_of_the_sample():
+def test_the_hottest_rows_and_their_counts_are_those_of_the_sample():
     ids_M = zipf_ids(30_000)
     counts_R = np.bincount(ids_M, minlength=ROWS)
     found = measured(ids_M)
     assert len(found.hot_rows) == 64
     assert sorted(found.hot_counts, reverse=True) == list(found.hot_counts) == sorted(counts_R, reverse=True)[:64]
     assert [counts_R[row] for row in found.hot_rows] == list(found.hot_counts)
-    assert found.hot_shares[0] == counts_R.max() / 30_000
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 7, 64])

@@ -184,21 +184,21 @@ def hashed():
         (
             "1\t2\t3\ta\tb\tc\td\te",
             False,
-            "body, row 7: row has 8 columns, expected 7 (int_0 .. int_2, cat_0 .. cat_3)",
+            "body, row 1: row has 8 columns, expected 7 (int_0 .. int_2, cat_0 .. cat_3)",
         ),
-        ("0\t1\t2\t3\ta\tb\tc\td\te", True, "body, row 7: row has 9 columns, expected 8 (label, int_0 .. int_2, cat_0"),
+        ("0\t1\t2\t3\ta\tb\tc\td\te", True, "body, row 1: row has 9 columns, expected 8 (label, int_0 .. int_2, cat_0"),
         ("0\t1\t2\t3\ta\tb\tc\td", False, "does it begin with a label? The rows are read as rows without labels"),
         ("1\t2\t3\ta", False, "was its end cut off, as by a program that strips tabs? Give all 6 tabs"),
-        ("1\t2\tx\ta\tb\tc\td", False, "body, row 7, column int_2: is 'x', not an integer"),
-        ("1\t2\t3\ta\tb\tc\tg", False, "body, row 7, column cat_3: is 'g', not a category"),
-        ("2\t1\t2\t3\ta\tb\tc\td", True, "body, row 7, column label: is '2', must be 0 or 1"),
+        ("1\t2\tx\ta\tb\tc\td", False, "body, row 1, column int_2: is 'x', not an integer"),
+        ("1\t2\t3\ta\tb\tc\tg", False, "body, row 1, column cat_3: is 'g', not a category"),
+        ("2\t1\t2\t3\ta\tb\tc\td", True, "body, row 1, column label: is '2', must be 0 or 1"),
         ("x\ty", False, "the columns of the model say how many there are"),
-        ("", False, "body, row 7: the row is blank"),
+        ("", False, "body, row 1: the row is blank"),
     ],
 )
 def test_a_malformed_line_is_one_error_that_says_where(hashed, line, labelled, words):
     with pytest.raises(DataError) as caught:
-        hashed.from_tsv(line.encode() + b"\n", labelled=labelled, first_row=7)
+        hashed.from_tsv(line.encode() + b"\n", labelled=labelled)
     assert words in str(caught.value)
     assert "data." not in str(caught.value)
 

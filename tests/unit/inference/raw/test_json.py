@@ -100,18 +100,18 @@ def test_a_value_that_is_none_of_its_column_is_named_by_row_and_column(request, 
     preprocessing = request.getfixturevalue(kind)
     good = GOOD[kind]
     with pytest.raises(DataError) as caught:
-        preprocessing.from_json([good, good, good | change], name="line", first_row=10)
+        preprocessing.from_json([good, good, good | change], name="line")
     [column] = change
-    assert caught.value.row == 12
-    assert f"line, row 12, column {column[:1]}" in str(caught.value) or not column.isprintable()
+    assert caught.value.row == 3
+    assert f"line, row 3, column {column[:1]}" in str(caught.value) or not column.isprintable()
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 400
     columns = {name: [good.get(name)] * 2 + [(good | change).get(name)] for name in good | change}
     with pytest.raises(DataError) as again:
-        preprocessing.from_columns(columns, name="line", first_row=10)
+        preprocessing.from_columns(columns, name="line")
     assert (again.value.column, again.value.problem) == (caught.value.column, caught.value.problem)
-    assert again.value.row == (12 if column in {one.name for one in preprocessing.columns} else None)
+    assert again.value.row == (3 if column in {one.name for one in preprocessing.columns} else None)
 
 
 def test_decimal_ids_are_numbers(decimal):

@@ -1,8 +1,8 @@
 import pytest
 
 from dlrm.scaling.report.accuracy import accuracy_of, prediction, published
-from dlrm.scaling.report.points import Point, Spread
-from dlrm.scaling.table import MEASURED, PREDICTED, PUBLISHED
+from dlrm.scaling.report.points import Point
+from dlrm.scaling.table import MEASURED, PREDICTED, PUBLISHED, Spread
 
 
 def point(name, ranks, truth, predicted, source=MEASURED):

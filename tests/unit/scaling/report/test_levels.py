@@ -1,8 +1,8 @@
 import pytest
 
 from dlrm.scaling.report.levels import SINGLE, STRONG, WEAK, fixed_factors, levels_of, short_names, telling_factors
-from dlrm.scaling.report.points import Point, Spread
-from dlrm.scaling.table import MEASURED, PREDICTED
+from dlrm.scaling.report.points import Point
+from dlrm.scaling.table import MEASURED, PREDICTED, Spread
 
 
 def point(ranks, batch, samples_per_s=None, *, hosts=1, experiment="e", **factors):

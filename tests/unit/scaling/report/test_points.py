@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from dlrm.errors import DataError
-from dlrm.scaling.report.points import PARTLY, Spread, points_of
+from dlrm.scaling.report.points import PARTLY, points_of
 from dlrm.scaling.report.read import of_rows
 from dlrm.scaling.table import (
     DONE,
@@ -19,6 +19,7 @@ from dlrm.scaling.table import (
     STAGE,
     STEP,
     Row,
+    Spread,
 )
 
 
