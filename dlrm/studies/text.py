@@ -85,7 +85,8 @@ def choice_lines(arms: Sequence[ArmOutcome]) -> Iterator[str]:
     for arm in arms:
         if arm.chosen is not None and arm.chosen.point and arm.name == arm.owner:
             told = ", ".join(f"{name} {escaped(value, 40)}" for name, value in arm.chosen.point.items())
-            yield f"{arm.name}: trial {arm.chosen.number} of {len(arm.trials)} was chosen: {told}"
+            of = f" of {len(arm.trials)}" if arm.trials else ""  # none where another arm alone was run (--only)
+            yield f"{arm.name}: trial {arm.chosen.number}{of} was chosen: {told}"
         elif arm.why and arm.name == arm.owner:
             yield f"{arm.name}: {arm.why}"
 
