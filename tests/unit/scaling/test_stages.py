@@ -13,12 +13,12 @@ from dlrm.scaling.benchmark.stages import (
     Timeline,
     busy_by_step,
     by_step,
-    in_order,
     launched_by_step,
     merged,
     timeline,
     working_by_step,
 )
+from dlrm.scaling.stage_names import in_order
 
 NODE = "autograd::engine::evaluate_function: "
 MAIN, READER, GLOO = 1, 2, 3
