@@ -202,6 +202,8 @@ def _unknown(key: str, variant: str, root: type[Section]) -> str:
     owners = owners or _kinds_with_section(key, root)
     if owners:
         return f"is an option of {' and '.join(owners)}, not of kind {variant}"
+    if key in known:  # as of optim: {dense.lr: 0.1}
+        return "has a dot within a section: nest it, or give its full name outside of all sections"
     section, _, name = key.rpartition(".")
     beside = {path.rpartition(".")[2]: path for path in known if section and path.rpartition(".")[0] == section}
     if close := nearest(name, beside, cutoff=0.75):

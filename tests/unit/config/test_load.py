@@ -199,6 +199,12 @@ def test_an_unknown_option_names_the_nearest_one(tmp_path, word, nearest):
     assert said.endswith(f": unknown option; did you mean {nearest}?")
 
 
+def test_a_name_with_a_dot_within_a_section_is_told_apart_from_an_unknown_one(tmp_path):
+    (said,) = mistakes(tmp_path, None, ["--optim", "{dense.lr: 0.1}"])
+    told = "has a dot within a section: nest it, or give its full name outside of all sections"
+    assert said == f"command line: optim.dense.lr: {told}"
+
+
 @pytest.mark.parametrize("key", ["optim.dense.lr", "optim.clip_norm", "evaluation.target_auc", "data.dense.minimum"])
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan", "1e999"])
 def test_a_number_that_is_not_finite_is_refused(tmp_path, key, value):
